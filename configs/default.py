@@ -1,0 +1,92 @@
+"""Every key of a run, once, with the values of the published base recipe.
+
+Other configs start from `get_config()` and say what differs. Any key can be set on the command
+line: `--config.optim.learning_rate=1e-3`. Where a checkpoint and the command line both speak:
+weights, optimiser and step come from the newest checkpoint of the workdir; the configuration comes
+from the command line, and must agree with the checkpoint's wherever it decides what the weights or
+the data position mean (`checkpoint.py` lists those keys).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The base recipe: UniTok-B on 1.28 billion image-text pairs, one epoch."""
+    config = ConfigDict()
+    config.seed = 0  # of the weights, the data order, the crops and stochastic depth
+    config.steps = 78_125  # 1.28e9 pairs / 16 384; schedules are fractions of it
+
+    # The keyword arguments of unitok_jax.models.UniTok, documented there.
+    config.model = model = ConfigDict()
+    model.size = "base"  # tiny, small, base, large: a row of models/vitamin.py
+    model.dtype = "bfloat16"  # of the computation; parameters and the quantizer are float32
+    model.vocab_size = 32_768  # rows of all codebooks
+    model.num_codebooks = 8
+    model.latent_width = 64  # of all codebooks
+    model.quant_proj = "attention"  # or linear
+    model.quant_heads = 12  # trunk width / latent width
+    model.commitment_weight = 0.25
+    model.num_query = 0
+    model.drop_path = 0.1
+    model.embed_dim = 768
+    model.text = ConfigDict()
+    model.text.width = 768
+    model.text.heads = 12
+    model.text.layers = 12
+    model.text.vocab_size = 49_408  # CLIP's
+    model.text.context_length = 77
+    model.remat = "blocks"  # recompute in the backward pass: none, blocks, everything
+
+    config.data = data = ConfigDict()
+    data.source = "folder"  # folder, photos
+    data.path = ""  # the folder of source=folder
+    data.captions = ""  # a .jsonl or .csv; empty: look beside the images (docs/data.md)
+    data.image_size = (256, 256)  # height, width; multiples of 16
+    data.batch_size = 16_384  # global
+    data.crop_scale = (0.9, 1.0)  # area of a training crop, as a part of the image
+    data.crop_ratio = (3 / 4, 4 / 3)  # its aspect ratio
+    data.context_length = model.text.get_ref("context_length")
+    data.num_threads = 16  # that read and decode, per process
+    data.num_workers = 0  # processes that do so instead, per process
+
+    # Weights of the terms of the total loss; a term of weight 0 is not computed.
+    config.loss = loss = ConfigDict()
+    loss.l1 = 0.2
+    loss.l2 = 1.0
+    loss.vq = 1.0
+    loss.entropy = 0.0
+    loss.contrastive = 1.0
+
+    config.optim = optim = ConfigDict()
+    optim.learning_rate = 5e-4  # the release's; the paper says 1e-3
+    optim.betas = (0.9, 0.95)
+    optim.eps = 1e-6
+    optim.weight_decay = 0.02
+    optim.clip_norm = 10.0
+    optim.warmup_fraction = 0.01  # of `steps`, linear from 0
+    optim.final_fraction = 0.1  # of `learning_rate`, at the end of the cosine
+
+    # One of the two may be -1: whatever the devices leave.
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # batch
+    config.mesh.fsdp = 1  # batch, and the large arrays of the state
+
+    config.eval = ConfigDict()
+    config.eval.every = 2_000  # steps; the last step is always evaluated
+    config.eval.source = ""  # as data.source; empty: the training data, resized and centre-cropped
+    config.eval.path = ""
+    config.eval.captions = ""
+    config.eval.batch_size = 256  # global
+    config.eval.max_images = 5_000
+    config.eval.grid_images = 8  # in the PNG and TensorBoard pictures
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 1_000  # steps; the last step is always saved
+    config.checkpoint.keep_latest = 2
+    config.checkpoint.keep_best = 1
+    config.checkpoint.best_metric = "eval/psnr"  # highest is best
+
+    config.log = ConfigDict()
+    config.log.every = 50  # steps; values are means since the last line
+    config.log.tensorboard = True
+    return config

@@ -1,0 +1,13 @@
+"""UniTok, the unified visual tokenizer, in JAX and Flax."""
+
+__version__ = "0.1.0"
+__all__ = ["Tokenizer", "load", "__version__"]
+
+
+def __getattr__(name: str):
+    # Resolved late: data workers import this package and need neither JAX nor the models.
+    if name in ("Tokenizer", "load"):
+        from unitok_jax import tokenizer
+
+        return getattr(tokenizer, name)
+    raise AttributeError(f"module 'unitok_jax' has no attribute {name!r}")

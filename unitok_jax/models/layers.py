@@ -1,0 +1,305 @@
+"""Layers that the networks share.
+
+Legend of the whole package: B batch, H W pixels or grid cells, N tokens, D width, K codebooks,
+V entries of one codebook, C width of one codebook. Images are NHWC.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+# PyTorch's trunc_normal_(std=0.02) cuts at +-2 in absolute terms, 100 sigma: a plain normal.
+linear_init = nnx.initializers.normal(0.02)
+# Encoder convolutions: normal(0, sqrt(2 / fan_out)).
+fan_out_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+# Decoder convolutions: Xavier normal with gain 0.5 (the gain enters the variance squared).
+xavier_init = nnx.initializers.variance_scaling(0.25, "fan_avg", "normal")
+
+gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+
+def layer_norm(width: int, epsilon: float, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over the last axis, statistics in float32, output in `dtype`."""
+    # The fast variance E[x^2] - E[x]^2 loses digits that parity with PyTorch needs.
+    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init=linear_init) -> nnx.Linear:
+    """A linear layer on the last axis; on NHWC images it is a 1x1 convolution."""
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def conv3x3(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init, stride: int = 1) -> nnx.Conv:
+    """3x3 convolution that pads (1, 1): `SAME` would pad (0, 1) at stride 2 on even sizes."""
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (3, 3),
+        strides=stride,
+        padding=((1, 1), (1, 1)),
+        kernel_init=init,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def depthwise_conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Depthwise 3x3 convolution with padding (1, 1).
+
+    Args:
+      x: (B, H, W, D).
+      kernel: (3, 3, 1, D).
+      stride: 1 or 2.
+
+    Returns:
+      (B, ceil(H / stride), ceil(W / stride), D).
+    """
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_depthwise_by_shifts, stride=stride),
+        default=functools.partial(_depthwise_by_groups, stride=stride),
+    )
+
+
+def _depthwise_by_shifts(x, kernel, *, stride):
+    # XLA's grouped convolution is an order of magnitude slower on CPU: see docs/convolutions.md.
+    b, h, w, d = x.shape
+    rows, cols = -(-h // stride), -(-w // stride)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(
+        lax.slice(
+            padded,
+            (0, i, j, 0),
+            (b, i + (rows - 1) * stride + 1, j + (cols - 1) * stride + 1, d),
+            (1, stride, stride, 1),
+        )
+        * kernel[i, j, 0]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+def _depthwise_by_groups(x, kernel, *, stride):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def upsample_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Nearest x2 up-sampling followed by a 3x3 convolution with padding (1, 1).
+
+    Every output pixel of one parity sees a 2x2 neighbourhood of the small image, so the pair is
+    four 2x2 convolutions on the small grid whose kernels are sums of the 3x3's rows and columns:
+    exact, with 4/9 of the multiplications.
+
+    Args:
+      x: (B, H, W, D).
+      kernel: (3, 3, D, E); its sums are rounded to the dtype of `x` once.
+
+    Returns:
+      (B, 2 H, 2 W, E).
+    """
+    b, h, w, _ = x.shape
+    # Rows of parity 0 see (above, here) with k0 | k1 + k2; parity 1 sees (here, below) with
+    # k0 + k1 | k2. The same holds for columns.
+    rows = (
+        jnp.stack([kernel[0], kernel[1] + kernel[2]]),
+        jnp.stack([kernel[0] + kernel[1], kernel[2]]),
+    )
+    phases = []
+    for i, row in enumerate(rows):
+        columns = (
+            jnp.stack([row[:, 0], row[:, 1] + row[:, 2]], axis=1),
+            jnp.stack([row[:, 0] + row[:, 1], row[:, 2]], axis=1),
+        )
+        for j, phase_kernel in enumerate(columns):
+            phases.append(
+                lax.conv_general_dilated(
+                    x,
+                    phase_kernel.astype(x.dtype),
+                    (1, 1),
+                    ((1 - i, i), (1 - j, j)),
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
+            )
+    out = jnp.stack(phases, axis=3).reshape(b, h, w, 2, 2, -1)
+    return out.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+
+
+class DepthwiseConv(nnx.Module):
+    """Depthwise 3x3 convolution with bias, padding (1, 1)."""
+
+    def __init__(self, width: int, *, stride: int = 1, init, dtype, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, 1, width), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.stride, self.dtype = stride, dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        return depthwise_conv3x3(x.astype(self.dtype), kernel, self.stride) + bias
+
+
+class UpsampleConv(nnx.Module):
+    """Nearest x2 up-sampling and a 3x3 convolution with bias: (B, H, W, D) -> (B, 2H, 2W, E)."""
+
+    def __init__(self, inputs: int, outputs: int, *, init, dtype, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((outputs,)))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = upsample_conv3x3(x.astype(self.dtype), self.kernel[...])
+        return out + self.bias[...].astype(self.dtype)
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """3x3 average at stride 2, padding (1, 1) not counted: (B, H, W, D) -> (B, H/2, W/2, D)."""
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+    def window_sum(x):
+        return lax.reduce_window(
+            x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, 2, 2, 1), padding
+        )
+
+    return window_sum(x) / window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) -> jax.Array:
+    """Softmax attention over (B, N, heads, head width) arrays, scaled by head width ** -0.5."""
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention, (B, N, D) -> (B, N, D), qkv with bias."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        dtype,
+        rngs: nnx.Rngs,
+        causal: bool = False,
+        qkv_init=linear_init,
+        out_init=linear_init,
+    ):
+        self.qkv = linear(width, 3 * width, dtype, rngs, qkv_init)
+        self.proj = linear(width, width, dtype, rngs, out_init)
+        self.heads, self.causal = heads, causal
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, n, d = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)
+        out = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.causal)
+        return self.proj(out.reshape(b, n, d))
+
+
+class GeGLU(nnx.Module):
+    """LayerNorm, then tanh-GELU(w0 x) * (w1 x), then w2 (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int, *, dtype, rngs: nnx.Rngs):
+        self.norm = layer_norm(width, 1e-6, dtype, rngs)
+        self.w0 = linear(width, hidden, dtype, rngs)
+        self.w1 = linear(width, hidden, dtype, rngs)
+        self.w2 = linear(hidden, width, dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.norm(x)
+        return self.w2(jax.nn.gelu(self.w0(x), approximate=True) * self.w1(x))
+
+
+def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Stochastic depth (arXiv 1603.09382): drops whole samples of a residual (B, ...).
+
+    What is kept is scaled by 1 / (1 - rate). Without a key nothing is dropped.
+    """
+    if key is None:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return x * (keep / (1.0 - rate)).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block with a GeGLU MLP of hidden width 2 D."""
+
+    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
+        self.norm1 = layer_norm(width, 1e-6, dtype, rngs)
+        self.attn = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(width, 1e-6, dtype, rngs)
+        self.mlp = GeGLU(width, 2 * width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x + drop_path(self.attn(self.norm1(x)), rate, keys[0])
+        return x + drop_path(self.mlp(self.norm2(x)), rate, keys[1])
+
+
+class Stack(nnx.Module):
+    """Equal blocks held as one block whose parameters have a leading depth axis, run by a scan.
+
+    One block is compiled however deep the stack is. `block` is called as block(x, rate, key).
+    """
+
+    def __init__(self, make_block, depth: int, *, rngs: nnx.Rngs, drop_path: float, remat: bool):
+        """make_block(rngs) builds one block; drop-path rates grow linearly from 0 to drop_path."""
+        graph = nnx.graphdef(nnx.eval_shape(lambda: make_block(nnx.Rngs(0))))
+        keys = jax.random.split(rngs.params(), depth)
+        init = jax.vmap(lambda key: nnx.to_pure_dict(nnx.state(make_block(nnx.Rngs(key)))))
+        self.block = nnx.merge(graph, init(keys))
+        self.depth, self.drop_path, self.remat = depth, drop_path, remat
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        graph, params = nnx.split(self.block)
+        rates = jnp.linspace(0.0, self.drop_path, self.depth)
+        keys = None if key is None or self.drop_path == 0 else jax.random.split(key, self.depth)
+
+        def step(x, layer):
+            params, rate, key = layer
+            return nnx.merge(graph, params)(x, rate, key), None
+
+        step = jax.checkpoint(step) if self.remat else step
+        return lax.scan(step, x, (nnx.to_pure_dict(params), rates, keys))[0]
+
+
+def call(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:
+    """module(x); with `remat` its activations are recomputed in the backward pass."""
+    if not remat:
+        return module(x)
+    graph, params = nnx.split(module)
+    return jax.checkpoint(lambda p, x: nnx.merge(graph, p)(x))(nnx.to_pure_dict(params), x)
+
+
+def uniform_init(limit: float):
+    """Initializer: uniform in [-limit, limit]."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+def l2_normalize(x: jax.Array) -> jax.Array:
+    """x / max(||x||, 1e-12) over the last axis, as PyTorch's `F.normalize`."""
+    # The maximum is taken under the root: the gradient of a norm at 0 is not a number.
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(square, 1e-24))
+
+
+def pooling_matrix(inputs: int, outputs: int) -> jax.Array:
+    """(inputs, outputs) weights of adaptive average pooling, as PyTorch cuts its windows."""
+    rows = []
+    for i in range(outputs):
+        start, stop = i * inputs // outputs, math.ceil((i + 1) * inputs / outputs)
+        rows.append([1 / (stop - start) if start <= j < stop else 0.0 for j in range(inputs)])
+    return jnp.array(rows).T

@@ -1,0 +1,86 @@
+"""CLIP's text transformer (arXiv 2103.00020)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unitok_jax.models import layers
+
+
+class TextMLP(nnx.Module):
+    """Linear to 4 D, exact GELU, linear back."""
+
+    def __init__(self, width: int, *, out_init, dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.normal((2 * width) ** -0.5)
+        self.c_fc = layers.linear(width, 4 * width, dtype, rngs, init)
+        self.c_proj = layers.linear(4 * width, width, dtype, rngs, out_init)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.c_proj(layers.gelu(self.c_fc(x)))
+
+
+class TextBlock(nnx.Module):
+    """Pre-norm causal transformer block. The drop-path arguments of `Stack` are not used."""
+
+    def __init__(self, width: int, heads: int, depth: int, *, dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(width**-0.5)
+        out_init = nnx.initializers.normal(width**-0.5 * (2 * depth) ** -0.5)
+        self.ln_1 = layers.layer_norm(width, 1e-5, dtype, rngs)
+        self.attn = layers.SelfAttention(
+            width, heads, dtype=dtype, rngs=rngs, causal=True, qkv_init=init, out_init=out_init
+        )
+        self.ln_2 = layers.layer_norm(width, 1e-5, dtype, rngs)
+        self.mlp = TextMLP(width, out_init=out_init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, rate, key) -> jax.Array:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class TextEncoder(nnx.Module):
+    """Token ids to features, (B, L) int32 -> (B, E) float32, not normalised.
+
+    The feature is taken at the end-of-text token, which has the largest id.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        depth: int,
+        vocab_size: int,
+        context_length: int,
+        embed_dim: int,
+        remat: bool,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        if heads < 1 or width % heads:
+            raise ValueError(f"model.text.heads={heads} does not divide model.text.width={width}")
+
+        def table(std, *shape):
+            return nnx.Param(nnx.initializers.normal(std)(rngs.params(), shape, jnp.float32))
+
+        def block(rngs):
+            return TextBlock(width, heads, depth, dtype=dtype, rngs=rngs)
+
+        self.token_embedding = table(0.02, vocab_size, width)
+        self.positional_embedding = table(0.01, context_length, width)
+        self.blocks = layers.Stack(block, depth, rngs=rngs, drop_path=0.0, remat=remat)
+        self.ln_final = layers.layer_norm(width, 1e-5, dtype, rngs)
+        self.text_projection = table(width**-0.5, width, embed_dim)
+        self.dtype = dtype
+
+    def __call__(self, text: jax.Array) -> jax.Array:
+        length = text.shape[1]
+        if length > self.positional_embedding.shape[0]:
+            raise ValueError(
+                f"text of {length} tokens is longer than model.text.context_length="
+                f"{self.positional_embedding.shape[0]}"
+            )
+        x = self.token_embedding[...][text] + self.positional_embedding[...][:length]
+        x = self.blocks(x.astype(self.dtype))
+        x = x[jnp.arange(x.shape[0]), text.argmax(axis=-1)]
+        projection = self.text_projection[...].astype(self.dtype)
+        return (self.ln_final(x) @ projection).astype(jnp.float32)

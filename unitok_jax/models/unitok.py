@@ -1,0 +1,204 @@
+"""UniTok (arXiv 2502.20321): one tokenizer to rebuild an image and to understand it."""
+
+import difflib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from unitok_jax.models import layers, quantizer, vitamin
+from unitok_jax.models.text_encoder import TextEncoder
+
+REMAT = ("none", "blocks", "everything")
+DTYPES = ("float32", "bfloat16")
+
+
+class Output(NamedTuple):
+    """One forward pass of training."""
+
+    reconstruction: jax.Array  # (B, H, W, 3) float32, not bounded
+    codes: jax.Array  # (B, K, N) int32
+    vq_loss: jax.Array  # scalar
+    entropy_loss: jax.Array  # scalar
+    image_features: jax.Array  # (B, E) float32, unit length
+    text_features: jax.Array  # (B, E) float32, unit length
+    logit_scale: jax.Array  # scalar, the factor itself and not its logarithm
+
+
+def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
+    """Graph of a UniTok and the shapes of its parameters, without making any.
+
+    Args:
+      model: the keyword arguments of `UniTok`.
+
+    Returns:
+      A graph for `nnx.merge(graph, params)`, and a nested dict of `jax.ShapeDtypeStruct`.
+    """
+    graph, params = nnx.split(nnx.eval_shape(lambda: UniTok(**model, rngs=nnx.Rngs(0))))
+    return graph, nnx.to_pure_dict(params)
+
+
+class UniTok(nnx.Module):
+    """Encoder, multi-codebook quantizer, decoder and text tower.
+
+    The keyword arguments are exactly the keys of `config.model`.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: str,
+        dtype: str,
+        vocab_size: int,
+        num_codebooks: int,
+        latent_width: int,
+        quant_proj: str,
+        quant_heads: int,
+        commitment_weight: float,
+        num_query: int,
+        drop_path: float,
+        embed_dim: int,
+        text: Mapping,
+        remat: str,
+        rngs: nnx.Rngs,
+    ):
+        """Builds a model with fresh weights.
+
+        Args:
+          size: a row of `vitamin.SIZES`.
+          dtype: dtype of the computation outside the quantizer; parameters are float32.
+          vocab_size: codebook rows in all, K V.
+          num_codebooks: K.
+          latent_width: K C.
+          quant_proj: 'attention' or 'linear'.
+          quant_heads: heads of the attention projections; no weight's shape depends on it.
+          commitment_weight: beta of the VQ loss.
+          num_query: register tokens in front of the image's.
+          drop_path: highest stochastic-depth rate, of the last block.
+          embed_dim: width of the joint image-text space.
+          text: width, heads, layers, vocab_size and context_length of the text tower.
+          remat: what the backward pass recomputes: 'none', 'blocks' or 'everything'.
+          rngs: the stream `params`.
+
+        Raises:
+          ValueError: a value that does not exist or does not fit another; the message names both.
+        """
+        _check_choice("size", size, tuple(vitamin.SIZES))
+        _check_choice("dtype", dtype, DTYPES)
+        _check_choice("remat", remat, REMAT)
+        _check_choice("quant_proj", quant_proj, ("attention", "linear"))
+        row, compute = vitamin.SIZES[size], jnp.dtype(dtype)
+        kwargs = dict(
+            num_query=num_query, drop_path=drop_path, remat=remat, dtype=compute, rngs=rngs
+        )
+        self.encoder = vitamin.Encoder(row, **kwargs)
+        self.quant_proj = quantizer.make_projection(
+            quant_proj, row.width, latent_width, quant_heads, rngs=rngs
+        )
+        self.quantizer = quantizer.MultiCodebookQuantizer(
+            vocab_size,
+            num_codebooks,
+            latent_width,
+            commitment_weight=commitment_weight,
+            rngs=rngs,
+        )
+        self.post_quant_proj = quantizer.make_projection(
+            quant_proj, latent_width, row.width, quant_heads, rngs=rngs
+        )
+        self.decoder = vitamin.Decoder(row, **kwargs)
+        self.text_encoder = TextEncoder(
+            width=text["width"],
+            heads=text["heads"],
+            depth=text["layers"],
+            vocab_size=text["vocab_size"],
+            context_length=text["context_length"],
+            embed_dim=embed_dim,
+            remat=remat != "none",
+            dtype=compute,
+            rngs=rngs,
+        )
+        self.fc_norm = layers.layer_norm(row.width, 1e-6, jnp.float32, rngs)
+        self.projection = layers.linear(row.width, embed_dim, jnp.float32, rngs)
+        self.logit_scale = nnx.Param(jnp.array(np.log(1 / 0.07), jnp.float32))
+        self.num_query = num_query
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """(B, H, W, 3) in [-1, 1] -> codes (B, K, N) int32, N = num_query + H/16 * W/16."""
+        return self.quantizer.indices(self._latent(images))
+
+    def decode(self, codes: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Codes (B, K, N) and their grid (rows, columns) -> images (B, H, W, 3), not bounded."""
+        return self.decoder(self._tokens(codes), grid)
+
+    def encode_image(self, images: jax.Array) -> jax.Array:
+        """(B, H, W, 3) in [-1, 1] -> unit vectors (B, E) of the joint space."""
+        return self._pool(self._tokens(self.encode(images)))
+
+    def reconstruct(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Images to (reconstruction, not bounded; codes; image features) in one pass."""
+        codes = self.encode(images)
+        tokens = self._tokens(codes)
+        return self.decoder(tokens, _grid(images)), codes, self._pool(tokens)
+
+    def encode_text(self, text: jax.Array) -> jax.Array:
+        """Token ids (B, L) -> unit vectors (B, E) of the joint space."""
+        return layers.l2_normalize(self.text_encoder(text))
+
+    def __call__(
+        self,
+        images: jax.Array,
+        text: jax.Array,
+        key: jax.Array | None = None,
+        entropy: bool = False,
+    ) -> Output:
+        """The forward pass of training.
+
+        Args:
+          images: (B, H, W, 3) in [-1, 1].
+          text: (B, L) token ids.
+          key: for stochastic depth; None is deterministic.
+          entropy: also compute the entropy loss of the codebooks.
+        """
+        keys = (None, None) if key is None else jax.random.split(key)
+        with jax.default_matmul_precision("highest"):
+            quantized = self.quantizer(self._latent(images, keys[0]), entropy)
+            tokens = self.post_quant_proj(quantized.latent)
+            image_features = self._pool(tokens)
+        return Output(
+            reconstruction=self.decoder(tokens, _grid(images), keys[1]),
+            codes=quantized.codes,
+            vq_loss=quantized.loss,
+            entropy_loss=quantized.entropy_loss,
+            image_features=image_features,
+            text_features=self.encode_text(text),
+            logit_scale=jnp.exp(self.logit_scale[...]),
+        )
+
+    def _latent(self, images, key=None):
+        # The encoder runs outside the island: its precision is the caller's.
+        with jax.default_matmul_precision(None):
+            tokens = self.encoder(images, key)
+        with jax.default_matmul_precision("highest"):
+            return self.quant_proj(tokens.astype(jnp.float32))
+
+    def _tokens(self, codes):
+        with jax.default_matmul_precision("highest"):
+            return self.post_quant_proj(self.quantizer.lookup(codes))
+
+    def _pool(self, tokens):
+        with jax.default_matmul_precision("highest"):
+            return layers.l2_normalize(self.projection(self.fc_norm(tokens.mean(axis=1))))
+
+
+def _grid(images):
+    return images.shape[1] // vitamin.STRIDE, images.shape[2] // vitamin.STRIDE
+
+
+def _check_choice(key, value, choices):
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"model.{key}={value!r} is not one of {', '.join(choices)}{hint}")
