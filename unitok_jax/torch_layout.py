@@ -1,0 +1,220 @@
+"""The public PyTorch layout of UniTok as data: names, axis orders and fixed entries, both ways.
+
+A row says: parameters of ours whose dotted path matches the pattern are called so in PyTorch, and
+their axes are ordered so. `{i}` in a PyTorch name is the leading axis of ours (a block or a
+codebook). Buffers that PyTorch stores and we have no use for stand in `fixed_entries`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+# axis orders: how one of our arrays becomes PyTorch's, and back
+_TO_TORCH = {
+    "same": lambda x: x,
+    "linear": lambda x: x.T,  # (in, out) -> (out, in)
+    "1x1": lambda x: x.T[:, :, None, None],  # (in, out) -> (out, in, 1, 1)
+    "conv": lambda x: x.transpose(3, 2, 0, 1),  # HWIO -> OIHW
+}
+_FROM_TORCH = {
+    "same": lambda x: x,
+    "linear": lambda x: x.T,
+    "1x1": lambda x: x[:, :, 0, 0].T,
+    "conv": lambda x: x.transpose(2, 3, 1, 0),
+}
+
+# (pattern of our path, PyTorch's name, axis order); the first row that matches decides
+ROWS = (
+    (r"logit_scale", r"logit_scale", "same"),
+    # encoder
+    (r"encoder\.query", r"encoder.reg_token", "same"),
+    (
+        r"encoder\.(stages\..*\.(?:conv1_1x1|conv3_1x1|expand))\.kernel",
+        r"encoder.patch_embed.backbone.\1.weight",
+        "1x1",
+    ),
+    (
+        r"encoder\.((?:stem|stages|pool)\..*)\.kernel",
+        r"encoder.patch_embed.backbone.\1.weight",
+        "conv",
+    ),
+    (
+        r"encoder\.((?:stem|stages|pool)\..*)\.scale",
+        r"encoder.patch_embed.backbone.\1.weight",
+        "same",
+    ),
+    (
+        r"encoder\.((?:stem|stages|pool)\..*)\.bias",
+        r"encoder.patch_embed.backbone.\1.bias",
+        "same",
+    ),
+    # transformer trunks of the encoder and the decoder
+    (r"(encoder|decoder)\.blocks\.block\.(.*)\.kernel", r"\1.blocks.{i}.\2.weight", "linear"),
+    (r"(encoder|decoder)\.blocks\.block\.(.*)\.scale", r"\1.blocks.{i}.\2.weight", "same"),
+    (r"(encoder|decoder)\.blocks\.block\.(.*)\.bias", r"\1.blocks.{i}.\2.bias", "same"),
+    # decoder
+    (r"decoder\.(.*\.(?:conv1_1x1|conv3_1x1))\.kernel", r"decoder.\1.weight", "1x1"),
+    (
+        r"decoder\.(up_conv1|.*\.(?:shortcut|up)|up_conv4\.conv1)\.kernel",
+        r"decoder.\1.conv.weight",
+        "conv",
+    ),
+    (
+        r"decoder\.(up_conv1|.*\.(?:shortcut|up)|up_conv4\.conv1)\.bias",
+        r"decoder.\1.conv.bias",
+        "same",
+    ),
+    (r"decoder\.(up_conv.*)\.kernel", r"decoder.\1.weight", "conv"),
+    # quantizer
+    (r"quantizer\.codebook", r"quantizer.codebooks.{i}.codebook.weight", "same"),
+    # text tower
+    (r"text_encoder\.(text_projection|positional_embedding)", r"text_encoder.\1", "same"),
+    (r"text_encoder\.token_embedding", r"text_encoder.token_embedding.weight", "same"),
+    (
+        r"text_encoder\.blocks\.block\.attn\.qkv\.kernel",
+        r"text_encoder.transformer.resblocks.{i}.attn.in_proj_weight",
+        "linear",
+    ),
+    (
+        r"text_encoder\.blocks\.block\.attn\.qkv\.bias",
+        r"text_encoder.transformer.resblocks.{i}.attn.in_proj_bias",
+        "same",
+    ),
+    (
+        r"text_encoder\.blocks\.block\.attn\.proj\.kernel",
+        r"text_encoder.transformer.resblocks.{i}.attn.out_proj.weight",
+        "linear",
+    ),
+    (
+        r"text_encoder\.blocks\.block\.attn\.proj\.bias",
+        r"text_encoder.transformer.resblocks.{i}.attn.out_proj.bias",
+        "same",
+    ),
+    (
+        r"text_encoder\.blocks\.block\.(.*)\.kernel",
+        r"text_encoder.transformer.resblocks.{i}.\1.weight",
+        "linear",
+    ),
+    (
+        r"text_encoder\.blocks\.block\.(.*)\.scale",
+        r"text_encoder.transformer.resblocks.{i}.\1.weight",
+        "same",
+    ),
+    (
+        r"text_encoder\.blocks\.block\.(.*)\.bias",
+        r"text_encoder.transformer.resblocks.{i}.\1.bias",
+        "same",
+    ),
+    # projections, norms and whatever keeps its name
+    (r"(.*)\.kernel", r"\1.weight", "linear"),
+    (r"(.*)\.scale", r"\1.weight", "same"),
+    (r"(.*(?:bias|q_bias|v_bias))", r"\1", "same"),
+)
+
+
+class Entry(NamedTuple):
+    """One array of a PyTorch state dict and where it lives in ours."""
+
+    path: tuple  # keys into our nested dict
+    index: int | None  # position on our leading axis, or None for the whole array
+    order: str  # a key of the axis orders
+    shape: tuple  # PyTorch's shape
+
+
+class LayoutError(ValueError):
+    """A state dict does not fit the model; the message lists every difference."""
+
+
+def entries(params) -> dict[str, Entry]:
+    """PyTorch name -> Entry for a nested dict of arrays (or of anything with a shape)."""
+    table = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        path = tuple(key.key for key in keys)
+        name, order = _translate(".".join(str(key) for key in path))
+        stacked = "{i}" in name
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        shape = _TO_TORCH[order](np.broadcast_to(np.float32(0), shape)).shape
+        for i in range(leaf.shape[0]) if stacked else (None,):
+            table[name.replace("{i}", str(i))] = Entry(path, i, order, shape)
+    return table
+
+
+def fixed_entries(params) -> dict[str, np.ndarray]:
+    """Entries that PyTorch stores and the model never changes: name -> zeros of their shape."""
+    width = params["encoder"]["norm"]["scale"].shape[0]
+    books, rows, _ = params["quantizer"]["codebook"].shape
+    fixed = {"encoder.pos_embed": np.zeros((1, 1, width), np.float32)}
+    for book in range(books):
+        fixed[f"quantizer.codebooks.{book}.vocab_usage"] = np.zeros((rows,), np.float32)
+    for name in ("quant_proj", "post_quant_proj"):
+        if "attn" in params[name]:
+            bias = params[name]["attn"]["q_bias"]
+            fixed[f"{name}.attn.zero_k_bias"] = np.zeros(bias.shape, np.float32)
+    return fixed
+
+
+def to_torch(params) -> dict[str, np.ndarray]:
+    """Our parameters as a PyTorch state dict of NumPy arrays, buffers included."""
+    out = fixed_entries(params)
+    for name, entry in entries(params).items():
+        array = np.asarray(_get(params, entry.path))
+        array = array if entry.index is None else array[entry.index]
+        out[name] = np.ascontiguousarray(_TO_TORCH[entry.order](array)).reshape(entry.shape)
+    return out
+
+
+def from_torch(state: Mapping[str, np.ndarray], abstract):
+    """A PyTorch state dict as our parameters.
+
+    Args:
+      state: name -> array, with exactly the names of the layout.
+      abstract: nested dict of `jax.ShapeDtypeStruct` of the model the state is for.
+
+    Returns:
+      The nested dict of float32 NumPy arrays.
+
+    Raises:
+      LayoutError: names that are missing or unknown, shapes that differ, fixed entries that are
+        not zero; all of them in one message.
+    """
+    table, fixed = entries(abstract), fixed_entries(abstract)
+    shapes = {name: entry.shape for name, entry in table.items()}
+    shapes |= {name: array.shape for name, array in fixed.items()}
+    problems = [f"missing: {name} {shapes[name]}" for name in sorted(shapes.keys() - state.keys())]
+    problems += [
+        f"unknown: {name} {np.shape(state[name])}" for name in sorted(state.keys() - shapes.keys())
+    ]
+    for name in sorted(shapes.keys() & state.keys()):
+        if tuple(np.shape(state[name])) != tuple(shapes[name]):
+            problems.append(
+                f"shape: {name} is {tuple(np.shape(state[name]))}, the model has {shapes[name]}"
+            )
+        elif name in fixed and not name.endswith("vocab_usage") and np.any(state[name]):
+            problems.append(f"not zero: {name} is fixed at zero in this model")
+    if problems:
+        raise LayoutError(
+            f"{len(problems)} entries do not fit the model:\n  " + "\n  ".join(problems)
+        )
+    out = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
+    for name, entry in table.items():
+        array = _FROM_TORCH[entry.order](np.asarray(state[name], np.float32))
+        target = _get(out, entry.path)
+        target[... if entry.index is None else entry.index] = array
+    return out
+
+
+def _translate(path: str) -> tuple[str, str]:
+    for pattern, name, order in ROWS:
+        match = re.fullmatch(pattern, path)
+        if match:
+            return match.expand(name), order
+    raise LayoutError(f"no row of the layout names the parameter {path}")
+
+
+def _get(tree, path):
+    for key in path:
+        tree = tree[key]
+    return tree
