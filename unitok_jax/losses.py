@@ -1,0 +1,38 @@
+"""Losses: arrays in, float32 scalars out."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def l1_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
+    """Mean absolute error of two (B, H, W, 3) arrays."""
+    return jnp.mean(jnp.abs(reconstruction - images))
+
+
+def l2_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
+    """Mean squared error of two (B, H, W, 3) arrays."""
+    return jnp.mean((reconstruction - images) ** 2)
+
+
+def contrastive_loss(
+    image_features: jax.Array, text_features: jax.Array, logit_scale: jax.Array
+) -> jax.Array:
+    """CLIP's symmetric cross-entropy (arXiv 2103.00020) over the whole batch, in float32.
+
+    Args:
+      image_features: (B, E) unit vectors; row i belongs to row i of the text.
+      text_features: (B, E) unit vectors.
+      logit_scale: the factor of the cosines.
+    """
+    with jax.default_matmul_precision("highest"):
+        logits = logit_scale * image_features @ text_features.T
+    labels = jnp.arange(logits.shape[0])
+    by_image = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    by_text = optax.softmax_cross_entropy_with_integer_labels(logits.T, labels)
+    return (by_image.mean() + by_text.mean()) / 2
+
+
+def squared_error(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
+    """Mean squared error of every image, (B, H, W, 3) twice -> (B,)."""
+    return jnp.mean((reconstruction - images) ** 2, axis=(1, 2, 3))

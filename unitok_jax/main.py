@@ -1,0 +1,95 @@
+"""The door: `python -m unitok_jax.main --config=configs/b16.py --workdir=DIR`."""
+
+import difflib
+import logging as standard_logging
+import re
+import runpy
+import sys
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file with get_config(), such as configs/b16.py; --config.a.b=... sets a key."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of checkpoints and metrics; the same again resumes."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Trains. What is wrong with the configuration ends as one line and exit code 2."""
+    if argv[1:]:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if logging.get_verbosity() < logging.INFO:
+        logging.set_verbosity(logging.INFO)
+    for noisy in ("orbax", "jax", "absl"):
+        standard_logging.getLogger(noisy).setLevel(standard_logging.WARNING)
+    from unitok_jax import train  # after the flags: --help must not wait for JAX
+
+    try:
+        train.train(CONFIG.value, WORKDIR.value)
+    except (ValueError, OSError) as error:
+        logging.debug("traceback", exc_info=True)
+        _exit(f"{error}\n(--v=1 shows where)")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with errors that name near keys and wanted types.
+
+    Raises:
+      flags.Error: a flag or a key that does not exist, or a value of another type.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, TypeError, flags.IllegalFlagValueError) as error:
+        message = _explain(argv)
+        raise flags.Error(message or str(error)) from error
+    except OSError as error:
+        raise flags.Error(f"--config: {error}") from error
+
+
+def _explain(argv: list[str]) -> str:
+    """What is wrong with the first --config.key=value of argv that does not fit its config."""
+    given = dict(re.findall(r"^--(?:no)?(config(?:\.[^=]+)?)=?(.*)$", "\n".join(argv), re.M))
+    types = _types(runpy.run_path(given.pop("config"))["get_config"]())
+    for name, value in given.items():
+        key = name.removeprefix("config.")
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            return f"--{name}: the config has no key {key!r}{hint}"
+        try:
+            types[key](value)
+        except ValueError:
+            return f"--{name}={value}: expected a value of type {types[key].__name__}"
+    return ""
+
+
+def _types(config: ConfigDict, prefix: str = "") -> dict[str, type]:
+    out = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            out |= _types(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = type(value)
+    return out
+
+
+def _parse_or_exit(argv: list[str]) -> list[str]:
+    try:
+        rest = parse_flags(argv)
+        if CONFIG.value is None:
+            raise flags.Error("--config is missing; for example --config=configs/tiny.py")
+        return rest
+    except flags.Error as error:
+        _exit(str(error))
+
+
+def _exit(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_or_exit)

@@ -1,0 +1,151 @@
+"""What a person sees of a run: running means, metrics.jsonl, TensorBoard, progress, pictures."""
+
+import json
+import logging
+import pathlib
+import sys
+import time
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+
+class RunningMean:
+    """Means of scalars and vectors over the steps since the last result."""
+
+    def __init__(self):
+        self._sums, self._count = {}, 0
+
+    def update(self, values: dict[str, np.ndarray]) -> None:
+        """Adds one step's values; the same keys every time."""
+        for key, value in values.items():
+            self._sums[key] = self._sums.get(key, 0.0) + np.asarray(value, np.float64)
+        self._count += 1
+
+    def result(self) -> dict[str, np.ndarray]:
+        """The means, and a fresh start."""
+        means = {key: value / self._count for key, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
+class Writer:
+    """metrics.jsonl, TensorBoard event files and PNGs of one workdir."""
+
+    def __init__(self, workdir: pathlib.Path, start_step: int, tensorboard: bool):
+        """Records after `start_step`, of a run that was killed, are dropped: they come again."""
+        self._workdir = workdir
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= start_step]
+            path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+        self._board = None
+        if tensorboard:
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
+        """One record. Vectors, one value per codebook, become lists and separate curves."""
+        record = {"step": step}
+        for key, value in values.items():
+            array = np.asarray(value)
+            record[key] = array.tolist()
+            for name, scalar in _curves(key, array):
+                if self._board is not None:
+                    self._board.add_scalar(name, scalar, step)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A uint8 (H, W, 3) picture, as images/<name>_<step>.png and in TensorBoard."""
+        folder = self._workdir / "images"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"{name}_{step:08d}.png")
+        if self._board is not None:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Progress:
+    """A bar on a terminal, plain lines in a log."""
+
+    def __init__(self, start_step: int, steps: int, batch_size: int):
+        self._steps, self._batch_size, self._start = steps, batch_size, start_step
+        self._time, self._last = None, start_step
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(initial=start_step, total=steps, unit="step", dynamic_ncols=True)
+
+    def start(self) -> None:
+        """Starts the clock: called after the first step, which compiles."""
+        self._time = time.monotonic()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Shows `step` of all, the values, images per second and, in a log, the time left."""
+        now = time.monotonic()
+        seconds = max(now - self._time, 1e-9)
+        rate = (step - self._last) / seconds
+        text = "  ".join(f"{key} {float(value):.4g}" for key, value in values.items())
+        text += f"  {rate * self._batch_size:.1f} images/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+            self._bar.update(step - self._bar.n)
+        else:
+            left = (self._steps - step) / rate if rate else float("inf")
+            log.info("step %d/%d  %s  %s left", step, self._steps, text, _duration(left))
+        self._time, self._last = now, step
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def comparison(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+    """A picture with a row per image: original | reconstruction | absolute error x 2.
+
+    Args:
+      images, reconstructions: (B, H, W, 3) uint8.
+
+    Returns:
+      (B H, 3 W, 3) uint8, with thin white gaps.
+    """
+    error = np.abs(images.astype(np.int16) - reconstructions.astype(np.int16))
+    error = np.minimum(2 * error, 255).astype(np.uint8)
+    gap = ((0, 0), (2, 2), (2, 2), (0, 0))
+    panels = [np.pad(x, gap, constant_values=255) for x in (images, reconstructions, error)]
+    rows = np.concatenate(panels, axis=2)
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def _curves(key, array):
+    if array.ndim == 0:
+        yield key, float(array)
+        return
+    yield f"{key}/mean", float(array.mean())
+    for index, value in enumerate(array):
+        yield f"{key}/{index}", float(value)
+
+
+def _step(line: str) -> int:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:  # the line that a kill cut short
+        return sys.maxsize
+
+
+def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
