@@ -1,0 +1,136 @@
+"""Rebuilds images through their codes: what a tokenizer keeps, seen and measured.
+
+`python -m unitok_jax.reconstruct --checkpoint=DIR --input=FILE_OR_FOLDER --output=DIR` writes one PNG
+per image and `comparison.png` (original | reconstruction | error), and prints the PSNR of each.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+
+import numpy as np
+from PIL import Image
+
+from unitok_jax.data.sources import folder_source
+from unitok_jax.data.transforms import (
+    check_size,
+    decode_image,
+    resize_center_crop,
+    to_float,
+    to_uint8,
+)
+from unitok_jax.evaluate.reconstruction import psnr
+from unitok_jax.metrics import comparison
+from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.tokenizer import Tokenizer, load
+
+_COMPARED = 16  # rows of comparison.png
+
+
+def reconstruct(
+    tokenizer: Tokenizer,
+    inputs: list[tuple[str, bytes]],
+    output: pathlib.Path,
+    size: tuple[int, int] | None,
+) -> dict[str, float]:
+    """Rebuilds encoded image files one by one.
+
+    Args:
+      tokenizer: the model.
+      inputs: names without suffix, may have folders, and the bytes of image files.
+      output: folder for the PNGs.
+      size: (height, width) to resize and crop to; None cuts each image to multiples of 16.
+
+    Returns:
+      name -> PSNR in dB, of the 8-bit pictures, in the order of `inputs`.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    ratios, rows = {}, []
+    for name, data in inputs:
+        image = decode_image(data, name)
+        image = resize_center_crop(image, size or _native(image, name))
+        rebuilt = to_uint8(tokenizer.reconstruct(image[None]))[0]
+        path = output / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rebuilt).save(path)
+        error = np.mean((to_float(rebuilt) - to_float(image)) ** 2, dtype=np.float64)
+        ratios[name] = float(psnr(error))
+        print(f"{name}  {ratios[name]:.2f} dB  {image.shape[0]}x{image.shape[1]}", flush=True)
+        if len(rows) < _COMPARED:
+            rows.append(comparison(image[None], rebuilt[None]))
+    width = max(row.shape[1] for row in rows)
+    rows = [
+        np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+        for row in rows
+    ]
+    Image.fromarray(np.concatenate(rows)).save(output / "comparison.png")
+    return ratios
+
+
+def _native(image: np.ndarray, name: str) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    if min(height, width) < STRIDE:
+        raise ValueError(
+            f"{name} has {height}x{width} pixels, fewer than a token's {STRIDE}; give --size"
+        )
+    return height // STRIDE * STRIDE, width // STRIDE * STRIDE
+
+
+def _inputs(path: pathlib.Path) -> list[tuple[str, bytes]]:
+    if not path.exists():
+        raise FileNotFoundError(f"--input={path} does not exist")
+    if path.is_file():
+        return [(path.stem, path.read_bytes())]
+    source = folder_source(str(path), require_captions=False)
+    records = [source[i] for i in range(len(source))]
+    stems = [str(pathlib.PurePath(r["name"]).with_suffix("")) for r in records]
+    # a.jpg and a.png must not overwrite each other's result
+    names = [r["name"] if stems.count(s) > 1 else s for r, s in zip(records, stems, strict=True)]
+    return [(name, record["image"]) for name, record in zip(names, records, strict=True)]
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text == "native":
+        return None
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise ValueError(f"--size={text}: expected N, HEIGHTxWIDTH or native")
+    return check_size((int(match[1]), int(match[2] or match[1])), STRIDE, "--size")
+
+
+def main() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unitok_jax.reconstruct",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", required=True, help="workdir, folder, .pth or .safetensors")
+    parser.add_argument("--input", required=True, type=pathlib.Path, help="image or folder")
+    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for the PNGs")
+    parser.add_argument(
+        "--size", help="N, HEIGHTxWIDTH or native (cut to multiples of 16); default: the model's"
+    )
+    for name in ("heads", "quant_heads", "text_heads"):
+        parser.add_argument(f"--{name}", type=int, help="for a file without a configuration")
+    args = parser.parse_args()
+    heads = {
+        name: getattr(args, name)
+        for name in ("heads", "quant_heads", "text_heads")
+        if getattr(args, name) is not None
+    }
+    try:
+        size = _size(args.size) if args.size else ()
+        inputs = _inputs(args.input)
+        tokenizer = load(args.checkpoint, **heads)
+        size = tokenizer.image_size if size == () else size
+        ratios = reconstruct(tokenizer, inputs, args.output, size)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"mean  {np.mean(list(ratios.values())):.2f} dB  {args.output / 'comparison.png'}")
+
+
+if __name__ == "__main__":
+    main()
