@@ -155,10 +155,10 @@ class Checkpoints:
                 f"{where} was saved with another configuration",
                 "use the saved values, or another --workdir to start anew",
             )
-        found = self._manager.item_metadata(step)
+        found = dict(self._manager.item_metadata(step).items())
         problems = []
         for name, target in targets.items():
-            if found[name] is None:
+            if found.get(name) is None:
                 raise CheckpointError(
                     f"{where} holds weights only, no item {name!r}: it cannot be resumed; start a "
                     "run in another --workdir"

@@ -63,7 +63,7 @@ def write(path, config: ConfigDict, params) -> None:
     """Writes `params` as whatever `path` is: see `read`. An existing file is replaced."""
     path = pathlib.Path(path)
     if path.suffix == ".safetensors":
-        metadata = {"args": json.dumps(torch_options.from_config(config)), "format": "pt"}
+        metadata = {"args": json.dumps(torch_options.from_config(config))}
         safetensors.numpy.save_file(torch_layout.to_torch(params), path, metadata)
     elif path.suffix in _TORCH:
         torch = _torch(path)

@@ -151,7 +151,7 @@ class Trainer:
         metrics = {
             "loss": total,
             **{f"loss/{name}": value for name, value in named.items()},
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
             "logit_scale": output.logit_scale,
             **codebook_health(codebook_counts(output.codes, rows)),

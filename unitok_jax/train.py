@@ -28,15 +28,19 @@ log = logging.getLogger(__name__)
 class Run:
     """What a run is made of: mesh, compiled steps and data, built from one configuration."""
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
+
+        Args:
+          config: the whole configuration.
+          devices: what the mesh is made of; all devices of the job by default.
 
         Raises:
           ValueError: a value of the configuration does not fit; the message names its key.
         """
         _check(config)
         self.config = config
-        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.source = open_source(config.data)
         self.batch_size = effective_batch_size(config.data, len(self.source), self.mesh.size)
         self.eval_source = self.source
@@ -267,6 +271,12 @@ def _check(config: ConfigDict) -> None:
             raise ValueError(f"{key}={value} must be at least 1")
     if len(config.optim.betas) != 2:
         raise ValueError(f"optim.betas={config.optim.betas} must hold two values")
+    metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
+    if config.checkpoint.best_metric not in metrics:
+        raise ValueError(
+            f"checkpoint.best_metric={config.checkpoint.best_metric!r} is not one of "
+            f"{', '.join(metrics)}"
+        )
     for key, value in config.loss.items():
         if value < 0:
             raise ValueError(f"loss.{key}={value} must not be negative")

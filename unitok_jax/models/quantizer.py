@@ -1,7 +1,8 @@
 """Multi-codebook quantization (UniTok, arXiv 2502.20321) and the projections around it.
 
 Everything here is float32 with the highest matmul precision, whatever the rest of the model uses:
-a lookup in bf16 changes 1 to 4 % of the codes. `unitok.py` sets the precision for the whole island.
+a lookup in bf16 changes 1 to 4 % of the codes, and accelerators multiply float32 in fewer bits unless
+told not to.
 
 A quantizer is a module with three methods: `indices`, `lookup` and `__call__`.
 """
@@ -99,7 +100,8 @@ class MultiCodebookQuantizer(nnx.Module):
         # One codebook at a time: all cosines at once are K times the memory, (B, K, N, V) floats.
         def nearest(book):
             chunk, rows = book
-            return jnp.argmax(jnp.einsum("bnc,vc->bnv", chunk, rows), axis=-1)
+            cosines = jnp.einsum("bnc,vc->bnv", chunk, rows, precision="highest")
+            return jnp.argmax(cosines, axis=-1)
 
         codes = jax.lax.map(nearest, (chunks.swapaxes(0, 1), rows))
         return jax.lax.stop_gradient(codes).swapaxes(0, 1).astype(jnp.int32)
@@ -115,7 +117,7 @@ def _entropy_loss(chunks, rows, temperature=0.01):
     def one_book(book):
         chunk, rows = book
         square = jnp.sum(chunk**2, -1, keepdims=True) + jnp.sum(rows**2, -1)
-        distance = square - 2 * jnp.einsum("bnc,vc->bnv", chunk, rows)
+        distance = square - 2 * jnp.einsum("bnc,vc->bnv", chunk, rows, precision="highest")
         probabilities = jax.nn.softmax(-distance / temperature, axis=-1)
         mean = jnp.mean(probabilities, axis=(0, 1))
         return jnp.mean(_entropy(probabilities)) - _entropy(mean)
@@ -181,8 +183,9 @@ class AttentionProjection(nnx.Module):
         self.mlp = layers.GeGLU(outputs, 2 * outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.proj(self.norm3(x)) + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        with jax.default_matmul_precision("highest"):
+            x = self.proj(self.norm3(x)) + self.attn(self.norm1(x))
+            return x + self.mlp(self.norm2(x))
 
 
 def make_projection(kind: str, inputs: int, outputs: int, heads: int, *, rngs: nnx.Rngs):
@@ -190,5 +193,12 @@ def make_projection(kind: str, inputs: int, outputs: int, heads: int, *, rngs: n
     if kind == "attention":
         return AttentionProjection(inputs, outputs, heads, rngs=rngs)
     if kind == "linear":
-        return layers.linear(inputs, outputs, jnp.float32, rngs)
+        return nnx.Linear(
+            inputs,
+            outputs,
+            kernel_init=layers.linear_init,
+            dtype=jnp.float32,
+            precision="highest",
+            rngs=rngs,
+        )
     raise ValueError(f"model.quant_proj={kind!r} is not one of 'attention', 'linear'")

@@ -127,20 +127,20 @@ class UniTok(nnx.Module):
 
     def encode(self, images: jax.Array) -> jax.Array:
         """(B, H, W, 3) in [-1, 1] -> codes (B, K, N) int32, N = num_query + H/16 * W/16."""
-        return self.quantizer.indices(self._latent(images))
+        return self.quantizer.indices(self.latent(images))
 
     def decode(self, codes: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """Codes (B, K, N) and their grid (rows, columns) -> images (B, H, W, 3), not bounded."""
-        return self.decoder(self._tokens(codes), grid)
+        return self.decoder(self.tokens(codes), grid)
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         """(B, H, W, 3) in [-1, 1] -> unit vectors (B, E) of the joint space."""
-        return self._pool(self._tokens(self.encode(images)))
+        return self._pool(self.tokens(self.encode(images)))
 
     def reconstruct(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Images to (reconstruction, not bounded; codes; image features) in one pass."""
         codes = self.encode(images)
-        tokens = self._tokens(codes)
+        tokens = self.tokens(codes)
         return self.decoder(tokens, _grid(images)), codes, self._pool(tokens)
 
     def encode_text(self, text: jax.Array) -> jax.Array:
@@ -163,30 +163,25 @@ class UniTok(nnx.Module):
           entropy: also compute the entropy loss of the codebooks.
         """
         keys = (None, None) if key is None else jax.random.split(key)
-        with jax.default_matmul_precision("highest"):
-            quantized = self.quantizer(self._latent(images, keys[0]), entropy)
-            tokens = self.post_quant_proj(quantized.latent)
-            image_features = self._pool(tokens)
+        quantized = self.quantizer(self.latent(images, keys[0]), entropy)
+        tokens = self.post_quant_proj(quantized.latent)
         return Output(
             reconstruction=self.decoder(tokens, _grid(images), keys[1]),
             codes=quantized.codes,
             vq_loss=quantized.loss,
             entropy_loss=quantized.entropy_loss,
-            image_features=image_features,
+            image_features=self._pool(tokens),
             text_features=self.encode_text(text),
             logit_scale=jnp.exp(self.logit_scale[...]),
         )
 
-    def _latent(self, images, key=None):
-        # The encoder runs outside the island: its precision is the caller's.
-        with jax.default_matmul_precision(None):
-            tokens = self.encoder(images, key)
-        with jax.default_matmul_precision("highest"):
-            return self.quant_proj(tokens.astype(jnp.float32))
+    def latent(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, 3) in [-1, 1] -> latent (B, N, K C) float32, before normalisation."""
+        return self.quant_proj(self.encoder(images, key).astype(jnp.float32))
 
-    def _tokens(self, codes):
-        with jax.default_matmul_precision("highest"):
-            return self.post_quant_proj(self.quantizer.lookup(codes))
+    def tokens(self, codes: jax.Array) -> jax.Array:
+        """Codes (B, K, N) -> post-quantizer tokens (B, N, D) float32, that a generator learns."""
+        return self.post_quant_proj(self.quantizer.lookup(codes))
 
     def _pool(self, tokens):
         with jax.default_matmul_precision("highest"):

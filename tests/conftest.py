@@ -1,0 +1,86 @@
+"""What every test runs under: eight simulated devices, one compilation cache, strict JAX."""
+
+import os
+import pathlib
+import tempfile
+
+# Before JAX starts. XLA's thread pool must hold twice the simulated devices, or collectives hang.
+os.environ.setdefault("NPROC", "16")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+CACHE = pathlib.Path(tempfile.gettempdir()) / f"unitok_jax_test_cache_{os.getuid()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+from flax import nnx  # noqa: E402
+
+import parity  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for it
+jax.config.update("jax_numpy_rank_promotion", "allow")
+
+
+@pytest.fixture
+def tiny():
+    """A configuration of seconds: the tiny model, six steps of eight photographs."""
+    from configs import tiny
+
+    config = tiny.get_config()
+    config.steps = 6
+    config.data.batch_size = 8
+    config.data.num_threads = 1
+    config.eval.every = 3
+    config.eval.batch_size = 8
+    config.eval.max_images = 12
+    config.eval.grid_images = 2
+    config.checkpoint.every = 3
+    config.log.every = 2
+    return config
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """name -> (config, model with the reference's seeded weights) of a parity manifest."""
+    from unitok_jax import torch_layout, torch_options
+    from unitok_jax.models.unitok import abstract_model
+
+    made = {}
+
+    def make(name):
+        if name not in made:
+            config = torch_options.to_config(parity.manifest(name)["config"])
+            graph, abstract = abstract_model(config.model.to_dict())
+            params = torch_layout.from_torch(parity.state(name), abstract)
+            made[name] = config, nnx.merge(graph, jax.tree.map(jax.numpy.asarray, params))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A .safetensors file of the public layout with the tiny reference weights."""
+    from unitok_jax import convert, torch_options
+
+    config = torch_options.to_config(parity.manifest("tiny")["config"])
+    from unitok_jax import torch_layout
+    from unitok_jax.models.unitok import abstract_model
+
+    params = torch_layout.from_torch(
+        parity.state("tiny"), abstract_model(config.model.to_dict())[1]
+    )
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    convert.write(path, config, params)
+    return path
+
+
+@pytest.fixture
+def images():
+    """(2, 64, 64, 3) uint8 pictures."""
+    return np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)

@@ -1,0 +1,298 @@
+"""Weights between files, and every way a file can be wrong."""
+
+import json
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import parity
+import pytest
+import safetensors
+import safetensors.numpy
+
+from unitok_jax import convert, torch_layout, torch_options
+from unitok_jax.models.unitok import abstract_model
+
+
+def read_state(path):
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+
+
+def write_state(path, state, args=None):
+    metadata = None if args is None else {"args": json.dumps(args)}
+    safetensors.numpy.save_file({k: np.array(v) for k, v in state.items()}, path, metadata)
+    return path
+
+
+def assert_equal(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_linear", "tiny_entropy", "base"])
+class TestLayout:
+    def test_names_and_shapes_are_the_manifests(self, name):
+        manifest = parity.manifest(name)
+        config = torch_options.to_config(manifest["config"])
+        _, abstract = abstract_model(config.model.to_dict())
+        shapes = {key: list(entry.shape) for key, entry in torch_layout.entries(abstract).items()}
+        fixed = torch_layout.fixed_entries(abstract)
+        assert shapes.keys() == set(manifest["parameters"]) - {"encoder.pos_embed"}
+        shapes |= {key: list(value.shape) for key, value in fixed.items()}
+        assert shapes == manifest["state"]
+
+    def test_options_come_back(self, name):
+        args = parity.manifest(name)["config"]
+        assert torch_options.from_config(torch_options.to_config(args)) == args
+
+
+class TestRoundTrips:
+    def test_from_torch_to_torch_is_exact(self, reference):
+        state = parity.state("tiny")
+        config, _ = reference("tiny")
+        params = torch_layout.from_torch(state, abstract_model(config.model.to_dict())[1])
+        back = torch_layout.to_torch(params)
+        assert back.keys() == state.keys()
+        for name, array in back.items():
+            assert array.dtype == np.float32
+            np.testing.assert_array_equal(array, state[name], err_msg=name)
+
+    def test_through_every_kind_of_file(self, weights, tmp_path):
+        pytest.importorskip("torch")
+        config, params = convert.read(weights)
+        path = weights
+        for target in ("a.pth", "folder", "b.safetensors"):
+            convert.write(tmp_path / target, *convert.read(path))
+            path = tmp_path / target
+        again, final = convert.read(path)
+        assert again.to_dict() == config.to_dict()
+        assert_equal(final, params)
+        assert (tmp_path / "b.safetensors").read_bytes() == weights.read_bytes()
+
+    def test_command(self, weights, tmp_path):
+        target = tmp_path / "out.safetensors"
+        run = command(weights, target)
+        assert run.returncode == 0, run.stderr
+        assert "tiny" in run.stdout and target.read_bytes() == weights.read_bytes()
+
+    def test_safetensors_needs_no_torch(self, weights, tmp_path):
+        code = (
+            "import sys; sys.modules['torch'] = None\n"
+            "from unitok_jax import convert\n"
+            f"convert.write({str(tmp_path / 'o.safetensors')!r}, *convert.read({str(weights)!r}))\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert (tmp_path / "o.safetensors").read_bytes() == weights.read_bytes()
+
+
+class TestRelease:
+    """The public .pth, strictly loaded, by a PyTorch model of the same layout."""
+
+    @pytest.fixture
+    def release(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        state = {name: torch.tensor(array) for name, array in parity.state("tiny").items()}
+        args = dict(parity.manifest("tiny")["config"], exp_name="unitok", bed="/somewhere", ep=1)
+        path = tmp_path / "unitok_tokenizer.pth"
+        torch.save({"args": args, "trainer": {"unitok": state, "disc": {}}}, path)
+        return path
+
+    def test_read(self, release, reference):
+        config, params = convert.read(release)
+        assert config.model.text.heads == 4 and tuple(config.data.image_size) == (64, 64)
+        assert_equal(torch_layout.to_torch(params), parity.state("tiny"))
+
+    def test_written_file_is_accepted_by_strict_loading(self, weights, tmp_path):
+        torch = pytest.importorskip("torch")
+        from benchmarks.torch_unitok import UniTok
+
+        path = tmp_path / "ours.pth"
+        convert.write(path, *convert.read(weights))
+        content = torch.load(path, weights_only=True)
+        model = UniTok(**content["args"])
+        model.load_state_dict(content["trainer"]["unitok"], strict=True)
+        images = parity.weights.reference_images(4, 64, parity.SEED)
+        with torch.no_grad():
+            codes = model.img_to_idx(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+        golden = parity.load("tiny")
+        certain = golden["code_margin"] > 1e-4
+        np.testing.assert_array_equal(codes[certain], golden["codes"][certain])
+
+    def test_bare_state_dict_needs_the_heads(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        path = tmp_path / "bare.pth"
+        torch.save({k: torch.tensor(v) for k, v in parity.state("tiny").items()}, path)
+        with pytest.raises(convert.ConversionError, match="heads, quant_heads, text_heads"):
+            convert.read(path)
+        _, params = convert.read(path, heads=4, quant_heads=4, text_heads=4)
+        assert_equal(torch_layout.to_torch(params), parity.state("tiny"))
+
+
+class TestInference:
+    """Files without a configuration."""
+
+    @pytest.mark.parametrize("name", ["tiny", "tiny_linear"])
+    def test_sizes_come_from_shapes(self, tmp_path, name):
+        path = write_state(tmp_path / "bare.safetensors", parity.state(name))
+        heads = {"heads": 4, "text_heads": 4} | ({"quant_heads": 4} if name == "tiny" else {})
+        config, _ = convert.read(path, **heads)
+        expected = torch_options.to_config(parity.manifest(name)["config"])
+        for key in expected.model:
+            if key not in ("quant_heads", "drop_path", "commitment_weight"):
+                assert config.model[key] == expected.model[key], key
+
+    def test_heads_are_checked_against_the_size(self, tmp_path):
+        path = write_state(tmp_path / "bare.safetensors", parity.state("tiny"))
+        with pytest.raises(convert.ConversionError, match="heads=8 .* heads=4"):
+            convert.read(path, heads=8, quant_heads=4, text_heads=4)
+
+    def test_heads_are_checked_against_the_file(self, weights):
+        with pytest.raises(convert.ConversionError, match="text_heads=8 .*text_heads=4"):
+            convert.read(weights, text_heads=8)
+
+    def test_head_count_that_the_layout_cannot_carry(self, weights, tmp_path):
+        config, params = convert.read(weights)
+        config.model.quant_heads = 2
+        with pytest.raises(convert.ConversionError, match="quant_heads=2"):
+            convert.write(tmp_path / "x.safetensors", config, params)
+
+    def test_another_network(self, tmp_path):
+        path = write_state(tmp_path / "resnet.safetensors", {"conv1.weight": np.zeros((4, 3))})
+        with pytest.raises(convert.ConversionError, match="not the state dict of a UniTok.*conv1"):
+            convert.read(path)
+
+    def test_unknown_size(self, tmp_path):
+        state = dict(parity.state("tiny"))
+        state["encoder.norm.weight"] = np.zeros(96, np.float32)
+        path = write_state(tmp_path / "x.safetensors", state)
+        with pytest.raises(convert.ConversionError, match="trunk width 96"):
+            convert.read(path, heads=4, quant_heads=4, text_heads=4)
+
+
+class TestDifferences:
+    def test_all_in_one_error(self, tmp_path):
+        state = dict(parity.state("tiny"))
+        del state["fc_norm.weight"], state["encoder.blocks.1.attn.proj.bias"]
+        state["surplus.weight"] = np.zeros(3, np.float32)
+        state["projection.bias"] = np.zeros(63, np.float32)
+        state["encoder.pos_embed"] = np.ones((1, 1, 128), np.float32)
+        path = write_state(tmp_path / "x.safetensors", state, parity.manifest("tiny")["config"])
+        with pytest.raises(convert.ConversionError) as error:
+            convert.read(path)
+        for line in (
+            "5 entries",
+            "missing: fc_norm.weight (128,)",
+            "missing: encoder.blocks.1.attn.proj.bias",
+            "unknown: surplus.weight (3,)",
+            "shape: projection.bias is (63,), the model has (64,)",
+            "not zero: encoder.pos_embed",
+        ):
+            assert line in str(error.value)
+
+    def test_wrong_size(self, weights, tmp_path):
+        state, metadata = read_state(weights)
+        args = dict(json.loads(metadata["args"]), model="vitamin_base")
+        path = write_state(tmp_path / "x.safetensors", state, args)
+        with pytest.raises(convert.ConversionError, match="shape: encoder.norm.weight is"):
+            convert.read(path)
+
+    @pytest.mark.parametrize(
+        "change, words",
+        [
+            ({"model": "vitamin_huge"}, "vitamin_huge.*vitamin_tiny"),
+            ({"quant_proj": "conv"}, "quant_proj='conv'"),
+            ({"num_codebooks": 3}, "num_codebooks=3 does not divide"),
+        ],
+    )
+    def test_options_that_do_not_fit(self, tmp_path, change, words):
+        args = dict(parity.manifest("tiny")["config"], **change)
+        path = write_state(tmp_path / "x.safetensors", parity.state("tiny"), args)
+        with pytest.raises(convert.ConversionError, match=words):
+            convert.read(path)
+
+    def test_options_that_are_missing(self, tmp_path):
+        args = dict(parity.manifest("tiny")["config"])
+        del args["vq_beta"], args["text_heads"]
+        path = write_state(tmp_path / "x.safetensors", parity.state("tiny"), args)
+        with pytest.raises(convert.ConversionError, match="lack vq_beta, text_heads"):
+            convert.read(path)
+
+
+class TestFiles:
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nothing.pth"):
+            convert.read(tmp_path / "nothing.pth")
+
+    def test_folder_without_checkpoints(self, tmp_path):
+        with pytest.raises(ValueError, match="no folder 'checkpoints'"):
+            convert.read(tmp_path)
+
+    def test_unknown_suffix(self, weights, tmp_path):
+        (tmp_path / "x.npz").touch()
+        with pytest.raises(convert.ConversionError, match="safetensors"):
+            convert.read(tmp_path / "x.npz")
+        with pytest.raises(convert.ConversionError, match="safetensors"):
+            convert.write(tmp_path / "y.npz", *convert.read(weights))
+
+    def test_folder_that_is_not_empty(self, weights, tmp_path):
+        (tmp_path / "mine").touch()
+        with pytest.raises(convert.ConversionError, match="not empty"):
+            convert.write(tmp_path, *convert.read(weights))
+
+    def test_garbage_safetensors(self, tmp_path):
+        (tmp_path / "x.safetensors").write_bytes(b"\x00" * 100)
+        with pytest.raises(convert.ConversionError, match="not a safetensors file"):
+            convert.read(tmp_path / "x.safetensors")
+
+    @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"weights": [1, 2]})])
+    def test_no_torch_file(self, tmp_path, content):
+        pytest.importorskip("torch")
+        path = tmp_path / "x.pth"
+        path.write_bytes(content)
+        with pytest.raises(convert.ConversionError, match="x.pth"):
+            convert.read(path)
+
+    def test_pickle_with_code_is_not_run(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+
+        class Evil:
+            def __reduce__(self):
+                return open, (str(trace), "w")
+
+        torch.save({"args": Evil(), "trainer": {"unitok": {}}}, path)
+        with pytest.raises(convert.ConversionError, match="safely"):
+            convert.read(path)
+        assert not trace.exists()
+
+    @pytest.mark.parametrize(
+        "content, words",
+        [
+            ([1, 2], "a list"),
+            ({}, "empty"),
+            ({"epoch": 3}, "epoch"),
+            ({"args": {}, "trainer": {}}, "trainer.unitok"),
+            ({"trainer": {"unitok": {}}}, "'args'"),
+        ],
+    )
+    def test_torch_file_of_something_else(self, tmp_path, content, words):
+        torch = pytest.importorskip("torch")
+        path = tmp_path / "x.pth"
+        torch.save(content, path)
+        with pytest.raises(convert.ConversionError, match=words):
+            convert.read(path)
+
+    def test_command_ends_in_one_line(self, tmp_path):
+        run = command(tmp_path / "nothing.pth", tmp_path / "x")
+        assert run.returncode == 2 and run.stderr.startswith("error: ")
+        assert "Traceback" not in run.stderr
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "unitok_jax.convert", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )

@@ -1,0 +1,359 @@
+"""Batches: determinism, epochs, resuming, shares of processes, bad images, evaluation."""
+
+import contextlib
+import itertools
+import logging
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from unitok_jax.data import pipeline
+from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
+from unitok_jax.data.sources import open_source
+from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.transforms import ImageError, decode_image, resize_center_crop
+
+COUNT = 12
+
+
+def make_set(folder, count=COUNT):
+    """Pictures with a level of green each, so that a crop tells which it is; two captions each."""
+    folder.mkdir(exist_ok=True)
+    x = np.linspace(0, 255, 40)
+    for index in range(count):
+        pixels = np.zeros((30, 40, 3), np.uint8)
+        pixels[..., 0] = x
+        pixels[..., 1] = 10 * index
+        pixels[..., 2] = np.linspace(0, 255, 30)[:, None]
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+        (folder / f"{index:02}.txt").write_text(f"picture {index}\nnumber {index}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(autouse=True)
+def forget_warnings(monkeypatch):
+    """What was said once per process is said once per test."""
+    monkeypatch.setattr(pipeline, "_warned", set())
+
+
+def config(folder, **values):
+    return ml_collections.ConfigDict(
+        {
+            "source": "folder",
+            "path": str(folder),
+            "captions": "",
+            "image_size": (16, 32),
+            "batch_size": 4,
+            "crop_scale": (0.3, 1.0),
+            "crop_ratio": (0.75, 4 / 3),
+            "num_threads": 2,
+            "num_workers": 0,
+            "context_length": 8,
+            **values,
+        }
+    )
+
+
+def take(batches, count):
+    with contextlib.closing(batches):
+        return list(itertools.islice(batches, count))
+
+
+def first(count, data, seed=0, **where):
+    return take(train_batches(data, seed, **where), count)
+
+
+def identities(batch):
+    return np.rint(batch["image"][..., 1].mean((1, 2)) / 10).astype(int).tolist()
+
+
+def rows(batches):
+    """Every example of some batches, as bytes, in an order of its own."""
+    return sorted(
+        image.tobytes() + text.tobytes()
+        for batch in batches
+        for image, text in zip(batch["image"], batch["text"], strict=True)
+    )
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+class TestTraining:
+    def test_shapes_and_types(self, folder):
+        (batch,) = first(1, config(folder))
+        assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+            "image": ((4, 16, 32, 3), np.uint8),
+            "text": ((4, 8), np.int32),
+        }
+
+    def test_captions_belong_to_the_images_and_all_are_drawn(self, folder):
+        tokenize = Tokenizer(8)
+        seen = set()
+        for batch in first(18, config(folder)):
+            for index, text in zip(identities(batch), batch["text"], strict=True):
+                captions = (f"picture {index}", f"number {index}")
+                seen.update(c for c in captions if np.array_equal(tokenize(c)[0], text))
+                assert any(np.array_equal(tokenize(c)[0], text) for c in captions)
+        assert len(seen) == 2 * COUNT
+
+    def test_every_sample_once_per_epoch_in_a_new_order(self, folder):
+        seen = [identities(batch) for batch in first(9, config(folder))]
+        epochs = [sum(seen[i : i + 3], []) for i in (0, 3, 6)]
+        assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+        assert epochs[0] != epochs[1] != epochs[2]
+
+    def test_every_sample_once_per_epoch_when_batches_cross_it(self, folder):
+        """Batches of 5 from 12 samples: an epoch ends inside a batch, and nothing is left out."""
+        seen = [identities(batch) for batch in first(12, config(folder, batch_size=5))]
+        samples = sum(seen, [])
+        epochs = [samples[i : i + COUNT] for i in range(0, 60, COUNT)]
+        assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+
+    def test_crops_differ_between_epochs(self, folder):
+        batches = first(6, config(folder))
+        assert len(set(rows(batches))) == 2 * COUNT
+
+    def test_repeats_with_the_seed_only(self, folder):
+        assert_same(first(4, config(folder), seed=1), first(4, config(folder), seed=1))
+        assert rows(first(3, config(folder), seed=1)) != rows(first(3, config(folder), seed=2))
+
+    @pytest.mark.parametrize("num_threads", [1, 7])
+    def test_threads_change_nothing(self, folder, num_threads):
+        other = first(5, config(folder, num_threads=num_threads))
+        assert_same(first(5, config(folder)), other)
+
+    def test_worker_processes_change_nothing(self, folder):
+        assert_same(first(4, config(folder)), first(4, config(folder, num_workers=1)))
+
+    @pytest.mark.parametrize("step", [1, 3, 7])
+    def test_resuming_is_passing_the_step(self, folder, step):
+        whole = first(9, config(folder, batch_size=5))
+        resumed = first(9 - step, config(folder, batch_size=5), start_step=step)
+        assert_same(whole[step:], resumed)
+
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_shares_of_processes_make_the_batch_of_one(self, folder, count):
+        """Crops and captions too, from a resumed step on and past the ends of epochs."""
+        data = config(folder, batch_size=6)
+        whole = first(7, data, start_step=1)
+        shares = [
+            first(7, data, start_step=1, process_index=index, process_count=count)
+            for index in range(count)
+        ]
+        for step in range(7):
+            assert rows([whole[step]]) == rows([share[step] for share in shares])
+
+    def test_shares_stay_together_when_the_source_does_not_divide(self, tmp_path):
+        data = config(make_set(tmp_path / "eleven", 11), batch_size=4)
+        whole = first(12, data)
+        shares = [first(12, data, process_index=i, process_count=2) for i in range(2)]
+        for step in range(12):
+            assert rows([whole[step]]) == rows([share[step] for share in shares])
+
+    def test_given_source_is_used(self, folder):
+        data = config(folder)
+        source = open_source(data)
+        assert_same(first(2, data), first(2, config("/nowhere"), source=source))
+
+    def test_closing_ends_the_threads(self, folder):
+        batches = train_batches(config(folder), 0)
+        next(batches)
+        batches.close()
+        with pytest.raises(ValueError, match="closed"):
+            next(batches)
+
+
+class TestArguments:
+    def test_batch_that_processes_cannot_share(self, folder):
+        with pytest.raises(ValueError, match=r"data.batch_size=4 is not a .* of process_count=3"):
+            train_batches(config(folder), 0, process_count=3)
+
+    def test_process_out_of_range(self, folder):
+        with pytest.raises(ValueError, match=r"process_index=2 is not in 0\.\.1"):
+            train_batches(config(folder), 0, process_index=2, process_count=2)
+
+    def test_negative_step(self, folder):
+        with pytest.raises(ValueError, match="start_step=-1 must be at least 0"):
+            train_batches(config(folder), 0, start_step=-1)
+
+    def test_image_size_off_the_grid(self, folder):
+        with pytest.raises(ValueError, match="data.image_size=.* nearest: 96 or 112"):
+            train_batches(config(folder, image_size=(96, 100)), 0)
+
+    @pytest.mark.parametrize(
+        ("key", "limits"),
+        [
+            ("crop_scale", (0.5,)),
+            ("crop_scale", (0.5, 1.5)),
+            ("crop_scale", (0.0, 1.0)),
+            ("crop_ratio", (2.0, 0.5)),
+        ],
+    )
+    def test_crop_limits(self, folder, key, limits):
+        with pytest.raises(ValueError, match=rf"data.{key}=.*: give two numbers with 0 < low <="):
+            train_batches(config(folder, **{key: limits}), 0)
+
+    def test_images_without_captions(self, tmp_path):
+        folder = make_set(tmp_path / "set", 4)
+        (folder / "01.txt").unlink()
+        source = open_source(config(folder), require_captions=False)
+        with pytest.raises(ValueError, match=r"01\.png has no caption; open the source with req"):
+            first(1, config(folder), source=source)
+
+
+class TestEffectiveBatchSize:
+    @pytest.mark.parametrize(("length", "divisor", "expected"), [(9, 1, 8), (8, 4, 8), (7, 4, 4)])
+    def test_number(self, length, divisor, expected):
+        data = ml_collections.ConfigDict({"batch_size": 8})
+        assert effective_batch_size(data, length, divisor) == expected
+
+    def test_lowering_is_announced_once_with_both_numbers(self, caplog):
+        data = ml_collections.ConfigDict({"batch_size": 16})
+        effective_batch_size(data, 13, 4)
+        effective_batch_size(data, 13, 4)
+        (record,) = caplog.records
+        message = record.getMessage()
+        assert "data.batch_size=16 is larger than the source (13 samples)" in message
+        assert "batches of 12" in message
+
+    def test_training_follows_it(self, folder):
+        (batch,) = first(1, config(folder, batch_size=64), divisor=8)
+        assert len(set(identities(batch))) == 8
+        (share,) = first(1, config(folder, batch_size=40), process_count=5)
+        assert len(share["image"]) == 2
+
+    def test_batch_that_devices_cannot_share(self):
+        with pytest.raises(ValueError, match="data.batch_size=6 is not a positive multiple of 4"):
+            effective_batch_size(ml_collections.ConfigDict({"batch_size": 6}), 100, 4)
+
+    def test_source_smaller_than_the_devices(self):
+        with pytest.raises(ValueError, match="holds 3 samples, too few for 4 devices"):
+            effective_batch_size(ml_collections.ConfigDict({"batch_size": 8}), 3, 4)
+
+
+class TestBadImages:
+    @pytest.fixture
+    def damaged(self, tmp_path):
+        folder = make_set(tmp_path / "set")
+        whole = (folder / "03.png").read_bytes()
+        (folder / "03.png").write_bytes(whole[: len(whole) // 2])
+        (folder / "04.png").write_bytes(b"")
+        return folder
+
+    def test_bad_image_is_replaced_by_the_next_good_one(self, damaged):
+        seen = sorted(sum((identities(batch) for batch in first(3, config(damaged))), []))
+        assert seen == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 11]
+
+    def test_captions_come_from_the_replacement(self, damaged):
+        tokens = Tokenizer(8)(["picture 5", "number 5"])
+        for batch in first(3, config(damaged)):
+            for index, text in zip(identities(batch), batch["text"], strict=True):
+                assert index != 5 or text.tolist() in tokens.tolist()
+
+    def test_replacing_is_deterministic(self, damaged):
+        whole = first(6, config(damaged))
+        assert_same(whole, first(6, config(damaged, num_threads=1)))
+        assert_same(whole[2:], first(4, config(damaged), start_step=2))
+
+    def test_every_bad_file_is_named_once(self, damaged, caplog):
+        with caplog.at_level(logging.WARNING):
+            first(9, config(damaged))
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == 2
+        assert sum("03.png: cannot be decoded" in message for message in messages) == 1
+        assert sum("04.png: the file is empty" in message for message in messages) == 1
+
+    def test_file_that_vanishes_is_replaced(self, tmp_path):
+        data = config(make_set(tmp_path / "set"))
+        source = open_source(data)
+        (tmp_path / "set" / "06.png").unlink()
+        seen = sum((identities(batch) for batch in first(3, data, source=source)), [])
+        assert sorted(seen) == [0, 1, 2, 3, 4, 5, 7, 7, 8, 9, 10, 11]
+
+    def test_nothing_but_bad_images_is_an_error(self, tmp_path):
+        folder = make_set(tmp_path / "set", 4)
+        for path in folder.glob("*.png"):
+            path.write_bytes(b"not an image")
+        message = r"4 images in a row cannot be read; the last: .*\.png: not an image"
+        with pytest.raises(ImageError, match=message):
+            first(1, config(folder))
+
+    def test_gives_up_after_the_stated_number(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pipeline, "REPLACEMENT_TRIES", 3)
+        folder = make_set(tmp_path / "set")
+        for index in range(3):
+            (folder / f"{index:02}.png").write_bytes(b"")
+        with pytest.raises(ImageError, match="3 images in a row"):
+            first(3, config(folder))
+
+
+class TestEvaluation:
+    def evaluate(self, folder, batch_size, **where):
+        data = config(folder)
+        return take(eval_batches(open_source(data), data, batch_size, **where), None)
+
+    def test_shapes_types_and_padding(self, folder):
+        batches = self.evaluate(folder, 5)
+        assert len(batches) == 3
+        for batch in batches:
+            assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+                "image": ((5, 16, 32, 3), np.uint8),
+                "text": ((5, 8), np.int32),
+                "mask": ((5,), np.bool_),
+                "index": ((5,), np.int32),
+            }
+        last = batches[-1]
+        np.testing.assert_array_equal(last["mask"], [True, True, False, False, False])
+        assert not any(last[key][2:].any() for key in last)
+
+    def test_every_sample_once_scaled_and_with_its_first_caption(self, folder):
+        source = open_source(config(folder))
+        (batch,) = self.evaluate(folder, COUNT)
+        np.testing.assert_array_equal(batch["index"], np.arange(COUNT))
+        for index in range(COUNT):
+            record = source[index]
+            image = resize_center_crop(decode_image(record["image"], record["name"]), (16, 32))
+            np.testing.assert_array_equal(batch["image"][index], image)
+            np.testing.assert_array_equal(batch["text"][index], Tokenizer(8)(f"picture {index}")[0])
+
+    @pytest.mark.parametrize("count", [2, 4])
+    def test_processes_yield_as_many_batches_and_every_sample_once(self, folder, count):
+        shares = [
+            self.evaluate(folder, 8, process_index=index, process_count=count)
+            for index in range(count)
+        ]
+        assert {len(share) for share in shares} == {2}
+        indices = [batch["index"][batch["mask"]] for share in shares for batch in share]
+        assert sorted(np.concatenate(indices)) == list(range(COUNT))
+
+    def test_images_without_captions_have_no_tokens(self, tmp_path):
+        folder = make_set(tmp_path / "set", 2)
+        (folder / "01.txt").unlink()
+        data = config(folder)
+        source = open_source(data, require_captions=False)
+        (batch,) = take(eval_batches(source, data, 2), None)
+        assert batch["text"][0].any()
+        assert not batch["text"][1].any()
+
+    def test_bad_image_is_an_error(self, tmp_path):
+        folder = make_set(tmp_path / "set", 4)
+        (folder / "02.png").write_bytes(b"")
+        with pytest.raises(ImageError, match=r"02\.png: the file is empty"):
+            self.evaluate(folder, 2)
+
+    def test_batch_that_processes_cannot_share(self, folder):
+        with pytest.raises(ValueError, match="batch_size=5 is not a .* multiple of process_count"):
+            self.evaluate(folder, 5, process_count=2)

@@ -1,0 +1,73 @@
+"""The mesh, the shape rule, and equal numbers on any mesh."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from unitok_jax import sharding
+from unitok_jax.train import Run
+
+
+class TestMesh:
+    @pytest.mark.parametrize(
+        "data, fsdp, expected", [(-1, 1, (8, 1)), (2, -1, (2, 4)), (-1, 8, (1, 8)), (4, 2, (4, 2))]
+    )
+    def test_sizes(self, data, fsdp, expected):
+        mesh = sharding.make_mesh(data, fsdp)
+        assert mesh.axis_names == ("data", "fsdp")
+        assert (mesh.shape["data"], mesh.shape["fsdp"]) == expected
+
+    @pytest.mark.parametrize("data, fsdp", [(3, -1), (4, 4), (2, 2), (-1, -1), (0, 8), (-1, 16)])
+    def test_sizes_that_do_not_cover_the_devices(self, data, fsdp):
+        with pytest.raises(ValueError, match=f"mesh.data={data} x mesh.fsdp={fsdp} .* 8 devices"):
+            sharding.make_mesh(data, fsdp)
+
+
+@pytest.mark.parametrize(
+    "shape, spec",
+    [
+        ((3072, 768), P("fsdp")),
+        ((768, 3072), P(None, "fsdp")),
+        ((14, 768, 2304), P(None, None, "fsdp")),
+        ((768,), P()),
+        ((4, 4), P()),
+        ((130, 127, 3), P("fsdp")),
+        ((129, 127, 3), P()),
+    ],
+)
+def test_rule(shape, spec):
+    assert sharding.param_spec(shape, 2) == spec
+    assert sharding.param_spec(shape, 1) == P()
+
+
+def test_equal_on_every_mesh(tiny):
+    """Loss, gradient norm and weights after two steps, to 1e-5 relative in float32."""
+    results = {}
+    for data, fsdp in ((1, 1), (8, 1), (2, 4)):
+        tiny.mesh.data, tiny.mesh.fsdp = data, fsdp
+        run = Run(tiny, jax.devices()[: data * fsdp])
+        state = run.init()
+        if fsdp > 1:
+            kernel = state.generator.params["encoder"]["blocks"]["block"]["mlp"]["w0"]["kernel"]
+            assert kernel.sharding.spec == P(None, None, "fsdp")
+        rng = np.random.default_rng(0)
+        batch = {
+            "image": rng.integers(0, 256, (8, 64, 64, 3), np.uint8),
+            "text": rng.integers(1, 49_000, (8, 77)).astype(np.int32),
+        }
+        for _ in range(2):
+            state, metrics = run.train_step(state, {}, sharding.shard_batch(batch, run.mesh))
+            jax.block_until_ready(metrics)
+        results[data, fsdp] = jax.device_get((metrics, state.generator.params))
+    expected, params = results.pop((1, 1))
+    for mesh, (metrics, ours) in results.items():
+        for key in ("loss", "grad_norm", "loss/contrastive", "loss/vq"):
+            assert metrics[key] == pytest.approx(expected[key], rel=1e-5), (mesh, key)
+        np.testing.assert_allclose(metrics["usage"], expected["usage"])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(ours):
+            other = params
+            for key in path:
+                other = other[key.key]
+            # AdamW divides by the size of a gradient: where that is noise, so is the update.
+            np.testing.assert_allclose(leaf, other, atol=2e-3, err_msg=str(path))

@@ -1,0 +1,96 @@
+"""CLIP's byte-pair tokenizer: captions to token ids."""
+
+import functools
+import gzip
+import html
+from collections.abc import Sequence
+from importlib import resources
+
+import ftfy
+import numpy as np
+from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Tokenizer as BytePairTokenizer
+
+PADDING = 0
+START_OF_TEXT = 49406
+END_OF_TEXT = 49407
+
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+def clean(text: str) -> str:
+    """Repairs mojibake, resolves HTML entities, folds white space, lowers the case.
+
+    Entities are resolved twice because scraped captions are often escaped twice.
+    """
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+class Tokenizer:
+    """Turns captions into CLIP token ids. Cheap to construct, safe to pickle and to share.
+
+    Args:
+        context_length: tokens per caption, start and end included; at least 2.
+    """
+
+    def __init__(self, context_length: int = 77):
+        if context_length < 2:
+            raise ValueError(
+                f"data.context_length={context_length} leaves no room for the start and end "
+                "tokens; it must be at least 2 (CLIP uses 77)"
+            )
+        self.context_length = context_length
+        _byte_pairs()  # built here, once, and not by several decode threads at the same time
+
+    def __call__(self, texts: Sequence[str] | str) -> np.ndarray:
+        """Token ids, int32 (n, context_length): start, caption, end, zeros; one text gives n = 1.
+
+        A long caption loses its last tokens, never the end token. A caption that spells out a
+        special token, such as "<end_of_text>", is text like any other.
+
+        Raises:
+            TypeError: an element is not a string.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        ids = np.full((len(texts), self.context_length), PADDING, np.int32)
+        for row, text in zip(ids, texts, strict=True):
+            if not isinstance(text, str):
+                raise TypeError(f"captions must be str, got {type(text).__name__}: {text!r:.80}")
+            tokens = _byte_pairs().encode(clean(text)).ids[: self.context_length - 2]
+            row[: len(tokens) + 2] = [START_OF_TEXT, *tokens, END_OF_TEXT]
+        return ids
+
+
+@functools.lru_cache(maxsize=1)
+def _byte_pairs() -> BytePairTokenizer:
+    """The BPE over CLIP's vocabulary, whose order is: bytes, bytes ending a word, merges."""
+    packed = resources.files(__package__).joinpath("clip_merges.txt.gz").read_bytes()
+    merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode().splitlines()]
+    symbols = _byte_symbols()
+    vocabulary = symbols + [symbol + "</w>" for symbol in symbols]
+    vocabulary += [left + right for left, right in merges]
+    tokenizer = BytePairTokenizer(
+        models.BPE(
+            vocab={token: index for index, token in enumerate(vocabulary)},
+            merges=merges,
+            end_of_word_suffix="</w>",
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer
+
+
+def _byte_symbols() -> list[str]:
+    """One visible character per byte: those that print as themselves, then the others from U+0100.
+
+    The merge table is written in these characters, and their order is that of the token ids.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = 256 - len(printable)
+    return [chr(byte) for byte in printable] + [chr(0x100 + index) for index in range(others)]
