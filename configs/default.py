@@ -89,4 +89,4 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every = 50  # steps; values are means since the last line
     config.log.tensorboard = True
-    return config
+    return config.lock()  # a config that misspells a key must fail

@@ -7,11 +7,11 @@ import sys
 
 import jax
 import numpy as np
-import parity
 import pytest
 import safetensors
 import safetensors.numpy
 
+import parity
 from unitok_jax import convert, torch_layout, torch_options
 from unitok_jax.models.unitok import abstract_model
 

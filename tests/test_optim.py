@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import parity
 import pytest
 
+import parity
 from configs import tiny
 from unitok_jax import optim, torch_layout
 from unitok_jax.models.unitok import abstract_model

@@ -2,8 +2,9 @@
 
 import jax
 import numpy as np
-import parity
 import pytest
+
+import parity
 
 TOLERANCE = 1e-4  # of the reference's standard deviation; relative for scalars
 

@@ -3,9 +3,9 @@
 import pickle
 
 import numpy as np
-import parity
 import pytest
 
+import parity
 import unitok_jax
 from unitok_jax.tokenizer import Codes
 

@@ -1,8 +1,9 @@
 """The PyTorch twin of the tokenizer gives the reference's numbers, and loads nothing by half."""
 
 import numpy as np
-import parity
 import pytest
+
+import parity
 
 torch = pytest.importorskip("torch")
 

@@ -127,6 +127,23 @@ def comparison(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     return rows.reshape(-1, *rows.shape[2:])
 
 
+def tile(rows: list[np.ndarray], height: int = 6) -> np.ndarray:
+    """Pictures of any size, uint8 (h, w, 3), below each other in columns of `height` pictures."""
+    columns = [_stack(rows[i : i + height], 0) for i in range(0, len(rows), height)]
+    return _stack(columns, 1)
+
+
+def _stack(pictures, axis):
+    """Concatenates along one axis; the other is filled up with white."""
+    other = 1 - axis
+    length = max(picture.shape[other] for picture in pictures)
+    pads = [[(0, 0)] * 3 for _ in pictures]
+    for pad, picture in zip(pads, pictures, strict=True):
+        pad[other] = (0, length - picture.shape[other])
+    padded = [np.pad(x, p, constant_values=255) for x, p in zip(pictures, pads, strict=True)]
+    return np.concatenate(padded, axis)
+
+
 def _curves(key, array):
     if array.ndim == 0:
         yield key, float(array)

@@ -1,6 +1,6 @@
 """Rebuilds images through their codes: what a tokenizer keeps, seen and measured.
 
-`python -m unitok_jax.reconstruct --checkpoint=DIR --input=FILE_OR_FOLDER --output=DIR` writes one PNG
+`python -m unitok_jax.reconstruct --checkpoint=DIR --input=FILE_OR_FOLDER --output=DIR` writes a PNG
 per image and `comparison.png` (original | reconstruction | error), and prints the PSNR of each.
 """
 
@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from unitok_jax.data.sources import folder_source
+from unitok_jax.data.sources import folder_source, photo_source
 from unitok_jax.data.transforms import (
     check_size,
     decode_image,
@@ -21,11 +21,11 @@ from unitok_jax.data.transforms import (
     to_uint8,
 )
 from unitok_jax.evaluate.reconstruction import psnr
-from unitok_jax.metrics import comparison
+from unitok_jax.metrics import comparison, tile
 from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.tokenizer import Tokenizer, load
 
-_COMPARED = 16  # rows of comparison.png
+_COMPARED = 24  # images in comparison.png
 
 
 def reconstruct(
@@ -59,12 +59,7 @@ def reconstruct(
         print(f"{name}  {ratios[name]:.2f} dB  {image.shape[0]}x{image.shape[1]}", flush=True)
         if len(rows) < _COMPARED:
             rows.append(comparison(image[None], rebuilt[None]))
-    width = max(row.shape[1] for row in rows)
-    rows = [
-        np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
-        for row in rows
-    ]
-    Image.fromarray(np.concatenate(rows)).save(output / "comparison.png")
+    Image.fromarray(tile(rows)).save(output / "comparison.png")
     return ratios
 
 
@@ -78,11 +73,14 @@ def _native(image: np.ndarray, name: str) -> tuple[int, int]:
 
 
 def _inputs(path: pathlib.Path) -> list[tuple[str, bytes]]:
-    if not path.exists():
-        raise FileNotFoundError(f"--input={path} does not exist")
     if path.is_file():
         return [(path.stem, path.read_bytes())]
-    source = folder_source(str(path), require_captions=False)
+    if path.is_dir():
+        source = folder_source(str(path), require_captions=False)
+    elif str(path) == "photos":
+        source = photo_source()
+    else:
+        raise FileNotFoundError(f"--input={path} is no file, no folder and not 'photos'")
     records = [source[i] for i in range(len(source))]
     stems = [str(pathlib.PurePath(r["name"]).with_suffix("")) for r in records]
     # a.jpg and a.png must not overwrite each other's result
@@ -107,7 +105,12 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", required=True, help="workdir, folder, .pth or .safetensors")
-    parser.add_argument("--input", required=True, type=pathlib.Path, help="image or folder")
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=pathlib.Path,
+        help="an image, a folder of images, or photos: the built-in photographs",
+    )
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for the PNGs")
     parser.add_argument(
         "--size", help="N, HEIGHTxWIDTH or native (cut to multiples of 16); default: the model's"

@@ -76,8 +76,9 @@ def train_batches(
     """This process's share of the global batches from `start_step` on, without end.
 
     Every epoch is a new permutation of the source, and every sample comes exactly once in it: what
-    does not fill an epoch's last batch is joined by the first samples of the next epoch. Crops and the choice among several captions
-    depend on the seed and on the sample's place in the stream, on nothing else.
+    does not fill an epoch's last batch is joined by the first samples of the next epoch. Crops and
+    the choice among several captions depend on the seed and on the sample's place in the stream, on
+    nothing else.
 
     An image that cannot be read is replaced by the next good one of the source, with one warning
     per file and process; `REPLACEMENT_TRIES` bad ones in a row are an error.

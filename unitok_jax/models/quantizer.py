@@ -1,8 +1,8 @@
 """Multi-codebook quantization (UniTok, arXiv 2502.20321) and the projections around it.
 
 Everything here is float32 with the highest matmul precision, whatever the rest of the model uses:
-a lookup in bf16 changes 1 to 4 % of the codes, and accelerators multiply float32 in fewer bits unless
-told not to.
+a lookup in bf16 changes 1 to 4 % of the codes, and accelerators multiply float32 in fewer bits
+unless told not to.
 
 A quantizer is a module with three methods: `indices`, `lookup` and `__call__`.
 """

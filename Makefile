@@ -1,0 +1,34 @@
+# `make demo` and `make test` need Python 3.11 or later and nothing else: each sets up .venv.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+# PyTorch is for the tests of conversion; EXTRAS=test leaves it, and them, out.
+EXTRAS ?= test,torch
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo
+	$(RUN) -m unitok_jax.main --config=configs/photos.py --workdir=demo
+	$(RUN) -m unitok_jax.reconstruct --checkpoint=demo --input=photos --output=demo/photos
+	cp demo/photos/comparison.png demo.png
+	@echo "look at demo.png: original | reconstruction | error"
+
+test: $(VENV)/test lint
+	$(RUN) -m pytest
+
+lint: $(VENV)/test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(VENV)/demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo demo.png

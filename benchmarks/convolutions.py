@@ -1,0 +1,532 @@
+"""Formulations of the model's costly operations on a CPU: which does XLA run fastest?
+
+    python -m benchmarks.convolutions [--operations block upsample] [--torch PYTHON]
+
+prints one markdown table per operation: PyTorch's median time (eager, channels_last, two threads)
+and every formulation's time as a multiple of it.  JAX and PyTorch run in a process each and take
+turns, because on a shared machine only ratios of neighbouring measurements mean anything.
+``--torch`` names the interpreter that has PyTorch, if this one has not.
+
+Shapes: B batch, H W grid, I O C channels, D width, N tokens, heads h of width d.
+"""
+
+import argparse
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+ROOT_HALF = np.float32(0.5**0.5)
+
+
+# Depthwise 3x3, padding (1, 1): x [B, H, W, C], w [3, 3, 1, C] -> [B, H/stride, W/stride, C].
+
+
+def grouped(x, w, stride):
+    """XLA's own convolution."""
+    from jax import lax
+
+    return lax.conv_general_dilated(
+        x, w, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=NHWC,
+        feature_group_count=x.shape[-1],
+    )  # fmt: skip
+
+
+def shifts(x, w, stride):
+    """Nine slices of a padded array."""
+    import jax.numpy as jnp
+
+    _, height, width, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(
+        x[:, i : i + height : stride, j : j + width : stride] * w[i, j, 0]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+def flat_shifts(x, w, stride):
+    """The same with W and C as one axis between the padding and the slices.
+
+    XLA cannot then replace the slices that miss the padding by the unpadded array, which would
+    make it write, and read, both arrays.
+    """
+    import jax.numpy as jnp
+
+    if stride != 1:
+        return shifts(x, w, stride)
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = x.reshape(batch, height + 2, (width + 2) * channels)
+    return sum(
+        x[:, i : i + height, j * channels : (j + width) * channels].reshape(
+            batch, height, width, channels
+        )
+        * w[i, j, 0]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+def windows(x, w, stride):
+    """Every product padded, or cropped where the padding is negative: no padded array at all."""
+    from jax import lax
+
+    def shift(y, i, j):
+        y = lax.pad(y, y.dtype.type(0), ((0, 0, 0), (1 - i, i - 1, 0), (1 - j, j - 1, 0), (0,) * 3))
+        return y[:, ::stride, ::stride]
+
+    return sum(shift(x * w[i, j, 0], i, j) for i in range(3) for j in range(3))
+
+
+def chosen(x, w, stride):
+    """Flat shifts; with stride 2, windows for the value and shifts for the gradient."""
+    import jax
+
+    if stride == 1:
+        return flat_shifts(x, w, 1)
+    plain = functools.partial(shifts, stride=stride)
+    value = jax.custom_vjp(functools.partial(windows, stride=stride))
+    value.defvjp(functools.partial(jax.vjp, plain), lambda pullback, g: pullback(g))
+    return value(x, w)
+
+
+DEPTHWISE = {
+    "grouped": grouped,
+    "shifts": shifts,
+    "flat shifts": flat_shifts,
+    "windows": windows,
+    "chosen": chosen,
+}
+
+
+# Nearest x2, then 3x3 with padding (1, 1): x [B, H, W, I], w [3, 3, I, O] -> [B, 2H, 2W, O].
+
+
+def plain_upsample(x, w):
+    """As it is written."""
+    import jax.numpy as jnp
+    from jax import lax
+
+    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    return lax.conv_general_dilated(x, w, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NHWC)
+
+
+def phase_kernel(w, phase, axis):
+    """Three taps on the doubled grid are two on the small one; ``axis`` goes from 3 to 2."""
+    import jax.numpy as jnp
+
+    a, b, c = jnp.split(w, 3, axis)
+    return jnp.concatenate((a + b, c) if phase else (a, b + c), axis)
+
+
+def interleave(phases, x, outputs):
+    """Phases, row by row of the 2x2, each [B, H, W, O] -> [B, 2H, 2W, O]."""
+    import jax.numpy as jnp
+
+    batch, height, width, _ = x.shape
+    rows = [jnp.stack(phases[2 * p : 2 * p + 2], axis=3) for p in (0, 1)]  # [B, H, W, 2, O]
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, outputs)
+
+
+def four_phases(x, w):
+    """A 2x2 convolution per output phase, with 4/9 of the plain form's products."""
+    from jax import lax
+
+    phases = [
+        lax.conv_general_dilated(
+            x,
+            phase_kernel(phase_kernel(w, p, 0), q, 1),
+            (1, 1),
+            ((1 - p, p), (1 - q, q)),
+            dimension_numbers=NHWC,
+        )  # fmt: skip
+        for p in (0, 1)
+        for q in (0, 1)
+    ]
+    return interleave(phases, x, w.shape[-1])
+
+
+def one_convolution(x, w):
+    """The phases as channels of one convolution on the padded grid, then cut out."""
+    import jax.numpy as jnp
+    from jax import lax
+
+    height, width, outputs = x.shape[1], x.shape[2], w.shape[-1]
+    order = [(p, q) for p in (0, 1) for q in (0, 1)]
+    kernel = jnp.concatenate([phase_kernel(phase_kernel(w, p, 0), q, 1) for p, q in order], -1)
+    y = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NHWC)
+    parts = jnp.split(y, 4, axis=-1)
+    phases = [y[:, p : p + height, q : q + width] for y, (p, q) in zip(parts, order, strict=True)]
+    return interleave(phases, x, outputs)
+
+
+def transposed(x, w):
+    """A transposed convolution: the 3x3 kernel spread over 4x4 by the 2x2 of ones."""
+    import jax.numpy as jnp
+    from jax import lax
+
+    spread = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a in (0, 1) for b in (0, 1)]
+    kernel = sum(jnp.pad(w, widths) for widths in spread)
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=NHWC
+    )
+
+
+UPSAMPLE = {
+    "plain": plain_upsample,
+    "four phases": four_phases,
+    "one convolution": one_convolution,
+    "transposed": transposed,
+}
+
+
+# Exact GELU, any shape.
+
+
+def library_gelu(x):
+    """0.5 x erfc(-x / sqrt 2)."""
+    import jax
+
+    return jax.nn.gelu(x, approximate=False)
+
+
+def erf_gelu(x):
+    """0.5 x (1 + erf(x / sqrt 2)), PyTorch's form."""
+    from jax import lax
+
+    return 0.5 * x * (1 + lax.erf(x * ROOT_HALF))
+
+
+GELU = {"jax.nn (erfc)": library_gelu, "erf": erf_gelu}
+
+
+# Layer norm over the last axis: x [..., D], scale and bias [D].
+
+
+def two_pass(x, scale, bias):
+    """Variance as the mean of squared differences."""
+    from jax import lax
+
+    x = x - x.mean(-1, keepdims=True)
+    return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6) * scale + bias
+
+
+def one_pass(x, scale, bias):
+    """Variance as mean of squares less square of mean."""
+    import jax.numpy as jnp
+    from jax import lax
+
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.square(x).mean(-1, keepdims=True) - mean * mean
+    return (x - mean) * lax.rsqrt(variance + 1e-6) * scale + bias
+
+
+def library_norm(x, scale, bias):
+    """The library's standardisation, then scale and bias."""
+    import jax
+
+    return jax.nn.standardize(x, axis=-1, epsilon=1e-6) * scale + bias
+
+
+NORM = {"jax.nn.standardize": library_norm, "two pass": two_pass, "one pass": one_pass}
+
+
+# Attention: q, k, v [B, N, h, d] -> [B, N, h, d].
+
+
+def library_attention(q, k, v):
+    """``jax.nn.dot_product_attention``."""
+    import jax
+
+    return jax.nn.dot_product_attention(q, k, v)
+
+
+def einsum_attention(q, k, v):
+    """Two einsums, heads where they stand."""
+    import jax
+    import jax.numpy as jnp
+
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+
+
+def heads_first_attention(q, k, v):
+    """Batched matrix products over [B, h, N, d]."""
+    import jax
+
+    q, k, v = (y.swapaxes(1, 2) for y in (q * q.shape[-1] ** -0.5, k, v))
+    return (jax.nn.softmax(q @ k.swapaxes(2, 3)) @ v).swapaxes(1, 2)
+
+
+ATTENTION = {
+    "jax.nn": library_attention,
+    "einsum": einsum_attention,
+    "heads first": heads_first_attention,
+}
+
+FORMULATIONS = {
+    "depthwise": DEPTHWISE,
+    "block": DEPTHWISE,
+    "upsample": UPSAMPLE,
+    "gelu": GELU,
+    "norm": NORM,
+    "attention": ATTENTION,
+}
+
+# Operation, direction, shape: of the base model at 256 px.  depthwise: B, H=W, C, stride;
+# block: B, H=W, I, inner C, stride; upsample: B, H=W, I, O; attention: B, N, h, d.
+CASES = [
+    ("depthwise", "forward", (1, 128, 512, 1)),
+    ("depthwise", "forward", (1, 64, 1024, 1)),
+    ("depthwise", "forward", (1, 32, 1024, 1)),
+    ("depthwise", "forward", (1, 128, 512, 2)),
+    ("depthwise", "forward", (1, 64, 1024, 2)),
+    ("block", "forward", (1, 128, 128, 512, 1)),
+    ("block", "forward", (1, 64, 256, 1024, 1)),
+    ("block", "forward", (8, 64, 256, 1024, 1)),
+    ("block", "forward", (1, 32, 256, 1024, 1)),
+    ("block", "forward", (8, 32, 256, 1024, 1)),
+    ("block", "forward", (1, 128, 128, 512, 2)),
+    ("block", "forward", (1, 64, 128, 1024, 2)),
+    ("block", "forward", (8, 64, 128, 1024, 2)),
+    ("block", "gradient", (1, 64, 256, 1024, 1)),
+    ("block", "gradient", (1, 32, 256, 1024, 1)),
+    ("block", "gradient", (1, 64, 128, 1024, 2)),
+    ("upsample", "forward", (1, 16, 768, 256)),
+    ("upsample", "forward", (8, 16, 768, 256)),
+    ("upsample", "forward", (1, 32, 256, 256)),
+    ("upsample", "forward", (1, 32, 1024, 1024)),
+    ("upsample", "forward", (1, 64, 256, 128)),
+    ("upsample", "forward", (8, 64, 256, 128)),
+    ("upsample", "forward", (1, 64, 512, 512)),
+    ("upsample", "forward", (1, 128, 128, 128)),
+    ("upsample", "gradient", (1, 16, 768, 256)),
+    ("upsample", "gradient", (1, 32, 256, 256)),
+    ("upsample", "gradient", (1, 64, 256, 128)),
+    ("gelu", "forward", (1, 32, 32, 1024)),
+    ("gelu", "forward", (1, 64, 64, 1024)),
+    ("gelu", "forward", (8, 64, 64, 1024)),
+    ("gelu", "gradient", (1, 64, 64, 1024)),
+    ("norm", "forward", (1, 256, 768)),
+    ("norm", "forward", (8, 256, 768)),
+    ("norm", "forward", (1, 64, 64, 256)),
+    ("norm", "forward", (1, 256, 256, 128)),
+    ("norm", "gradient", (8, 256, 768)),
+    ("attention", "forward", (1, 256, 12, 64)),
+    ("attention", "forward", (8, 256, 12, 64)),
+    ("attention", "gradient", (1, 256, 12, 64)),
+]
+# Their gradients take XLA seconds where the others take a tenth of one: left out.
+SLOW_GRADIENTS = {"grouped", "one convolution", "transposed"}
+
+
+def arrays(operation: str, shape: tuple) -> list[np.ndarray]:
+    """Inputs and parameters, float32, in JAX's layouts (NHWC, HWIO), scaled to keep variance."""
+    rng = np.random.default_rng(0)
+
+    def draw(*size, fan_in=1):
+        return (rng.standard_normal(size) / fan_in**0.5).astype(np.float32)
+
+    batch = shape[0]
+    if operation == "depthwise":
+        _, side, channels, _ = shape
+        return [draw(batch, side, side, channels), draw(3, 3, 1, channels, fan_in=9)]
+    if operation == "block":
+        _, side, width, inner, _ = shape
+        expand, reduce = draw(width, inner, fan_in=width), draw(inner, width, fan_in=inner)
+        kernel = draw(3, 3, 1, inner, fan_in=9)
+        biases = [draw(inner), draw(inner), draw(width)]
+        return [draw(batch, side, side, width), expand, kernel, reduce, *biases]
+    if operation == "upsample":
+        _, side, inputs, outputs = shape
+        return [draw(batch, side, side, inputs), draw(3, 3, inputs, outputs, fan_in=9 * inputs)]
+    if operation == "gelu":
+        return [draw(*shape)]
+    if operation == "norm":
+        return [draw(*shape), draw(shape[-1]), draw(shape[-1])]
+    return [draw(*shape) for _ in range(3)]  # q, k, v
+
+
+def jax_operation(operation: str, formulation: str, shape: tuple):
+    """The function of ``arrays(operation, shape)`` to be timed."""
+    function = FORMULATIONS[operation][formulation]
+    if operation == "depthwise":
+        return functools.partial(function, stride=shape[-1])
+    if operation != "block":
+        return function
+    stride = shape[-1]
+
+    def block(x, expand, kernel, reduce, bias1, bias2, bias3):
+        y = function(erf_gelu(x @ expand + bias1), kernel, stride)
+        y = erf_gelu(y + bias2) @ reduce + bias3
+        return x + y if stride == 1 else y
+
+    return block
+
+
+def jax_call(operation: str, direction: str, formulation: str, shape: tuple):
+    """A compiled call that returns when its result is there."""
+    import jax
+    import jax.numpy as jnp
+
+    function = jax_operation(operation, formulation, shape)
+    inputs = [jnp.asarray(a) for a in arrays(operation, shape)]
+    if direction == "gradient":
+        forward, out = function, jax.eval_shape(function, *inputs)
+        inputs.append(jnp.ones(out.shape))
+        function = lambda *a: jax.vjp(forward, *a[:-1])[1](a[-1])  # noqa: E731
+    compiled = jax.jit(function)
+    return lambda: jax.block_until_ready(compiled(*inputs))
+
+
+def torch_operation(operation: str, shape: tuple):
+    """PyTorch's function of the same arrays, in its own layouts."""
+    import torch.nn.functional as F
+
+    stride = shape[-1]
+
+    def block(x, expand, kernel, reduce, bias1, bias2, bias3):
+        y = F.gelu(F.conv2d(x, expand, bias1))
+        y = F.gelu(F.conv2d(y, kernel, bias2, stride, padding=1, groups=len(kernel)))
+        y = F.conv2d(y, reduce, bias3)
+        return x + y if stride == 1 else y
+
+    return {
+        "depthwise": lambda x, w: F.conv2d(x, w, None, stride, padding=1, groups=len(w)),
+        "block": block,
+        "upsample": lambda x, w: F.conv2d(F.interpolate(x, scale_factor=2), w, padding=1),
+        "gelu": F.gelu,
+        "norm": lambda x, scale, bias: F.layer_norm(x, shape[-1:], scale, bias, 1e-6),
+        "attention": F.scaled_dot_product_attention,
+    }[operation]
+
+
+def torch_call(operation: str, direction: str, shape: tuple):
+    """An eager call on channels_last images and kernels."""
+    import torch
+
+    torch.set_num_threads(2)
+
+    def convert(index, array):
+        tensor = torch.from_numpy(array)
+        if operation == "attention":
+            return tensor.transpose(1, 2)  # the view that a split qkv gives
+        if operation not in ("depthwise", "block", "upsample") or tensor.ndim == 1:
+            return tensor
+        if tensor.ndim == 2:
+            tensor = tensor[None, None]
+        tensor = tensor.permute(3, 2, 0, 1) if index else tensor.permute(0, 3, 1, 2)
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+    inputs = [convert(i, a) for i, a in enumerate(arrays(operation, shape))]
+    function = torch_operation(operation, shape)
+    if direction == "forward":
+
+        @torch.inference_mode()
+        def call():
+            return function(*inputs)
+
+        return call
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    cotangent = torch.ones_like(function(*inputs))
+    return lambda: torch.autograd.grad(function(*inputs), inputs, cotangent)
+
+
+def serve(library: str) -> None:
+    """Answer cases on stdin by seconds a call on stdout, until stdin ends."""
+    current, call = None, None
+    for line in sys.stdin:
+        *case, shape = json.loads(line)
+        if current != line:
+            call = (jax_call if library == "jax" else torch_call)(*case, tuple(shape))
+            current = line
+            call()  # compiles
+        start = time.perf_counter()
+        call()  # warms the caches, and says how often to repeat
+        repeats = max(1, min(50, int(0.05 / (time.perf_counter() - start))))
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        print((time.perf_counter() - start) / repeats, flush=True)
+
+
+class Worker:
+    """A process that times calls of one formulation, or of PyTorch."""
+
+    def __init__(self, python: str, library: str):
+        command = [python, "-m", "benchmarks.convolutions", "--serve", library]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def seconds(self, *case) -> float:
+        """Time of one call.  Raises RuntimeError if the process died."""
+        self.process.stdin.write(json.dumps(case) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"no answer for {case}")
+        return float(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(case: tuple, workers: dict[str, Worker], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round of (operation, direction, shape), by worker."""
+    operation, direction, shape = case
+    skipped = SLOW_GRADIENTS if direction == "gradient" else ()
+    names = [name for name in workers if name not in skipped]
+    times = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names[:: 1 if turn % 2 else -1]:
+            formulation = () if name == "torch" else (name,)
+            times[name].append(workers[name].seconds(operation, direction, *formulation, shape))
+    return times
+
+
+def table(operation: str, rounds: int, python: str) -> None:
+    """Print the operation's cases, a row each."""
+    names = list(FORMULATIONS[operation])
+    workers = {name: Worker(sys.executable, "jax") for name in names}
+    workers["torch"] = Worker(python, "torch")
+    print(f"\n| {operation} | | PyTorch, ms | {' | '.join(names)} |")
+    print("|---" * (len(names) + 3) + "|")
+    for case in (case for case in CASES if case[0] == operation):
+        times = measure(case, workers, rounds)
+        cells = [f"{1e3 * statistics.median(times['torch']):.3g}"]
+        for name in names:
+            pairs = zip(times.get(name, ()), times["torch"], strict=False)
+            ratios = [ours / theirs for ours, theirs in pairs]
+            cells.append(f"{statistics.median(ratios):.2f}" if ratios else "–")
+        _, direction, shape = case
+        print(f"| {'×'.join(map(str, shape))} | {direction} | {' | '.join(cells)} |", flush=True)
+    for worker in workers.values():
+        worker.close()
+
+
+def main() -> None:
+    """Parse the command line and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--operations", nargs="+", choices=FORMULATIONS, default=[*FORMULATIONS])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--torch", default=sys.executable, help="interpreter that has PyTorch")
+    parser.add_argument("--serve", choices=("jax", "torch"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve)
+        return
+    for operation in arguments.operations:
+        table(operation, arguments.rounds, arguments.torch)
+
+
+if __name__ == "__main__":
+    main()

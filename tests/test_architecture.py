@@ -1,0 +1,105 @@
+"""The arrows of the house: a lower room never imports an upper one."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "unitok_jax"
+
+# room -> the rooms of the package it may import (itself always)
+ARROWS = {
+    "__init__": {"tokenizer"},
+    "main": {"train"},
+    "train": {"sharding", "checkpoint", "data", "evaluate", "metrics", "step"},
+    "step": {"losses", "optim", "models"},
+    "losses": set(),
+    "optim": set(),
+    "sharding": set(),
+    "checkpoint": set(),
+    "metrics": set(),
+    "models": set(),
+    "data": set(),
+    "evaluate": {"models"},
+    "torch_layout": set(),
+    "torch_options": {"models"},
+    "convert": {"torch_layout", "torch_options", "checkpoint", "models"},
+    "tokenizer": {"convert", "data", "models"},
+    "reconstruct": {"data", "evaluate", "metrics", "models", "tokenizer"},
+}
+# what a room may import from outside, where that is part of its promise
+OUTSIDE = {
+    "models": {"jax", "flax", "numpy"},
+    "losses": {"jax", "optax"},
+    "optim": {"jax", "optax"},
+    "evaluate": {"numpy"},
+}
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(module, lazily) for every import of a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows_point_down(path):
+    here = room(path)
+    assert here in ARROWS, f"{here} is a new room: say in ARROWS what it may import"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "unitok_jax" and len(parts) > 1:
+            other = parts[1]
+            exists = (PACKAGE / other).is_dir() or (PACKAGE / f"{other}.py").exists()
+            if exists and other != here:
+                assert other in ARROWS[here], f"{path.name} ({here}) must not import {other}"
+        assert parts[0] not in ("configs", "tests", "benchmarks"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_promises_to_the_outside(path):
+    allowed = OUTSIDE.get(room(path))
+    if allowed is None:
+        return
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top != "unitok_jax" and top not in sys.stdlib_module_names:
+            assert top in allowed, f"{path} imports {name}"
+
+
+def test_the_core_needs_neither_torch_nor_tensorflow():
+    code = (
+        "import sys, pkgutil, importlib, unitok_jax\n"
+        "for name in ('torch', 'tensorflow', 'skimage'): sys.modules[name] = None\n"
+        "for m in pkgutil.walk_packages(unitok_jax.__path__, 'unitok_jax.'):\n"
+        "    importlib.import_module(m.name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_importing_the_package_loads_no_jax():
+    code = "import sys, unitok_jax; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_configs_are_read_by_attribute():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                if node.func.attr == "get" and len(node.args) == 2:
+                    assert "config" not in ast.unparse(node.func.value), f"{path}:{node.lineno}"

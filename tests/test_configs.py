@@ -1,0 +1,98 @@
+"""Every config builds, says only known keys, and the requirements are told once."""
+
+import importlib
+import pathlib
+import re
+import tomllib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import default
+from unitok_jax.data.transforms import check_size
+from unitok_jax.step import Trainer
+from unitok_jax.train import _check
+
+ROOT = pathlib.Path(__file__).parents[1]
+NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
+
+
+def flat(config, prefix=""):
+    out = {}
+    for key, value in config.items():
+        out |= flat(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key: value}
+    return out
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryConfig:
+    def test_keys_are_the_defaults(self, name):
+        config = importlib.import_module(f"configs.{name}").get_config()
+        assert flat(config).keys() == flat(default.get_config()).keys()
+        assert config.is_locked
+
+    def test_one_step_and_one_evaluation_build(self, name):
+        config = importlib.import_module(f"configs.{name}").get_config()
+        _check(config)
+        trainer = Trainer(config)
+        state = jax.eval_shape(trainer.init)
+        height, width = check_size(config.data.image_size)
+        batch = {
+            "image": jax.ShapeDtypeStruct((2, height, width, 3), jnp.uint8),
+            "text": jax.ShapeDtypeStruct((2, config.data.context_length), jnp.int32),
+        }
+        after, metrics = jax.eval_shape(trainer.train_step, state, {}, batch)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
+            lambda a: (a.shape, a.dtype), state
+        )
+        assert metrics["usage"].shape == (config.model.num_codebooks,)
+        assert all(metric.dtype == jnp.float32 for metric in metrics.values())
+        batch["mask"] = jax.ShapeDtypeStruct((2,), bool)
+        out = jax.eval_shape(trainer.eval_step, state.generator.params, batch)
+        assert out["reconstruction"].shape == (2, height, width, 3)
+
+    def test_heads_are_the_references(self, name):
+        """No shape tells the number of projection heads: trunk width / latent width."""
+        from unitok_jax.models.vitamin import SIZES
+
+        model = importlib.import_module(f"configs.{name}").get_config().model
+        assert model.quant_heads == SIZES[model.size].width // model.latent_width
+
+
+def test_recipe():
+    """The numbers of the published recipe, in the config that claims to be it."""
+    config = default.get_config()
+    assert (config.steps, config.data.batch_size) == (78_125, 16_384)
+    assert config.loss.to_dict() == {"l1": 0.2, "l2": 1, "vq": 1, "entropy": 0, "contrastive": 1}
+    assert config.optim.betas == (0.9, 0.95) and config.optim.eps == 1e-6
+    assert (config.optim.weight_decay, config.optim.clip_norm) == (0.02, 10)
+    assert (config.optim.learning_rate, config.optim.warmup_fraction) == (5e-4, 0.01)
+    assert config.data.crop_scale == (0.9, 1.0)
+
+
+def test_every_key_of_the_model_is_an_argument():
+    import inspect
+
+    from unitok_jax.models import UniTok
+
+    arguments = set(inspect.signature(UniTok.__init__).parameters) - {"self", "rngs"}
+    assert set(default.get_config().model.keys()) == arguments
+
+
+def test_requirements_are_the_projects():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == project["dependencies"]
+
+
+def test_every_requirement_is_imported():
+    names = {"pillow": "PIL", "absl-py": "absl", "orbax-checkpoint": "orbax"}
+    sources = "\n".join(
+        p.read_text() for folder in ("unitok_jax", "configs") for p in (ROOT / folder).rglob("*.py")
+    )
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        package = re.match(r"[\w-]+", line)[0]
+        module = names.get(package, package)
+        assert re.search(rf"^\s*(import|from) {module}\b", sources, re.M), package

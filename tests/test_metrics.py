@@ -1,0 +1,115 @@
+"""Means, writers, progress, pictures and the measures of an evaluation."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unitok_jax.evaluate.codebook import CodebookUse
+from unitok_jax.evaluate.reconstruction import Reconstruction, psnr
+from unitok_jax.evaluate.retrieval import caption_retrieval
+from unitok_jax.metrics import Progress, RunningMean, Writer, comparison, tile
+from unitok_jax.step import codebook_counts, codebook_health
+
+
+def test_running_mean():
+    mean = RunningMean()
+    mean.update({"a": np.float32(1), "v": np.array([1.0, 2.0])})
+    mean.update({"a": np.float32(3), "v": np.array([3.0, 4.0])})
+    result = mean.result()
+    assert result["a"] == 2 and result["v"].tolist() == [2, 3]
+    mean.update({"a": 5.0})
+    assert mean.result() == {"a": 5}
+
+
+def test_writer_drops_what_will_come_again(tmp_path):
+    """A run killed after step 4 that resumes at step 2 must not write steps 3 and 4 twice."""
+    writer = Writer(tmp_path, 0, tensorboard=False)
+    for step in range(1, 5):
+        writer.scalars(step, {"loss": np.float32(step), "usage": np.array([0.5, 1.0])})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # cut short by the kill
+    writer = Writer(tmp_path, 2, tensorboard=False)
+    writer.scalars(3, {"loss": 30.0})
+    writer.close()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["loss"]) for r in records] == [(1, 1), (2, 2), (3, 30)]
+    assert records[0]["usage"] == [0.5, 1.0]
+
+
+def test_pictures_are_files(tmp_path):
+    writer = Writer(tmp_path, 0, tensorboard=True)
+    writer.image(3, "reconstruction", np.full((4, 6, 3), 7, np.uint8))
+    writer.close()
+    with Image.open(tmp_path / "images" / "reconstruction_00000003.png") as image:
+        assert np.all(np.asarray(image) == 7) and image.size == (6, 4)
+
+
+def test_progress_in_a_log(caplog):
+    progress = Progress(start_step=0, steps=10, batch_size=4)
+    progress.start()
+    with caplog.at_level(logging.INFO):
+        progress.update(5, {"loss": 0.25})
+    assert "step 5/10  loss 0.25" in caplog.text
+    assert "images/s" in caplog.text and "0:00:00 left" in caplog.text
+
+
+def test_comparison():
+    images = np.zeros((2, 4, 6, 3), np.uint8)
+    rebuilt = np.full_like(images, 40)
+    picture = comparison(images, rebuilt)
+    assert picture.shape == (2 * 8, 3 * 10, 3)
+    row = picture[4]
+    assert row[4].tolist() == [0] * 3 and row[14].tolist() == [40] * 3
+    assert row[24].tolist() == [80] * 3 and row[0].tolist() == [255] * 3
+
+
+def test_tile_fills_up_with_white():
+    picture = tile([np.zeros((2, n, 3), np.uint8) for n in (3, 5, 4)], height=2)
+    assert picture.shape == (4, 9, 3)
+    assert picture[0, 4].tolist() == [255] * 3 and picture[3, 6].tolist() == [255] * 3
+    assert picture[2, 4].tolist() == picture[0, 8].tolist() == [0] * 3
+
+
+def test_psnr():
+    # images in [-1, 1]: an error of 0.2 everywhere is 10 log10(4 / 0.04) = 20 dB
+    assert psnr(np.array([0.04, 4.0])) == pytest.approx([20.0, 0.0])
+    assert psnr(0.0) == np.inf
+
+
+def test_reconstruction_is_a_mean_over_images():
+    measure = Reconstruction()
+    measure.update(np.array([0.04, 4.0, 9.0]), np.array([True, True, False]))
+    measure.update(np.array([0.4]), np.array([True]))
+    assert measure.result() == pytest.approx({"psnr": 10.0, "l2": 4.44 / 3})
+
+
+def test_codebook_use():
+    measure = CodebookUse()
+    measure.update(np.array([[1, 1, 0, 0], [4, 0, 0, 0]]))
+    measure.update(np.array([[1, 1, 0, 0], [4, 0, 0, 0]]))
+    result = measure.result()
+    np.testing.assert_allclose(result["usage"], [0.5, 0.25])
+    np.testing.assert_allclose(result["perplexity"], [2, 1])
+
+
+def test_counts_of_codes():
+    codes = np.array([[[0, 1], [2, 2]], [[0, 0], [1, 1]]])  # (B, K, N)
+    counts = codebook_counts(codes, 3)
+    assert counts.tolist() == [[3, 1, 0], [0, 2, 2]]
+    masked = codebook_counts(codes, 3, np.array([True, False]))
+    assert masked.tolist() == [[1, 1, 0], [0, 0, 2]]
+    health = codebook_health(counts)
+    np.testing.assert_allclose(health["usage"], [2 / 3, 2 / 3])
+    np.testing.assert_allclose(health["perplexity"], [np.exp(0.5623351), 2], rtol=1e-5)
+
+
+def test_retrieval():
+    images = np.eye(3)[:, :2]
+    images[2] = [0.6, 0.8]
+    texts = np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 1.0]])
+    result = caption_retrieval(images, texts, np.array([0, 1, 2, 2]))
+    assert result == {"image_to_text": 1.0, "text_to_image": 0.75}
