@@ -206,8 +206,8 @@ class TestLayers:
     def test_depthwise_formulations_agree(self, stride, height):
         x = jax.random.normal(jax.random.key(0), (2, height, 5, 8))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 8))
-        shifts = lambda x, k: layers._depthwise_by_shifts(x, k, stride=stride)  # noqa: E731
-        groups = lambda x, k: layers._depthwise_by_groups(x, k, stride=stride)  # noqa: E731
+        shifts = lambda x, k: layers._depthwise_by_shifts(x, k, stride)  # noqa: E731
+        groups = lambda x, k: layers._depthwise_by_groups(x, k, stride)  # noqa: E731
         np.testing.assert_allclose(shifts(x, kernel), groups(x, kernel), atol=1e-5)
         np.testing.assert_allclose(
             layers.depthwise_conv3x3(x, kernel, stride), groups(x, kernel), atol=1e-5

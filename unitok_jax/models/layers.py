@@ -20,7 +20,10 @@ fan_out_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 # Decoder convolutions: Xavier normal with gain 0.5 (the gain enters the variance squared).
 xavier_init = nnx.initializers.variance_scaling(0.25, "fan_avg", "normal")
 
-gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU. By erf: `jax.nn.gelu`'s erfc is slower on a CPU (docs/convolutions.md)."""
+    return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
 def layer_norm(width: int, epsilon: float, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -62,30 +65,89 @@ def depthwise_conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.A
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(_depthwise_by_shifts, stride=stride),
-        default=functools.partial(_depthwise_by_groups, stride=stride),
+        cpu=lambda x, kernel: _depthwise_by_shifts(x, kernel, stride),
+        default=lambda x, kernel: _depthwise_by_groups(x, kernel, stride),
     )
 
 
-def _depthwise_by_shifts(x, kernel, *, stride):
-    # XLA's grouped convolution is an order of magnitude slower on CPU: see docs/convolutions.md.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_by_shifts(x, kernel, stride):
+    """Nine shifted multiply-adds: XLA's grouped convolution is 13 to 50 times slower on a CPU."""
+    return _flat_shifts(x, kernel) if stride == 1 else _windows(x, kernel, stride)
+
+
+def _flat_shifts(x, kernel):
+    # Columns and channels as one axis: XLA then keeps one array, the padded one, and does not
+    # recompute what made it for every shift.
     b, h, w, d = x.shape
-    rows, cols = -(-h // stride), -(-w // stride)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = _pad(x).reshape(b, h + 2, (w + 2) * d)
     return sum(
-        lax.slice(
-            padded,
-            (0, i, j, 0),
-            (b, i + (rows - 1) * stride + 1, j + (cols - 1) * stride + 1, d),
-            (1, stride, stride, 1),
-        )
-        * kernel[i, j, 0]
+        padded[:, i : i + h, j * d : (j + w) * d].reshape(b, h, w, d) * kernel[i, j, 0]
         for i in range(3)
         for j in range(3)
     )
 
 
-def _depthwise_by_groups(x, kernel, *, stride):
+def _windows(x, kernel, stride):
+    # Every product padded or cropped, no padded array: faster where most of it is read once.
+    def tap(i, j):
+        zero = np.zeros((), x.dtype)
+        padding = ((0, 0, 0), (1 - i, i - 1, 0), (1 - j, j - 1, 0), (0, 0, 0))
+        return lax.pad(x * kernel[i, j, 0], zero, padding)[:, ::stride, ::stride]
+
+    return sum(tap(i, j) for i in range(3) for j in range(3))
+
+
+def _strided_shifts(x, kernel, stride):
+    # The same as `_windows`, with the faster gradient.
+    padded, (h, w) = _pad(x), x.shape[1:3]
+    return sum(
+        padded[:, i : i + h : stride, j : j + w : stride] * kernel[i, j, 0]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+def _pad(x):
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _shifts_forward(x, kernel, stride):
+    return _depthwise_by_shifts(x, kernel, stride), (x, kernel)
+
+
+def _shifts_backward(stride, saved, gradient):
+    x, kernel = saved
+    # Without the barriers XLA recomputes what made these arrays in each of nine reductions.
+    gradient = lax.optimization_barrier(gradient)
+    padded = lax.optimization_barrier(_pad(x))
+    rows, cols, width = gradient.shape[1:]
+
+    def forward(x):
+        return _flat_shifts(x, kernel) if stride == 1 else _strided_shifts(x, kernel, stride)
+
+    (to_x,) = jax.linear_transpose(forward, x)(gradient)
+
+    # Row by row: what a row needs stays in the cache for its nine products.
+    def add_row(total, row):
+        line = lax.dynamic_index_in_dim(gradient, row, 1, keepdims=False)
+        above = lax.dynamic_slice_in_dim(padded, row * stride, 3, 1)
+        products = [
+            jnp.sum(above[:, i, j : j + (cols - 1) * stride + 1 : stride] * line, (0, 1))
+            for i in range(3)
+            for j in range(3)
+        ]
+        return total + jnp.stack(products), None
+
+    zeros = jnp.zeros((9, width), jnp.float32)
+    total, _ = lax.scan(add_row, zeros, jnp.arange(rows))
+    return to_x, total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+_depthwise_by_shifts.defvjp(_shifts_forward, _shifts_backward)
+
+
+def _depthwise_by_groups(x, kernel, stride):
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -176,8 +238,17 @@ def average_pool(x: jax.Array) -> jax.Array:
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) -> jax.Array:
-    """Softmax attention over (B, N, heads, head width) arrays, scaled by head width ** -0.5."""
-    return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+    """Softmax attention over (B, N, heads, head width) arrays, scaled by head width ** -0.5.
+
+    The softmax is float32. Heads come first in the products: on a CPU the library's form takes up
+    to twice the time (docs/convolutions.md).
+    """
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    scores *= q.shape[-1] ** -0.5
+    if causal:
+        scores = jnp.where(jnp.tri(q.shape[2], dtype=bool), scores, -jnp.inf)
+    return (jax.nn.softmax(scores).astype(v.dtype) @ v).swapaxes(1, 2)
 
 
 class SelfAttention(nnx.Module):
