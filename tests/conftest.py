@@ -1,4 +1,4 @@
-"""What every test runs under: eight simulated devices, one compilation cache, strict JAX."""
+"""What every test runs under: eight simulated devices and one compilation cache."""
 
 import os
 import pathlib
@@ -23,7 +23,6 @@ from flax import nnx  # noqa: E402
 import parity  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for it
-jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
 @pytest.fixture

@@ -83,6 +83,8 @@ class TestFeatures:
         np.testing.assert_allclose(features[0], features[2], atol=1e-6)
         assert not np.allclose(features[0], features[1], atol=1e-3)
         assert tokenizer.encode_text("a cat").shape == (1, 64)
+        with pytest.raises(TypeError, match="int"):
+            tokenizer.encode_text([3])
 
 
 def test_batches_of_any_size_compile_once(weights, images):
@@ -131,9 +133,9 @@ class TestBadInput:
         with pytest.raises(TypeError, match="float64"):
             tokenizer.decode(np.zeros((1, 4, 4)))
 
-    def test_texts(self, tokenizer):
-        with pytest.raises(TypeError, match="int"):
-            tokenizer.encode_text([3])
+    def test_texts_for_a_model_of_another_vocabulary(self, tokenizer):
+        with pytest.raises(ValueError, match="512 token ids"):
+            tokenizer.encode_text(["a cat"])
 
     def test_batch_size(self, weights):
         with pytest.raises(ValueError, match="batch_size=0"):

@@ -197,6 +197,8 @@ class TestCommandLine:
             (["--config=configs/tiny.py", "--config.optim.betas=0.9"], "optim.betas"),
             (["--config=configs/tiny.py", "--config.loss.l1=-1.0"], "loss.l1"),
             (["--config=configs/tiny.py", "--config.eval.every=0"], "eval.every"),
+            (["--config=configs/tiny.py", "--config.eval.path=x"], "eval.source"),
+            (["--config=configs/tiny.py", "--config.model.text.vocab_size=512"], "49408"),
             (
                 ["--config=configs/tiny.py", "--config.checkpoint.best_metric=eval/fid"],
                 "best_metric",

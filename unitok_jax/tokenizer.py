@@ -133,6 +133,11 @@ class Tokenizer:
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> float32 (B, E) unit vectors; what passes the context length is cut off."""
+        rows = self.config.model.text.vocab_size
+        if rows <= captions.END_OF_TEXT:
+            raise ValueError(
+                f"this model's text tower has {rows} token ids, fewer than CLIP's tokenizer makes"
+            )
         return self._batched(self._encode_text, self._text(texts))
 
     def reconstruct(self, images) -> np.ndarray:

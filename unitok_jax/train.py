@@ -1,6 +1,7 @@
 """The loop: build, restore, step, log, save, evaluate. The only room that knows all rooms."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import pathlib
@@ -14,7 +15,7 @@ from unitok_jax import sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import END_OF_TEXT, Tokenizer
 from unitok_jax.data.transforms import check_size, to_uint8
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.reconstruction import Reconstruction
@@ -120,16 +121,22 @@ class Run:
         metrics |= self._retrieval(params, np.concatenate(features))
         return metrics, np.concatenate(pictures)
 
-    def _retrieval(self, params, image_features) -> dict[str, float]:
+    @functools.cached_property
+    def _captions(self) -> tuple[np.ndarray, np.ndarray]:
+        """All captions of the evaluation images: token ids (T, L) and the image of each (T,)."""
+        count = min(len(self.eval_source), self.config.eval.max_images)
         owned = [
             (index, caption)
-            for index in range(len(image_features))
+            for index in range(count)
             for caption in self.eval_source[index]["captions"]
         ]
-        if not owned or not self.config.loss.contrastive:
+        tokens = Tokenizer(self.config.data.context_length)([caption for _, caption in owned])
+        return tokens, np.array([index for index, _ in owned])
+
+    def _retrieval(self, params, image_features) -> dict[str, float]:
+        if not self.config.loss.contrastive:
             return {}
-        owner, captions = zip(*owned, strict=True)
-        tokens = Tokenizer(self.config.data.context_length)(captions)
+        tokens, owner = self._captions
         size = -(-self.config.eval.batch_size // self.mesh.size) * self.mesh.size
         padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
         chunks = [
@@ -139,7 +146,7 @@ class Run:
             for c in padded.reshape(-1, size, tokens.shape[1])
         ]
         text_features = np.concatenate(chunks)[: len(tokens)]
-        return caption_retrieval(image_features, text_features, np.array(owner))
+        return caption_retrieval(image_features, text_features, owner)
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
@@ -269,6 +276,15 @@ def _check(config: ConfigDict) -> None:
     for key, value in positive.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
+    if config.model.text.vocab_size <= END_OF_TEXT:
+        raise ValueError(
+            f"model.text.vocab_size={config.model.text.vocab_size} has no row for the token ids of "
+            f"captions, which reach {END_OF_TEXT}; set it to {END_OF_TEXT + 1}"
+        )
+    if config.eval.path and not config.eval.source:
+        raise ValueError(
+            f"eval.path={config.eval.path} is not read without eval.source; set it to folder"
+        )
     if len(config.optim.betas) != 2:
         raise ValueError(f"optim.betas={config.optim.betas} must hold two values")
     metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
