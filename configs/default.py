@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     data.num_threads = 16  # that read and decode, per process
     data.num_workers = 0  # processes that do so instead, per process
 
-    # Weights of the terms of the total loss; a term of weight 0 is not computed.
+    # Weights of the terms of the total loss; entropy and contrastive are not computed at weight 0.
     config.loss = loss = ConfigDict()
     loss.l1 = 0.2
     loss.l2 = 1.0

@@ -50,7 +50,7 @@ def test_pictures_are_files(tmp_path):
 
 def test_progress_in_a_log(caplog):
     progress = Progress(start_step=0, steps=10, batch_size=4)
-    progress.start()
+    progress.start(1)
     with caplog.at_level(logging.INFO):
         progress.update(5, {"loss": 0.25})
     assert "step 5/10  loss 0.25" in caplog.text

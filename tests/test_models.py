@@ -309,7 +309,7 @@ class TestInitialisation:
             ("quant_proj.attn.qkv.kernel", 0.02),
             ("encoder.stem.conv2.kernel", (2 / (9 * 32)) ** 0.5),
             ("encoder.stages.1.1.conv1_1x1.kernel", (2 / 256) ** 0.5),
-            ("encoder.stages.1.1.conv2_kxk.kernel", (2 / (9 * 256)) ** 0.5),
+            ("encoder.stages.1.1.conv2_kxk.kernel", (2 / 9) ** 0.5),
             ("encoder.pool.proj.kernel", (2 / (9 * 128)) ** 0.5),
             ("decoder.up_conv1.kernel", 0.5 * (2 / (9 * 128 + 9 * 64)) ** 0.5),
             ("decoder.up_conv2.1.conv1_1x1.kernel", 0.5 * (2 / (64 + 256)) ** 0.5),

@@ -102,7 +102,7 @@ class TestTraining:
     def test_captions_belong_to_the_images_and_all_are_drawn(self, folder):
         tokenize = Tokenizer(8)
         seen = set()
-        for batch in first(18, config(folder)):
+        for batch in first(60, config(folder)):
             for index, text in zip(identities(batch), batch["text"], strict=True):
                 captions = (f"picture {index}", f"number {index}")
                 seen.update(c for c in captions if np.array_equal(tokenize(c)[0], text))

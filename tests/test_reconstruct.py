@@ -91,6 +91,15 @@ def test_bad_arguments(weights, folder, tmp_path, capsys, monkeypatch, arguments
     assert code == 2 and error.startswith("error: ") and words in error
 
 
+def test_originals_are_not_overwritten(weights, folder, capsys, monkeypatch):
+    before = (folder / "a.png").read_bytes()
+    for given in (folder, folder / "a.png"):
+        arguments = [f"--checkpoint={weights}", f"--input={given}", f"--output={folder}"]
+        code, _, error = run(capsys, monkeypatch, *arguments)
+        assert code == 2 and "overwritten" in error
+    assert (folder / "a.png").read_bytes() == before
+
+
 def test_image_smaller_than_a_token(weights, tmp_path, capsys, monkeypatch):
     Image.new("RGB", (10, 40)).save(tmp_path / "small.png")
     given = [f"--checkpoint={weights}", f"--input={tmp_path}/small.png", f"--output={tmp_path}/o"]

@@ -55,6 +55,23 @@ def finished(tmp_path_factory):
     return workdir, result.stderr
 
 
+def finished_config():
+    """The configuration of `SETTINGS`, in what a checkpoint compares."""
+    from configs import tiny
+
+    config = tiny.get_config()
+    config.data.batch_size = 8
+    return config
+
+
+def test_not_finite_values_stop_a_run():
+    from unitok_jax.train import _check_finite
+
+    _check_finite(3, {"loss": np.float32(1), "usage": np.ones(4)})
+    with pytest.raises(FloatingPointError, match="step 3: loss/l1;.*learning_rate"):
+        _check_finite(3, {"loss": 1.0, "loss/l1": np.nan})
+
+
 class TestWhatARunLeaves:
     def test_progress_lines(self, finished):
         _, log = finished
@@ -146,6 +163,19 @@ class TestResume:
         assert "steps" not in result.stderr.split("error:")[1]
         assert "Traceback" not in result.stderr
 
+    def test_other_data_are_refused(self, finished):
+        """The same keys, other devices: 12 photographs a batch on one are 8 on eight."""
+        config = finished_config()
+        with Checkpoints(finished[0]) as checkpoints:
+            with pytest.raises(CheckpointError, match="batch_size of the data: saved 8, now 6"):
+                checkpoints.restore({}, config, {"samples": 18, "batch_size": 6})
+
+    def test_a_step_can_be_named(self, finished):
+        tokenizer = unitok_jax.load(finished[0] / "checkpoints" / "4")
+        latest = unitok_jax.load(finished[0])
+        books = [t.params["quantizer"]["codebook"] for t in (tokenizer, latest)]
+        assert not np.array_equal(*books)
+
     def test_weights_alone_cannot_be_resumed(self, finished, tmp_path):
         tokenizer = unitok_jax.load(finished[0])
         tokenizer.save(tmp_path / "model")
@@ -164,6 +194,7 @@ class TestCommandLine:
             ("--config.log.tensorboard=maybe", ["log.tensorboard=maybe", "boolean"]),
             ("--config.data.source.x=1", ["data.source.x", "data.source"]),
             ("--config=configs/nothing.py", ["configs/nothing.py"]),
+            ("--stepz=3", ["stepz"]),
         ],
     )
     def test_unknown_keys_and_wrong_types(self, flag, words):

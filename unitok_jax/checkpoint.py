@@ -6,6 +6,7 @@ only uses a model reads `params` and `meta`; a converted model has no `training`
 """
 
 import logging
+import math
 import pathlib
 from typing import Any
 
@@ -96,7 +97,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(
-        self, step: int, items: dict[str, Any], config: ConfigDict, metrics: dict[str, Any]
+        self,
+        step: int,
+        items: dict[str, Any],
+        config: ConfigDict,
+        metrics: dict[str, Any],
+        data: dict[str, int] | None = None,
     ) -> None:
         """Starts an asynchronous save; arrays may be donated as soon as this returns.
 
@@ -105,11 +111,13 @@ class Checkpoints:
           items: trees of arrays: `params`, and `training` unless it is a model alone.
           config: the whole configuration.
           metrics: of an evaluation of these very weights, or empty.
+          data: what the data position depends on beyond the configuration.
         """
         meta = {
             "config": config.to_dict(),
             "step": step,
             "data_position": step,
+            "data": data or {},
             "digests": {name: _named(digests(item)) for name, item in items.items()},
         }
         best = None if self._config is None else self._config.best_metric
@@ -119,7 +127,9 @@ class Checkpoints:
                 meta=ocp.args.JsonSave(meta),
                 **{name: ocp.args.StandardSave(item) for name, item in items.items()},
             ),
-            metrics={best: float(metrics[best])} if best in metrics else None,
+            metrics={best: float(metrics[best])}
+            if best in metrics and math.isfinite(metrics[best])
+            else None,
         )
         if not saved:
             raise CheckpointError(
@@ -133,13 +143,18 @@ class Checkpoints:
         return self._manager.restore(self._step(step), args=args)["meta"]
 
     def restore(
-        self, targets: dict[str, Any], config: ConfigDict | None = None, step: int | None = None
+        self,
+        targets: dict[str, Any],
+        config: ConfigDict | None = None,
+        data: dict[str, int] | None = None,
+        step: int | None = None,
     ) -> dict[str, Any]:
         """Reads items of the newest checkpoint, or of `step`.
 
         Args:
           targets: item name -> tree of ShapeDtypeStructs with shardings.
           config: the configuration to resume with; None if the weights alone are wanted.
+          data: as in `save`, of the run that resumes.
           step: which checkpoint.
 
         Raises:
@@ -150,6 +165,9 @@ class Checkpoints:
         where, meta = f"{self.folder}/{step}", self.meta(step)
         if config is not None:
             problems = config_differences(meta["config"], config.to_dict())
+            for key, value in (data or {}).items():
+                if meta["data"][key] != value:
+                    problems.append(f"{key} of the data: saved {meta['data'][key]}, now {value}")
             _refuse(
                 problems,
                 f"{where} was saved with another configuration",
@@ -223,7 +241,8 @@ def _preservation(config):
     if config.keep_best:
         policies.append(
             checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics[config.best_metric],
+                # a checkpoint of another metric, or of none, is never the best
+                get_metric_fn=lambda metrics: metrics.get(config.best_metric, -math.inf),
                 reverse=False,
                 n=config.keep_best,
                 keep_checkpoints_without_metrics=False,

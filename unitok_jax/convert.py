@@ -62,6 +62,7 @@ def read(path, **heads: int) -> tuple[ConfigDict, dict]:
 def write(path, config: ConfigDict, params) -> None:
     """Writes `params` as whatever `path` is: see `read`. An existing file is replaced."""
     path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         metadata = {"args": json.dumps(torch_options.from_config(config))}
         safetensors.numpy.save_file(torch_layout.to_torch(params), path, metadata)
@@ -87,8 +88,11 @@ def _kinds() -> str:
 
 
 def _read_folder(path, heads):
+    step = None
+    if path.resolve().parent.name == "checkpoints" and path.name.isdigit():
+        path, step = path.resolve().parent, int(path.name)
     with Checkpoints(path) as checkpoints:
-        saved = checkpoints.meta()["config"]
+        saved = checkpoints.meta(step)["config"]
         config = ConfigDict({"model": saved["model"], "data": saved["data"]})
         torch_options.check_heads(config, heads)
         shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -96,7 +100,7 @@ def _read_folder(path, heads):
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings),
             abstract_model(config.model.to_dict())[1],
         )
-        return config, checkpoints.restore({"params": abstract})["params"]
+        return config, checkpoints.restore({"params": abstract}, step=step)["params"]
 
 
 def _read_safetensors(path):
@@ -132,6 +136,8 @@ def _read_torch(path):
         if not isinstance(args, Mapping):
             raise ConversionError(f"{path} has no entry 'args', the options of the release")
         content = trainer["unitok"]
+    if not isinstance(content, Mapping):
+        raise ConversionError(f"{path}: 'trainer.unitok' is no state dict")
     strangers = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
     if strangers or not content:
         raise ConversionError(

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
 
     try:
         train.train(CONFIG.value, WORKDIR.value)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         logging.debug("traceback", exc_info=True)
         _exit(f"{error}\n(--v=1 shows where)")
 
@@ -42,7 +42,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, TypeError, flags.IllegalFlagValueError) as error:
+    except (
+        AttributeError,
+        TypeError,
+        flags.IllegalFlagValueError,
+        flags.UnrecognizedFlagError,
+    ) as error:
         message = _explain(argv)
         raise flags.Error(message or str(error)) from error
     except OSError as error:
@@ -51,7 +56,10 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _explain(argv: list[str]) -> str:
     """What is wrong with the first --config.key=value of argv that does not fit its config."""
-    given = dict(re.findall(r"^--(?:no)?(config(?:\.[^=]+)?)=?(.*)$", "\n".join(argv), re.M))
+    joined = re.sub(r"^(--config[\w.]*)\n(?!-)", r"\1=", "\n".join(argv), flags=re.M)
+    given = dict(re.findall(r"^--(?:no)?(config(?:\.[^=\n]+)?)=?(.*)$", joined, re.M))
+    if "config" not in given:
+        return "--config is missing; for example --config=configs/tiny.py"
     types = _types(runpy.run_path(given.pop("config"))["get_config"]())
     for name, value in given.items():
         key = name.removeprefix("config.")

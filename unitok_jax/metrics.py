@@ -85,9 +85,9 @@ class Progress:
         if sys.stderr.isatty():
             self._bar = tqdm(initial=start_step, total=steps, unit="step", dynamic_ncols=True)
 
-    def start(self) -> None:
-        """Starts the clock: called after the first step, which compiles."""
-        self._time = time.monotonic()
+    def start(self, step: int) -> None:
+        """Starts the clock at `step`: after what is no training, such as the first compilation."""
+        self._time, self._last = time.monotonic(), step
 
     def update(self, step: int, values: dict[str, float]) -> None:
         """Shows `step` of all, the values, images per second and, in a log, the time left."""

@@ -126,6 +126,12 @@ def main() -> None:
     try:
         size = _size(args.size) if args.size else ()
         inputs = _inputs(args.input)
+        home = args.input if args.input.is_dir() else args.input.parent
+        if args.input.exists() and args.output.resolve() == home.resolve():
+            raise ValueError(
+                f"--output={args.output} is the folder of the input, whose images would be "
+                "overwritten; give another"
+            )
         tokenizer = load(args.checkpoint, **heads)
         size = tokenizer.image_size if size == () else size
         ratios = reconstruct(tokenizer, inputs, args.output, size)

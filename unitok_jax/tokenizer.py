@@ -180,8 +180,8 @@ def load(path, batch_size: int | None = None, **heads: int) -> Tokenizer:
     """Loads a tokenizer; its configuration comes with the weights.
 
     Args:
-      path: a workdir or checkpoint folder of ours, or a .pth, .pt or .safetensors file of the
-        public layout.
+      path: a workdir (its newest checkpoint), a folder `checkpoints/<step>` in one, or a .pth, .pt
+        or .safetensors file of the public layout.
       batch_size: as for `Tokenizer`.
       **heads: `heads`, `quant_heads` and `text_heads`, needed only for a file that carries no
         configuration: shapes tell every size but these. Where the file has them they are checked.

@@ -16,7 +16,7 @@ from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import END_OF_TEXT, Tokenizer
-from unitok_jax.data.transforms import check_size, to_uint8
+from unitok_jax.data.transforms import check_size, decode_image, to_uint8
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.reconstruction import Reconstruction
 from unitok_jax.evaluate.retrieval import caption_retrieval
@@ -46,7 +46,7 @@ class Run:
         self.batch_size = effective_batch_size(config.data, len(self.source), self.mesh.size)
         self.eval_source = self.source
         if config.eval.source:
-            self.eval_source = open_source(_eval_data(config))
+            self.eval_source = _open_eval_source(config)
         self.trainer = Trainer(config)
         abstract = jax.eval_shape(self.trainer.init)
         self.shardings = sharding.state_shardings(abstract, self.mesh)
@@ -82,6 +82,21 @@ class Run:
             process_count=jax.process_count(),
             divisor=self.mesh.size,
         )
+
+    @property
+    def data_facts(self) -> dict[str, int]:
+        """What a data position means only together with: saved and compared on resuming."""
+        return {"samples": len(self.source), "batch_size": self.batch_size}
+
+    def check_evaluation_images(self) -> None:
+        """Decodes every evaluation image once, so that a bad one ends a run at its start.
+
+        Raises:
+          ImageError: one cannot be read; the message names it.
+        """
+        for index in range(min(len(self.eval_source), self.config.eval.max_images)):
+            record = self.eval_source[index]
+            decode_image(record["image"], record["name"])
 
     def evaluate(self, params) -> tuple[dict[str, float | np.ndarray], np.ndarray]:
         """One pass over the evaluation images, resized and centre-cropped.
@@ -134,9 +149,9 @@ class Run:
         return tokens, np.array([index for index, _ in owned])
 
     def _retrieval(self, params, image_features) -> dict[str, float]:
-        if not self.config.loss.contrastive:
-            return {}
         tokens, owner = self._captions
+        if not self.config.loss.contrastive or not len(tokens):
+            return {}
         size = -(-self.config.eval.batch_size // self.mesh.size) * self.mesh.size
         padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
         chunks = [
@@ -164,9 +179,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         if checkpoints.latest_step() is None:
+            run.check_evaluation_images()
             state = run.init()
         else:
-            items = checkpoints.restore(run.abstract.items(), config)
+            items = checkpoints.restore(run.abstract.items(), config, run.data_facts)
             state = TrainState.from_items(items)
             log.info("resumed %s at step %d", folder, int(state.step))
         (folder / "config.json").write_text(config.to_json(indent=2) + "\n")
@@ -199,7 +215,7 @@ def _loop(run, state, batches, checkpoints, writer, progress):
         pending = metrics
         if step == start + 1:
             jax.block_until_ready(metrics)
-            progress.start()
+            progress.start(step)
         last = step == config.steps
         evaluates = last or step % config.eval.every == 0
         saves = last or step % config.checkpoint.every == 0
@@ -208,6 +224,7 @@ def _loop(run, state, batches, checkpoints, writer, progress):
             means.update(jax.device_get(pending))
             pending = None
             values = means.result()
+            _check_finite(step, values)
             writer.scalars(step, values)
             progress.update(step, _headline(values))
         if evaluates:
@@ -217,7 +234,11 @@ def _loop(run, state, batches, checkpoints, writer, progress):
             writer.image(step, "reconstruction", picture)
             log.info("step %d  %s", step, _line(evaluation))
         if saves:
-            checkpoints.save(step, state.items(), config, evaluation if evaluates else {})
+            checkpoints.save(
+                step, state.items(), config, evaluation if evaluates else {}, run.data_facts
+            )
+        if evaluates or saves:
+            progress.start(step)
     return evaluation
 
 
@@ -254,11 +275,24 @@ def _make_workdir(workdir: str) -> pathlib.Path:
     return folder
 
 
-def _eval_data(config: ConfigDict) -> ConfigDict:
+def _open_eval_source(config: ConfigDict):
     data = config.data.copy_and_resolve_references()
     for key in ("source", "path", "captions"):
         data[key] = config.eval[key]
-    return data
+    try:
+        return open_source(data, require_captions=False)
+    except (ValueError, OSError) as error:
+        raise type(error)(str(error).replace("data.", "eval.")) from error
+
+
+def _check_finite(step: int, values: dict[str, np.ndarray]) -> None:
+    """Stops before anything bad is saved."""
+    bad = [key for key, value in values.items() if not np.all(np.isfinite(value))]
+    if bad:
+        raise FloatingPointError(
+            f"not finite since the record before step {step}: {', '.join(bad)}; nothing of it was "
+            "saved. Start again from the newest checkpoint with a lower optim.learning_rate"
+        )
 
 
 def _check(config: ConfigDict) -> None:

@@ -17,6 +17,8 @@ from jax import lax
 linear_init = nnx.initializers.normal(0.02)
 # Encoder convolutions: normal(0, sqrt(2 / fan_out)).
 fan_out_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+# The same for depthwise 3x3 kernels, where every output has nine weights.
+depthwise_fan_out_init = nnx.initializers.normal((2 / 9) ** 0.5)
 # Decoder convolutions: Xavier normal with gain 0.5 (the gain enters the variance squared).
 xavier_init = nnx.initializers.variance_scaling(0.25, "fan_avg", "normal")
 

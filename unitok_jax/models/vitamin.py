@@ -69,8 +69,9 @@ class MBConv(nnx.Module):
         self.pre_norm = layers.layer_norm(inputs, 1e-6, dtype, rngs)
         self.conv1_1x1 = layers.linear(inputs, hidden, dtype, rngs, init)
         stride = 2 if resample == "down" else 1
+        depthwise_init = layers.depthwise_fan_out_init if init is layers.fan_out_init else init
         self.conv2_kxk = layers.DepthwiseConv(
-            hidden, stride=stride, init=init, dtype=dtype, rngs=rngs
+            hidden, stride=stride, init=depthwise_init, dtype=dtype, rngs=rngs
         )
         self.conv3_1x1 = layers.linear(hidden, outputs, dtype, rngs, init)
 
