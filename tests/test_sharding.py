@@ -41,10 +41,13 @@ def test_rule(shape, spec):
     assert sharding.param_spec(shape, 1) == P()
 
 
-def test_equal_on_every_mesh(tiny):
-    """Loss, gradient norm and weights after two steps, to 1e-5 relative in float32."""
+def test_equal_on_one_device_and_on_a_mesh(tiny):
+    """Loss, gradient norm and weights after two steps, to 1e-5 relative in float32.
+
+    2 x 4 splits the batch over both axes and the state over one; a mesh costs a minute to compile.
+    """
     results = {}
-    for data, fsdp in ((1, 1), (8, 1), (2, 4)):
+    for data, fsdp in ((1, 1), (2, 4)):
         tiny.mesh.data, tiny.mesh.fsdp = data, fsdp
         run = Run(tiny, jax.devices()[: data * fsdp])
         state = run.init()
