@@ -28,7 +28,7 @@ ARROWS = {
     "torch_options": {"models"},
     "convert": {"torch_layout", "torch_options", "checkpoint", "models"},
     "tokenizer": {"convert", "data", "models"},
-    "reconstruct": {"data", "evaluate", "metrics", "models", "tokenizer"},
+    "reconstruct": {"data", "evaluate", "metrics", "models", "tokenizer", "torch_options"},
 }
 # what a room may import from outside, where that is part of its promise
 OUTSIDE = {

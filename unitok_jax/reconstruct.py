@@ -24,6 +24,7 @@ from unitok_jax.evaluate.reconstruction import psnr
 from unitok_jax.metrics import comparison, tile
 from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.tokenizer import Tokenizer, load
+from unitok_jax.torch_options import HEADS
 
 _COMPARED = 24  # images in comparison.png
 
@@ -115,14 +116,10 @@ def main() -> None:
     parser.add_argument(
         "--size", help="N, HEIGHTxWIDTH or native (cut to multiples of 16); default: the model's"
     )
-    for name in ("heads", "quant_heads", "text_heads"):
+    for name in HEADS:
         parser.add_argument(f"--{name}", type=int, help="for a file without a configuration")
     args = parser.parse_args()
-    heads = {
-        name: getattr(args, name)
-        for name in ("heads", "quant_heads", "text_heads")
-        if getattr(args, name) is not None
-    }
+    heads = {name: getattr(args, name) for name in HEADS if getattr(args, name) is not None}
     try:
         size = _size(args.size) if args.size else ()
         inputs = _inputs(args.input)
