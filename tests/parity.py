@@ -55,6 +55,21 @@ def state(name: str) -> dict[str, np.ndarray]:
 
 
 @functools.cache
+def network_state(section: str) -> dict[str, np.ndarray]:
+    """The seeded weights of a network that only losses use: ``lpips``, ``dino``, ``discriminator``.
+
+    The names in ``manifest_losses.json``, which the draws depend on, carry a prefix that public
+    files do not have; it is cut off here.  Read-only.
+    """
+    arrays = {}
+    for name, shape in json_file("manifest_losses.json")[section].items():
+        array = weights.reference_array(name, shape, SEED)
+        array.setflags(write=False)
+        arrays[name.split(".", 1)[1]] = array
+    return arrays
+
+
+@functools.cache
 def json_file(name: str):
     """A JSON file of the folder, such as ``schedules.json``."""
     return json.loads((FOLDER / name).read_text())

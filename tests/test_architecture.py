@@ -25,6 +25,7 @@ ARROWS = {
     "data": set(),
     "evaluate": {"models"},
     "torch_layout": set(),
+    "frozen": set(),
     "torch_options": {"models"},
     "convert": {"torch_layout", "torch_options", "checkpoint", "models"},
     "tokenizer": {"convert", "data", "models"},

@@ -1,4 +1,4 @@
-"""The public PyTorch layout of UniTok as data: names, axis orders and fixed entries, both ways.
+"""PyTorch layouts as data: names, axis orders and fixed entries, both ways. `ROWS` is UniTok's.
 
 A row says: parameters of ours whose dotted path matches the pattern are called so in PyTorch, and
 their axes are ordered so. `{i}` in a PyTorch name is the leading axis of ours (a block or a
@@ -128,12 +128,12 @@ class LayoutError(ValueError):
     """A state dict does not fit the model; the message lists every difference."""
 
 
-def entries(params) -> dict[str, Entry]:
+def entries(params, rows=ROWS) -> dict[str, Entry]:
     """PyTorch name -> Entry for a nested dict of arrays (or of anything with a shape)."""
     table = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
-        name, order = _translate(".".join(str(key) for key in path))
+        name, order = _translate(".".join(str(key) for key in path), rows)
         stacked = "{i}" in name
         shape = leaf.shape[1:] if stacked else leaf.shape
         shape = _TO_TORCH[order](np.broadcast_to(np.float32(0), shape)).shape
@@ -143,7 +143,7 @@ def entries(params) -> dict[str, Entry]:
 
 
 def fixed_entries(params) -> dict[str, np.ndarray]:
-    """Entries that PyTorch stores and the model never changes: name -> zeros of their shape."""
+    """Entries that PyTorch stores and UniTok never changes: name -> zeros of their shape."""
     width = params["encoder"]["norm"]["scale"].shape[0]
     books, rows, _ = params["quantizer"]["codebook"].shape
     fixed = {"encoder.pos_embed": np.zeros((1, 1, width), np.float32)}
@@ -156,22 +156,27 @@ def fixed_entries(params) -> dict[str, np.ndarray]:
     return fixed
 
 
-def to_torch(params) -> dict[str, np.ndarray]:
-    """Our parameters as a PyTorch state dict of NumPy arrays, buffers included."""
-    out = fixed_entries(params)
-    for name, entry in entries(params).items():
+def to_torch(params, rows=ROWS, fixed=None) -> dict[str, np.ndarray]:
+    """Our parameters as a PyTorch state dict of NumPy arrays, fixed entries included.
+
+    `rows` and `fixed` are those of the network; `fixed=None` means UniTok's `fixed_entries`.
+    """
+    out = fixed_entries(params) if fixed is None else dict(fixed)
+    for name, entry in entries(params, rows).items():
         array = np.asarray(_get(params, entry.path))
         array = array if entry.index is None else array[entry.index]
         out[name] = np.ascontiguousarray(_TO_TORCH[entry.order](array)).reshape(entry.shape)
     return out
 
 
-def from_torch(state: Mapping[str, np.ndarray], abstract):
+def from_torch(state: Mapping[str, np.ndarray], abstract, rows=ROWS, fixed=None):
     """A PyTorch state dict as our parameters.
 
     Args:
       state: name -> array, with exactly the names of the layout.
       abstract: nested dict of `jax.ShapeDtypeStruct` of the model the state is for.
+      rows: the network's name table.
+      fixed: name -> array of zeros of the entries that must be zero; None means UniTok's.
 
     Returns:
       The nested dict of float32 NumPy arrays.
@@ -180,7 +185,8 @@ def from_torch(state: Mapping[str, np.ndarray], abstract):
       LayoutError: names that are missing or unknown, shapes that differ, fixed entries that are
         not zero; all of them in one message.
     """
-    table, fixed = entries(abstract), fixed_entries(abstract)
+    table = entries(abstract, rows)
+    fixed = fixed_entries(abstract) if fixed is None else fixed
     shapes = {name: entry.shape for name, entry in table.items()}
     shapes |= {name: array.shape for name, array in fixed.items()}
     problems = [f"missing: {name} {shapes[name]}" for name in sorted(shapes.keys() - state.keys())]
@@ -206,8 +212,8 @@ def from_torch(state: Mapping[str, np.ndarray], abstract):
     return out
 
 
-def _translate(path: str) -> tuple[str, str]:
-    for pattern, name, order in ROWS:
+def _translate(path: str, rows) -> tuple[str, str]:
+    for pattern, name, order in rows:
         match = re.fullmatch(pattern, path)
         if match:
             return match.expand(name), order

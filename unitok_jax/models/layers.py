@@ -333,16 +333,25 @@ class Stack(nnx.Module):
         self.depth, self.drop_path, self.remat = depth, drop_path, remat
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The last block's output."""
+        return self._scan(x, key, every=False)[0]
+
+    def outputs(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Every block's output, on a new leading axis."""
+        return self._scan(x, key, every=True)[1]
+
+    def _scan(self, x, key, every):
         graph, params = nnx.split(self.block)
         rates = jnp.linspace(0.0, self.drop_path, self.depth)
         keys = None if key is None or self.drop_path == 0 else jax.random.split(key, self.depth)
 
         def step(x, layer):
             params, rate, key = layer
-            return nnx.merge(graph, params)(x, rate, key), None
+            x = nnx.merge(graph, params)(x, rate, key)
+            return x, x if every else None
 
         step = jax.checkpoint(step) if self.remat else step
-        return lax.scan(step, x, (nnx.to_pure_dict(params), rates, keys))[0]
+        return lax.scan(step, x, (nnx.to_pure_dict(params), rates, keys))
 
 
 def call(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:

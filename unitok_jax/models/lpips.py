@@ -1,0 +1,84 @@
+"""LPIPS, the learned perceptual distance (arXiv 1801.03924), on VGG16 (arXiv 1409.1556)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from unitok_jax.models import layers
+
+# widths and numbers of the convolutions before each tap: relu1_2, 2_2, 3_3, 4_3, 5_3
+_SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+MIN_SIZE = 2 ** (len(_SLICES) - 1)  # four poolings
+# what the published heads were trained behind, for images in [-1, 1]
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
+
+
+class Lpips(nnx.Module):
+    """Perceptual distance of image pairs; the backbone computes in `dtype`, the rest in float32.
+
+    A fresh one has random kernels of unit gain and equal heads: a stand-in that depends on its
+    inputs as the trained network does, whose values mean nothing against published ones.
+    """
+
+    def __init__(self, *, dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.he_normal()
+        slices, inputs = [], 3
+        for width, count in _SLICES:
+            convs = []
+            for _ in range(count):
+                convs.append(layers.conv3x3(inputs, width, dtype, rngs, init))
+                inputs = width
+            slices.append(nnx.List(convs))
+        self.slices = nnx.List(slices)
+        self.heads = nnx.List([nnx.Param(jnp.full((w, 1), 1 / w)) for w, _ in _SLICES])
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Distance of every pair.
+
+        Args:
+          x, y: (B, H, W, 3) in [-1, 1], H and W at least 16.
+
+        Returns:
+          (B,) float32, not negative where the heads are not: the mean over space of every tap,
+          summed over the taps.
+
+        Raises:
+          ValueError: shapes that differ, images that are too small.
+        """
+        if x.shape != y.shape or x.shape[-1] != 3:
+            raise ValueError(
+                f"LPIPS compares (B, H, W, 3) images of one shape, not {x.shape} with {y.shape}"
+            )
+        if min(x.shape[1:3]) < MIN_SIZE:
+            raise ValueError(f"LPIPS needs images of at least {MIN_SIZE} pixels, not {x.shape}")
+        total = jnp.zeros(x.shape[0], jnp.float32)
+        # Two passes, not one of 2 B: a gradient is mostly wanted for one side only.
+        for a, b, head in zip(self.taps(x), self.taps(y), self.heads, strict=True):
+            square = (_unit(a) - _unit(b)) ** 2
+            total += jnp.sum(square * head[:, 0], axis=-1).mean(axis=(1, 2))
+        return total
+
+    def taps(self, images: jax.Array) -> list[jax.Array]:
+        """VGG16 features of (B, H, W, 3) images: five (B, H / 2^i, W / 2^i, D) float32 arrays."""
+        x = (images.astype(jnp.float32) - np.float32(SHIFT)) / np.float32(SCALE)
+        out = []
+        for i, convs in enumerate(self.slices):
+            x = _max_pool(x) if i else x
+            for conv in convs:
+                x = jax.nn.relu(conv(x))
+            out.append(x.astype(jnp.float32))
+        return out
+
+
+def _max_pool(x):
+    return lax.reduce_window(
+        x, np.array(-np.inf, x.dtype), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+    )
+
+
+def _unit(x):
+    """Channels of length one. The small terms keep the gradient finite where all are zero."""
+    return x / (jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-9) + 1e-10)
