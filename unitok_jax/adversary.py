@@ -1,0 +1,176 @@
+"""The adversary's side of a step: what it sees, what it loses, and when it acts.
+
+StyleGAN-T's discriminator (arXiv 2301.09515): trained heads on a frozen DINOv2, DiffAug, and
+balanced consistency (arXiv 2002.04724).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from unitok_jax import augment, losses, optim
+from unitok_jax.models.dinov2 import DinoV2
+from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
+
+
+class Ramps(NamedTuple):
+    """What the adversary is like at one step, for both players."""
+
+    weight: jax.Array  # scalar, the factor of the adaptive weight
+    fade: jax.Array  # scalar, strength of the blur, 1 to 0
+    crop: jax.Array  # bool scalar: images are cropped to whole patches, not resized
+    offset: jax.Array  # (2,) in [0, 1): where a crop begins
+
+
+class Adversary:
+    """Pure functions of a step, closed over `config.gan`."""
+
+    def __init__(self, config):
+        """config: the whole configuration; `gan`, `steps`, `optim.schedule` and `model.dtype`."""
+        gan, steps = config.gan, config.steps
+        self.config = gan.to_dict()
+        self.start = start_step(config)
+        self._ramp_steps = round(steps * gan.ramp_fraction)
+        self._blur_steps = round(steps * gan.blur_fraction)
+        self._schedule = dict(
+            kind=config.optim.schedule,
+            steps=steps - self.start,
+            warmup_steps=round(steps * gan.warmup_fraction),
+            start_fraction=0.0,
+            final_fraction=gan.final_fraction,
+        )
+        dtype = jnp.dtype(config.model.dtype)
+        self._heads = nnx.graphdef(nnx.eval_shape(lambda: _heads(dtype, nnx.Rngs(0))))
+        self._dinov2 = nnx.graphdef(
+            nnx.eval_shape(lambda: DinoV2(dtype=dtype, rngs=nnx.Rngs(0)))
+        )
+        self.optimizer = optim.adamw(
+            betas=gan.betas,
+            eps=gan.eps,
+            weight_decay=gan.weight_decay,
+            clip_norm=gan.clip_norm,
+        )
+
+    def init(self, key: jax.Array) -> optim.Player:
+        """Fresh heads and their optimiser."""
+        params = nnx.to_pure_dict(nnx.state(_heads(jnp.float32, nnx.Rngs(params=key))))
+        return optim.Player(params, self.optimizer.init(params))
+
+    def ramps(self, step: jax.Array, key: jax.Array) -> Ramps:
+        """The ramps of a step; crop or resize is drawn once for real and rebuilt images."""
+        coin, offset = jax.random.split(key)
+        return Ramps(
+            weight=self.config["weight"] * optim.ramp(step, self.start, self._ramp_steps),
+            fade=1.0 - optim.ramp(step, self.start, self._blur_steps),
+            crop=jax.random.uniform(coin) < self.config["crop_probability"],
+            offset=jax.random.uniform(offset, (2,)),
+        )
+
+    def learning_rate(self, step: jax.Array) -> jax.Array:
+        """The discriminator's, whose schedule begins at its first step."""
+        multiplier = optim.learning_rate_schedule(step - self.start, **self._schedule)
+        return self.config["learning_rate"] * multiplier
+
+    def update(self, player: optim.Player, dinov2, real, fake, ramps: Ramps, step, key):
+        """One update of the discriminator.
+
+        Args:
+          player: the heads and their optimiser.
+          dinov2: parameters of the frozen network.
+          real, fake: images and their reconstructions, (M, b, H, W, 3) float32, in micro-batches.
+          ramps: the generator's of this step.
+          step: int32 scalar.
+          key: of the augmentations.
+
+        Returns:
+          The next player, and metrics.
+        """
+        loss = jax.value_and_grad(self.discriminator_loss, has_aux=True)
+
+        def one(inputs):
+            real, fake, key = inputs
+            (_, named), grads = loss(player.params, dinov2, real, fake, ramps, key)
+            return grads, named
+
+        inputs = real, jax.lax.stop_gradient(fake), jax.random.split(key, len(real))
+        first = one(jax.tree.map(lambda x: x[0], inputs))
+        rest = jax.tree.map(lambda x: x[1:], inputs)
+        add = functools.partial(jax.tree.map, jnp.add)
+        total, _ = jax.lax.scan(lambda total, x: (add(total, one(x)), None), first, rest)
+        grads, named = jax.tree.map(lambda x: x / len(real), total)
+        rate = self.learning_rate(step)
+        metrics = {f"gan/{name}": value for name, value in named.items()} | {
+            "gan/grad_norm": optax.tree.norm(grads),
+            "gan/learning_rate": rate,
+            "gan/blur": ramps.fade,
+        }
+        return optim.apply(self.optimizer, player, grads, rate), metrics
+
+    def generator_loss(self, heads, dinov2, images, ramps: Ramps, key) -> jax.Array:
+        """Minus the mean logit of augmented reconstructions (B, H, W, 3)."""
+        views = self._augment(images, ramps.fade, key)
+        return losses.generator_loss(self._logits(heads, self._features(dinov2, views, ramps)))
+
+    def discriminator_loss(self, heads, dinov2, real, fake, ramps: Ramps, key):
+        """The discriminator's loss of a batch, and what it is made of.
+
+        Args:
+          heads: parameters, differentiable.
+          dinov2: parameters of the frozen network.
+          real, fake: (B, H, W, 3) float32.
+          ramps: of this step. The fading blur is not part of the views for consistency.
+          key: of the augmentations.
+
+        Returns:
+          The scalar loss, and scalars: `discriminator` (without consistency), `consistency`,
+          `accuracy_real`, `accuracy_fake` (parts of the logits with the right sign).
+        """
+        keys = jax.random.split(key, 4)
+        views = [
+            self._augment(real, ramps.fade, keys[0]),
+            self._augment(fake, ramps.fade, keys[1]),
+        ]
+        consistent = self.config["consistency"] != 0
+        if consistent:
+            views += [self._augment(real, None, keys[2]), self._augment(fake, None, keys[3])]
+        features = self._features(dinov2, jnp.concatenate(views), ramps)
+        logits = self._logits(heads, jax.lax.stop_gradient(features))
+        logits = logits.reshape(len(views), *real.shape[:1], -1)
+        value = losses.discriminator_loss(self.config["loss"], logits[0], logits[1])
+        parts = {
+            "discriminator": value,
+            "accuracy_real": jnp.mean(logits[0] > 0),
+            "accuracy_fake": jnp.mean(logits[1] < 0),
+        }
+        if consistent:
+            # The targets are not detached, as in the reference.
+            consistency = jnp.mean((logits[2] - logits[0]) ** 2)
+            consistency += jnp.mean((logits[3] - logits[1]) ** 2)
+            parts["consistency"] = consistency
+            value = value + self.config["consistency"] * consistency
+        return value, parts
+
+    def _augment(self, images, fade, key):
+        images = images if fade is None else augment.blur(images, fade)
+        draws = augment.draw(key, images.shape[0], self.config["augment_probability"])
+        return augment.diff_aug(images, draws)
+
+    def _features(self, dinov2, images, ramps):
+        images = fit_to_patches(images, ramps.crop, ramps.offset)
+        return nnx.merge(self._dinov2, dinov2)(images)
+
+    def _logits(self, heads, features):
+        return nnx.merge(self._heads, heads)(features)
+
+
+def start_step(config) -> int:
+    """The first step (counted from 0) of the adversarial phase; `config.steps` if there is none."""
+    return round(config.steps * config.gan.start_fraction) if config.gan.weight else config.steps
+
+
+def _heads(dtype, rngs):
+    return DiscriminatorHeads(dtype=dtype, rngs=rngs)

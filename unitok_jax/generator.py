@@ -1,0 +1,185 @@
+"""The generator's side of a step: losses of its outputs, and gradients over micro-batches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from unitok_jax import losses, parts
+from unitok_jax.adversary import Adversary, Ramps
+from unitok_jax.models.lpips import Lpips
+
+
+class Generator:
+    """Pure functions of a step, closed over `config.loss`."""
+
+    def __init__(self, config, graph, adversary: Adversary | None):
+        """Builds the functions.
+
+        Args:
+          config: the whole configuration; `loss`, `optim.accumulation` and `model.dtype` are read.
+          graph: of the UniTok, for `nnx.merge`.
+          adversary: whose loss is added in the adversarial phase, or None.
+        """
+        self._graph, self._adversary = graph, adversary
+        self._weights = weights = config.loss.to_dict()
+        self._count = config.optim.accumulation
+        self._lpips = None
+        if weights["perceptual"]:
+            dtype = jnp.dtype(config.model.dtype)
+            self._lpips = nnx.graphdef(
+                nnx.eval_shape(lambda: Lpips(dtype=dtype, rngs=nnx.Rngs(0)))
+            )
+        # What the losses depend on: the rest of the model is not computed, nor differentiated.
+        self._outputs = ["vq_loss", "logit_scale"]
+        if adversary or any(weights[name] for name in ("l1", "l2", "perceptual")):
+            self._outputs.append("reconstruction")
+        if weights["entropy"]:
+            self._outputs.append("entropy_loss")
+        if weights["contrastive"]:
+            self._outputs += ["image_features", "text_features"]
+
+    def gradients(self, trainable, fixed, heads, frozen, batches, ramps: Ramps | None, keys):
+        """Gradients of the total loss of all micro-batches, M of b images.
+
+        With one micro-batch: forward, the cotangents of its outputs, backward. With more, the
+        cotangents of all outputs are found first and then sent down one micro-batch at a time
+        (GradCache, arXiv 2101.06983). So the contrastive loss sees every pair and the adaptive
+        weight is that of the whole batch's gradients, at the price of one more forward pass.
+        (The entropy term, off by default, takes its mean distribution within a micro-batch.)
+
+        Args:
+          trainable: parameters to differentiate; nested dict.
+          fixed: the other parameters; together they are the model's.
+          heads: the discriminator's parameters; not read without `ramps`.
+          frozen: parameters of the frozen networks, {'lpips': ..., 'dinov2': ...}.
+          batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}.
+          ramps: of the adversary at this step; None before it acts.
+          keys: two: of stochastic depth and of the discriminator's augmentations.
+
+        Returns:
+          Gradients like `trainable`; codes (M b, K, N) int32; reconstruction (M, b, H, W, 3)
+          float32; metrics.
+        """
+
+        def forward(trainable, batch, key):
+            model = nnx.merge(self._graph, parts.merge(trainable, fixed))
+            entropy = bool(self._weights["entropy"])
+            output = model(batch["image"], batch["text"], key, entropy)
+            outputs = {name: getattr(output, name) for name in self._outputs}
+            return outputs, (output.codes, output.reconstruction, output.last_features)
+
+        def image_terms(aux, batch, key):
+            _, rebuilt, last_features = aux
+            if "reconstruction" not in self._outputs:
+                return {"named": {}}
+            terms = self._pixel_terms(rebuilt, batch["image"], frozen)
+            if ramps is not None:
+                decoder = nnx.merge(self._graph, parts.merge(trainable, fixed)).decoder
+                at_kernel = functools.partial(decoder.to_rgb, last_features)
+                kernel = decoder.up_conv4.conv2.kernel[...]
+                terms |= self._gan_terms(
+                    rebuilt, terms["cotangent"], at_kernel, kernel, heads, frozen, ramps, key
+                )
+            return terms
+
+        inputs = batches, *(jax.random.split(key, self._count) for key in keys)
+        if self._count == 1:
+            batch, key, augment_key = _first(inputs)
+            outputs, pull, aux = jax.vjp(
+                lambda trainable: forward(trainable, batch, key), trainable, has_aux=True
+            )
+            found = outputs, *aux[:2], image_terms(aux, batch, augment_key)
+            outputs, codes, rebuilt, terms = jax.tree.map(lambda x: x[None], found)
+            cotangents, metrics = self._cotangents(outputs, terms, ramps)
+            (grads,) = pull(_first(cotangents))
+        else:
+
+            def look(inputs):
+                batch, key, augment_key = inputs
+                outputs, aux = forward(trainable, batch, key)
+                return outputs, *aux[:2], image_terms(aux, batch, augment_key)
+
+            def send_down(total, inputs):
+                (batch, key, _), cotangents = inputs
+                pull = jax.vjp(lambda trainable: forward(trainable, batch, key)[0], trainable)[1]
+                return jax.tree.map(jnp.add, total, pull(cotangents)[0]), None
+
+            outputs, codes, rebuilt, terms = jax.lax.map(look, inputs)
+            cotangents, metrics = self._cotangents(outputs, terms, ramps)
+            zeros = jax.tree.map(jnp.zeros_like, trainable)
+            grads, _ = jax.lax.scan(send_down, zeros, (inputs, cotangents))
+        return grads, codes.reshape(-1, *codes.shape[2:]), rebuilt, metrics
+
+    def lpips(self, frozen, rebuilt, images) -> jax.Array:
+        """Perceptual distance of every pair, (B, H, W, 3) twice -> (B,) float32."""
+        return nnx.merge(self._lpips, frozen["lpips"])(rebuilt, images)
+
+    def _pixel_terms(self, rebuilt, images, frozen):
+        """Reconstruction losses of a micro-batch and the cotangent of their weighted sum."""
+
+        def total(rebuilt):
+            named = {
+                "l1": losses.l1_loss(rebuilt, images),
+                "l2": losses.l2_loss(rebuilt, images),
+            }
+            if self._lpips is not None:
+                named["perceptual"] = jnp.mean(self.lpips(frozen, rebuilt, images))
+            return sum(self._weights[name] * value for name, value in named.items()), named
+
+        (_, named), cotangent = jax.value_and_grad(total, has_aux=True)(rebuilt)
+        return {"named": named, "cotangent": cotangent}
+
+    def _gan_terms(self, rebuilt, cotangent, at_kernel, kernel, heads, frozen, ramps, key):
+        """The adversarial loss, its cotangent, and both losses' gradients at the last kernel."""
+        loss, gan_cotangent = jax.value_and_grad(self._adversary.generator_loss, argnums=2)(
+            heads, frozen["dinov2"], rebuilt, ramps, key
+        )
+        pull = jax.vjp(at_kernel, kernel)[1]
+        return {
+            "gan": loss,
+            "gan_cotangent": gan_cotangent,
+            "gradient": pull(cotangent)[0],
+            "gan_gradient": pull(gan_cotangent)[0],
+        }
+
+    def _cotangents(self, outputs, terms, ramps):
+        """Cotangents of all outputs, for the loss of the whole batch, and metrics."""
+        count, weights = self._count, self._weights
+        mean = functools.partial(jnp.mean, axis=0)
+        named = {name: mean(value) for name, value in terms["named"].items()}
+        named["vq"] = mean(outputs["vq_loss"])
+        cotangents = {name: jnp.zeros_like(value) for name, value in outputs.items()}
+        cotangents["vq_loss"] += weights["vq"] / count
+        metrics = {"logit_scale": mean(outputs["logit_scale"])}
+        if "entropy_loss" in outputs:
+            named["entropy"] = mean(outputs["entropy_loss"])
+            cotangents["entropy_loss"] += weights["entropy"] / count
+        if "image_features" in outputs:
+            image, text = outputs["image_features"], outputs["text_features"]
+            pairs = image.reshape(-1, image.shape[-1]), text.reshape(-1, text.shape[-1])
+            grad = jax.value_and_grad(losses.contrastive_loss, argnums=(0, 1, 2))
+            named["contrastive"], found = grad(*pairs, metrics["logit_scale"])
+            found = jax.tree.map(lambda x: weights["contrastive"] * x, found)
+            cotangents["image_features"] = found[0].reshape(image.shape)
+            cotangents["text_features"] = found[1].reshape(text.shape)
+            cotangents["logit_scale"] += found[2] / count
+        metrics |= {f"loss/{name}": value for name, value in named.items()}
+        total = sum(weights[name] * value for name, value in named.items())
+        if "reconstruction" in outputs:
+            cotangent = terms["cotangent"]
+            if ramps is not None:
+                norms = (optax.tree.norm(mean(terms[k])) for k in ("gradient", "gan_gradient"))
+                limits = self._adversary.config["adaptive_limits"]
+                weight = ramps.weight * losses.adaptive_weight(*norms, limits)
+                cotangent = cotangent + weight * terms["gan_cotangent"]
+                metrics |= {"loss/gan": mean(terms["gan"]), "gan/weight": weight}
+                total = total + weight * metrics["loss/gan"]
+            cotangents["reconstruction"] = cotangent / count
+        return cotangents, metrics | {"loss": total}
+
+
+def _first(tree):
+    return jax.tree.map(lambda x: x[0], tree)

@@ -1,0 +1,104 @@
+"""The discriminator's trained part: five heads on the features of a frozen DINOv2."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unitok_jax.models import layers
+
+PATCH = 14  # pixels of a DINOv2 patch's side
+
+
+class Head(nnx.Module):
+    """Features of one depth to one logit per token, (B, N, D) -> (B, N), along the 1-D sequence."""
+
+    def __init__(self, width: int, *, kernel_size: int, groups: int, dtype, rngs: nnx.Rngs):
+        def conv(size, outputs):
+            return nnx.Conv(
+                width,
+                outputs,
+                (size,),
+                padding="CIRCULAR",
+                kernel_init=layers.linear_init,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        def norm():
+            # The fast variance loses digits that parity with PyTorch needs.
+            return nnx.GroupNorm(
+                width,
+                num_groups=groups,
+                epsilon=1e-6,
+                dtype=dtype,
+                use_fast_variance=False,
+                rngs=rngs,
+            )
+
+        self.conv1, self.norm1 = conv(1, width), norm()
+        self.conv2, self.norm2 = conv(kernel_size, width), norm()
+        self.conv3 = conv(1, 1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = _leaky_relu(self.norm1(self.conv1(x)))
+        x = (_leaky_relu(self.norm2(self.conv2(x))) + x) * 0.5**0.5
+        return self.conv3(x)[..., 0]
+
+
+class DiscriminatorHeads(nnx.Module):
+    """Logits of real (positive) against rebuilt (negative) images.
+
+    As in StyleGAN-T (arXiv 2301.09515): a head for each of several depths of a frozen network.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: int = 5,
+        width: int = 384,
+        kernel_size: int = 9,
+        groups: int = 32,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """depths: number of feature arrays; width: theirs, D."""
+        kwargs = dict(kernel_size=kernel_size, groups=groups, dtype=dtype, rngs=rngs)
+        self.heads = nnx.List([Head(width, **kwargs) for _ in range(depths)])
+
+    def __call__(self, features: tuple[jax.Array, ...]) -> jax.Array:
+        """One (B, N, D) array per depth -> logits (B, depths N) float32."""
+        logits = [head(x) for head, x in zip(self.heads, features, strict=True)]
+        return jnp.concatenate(logits, axis=1).astype(jnp.float32)
+
+
+def fit_to_patches(images: jax.Array, crop: jax.Array, offset: jax.Array) -> jax.Array:
+    """Images whose sides DINOv2 can cut into patches: 256 px become 252 px.
+
+    Args:
+      images: (B, H, W, 3) float32, sides of at least 14 px.
+      crop: bool scalar: crop instead of resizing by areas.
+      offset: (2,) in [0, 1): where a crop begins in what is left over.
+
+    Returns:
+      (B, H // 14 * 14, W // 14 * 14, 3); images that fit are returned as they are.
+    """
+    h, w = images.shape[1:3]
+    if h < PATCH or w < PATCH:
+        raise ValueError(f"images of {h}x{w} px are smaller than DINOv2's patch of {PATCH} px")
+    if not (h % PATCH or w % PATCH):
+        return images
+    rows, columns = (
+        _fit_matrix(side, crop, u) for side, u in zip((h, w), offset, strict=True)
+    )
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, images, columns, precision="highest")
+
+
+def _fit_matrix(side, crop, offset):
+    fitted = side // PATCH * PATCH
+    start = jnp.floor(offset * (side - fitted + 1)).astype(jnp.int32)
+    window = jnp.arange(side) == start + jnp.arange(fitted)[:, None]
+    return jnp.where(crop, window, layers.pooling_matrix(side, fitted).T)
+
+
+def _leaky_relu(x):
+    return jax.nn.leaky_relu(x, 0.2)
