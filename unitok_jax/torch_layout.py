@@ -18,12 +18,14 @@ _TO_TORCH = {
     "linear": lambda x: x.T,  # (in, out) -> (out, in)
     "1x1": lambda x: x.T[:, :, None, None],  # (in, out) -> (out, in, 1, 1)
     "conv": lambda x: x.transpose(3, 2, 0, 1),  # HWIO -> OIHW
+    "conv1d": lambda x: x.transpose(2, 1, 0),  # WIO -> OIW
 }
 _FROM_TORCH = {
     "same": lambda x: x,
     "linear": lambda x: x.T,
     "1x1": lambda x: x[:, :, 0, 0].T,
     "conv": lambda x: x.transpose(2, 3, 1, 0),
+    "conv1d": lambda x: x.transpose(2, 1, 0),
 }
 
 # (pattern of our path, PyTorch's name, axis order); the first row that matches decides
@@ -112,6 +114,23 @@ ROWS = (
     (r"(.*)\.kernel", r"\1.weight", "linear"),
     (r"(.*)\.scale", r"\1.weight", "same"),
     (r"(.*(?:bias|q_bias|v_bias))", r"\1", "same"),
+)
+
+# the discriminator's heads, in the release's nesting of nn.Sequential
+DISCRIMINATOR_ROWS = tuple(
+    (rf"heads\.(\d+)\.{ours}\.{leaf}", rf"heads.\1.{theirs}.{name}", order)
+    for ours, theirs in (
+        ("conv1", "0.0"),
+        ("norm1", "0.1"),
+        ("conv2", "1.fn.0"),
+        ("norm2", "1.fn.1"),
+        ("conv3", "2"),
+    )
+    for leaf, name, order in (
+        ("kernel", "weight", "conv1d"),
+        ("scale", "weight", "same"),
+        ("bias", "bias", "same"),
+    )
 )
 
 

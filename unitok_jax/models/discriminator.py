@@ -87,9 +87,7 @@ def fit_to_patches(images: jax.Array, crop: jax.Array, offset: jax.Array) -> jax
         raise ValueError(f"images of {h}x{w} px are smaller than DINOv2's patch of {PATCH} px")
     if not (h % PATCH or w % PATCH):
         return images
-    rows, columns = (
-        _fit_matrix(side, crop, u) for side, u in zip((h, w), offset, strict=True)
-    )
+    rows, columns = (_fit_matrix(side, crop, u) for side, u in zip((h, w), offset, strict=True))
     return jnp.einsum("ih,bhwc,jw->bijc", rows, images, columns, precision="highest")
 
 

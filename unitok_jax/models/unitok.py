@@ -20,6 +20,7 @@ class Output(NamedTuple):
     """One forward pass of training."""
 
     reconstruction: jax.Array  # (B, H, W, 3) float32, not bounded
+    last_features: jax.Array  # (B, H, W, D), what the decoder's last convolution sees
     codes: jax.Array  # (B, K, N) int32
     vq_loss: jax.Array  # scalar
     entropy_loss: jax.Array  # scalar
@@ -165,8 +166,10 @@ class UniTok(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         quantized = self.quantizer(self.latent(images, keys[0]), entropy)
         tokens = self.post_quant_proj(quantized.latent)
+        last_features = self.decoder.features(tokens, _grid(images), keys[1])
         return Output(
-            reconstruction=self.decoder(tokens, _grid(images), keys[1]),
+            reconstruction=self.decoder.to_rgb(last_features),
+            last_features=last_features,
             codes=quantized.codes,
             vq_loss=quantized.loss,
             entropy_loss=quantized.entropy_loss,

@@ -187,6 +187,12 @@ class Decoder(nnx.Module):
     def __call__(
         self, tokens: jax.Array, grid: tuple[int, int], key: jax.Array | None = None
     ) -> jax.Array:
+        return self.to_rgb(self.features(tokens, grid, key))
+
+    def features(
+        self, tokens: jax.Array, grid: tuple[int, int], key: jax.Array | None = None
+    ) -> jax.Array:
+        """What the last convolution sees, (B, 16 h, 16 w, D)."""
         if tokens.shape[1] != self.num_query + grid[0] * grid[1]:
             raise ValueError(
                 f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]} cells "
@@ -198,11 +204,25 @@ class Decoder(nnx.Module):
         x = layers.call(self.up_conv1, x, everything)
         for block in (*self.up_conv2, *self.up_conv3):
             x = layers.call(block, x, everything)
-        return layers.call(self.up_conv4, x, everything).astype(jnp.float32)
+        return layers.call(self.up_conv4, x, everything)
+
+    def to_rgb(self, features: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+        """The last convolution, (B, H, W, D) -> (B, H, W, 3) float32; `kernel` replaces its own.
+
+        The adversarial loss is weighted by gradients at this kernel.
+        """
+        graph, params = nnx.split(self.up_conv4.conv2)
+        params = nnx.to_pure_dict(params)
+        if kernel is not None:
+            params["kernel"] = kernel
+        return nnx.merge(graph, params)(features).astype(jnp.float32)
 
 
 class UpStem(nnx.Module):
-    """The stem's mirror: up-sampling 3x3 convolution, LayerNorm, GELU, 3x3 convolution to RGB."""
+    """The stem's mirror: up-sampling 3x3 convolution, LayerNorm, GELU.
+
+    `conv2`, the 3x3 convolution to RGB, is the decoder's to call: `Decoder.to_rgb`.
+    """
 
     def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
         self.conv1 = layers.UpsampleConv(
@@ -212,4 +232,4 @@ class UpStem(nnx.Module):
         self.conv2 = layers.conv3x3(width, 3, dtype, rngs, layers.xavier_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv2(layers.gelu(self.norm1(self.conv1(x))))
+        return layers.gelu(self.norm1(self.conv1(x)))
