@@ -34,3 +34,27 @@ def test_contrastive_loss_of_equal_features_is_chance():
 def test_contrastive_loss_is_float32_of_full_precision():
     text = str(jax.make_jaxpr(losses.contrastive_loss)(jnp.ones((4, 8)), jnp.ones((4, 8)), 1.0))
     assert text.count("dot_general") == text.count("precision=(Precision.HIGHEST") == 1
+
+
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        ("hinge", (0.5 + 0.0) / 2 + (3.0 + 0.0) / 2),
+        ("softplus", None),
+        ("linear", (-0.5 - 2.0) / 2 + (2.0 - 4.0) / 2),
+    ],
+)
+def test_discriminator_losses_by_hand(kind, expected):
+    real, fake = jnp.array([0.5, 2.0]), jnp.array([2.0, -4.0])
+    if expected is None:
+        expected = np.mean(np.log1p(np.exp([-0.5, -2.0]))) + np.mean(np.log1p(np.exp([2.0, -4.0])))
+    assert float(losses.discriminator_loss(kind, real, fake)) == pytest.approx(expected, rel=1e-6)
+    assert float(losses.generator_loss(fake)) == 1.0
+
+
+def test_adaptive_weight_is_a_ratio_within_limits():
+    def weight(a, b):
+        return float(losses.adaptive_weight(jnp.float32(a), jnp.float32(b), (0.1, 5.0)))
+
+    assert weight(2.0, 1.0) == pytest.approx(2.0, rel=1e-5)
+    assert weight(2.0, 0.0) == 5.0 and weight(0.0, 1.0) == pytest.approx(0.1)

@@ -36,3 +36,39 @@ def contrastive_loss(
 def squared_error(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
     """Mean squared error of every image, (B, H, W, 3) twice -> (B,)."""
     return jnp.mean((reconstruction - images) ** 2, axis=(1, 2, 3))
+
+
+DISCRIMINATOR_LOSSES = {
+    "hinge": lambda margin: jax.nn.relu(1 - margin),
+    "softplus": lambda margin: jax.nn.softplus(-margin),
+    "linear": lambda margin: -margin,
+}
+
+
+def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """What the discriminator minimises: mean over real logits plus mean over fake ones.
+
+    Args:
+      kind: a key of `DISCRIMINATOR_LOSSES`.
+      real, fake: logits of any shape; positive means real.
+    """
+    of_margin = DISCRIMINATOR_LOSSES[kind]
+    return jnp.mean(of_margin(real)) + jnp.mean(of_margin(-fake))
+
+
+def generator_loss(fake: jax.Array) -> jax.Array:
+    """What the generator minimises: minus the mean of the logits of what it made."""
+    return -jnp.mean(fake)
+
+
+def adaptive_weight(
+    reconstruction_norm: jax.Array, gan_norm: jax.Array, limits: tuple[float, float]
+) -> jax.Array:
+    """Weight that gives the adversarial gradient the size of the others' (arXiv 2012.09841).
+
+    Args:
+      reconstruction_norm: norm at the last layer of the gradient of the reconstruction losses.
+      gan_norm: the same of the adversarial loss.
+      limits: the smallest and the largest weight.
+    """
+    return jnp.clip(reconstruction_norm / (gan_norm + 1e-6), *limits)

@@ -1,33 +1,66 @@
-"""Schedules and AdamW as pure functions of the step and of nested dicts of parameters."""
+"""Schedules, AdamW and EMA as pure functions of the step and of nested dicts of parameters."""
+
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 # What weight decay leaves out: whatever has one dimension in the reference layout. It goes by name,
 # because a bias of scanned blocks has two dimensions here.
 _NO_DECAY = ("bias", "q_bias", "v_bias", "scale", "logit_scale")
+SCHEDULES = ("cosine", "linear", "exponential")
+# Part of what follows the warm-up during which the rate stays at its peak.
+_PLATEAU = {"cosine": 0.0, "linear": 0.05, "exponential": 0.15}
 
 
-def warmup_cosine(
-    step: jax.Array, *, steps: int, warmup_fraction: float, final_fraction: float
+@struct.dataclass
+class Player:
+    """A network that is trained, with its optimiser."""
+
+    params: Any  # nested dict of float32 arrays
+    opt_state: Any
+
+
+def learning_rate_schedule(
+    step: jax.Array,
+    *,
+    kind: str,
+    steps: int,
+    warmup_steps: int,
+    start_fraction: float,
+    final_fraction: float,
 ) -> jax.Array:
-    """Learning-rate multiplier: linear from 0, then a cosine that ends at `final_fraction`.
+    """Learning-rate multiplier: linear warm-up, a plateau, and a decay to `final_fraction`.
 
     Args:
       step: int32 scalar, 0 for the first update; may be traced.
-      steps: length of the run; the last update is step `steps - 1`.
-      warmup_fraction: part of `steps` that warms up.
+      kind: 'cosine'; 'linear' and 'exponential' stay at 1 for 5 and 15 % of the decay first.
+      steps: length of the schedule; its last update is step `steps - 1`.
+      warmup_steps: updates that warm up.
+      start_fraction: multiplier of step 0 if there is a warm-up.
       final_fraction: multiplier of the last update.
 
     Returns:
       float32 scalar in [0, 1].
     """
-    warmup = round(steps * warmup_fraction)
-    progress = (step - warmup) / max(steps - 1 - warmup, 1)
-    cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
-    decayed = final_fraction + (1 - final_fraction) * cosine
-    return jnp.where(step < warmup, step / max(warmup, 1), decayed)
+    progress = (step - warmup_steps) / max(steps - 1 - warmup_steps, 1)
+    plateau = _PLATEAU[kind]
+    rest = jnp.clip((1 - progress) / (1 - plateau), 0.0, 1.0)
+    if kind == "exponential":
+        decayed = jnp.exp((1 - rest) * math.log(final_fraction))
+    else:
+        shape = rest if kind == "linear" else 0.5 * (1 - jnp.cos(jnp.pi * rest))
+        decayed = final_fraction + (1 - final_fraction) * shape
+    warm = start_fraction + (1 - start_fraction) * step / max(warmup_steps, 1)
+    return jnp.where(step < warmup_steps, warm, decayed)
+
+
+def ramp(step: jax.Array, start: int, length: int) -> jax.Array:
+    """0 up to step `start`, then linear to 1 over `length` steps; a float32 scalar in [0, 1]."""
+    return jnp.clip((step - start) / max(length, 1), 0.0, 1.0)
 
 
 def decay_mask(params):
@@ -48,3 +81,20 @@ def adamw(
         optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=eps),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
     )
+
+
+def apply(optimizer: optax.GradientTransformation, player: Player, grads, rate) -> Player:
+    """The player after one update of `optimizer` with learning rate `rate`."""
+    updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
+    params = optax.apply_updates(player.params, jax.tree.map(lambda u: -rate * u, updates))
+    return Player(params, opt_state)
+
+
+def ema(average, params, decay: float, step: jax.Array):
+    """One update of an exponential moving average of parameters.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that a young average forgets the
+    initial weights.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
