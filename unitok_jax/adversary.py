@@ -33,7 +33,7 @@ class Adversary:
         """config: the whole configuration; `gan`, `steps`, `optim.schedule` and `model.dtype`."""
         gan, steps = config.gan, config.steps
         self.config = gan.to_dict()
-        self.start = start_step(config)
+        self.start = round(steps * gan.start_fraction)
         self._ramp_steps = round(steps * gan.ramp_fraction)
         self._blur_steps = round(steps * gan.blur_fraction)
         self._schedule = dict(
@@ -45,9 +45,7 @@ class Adversary:
         )
         dtype = jnp.dtype(config.model.dtype)
         self._heads = nnx.graphdef(nnx.eval_shape(lambda: _heads(dtype, nnx.Rngs(0))))
-        self._dinov2 = nnx.graphdef(
-            nnx.eval_shape(lambda: DinoV2(dtype=dtype, rngs=nnx.Rngs(0)))
-        )
+        self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(dtype=dtype, rngs=nnx.Rngs(0))))
         self.optimizer = optim.adamw(
             betas=gan.betas,
             eps=gan.eps,
@@ -59,6 +57,10 @@ class Adversary:
         """Fresh heads and their optimiser."""
         params = nnx.to_pure_dict(nnx.state(_heads(jnp.float32, nnx.Rngs(params=key))))
         return optim.Player(params, self.optimizer.init(params))
+
+    def acts(self, step: int) -> bool:
+        """Whether a step belongs to the adversarial phase: whether its weight is above 0."""
+        return step > self.start
 
     def ramps(self, step: jax.Array, key: jax.Array) -> Ramps:
         """The ramps of a step; crop or resize is drawn once for real and rebuilt images."""
@@ -165,11 +167,6 @@ class Adversary:
 
     def _logits(self, heads, features):
         return nnx.merge(self._heads, heads)(features)
-
-
-def start_step(config) -> int:
-    """The first step (counted from 0) of the adversarial phase; `config.steps` if there is none."""
-    return round(config.steps * config.gan.start_fraction) if config.gan.weight else config.steps
 
 
 def _heads(dtype, rngs):

@@ -29,9 +29,7 @@ class Generator:
         self._lpips = None
         if weights["perceptual"]:
             dtype = jnp.dtype(config.model.dtype)
-            self._lpips = nnx.graphdef(
-                nnx.eval_shape(lambda: Lpips(dtype=dtype, rngs=nnx.Rngs(0)))
-            )
+            self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(dtype=dtype, rngs=nnx.Rngs(0))))
         # What the losses depend on: the rest of the model is not computed, nor differentiated.
         self._outputs = ["vq_loss", "logit_scale"]
         if adversary or any(weights[name] for name in ("l1", "l2", "perceptual")):

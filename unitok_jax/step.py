@@ -1,6 +1,5 @@
-"""The state of training and the one jitted step that changes it."""
+"""The state of training and the one jitted step that changes it, for both players."""
 
-import functools
 import zlib
 from typing import Any
 
@@ -9,27 +8,30 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
-from unitok_jax import losses, optim
+from unitok_jax import losses, optim, parts
+from unitok_jax.adversary import Adversary
+from unitok_jax.generator import Generator
 from unitok_jax.models.unitok import UniTok, abstract_model
+from unitok_jax.optim import Player
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
-
-
-@struct.dataclass
-class Player:
-    """A network that is trained, with its optimiser."""
-
-    params: Any  # nested dict of float32 arrays
-    opt_state: Any
 
 
 @struct.dataclass
 class TrainState:
     """Everything that a step changes. Frozen networks are an argument of the step instead."""
 
-    step: jax.Array  # int32 scalar, the number of updates done; also the data position
+    step: jax.Array  # int32 scalar, the number of batches seen; also the data position
     generator: Player
     discriminator: Player | None
+    ema: Any  # the generator's averaged parameters, or None
+    skipped: jax.Array  # int32 scalar, steps in all that were not applied
+    skipped_in_a_row: jax.Array  # int32 scalar, the newest of them without an applied one between
+
+    @property
+    def params(self):
+        """What evaluation and export use: the average if there is one."""
+        return self.generator.params if self.ema is None else self.ema
 
     def items(self) -> dict[str, Any]:
         """The state as items of a checkpoint: `params` for users of the model, and the rest."""
@@ -37,15 +39,28 @@ class TrainState:
             "step": self.step,
             "generator": self.generator.opt_state,
             "discriminator": self.discriminator,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
         }
-        return {"params": self.generator.params, "training": training}
+        if self.ema is not None:
+            training["params"] = self.generator.params
+        return {"params": self.params, "training": training}
 
     @classmethod
     def from_items(cls, items: dict[str, Any]) -> "TrainState":
         """The inverse of `items`."""
         training = items["training"]
-        generator = Player(items["params"], training["generator"])
-        return cls(training["step"], generator, training["discriminator"])
+        averaged = "params" in training
+        return cls(
+            step=training["step"],
+            generator=Player(
+                training["params"] if averaged else items["params"], training["generator"]
+            ),
+            discriminator=training["discriminator"],
+            ema=items["params"] if averaged else None,
+            skipped=training["skipped"],
+            skipped_in_a_row=training["skipped_in_a_row"],
+        )
 
 
 def init_params(model: dict, key: jax.Array):
@@ -82,105 +97,152 @@ class Trainer:
     """The pure functions of a run: init, train step and evaluation step, closed over the config."""
 
     def __init__(self, config):
-        """config: the whole configuration; only `seed steps model loss optim` are read."""
+        """config: the whole configuration; `seed steps model loss gan optim` are read."""
         self.model = config.model.to_dict()
         self.graph, self.abstract_params = abstract_model(self.model)
-        self.weights = config.loss.to_dict()
+        self.entries = self.model["vocab_size"] // self.model["num_codebooks"]
         self.seed = config.seed
-        optim_config = config.optim
-        self.learning_rate = optim_config.learning_rate
-        self.schedule = functools.partial(
-            optim.warmup_cosine,
+        settings = config.optim
+        self.max_learning_rate = settings.learning_rate
+        self.accumulation = settings.accumulation
+        self.ema_decay = settings.ema_decay
+        self.frozen_parts = settings.frozen
+        self._schedule = dict(
+            kind=settings.schedule,
             steps=config.steps,
-            warmup_fraction=optim_config.warmup_fraction,
-            final_fraction=optim_config.final_fraction,
+            warmup_steps=round(config.steps * settings.warmup_fraction),
+            start_fraction=0.0,
+            final_fraction=settings.final_fraction,
         )
         self.optimizer = optim.adamw(
-            betas=optim_config.betas,
-            eps=optim_config.eps,
-            weight_decay=optim_config.weight_decay,
-            clip_norm=optim_config.clip_norm,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
         )
+        self.adversary = Adversary(config) if config.gan.weight else None
+        self.generator = Generator(config, self.graph, self.adversary)
+        self.perceptual = bool(config.loss.perceptual)
 
     def init(self) -> TrainState:
         """The state before the first step."""
-        params = init_params(self.model, self._key("params"))
-        generator = Player(params, self.optimizer.init(params))
-        return TrainState(jnp.zeros((), jnp.int32), generator, None)
+        discriminator = None
+        if self.adversary is not None:
+            discriminator = self.adversary.init(self._key("discriminator"))
+        return self.start(init_params(self.model, self._key("params")), discriminator)
 
-    def losses(self, params, batch, key):
-        """Total loss of a batch, and (named losses, the model's output)."""
-        images = to_float(batch["image"])
-        entropy = self.weights["entropy"] != 0
-        output = nnx.merge(self.graph, params)(images, batch["text"], key, entropy)
-        named = {
-            "l1": losses.l1_loss(output.reconstruction, images),
-            "l2": losses.l2_loss(output.reconstruction, images),
-            "vq": output.vq_loss,
-        }
-        if entropy:
-            named["entropy"] = output.entropy_loss
-        if self.weights["contrastive"]:
-            named["contrastive"] = losses.contrastive_loss(
-                output.image_features, output.text_features, output.logit_scale
-            )
-        total = sum(self.weights[name] * value for name, value in named.items())
-        return total, (named, output)
+    def start(self, params, discriminator: Player | None) -> TrainState:
+        """The state before the first step, of a generator with `params`."""
+        _, trainable = parts.split(params, self.frozen_parts)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            generator=Player(params, self.optimizer.init(trainable)),
+            discriminator=discriminator,
+            # Another buffer: both trees are donated to the step.
+            ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
+        )
 
-    def train_step(self, state: TrainState, frozen, batch) -> tuple[TrainState, dict]:
-        """One update.
+    def learning_rate(self, step: jax.Array) -> jax.Array:
+        """The generator's learning rate of a step."""
+        return self.max_learning_rate * optim.learning_rate_schedule(step, **self._schedule)
+
+    def train_step(
+        self, state: TrainState, frozen, batch, *, adversarial: bool
+    ) -> tuple[TrainState, dict]:
+        """One update of the generator and, in the adversarial phase, of the discriminator.
+
+        A step whose losses or gradients are not finite changes nothing but the counters.
 
         Args:
           state: donated.
-          frozen: parameters of the frozen networks, a nested dict; empty while no loss uses one.
+          frozen: parameters of the frozen networks, {'lpips': ..., 'dinov2': ...}: of those that
+            the configuration uses.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32}.
+          adversarial: static. Without it nothing of the adversary is computed.
 
         Returns:
-          The next state, and float32 metrics: scalars, and (K,) vectors of the codebooks.
+          The next state, and metrics: float32 scalars, (K,) vectors of the codebooks, and the
+          int32 counters `skipped` and `skipped_in_a_row`.
         """
-        del frozen
-        params = state.generator.params
-        key = jax.random.fold_in(self._key("step"), state.step)
-        grad = jax.value_and_grad(self.losses, has_aux=True)
-        (total, (named, output)), grads = grad(params, batch, key)
-        updates, opt_state = self.optimizer.update(grads, state.generator.opt_state, params)
-        rate = self.learning_rate * self.schedule(state.step)
-        params = optax.apply_updates(params, jax.tree.map(lambda u: -rate * u, updates))
+        keys = jax.random.split(jax.random.fold_in(self._key("step"), state.step), 4)
+        ramps = self.adversary.ramps(state.step, keys[0]) if adversarial else None
+        batches = jax.tree.map(self._micro_batches, {**batch, "image": to_float(batch["image"])})
+        fixed, trainable = parts.split(state.generator.params, self.frozen_parts)
+        heads = state.discriminator.params if adversarial else None
+        grads, codes, rebuilt, metrics = self.generator.gradients(
+            trainable, fixed, heads, frozen, batches, ramps, keys[1:3]
+        )
+        rate = self.learning_rate(state.step)
+        player = Player(trainable, state.generator.opt_state)
+        player = optim.apply(self.optimizer, player, grads, rate)
+        params = parts.merge(player.params, fixed)
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
-        rows = params["quantizer"]["codebook"].shape[1]
-        metrics = {
-            "loss": total,
-            **{f"loss/{name}": value for name, value in named.items()},
+        new = state.replace(generator=Player(params, player.opt_state))
+        metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
-            "logit_scale": output.logit_scale,
-            **codebook_health(codebook_counts(output.codes, rows)),
+            **codebook_health(codebook_counts(codes, self.entries)),
         }
-        state = state.replace(step=state.step + 1, generator=Player(params, opt_state))
-        return state, metrics
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        if adversarial:
+            discriminator, of_discriminator = self.adversary.update(
+                state.discriminator,
+                frozen["dinov2"],
+                batches["image"],
+                rebuilt,
+                ramps,
+                state.step,
+                keys[3],
+            )
+            new = new.replace(discriminator=discriminator)
+            metrics |= of_discriminator
+            finite &= jnp.isfinite(metrics["gan/grad_norm"])
+        if self.ema_decay:
+            new = new.replace(ema=optim.ema(state.ema, params, self.ema_decay, state.step))
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        new = new.replace(
+            step=state.step + 1,
+            skipped=state.skipped + ~finite,
+            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        )
+        return new, metrics | {
+            "skipped": new.skipped,
+            "skipped_in_a_row": new.skipped_in_a_row,
+        }
 
-    def eval_step(self, params, batch) -> dict:
+    def _micro_batches(self, x):
+        # Strided, so that every device splits what it holds and no data moves.
+        micro = x.shape[0] // self.accumulation
+        return x.reshape(micro, self.accumulation, *x.shape[1:]).swapaxes(0, 1)
+
+    def eval_step(self, params, frozen, batch) -> dict:
         """One batch of evaluation; rows with mask False count nothing.
 
         Args:
           params: the generator's.
+          frozen: as in `train_step`.
           batch: as for training, and 'mask' (B,) bool.
 
         Returns:
           'squared_error' (B,) of the clipped reconstruction, 'reconstruction' (B, H, W, 3) in
-          [-1, 1], 'counts' (K, V), 'image_features' (B, E).
+          [-1, 1], 'counts' (K, V), 'image_features' (B, E), and with a perceptual loss 'lpips'
+          (B,).
         """
         images = to_float(batch["image"])
         model = nnx.merge(self.graph, params)
         reconstruction, codes, features = model.reconstruct(images)
         reconstruction = jnp.clip(reconstruction, -1.0, 1.0)
-        rows = params["quantizer"]["codebook"].shape[1]
-        return {
+        out = {
             "squared_error": losses.squared_error(reconstruction, images),
             "reconstruction": reconstruction,
-            "counts": codebook_counts(codes, rows, batch["mask"]),
+            "counts": codebook_counts(codes, self.entries, batch["mask"]),
             "image_features": features,
         }
+        if self.perceptual:
+            out["lpips"] = self.generator.lpips(frozen, reconstruction, images)
+        return out
 
     def text_features(self, params, text) -> jax.Array:
         """(B, L) token ids -> (B, E) unit vectors."""
