@@ -49,22 +49,59 @@ def get_config() -> ConfigDict:
     data.num_threads = 16  # that read and decode, per process
     data.num_workers = 0  # processes that do so instead, per process
 
-    # Weights of the terms of the total loss; entropy and contrastive are not computed at weight 0.
+    # Where a run starts that has no checkpoint yet (docs/finetuning.md).
+    config.init = ConfigDict()
+    config.init.path = ""  # a workdir, a released or converted file, or a CLIP; empty: fresh
+    config.init.include = ("*",)  # globs of the parameters to take
+    config.init.training = False  # also the optimisers and the discriminator, of a workdir
+
+    # Weights of the terms of the total loss; a term of weight 0 costs nothing.
     config.loss = loss = ConfigDict()
     loss.l1 = 0.2
     loss.l2 = 1.0
+    loss.perceptual = 1.0  # LPIPS; needs frozen.lpips
     loss.vq = 1.0
     loss.entropy = 0.0
     loss.contrastive = 1.0
 
+    # The discriminator and its share of the loss. Fractions are of `steps`.
+    config.gan = gan = ConfigDict()
+    gan.weight = 0.4  # times the adaptive weight; 0: no discriminator. Needs frozen.dinov2
+    gan.adaptive_limits = (0.015, 1e4)  # of the adaptive weight
+    gan.start_fraction = 0.375  # the adversarial phase begins
+    gan.ramp_fraction = 0.03  # its weight ramps up from 0
+    gan.blur_fraction = 0.06  # the blur of what the discriminator sees fades to nothing
+    gan.loss = "hinge"  # hinge, softplus, linear: the discriminator's
+    gan.consistency = 4.0  # balanced consistency between two augmentations
+    gan.augment_probability = 1.0  # of each of DiffAug's transforms
+    gan.crop_probability = 0.5  # to whole DINOv2 patches; otherwise a resize by areas
+    gan.learning_rate = 2e-5  # the release's; the paper says 2e-4
+    gan.betas = (0.5, 0.9)
+    gan.eps = 1e-6
+    gan.weight_decay = 0.2
+    gan.clip_norm = 10.0
+    gan.warmup_fraction = 0.03  # from start_fraction on
+    gan.final_fraction = 0.1
+
+    # Weights of the networks that nothing trains (docs/frozen.md): a .safetensors that `convert`
+    # made, the published .pth, or "seeded": random stand-ins, for tests and for trying a run.
+    config.frozen = ConfigDict()
+    config.frozen.lpips = ""
+    config.frozen.dinov2 = ""
+
     config.optim = optim = ConfigDict()
+    optim.schedule = "cosine"  # cosine, linear, exponential; of both players
     optim.learning_rate = 5e-4  # the release's; the paper says 1e-3
     optim.betas = (0.9, 0.95)
     optim.eps = 1e-6
     optim.weight_decay = 0.02
     optim.clip_norm = 10.0
     optim.warmup_fraction = 0.01  # of `steps`, linear from 0
-    optim.final_fraction = 0.1  # of `learning_rate`, at the end of the cosine
+    optim.final_fraction = 0.1  # of `learning_rate`, at the end
+    optim.accumulation = 1  # micro-batches per step; divides data.batch_size
+    optim.ema_decay = 0.0  # of an average that evaluation and export use; 0: none
+    optim.frozen = ()  # globs of parameters that stay as they are, as ("encoder.*",)
+    optim.max_skipped = 10  # steps in a row that are not finite, before the run stops
 
     # One of the two may be -1: whatever the devices leave.
     config.mesh = ConfigDict()

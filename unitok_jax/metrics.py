@@ -18,18 +18,18 @@ class RunningMean:
     """Means of scalars and vectors over the steps since the last result."""
 
     def __init__(self):
-        self._sums, self._count = {}, 0
+        self._sums, self._counts = {}, {}
 
     def update(self, values: dict[str, np.ndarray]) -> None:
-        """Adds one step's values; the same keys every time."""
+        """Adds one step's values; each key is averaged over the steps that had it."""
         for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0.0) + np.asarray(value, np.float64)
-        self._count += 1
+            self._counts[key] = self._counts.get(key, 0) + 1
 
     def result(self) -> dict[str, np.ndarray]:
         """The means, and a fresh start."""
-        means = {key: value / self._count for key, value in self._sums.items()}
-        self._sums, self._count = {}, 0
+        means = {key: value / self._counts[key] for key, value in self._sums.items()}
+        self._sums, self._counts = {}, {}
         return means
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from unitok_jax import sharding
+from unitok_jax import frozen, initialize, sharding
 from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checks import check
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import END_OF_TEXT, Tokenizer
-from unitok_jax.data.transforms import check_size, decode_image, to_uint8
+from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.transforms import decode_image, to_uint8
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.reconstruction import Reconstruction
 from unitok_jax.evaluate.retrieval import caption_retrieval
@@ -39,11 +40,12 @@ class Run:
         Raises:
           ValueError: a value of the configuration does not fit; the message names its key.
         """
-        _check(config)
+        check(config)
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.source = open_source(config.data)
-        self.batch_size = effective_batch_size(config.data, len(self.source), self.mesh.size)
+        self._divisor = self.mesh.size * config.optim.accumulation
+        self.batch_size = effective_batch_size(config.data, len(self.source), self._divisor)
         self.eval_source = self.source
         if config.eval.source:
             self.eval_source = _open_eval_source(config)
@@ -56,20 +58,59 @@ class Run:
             self.shardings,
         )
         whole, split = sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)
+        self.frozen = jax.device_put(_load_frozen(config), whole)
         self.init = jax.jit(self.trainer.init, out_shardings=self.shardings)
-        self.train_step = jax.jit(
-            self.trainer.train_step,
-            in_shardings=(self.shardings, whole, split),
-            out_shardings=(self.shardings, whole),
-            donate_argnums=0,
-        )
+        self.start = jax.jit(self.trainer.start, out_shardings=self.shardings)
+        self.phases = {
+            adversarial: jax.jit(
+                functools.partial(self.trainer.train_step, adversarial=adversarial),
+                in_shardings=(self.shardings, whole, split),
+                out_shardings=(self.shardings, whole),
+                donate_argnums=0,
+            )
+            for adversarial in (False, True)
+        }
         params = self.shardings.generator.params
         self.eval_step = jax.jit(
-            self.trainer.eval_step, in_shardings=(params, split), out_shardings=whole
+            self.trainer.eval_step, in_shardings=(params, whole, split), out_shardings=whole
         )
         self.text_features = jax.jit(
             self.trainer.text_features, in_shardings=(params, split), out_shardings=whole
         )
+
+    def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
+        """Update number `step`, from 0: `Trainer.train_step` of its phase, compiled once each."""
+        adversary = self.trainer.adversary
+        return self.phases[adversary is not None and adversary.acts(step)](
+            state, self.frozen, batch
+        )
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step: fresh, or from the weights that `init` names.
+
+        Raises:
+          ValueError, OSError: the weights do not fit; the message says what differs.
+        """
+        init = self.config.init
+        if not init.path:
+            return self.init()
+        if init.training:
+            with Checkpoints(init.path) as checkpoints:
+                items = checkpoints.restore(self.abstract.items())
+            zero = jax.numpy.zeros_like(self.abstract.step, device=self.abstract.step.sharding)
+            return TrainState.from_items(items).replace(
+                step=zero, skipped=zero.copy(), skipped_in_a_row=zero.copy()
+            )
+        fresh = self.init()
+        params, report = initialize.initial_params(
+            init.path,
+            self.abstract.generator.params,
+            fresh.generator.params,
+            model=self.config.model.to_dict(),
+            include=init.include,
+        )
+        log.info("%s", report)
+        return self.start(params, fresh.discriminator)
 
     def batches(self, start_step: int):
         """This process's share of the training batches from `start_step` on; close it after use."""
@@ -80,7 +121,7 @@ class Run:
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            divisor=self.mesh.size,
+            divisor=self._divisor,
         )
 
     @property
@@ -123,9 +164,9 @@ class Run:
                 arrays = sharding.shard_batch(
                     {"image": images, "mask": batch["mask"] & (batch["index"] < count)}, self.mesh
                 )
-                out = jax.device_get(self.eval_step(params, arrays))
+                out = jax.device_get(self.eval_step(params, self.frozen, arrays))
                 mask = jax.device_get(arrays["mask"])
-                reconstruction.update(out["squared_error"], mask)
+                reconstruction.update(out["squared_error"], mask, out.get("lpips"))
                 codebooks.update(out["counts"])
                 features.append(out["image_features"][mask])
                 missing = config.grid_images - sum(map(len, pictures))
@@ -180,7 +221,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         if checkpoints.latest_step() is None:
             run.check_evaluation_images()
-            state = run.init()
+            state = run.initial_state()
         else:
             items = checkpoints.restore(run.abstract.items(), config, run.data_facts)
             state = TrainState.from_items(items)
@@ -200,18 +241,17 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
 
 def _loop(run, state, batches, checkpoints, writer, progress):
     config, start = run.config, int(state.step)
-    means, pending, evaluation = RunningMean(), None, {}
-    frozen = {}
+    window, pending, evaluation = _Window(config.optim.max_skipped), None, {}
     if start >= config.steps:
         log.info("step %d of %d is done: nothing to train", start, config.steps)
-        metrics, _ = run.evaluate(state.generator.params)
+        metrics, _ = run.evaluate(state.params)
         return {f"eval/{key}": value for key, value in metrics.items()}
     for step in range(start + 1, config.steps + 1):
         batch = sharding.shard_batch(next(batches), run.mesh)
-        state, metrics = run.train_step(state, frozen, batch)
+        state, metrics = run.train_step(step - 1, state, batch)
         # The metrics of the step before: fetching this one's would make the device wait.
         if pending is not None:
-            means.update(jax.device_get(pending))
+            window.update(step - 1, jax.device_get(pending))
         pending = metrics
         if step == start + 1:
             jax.block_until_ready(metrics)
@@ -221,14 +261,13 @@ def _loop(run, state, batches, checkpoints, writer, progress):
         saves = last or step % config.checkpoint.every == 0
         # A save ends a window of means too, so that a resumed run writes the same records.
         if evaluates or saves or step % config.log.every == 0:
-            means.update(jax.device_get(pending))
+            window.update(step, jax.device_get(pending))
             pending = None
-            values = means.result()
-            _check_finite(step, values)
+            values = window.result()
             writer.scalars(step, values)
             progress.update(step, _headline(values))
         if evaluates:
-            metrics, picture = run.evaluate(state.generator.params)
+            metrics, picture = run.evaluate(state.params)
             evaluation = {f"eval/{key}": value for key, value in metrics.items()}
             writer.scalars(step, evaluation)
             writer.image(step, "reconstruction", picture)
@@ -240,6 +279,38 @@ def _loop(run, state, batches, checkpoints, writer, progress):
         if evaluates or saves:
             progress.start(step)
     return evaluation
+
+
+class _Window:
+    """Means of the metrics of applied steps, and the count of those that were skipped."""
+
+    def __init__(self, max_skipped: int):
+        self._means, self._max_skipped, self._skipped = RunningMean(), max_skipped, 0
+
+    def update(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """The metrics of one step.
+
+        Raises:
+          FloatingPointError: too many steps in a row were skipped.
+        """
+        self._skipped = int(metrics.pop("skipped"))
+        in_a_row = int(metrics.pop("skipped_in_a_row"))
+        if not in_a_row:
+            self._means.update(metrics)
+            return
+        bad = ", ".join(key for key, value in metrics.items() if not np.all(np.isfinite(value)))
+        log.warning("step %d was skipped, not finite: %s", step, bad)
+        if in_a_row >= self._max_skipped:
+            raise FloatingPointError(
+                f"{in_a_row} steps in a row up to step {step} were skipped, not finite: {bad}. The "
+                "weights are those before them and nothing bad was saved: start again from the "
+                "newest checkpoint with a lower optim.learning_rate, or look at the data "
+                f"(optim.max_skipped={self._max_skipped})"
+            )
+
+    def result(self) -> dict[str, np.ndarray]:
+        """The means since the last result, and `skipped`, the steps skipped in all."""
+        return self._means.result() | {"skipped": np.int64(self._skipped)}
 
 
 def _headline(values):
@@ -275,6 +346,25 @@ def _make_workdir(workdir: str) -> pathlib.Path:
     return folder
 
 
+def _load_frozen(config: ConfigDict) -> dict:
+    """Parameters of the frozen networks that the configuration uses."""
+    needed = {
+        "lpips": ("loss.perceptual", config.loss.perceptual),
+        "dinov2": ("gan.weight", config.gan.weight),
+    }
+    return {
+        kind: frozen.load(
+            kind,
+            config.frozen[kind],
+            config.model.dtype,
+            key=f"frozen.{kind}",
+            turn_off=f"{key}=0",
+        )[1]
+        for kind, (key, weight) in needed.items()
+        if weight
+    }
+
+
 def _open_eval_source(config: ConfigDict):
     data = config.data.copy_and_resolve_references()
     for key in ("source", "path", "captions"):
@@ -283,50 +373,3 @@ def _open_eval_source(config: ConfigDict):
         return open_source(data, require_captions=False)
     except (ValueError, OSError) as error:
         raise type(error)(str(error).replace("data.", "eval.")) from error
-
-
-def _check_finite(step: int, values: dict[str, np.ndarray]) -> None:
-    """Stops before anything bad is saved."""
-    bad = [key for key, value in values.items() if not np.all(np.isfinite(value))]
-    if bad:
-        raise FloatingPointError(
-            f"not finite since the record before step {step}: {', '.join(bad)}; nothing of it was "
-            "saved. Start again from the newest checkpoint with a lower optim.learning_rate"
-        )
-
-
-def _check(config: ConfigDict) -> None:
-    check_size(config.data.image_size)
-    positive = {
-        "steps": config.steps,
-        "eval.every": config.eval.every,
-        "eval.batch_size": config.eval.batch_size,
-        "eval.max_images": config.eval.max_images,
-        "eval.grid_images": config.eval.grid_images,
-        "checkpoint.every": config.checkpoint.every,
-        "checkpoint.keep_latest": config.checkpoint.keep_latest,
-        "log.every": config.log.every,
-    }
-    for key, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{key}={value} must be at least 1")
-    if config.model.text.vocab_size <= END_OF_TEXT:
-        raise ValueError(
-            f"model.text.vocab_size={config.model.text.vocab_size} has no row for the token ids of "
-            f"captions, which reach {END_OF_TEXT}; set it to {END_OF_TEXT + 1}"
-        )
-    if config.eval.path and not config.eval.source:
-        raise ValueError(
-            f"eval.path={config.eval.path} is not read without eval.source; set it to folder"
-        )
-    if len(config.optim.betas) != 2:
-        raise ValueError(f"optim.betas={config.optim.betas} must hold two values")
-    metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
-    if config.checkpoint.best_metric not in metrics:
-        raise ValueError(
-            f"checkpoint.best_metric={config.checkpoint.best_metric!r} is not one of "
-            f"{', '.join(metrics)}"
-        )
-    for key, value in config.loss.items():
-        if value < 0:
-            raise ValueError(f"loss.{key}={value} must not be negative")

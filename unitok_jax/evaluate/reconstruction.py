@@ -13,16 +13,24 @@ def psnr(squared_error: np.ndarray) -> np.ndarray:
 
 
 class Reconstruction:
-    """PSNR per image and its mean, over batches with padding."""
+    """PSNR, and LPIPS where there is one, per image and as means over batches with padding."""
 
     def __init__(self):
-        self._errors = []
+        self._errors, self._distances = [], []
 
-    def update(self, squared_error: np.ndarray, mask: np.ndarray) -> None:
-        """squared_error, mask: (B,); rows with mask False count nothing."""
-        self._errors.append(np.asarray(squared_error)[np.asarray(mask)])
+    def update(
+        self, squared_error: np.ndarray, mask: np.ndarray, lpips: np.ndarray | None = None
+    ) -> None:
+        """squared_error, mask, lpips: (B,); rows with mask False count nothing."""
+        mask = np.asarray(mask)
+        self._errors.append(np.asarray(squared_error)[mask])
+        if lpips is not None:
+            self._distances.append(np.asarray(lpips)[mask])
 
     def result(self) -> dict[str, float]:
-        """`psnr` in dB, the mean over images, and `l2`, the mean squared error."""
+        """Means over images: `psnr` in dB, `l2` (squared error), and `lpips` if it was given."""
         errors = np.concatenate(self._errors)
-        return {"psnr": float(psnr(errors).mean()), "l2": float(errors.mean(dtype=np.float64))}
+        out = {"psnr": float(psnr(errors).mean()), "l2": float(errors.mean(dtype=np.float64))}
+        if self._distances:
+            out["lpips"] = float(np.concatenate(self._distances).mean(dtype=np.float64))
+        return out

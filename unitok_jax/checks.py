@@ -1,0 +1,141 @@
+"""Whether the values of a configuration fit each other, told before anything is built."""
+
+from ml_collections import ConfigDict
+
+from unitok_jax.data.text import END_OF_TEXT
+from unitok_jax.data.transforms import check_size
+from unitok_jax.losses import DISCRIMINATOR_LOSSES
+from unitok_jax.optim import SCHEDULES
+
+PIXELS = ("l1", "l2", "perceptual")
+MIN_PERCEPTUAL = 48  # pixels of a side, below which the reference leaves LPIPS out
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that do not fit, before anything is built.
+
+    Raises:
+      ValueError: the message names the key, its value and what to set.
+    """
+    check_size(config.data.image_size)
+    positive = {
+        "steps": config.steps,
+        "eval.every": config.eval.every,
+        "eval.batch_size": config.eval.batch_size,
+        "eval.max_images": config.eval.max_images,
+        "eval.grid_images": config.eval.grid_images,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep_latest": config.checkpoint.keep_latest,
+        "log.every": config.log.every,
+        "optim.accumulation": config.optim.accumulation,
+        "optim.max_skipped": config.optim.max_skipped,
+    }
+    for key, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{key}={value} must be at least 1")
+    if config.model.text.vocab_size <= END_OF_TEXT:
+        raise ValueError(
+            f"model.text.vocab_size={config.model.text.vocab_size} has no row for the token ids of "
+            f"captions, which reach {END_OF_TEXT}; set it to {END_OF_TEXT + 1}"
+        )
+    if config.eval.path and not config.eval.source:
+        raise ValueError(
+            f"eval.path={config.eval.path} is not read without eval.source; set it to folder"
+        )
+    metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
+    if config.checkpoint.best_metric not in metrics:
+        raise ValueError(
+            f"checkpoint.best_metric={config.checkpoint.best_metric!r} is not one of "
+            f"{', '.join(metrics)}"
+        )
+    _check_losses(config)
+    _check_gan(config)
+    _check_optim(config)
+
+
+def _check_losses(config):
+    for key, value in config.loss.items():
+        _at_least_zero(f"loss.{key}", value)
+    if not any(config.loss[key] for key in (*PIXELS, "contrastive")):
+        raise ValueError(
+            "loss.l1, loss.l2, loss.perceptual and loss.contrastive are all 0: nothing to learn"
+        )
+    if config.loss.perceptual and min(config.data.image_size) < MIN_PERCEPTUAL:
+        raise ValueError(
+            f"loss.perceptual={config.loss.perceptual} needs images of at least {MIN_PERCEPTUAL} "
+            f"px, but data.image_size={tuple(config.data.image_size)}; set loss.perceptual=0"
+        )
+    if config.loss.contrastive and config.data.batch_size == 1:
+        raise ValueError(
+            f"data.batch_size=1 leaves loss.contrastive={config.loss.contrastive} no other pair to "
+            "tell a pair from; set a larger batch or loss.contrastive=0"
+        )
+
+
+def _check_gan(config):
+    gan = config.gan
+    _at_least_zero("gan.weight", gan.weight)
+    if not gan.weight:
+        return
+    if gan.loss not in DISCRIMINATOR_LOSSES:
+        raise ValueError(f"gan.loss={gan.loss!r} is not one of {', '.join(DISCRIMINATOR_LOSSES)}")
+    for key in ("consistency", "learning_rate", "weight_decay", "ramp_fraction", "blur_fraction"):
+        _at_least_zero(f"gan.{key}", gan[key])
+    for key in ("augment_probability", "crop_probability", "warmup_fraction", "final_fraction"):
+        _in_unit_range(f"gan.{key}", gan[key])
+    if gan.start_fraction < 0 or round(gan.start_fraction * config.steps) >= config.steps - 1:
+        raise ValueError(
+            f"gan.start_fraction={gan.start_fraction} of steps={config.steps} leaves the "
+            "discriminator no step; set it between 0 and 1, or gan.weight=0"
+        )
+    if not any(config.loss[key] for key in PIXELS):
+        raise ValueError(
+            f"gan.weight={gan.weight} is relative to the gradient of the losses of pixels, and "
+            f"{', '.join(f'loss.{key}' for key in PIXELS)} are all 0; set one, or gan.weight=0"
+        )
+    _two_values("gan.betas", gan.betas)
+    _two_values("gan.adaptive_limits", gan.adaptive_limits)
+    if not 0 <= gan.adaptive_limits[0] <= gan.adaptive_limits[1]:
+        raise ValueError(
+            f"gan.adaptive_limits={tuple(gan.adaptive_limits)} must be a smaller and a larger weight"
+        )
+
+
+def _check_optim(config):
+    optim = config.optim
+    _two_values("optim.betas", optim.betas)
+    for key in ("learning_rate", "weight_decay"):
+        _at_least_zero(f"optim.{key}", optim[key])
+    for key in ("warmup_fraction", "final_fraction"):
+        _in_unit_range(f"optim.{key}", optim[key])
+    if optim.schedule not in SCHEDULES:
+        raise ValueError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    if optim.schedule == "exponential" and not optim.final_fraction * config.gan.final_fraction:
+        raise ValueError(
+            "optim.schedule=exponential never reaches optim.final_fraction=0 or "
+            "gan.final_fraction=0; set them above 0"
+        )
+    if not 0 <= optim.ema_decay < 1:
+        raise ValueError(f"optim.ema_decay={optim.ema_decay} must be at least 0 and below 1")
+    if config.data.batch_size % optim.accumulation:
+        raise ValueError(
+            f"optim.accumulation={optim.accumulation} does not divide "
+            f"data.batch_size={config.data.batch_size} into micro-batches of one size"
+        )
+    if config.init.training and not config.init.path:
+        raise ValueError("init.training=True needs init.path, the workdir to take it from")
+
+
+def _at_least_zero(key, value):
+    if value < 0:
+        raise ValueError(f"{key}={value} must not be negative")
+
+
+def _in_unit_range(key, value):
+    if not 0 <= value <= 1:
+        raise ValueError(f"{key}={value} must lie between 0 and 1")
+
+
+def _two_values(key, values):
+    if len(values) != 2:
+        raise ValueError(f"{key}={tuple(values)} must hold two values")
