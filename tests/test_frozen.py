@@ -187,6 +187,16 @@ class TestLpipsLayouts:
             load("lpips", save(tmp_path / "x.safetensors", package() | change))
 
 
+def test_counters_of_batch_norm_are_left_aside(tmp_path):
+    counters = {
+        name.replace("running_var", "num_batches_tracked"): np.zeros((), np.int64)
+        for name in public("inception")
+        if name.endswith("running_var")
+    }
+    path = save_torch(tmp_path / "pt_inception.pth", public("inception") | counters)
+    assert_is("inception", load("inception", path)[1])
+
+
 def transformer(width, depth=12, patch=14, **more):
     """As much of a vision transformer as tells what it is."""
     state = {
@@ -245,7 +255,11 @@ def wrong_files(files, tmp_path_factory):
     made = {}
     for name, (make, words) in WRONG.items():
         made[name] = save(folder / f"{len(made)}.safetensors", make()), words
-    words = {"lpips": "LPIPS with VGG16", "dinov2": "DINOv2, a ViT-S/14", "inception": "of FID"}
+    words = {
+        "lpips": "LPIPS with VGG16",
+        "dinov2": "DINOv2, a ViT-S/14",
+        "inception": "FID's Inception-v3",
+    }
     return made | {kind: (path, words[kind]) for kind, path in files.items()}
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 from unitok_jax import torch_layout
 from unitok_jax.models import lpips
 from unitok_jax.models.dinov2 import DEPTH, PATCH, WIDTH, DinoV2
+from unitok_jax.models.inception import CLASSES, Inception
 from unitok_jax.weight_files import ConversionError, read_state
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,14 @@ DINOV2_ROWS = (
     (r"blocks\.block\.(.*)\.kernel", r"blocks.{i}.\1.weight", "linear"),
     (r"blocks\.block\.(.*)\.scale", r"blocks.{i}.\1.weight", "same"),
     (r"blocks\.block\.(.*\.(?:bias|gamma))", r"blocks.{i}.\1", "same"),
+)
+INCEPTION_ROWS = (
+    (r"(.*)\.conv\.kernel", r"\1.conv.weight", "conv"),
+    (r"(.*)\.bn\.scale", r"\1.bn.weight", "same"),
+    (r"(.*)\.bn\.(mean|var)", r"\1.bn.running_\2", "same"),
+    (r"(.*)\.bn\.bias", r"\1.bn.bias", "same"),
+    (r"fc\.kernel", r"fc.weight", "linear"),
+    (r"fc\.bias", r"fc.bias", "same"),
 )
 
 
@@ -185,9 +194,9 @@ def _as_inception(state):
     if "Mixed_7c.branch_pool.conv.weight" not in state:
         return None
     classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
-    if classes == 1008:
-        return Found("inception", "the Inception-v3 of FID")
-    return Found(None, f"an Inception-v3 with {classes} classes (FID's has 1008)")
+    if classes == CLASSES:
+        return Found("inception", "FID's Inception-v3")
+    return Found(None, f"an Inception-v3 with {classes} classes (FID's has {CLASSES})")
 
 
 def _as_transformer(state):
@@ -277,6 +286,10 @@ def _dinov2_state(state):
     return {name: array for name, array in state.items() if name not in unused}
 
 
+def _inception_state(state):
+    return {name: a for name, a in state.items() if not name.endswith("num_batches_tracked")}
+
+
 _RELEASE = "huggingface.co/FoundationVision/unitok_external"
 
 NETWORKS = {
@@ -295,6 +308,14 @@ NETWORKS = {
         _dinov2_state,
         "dinov2_vits14_pretrain.pth",
         f"DINOv2 (github.com/facebookresearch/dinov2; also {_RELEASE})",
+    ),
+    "inception": Network(
+        "FID's Inception-v3",
+        Inception,
+        INCEPTION_ROWS,
+        _inception_state,
+        "weights-inception-2015-12-05-6726825d.pth",
+        f"torch-fidelity (github.com/toshas/torch-fidelity, release v0.2.0; also {_RELEASE})",
     ),
 }
 """kind -> Network."""
