@@ -56,13 +56,17 @@ def state(name: str) -> dict[str, np.ndarray]:
 
 @functools.cache
 def network_state(section: str) -> dict[str, np.ndarray]:
-    """The seeded weights of a network that only losses use: ``lpips``, ``dino``, ``discriminator``.
+    """Seeded weights of ``lpips``, ``dino``, ``discriminator`` or ``inception``.
 
-    The names in ``manifest_losses.json``, which the draws depend on, carry a prefix that public
+    The names in the manifests, which the draws depend on, carry a prefix that public
     files do not have; it is cut off here.  Read-only.
     """
     arrays = {}
-    for name, shape in json_file("manifest_losses.json")[section].items():
+    if section == "inception":
+        shapes = json_file("inception_manifest.json")
+    else:
+        shapes = json_file("manifest_losses.json")[section]
+    for name, shape in shapes.items():
         array = weights.reference_array(name, shape, SEED)
         array.setflags(write=False)
         arrays[name.split(".", 1)[1]] = array

@@ -1,27 +1,24 @@
 """Weights between files: our checkpoints, and the public PyTorch layout as .pth or .safetensors.
 
-`python -m unitok_jax.convert SRC DST` reads and writes whichever kind the two paths are.
+`python -m unitok_jax.convert SRC DST` reads and writes whichever kind the two paths are. The file
+of a frozen network (LPIPS, DINOv2, Inception) becomes a .safetensors, so that training needs no
+PyTorch.
 """
 
 import argparse
 import json
 import pathlib
-import pickle
 import sys
-import zipfile
-from collections.abc import Mapping
 
 import jax
-import safetensors
+import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from unitok_jax import torch_layout, torch_options
+from unitok_jax import frozen, torch_layout, torch_options, weight_files
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.torch_options import ConversionError
-
-_TORCH = (".pth", ".pt", ".ckpt", ".bin")
+from unitok_jax.weight_files import ConversionError
 
 
 def read(path, **heads: int) -> tuple[ConfigDict, dict]:
@@ -45,12 +42,10 @@ def read(path, **heads: int) -> tuple[ConfigDict, dict]:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         return _read_folder(path, heads)
-    if path.suffix == ".safetensors":
-        args, state = _read_safetensors(path)
-    elif path.suffix in _TORCH:
-        args, state = _read_torch(path)
-    else:
-        raise ConversionError(f"{path}: {_kinds()}")
+    return _fit(path, *weight_files.read_state(path), heads)
+
+
+def _fit(path, args, state, heads):
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
         torch_options.check_heads(config, heads)
@@ -66,25 +61,18 @@ def write(path, config: ConfigDict, params) -> None:
     if path.suffix == ".safetensors":
         metadata = {"args": json.dumps(torch_options.from_config(config))}
         safetensors.numpy.save_file(torch_layout.to_torch(params), path, metadata)
-    elif path.suffix in _TORCH:
-        torch = _torch(path)
+    elif path.suffix in weight_files.TORCH:
+        torch = weight_files.import_torch(path)
         # A copy: torch cannot hold the read-only views of JAX arrays.
         state = {k: torch.from_numpy(v.copy()) for k, v in torch_layout.to_torch(params).items()}
         torch.save({"args": torch_options.from_config(config), "trainer": {"unitok": state}}, path)
     elif path.suffix:
-        raise ConversionError(f"{path}: {_kinds()}")
+        raise ConversionError(f"{path}: {weight_files.kinds()}")
     else:
         if path.exists() and any(path.iterdir()):
             raise ConversionError(f"{path} is not empty; give a new folder")
         with Checkpoints(path, create=True) as checkpoints:
             checkpoints.save(0, {"params": params}, config, {})
-
-
-def _kinds() -> str:
-    return (
-        f"the suffix names no kind of weights; known: {', '.join(_TORCH)}, .safetensors, and no "
-        "suffix for a folder"
-    )
 
 
 def _read_folder(path, heads):
@@ -103,78 +91,66 @@ def _read_folder(path, heads):
         return config, checkpoints.restore({"params": abstract}, step=step)["params"]
 
 
-def _read_safetensors(path):
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except safetensors.SafetensorError as error:
-        raise ConversionError(f"{path} is not a safetensors file: {error}") from error
-    if "args" not in metadata:
-        return None, state
-    try:
-        return json.loads(metadata["args"]), state
-    except json.JSONDecodeError as error:
-        raise ConversionError(f"{path}: the metadata entry 'args' is not JSON: {error}") from error
-
-
-def _read_torch(path):
-    torch = _torch(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+def _write_frozen(source, target, kind, state) -> str:
+    target = pathlib.Path(target)
+    if target.suffix != ".safetensors":
         raise ConversionError(
-            f"{path} is not a checkpoint that can be loaded safely, with weights only: {error}"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict")
-    args = None
-    if "trainer" in content:
-        args, trainer = content.get("args"), content["trainer"]
-        if not isinstance(trainer, Mapping) or "unitok" not in trainer:
-            raise ConversionError(f"{path} has no entry 'trainer.unitok', the tokenizer's weights")
-        if not isinstance(args, Mapping):
-            raise ConversionError(f"{path} has no entry 'args', the options of the release")
-        content = trainer["unitok"]
-    if not isinstance(content, Mapping):
-        raise ConversionError(f"{path}: 'trainer.unitok' is no state dict")
-    strangers = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
-    if strangers or not content:
-        raise ConversionError(
-            f"{path} is not a state dict: {strangers[:5] or 'it is empty'}; expected names and "
-            "tensors, or {'args': ..., 'trainer': {'unitok': ...}}"
+            f"{source} is {frozen.NETWORKS[kind].what}, which is written as .safetensors only, "
+            f"not as {target}"
         )
-    return args, {name: tensor.float().numpy() for name, tensor in content.items()}
+    state = frozen.public_state(kind, source, state)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    safetensors.numpy.save_file(arrays, target, {"kind": kind})
+    count = sum(array.size for array in arrays.values())
+    return f"{target}: {frozen.NETWORKS[kind].what}, {count:,} parameters"
 
 
-def _torch(path):
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: {path.suffix} files need PyTorch (the extra 'torch'); a .safetensors file "
-            "does not"
-        ) from error
-    return torch
+def convert(source: str, target: str, **heads: int) -> str:
+    """Converts a file or folder and returns a line that says what it is.
+
+    Args:
+      source: a UniTok (see `read`), or the file of a frozen network.
+      target: what to write: see `write`; a .safetensors file for a frozen network.
+      **heads: see `tokenizer.load`.
+
+    Raises:
+      ConversionError, FileNotFoundError, ImportError: as `read`, `write` and `frozen.load`.
+    """
+    if pathlib.Path(source).is_dir():
+        config, params = read(source, **heads)
+    else:
+        args, state = frozen.read_files(source)
+        kind, what = frozen.recognise(state)
+        if kind:
+            return _write_frozen(source, target, kind, state)
+        if what not in (frozen.UNITOK, frozen.UNKNOWN):
+            raise ConversionError(
+                f"{source} seems to be {what}; known: {frozen.UNITOK}, "
+                + ", ".join(network.what for network in frozen.NETWORKS.values())
+            )
+        config, params = _fit(source, args, state, heads)
+    write(target, config, params)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return f"{target}: {config.model.size}, {count:,} parameters"
 
 
 def main() -> None:
     """`python -m unitok_jax.convert SRC DST`."""
     parser = argparse.ArgumentParser(prog="python -m unitok_jax.convert", description=__doc__)
-    parser.add_argument("source", help="folder, .pth, .pt, .ckpt, .bin or .safetensors")
+    parser.add_argument(
+        "source", help="folder, .pth, .pt, .ckpt, .bin or .safetensors; a.pth,b.pth joins files"
+    )
     parser.add_argument("target", help="the same kinds; an existing file is replaced")
     for name in torch_options.HEADS:
         parser.add_argument(f"--{name}", type=int, help="for a file without a configuration")
     arguments = vars(parser.parse_args())
     heads = {name: arguments[name] for name in torch_options.HEADS if arguments[name] is not None}
     try:
-        config, params = read(arguments["source"], **heads)
-        write(arguments["target"], config, params)
+        print(convert(arguments["source"], arguments["target"], **heads))
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{arguments['target']}: {config.model.size}, {count:,} parameters")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,30 @@
 """The networks that losses and metrics use and nothing trains: their files, names and loading."""
 
+import logging
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from unitok_jax import torch_layout
+from unitok_jax.models import lpips
+from unitok_jax.models.dinov2 import DEPTH, PATCH, WIDTH, DinoV2
+from unitok_jax.models.inception import CLASSES, Inception
+from unitok_jax.weight_files import ConversionError, read_state
+
+log = logging.getLogger(__name__)
+
+SEEDED = "seeded"
+"""The path that stands for random weights from a fixed seed."""
+
+UNITOK, UNKNOWN = "a UniTok tokenizer", "an unknown network"
+"""What `recognise` says of a tokenizer, and where it does not know."""
+
 # (pattern of our path, PyTorch's name, axis order): see torch_layout
 LPIPS_ROWS = (
     *(
@@ -18,3 +43,279 @@ DINOV2_ROWS = (
     (r"blocks\.block\.(.*)\.scale", r"blocks.{i}.\1.weight", "same"),
     (r"blocks\.block\.(.*\.(?:bias|gamma))", r"blocks.{i}.\1", "same"),
 )
+INCEPTION_ROWS = (
+    (r"(.*)\.conv\.kernel", r"\1.conv.weight", "conv"),
+    (r"(.*)\.bn\.scale", r"\1.bn.weight", "same"),
+    (r"(.*)\.bn\.(mean|var)", r"\1.bn.running_\2", "same"),
+    (r"(.*)\.bn\.bias", r"\1.bn.bias", "same"),
+    (r"fc\.kernel", r"fc.weight", "linear"),
+    (r"fc\.bias", r"fc.bias", "same"),
+)
+
+
+class Found(NamedTuple):
+    """What a state dict seems to be."""
+
+    kind: str | None  # a key of NETWORKS, or None
+    what: str
+
+
+class Network(NamedTuple):
+    """A frozen network and its public file."""
+
+    what: str
+    make: Callable[..., nnx.Module]  # keyword arguments dtype, rngs
+    rows: tuple
+    names: Callable[[Mapping], dict]  # a public file's state under the names of `rows`
+    file: str
+    project: str
+
+
+def recognise(state: Mapping[str, np.ndarray]) -> Found:
+    """Tells from names and shapes whose weights `state` (name -> array) holds."""
+    for look in (_as_unitok, _as_inception, _as_transformer, _as_vgg):
+        found = look(state)
+        if found:
+            return found
+    return Found(None, UNKNOWN)
+
+
+def read_files(path: str | pathlib.Path) -> tuple[dict | None, dict[str, np.ndarray]]:
+    """As `weight_files.read_state`, for one file or for several that are joined: `a.pth,b.pth`.
+
+    Raises:
+      FileNotFoundError: a file is not there.
+      ConversionError: a file is not what its suffix says, two files hold the same name.
+    """
+    files = [path] if pathlib.Path(path).exists() else str(path).split(",")
+    args, state = None, {}
+    for file in files:
+        if not pathlib.Path(file).is_file():
+            raise FileNotFoundError(f"{file} does not exist")
+        args, part = read_state(file)
+        both = sorted(part.keys() & state.keys())
+        if both:
+            raise ConversionError(f"{path}: {both[0]} is in more than one of the files")
+        state |= part
+    return args, state
+
+
+def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`state`, read from `path`, under the names that `convert` writes and without unused entries.
+
+    Raises:
+      ConversionError: it is another network, or not all of this one.
+    """
+    network, found = NETWORKS[kind], recognise(state)
+    if found.kind != kind:
+        names = f" (with {', '.join(sorted(state)[:3])})" if found.what == UNKNOWN else ""
+        raise ConversionError(
+            f"{path} seems to be {found.what}{names}; expected {network.what}: {network.file} of "
+            f"{network.project}"
+        )
+    try:
+        state = network.names(state)
+        # Only for its list of differences.
+        torch_layout.from_torch(state, abstract(kind, jnp.float32)[1], network.rows, fixed={})
+    except torch_layout.LayoutError as error:
+        head, *rest = str(error).split("\n")
+        more = f"\n  and {len(rest) - 5} more" if len(rest) > 5 else ""
+        raise ConversionError("\n".join([f"{path}: {head}", *rest[:5]]) + more) from error
+    except ValueError as error:
+        raise ConversionError(f"{path}: {error}") from error
+    return state
+
+
+def abstract(kind: str, dtype) -> tuple[nnx.GraphDef, dict]:
+    """Graph of a network and the shapes of its parameters, without making any."""
+    graph, params = nnx.split(nnx.eval_shape(lambda: _make(kind, dtype)))
+    return graph, nnx.to_pure_dict(params)
+
+
+def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.GraphDef, dict]:
+    """A frozen network for `nnx.merge(graph, params)`.
+
+    Args:
+      kind: a key of `NETWORKS`.
+      path: its public file, what `convert` made of it, several files joined by commas, or
+        `seeded` for random weights.
+      dtype: what the network computes in.
+      key: the configuration's key that holds `path`, for messages.
+      turn_off: what to set to do without the network, for messages: `loss.perceptual=0`.
+
+    Returns:
+      The graph, and the parameters as a nested dict of float32 NumPy arrays.
+
+    Raises:
+      FileNotFoundError: no path or no file; the message says where it is published.
+      ConversionError: a ValueError; the file is not this network's.
+      ImportError: a PyTorch file without PyTorch.
+    """
+    if kind not in NETWORKS:
+        raise ValueError(f"unknown frozen network {kind!r}; known: {', '.join(NETWORKS)}")
+    network = NETWORKS[kind]
+    if path == SEEDED:
+        log.warning(
+            "%s=%s: %s has random weights; no figure that depends on it can be compared with "
+            "published ones",
+            key,
+            path,
+            network.what,
+        )
+        graph, params = nnx.split(_make(kind, dtype))
+        return graph, jax.device_get(nnx.to_pure_dict(params))
+    try:
+        if not path:
+            raise FileNotFoundError("no file is named")
+        state = read_files(path)[1]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{key}={path!r}: {error}. It must name the weights of {network.what}: get "
+            f"{network.file} of {network.project}, then `python -m unitok_jax.convert "
+            f"{network.file} {kind}.safetensors` and {key}={kind}.safetensors; without the "
+            f"network: {turn_off}; random weights, for trying things out: {key}={SEEDED}"
+        ) from error
+    graph, shapes = abstract(kind, dtype)
+    state = public_state(kind, f"{key}={path}", state)
+    return graph, torch_layout.from_torch(state, shapes, network.rows, fixed={})
+
+
+def _make(kind, dtype):
+    return NETWORKS[kind].make(dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+
+
+def _as_unitok(state):
+    prefixes = ("quantizer.codebooks.", "encoder.patch_embed.backbone.")
+    if any(name.startswith(prefixes) for name in state):
+        return Found(None, UNITOK)
+
+
+def _as_inception(state):
+    if "Mixed_7c.branch_pool.conv.weight" not in state:
+        return None
+    classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
+    if classes == CLASSES:
+        return Found("inception", "FID's Inception-v3")
+    return Found(None, f"an Inception-v3 with {classes} classes (FID's has {CLASSES})")
+
+
+def _as_transformer(state):
+    if not {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= state.keys():
+        return None
+    width, patch = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    size = {384: "S", 768: "B", 1024: "L", 1536: "g"}.get(width, "?")
+    shape = f"ViT-{size}/{patch} of width {width} and {depth} blocks"
+    if "blocks.0.ls1.gamma" not in state:
+        return Found(None, f"a {shape} without LayerScale, which is not DINOv2")
+    if "register_tokens" in state:
+        return Found(None, f"DINOv2 with register tokens, a {shape}")
+    known = (width, patch, depth) == (WIDTH, PATCH, DEPTH)
+    return Found("dinov2" if known else None, f"DINOv2, a {shape}")
+
+
+def _as_vgg(state):
+    names = {_lpips_name(name): name for name in state}
+    convolutions = any(name and name.startswith("net.") for name in names)
+    widths = [
+        state[names[head]].shape[1]
+        for i in range(5)
+        if (head := f"lins.{i}.model.1.weight") in names
+    ]
+    if widths and widths != [width for width, _ in lpips.SLICES]:
+        return Found(None, f"LPIPS for another backbone (heads of widths {widths})")
+    if any(re.fullmatch(r"features\.\d+\.weight", n) and _lpips_name(n) is None for n in state):
+        return Found(None, "a classifier that is not torchvision's VGG16")
+    both = "give VGG16 and the heads as two files, a.pth,b.pth"
+    if widths and not convolutions:
+        return Found(None, f"the heads of LPIPS without VGG16 ({both})")
+    if convolutions and not widths:
+        return Found(None, f"VGG16 without the heads of LPIPS ({both})")
+    return Found("lpips", "LPIPS with VGG16") if widths else None
+
+
+_SLICE_STARTS = (0, 4, 9, 16, 23)  # layers of torchvision's VGG16 where the slices begin
+
+
+def _lpips_name(name: str) -> str | None:
+    """The name in `LPIPS_ROWS` of an entry of any of the public layouts; None if it has none."""
+    match = re.fullmatch(r"(?:lin|lins\.)([0-4])\.model\.1\.weight", name)
+    if match:
+        return f"lins.{match[1]}.model.1.weight"
+    match = re.fullmatch(r"(?:features|net\.slice([1-5]))\.(\d+)\.(weight|bias)", name)
+    if not match:
+        return None
+    layer = int(match[2])
+    for i, (start, (_, count)) in enumerate(zip(_SLICE_STARTS, lpips.SLICES, strict=True)):
+        inside = range(int(i > 0), 2 * count + int(i > 0), 2)
+        if match[1] in (None, str(i + 1)) and layer - start in inside:
+            return f"net.slice{i + 1}.{layer - start}.{match[3]}"
+        # A slice counts its layers from 0 or goes on from the slice before.
+        if match[1] == str(i + 1) and layer in inside:
+            return f"net.slice{i + 1}.{layer}.{match[3]}"
+    return None
+
+
+# buffers of the release and of the LPIPS package -> what they must hold
+_LPIPS_CONSTANTS = {
+    "scaling_layer.shift": lpips.SHIFT,
+    "scaling_layer.scale": lpips.SCALE,
+    "shift": lpips.SHIFT,
+    "scale_inv": tuple(1 / value for value in lpips.SCALE),
+}
+
+
+def _lpips_state(state):
+    out = {}
+    for name, array in state.items():
+        if name in _LPIPS_CONSTANTS:
+            expected = _LPIPS_CONSTANTS[name]
+            if array.size != 3 or not np.allclose(array.ravel(), expected, atol=1e-4):
+                raise ValueError(f"{name} is {array.ravel()[:3]}, LPIPS has {expected}")
+        elif not name.startswith("classifier."):
+            # The package lists its heads twice.
+            public = _lpips_name(name) or name
+            if public in out and not np.array_equal(out[public], array):
+                raise ValueError(f"{name} differs from another entry for {public}")
+            out[public] = array
+    return out
+
+
+def _dinov2_state(state):
+    unused = ("mask_token", "norm.weight", "norm.bias")
+    return {name: array for name, array in state.items() if name not in unused}
+
+
+def _inception_state(state):
+    return {name: a for name, a in state.items() if not name.endswith("num_batches_tracked")}
+
+
+_RELEASE = "huggingface.co/FoundationVision/unitok_external"
+
+NETWORKS = {
+    "lpips": Network(
+        "LPIPS with VGG16",
+        lpips.Lpips,
+        LPIPS_ROWS,
+        _lpips_state,
+        "lpips_with_vgg.pth",
+        f"the UniTok release ({_RELEASE})",
+    ),
+    "dinov2": Network(
+        f"DINOv2 ViT-S/14 (width {WIDTH}, no register tokens)",
+        DinoV2,
+        DINOV2_ROWS,
+        _dinov2_state,
+        "dinov2_vits14_pretrain.pth",
+        f"DINOv2 (github.com/facebookresearch/dinov2; also {_RELEASE})",
+    ),
+    "inception": Network(
+        "FID's Inception-v3",
+        Inception,
+        INCEPTION_ROWS,
+        _inception_state,
+        "weights-inception-2015-12-05-6726825d.pth",
+        f"torch-fidelity (github.com/toshas/torch-fidelity, release v0.2.0; also {_RELEASE})",
+    ),
+}
+"""kind -> Network."""

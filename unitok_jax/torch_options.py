@@ -6,6 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax.models.vitamin import SIZES
+from unitok_jax.weight_files import ConversionError
 
 # The release's option name -> our key of `config`, and the values that are called otherwise.
 _OPTIONS = {
@@ -27,10 +28,6 @@ _OPTIONS = {
 }
 _QUANT_PROJ = {"attn": "attention", "linear": "linear"}
 HEADS = ("heads", "quant_heads", "text_heads")
-
-
-class ConversionError(ValueError):
-    """A file is not what it should be; the message names it and what to do."""
 
 
 def to_config(args: Mapping) -> ConfigDict:

@@ -227,13 +227,13 @@ class UpsampleConv(nnx.Module):
         return out + self.bias[...].astype(self.dtype)
 
 
-def average_pool(x: jax.Array) -> jax.Array:
-    """3x3 average at stride 2, padding (1, 1) not counted: (B, H, W, D) -> (B, H/2, W/2, D)."""
+def average_pool(x: jax.Array, stride: int = 2) -> jax.Array:
+    """3x3 average, padding (1, 1) not counted: (B, H, W, D) -> (B, H / stride, W / stride, D)."""
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
 
     def window_sum(x):
         return lax.reduce_window(
-            x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, 2, 2, 1), padding
+            x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, stride, stride, 1), padding
         )
 
     return window_sum(x) / window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))

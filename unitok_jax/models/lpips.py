@@ -9,8 +9,8 @@ from jax import lax
 from unitok_jax.models import layers
 
 # widths and numbers of the convolutions before each tap: relu1_2, 2_2, 3_3, 4_3, 5_3
-_SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-MIN_SIZE = 2 ** (len(_SLICES) - 1)  # four poolings
+SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+MIN_SIZE = 2 ** (len(SLICES) - 1)  # four poolings
 # what the published heads were trained behind, for images in [-1, 1]
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -26,14 +26,14 @@ class Lpips(nnx.Module):
     def __init__(self, *, dtype, rngs: nnx.Rngs):
         init = nnx.initializers.he_normal()
         slices, inputs = [], 3
-        for width, count in _SLICES:
+        for width, count in SLICES:
             convs = []
             for _ in range(count):
                 convs.append(layers.conv3x3(inputs, width, dtype, rngs, init))
                 inputs = width
             slices.append(nnx.List(convs))
         self.slices = nnx.List(slices)
-        self.heads = nnx.List([nnx.Param(jnp.full((w, 1), 1 / w)) for w, _ in _SLICES])
+        self.heads = nnx.List([nnx.Param(jnp.full((w, 1), 1 / w)) for w, _ in SLICES])
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """Distance of every pair.
