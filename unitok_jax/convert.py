@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
@@ -45,12 +46,29 @@ def read(path, **heads: int) -> tuple[ConfigDict, dict]:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         return _read_folder(path, heads)
+    return from_state(path, *read_file(path), heads)
+
+
+def read_file(path) -> tuple[Mapping | None, dict[str, np.ndarray]]:
+    """The options of the release, if the file has any, and its state dict as NumPy arrays.
+
+    It may be any network's: a state dict, bare or under `state_dict`, with or without the prefix
+    `module.` of a training run, or what the release of UniTok saves.
+    """
+    path = pathlib.Path(path)
     if path.suffix == ".safetensors":
         args, state = _read_safetensors(path)
     elif path.suffix in _TORCH:
         args, state = _read_torch(path)
     else:
         raise ConversionError(f"{path}: {_kinds()}")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): array for name, array in state.items()}
+    return args, state
+
+
+def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
+    """What `read` returns, from what `read_file` returns of a UniTok's file."""
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
         torch_options.check_heads(config, heads)
@@ -136,13 +154,15 @@ def _read_torch(path):
         if not isinstance(args, Mapping):
             raise ConversionError(f"{path} has no entry 'args', the options of the release")
         content = trainer["unitok"]
+    elif "state_dict" in content:
+        content = content["state_dict"]
     if not isinstance(content, Mapping):
-        raise ConversionError(f"{path}: 'trainer.unitok' is no state dict")
+        raise ConversionError(f"{path}: 'trainer.unitok' or 'state_dict' is no state dict")
     strangers = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
     if strangers or not content:
         raise ConversionError(
             f"{path} is not a state dict: {strangers[:5] or 'it is empty'}; expected names and "
-            "tensors, or {'args': ..., 'trainer': {'unitok': ...}}"
+            "tensors, the same under 'state_dict', or {'args': ..., 'trainer': {'unitok': ...}}"
         )
     return args, {name: tensor.float().numpy() for name, tensor in content.items()}
 
