@@ -26,7 +26,11 @@ ARROWS = {
     "evaluate": {"models"},
     "torch_layout": set(),
     "torch_options": {"models"},
+    "clip_layout": set(),
+    "parts": set(),
+    "report": set(),
     "convert": {"torch_layout", "torch_options", "checkpoint", "models"},
+    "initialize": {"clip_layout", "convert", "models", "parts", "report", "torch_layout"},
     "tokenizer": {"convert", "data", "models"},
     "reconstruct": {"data", "evaluate", "metrics", "models", "tokenizer", "torch_options"},
 }
