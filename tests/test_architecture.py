@@ -26,7 +26,7 @@ ARROWS = {
     "evaluate": {"models"},
     "torch_layout": set(),
     "torch_options": {"models"},
-    "clip_layout": set(),
+    "clip_layout": {"models"},
     "parts": set(),
     "report": set(),
     "convert": {"torch_layout", "torch_options", "checkpoint", "models"},

@@ -6,7 +6,9 @@ timm. ViTamin: arXiv 2404.02132.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from unitok_jax.models.vitamin import SIZES
 
 # (pattern of the file's name, UniTok's public name, the tower it belongs to)
 ROWS = (
@@ -52,6 +54,14 @@ KINDS = (
     (r"quantize\.", "a VQGAN"),
 )
 
+# key of the model -> (UniTok's public name, axis) whose length it is
+_LENGTHS = {
+    "embed_dim": ("text_encoder.text_projection", 1),
+    "text.width": ("text_encoder.token_embedding.weight", 1),
+    "text.vocab_size": ("text_encoder.token_embedding.weight", 0),
+    "text.context_length": ("text_encoder.positional_embedding", 0),
+}
+
 
 def translate(names: Iterable[str]) -> dict[str, tuple[str | None, str]]:
     """The file's name -> (UniTok's public name, ''), or (None, why there is none)."""
@@ -67,6 +77,31 @@ def describe(names: Iterable[str]) -> str:
         if any(re.match(pattern, name) for name in names):
             return words
     return f"no CLIP, with entries such as {', '.join(names[:4])}"
+
+
+def sizes(shapes: Mapping[str, tuple]) -> dict[str, int | str]:
+    """UniTok's public names and their shapes in the file -> keys of the model and their values.
+
+    No shape tells the heads of the text tower: CLIP's have a width of 64.
+    """
+    out = {}
+    stem = shapes.get("encoder.patch_embed.backbone.stem.conv1.weight", (0,))[0]
+    blocks = _count(shapes, "encoder.blocks.")
+    for name, size in SIZES.items():
+        if (size.stem, size.blocks) == (stem, blocks):
+            out["size"] = name
+    for key, (name, axis) in _LENGTHS.items():
+        if name in shapes:
+            out[key] = shapes[name][axis]
+    if out.get("text.width", 1) % 64 == 0:
+        out["text.heads"] = out["text.width"] // 64
+    layers = _count(shapes, "text_encoder.transformer.resblocks.")
+    return out | ({"text.layers": layers} if layers else {})
+
+
+def _count(shapes, prefix):
+    dots = prefix.count(".")
+    return len({name.split(".")[dots] for name in shapes if name.startswith(prefix)})
 
 
 def _translate(name, vitamin):

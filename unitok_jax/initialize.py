@@ -1,7 +1,8 @@
 """Starting a run from weights: a UniTok's of ours or released, or a CLIP's.
 
 `python -m unitok_jax.initialize FILE --config=configs/l16.py` prints what a run of that
-configuration would take from the file, and starts nothing.
+configuration would take from the file, and starts nothing. `--config.model.embed_dim=512` sets a
+key; `--include='encoder.*'`, which may be repeated, takes only the parameters that a glob matches.
 """
 
 import pathlib
@@ -110,12 +111,13 @@ def match(
     args, state = convert.read_file(path)
     if args is None and "quantizer.codebooks.0.codebook.weight" not in state:
         return _match_clip(path, state, abstract, model, mask, key)
-    heads, notes = {}, ()
-    if args is None:
-        heads = _heads(model, state)
-        notes = ("the file has no configuration: its numbers of heads are taken to be the model's",)
-    read = convert.from_state(path, args, state, heads)
-    return _match_unitok(path, *read, abstract, model, mask, key, notes)
+    if args is not None:
+        read = convert.from_state(path, args, state, {})
+        return _match_unitok(path, *read, abstract, model, mask, key, ())
+    config, params = convert.from_state(path, None, state, _heads(model, state))
+    config.model.quant_heads, config.model.text.heads = model["quant_heads"], model["text"]["heads"]
+    notes = ("the file has no configuration: its numbers of heads are taken to be the model's",)
+    return _match_unitok(path, config, params, abstract, model, mask, key, notes)
 
 
 def _match_unitok(path, config, params, abstract, model, mask, key, notes):
@@ -155,7 +157,8 @@ def _match_clip(path, state, abstract, model, mask, key):
     leaves = parts.flatten(abstract)
     _check_text(path, state, table, mask, key)
     taken, used, unused, fits = {}, {}, {}, set()
-    for name, (target, why) in clip_layout.translate(state).items():
+    names = clip_layout.translate(state)
+    for name, (target, why) in names.items():
         have = tuple(np.shape(state[name]))
         if target is None or target not in table:
             unused[name] = why or f"no counterpart: the model has no {target}"
@@ -191,7 +194,7 @@ def _match_clip(path, state, abstract, model, mask, key):
         unused=unused,
         sizes=_sizes(abstract),
         fresh=fresh,
-        notes=tuple(_clip_notes(used, model, key)),
+        notes=tuple(_clip_notes(used, names, state, model, key)),
     )
     _check_any(report, fits, key)
     return taken, report
@@ -219,22 +222,28 @@ def _check_any(report, fits, key):
     if not any(name.startswith(tuple(_TOWERS.values())) for name in fits):
         raise ValueError(
             f"{kind}; nothing of it fits the image or the text tower of this model:\n"
-            + "\n".join(report.unused_lines()[:12])
+            + "\n".join([*(f"  {note}" for note in report.notes), *report.unused_lines()[:12]])
         )
     if not report.used:
         raise ValueError(f"{kind}; {key} leaves out all that fits: {', '.join(sorted(fits)[:5])}")
 
 
-def _clip_notes(used, model, key):
+def _clip_notes(used, names, state, model, key):
+    shapes = {target: np.shape(state[name]) for name, (target, _) in names.items() if target}
+    present = parts.flatten(dict(model))
+    found = clip_layout.sizes(shapes)
+    other = [f"model.{name}={value}" for name, value in found.items() if value != present[name]]
+    if other:
+        yield f"the towers of the file have {', '.join(other)}"
     paths = {entry.path for entry in used.values()}
     missing = [t for t, prefix in _TOWERS.items() if not any(p.startswith(prefix) for p in paths)]
     if "logit_scale" in paths and missing:
         yield f"logit_scale is used though the {missing[0]} is fresh; {key} can leave it out"
     if "text tower" not in missing:
         yield (
-            f"no array tells a text tower's heads (here {model['text']['heads']}, CLIP's have "
-            f"width / 64 = {model['text']['width'] / 64:g}) nor whether it was trained with quick "
-            "GELU (here exact GELU)"
+            "no array tells a text tower's heads (CLIP's have a width of 64, here "
+            f"{model['text']['width'] / model['text']['heads']:g}) nor whether it was trained with "
+            "quick GELU (here exact GELU)"
         )
 
 
@@ -248,13 +257,14 @@ def _differences(key, saved, present):
 
 
 def _heads(model, state):
-    """Heads for a file without a configuration: of its trunk's width, else of our model."""
+    """Heads that a file without a configuration can be read with; no shape depends on them."""
     norm = state.get("encoder.norm.weight")
-    sizes = {size.width: size.heads for size in SIZES.values()}
+    heads = {size.width: size.heads for size in SIZES.values()}
+    default = SIZES[model["size"]].heads
     return {
-        "heads": sizes.get(None if norm is None else len(norm), SIZES[model["size"]].heads),
-        "text_heads": model["text"]["heads"],
-        "quant_heads": model["quant_heads"],
+        "heads": default if norm is None else heads.get(len(norm), default),
+        "quant_heads": 1,
+        "text_heads": 1,
     }
 
 
@@ -297,13 +307,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     values.set_gnu_getopt(True)  # flags after the file
     try:
         rest = values(argv)[1:]
-    except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
+        config, include = values.config, tuple(values.include)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         _exit(error)
-    if values.help or len(rest) != 1 or values.config is None:
-        print(__doc__, values.get_help(), sep="\n")
-        sys.exit(0 if values.help else 2)
-    model, include = values.config.model.to_dict(), tuple(values.include)
+    if values.help:
+        print(__doc__)
+        return
+    if len(rest) != 1 or config is None:
+        _exit("expected FILE and --config=CONFIG; --help shows more")
     try:
+        model = config.model.to_dict()  # a file that cannot be loaded is an OSError here
         abstract = abstract_model(model)[1]
         print(match(rest[0], abstract, model=model, include=include, key="--include")[1])
     except (ValueError, OSError, ImportError) as error:

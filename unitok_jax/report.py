@@ -36,7 +36,7 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {self.kind}", self._summary(), "used:", *self._used()]
+        lines = [f"{self.path}: {self.kind}", *self._summary(), "used:", *self._used()]
         for title, block in (
             ("in the file, not used:", self.unused_lines()),
             ("fresh:", self._fresh()),
@@ -54,9 +54,9 @@ class Report:
         for used in self.used.values():
             top = used.path.split(".")[0]
             taken[top] = taken.get(top, 0) + used.size
-        each = [f"{top} {_count(taken.get(top, 0))} of {_count(n)}" for top, n in whole.items()]
         total = f"{_count(sum(taken.values()))} of {_count(sum(whole.values()))}"
-        return f"takes {total} parameters: {', '.join(each)}"
+        each = [f"  {top:16}{_count(taken.get(top, 0))} of {_count(n)}" for top, n in whole.items()]
+        return [f"takes {total} parameters:", *each]
 
     def _used(self):
         same = {name for name, used in self.used.items() if name == used.path}
