@@ -14,8 +14,22 @@ PACKAGE = ROOT / "unitok_jax"
 ARROWS = {
     "__init__": {"tokenizer"},
     "main": {"train"},
-    "train": {"sharding", "checkpoint", "data", "evaluate", "metrics", "step"},
-    "step": {"losses", "optim", "models"},
+    "train": {
+        "checks",
+        "frozen",
+        "initialize",
+        "sharding",
+        "checkpoint",
+        "data",
+        "evaluate",
+        "metrics",
+        "step",
+    },
+    "checks": {"data", "losses", "optim"},
+    "step": {"adversary", "generator", "losses", "optim", "parts", "models"},
+    "generator": {"adversary", "losses", "parts", "models"},
+    "adversary": {"augment", "losses", "optim", "models"},
+    "augment": set(),
     "losses": set(),
     "optim": set(),
     "sharding": set(),
@@ -27,6 +41,9 @@ ARROWS = {
     "torch_layout": set(),
     "weight_files": set(),
     "torch_options": {"models", "weight_files"},
+    "clip_layout": {"models"},
+    "parts": set(),
+    "report": set(),
     "frozen": {"torch_layout", "weight_files", "models"},
     "convert": {
         "frozen",
@@ -36,6 +53,15 @@ ARROWS = {
         "checkpoint",
         "models",
     },
+    "initialize": {
+        "clip_layout",
+        "convert",
+        "models",
+        "parts",
+        "report",
+        "torch_layout",
+        "weight_files",
+    },
     "tokenizer": {"convert", "data", "models"},
     "reconstruct": {"data", "evaluate", "metrics", "models", "tokenizer", "torch_options"},
 }
@@ -43,7 +69,9 @@ ARROWS = {
 OUTSIDE = {
     "models": {"jax", "flax", "numpy"},
     "losses": {"jax", "optax"},
-    "optim": {"jax", "optax"},
+    "optim": {"jax", "optax", "flax"},
+    "augment": {"jax", "numpy"},
+    "parts": {"jax"},
     "evaluate": {"numpy"},
 }
 

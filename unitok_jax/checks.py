@@ -97,7 +97,7 @@ def _check_gan(config):
     _two_values("gan.adaptive_limits", gan.adaptive_limits)
     if not 0 <= gan.adaptive_limits[0] <= gan.adaptive_limits[1]:
         raise ValueError(
-            f"gan.adaptive_limits={tuple(gan.adaptive_limits)} must be a smaller and a larger weight"
+            f"gan.adaptive_limits={tuple(gan.adaptive_limits)} must be a smaller and a larger one"
         )
 
 

@@ -42,10 +42,11 @@ def read(path, **heads: int) -> tuple[ConfigDict, dict]:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         return _read_folder(path, heads)
-    return _fit(path, *weight_files.read_state(path), heads)
+    return from_state(path, *weight_files.read_state(path), heads)
 
 
-def _fit(path, args, state, heads):
+def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
+    """What `read` returns, from what `weight_files.read_state` returns of a UniTok's file."""
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
         torch_options.check_heads(config, heads)
@@ -129,7 +130,7 @@ def convert(source: str, target: str, **heads: int) -> str:
                 f"{source} seems to be {what}; known: {frozen.UNITOK}, "
                 + ", ".join(network.what for network in frozen.NETWORKS.values())
             )
-        config, params = _fit(source, args, state, heads)
+        config, params = from_state(source, args, state, heads)
     write(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{target}: {config.model.size}, {count:,} parameters"

@@ -225,10 +225,14 @@ def from_torch(state: Mapping[str, np.ndarray], abstract, rows=ROWS, fixed=None)
         )
     out = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
     for name, entry in table.items():
-        array = _FROM_TORCH[entry.order](np.asarray(state[name], np.float32))
         target = _get(out, entry.path)
-        target[... if entry.index is None else entry.index] = array
+        target[... if entry.index is None else entry.index] = from_entry(entry, state[name])
     return out
+
+
+def from_entry(entry: Entry, array) -> np.ndarray:
+    """PyTorch's array of an entry as ours, or as one position of our leading axis, float32."""
+    return _FROM_TORCH[entry.order](np.asarray(array, np.float32))
 
 
 def _translate(path: str, rows) -> tuple[str, str]:

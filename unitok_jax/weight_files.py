@@ -20,6 +20,9 @@ class ConversionError(ValueError):
 def read_state(path) -> tuple[dict | None, dict[str, np.ndarray]]:
     """The release's options, where the file carries them, and name -> array.
 
+    It may be any network's: a state dict, bare or under `state_dict`, with or without the prefix
+    `module.` of a training run, or what the release of UniTok saves.
+
     Args:
       path: a .pth, .pt, .ckpt, .bin or .safetensors file.
 
@@ -28,10 +31,14 @@ def read_state(path) -> tuple[dict | None, dict[str, np.ndarray]]:
     """
     path = pathlib.Path(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in TORCH:
-        return _read_torch(path)
-    raise ConversionError(f"{path}: {kinds()}")
+        args, state = _read_safetensors(path)
+    elif path.suffix in TORCH:
+        args, state = _read_torch(path)
+    else:
+        raise ConversionError(f"{path}: {kinds()}")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): array for name, array in state.items()}
+    return args, state
 
 
 def kinds() -> str:
@@ -87,12 +94,14 @@ def _read_torch(path):
         if not isinstance(args, Mapping):
             raise ConversionError(f"{path} has no entry 'args', the options of the release")
         content = trainer["unitok"]
+    elif "state_dict" in content:
+        content = content["state_dict"]
     if not isinstance(content, Mapping):
-        raise ConversionError(f"{path}: 'trainer.unitok' is no state dict")
+        raise ConversionError(f"{path}: 'trainer.unitok' or 'state_dict' is no state dict")
     strangers = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
     if strangers or not content:
         raise ConversionError(
             f"{path} is not a state dict: {strangers[:5] or 'it is empty'}; expected names and "
-            "tensors, or {'args': ..., 'trainer': {'unitok': ...}}"
+            "tensors, the same under 'state_dict', or {'args': ..., 'trainer': {'unitok': ...}}"
         )
     return args, {name: tensor.float().numpy() for name, tensor in content.items()}

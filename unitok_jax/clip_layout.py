@@ -1,0 +1,117 @@
+"""CLIP checkpoints (open_clip, timm) as data: what is called how in UniTok's public layout.
+
+Three layouts are known: open_clip with a timm image tower (`visual.trunk.*`, `text.*`), open_clip
+and OpenAI with the text tower at top level (`transformer.resblocks.*`), and a bare ViTamin trunk of
+timm. ViTamin: arXiv 2404.02132.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from unitok_jax.models.vitamin import SIZES
+
+# (pattern of the file's name, UniTok's public name, the tower it belongs to)
+ROWS = (
+    (
+        r"(?:visual\.trunk\.)?(patch_embed\.backbone\..*|blocks\..*|norm\..*|reg_token)",
+        r"encoder.\1",
+        "image",
+    ),
+    # The norm and the projection of pooled tokens, whose part in UniTok is the same.
+    (r"(?:visual\.trunk\.)?(fc_norm\..*)", r"\1", "image"),
+    (r"(?:visual\.head\.proj|head)\.(weight|bias)", r"projection.\1", "image"),
+    (
+        r"(?:text\.)?(transformer\.resblocks\..*|token_embedding\.weight|positional_embedding"
+        r"|ln_final\..*|text_projection)",
+        r"text_encoder.\1",
+        "text",
+    ),
+    (r"logit_scale", r"logit_scale", "both"),
+)
+
+# Blocks of any ViT are called as ViTamin's, so only this name tells that the tower is a ViTamin.
+_VITAMIN = re.compile(r"(visual\.trunk\.)?patch_embed\.backbone\.stem\.conv1\.weight")
+
+# (pattern of the file's name, why UniTok has nothing of the kind)
+NO_COUNTERPART = (
+    (
+        r"(?:visual\.trunk\.)?pos_embed",
+        "no counterpart: UniTok has no position table, its public layout keeps a frozen zero",
+    ),
+    (r"(?:text\.)?attn_mask", "no counterpart: the causal mask is computed"),
+)
+
+# (pattern of any name of a file, what the file seems to be); the first row that matches decides
+KINDS = (
+    (r"visual\.trunk\.patch_embed\.backbone\.stem\.conv1\.", "a CLIP with a ViTamin image tower"),
+    (r"patch_embed\.backbone\.stem\.conv1\.", "a ViTamin trunk of timm, without a text tower"),
+    (r"visual\.trunk\.", "an open_clip CLIP whose image tower, of timm, is no ViTamin"),
+    (r"visual\.(conv1|layer1|transformer)\.", "a CLIP whose image tower is a plain ViT or ResNet"),
+    (r"(text|vision)_model\.", "a CLIP in the layout of transformers; open_clip's is wanted"),
+    (r"(text\.)?transformer\.resblocks\.", "a CLIP's text tower alone"),
+    (r"(module\.)?(blocks\.0\.|cls_token$)", "a plain ViT, of timm or DINO"),
+    (r"layer1\.0\.", "a ResNet"),
+    (r"quantize\.", "a VQGAN"),
+)
+
+# key of the model -> (UniTok's public name, axis) whose length it is
+_LENGTHS = {
+    "embed_dim": ("text_encoder.text_projection", 1),
+    "text.width": ("text_encoder.token_embedding.weight", 1),
+    "text.vocab_size": ("text_encoder.token_embedding.weight", 0),
+    "text.context_length": ("text_encoder.positional_embedding", 0),
+}
+
+
+def translate(names: Iterable[str]) -> dict[str, tuple[str | None, str]]:
+    """The file's name -> (UniTok's public name, ''), or (None, why there is none)."""
+    names = list(names)
+    vitamin = any(_VITAMIN.fullmatch(name) for name in names)
+    return {name: _translate(name, vitamin) for name in names}
+
+
+def describe(names: Iterable[str]) -> str:
+    """What a file with these names seems to be, in words."""
+    names = sorted(names)
+    for pattern, words in KINDS:
+        if any(re.match(pattern, name) for name in names):
+            return words
+    return f"no CLIP, with entries such as {', '.join(names[:4])}"
+
+
+def sizes(shapes: Mapping[str, tuple]) -> dict[str, int | str]:
+    """UniTok's public names and their shapes in the file -> keys of the model and their values.
+
+    No shape tells the heads of the text tower: CLIP's have a width of 64.
+    """
+    out = {}
+    stem = shapes.get("encoder.patch_embed.backbone.stem.conv1.weight", (0,))[0]
+    blocks = _count(shapes, "encoder.blocks.")
+    for name, size in SIZES.items():
+        if (size.stem, size.blocks) == (stem, blocks):
+            out["size"] = name
+    for key, (name, axis) in _LENGTHS.items():
+        if name in shapes:
+            out[key] = shapes[name][axis]
+    if out.get("text.width", 1) % 64 == 0:
+        out["text.heads"] = out["text.width"] // 64
+    layers = _count(shapes, "text_encoder.transformer.resblocks.")
+    return out | ({"text.layers": layers} if layers else {})
+
+
+def _count(shapes, prefix):
+    dots = prefix.count(".")
+    return len({name.split(".")[dots] for name in shapes if name.startswith(prefix)})
+
+
+def _translate(name, vitamin):
+    for pattern, why in NO_COUNTERPART:
+        if re.fullmatch(pattern, name):
+            return None, why
+    for pattern, target, tower in ROWS:
+        match = re.fullmatch(pattern, name)
+        if match and tower == "image" and not vitamin:
+            return None, "no counterpart: the image tower is no ViTamin"
+        if match:
+            return match.expand(target), ""
+    return None, "no counterpart"

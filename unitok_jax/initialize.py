@@ -1,0 +1,332 @@
+"""Starting a run from weights: a UniTok's of ours or released, or a CLIP's.
+
+`python -m unitok_jax.initialize FILE --config=configs/l16.py` prints what a run of that
+configuration would take from the file, and starts nothing. `--config.model.embed_dim=512` sets a
+key; `--include='encoder.*'`, which may be repeated, takes only the parameters that a glob matches.
+"""
+
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from unitok_jax import clip_layout, convert, parts, torch_layout, weight_files
+from unitok_jax.models.unitok import abstract_model
+from unitok_jax.models.vitamin import SIZES
+from unitok_jax.report import Report, Used
+
+# Keys of the model that decide nothing about the weights.
+_FREE = ("drop_path", "remat", "dtype", "commitment_weight")
+# key of the model -> the parts whose weights it gives their meaning; `size` is all but the text's
+_CONCERNS = {
+    "size": ("encoder", "quant_proj", "post_quant_proj", "decoder", "fc_norm", "projection"),
+    "vocab_size": ("quantizer",),
+    "num_codebooks": ("quantizer",),
+    "latent_width": ("quant_proj", "quantizer", "post_quant_proj"),
+    "quant_proj": ("quant_proj", "post_quant_proj"),
+    "quant_heads": ("quant_proj", "post_quant_proj"),
+    "num_query": ("encoder", "decoder"),
+    "embed_dim": ("text_encoder", "projection"),
+    "text": ("text_encoder",),
+}
+_TOWERS = {"image tower": "encoder.", "text tower": "text_encoder."}
+
+
+class Taken(NamedTuple):
+    """A parameter of ours, wholly or partly from the file."""
+
+    array: np.ndarray  # float32, of the parameter's shape
+    rows: np.ndarray | None  # bool, which positions of the leading axis are filled; None: all
+
+
+def initial_params(
+    path,
+    abstract,
+    fresh,
+    *,
+    model: Mapping,
+    include: Sequence[str] = ("*",),
+    key: str = "init.include",
+):
+    """The parameters that a run starts from: those of a file, and fresh ones where it has none.
+
+    Args:
+      path: see `match`.
+      abstract: nested dict of `jax.ShapeDtypeStruct`, with the shardings of the result if any.
+      fresh: the arrays of a fresh model, in the structure of `abstract`.
+      model: the keyword arguments of `UniTok`.
+      include: globs over our dotted paths: only these parameters are taken.
+      key: what `include` is called in an error.
+
+    Returns:
+      The nested dict of arrays, and the Report.
+
+    Raises:
+      ValueError, OSError: see `match`.
+    """
+    taken, report = match(path, abstract, model=model, include=include, key=key)
+
+    def choose(keys, leaf, default):
+        name = parts.dotted(keys)
+        return _place(taken[name], leaf, default) if name in taken else default
+
+    return jax.tree_util.tree_map_with_path(choose, abstract, fresh), report
+
+
+def match(
+    path,
+    abstract,
+    *,
+    model: Mapping,
+    include: Sequence[str] = ("*",),
+    key: str = "init.include",
+) -> tuple[dict[str, Taken], Report]:
+    """What `initial_params` takes from a file, before any array is on a device.
+
+    Args:
+      path: a workdir or a folder of ours, a UniTok in the public layout, an open_clip CLIP whose
+        image tower is a ViTamin or whose text tower alone fits, or a ViTamin trunk of timm; files
+        are .pth, .pt, .ckpt, .bin or .safetensors. See `clip_layout`.
+
+    Returns:
+      Dotted path -> Taken, and the Report.
+
+    Raises:
+      ValueError: a glob matches nothing; a UniTok's configuration differs; a text tower's positions
+        or vocabulary differ from the model's; nothing of the file fits. The message says what.
+      OSError: the file is not there.
+    """
+    path = pathlib.Path(path)
+    mask = parts.flatten(parts.name_mask(abstract, include, key))
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        return _match_unitok(path, *convert.read(path), abstract, model, mask, key, ())
+    args, state = weight_files.read_state(path)
+    if args is None and "quantizer.codebooks.0.codebook.weight" not in state:
+        return _match_clip(path, state, abstract, model, mask, key)
+    if args is not None:
+        read = convert.from_state(path, args, state, {})
+        return _match_unitok(path, *read, abstract, model, mask, key, ())
+    config, params = convert.from_state(path, None, state, _heads(model, state))
+    config.model.quant_heads, config.model.text.heads = model["quant_heads"], model["text"]["heads"]
+    notes = ("the file has no configuration: its numbers of heads are taken to be the model's",)
+    return _match_unitok(path, config, params, abstract, model, mask, key, notes)
+
+
+def _match_unitok(path, config, params, abstract, model, mask, key, notes):
+    chosen = {name.split(".")[0] for name, value in mask.items() if value}
+    saved, present = config.model.to_dict(), dict(model)
+    linear = saved["quant_proj"] == present["quant_proj"] == "linear"
+    problems = []
+    for name in sorted(saved.keys() | present.keys()):
+        # a key that no row knows concerns everything
+        free = name in _FREE or (linear and name == "quant_heads")
+        if not free and chosen & set(_CONCERNS.get(name, chosen)):
+            problems += _differences(f"model.{name}", saved.get(name), present.get(name))
+    if problems:
+        raise ValueError(
+            f"{path} was saved with another model:\n  " + "\n  ".join(problems) + "\nset the saved "
+            f"values, or leave out the parts that depend on them: {key}=('encoder.*',) for example"
+        )
+    saved = parts.flatten(jax.device_get(params))
+    taken = {name: Taken(saved[name], None) for name in mask if mask[name]}
+    report = Report(
+        path=str(path),
+        kind=f"a UniTok of size {config.model.size}"
+        + (
+            "" if notes else f", trained at {config.data.image_size[0]}x{config.data.image_size[1]}"
+        ),
+        used={name: Used(name, None, array.size) for name, (array, _) in taken.items()},
+        unused={name: f"left out by {key}" for name in saved if name not in taken},
+        sizes=_sizes(abstract),
+        fresh={name: None for name in mask if not mask[name]},
+        notes=notes,
+    )
+    return taken, report
+
+
+def _match_clip(path, state, abstract, model, mask, key):
+    table = torch_layout.entries(abstract)
+    leaves = parts.flatten(abstract)
+    _check_text(path, state, table, mask, key)
+    taken, used, unused, fits = {}, {}, {}, set()
+    names = clip_layout.translate(state)
+    for name, (target, why) in names.items():
+        have = tuple(np.shape(state[name]))
+        if target is None or target not in table:
+            unused[name] = why or f"no counterpart: the model has no {target}"
+            continue
+        entry = table[target]
+        ours = _dotted(entry)
+        if have != tuple(entry.shape):
+            unused[name] = f"shape {have}, the model's {ours} wants {tuple(entry.shape)}"
+            continue
+        fits.add(ours)
+        if not mask[ours]:
+            unused[name] = f"left out by {key}"
+            continue
+        array = torch_layout.from_entry(entry, state[name])
+        if Used(ours, entry.index, array.size) in used.values():
+            raise ValueError(f"{path} has two arrays for {ours}; the second is {name}")
+        used[name] = Used(ours, entry.index, array.size)
+        if entry.index is None:
+            taken[ours] = Taken(array, None)
+        else:
+            shape = leaves[ours].shape
+            empty = Taken(np.zeros(shape, np.float32), np.zeros(shape[0], bool))
+            whole, rows = taken.setdefault(ours, empty)
+            whole[entry.index], rows[entry.index] = array, True
+    fresh = {name: None for name in mask if name not in taken}
+    for name, (_, rows) in taken.items():
+        if rows is not None and not rows.all():
+            fresh[name] = int((~rows).sum())
+    report = Report(
+        path=str(path),
+        kind=clip_layout.describe(state),
+        used=used,
+        unused=unused,
+        sizes=_sizes(abstract),
+        fresh=fresh,
+        notes=tuple(_clip_notes(used, names, state, model, key)),
+    )
+    _check_any(report, fits, key)
+    return taken, report
+
+
+def _check_text(path, state, table, mask, key):
+    """A text tower of our width must have our positions and our vocabulary, if it is wanted."""
+    advice = {
+        "positional_embedding": ("context_length", "set model.text.context_length={}"),
+        "token_embedding.weight": ("vocab_size", "its captions are tokenized in another way"),
+    }
+    for name, (option, words) in advice.items():
+        entry = table[f"text_encoder.{name}"]
+        for found in {name, f"text.{name}"} & state.keys():
+            have, want = np.shape(state[found]), entry.shape
+            if mask[_dotted(entry)] and have[1:] == want[1:] and have != want:
+                raise ValueError(
+                    f"{path}: {found} has {have[0]} rows, model.text.{option}={want[0]}; "
+                    f"{words.format(have[0])}, or leave the text tower out with {key}"
+                )
+
+
+def _check_any(report, fits, key):
+    kind = f"{report.path} seems to be {report.kind}"
+    if not any(name.startswith(tuple(_TOWERS.values())) for name in fits):
+        raise ValueError(
+            f"{kind}; nothing of it fits the image or the text tower of this model:\n"
+            + "\n".join([*(f"  {note}" for note in report.notes), *report.unused_lines()[:12]])
+        )
+    if not report.used:
+        raise ValueError(f"{kind}; {key} leaves out all that fits: {', '.join(sorted(fits)[:5])}")
+
+
+def _clip_notes(used, names, state, model, key):
+    shapes = {target: np.shape(state[name]) for name, (target, _) in names.items() if target}
+    present = parts.flatten(dict(model))
+    found = clip_layout.sizes(shapes)
+    other = [f"model.{name}={value}" for name, value in found.items() if value != present[name]]
+    if other:
+        yield f"the towers of the file have {', '.join(other)}"
+    paths = {entry.path for entry in used.values()}
+    missing = [t for t, prefix in _TOWERS.items() if not any(p.startswith(prefix) for p in paths)]
+    if "logit_scale" in paths and missing:
+        yield f"logit_scale is used though the {missing[0]} is fresh; {key} can leave it out"
+    if "text tower" not in missing:
+        yield (
+            "no array tells a text tower's heads (CLIP's have a width of 64, here "
+            f"{model['text']['width'] / model['text']['heads']:g}) nor whether it was trained with "
+            "quick GELU (here exact GELU)"
+        )
+
+
+def _differences(key, saved, present):
+    if isinstance(saved, Mapping) and isinstance(present, Mapping):
+        lines = []
+        for name in sorted(saved.keys() | present.keys()):
+            lines += _differences(f"{key}.{name}", saved.get(name), present.get(name))
+        return lines
+    return [] if saved == present else [f"{key}: saved {saved!r}, now {present!r}"]
+
+
+def _heads(model, state):
+    """Heads that a file without a configuration can be read with; no shape depends on them."""
+    norm = state.get("encoder.norm.weight")
+    heads = {size.width: size.heads for size in SIZES.values()}
+    default = SIZES[model["size"]].heads
+    return {
+        "heads": default if norm is None else heads.get(len(norm), default),
+        "quant_heads": 1,
+        "text_heads": 1,
+    }
+
+
+def _sizes(abstract):
+    return {name: int(np.prod(leaf.shape)) for name, leaf in parts.flatten(abstract).items()}
+
+
+def _place(taken, leaf, default):
+    """On the device or devices of `leaf`; each process holds the whole array and gives its part."""
+    array, sharding = taken.array.astype(leaf.dtype), getattr(leaf, "sharding", None)
+    if sharding is None:
+        placed = jnp.asarray(array)
+    else:
+        placed = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    if taken.rows is None or taken.rows.all():
+        return placed
+    rows = taken.rows.reshape(-1, *(1,) * (array.ndim - 1))
+    return jax.jit(lambda a, b: jnp.where(rows, a, b), out_shardings=sharding)(placed, default)
+
+
+def _dotted(entry):
+    return ".".join(map(str, entry.path))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m unitok_jax.initialize FILE --config=CONFIG`: see the module."""
+    argv = list(sys.argv if argv is None else argv)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "A file with get_config(); --config.a.b=... sets a key.",
+        flag_values=values,
+        sys_argv=argv,
+    )
+    flags.DEFINE_multi_string(
+        "include", ["*"], "A glob of parameters to take; may be repeated.", flag_values=values
+    )
+    flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
+    values.set_gnu_getopt(True)  # flags after the file
+    try:
+        rest = values(argv)[1:]
+        config, include = values.config, tuple(values.include)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _exit(error)
+    if values.help:
+        print(__doc__)
+        return
+    if len(rest) != 1 or config is None:
+        _exit("expected FILE and --config=CONFIG; --help shows more")
+    try:
+        model = config.model.to_dict()  # a file that cannot be loaded is an OSError here
+        abstract = abstract_model(model)[1]
+        print(match(rest[0], abstract, model=model, include=include, key="--include")[1])
+    except (ValueError, OSError, ImportError) as error:
+        _exit(error)
+
+
+def _exit(error):
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Parts of a nested dict of arrays, chosen by globs over dotted paths.
+
+A parameter's dotted path joins its keys, as `encoder.stages.0.1.conv1_1x1.kernel`. A `*` of a glob
+matches dots too: `encoder.*` is the whole encoder. Case counts.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+
+import jax
+
+
+def dotted(path) -> str:
+    """A path of `jax.tree_util` through nested dicts, as a dotted path."""
+    return ".".join(str(key.key) for key in path)
+
+
+def flatten(tree) -> dict:
+    """Dotted path -> leaf, in leaf order."""
+    return {dotted(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def name_mask(params, patterns: Sequence[str], key: str = "patterns"):
+    """Which parameters any of the globs matches.
+
+    Args:
+      params: nested dict of arrays, or of anything abstract.
+      patterns: globs over dotted paths; none at all match nothing.
+      key: what the globs are called in an error, such as `optim.frozen`.
+
+    Returns:
+      A tree of bool in the structure of `params`.
+
+    Raises:
+      ValueError: a glob matches no parameter; the message names `key`, the glob and near names.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(f"{key}={patterns!r} must be a tuple of patterns: ({patterns!r},)")
+    names = list(flatten(params))
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"{key}: {pattern!r} matches no parameter; {_near(pattern, names)}")
+
+    def matches(path, _):
+        return any(fnmatch.fnmatchcase(dotted(path), pattern) for pattern in patterns)
+
+    return jax.tree_util.tree_map_with_path(matches, params)
+
+
+def split(params, patterns: Sequence[str], key: str = "patterns") -> tuple[dict, dict]:
+    """(matching, rest): two nested dicts that `merge` puts together again. See `name_mask`."""
+    mask = name_mask(params, patterns, key)
+    return _keep(params, mask, True), _keep(params, mask, False)
+
+
+def merge(a: dict, b: dict) -> dict:
+    """The union of two nested dicts that share no leaf, with the keys in leaf order.
+
+    Raises:
+      ValueError: both hold the same leaf, or one a leaf where the other has a dict.
+    """
+    return _merge(a, b, "")
+
+
+def _merge(a, b, prefix):
+    out = {}
+    for key in sorted(a.keys() | b.keys()):
+        if key in a and key in b:
+            if not (isinstance(a[key], dict) and isinstance(b[key], dict)):
+                raise ValueError(f"both parts hold {prefix}{key}")
+            out[key] = _merge(a[key], b[key], f"{prefix}{key}.")
+        else:
+            out[key] = a[key] if key in a else b[key]
+    return out
+
+
+def _keep(tree, mask, wanted):
+    out = {}
+    for key, value in tree.items():
+        if not isinstance(value, dict):
+            if mask[key] == wanted:
+                out[key] = value
+            continue
+        part = _keep(value, mask[key], wanted)
+        # a dict that was empty from the start belongs to the rest
+        if part or (not value and not wanted):
+            out[key] = part
+    return out
+
+
+def _near(pattern, names):
+    top = dict.fromkeys(n if "." not in n else n.split(".")[0] + ".*" for n in names)
+    inner = {name: None for name in names}
+    for name in names:
+        keys = name.split(".")
+        inner |= {".".join(keys[:depth]) + ".*": None for depth in range(1, len(keys))}
+    near = difflib.get_close_matches(pattern, inner, n=3)
+    hint = f"near: {', '.join(near)}; " if near else ""
+    return f"{hint}top level: {', '.join(top)}"

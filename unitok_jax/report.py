@@ -1,0 +1,143 @@
+"""What of a file became a model's parameters, and what did not: a record that prints itself."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Used(NamedTuple):
+    """One array of the file that was taken."""
+
+    path: str  # dotted path of our parameter
+    index: int | None  # position on our leading axis, or None for the whole parameter
+    size: int  # numbers in it
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was taken from a file.
+
+    Attributes:
+      path: the file or folder.
+      kind: what it is, in words.
+      used: the file's name -> Used.
+      unused: the file's name -> why it was not taken.
+      sizes: dotted path -> numbers in it, of every parameter of the model.
+      fresh: dotted path -> rows of the leading axis that stayed fresh, or None for all of it.
+      notes: what else should be known.
+    """
+
+    path: str
+    kind: str
+    used: dict[str, Used]
+    unused: dict[str, str]
+    sizes: dict[str, int]
+    fresh: dict[str, int | None]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.path}: {self.kind}", *self._summary(), "used:", *self._used()]
+        for title, block in (
+            ("in the file, not used:", self.unused_lines()),
+            ("fresh:", self._fresh()),
+            ("notes:", [f"  {note}" for note in self.notes]),
+        ):
+            if block:
+                lines += [title, *block]
+        return "\n".join(lines)
+
+    def _summary(self):
+        whole, taken = {}, {}
+        for name, size in self.sizes.items():
+            top = name.split(".")[0]
+            whole[top] = whole.get(top, 0) + size
+        for used in self.used.values():
+            top = used.path.split(".")[0]
+            taken[top] = taken.get(top, 0) + used.size
+        total = f"{_count(sum(taken.values()))} of {_count(sum(whole.values()))}"
+        each = [f"  {top:16}{_count(taken.get(top, 0))} of {_count(n)}" for top, n in whole.items()]
+        return [f"takes {total} parameters:", *each]
+
+    def _used(self):
+        same = {name for name, used in self.used.items() if name == used.path}
+        lines = [f"  {name}" for name in subtrees(same, self.sizes)]
+        groups = {}
+        for name, used in self.used.items():
+            if name not in same:
+                groups.setdefault(_pattern(name), {})[name] = used.path
+        for group in groups.values():
+            sources, targets = collapse(group), collapse(set(group.values()))
+            lines.append(f"  {', '.join(sources)} -> {', '.join(targets)}")
+        return lines
+
+    def unused_lines(self) -> list[str]:
+        """What of the file was not taken, and why: one line for a subtree, or for all blocks."""
+        groups, every = {}, [*self.used, *self.unused]
+        for name, why in self.unused.items():
+            groups.setdefault(why, set()).add(name)
+        return [
+            f"  {name}: {why}"
+            for why, names in groups.items()
+            for name in collapse(subtrees(names, every))
+        ]
+
+    def _fresh(self):
+        whole = {name for name, rows in self.fresh.items() if rows is None}
+        partly = {name: rows for name, rows in self.fresh.items() if rows is not None}
+        lines = [f"  {name}" for name in collapse(subtrees(whole, self.sizes))]
+        return lines + [f"  {name}, {rows} of its blocks" for name, rows in partly.items()]
+
+
+def collapse(names: Iterable[str]) -> list[str]:
+    """Names with their last number as a set: `blocks.0.w`, `blocks.1.w` -> `blocks.{0..1}.w`."""
+    groups = {}
+    for name in names:
+        numbers, position = groups.setdefault(_pattern(name), []), _position(name)
+        if position is not None:
+            numbers.append(int(name.split(".")[position]))
+    out = []
+    for pattern, numbers in groups.items():
+        out.append(pattern.replace("{}", _numbers(sorted(numbers))) if numbers else pattern)
+    return out
+
+
+def subtrees(chosen: Iterable[str], every: Iterable[str]) -> list[str]:
+    """The fewest names, `encoder.*` for a whole subtree, that stand for exactly `chosen`."""
+    return list(_subtrees("", set(chosen), list(every)))
+
+
+def _subtrees(prefix, chosen, names):
+    inside = [name for name in names if name in chosen]
+    if inside and len(inside) == len(names):
+        yield f"{prefix}*" if names != [prefix.rstrip(".")] else names[0]
+    elif inside:
+        groups = {}
+        for name in names:
+            groups.setdefault(name[len(prefix) :].split(".")[0], []).append(name)
+        for key, group in groups.items():
+            yield from _subtrees(f"{prefix}{key}.", chosen, group)
+
+
+def _position(name):
+    """Where the last number stands among a name's keys, or None."""
+    keys = name.split(".")
+    return max((i for i, key in enumerate(keys) if key.isdigit()), default=None)
+
+
+def _pattern(name):
+    keys, position = name.split("."), _position(name)
+    if position is not None:
+        keys[position] = "{}"
+    return ".".join(keys)
+
+
+def _numbers(numbers):
+    if len(numbers) == 1:
+        return str(numbers[0])
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{{{numbers[0]}..{numbers[-1]}}}"
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def _count(number):
+    return f"{number / 1e6:.2f} M" if number >= 1e4 else f"{number:,}"
