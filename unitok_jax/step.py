@@ -85,6 +85,7 @@ class Trainer:
         """config: the whole configuration; only `seed steps model loss optim` are read."""
         self.model = config.model.to_dict()
         self.graph, self.abstract_params = abstract_model(self.model)
+        self.entries = config.model.vocab_size // config.model.num_codebooks  # V
         self.weights = config.loss.to_dict()
         self.seed = config.seed
         optim_config = config.optim
@@ -147,14 +148,13 @@ class Trainer:
         rate = self.learning_rate * self.schedule(state.step)
         params = optax.apply_updates(params, jax.tree.map(lambda u: -rate * u, updates))
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
-        rows = params["quantizer"]["codebook"].shape[1]
         metrics = {
             "loss": total,
             **{f"loss/{name}": value for name, value in named.items()},
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
             "logit_scale": output.logit_scale,
-            **codebook_health(codebook_counts(output.codes, rows)),
+            **codebook_health(codebook_counts(output.codes, self.entries)),
         }
         state = state.replace(step=state.step + 1, generator=Player(params, opt_state))
         return state, metrics
@@ -174,11 +174,10 @@ class Trainer:
         model = nnx.merge(self.graph, params)
         reconstruction, codes, features = model.reconstruct(images)
         reconstruction = jnp.clip(reconstruction, -1.0, 1.0)
-        rows = params["quantizer"]["codebook"].shape[1]
         return {
             "squared_error": losses.squared_error(reconstruction, images),
             "reconstruction": reconstruction,
-            "counts": codebook_counts(codes, rows, batch["mask"]),
+            "counts": codebook_counts(codes, self.entries, batch["mask"]),
             "image_features": features,
         }
 
