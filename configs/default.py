@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.size = "base"  # tiny, small, base, large: a row of models/vitamin.py
     model.dtype = "bfloat16"  # of the computation; parameters and the quantizer are float32
+    model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/ablations.md
     model.vocab_size = 32_768  # rows of all codebooks
     model.num_codebooks = 8
     model.latent_width = 64  # of all codebooks

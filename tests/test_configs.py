@@ -9,13 +9,21 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import default
+from configs import ablations, default
 from unitok_jax.data.transforms import check_size
 from unitok_jax.step import Trainer
 from unitok_jax.train import _check
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
+FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
+NAMES = [name for name in FILES if name != "ablations"]
+NAMES += [f"ablations:{variant}" for variant in ablations.VARIANTS]
+
+
+def get_config(name):
+    """As `--config=configs/<name>.py`, or `ablations:<variant>`, would read it."""
+    module, *variant = name.split(":")
+    return importlib.import_module(f"configs.{module}").get_config(*variant)
 
 
 def flat(config, prefix=""):
@@ -28,12 +36,12 @@ def flat(config, prefix=""):
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryConfig:
     def test_keys_are_the_defaults(self, name):
-        config = importlib.import_module(f"configs.{name}").get_config()
+        config = get_config(name)
         assert flat(config).keys() == flat(default.get_config()).keys()
         assert config.is_locked
 
     def test_one_step_and_one_evaluation_build(self, name):
-        config = importlib.import_module(f"configs.{name}").get_config()
+        config = get_config(name)
         _check(config)
         trainer = Trainer(config)
         state = jax.eval_shape(trainer.init)
@@ -57,8 +65,48 @@ class TestEveryConfig:
         """No shape tells the number of projection heads: trunk width / latent width."""
         from unitok_jax.models.vitamin import SIZES
 
-        model = importlib.import_module(f"configs.{name}").get_config().model
+        model = get_config(name).model
         assert model.quant_heads == SIZES[model.size].width // model.latent_width
+
+
+class TestAblations:
+    def test_codebooks_share_16384_entries(self):
+        sizes = []
+        for name in ("books1", "books2", "books4", "books8"):
+            model = get_config(f"ablations:{name}").model
+            assert model.vocab_size == 16_384
+            sizes.append((model.num_codebooks, model.latent_width, model.quant_heads))
+        assert sizes == [(1, 8, 96), (2, 16, 48), (4, 32, 24), (8, 64, 12)]
+
+    @pytest.mark.parametrize("name", ["multi_codebook", "residual", "fsq", "bsq"])
+    def test_quantizers_share_the_shape_of_codes(self, name):
+        model = get_config(f"ablations:{name}").model
+        assert model.quantizer == name
+        assert (model.num_codebooks, model.vocab_size) == (8, 8 * 4096)
+
+    @pytest.mark.parametrize("name, kept", [("reconstruction", False), ("contrastive", True)])
+    def test_one_task_has_no_loss_of_the_other(self, name, kept):
+        """A new reconstruction loss must be named in the contrastive variant."""
+        weights = get_config(f"ablations:{name}").loss.to_dict()
+        assert weights.pop("vq") == 1 and weights.pop("entropy") == 0
+        assert bool(weights.pop("contrastive")) == kept
+        assert [bool(value) for value in weights.values()] == [not kept] * len(weights)
+
+    def test_a_variant_changes_only_what_it_says(self):
+        base = flat(default.get_config())
+        for name, changes in ablations.VARIANTS.items():
+            assert flat(get_config(f"ablations:{name}")) == base | changes, name
+
+    @pytest.mark.parametrize(
+        "name, near", [("book4", "did you mean books4"), ("", "books1, books2")]
+    )
+    def test_an_unknown_name_lists_the_valid_ones(self, name, near):
+        with pytest.raises(ValueError, match=rf"no ablation '{name}'.*{near}.*bsq"):
+            ablations.get_config(name)
+
+    def test_each_has_its_line_in_the_docs(self):
+        page = (ROOT / "docs" / "ablations.md").read_text()
+        assert [name for name in ablations.VARIANTS if f"`{name}`" not in page] == []
 
 
 def test_recipe():

@@ -63,10 +63,10 @@ def write(path, config: ConfigDict, params) -> None:
         metadata = {"args": json.dumps(torch_options.from_config(config))}
         safetensors.numpy.save_file(torch_layout.to_torch(params), path, metadata)
     elif path.suffix in weight_files.TORCH:
-        torch = weight_files.import_torch(path)
+        torch, args = weight_files.import_torch(path), torch_options.from_config(config)
         # A copy: torch cannot hold the read-only views of JAX arrays.
         state = {k: torch.from_numpy(v.copy()) for k, v in torch_layout.to_torch(params).items()}
-        torch.save({"args": torch_options.from_config(config), "trainer": {"unitok": state}}, path)
+        torch.save({"args": args, "trainer": {"unitok": state}}, path)
     elif path.suffix:
         raise ConversionError(f"{path}: {weight_files.kinds()}")
     else:

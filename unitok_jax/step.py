@@ -100,7 +100,7 @@ class Trainer:
         """config: the whole configuration; `seed steps model loss gan optim` are read."""
         self.model = config.model.to_dict()
         self.graph, self.abstract_params = abstract_model(self.model)
-        self.entries = self.model["vocab_size"] // self.model["num_codebooks"]
+        self.entries = self.model["vocab_size"] // self.model["num_codebooks"]  # V
         self.seed = config.seed
         settings = config.optim
         self.max_learning_rate = settings.learning_rate

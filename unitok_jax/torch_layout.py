@@ -164,6 +164,8 @@ def entries(params, rows=ROWS) -> dict[str, Entry]:
 def fixed_entries(params) -> dict[str, np.ndarray]:
     """Entries that PyTorch stores and UniTok never changes: name -> zeros of their shape."""
     width = params["encoder"]["norm"]["scale"].shape[0]
+    if "codebook" not in params.get("quantizer", {}):
+        raise LayoutError("the layout holds multi-codebook quantizers only; this is another kind")
     books, rows, _ = params["quantizer"]["codebook"].shape
     fixed = {"encoder.pos_embed": np.zeros((1, 1, width), np.float32)}
     for book in range(books):

@@ -44,6 +44,7 @@ def to_config(args: Mapping) -> ConfigDict:
     model = {
         "size": size,
         "dtype": "float32",
+        "quantizer": "multi_codebook",  # the only kind of the release
         "quant_proj": _QUANT_PROJ[args["quant_proj"]],
         # The release derives the number of heads; no option of its own says it.
         "quant_heads": SIZES[size].width // args["vocab_width"],
@@ -102,6 +103,7 @@ def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
     model = {
         "size": size,
         "dtype": "float32",
+        "quantizer": "multi_codebook",
         "vocab_size": books * rows,
         "num_codebooks": books,
         "latent_width": books * chunk,
@@ -142,6 +144,11 @@ def check_heads(config, heads):
 def from_config(config: ConfigDict) -> dict:
     """The release's options for a configuration; it must be one that the release can express."""
     model = config.model
+    if model.quantizer != "multi_codebook":
+        raise ConversionError(
+            f"model.quantizer={model.quantizer!r}: the public layout holds multi_codebook models "
+            "only; give a path without a suffix for a folder of ours"
+        )
     expected = SIZES[model.size].width // model.latent_width
     if model.quant_proj == "attention" and model.quant_heads != expected:
         raise ConversionError(

@@ -4,7 +4,9 @@ Everything here is float32 with the highest matmul precision, whatever the rest 
 a lookup in bf16 changes 1 to 4 % of the codes, and accelerators multiply float32 in fewer bits
 unless told not to.
 
-A quantizer is a module with three methods: `indices`, `lookup` and `__call__`.
+A quantizer is a module with three methods, `indices`, `lookup` and `__call__`, and two attributes,
+`num_codebooks` (K) and `entries` (V). Its siblings stand in `residual_quantizer.py` and
+`lookup_free.py`.
 """
 
 from typing import NamedTuple
@@ -19,7 +21,7 @@ from unitok_jax.models import layers
 class Quantized(NamedTuple):
     """What a quantizer returns."""
 
-    latent: jax.Array  # (B, N, K C) float32, with straight-through gradients
+    latent: jax.Array  # (B, N, latent_width) float32, with straight-through gradients
     codes: jax.Array  # (B, K, N) int32
     loss: jax.Array  # scalar: codebook and commitment loss
     entropy_loss: jax.Array  # scalar, 0 unless asked for
@@ -37,6 +39,16 @@ def join_chunks(chunks: jax.Array) -> jax.Array:
     return chunks.transpose(0, 2, 1, 3).reshape(b, n, k * c)
 
 
+def split_evenly(key: str, value: int, num_codebooks: int) -> int:
+    """value / num_codebooks of `model.<key>`, or a ValueError that names both."""
+    if num_codebooks < 1 or value < 1 or value % num_codebooks:
+        raise ValueError(
+            f"model.num_codebooks={num_codebooks} does not divide model.{key}={value}; "
+            "it must be a positive multiple of the number of codebooks"
+        )
+    return value // num_codebooks
+
+
 class MultiCodebookQuantizer(nnx.Module):
     """K codebooks of V rows: chunk k of a latent becomes the row of book k nearest by cosine."""
 
@@ -50,16 +62,11 @@ class MultiCodebookQuantizer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """vocab_size counts the rows of all codebooks, latent_width the K C values of a token."""
-        for key, value in (("vocab_size", vocab_size), ("latent_width", latent_width)):
-            if num_codebooks < 1 or value < 1 or value % num_codebooks:
-                raise ValueError(
-                    f"model.num_codebooks={num_codebooks} does not divide model.{key}={value}; "
-                    "both must be positive multiples of the number of codebooks"
-                )
-        rows, width = vocab_size // num_codebooks, latent_width // num_codebooks
-        init = layers.uniform_init(width**-0.5 / 36)
-        self.codebook = nnx.Param(init(rngs.params(), (num_codebooks, rows, width)))
         self.num_codebooks, self.commitment_weight = num_codebooks, commitment_weight
+        self.entries = split_evenly("vocab_size", vocab_size, num_codebooks)
+        width = split_evenly("latent_width", latent_width, num_codebooks)
+        init = layers.uniform_init(width**-0.5 / 36)
+        self.codebook = nnx.Param(init(rngs.params(), (num_codebooks, self.entries, width)))
 
     def rows(self) -> jax.Array:
         """The unit-length codebook rows, (K, V, C)."""
@@ -92,7 +99,7 @@ class MultiCodebookQuantizer(nnx.Module):
             join_chunks(straight_through),
             codes,
             self.commitment_weight * commitment + codebook,
-            _entropy_loss(chunks, rows) if entropy else jnp.zeros(()),
+            entropy_loss(chunks, rows) if entropy else jnp.zeros(()),
         )
 
     @staticmethod
@@ -111,8 +118,16 @@ class MultiCodebookQuantizer(nnx.Module):
         return jax.vmap(lambda codes, rows: rows[codes], in_axes=(1, 0), out_axes=1)(codes, rows)
 
 
-def _entropy_loss(chunks, rows, temperature=0.01):
-    """Mean entropy of a sample minus the entropy of the mean distribution, mean over codebooks."""
+def entropy_loss(chunks: jax.Array, rows: jax.Array, temperature: float = 0.01) -> jax.Array:
+    """Mean entropy of a sample minus the entropy of the mean distribution, mean over codebooks.
+
+    The distribution of a chunk is the softmax of -|chunk - row|^2 / temperature.
+
+    Args:
+      chunks: (B, K, N, C).
+      rows: (K, V, C).
+      temperature: fits chunks and rows of about unit length.
+    """
 
     def one_book(book):
         chunk, rows = book

@@ -9,11 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unitok_jax.models import layers, quantizer, vitamin
+from unitok_jax.models import layers, vitamin
+from unitok_jax.models.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
+from unitok_jax.models.quantizer import MultiCodebookQuantizer, make_projection
+from unitok_jax.models.residual_quantizer import ResidualQuantizer
 from unitok_jax.models.text_encoder import TextEncoder
 
 REMAT = ("none", "blocks", "everything")
 DTYPES = ("float32", "bfloat16")
+QUANTIZERS = {
+    "multi_codebook": MultiCodebookQuantizer,
+    "residual": ResidualQuantizer,
+    "fsq": FiniteScalarQuantizer,
+    "bsq": BinarySphericalQuantizer,
+}
 
 
 class Output(NamedTuple):
@@ -43,7 +52,7 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
 
 
 class UniTok(nnx.Module):
-    """Encoder, multi-codebook quantizer, decoder and text tower.
+    """Encoder, quantizer, decoder and text tower.
 
     The keyword arguments are exactly the keys of `config.model`.
     """
@@ -53,6 +62,7 @@ class UniTok(nnx.Module):
         *,
         size: str,
         dtype: str,
+        quantizer: str,
         vocab_size: int,
         num_codebooks: int,
         latent_width: int,
@@ -71,12 +81,13 @@ class UniTok(nnx.Module):
         Args:
           size: a row of `vitamin.SIZES`.
           dtype: dtype of the computation outside the quantizer; parameters are float32.
+          quantizer: a row of `QUANTIZERS`; the paper's is 'multi_codebook'.
           vocab_size: codebook rows in all, K V.
-          num_codebooks: K.
-          latent_width: K C.
+          num_codebooks: K, the codes of a token; the levels of 'residual'.
+          latent_width: values of a token that are quantized, K C; 'residual' does not split them.
           quant_proj: 'attention' or 'linear'.
           quant_heads: heads of the attention projections; no weight's shape depends on it.
-          commitment_weight: beta of the VQ loss.
+          commitment_weight: beta of the VQ loss; 'fsq' has no such loss.
           num_query: register tokens in front of the image's.
           drop_path: highest stochastic-depth rate, of the last block.
           embed_dim: width of the joint image-text space.
@@ -89,6 +100,7 @@ class UniTok(nnx.Module):
         """
         _check_choice("size", size, tuple(vitamin.SIZES))
         _check_choice("dtype", dtype, DTYPES)
+        _check_choice("quantizer", quantizer, tuple(QUANTIZERS))
         _check_choice("remat", remat, REMAT)
         _check_choice("quant_proj", quant_proj, ("attention", "linear"))
         row, compute = vitamin.SIZES[size], jnp.dtype(dtype)
@@ -96,17 +108,17 @@ class UniTok(nnx.Module):
             num_query=num_query, drop_path=drop_path, remat=remat, dtype=compute, rngs=rngs
         )
         self.encoder = vitamin.Encoder(row, **kwargs)
-        self.quant_proj = quantizer.make_projection(
+        self.quant_proj = make_projection(
             quant_proj, row.width, latent_width, quant_heads, rngs=rngs
         )
-        self.quantizer = quantizer.MultiCodebookQuantizer(
+        self.quantizer = QUANTIZERS[quantizer](
             vocab_size,
             num_codebooks,
             latent_width,
             commitment_weight=commitment_weight,
             rngs=rngs,
         )
-        self.post_quant_proj = quantizer.make_projection(
+        self.post_quant_proj = make_projection(
             quant_proj, latent_width, row.width, quant_heads, rngs=rngs
         )
         self.decoder = vitamin.Decoder(row, **kwargs)

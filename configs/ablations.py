@@ -1,0 +1,68 @@
+"""The paper's ablations, each by its name: `--config=configs/ablations.py:books4`.
+
+`docs/ablations.md` says what each one is for, with the paper's figures.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+_WIDTH = 768  # of the base trunk
+
+
+def _latent(width: int) -> dict[str, int]:
+    """A latent of `width` and the projection heads that go with it."""
+    return {"model.latent_width": width, "model.quant_heads": _WIDTH // width}
+
+
+def _books(count: int) -> dict[str, int]:
+    # A chunk keeps its 8 values: more codebooks widen the latent, which is the paper's point.
+    size = {"model.vocab_size": 16_384, "model.num_codebooks": count}
+    return size | _latent(8 * count)
+
+
+# What differs from configs/default.py. No variant touches what it does not compare.
+VARIANTS = {
+    "books1": _books(1),
+    "books2": _books(2),
+    "books4": _books(4),
+    "books8": _books(8),
+    "attention": {"model.quant_proj": "attention"},
+    "linear": {"model.quant_proj": "linear"},
+    "both": {},
+    "reconstruction": {"loss.contrastive": 0.0},
+    # The VQ loss stays: it serves no task, and nothing else trains the codebooks.
+    "contrastive": {
+        "loss.l1": 0.0,
+        "loss.l2": 0.0,
+        "checkpoint.best_metric": "eval/image_to_text",
+    },
+    "multi_codebook": {"model.quantizer": "multi_codebook"},
+    "residual": {"model.quantizer": "residual"},
+    # 4096 codes per chunk as 8 x 8 x 8 x 8 levels
+    "fsq": {"model.quantizer": "fsq"} | _latent(8 * 4),
+    # 4096 codes per chunk as 12 bits; BSQ is made for an entropy loss
+    "bsq": {"model.quantizer": "bsq", "loss.entropy": 0.1} | _latent(8 * 12),
+}
+
+
+def get_config(name: str = "") -> ConfigDict:
+    """The base recipe with the changes of one variant.
+
+    Raises:
+      ValueError: there is no such variant; the message lists all.
+    """
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(name, VARIANTS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"no ablation {name!r}; {hint}give one as --config=configs/ablations.py:NAME, NAME one "
+            f"of {', '.join(VARIANTS)}"
+        )
+    config = default.get_config()
+    for key, value in VARIANTS[name].items():
+        room, leaf = key.split(".")
+        config[room][leaf] = value
+    return config

@@ -1,0 +1,408 @@
+"""What every quantizer promises, and each sibling against a computation by hand."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from unitok_jax import convert, torch_layout
+from unitok_jax.models import layers, lookup_free
+from unitok_jax.models.quantizer import join_chunks, split_chunks
+from unitok_jax.models.unitok import QUANTIZERS, abstract_model
+from unitok_jax.step import Trainer
+
+KINDS = tuple(QUANTIZERS)
+# vocab_size, num_codebooks, latent_width: 64 entries for 4 books, chunks that suit each kind
+SIZES = {
+    "multi_codebook": (256, 4, 32),
+    "residual": (256, 4, 32),
+    "fsq": (256, 4, 12),
+    "bsq": (256, 4, 24),
+}
+
+
+def make(kind, *sizes, seed=0):
+    sizes = sizes or SIZES[kind]
+    return QUANTIZERS[kind](*sizes, commitment_weight=0.25, rngs=nnx.Rngs(seed))
+
+
+def latents(kind, key=1, batch=2, tokens=5):
+    return 2 * jax.random.normal(jax.random.key(key), (batch, tokens, SIZES[kind][2]))
+
+
+def bounded(kind, latent):
+    """What the straight-through gradient is the identity on."""
+    if kind == "residual":
+        return layers.l2_normalize(latent)
+    if kind == "fsq":
+        return jnp.tanh(latent)
+    return join_chunks(layers.l2_normalize(split_chunks(latent, 4)))
+
+
+def tiny_config(kind):
+    from configs import tiny
+
+    config = tiny.get_config()
+    config.model.text.vocab_size, config.model.text.context_length = 512, 16
+    sizes = zip(("vocab_size", "num_codebooks", "latent_width"), SIZES[kind], strict=True)
+    config.model.update({"quantizer": kind, **dict(sizes)})
+    return config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestEveryKind:
+    def test_codes_and_latent(self, kind):
+        module, latent = make(kind), latents(kind)
+        assert (module.num_codebooks, module.entries) == (4, 64)
+        out = module(latent)
+        assert (out.codes.shape, out.codes.dtype) == ((2, 4, 5), jnp.int32)
+        assert (out.latent.shape, out.latent.dtype) == (latent.shape, jnp.float32)
+        assert out.loss.shape == out.entropy_loss.shape == () and out.entropy_loss == 0
+        assert 0 <= out.codes.min() and out.codes.max() < 64
+
+    def test_lookup_of_indices_is_the_output(self, kind):
+        module, latent = make(kind), latents(kind)
+        out = module(latent)
+        np.testing.assert_array_equal(module.indices(latent), out.codes)
+        np.testing.assert_allclose(module.lookup(out.codes), out.latent, atol=1e-6)
+
+    def test_straight_through(self, kind):
+        module, latent = make(kind), latents(kind)
+        cotangent = latents(kind, key=2)
+        ours = jax.vjp(lambda x: module(x).latent, latent)[1](cotangent)[0]
+        expected = jax.vjp(lambda x: bounded(kind, x), latent)[1](cotangent)[0]
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+    def test_gradient_at_zero_is_finite(self, kind):
+        module = make(kind)
+        entropy = kind != "fsq"
+
+        def loss(latent):
+            out = module(latent, entropy)
+            return out.loss + out.entropy_loss + out.latent.sum()
+
+        assert np.isfinite(jax.grad(loss)(jnp.zeros((1, 2, SIZES[kind][2])))).all()
+
+    def test_every_product_is_in_full_precision(self, kind):
+        latent = jax.ShapeDtypeStruct((1, 5, SIZES[kind][2]), jnp.float32)
+        run = lambda x: make(kind)(x, kind != "fsq")  # noqa: E731
+        text = str(jax.make_jaxpr(run)(latent))
+        assert text.count("dot_general") == text.count("precision=(Precision.HIGHEST")
+        assert ("dot_general" in text) == (kind in ("multi_codebook", "residual"))
+
+    def test_shapes_of_a_whole_model(self, kind):
+        graph, params = abstract_model(tiny_config(kind).model.to_dict())
+        images = jax.ShapeDtypeStruct((2, 32, 48, 3), jnp.float32)
+        text = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+        out = jax.eval_shape(lambda p, i, t: nnx.merge(graph, p)(i, t), params, images, text)
+        assert (out.codes.shape, out.codes.dtype) == ((2, 4, 6), jnp.int32)
+        run = lambda p, c: nnx.merge(graph, p).decode(c, (2, 3))  # noqa: E731
+        assert jax.eval_shape(run, params, out.codes).shape == (2, 32, 48, 3)
+
+    def test_sizes_that_no_kind_divides(self, kind):
+        with pytest.raises(ValueError, match=r"model\.num_codebooks=3 .*model\.vocab_size=256"):
+            make(kind, 256, 3, 24)
+
+
+def test_unknown_kind():
+    config = tiny_config("bsq")
+    config.model.quantizer = "bqs"
+    with pytest.raises(
+        ValueError, match="model.quantizer='bqs' is not one of .*did you mean 'bsq'"
+    ):
+        abstract_model(config.model.to_dict())
+
+
+class TestResidual:
+    def with_rows(self, rows):
+        rows = jnp.asarray(rows, jnp.float32)
+        levels, entries, width = rows.shape
+        module = make("residual", levels * entries, levels, width)
+        module.levels[...] = rows
+        return module
+
+    def test_by_hand(self):
+        """(3, 4) is (0.6, 0.8) at unit length; then 0.6, 0.3 and then 0.1, 0.3 are left."""
+        rows = [[[0.0, 0.5], [0.5, 0.0]], [[0.5, 0.0], [0.0, 0.25]], [[1.0, 1.0], [0.0, 0.25]]]
+        module = self.with_rows(rows)
+        out = module(jnp.array([[[3.0, 4.0]]]))
+        np.testing.assert_array_equal(out.codes, [[[0], [0], [1]]])
+        np.testing.assert_allclose(out.latent, [[[0.5, 0.75]]], atol=1e-6)
+        # left of (0.6, 0.8): (0.6, 0.3), (0.1, 0.3), (0.1, 0.05)
+        squares = [0.6**2 + 0.3**2, 0.1**2 + 0.3**2, 0.1**2 + 0.05**2]
+        assert float(out.loss) == pytest.approx(1.25 * sum(squares) / 6, rel=1e-5)
+
+    def test_distance_decides_and_not_the_angle(self):
+        module = self.with_rows([[[10.0, 0.0], [0.6, 0.6]]])
+        np.testing.assert_array_equal(module.indices(jnp.array([[[7.0, 0.1]]])), [[[1]]])
+
+    def test_nearest_rows_by_brute_force(self):
+        module, latent = make("residual"), latents("residual")
+        rows = np.asarray(module.levels[...], np.float64) * 20  # long enough to matter
+        module.levels[...] = jnp.asarray(rows, jnp.float32)
+        codes = np.asarray(module.indices(latent))
+        left = np.asarray(layers.l2_normalize(latent), np.float64)
+        for level in range(4):
+            square = ((left[:, :, None] - rows[level]) ** 2).sum(-1)
+            np.testing.assert_array_equal(codes[:, level], square.argmin(-1))
+            left = left - rows[level][codes[:, level]]
+
+    def test_a_level_more_leaves_less(self):
+        module, latent = make("residual"), latents("residual", batch=8)
+        target, rows = layers.l2_normalize(latent), module.levels[...]
+        errors = []
+        for levels in range(1, 5):
+            part = self.with_rows(rows[:levels])
+            total = part.lookup(part.indices(latent))
+            errors.append(float(jnp.mean((total - target) ** 2)))
+        assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0]
+
+    def test_gradient_of_a_row_is_from_its_own_level(self):
+        """mse(row, sg[residual]) by hand: nothing reaches a row but what chose it."""
+        module, latent = make("residual"), latents("residual")
+        graph, params = nnx.split(module)
+        params = nnx.to_pure_dict(params)
+        ours = jax.grad(lambda p: nnx.merge(graph, p)(latent).loss)(params)["levels"]
+        rows, codes = np.asarray(module.levels[...]), np.asarray(module.indices(latent))
+        expected, left = np.zeros_like(rows), np.asarray(layers.l2_normalize(latent))
+        for level in range(4):
+            chosen = rows[level][codes[:, level]]
+            step = 2 * (chosen - left) / (4 * left.size)
+            np.add.at(expected[level], codes[:, level], step)
+            left = left - chosen
+        np.testing.assert_allclose(ours, expected, atol=1e-7)
+
+    def test_lookup_of_a_level_sends_no_gradient_to_another(self):
+        module = make("residual")
+        graph, params = nnx.split(module)
+        params = nnx.to_pure_dict(params)
+        codes = module.indices(latents("residual"))
+        other = codes.at[:, 1:].set((codes[:, 1:] + 1) % 64)
+
+        def gradient(codes):
+            return jax.grad(lambda p: nnx.merge(graph, p).lookup(codes).sum())(params)["levels"]
+
+        ours, theirs = gradient(codes), gradient(other)
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        assert all(np.any(ours[k] != theirs[k]) for k in (1, 2, 3))
+        counts = np.bincount(np.asarray(codes[:, 0]).ravel(), minlength=64)
+        np.testing.assert_array_equal(ours[0], np.repeat(counts[:, None], 32, 1))
+
+    def test_entropy_is_that_of_distances(self):
+        module, latent = make("residual"), latents("residual")
+        ours = module(latent, entropy=True).entropy_loss
+        left, values = np.asarray(layers.l2_normalize(latent), np.float64), []
+        rows, codes = np.asarray(module.levels[...], np.float64), module.indices(latent)
+        for level in range(4):
+            logits = -((left[:, :, None] - rows[level]) ** 2).sum(-1) / 0.01
+            p = np.exp(logits - logits.max(-1, keepdims=True))
+            p /= p.sum(-1, keepdims=True)
+            mean = p.mean((0, 1))
+            values.append(-(p * np.log(p)).sum(-1).mean() + (mean * np.log(mean)).sum())
+            left = left - rows[level][np.asarray(codes[:, level])]
+        # 64 terms log(p + 1e-7) a sample: up to 1e-5 apart
+        assert float(ours) == pytest.approx(np.mean(values), rel=1e-4, abs=1e-5)
+
+
+class TestFiniteScalar:
+    @pytest.mark.parametrize(
+        "entries, channels, levels",
+        [
+            (240, 3, (8, 6, 5)),
+            (1000, 4, (8, 5, 5, 5)),
+            (4096, 4, (8, 8, 8, 8)),
+            (4096, 8, (4, 4, 4, 4, 2, 2, 2, 2)),
+            (4375, 5, (7, 5, 5, 5, 5)),
+            (15360, 5, (8, 8, 8, 6, 5)),
+            (64000, 6, (8, 8, 8, 5, 5, 5)),
+            (2**18, 18, (2,) * 18),
+            (7, 1, (7,)),
+            (7, 2, None),
+            (1, 1, None),
+        ],
+    )
+    def test_levels(self, entries, channels, levels):
+        assert lookup_free.choose_levels(entries, channels) == levels
+
+    @pytest.mark.parametrize("entries, channels", [(60, 3), (96, 2), (64, 6), (30, 3), (5, 1)])
+    def test_every_code_and_back(self, entries, channels):
+        module = make("fsq", 2 * entries, 2, 2 * channels)
+        codes = jnp.tile(jnp.arange(entries, dtype=jnp.int32), (1, 2, 1))
+        values = module.lookup(codes)
+        assert np.abs(values).max() == 1
+        assert len(np.unique(values[0], axis=0)) == entries
+        latent = jnp.arctanh(values * (1 - 1e-4))
+        np.testing.assert_array_equal(module.indices(latent), codes)
+
+    def test_nearest_value_by_brute_force(self):
+        module, latent = make("fsq"), latents("fsq")
+        assert module.levels == (4, 4, 4)
+        every = module.lookup(jnp.tile(jnp.arange(64), (1, 4, 1)))
+        values = np.asarray(split_chunks(every, 4))[0]  # (K, V, C)
+        chunks = np.tanh(np.asarray(split_chunks(latent, 4)))
+        square = ((chunks[:, :, :, None] - values[None, :, None]) ** 2).sum(-1)
+        np.testing.assert_array_equal(module.indices(latent), square.argmin(-1))
+
+    def test_the_first_channel_is_the_lowest_digit(self):
+        module = make("fsq", 30, 1, 3)  # levels 5, 3, 2
+        low = module.lookup(jnp.zeros((1, 1, 1), jnp.int32))
+        np.testing.assert_array_equal(low, [[[-1, -1, -1]]])
+        np.testing.assert_allclose(module.lookup(jnp.array([[[1]]])), [[[-0.5, -1, -1]]])
+        np.testing.assert_allclose(module.lookup(jnp.array([[[5]]])), [[[-1, 0, -1]]])
+        np.testing.assert_allclose(module.lookup(jnp.array([[[15]]])), [[[-1, -1, 1]]])
+
+    def test_nothing_to_learn(self):
+        module = make("fsq")
+        assert not jax.tree.leaves(nnx.state(module, nnx.Param))
+        assert module(latents("fsq")).loss == 0
+
+    def test_entropy_is_refused(self):
+        with pytest.raises(ValueError, match="'fsq' has no entropy loss; set loss.entropy=0"):
+            make("fsq")(latents("fsq"), entropy=True)
+
+    @pytest.mark.parametrize(
+        "sizes, words",
+        [
+            ((256, 4, 28), ["vocab_size=256", "latent_width=28", "at most 24", "6 per chunk"]),
+            ((28, 4, 8), ["vocab_size=28", "7 codes", "2 levels", "at most 4"]),
+            ((4, 4, 8), ["vocab_size=4", "1 codes", "larger model.vocab_size"]),
+            ((256, 4, 30), ["num_codebooks=4", "latent_width=30"]),
+        ],
+    )
+    def test_sizes_that_do_not_fit(self, sizes, words):
+        with pytest.raises(ValueError) as error:
+            make("fsq", *sizes)
+        assert all(word in str(error.value) for word in words), error.value
+
+
+class TestBinarySpherical:
+    @pytest.mark.parametrize("channels", [1, 5, 12])
+    def test_every_code_and_back(self, channels):
+        entries = 2**channels
+        module = make("bsq", 2 * entries, 2, 2 * channels)
+        codes = jnp.tile(jnp.arange(entries, dtype=jnp.int32), (1, 2, 1))
+        values = module.lookup(codes)
+        np.testing.assert_allclose(np.abs(values), channels**-0.5, rtol=1e-6)
+        assert len(np.unique(values[0], axis=0)) == entries
+        np.testing.assert_array_equal(module.indices(values), codes)
+
+    def test_nearest_corner_by_brute_force(self):
+        module, latent = make("bsq"), latents("bsq")
+        corners = np.array(list(itertools.product((-1, 1), repeat=6)))[:, ::-1] / 6**0.5
+        chunks = np.asarray(layers.l2_normalize(split_chunks(latent, 4)))
+        square = ((chunks[..., None, :] - corners) ** 2).sum(-1)
+        out = module(latent)
+        np.testing.assert_array_equal(out.codes, square.argmin(-1))
+        # (B, K, N, V) -> the commitment: a quarter of the mean over all values
+        assert float(out.loss) == pytest.approx(0.25 * square.min(-1).mean() / 6, rel=1e-5)
+
+    def test_entropy_by_brute_force(self):
+        """Over all 64 corners a sample's entropy is the same; that of the mean is at most ours."""
+        module, latent = make("bsq"), latents("bsq", batch=3)
+        ours = float(module(latent, entropy=True).entropy_loss)
+        corners = np.array(list(itertools.product((-1, 1), repeat=6))) / 6**0.5
+        chunks = np.asarray(layers.l2_normalize(split_chunks(latent, 4)), np.float64)
+        logits = -((chunks[..., None, :] - corners) ** 2).sum(-1) / 0.01
+        p = np.exp(logits - logits.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)  # (B, K, N, 64)
+        sample = -(p * np.log(p + 1e-300)).sum(-1).mean()
+        mean = p.mean((0, 2))
+        bits = (mean[:, :, None] * (corners > 0)).sum(1)  # (K, C): part of positive bits
+        of_bits = -(bits * np.log(bits) + (1 - bits) * np.log(1 - bits)).sum(-1).mean()
+        joint = -(mean * np.log(mean + 1e-300)).sum(-1).mean()
+        assert ours == pytest.approx(sample - of_bits, rel=1e-4)
+        assert joint < of_bits <= 6 * np.log(2)
+
+    @pytest.mark.parametrize(
+        "sizes, words",
+        [
+            ((256, 4, 32), ["64 codes", "latent_width=32", "set model.latent_width=24", "=1024"]),
+            ((240, 4, 24), ["60 codes", "not 2^6", "set model.vocab_size=256"]),
+            ((256, 4, 30), ["num_codebooks=4", "latent_width=30"]),
+        ],
+    )
+    def test_sizes_that_do_not_fit(self, sizes, words):
+        with pytest.raises(ValueError) as error:
+            make("bsq", *sizes)
+        assert all(word in str(error.value) for word in words), error.value
+
+
+def fresh(config):
+    return jax.jit(lambda: Trainer(config).init().generator.params)()
+
+
+def batch(config):
+    key = jax.random.key(3)
+    height, width = config.data.image_size
+    return {
+        "image": jax.random.uniform(key, (2, height, width, 3), minval=-1),
+        "text": jax.random.randint(key, (2, config.model.text.context_length), 1, 512),
+    }
+
+
+def gradient(config):
+    trainer = Trainer(config)
+    run = jax.jit(lambda p, b: jax.grad(trainer.losses, has_aux=True)(p, b, None)[0])
+    return run(fresh(config), batch(config))
+
+
+def norms(tree):
+    return [float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_reaches_the_encoder(kind):
+    config = tiny_config(kind)
+    config.data.image_size = (32, 32)
+    config.loss.entropy = 0.0 if kind == "fsq" else 0.1
+    grads = gradient(config)
+    assert np.isfinite(norms(grads)).all()
+    assert all(norms(grads["encoder"]["stem"])) and all(norms(grads["decoder"]["up_conv4"]))
+    if "quantizer" in grads:
+        assert all(norms(grads["quantizer"]))
+
+
+def test_contrastive_only_leaves_the_decoder_alone():
+    config = tiny_config("multi_codebook")
+    config.data.image_size = (32, 32)
+    config.loss.l1 = config.loss.l2 = 0.0
+    grads = gradient(config)
+    assert not any(norms(grads["decoder"]))
+    assert all(norms(grads["encoder"]["stem"])) and all(norms(grads["projection"]))
+    assert np.isfinite(norms(grads)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+class TestFiles:
+    def test_folder_and_tokenizer(self, kind, tmp_path):
+        from unitok_jax.tokenizer import Tokenizer, load
+
+        config = tiny_config(kind)
+        tokenizer = Tokenizer(config, fresh(config), batch_size=1)
+        tokenizer.save(tmp_path / "folder")
+        again = load(tmp_path / "folder", batch_size=1, quant_heads=4)
+        assert again.config.model.quantizer == kind and again.codebook_shape == (4, 64)
+        images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+        codes = again.encode(images)
+        assert codes.shape == (1, 4, 4)
+        np.testing.assert_array_equal(codes, tokenizer.encode(images))
+        assert again.decode(codes).shape == (1, 32, 32, 3)
+        with pytest.raises(convert.ConversionError, match="quant_heads=2 was given"):
+            load(tmp_path / "folder", quant_heads=2)
+
+    @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+    def test_the_public_layout_has_no_place_for_it(self, kind, name, tmp_path):
+        if name == "a.pth":
+            pytest.importorskip("torch")
+        config = tiny_config(kind)
+        params = abstract_model(config.model.to_dict())[1]
+        with pytest.raises(convert.ConversionError, match=f"model.quantizer='{kind}'.*folder"):
+            convert.write(tmp_path / name, config, params)
+        assert not (tmp_path / name).exists()
+        with pytest.raises(torch_layout.LayoutError, match="quantizer"):
+            torch_layout.to_torch(params)
+        with pytest.raises(torch_layout.LayoutError, match="quantizer"):
+            torch_layout.from_torch({}, params)
