@@ -39,8 +39,8 @@ def get_config() -> ConfigDict:
     model.remat = "blocks"  # recompute in the backward pass: none, blocks, everything
 
     config.data = data = ConfigDict()
-    data.source = "folder"  # folder, photos
-    data.path = ""  # the folder of source=folder
+    data.source = "folder"  # folder, photos, shapes
+    data.path = ""  # the folder of source=folder; train or held_out of source=shapes
     data.captions = ""  # a .jsonl or .csv; empty: look beside the images (docs/data.md)
     data.image_size = (256, 256)  # height, width; multiples of 16
     data.batch_size = 16_384  # global

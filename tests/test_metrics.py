@@ -111,5 +111,15 @@ def test_retrieval():
     images = np.eye(3)[:, :2]
     images[2] = [0.6, 0.8]
     texts = np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 1.0]])
-    result = caption_retrieval(images, texts, np.array([0, 1, 2, 2]))
+    owner, tokens = np.array([0, 1, 2, 2]), np.array([[1, 2], [1, 3], [1, 4], [1, 5]])
+    result = caption_retrieval(images, texts, owner, tokens)
     assert result == {"image_to_text": 1.0, "text_to_image": 0.75}
+
+
+def test_retrieval_of_a_caption_that_two_images_share():
+    """Image 1 says what image 0 says: either of the two is right, and image 2 is not."""
+    images = np.eye(3)
+    owner, tokens = np.array([0, 1, 2]), np.array([[1, 2], [1, 2], [1, 3]])
+    texts = np.array([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]])
+    result = caption_retrieval(images, texts, owner, tokens)
+    assert result == pytest.approx({"image_to_text": 1 / 3, "text_to_image": 2 / 3})

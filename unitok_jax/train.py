@@ -15,12 +15,13 @@ from unitok_jax import frozen, initialize, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import check
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
-from unitok_jax.data.sources import open_source
+from unitok_jax.data.sources import LabelledSource, open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import decode_image, to_uint8
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.reconstruction import Reconstruction
 from unitok_jax.evaluate.retrieval import caption_retrieval
+from unitok_jax.evaluate.zero_shot import classify
 from unitok_jax.metrics import Progress, RunningMean, Writer, comparison
 from unitok_jax.step import Trainer, TrainState
 
@@ -174,7 +175,15 @@ class Run:
                     rebuilt = to_uint8(out["reconstruction"][mask][:missing])
                     pictures.append(comparison(images[mask][:missing], rebuilt))
         metrics = reconstruction.result() | codebooks.result()
-        metrics |= self._retrieval(params, np.concatenate(features))
+        image_features = np.concatenate(features)
+        metrics |= self._retrieval(params, image_features)
+        if self.config.loss.contrastive and isinstance(self.eval_source, LabelledSource):
+            tokenizer = Tokenizer(self.config.data.context_length)
+            metrics |= classify(
+                self.eval_source,
+                image_features,
+                lambda texts: self._encode_text(params, tokenizer(texts)),
+            )
         return metrics, np.concatenate(pictures)
 
     @functools.cached_property
@@ -193,6 +202,11 @@ class Run:
         tokens, owner = self._captions
         if not self.config.loss.contrastive or not len(tokens):
             return {}
+        text_features = self._encode_text(params, tokens)
+        return caption_retrieval(image_features, text_features, owner, tokens)
+
+    def _encode_text(self, params, tokens) -> np.ndarray:
+        """Token ids (T, L) to unit vectors (T, E), in batches of one shape."""
         size = -(-self.config.eval.batch_size // self.mesh.size) * self.mesh.size
         padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
         chunks = [
@@ -201,8 +215,7 @@ class Run:
             )
             for c in padded.reshape(-1, size, tokens.shape[1])
         ]
-        text_features = np.concatenate(chunks)[: len(tokens)]
-        return caption_retrieval(image_features, text_features, owner)
+        return np.concatenate(chunks)[: len(tokens)]
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:

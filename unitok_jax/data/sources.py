@@ -6,9 +6,10 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from unitok_jax.data.photos import CAPTIONS, photo_folder
+from unitok_jax.data.shapes import shape_source
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_FILES = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.csv")
@@ -25,6 +26,18 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """{'name': str, 'image': encoded bytes, 'captions': tuple[str, ...]}."""
+        ...
+
+
+@runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source whose pictures each belong to one named class: zero-shot classification reads it."""
+
+    class_names: tuple[str, ...]
+    class_templates: tuple[str, ...]  # sentences with {} where the name goes
+
+    def label(self, index: int) -> int:
+        """The position in `class_names` of record `index`, without reading its image."""
         ...
 
 
@@ -117,6 +130,7 @@ SOURCES: dict[str, Callable[[Any, bool], Source]] = {
         data.path, data.captions, require_captions=require_captions
     ),
     "photos": lambda data, require_captions: photo_source(),
+    "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
 }
 
 
