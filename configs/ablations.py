@@ -37,8 +37,12 @@ VARIANTS = {
     "contrastive": {
         "loss.l1": 0.0,
         "loss.l2": 0.0,
+        "loss.perceptual": 0.0,
+        "gan.weight": 0.0,
         "checkpoint.best_metric": "eval/image_to_text",
     },
+    # CLIP initialisation against none, which is `both`; the file is the user's to name in init.path.
+    "clip": {"init.include": ("encoder.*", "text_encoder.*", "logit_scale")},
     "multi_codebook": {"model.quantizer": "multi_codebook"},
     "residual": {"model.quantizer": "residual"},
     # 4096 codes per chunk as 8 x 8 x 8 x 8 levels

@@ -1,5 +1,6 @@
 """Every config builds, says only known keys, and the requirements are told once."""
 
+import functools
 import importlib
 import pathlib
 import re
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import ablations, default
+from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
+from unitok_jax.frozen import abstract as frozen_network
 from unitok_jax.step import Trainer
-from unitok_jax.train import _check
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
@@ -42,7 +44,7 @@ class TestEveryConfig:
 
     def test_one_step_and_one_evaluation_build(self, name):
         config = get_config(name)
-        _check(config)
+        check(config)
         trainer = Trainer(config)
         state = jax.eval_shape(trainer.init)
         height, width = check_size(config.data.image_size)
@@ -50,15 +52,24 @@ class TestEveryConfig:
             "image": jax.ShapeDtypeStruct((2, height, width, 3), jnp.uint8),
             "text": jax.ShapeDtypeStruct((2, config.data.context_length), jnp.int32),
         }
-        after, metrics = jax.eval_shape(trainer.train_step, state, {}, batch)
-        assert jax.tree.structure(after) == jax.tree.structure(state)
-        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
-            lambda a: (a.shape, a.dtype), state
-        )
-        assert metrics["usage"].shape == (config.model.num_codebooks,)
-        assert all(metric.dtype == jnp.float32 for metric in metrics.values())
+        used = {"lpips": config.loss.perceptual, "dinov2": config.gan.weight}
+        frozen = {
+            kind: frozen_network(kind, config.model.dtype)[1] for kind in used if used[kind]
+        }
+        for adversarial in (False, True) if config.gan.weight else (False,):
+            step = functools.partial(trainer.train_step, adversarial=adversarial)
+            after, metrics = jax.eval_shape(step, state, frozen, batch)
+            assert jax.tree.structure(after) == jax.tree.structure(state)
+            assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
+                lambda a: (a.shape, a.dtype), state
+            )
+            assert metrics["usage"].shape == (config.model.num_codebooks,)
+            counters = {metrics.pop("skipped").dtype, metrics.pop("skipped_in_a_row").dtype}
+            assert counters == {jnp.dtype("int32")}
+            assert all(metric.dtype == jnp.float32 for metric in metrics.values())
+            assert ("gan/weight" in metrics) == adversarial
         batch["mask"] = jax.ShapeDtypeStruct((2,), bool)
-        out = jax.eval_shape(trainer.eval_step, state.generator.params, batch)
+        out = jax.eval_shape(trainer.eval_step, state.params, frozen, batch)
         assert out["reconstruction"].shape == (2, height, width, 3)
 
     def test_heads_are_the_references(self, name):
@@ -113,11 +124,18 @@ def test_recipe():
     """The numbers of the published recipe, in the config that claims to be it."""
     config = default.get_config()
     assert (config.steps, config.data.batch_size) == (78_125, 16_384)
-    assert config.loss.to_dict() == {"l1": 0.2, "l2": 1, "vq": 1, "entropy": 0, "contrastive": 1}
+    weights = {"l1": 0.2, "l2": 1, "perceptual": 1, "vq": 1, "entropy": 0, "contrastive": 1}
+    assert config.loss.to_dict() == weights
     assert config.optim.betas == (0.9, 0.95) and config.optim.eps == 1e-6
     assert (config.optim.weight_decay, config.optim.clip_norm) == (0.02, 10)
     assert (config.optim.learning_rate, config.optim.warmup_fraction) == (5e-4, 0.01)
     assert config.data.crop_scale == (0.9, 1.0)
+    gan = config.gan
+    assert (gan.weight, gan.loss, gan.consistency) == (0.4, "hinge", 4)
+    assert (gan.start_fraction, gan.ramp_fraction, gan.blur_fraction) == (0.375, 0.03, 0.06)
+    assert gan.betas == (0.5, 0.9) and (gan.weight_decay, gan.clip_norm) == (0.2, 10)
+    assert (gan.learning_rate, gan.warmup_fraction, gan.final_fraction) == (2e-5, 0.03, 0.1)
+    assert gan.adaptive_limits == (0.015, 1e4)
 
 
 def test_every_key_of_the_model_is_an_argument():

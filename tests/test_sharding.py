@@ -59,8 +59,8 @@ def test_equal_on_one_device_and_on_a_mesh(tiny):
             "image": rng.integers(0, 256, (8, 64, 64, 3), np.uint8),
             "text": rng.integers(1, 49_000, (8, 77)).astype(np.int32),
         }
-        for _ in range(2):
-            state, metrics = run.train_step(state, {}, sharding.shard_batch(batch, run.mesh))
+        for step in range(2):
+            state, metrics = run.train_step(step, state, sharding.shard_batch(batch, run.mesh))
             jax.block_until_ready(metrics)
         results[data, fsdp] = jax.device_get((metrics, state.generator.params))
     expected, params = results.pop((1, 1))
