@@ -7,14 +7,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
 import parity
-from unitok_jax import convert, initialize, parts, report, sharding, torch_layout, torch_options
+from clip_files import text, timm_vit, vit_clip, vitamin, vitamin_clip, write
+from unitok_jax import convert, initialize, parts, sharding, torch_layout, torch_options
 from unitok_jax.models.unitok import abstract_model
-
-TRUNK = ("encoder.patch_embed.backbone.", "encoder.blocks.")
-TEXT = "text_encoder."
 
 
 @pytest.fixture(scope="module")
@@ -37,62 +34,6 @@ def fresh(abstract):
 def expected(abstract):
     """The reference's weights as our parameters: dotted path -> array."""
     return parts.flatten(torch_layout.from_torch(parity.state("tiny"), abstract))
-
-
-def vitamin(prefix="visual.trunk."):
-    """A ViTamin of timm: learned positions, and a norm of the pooled tokens only."""
-    state = parity.state("tiny")
-    out = {
-        prefix + name.removeprefix("encoder."): array
-        for name, array in state.items()
-        if name.startswith(TRUNK)
-    }
-    out |= {f"{prefix}fc_norm.{key}": state[f"fc_norm.{key}"] for key in ("weight", "bias")}
-    return out | {prefix + "pos_embed": np.ones((1, 16, 128), np.float32)}
-
-
-def text(prefix="text."):
-    state = parity.state("tiny")
-    out = {
-        prefix + name.removeprefix(TEXT): array
-        for name, array in state.items()
-        if name.startswith(TEXT)
-    }
-    return out | {prefix + "attn_mask": np.zeros((16, 16), np.float32)}
-
-
-def vitamin_clip(text_prefix="text."):
-    """open_clip's CustomTextCLIP: its image projection has no bias."""
-    state = parity.state("tiny")
-    head = {"visual.head.proj.weight": state["projection.weight"]}
-    return vitamin() | head | text(text_prefix) | {"logit_scale": state["logit_scale"]}
-
-
-def vit_clip():
-    """open_clip's CLIP with a plain ViT, whose blocks are called as the text tower's."""
-    tower = {
-        "visual." + name: array for name, array in text("").items() if name.startswith("transf")
-    }
-    return tower | text("") | {"visual.conv1.weight": np.ones((128, 3, 16, 16), np.float32)}
-
-
-def timm_vit(prefix=""):
-    """A ViT whose attention has ViTamin's names and shapes."""
-    blocks = {
-        prefix + name.removeprefix("encoder."): array
-        for name, array in parity.state("tiny").items()
-        if name.startswith("encoder.blocks") and ".mlp." not in name
-    }
-    return blocks | {prefix + "cls_token": np.ones((1, 1, 128), np.float32)}
-
-
-def write(path, state, wrap=lambda state: state):
-    if path.suffix == ".safetensors":
-        safetensors.numpy.save_file({k: np.array(v) for k, v in state.items()}, path)
-    else:
-        torch = pytest.importorskip("torch")
-        torch.save(wrap({name: torch.tensor(array) for name, array in state.items()}), path)
-    return path
 
 
 def start(path, abstract, fresh, model, **kwargs):
@@ -180,7 +121,7 @@ class TestClip:
     def test_blocks_of_a_plain_vit_are_not_vitamins(self, tmp_path, abstract, model):
         state = timm_vit("visual.trunk.") | text()
         _, found = initialize.match(write(tmp_path / "x.pt", state), abstract, model=model)
-        assert all(used.path.startswith(TEXT) for used in found.used.values())
+        assert all(used.path.startswith("text_encoder.") for used in found.used.values())
         assert "no ViTamin" in found.unused["visual.trunk.blocks.0.attn.qkv.weight"]
 
     def test_fewer_blocks_fill_the_first(self, tmp_path, abstract, fresh, model, expected):
@@ -341,16 +282,6 @@ class TestInclude:
 
 
 class TestReport:
-    def test_blocks_are_one_line(self):
-        names = [f"encoder.blocks.{i}.w0" for i in range(14)] + ["b.0", "b.2", "c.1.x", "d"]
-        assert report.collapse(names) == ["encoder.blocks.{0..13}.w0", "b.{0,2}", "c.1.x", "d"]
-
-    def test_whole_subtrees_are_one_name(self):
-        every = ["a.x", "a.y.0", "a.y.1", "b", "c.d"]
-        assert report.subtrees(["a.y.0", "a.y.1", "b"], every) == ["a.y.*", "b"]
-        assert report.subtrees(every, every) == ["*"]
-        assert report.subtrees([], every) == []
-
     def test_it_is_short_and_complete(self, tmp_path, abstract, model):
         _, found = initialize.match(
             write(tmp_path / "x.safetensors", vitamin_clip()), abstract, model=model

@@ -237,7 +237,7 @@ def _clip_notes(used, names, state, model, key):
         yield f"the towers of the file have {', '.join(other)}"
     paths = {entry.path for entry in used.values()}
     missing = [t for t, prefix in _TOWERS.items() if not any(p.startswith(prefix) for p in paths)]
-    if "logit_scale" in paths and missing:
+    if "logit_scale" in paths and len(missing) == 1:
         yield f"logit_scale is used though the {missing[0]} is fresh; {key} can leave it out"
     if "text tower" not in missing:
         yield (

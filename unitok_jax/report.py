@@ -21,7 +21,7 @@ class Report:
       path: the file or folder.
       kind: what it is, in words.
       used: the file's name -> Used.
-      unused: the file's name -> why it was not taken.
+      unused: the file's name -> why it was not taken; shapes are in the file's order of axes.
       sizes: dotted path -> numbers in it, of every parameter of the model.
       fresh: dotted path -> rows of the leading axis that stayed fresh, or None for all of it.
       notes: what else should be known.
