@@ -41,7 +41,7 @@ VARIANTS = {
         "gan.weight": 0.0,
         "checkpoint.best_metric": "eval/image_to_text",
     },
-    # CLIP initialisation against none, which is `both`; the file is the user's to name in init.path.
+    # CLIP initialisation against none, which is `both`; init.path names the file.
     "clip": {"init.include": ("encoder.*", "text_encoder.*", "logit_scale")},
     "multi_codebook": {"model.quantizer": "multi_codebook"},
     "residual": {"model.quantizer": "residual"},

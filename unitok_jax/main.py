@@ -60,7 +60,12 @@ def _explain(argv: list[str]) -> str:
     given = dict(re.findall(r"^--(?:no)?(config(?:\.[^=\n]+)?)=?(.*)$", joined, re.M))
     if "config" not in given:
         return "--config is missing; for example --config=configs/tiny.py"
-    types = _types(runpy.run_path(given.pop("config"))["get_config"]())
+    chosen = given.pop("config")
+    path, *variant = chosen.split(":", 1)
+    try:
+        types = _types(runpy.run_path(path)["get_config"](*variant))
+    except ValueError as error:
+        return f"--config={chosen}: {error}"
     for name, value in given.items():
         key = name.removeprefix("config.")
         if key not in types:
