@@ -217,12 +217,14 @@ class TestCaptions:
 class TestNames:
     @pytest.mark.parametrize(("name", "near"), [("photo", "photos"), ("foldr", "folder")])
     def test_unknown_source_suggests_the_nearest(self, name, near):
-        message = f"data.source='{name}' is not one of folder, photos; did you mean '{near}'?"
+        message = (
+            f"data.source='{name}' is not one of folder, photos, shapes; did you mean '{near}'?"
+        )
         with pytest.raises(ValueError, match=re.escape(message)):
             open_source(config(source=name))
 
     def test_unknown_source_without_a_near_one(self):
-        with pytest.raises(ValueError, match="is not one of folder, photos$"):
+        with pytest.raises(ValueError, match="is not one of folder, photos, shapes$"):
             open_source(config(source="zzz"))
 
 
