@@ -53,9 +53,7 @@ class TestEveryConfig:
             "text": jax.ShapeDtypeStruct((2, config.data.context_length), jnp.int32),
         }
         used = {"lpips": config.loss.perceptual, "dinov2": config.gan.weight}
-        frozen = {
-            kind: frozen_network(kind, config.model.dtype)[1] for kind in used if used[kind]
-        }
+        frozen = {kind: frozen_network(kind, config.model.dtype)[1] for kind in used if used[kind]}
         for adversarial in (False, True) if config.gan.weight else (False,):
             step = functools.partial(trainer.train_step, adversarial=adversarial)
             after, metrics = jax.eval_shape(step, state, frozen, batch)

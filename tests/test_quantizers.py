@@ -219,8 +219,15 @@ def batch(config):
 
 
 def gradient(config):
+    """Gradients of one batch, all terms of the configuration together."""
     trainer = Trainer(config)
-    run = jax.jit(lambda p, b: jax.grad(trainer.losses, has_aux=True)(p, b, None)[0])
+    keys = jax.random.split(jax.random.key(0))
+
+    @jax.jit
+    def run(params, batch):
+        batches = jax.tree.map(lambda x: x[None], batch)
+        return trainer.generator.gradients(params, {}, None, {}, batches, None, keys)[0]
+
     return run(fresh(config), batch(config))
 
 
