@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
 
     # The keyword arguments of unitok_jax.models.UniTok, documented there.
     config.model = model = ConfigDict()
-    model.size = "base"  # tiny, small, base, large: a row of models/vitamin.py
+    model.size = "base"  # nano, tiny, small, base, large: a row of models/vitamin.py
     model.dtype = "bfloat16"  # of the computation; parameters and the quantizer are float32
     model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/ablations.md
     model.vocab_size = 32_768  # rows of all codebooks

@@ -24,6 +24,7 @@ class Size:
 
 
 SIZES = {
+    "nano": Size(stem=16, stages=(16, 32), width=64, blocks=2, heads=2, depths=(1, 2)),
     "tiny": Size(stem=32, stages=(32, 64), width=128, blocks=2, heads=4),
     "small": Size(stem=64, stages=(64, 128), width=384, blocks=14, heads=6),
     "base": Size(stem=128, stages=(128, 256), width=768, blocks=14, heads=12),

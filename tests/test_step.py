@@ -1,0 +1,236 @@
+"""What a step does besides lowering losses: phases, skipped steps, averages, frozen parts."""
+
+import copy
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import tiny_full
+from unitok_jax import frozen, parts
+from unitok_jax.step import Trainer, TrainState
+
+
+def configuration(**changes):
+    """Every loss and both players at the smallest size; `room__key` changes a key."""
+    config = tiny_full.get_config()
+    config.steps = 20
+    config.model.size, config.model.quant_heads = "nano", 2
+    config.model.drop_path = 0.0
+    config.model.text.vocab_size, config.model.text.context_length = 512, 16
+    config.data.image_size = (48, 48)
+    config.gan.augment_probability = config.gan.crop_probability = 0.0
+    config.optim.warmup_fraction = 0.0
+    for key, value in changes.items():
+        room, leaf = key.split("__")
+        config[room][leaf] = value
+    return config
+
+
+@pytest.fixture(scope="session")
+def networks():
+    """The stand-ins of the frozen networks."""
+    load = functools.partial(frozen.load, path="seeded", dtype="float32", key="", turn_off="")
+    return jax.device_put({kind: load(kind)[1] for kind in ("lpips", "dinov2")})
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.uniform(-1, 1, (4, 48, 48, 3)).astype(np.float32),
+        "text": rng.integers(1, 511, (4, 16)).astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer(configuration())
+
+
+@pytest.fixture(scope="module")
+def steps(trainer, networks):
+    """{phase: compiled step of (state, batch)}, and the state before them."""
+    state = jax.jit(trainer.init)()
+    step = {
+        phase: jax.jit(functools.partial(trainer.train_step, adversarial=phase))
+        for phase in (False, True)
+    }
+    return {phase: lambda s, b, f=f: f(s, networks, b) for phase, f in step.items()}, state
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+class TestPhases:
+    def test_before_the_adversary_only_the_generator_moves(self, steps, batch):
+        after, metrics = steps[0][False](steps[1], batch)
+        assert equal(after.discriminator, steps[1].discriminator)
+        assert not equal(after.generator, steps[1].generator)
+        assert not any(key.startswith("gan/") for key in metrics)
+
+    def test_the_first_phase_needs_nothing_of_the_adversary(self, trainer, networks, batch):
+        """It is not computed and masked: the program does not even take DINOv2's weights."""
+        state = jax.eval_shape(trainer.init)
+        step = functools.partial(trainer.train_step, adversarial=False)
+        after, _ = jax.eval_shape(step, state, {"lpips": networks["lpips"]}, batch)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+
+    def test_both_players_move_with_the_adversary(self, steps, batch):
+        late = steps[1].replace(step=jnp.int32(10))
+        after, metrics = steps[0][True](late, batch)
+        assert not equal(after.discriminator.params, late.discriminator.params)
+        assert not equal(after.generator.params, late.generator.params)
+        assert metrics["gan/weight"] > 0 and metrics["gan/grad_norm"] > 0
+        total = sum(
+            weight * metrics[f"loss/{name}"]
+            for name, weight in {"l1": 0.2, "l2": 1, "perceptual": 1, "vq": 1}.items()
+        )
+        total += metrics["loss/contrastive"] + metrics["gan/weight"] * metrics["loss/gan"]
+        assert metrics["loss"] == pytest.approx(float(total), rel=1e-5)
+
+
+class TestStepsThatAreNotFinite:
+    @pytest.mark.parametrize("phase", [False, True])
+    @pytest.mark.parametrize("bad", [[1], [0, 1, 2, 3]], ids=["one image", "all images"])
+    def test_are_counted_and_change_nothing(self, steps, batch, phase, bad):
+        state = steps[1].replace(step=jnp.int32(10))
+        images = batch["image"].copy()
+        images[bad, 3, 4, 1] = np.nan
+        after, metrics = steps[0][phase](state, {**batch, "image": images})
+        assert not np.isfinite(metrics["loss"])
+        assert (after.step, after.skipped, after.skipped_in_a_row) == (11, 1, 1)
+        assert equal(after.replace(step=state.step, skipped=0, skipped_in_a_row=0), state)
+        again, metrics = steps[0][phase](after, {**batch, "image": images})
+        assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 2)
+        good, metrics = steps[0][phase](again, batch)
+        assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 0)
+        assert np.isfinite(metrics["loss"]) and not equal(good.generator, state.generator)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_one_gradient_is_enough(self, trainer, networks, batch, value):
+        broken = copy.copy(trainer)
+        broken.generator = copy.copy(trainer.generator)
+
+        def gradients(*args):
+            grads, *rest = trainer.generator.gradients(*args)
+            grads["fc_norm"]["bias"] = grads["fc_norm"]["bias"].at[3].set(value)
+            return grads, *rest
+
+        broken.generator.gradients = gradients
+        state = jax.jit(broken.init)()
+        step = jax.jit(functools.partial(broken.train_step, adversarial=False))
+        after, metrics = step(state, networks, batch)
+        assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
+        assert equal(after.generator, state.generator) and after.skipped == 1
+
+
+class TestAverage:
+    def test_is_what_evaluation_uses(self, steps, batch):
+        state = steps[1]
+        assert state.params is state.ema and equal(state.ema, state.generator.params)
+        after, _ = steps[0][False](state, batch)
+        expected = jax.tree.map(
+            lambda old, new: 0.1 * old + 0.9 * new, state.ema, after.generator.params
+        )
+        for ours, theirs in zip(leaves(after.ema), leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+    def test_items_hold_both(self, steps):
+        items = steps[1].items()
+        assert items["params"] is steps[1].ema
+        assert items["training"]["params"] is steps[1].generator.params
+        assert TrainState.from_items(items) == steps[1]
+
+    def test_without_one_there_is_one_tree(self):
+        state = jax.eval_shape(Trainer(configuration(optim__ema_decay=0.0)).init)
+        assert state.ema is None and "params" not in state.items()["training"]
+        assert TrainState.from_items(state.items()) == state
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch, adversarial):
+    """Gradients and losses of 2 x 2 images are those of 4."""
+    found = []
+    for accumulation in (1, 2):
+        trainer = Trainer(configuration(optim__accumulation=accumulation))
+        state = jax.jit(trainer.init)()
+        batches = jax.tree.map(trainer._micro_batches, batch)
+        key = jax.random.key(0)
+
+        @jax.jit
+        def gradients(state, trainer=trainer, batches=batches):
+            ramps = trainer.adversary.ramps(jnp.int32(10), key) if adversarial else None
+            return trainer.generator.gradients(
+                state.generator.params,
+                {},
+                state.discriminator.params,
+                networks,
+                batches,
+                ramps,
+                jax.random.split(key),
+            )
+
+        step = jax.jit(functools.partial(trainer.train_step, adversarial=adversarial))
+        after, metrics = step(state.replace(step=jnp.int32(10)), networks, batch)
+        found.append((gradients(state)[0], metrics, after))
+    (whole, expected, _), (split, metrics, _) = found
+    error = optax.tree.norm(jax.tree.map(jnp.subtract, split, whole)) / optax.tree.norm(whole)
+    assert error < 1e-4
+    for key in expected:
+        if key not in ("usage", "perplexity"):
+            np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-3, err_msg=key)
+    np.testing.assert_array_equal(metrics["usage"], expected["usage"])
+    assert ("gan/weight" in metrics) == adversarial
+
+
+class TestFrozenParts:
+    def test_stay_as_they_are(self, networks, batch):
+        trainer = Trainer(
+            configuration(optim__frozen=("encoder.*", "text_encoder.*", "logit_scale"))
+        )
+        state = jax.jit(trainer.init)()
+        step = jax.jit(functools.partial(trainer.train_step, adversarial=False))
+        after, _ = step(state, networks, batch)
+        before, now = state.generator.params, after.generator.params
+        for part in ("encoder", "text_encoder", "logit_scale"):
+            assert equal(before[part], now[part]), part
+        for part in ("decoder", "quantizer", "projection"):
+            assert not equal(before[part], now[part]), part
+        moments = parts.flatten(state.generator.opt_state[1].mu)
+        assert not any(name.startswith("encoder.") for name in moments)
+        assert jax.tree.structure(before) == jax.tree.structure(now)
+
+    def test_a_pattern_without_parameters(self):
+        trainer = Trainer(configuration(optim__frozen=("enconder.*",)))
+        with pytest.raises(ValueError, match="optim.frozen: 'enconder.*' matches no parameter"):
+            jax.eval_shape(trainer.init)
+
+
+def test_bf16_and_remat_make_the_same_step(networks, batch):
+    """bf16 near float32, and recomputing the same numbers."""
+    found = {}
+    for name, changes in {
+        "none": {},
+        "blocks": {"model__remat": "blocks"},
+        "everything": {"model__remat": "everything"},
+        "bf16": {"model__remat": "blocks", "model__dtype": "bfloat16"},
+    }.items():
+        trainer = Trainer(configuration(**changes))
+        state = jax.jit(trainer.init)().replace(step=jnp.int32(10))
+        step = jax.jit(functools.partial(trainer.train_step, adversarial=True))
+        _, found[name] = step(state, networks, batch)
+    for name, metrics in found.items():
+        tolerance = 0.05 if name == "bf16" else 1e-4
+        for key in ("loss", "grad_norm", "loss/perceptual", "loss/contrastive", "gan/weight"):
+            np.testing.assert_allclose(
+                metrics[key], found["none"][key], rtol=tolerance, err_msg=f"{name} {key}"
+            )
