@@ -109,8 +109,8 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
 
     from unitok_jax import frozen, sharding
     from unitok_jax.data.pipeline import eval_batches
+    from unitok_jax.run import Run
     from unitok_jax.step import init_params
-    from unitok_jax.train import Run
 
     config = configuration(variant, steps, batch)
     run = Run(config)

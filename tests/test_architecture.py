@@ -14,7 +14,8 @@ PACKAGE = ROOT / "unitok_jax"
 ARROWS = {
     "__init__": {"tokenizer"},
     "main": {"train"},
-    "train": {
+    "train": {"run", "sharding", "checkpoint", "metrics", "step"},
+    "run": {
         "checks",
         "frozen",
         "initialize",

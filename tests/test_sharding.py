@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from unitok_jax import sharding
-from unitok_jax.train import Run
+from unitok_jax.run import Run
 
 
 class TestMesh:

@@ -14,6 +14,7 @@ from PIL import Image
 import unitok_jax
 from unitok_jax import main
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
+from unitok_jax.train import _Window
 
 # One device, as on a laptop; the session's eight would change the order of sums.
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}
@@ -64,12 +65,22 @@ def finished_config():
     return config
 
 
-def test_not_finite_values_stop_a_run():
-    from unitok_jax.train import _check_finite
+class TestWindow:
+    def metrics(self, loss, skipped, in_a_row):
+        return {"loss": np.float32(loss), "skipped": skipped, "skipped_in_a_row": in_a_row}
 
-    _check_finite(3, {"loss": np.float32(1), "usage": np.ones(4)})
-    with pytest.raises(FloatingPointError, match="step 3: loss/l1;.*learning_rate"):
-        _check_finite(3, {"loss": 1.0, "loss/l1": np.nan})
+    def test_means_leave_skipped_steps_out(self):
+        window = _Window(max_skipped=3)
+        for step, values in enumerate([(1, 0, 0), (np.nan, 1, 1), (np.inf, 2, 2), (3, 2, 0)]):
+            window.update(step, self.metrics(*values))
+        assert window.result() == {"loss": 2.0, "skipped": 2}
+        assert window.result() == {"skipped": 2}
+
+    def test_too_many_in_a_row_name_what_is_not_finite(self):
+        window = _Window(max_skipped=2)
+        window.update(7, self.metrics(np.nan, 5, 1))
+        with pytest.raises(FloatingPointError, match="2 steps in a row up to step 8.*: loss;"):
+            window.update(8, self.metrics(np.nan, 6, 2))
 
 
 class TestWhatARunLeaves:

@@ -1,5 +1,7 @@
 """Whether the values of a configuration fit each other, told before anything is built."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from unitok_jax.data.text import END_OF_TEXT
@@ -127,6 +129,8 @@ def _check_optim(config):
 
 
 def _at_least_zero(key, value):
+    if not math.isfinite(value):
+        raise ValueError(f"{key}={value} is not a finite number")
     if value < 0:
         raise ValueError(f"{key}={value} must not be negative")
 

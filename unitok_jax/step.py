@@ -133,7 +133,7 @@ class Trainer:
 
     def start(self, params, discriminator: Player | None) -> TrainState:
         """The state before the first step, of a generator with `params`."""
-        _, trainable = parts.split(params, self.frozen_parts)
+        _, trainable = self._split(params)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             generator=Player(params, self.optimizer.init(trainable)),
@@ -169,7 +169,7 @@ class Trainer:
         keys = jax.random.split(jax.random.fold_in(self._key("step"), state.step), 4)
         ramps = self.adversary.ramps(state.step, keys[0]) if adversarial else None
         batches = jax.tree.map(self._micro_batches, {**batch, "image": to_float(batch["image"])})
-        fixed, trainable = parts.split(state.generator.params, self.frozen_parts)
+        fixed, trainable = self._split(state.generator.params)
         heads = state.discriminator.params if adversarial else None
         grads, codes, rebuilt, metrics = self.generator.gradients(
             trainable, fixed, heads, frozen, batches, ramps, keys[1:3]
@@ -211,6 +211,9 @@ class Trainer:
             "skipped": new.skipped,
             "skipped_in_a_row": new.skipped_in_a_row,
         }
+
+    def _split(self, params):
+        return parts.split(params, self.frozen_parts, "optim.frozen")
 
     def _micro_batches(self, x):
         # Strided, so that every device splits what it holds and no data moves.
