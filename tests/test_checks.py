@@ -43,6 +43,11 @@ def test_the_configurations_that_come_with_it_pass():
         ({"optim.learning_rate": float("nan")}, r"optim\.learning_rate=nan is not a finite"),
         ({"optim.max_skipped": 0}, r"optim\.max_skipped=0 must be at least 1"),
         ({"init.training": True}, r"init\.training=True needs init\.path"),
+        (
+            {"init.training": True, "init.path": "a", "init.include": ("encoder.*",)},
+            r"init\.training=True takes all of init\.path",
+        ),
+        ({"optim.frozen": ("encoder.*",)}, r"optim\.frozen=.*would keep random weights"),
     ],
 )
 def test_bad_values(changes, message):

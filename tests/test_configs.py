@@ -10,16 +10,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import ablations, default
+from configs import ablations, default, finetune
+from unitok_jax import parts
 from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
 from unitok_jax.frozen import abstract as frozen_network
+from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import Trainer
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
-NAMES = [name for name in FILES if name != "ablations"]
-NAMES += [f"ablations:{variant}" for variant in ablations.VARIANTS]
+FAMILIES = {"ablations": ablations.VARIANTS, "finetune": finetune.VARIANTS}
+NAMES = [name for name in FILES if name not in FAMILIES]
+NAMES += [f"{family}:{variant}" for family, variants in FAMILIES.items() for variant in variants]
 
 
 def get_config(name):
@@ -44,6 +47,8 @@ class TestEveryConfig:
 
     def test_one_step_and_one_evaluation_build(self, name):
         config = get_config(name)
+        if name.startswith("finetune:"):
+            config.init.path = "what the user names"
         check(config)
         trainer = Trainer(config)
         state = jax.eval_shape(trainer.init)
@@ -54,7 +59,9 @@ class TestEveryConfig:
         }
         used = {"lpips": config.loss.perceptual, "dinov2": config.gan.weight}
         frozen = {kind: frozen_network(kind, config.model.dtype)[1] for kind in used if used[kind]}
-        for adversarial in (False, True) if config.gan.weight else (False,):
+        # (Variants only in the phase that holds the other's computation.)
+        phases = (False,) if ":" not in name or not config.gan.weight else ()
+        for adversarial in phases + ((True,) if config.gan.weight else ()):
             step = functools.partial(trainer.train_step, adversarial=adversarial)
             after, metrics = jax.eval_shape(step, state, frozen, batch)
             assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -116,6 +123,22 @@ class TestAblations:
     def test_each_has_its_line_in_the_docs(self):
         page = (ROOT / "docs" / "ablations.md").read_text()
         assert [name for name in ablations.VARIANTS if f"`{name}`" not in page] == []
+
+
+class TestFineTuning:
+    def test_an_unknown_name_lists_the_valid_ones(self):
+        with pytest.raises(ValueError, match="no fine-tuning 'decodr'; did you mean decoder"):
+            finetune.get_config("decodr")
+
+    def test_each_has_its_line_in_the_docs(self):
+        page = (ROOT / "docs" / "finetuning.md").read_text()
+        assert [name for name in finetune.VARIANTS if f"`{name}`" not in page] == []
+
+    def test_the_decoder_alone_is_trained(self):
+        config = get_config("finetune:decoder")
+        _, params = abstract_model(config.model.to_dict())
+        _, rest = parts.split(params, config.optim.frozen)
+        assert list(rest) == ["decoder"]
 
 
 def test_recipe():

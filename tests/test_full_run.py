@@ -147,3 +147,13 @@ class TestStartingFromARun:
         ours, theirs = jax.tree.leaves(state.items()), jax.tree.leaves(items)
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
         assert state.step == 0
+
+    def test_another_model_is_told_by_its_keys(self, finished):
+        workdir, first, _ = finished
+        config = configuration()
+        config.init.path, config.init.training = str(workdir), True
+        config.model.quant_heads, config.model.drop_path = 1, 0.2
+        first.config = config
+        message = r"another model:\n  model.quant_heads: saved 2, now 1$"
+        with pytest.raises(ValueError, match=message):
+            first.initial_state()

@@ -126,6 +126,15 @@ def _check_optim(config):
         )
     if config.init.training and not config.init.path:
         raise ValueError("init.training=True needs init.path, the workdir to take it from")
+    if config.init.training and tuple(config.init.include) != ("*",):
+        raise ValueError(
+            f"init.training=True takes all of init.path, not init.include={config.init.include}"
+        )
+    if optim.frozen and not config.init.path:
+        raise ValueError(
+            f"optim.frozen={tuple(optim.frozen)} would keep random weights as they are; set "
+            "init.path to trained ones"
+        )
 
 
 def _at_least_zero(key, value):

@@ -247,6 +247,15 @@ def _clip_notes(used, names, state, model, key):
         )
 
 
+def model_differences(saved: Mapping, present: Mapping) -> list[str]:
+    """Keys of two models that give all weights their meaning and differ, one line each."""
+    return [
+        line
+        for key in sorted((saved.keys() | present.keys()) - set(_FREE))
+        for line in _differences(f"model.{key}", saved.get(key), present.get(key))
+    ]
+
+
 def _differences(key, saved, present):
     if isinstance(saved, Mapping) and isinstance(present, Mapping):
         lines = []

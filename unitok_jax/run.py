@@ -95,6 +95,13 @@ class Run:
             return self.init()
         if init.training:
             with Checkpoints(init.path) as checkpoints:
+                saved = checkpoints.meta()["config"]["model"]
+                differences = initialize.model_differences(saved, self.config.model.to_dict())
+                if differences:
+                    raise ValueError(
+                        f"init.path={init.path} was saved with another model:\n  "
+                        + "\n  ".join(differences)
+                    )
                 items = checkpoints.restore(self.abstract.items())
             zero = jax.numpy.zeros_like(self.abstract.step, device=self.abstract.step.sharding)
             return TrainState.from_items(items).replace(

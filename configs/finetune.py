@@ -1,0 +1,63 @@
+"""Starting from trained weights, each way by its name: `--config=configs/finetune.py:decoder`.
+
+`docs/finetuning.md` says what each one is for. All need `--config.init.path=WEIGHTS`; the model is
+that of the released weights, `--config.model...` makes it another.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+from configs import l16
+
+# What decides codes and image features; the rest is the decoder.
+_CODES = ("encoder.*", "quant_proj.*", "quantizer.*")
+_FEATURES = ("post_quant_proj.*", "fc_norm.*", "projection.*", "text_encoder.*", "logit_scale")
+
+# What differs from `_base`.
+VARIANTS = {
+    # Every weight of the generator, against a fresh discriminator.
+    "generator": {},
+    # A workdir's optimisers and discriminator come along.
+    "both_players": {"init.training": True, "gan.start_fraction": 0.0},
+    # The same image features from before the quantizer; everything after them is trained.
+    "frozen_encoder": {"optim.frozen": ("encoder.*",)},
+    # The same codes, better pictures of them: generators trained on the codes stay valid.
+    "decoder": {"optim.frozen": _CODES + _FEATURES, "loss.contrastive": 0.0},
+    # As LiT: the images learn the text tower's space.
+    "locked_text": {"optim.frozen": ("text_encoder.*", "logit_scale")},
+    # Half as many pixels again on each side.
+    "resolution": {"data.image_size": (384, 384), "data.batch_size": 128},
+}
+
+
+def _base() -> ConfigDict:
+    config = l16.get_config()
+    config.steps = 10_000
+    config.data.batch_size = 256
+    config.optim.learning_rate = 5e-5  # a tenth of training's
+    config.optim.warmup_fraction = 0.02
+    config.gan.start_fraction = 0.05  # a fresh discriminator has nothing to say at first
+    config.optim.ema_decay = 0.999
+    config.eval.every = config.checkpoint.every = 500
+    return config
+
+
+def get_config(name: str = "") -> ConfigDict:
+    """The configuration of one way.
+
+    Raises:
+      ValueError: there is no such way; the message lists all.
+    """
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(name, VARIANTS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"no fine-tuning {name!r}; {hint}give one as --config=configs/finetune.py:NAME, NAME "
+            f"one of {', '.join(VARIANTS)}"
+        )
+    config = _base()
+    for key, value in VARIANTS[name].items():
+        room, leaf = key.split(".")
+        config[room][leaf] = value
+    return config
