@@ -14,7 +14,7 @@ demo: $(VENV)/demo
 	@echo "look at demo.png: original | reconstruction | error"
 
 test: $(VENV)/test lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 lint: $(VENV)/test
 	$(VENV)/bin/ruff check .

@@ -41,32 +41,47 @@ def test_rule(shape, spec):
     assert sharding.param_spec(shape, 1) == P()
 
 
-def test_equal_on_one_device_and_on_a_mesh(tiny):
-    """Loss, gradient norm and weights after two steps, to 1e-5 relative in float32.
+def configuration():
+    """Every loss and both players, acting from the second step on."""
+    from configs import tiny_full
+
+    config = tiny_full.get_config()
+    config.model.size, config.model.quant_heads = "nano", 2
+    config.data.image_size = (48, 48)
+    config.data.batch_size = 8
+    config.gan.start_fraction = 0.0
+    return config
+
+
+def test_equal_on_one_device_and_on_a_mesh():
+    """Losses, gradient norms and weights after two steps of both players, in float32.
 
     2 x 4 splits the batch over both axes and the state over one; a mesh costs a minute to compile.
     """
-    results = {}
+    config, results = configuration(), {}
     for data, fsdp in ((1, 1), (2, 4)):
-        tiny.mesh.data, tiny.mesh.fsdp = data, fsdp
-        run = Run(tiny, jax.devices()[: data * fsdp])
+        config.mesh.data, config.mesh.fsdp = data, fsdp
+        run = Run(config, jax.devices()[: data * fsdp])
         state = run.init()
         if fsdp > 1:
-            kernel = state.generator.params["encoder"]["blocks"]["block"]["mlp"]["w0"]["kernel"]
-            assert kernel.sharding.spec == P(None, None, "fsdp")
+            kernel = state.discriminator.params["heads"][0]["conv2"]["kernel"]
+            assert kernel.sharding.spec == P(None, "fsdp")
         rng = np.random.default_rng(0)
         batch = {
-            "image": rng.integers(0, 256, (8, 64, 64, 3), np.uint8),
+            "image": rng.integers(0, 256, (8, 48, 48, 3), np.uint8),
             "text": rng.integers(1, 49_000, (8, 77)).astype(np.int32),
         }
-        for step in range(2):
+        state = state.replace(step=state.step + 20)
+        for step in range(20, 22):
             state, metrics = run.train_step(step, state, sharding.shard_batch(batch, run.mesh))
             jax.block_until_ready(metrics)
         results[data, fsdp] = jax.device_get((metrics, state.generator.params))
     expected, params = results.pop((1, 1))
     for mesh, (metrics, ours) in results.items():
-        for key in ("loss", "grad_norm", "loss/contrastive", "loss/vq"):
+        for key in ("loss", "loss/contrastive", "loss/vq", "loss/perceptual", "gan/discriminator"):
             assert metrics[key] == pytest.approx(expected[key], rel=1e-5), (mesh, key)
+        for key in ("grad_norm", "gan/grad_norm", "gan/weight"):
+            assert metrics[key] == pytest.approx(expected[key], rel=1e-4), (mesh, key)
         np.testing.assert_allclose(metrics["usage"], expected["usage"])
         for path, leaf in jax.tree_util.tree_leaves_with_path(ours):
             other = params
