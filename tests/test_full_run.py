@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from unitok_jax import checkpoint, train
 from unitok_jax.run import Run
@@ -157,3 +158,13 @@ class TestStartingFromARun:
         message = r"another model:\n  model.quant_heads: saved 2, now 1$"
         with pytest.raises(ValueError, match=message):
             first.initial_state()
+
+
+def test_a_source_of_one_sample_has_no_negatives(tmp_path):
+    image = np.zeros((48, 48, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("black\n")
+    config = configuration()
+    config.data.source, config.data.path = "folder", str(tmp_path)
+    with pytest.raises(ValueError, match="holds 1 samples: batches of 1 leave loss.contrastive"):
+        Run(config, jax.devices()[:1])

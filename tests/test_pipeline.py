@@ -240,7 +240,9 @@ class TestEffectiveBatchSize:
             effective_batch_size(ml_collections.ConfigDict({"batch_size": 6}), 100, 4)
 
     def test_source_smaller_than_the_devices(self):
-        with pytest.raises(ValueError, match="holds 3 samples, too few for 4 devices"):
+        with pytest.raises(
+            ValueError, match="holds 3 samples, too few for batches that are a multiple of 4"
+        ):
             effective_batch_size(ml_collections.ConfigDict({"batch_size": 8}), 3, 4)
 
 

@@ -45,6 +45,11 @@ class Run:
         self.source = open_source(config.data)
         self._divisor = self.mesh.size * config.optim.accumulation
         self.batch_size = effective_batch_size(config.data, len(self.source), self._divisor)
+        if self.batch_size == 1 and config.loss.contrastive:
+            raise ValueError(
+                f"the data source holds {len(self.source)} samples: batches of 1 leave "
+                f"loss.contrastive={config.loss.contrastive} no other pair; set it to 0"
+            )
         self.eval_source = self.source
         if config.eval.source:
             self.eval_source = _open_eval_source(config)

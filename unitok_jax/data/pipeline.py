@@ -37,7 +37,7 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
     Args:
         data: the `data` config; `batch_size` is read.
         source_length: samples in the source.
-        divisor: what the batch must be a multiple of: the number of devices.
+        divisor: what the batch must be a multiple of: devices times micro-batches.
 
     Raises:
         ValueError: `data.batch_size` is not a positive multiple of `divisor`, or the source has
@@ -46,15 +46,16 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
     if data.batch_size <= 0 or data.batch_size % divisor:
         raise ValueError(
             f"data.batch_size={data.batch_size} is not a positive multiple of {divisor}, "
-            "the number of devices"
+            "the number of devices times optim.accumulation"
         )
     if data.batch_size <= source_length:
         return data.batch_size
     batch_size = source_length // divisor * divisor
     if not batch_size:
         raise ValueError(
-            f"the data source holds {source_length} samples, too few for {divisor} devices: "
-            "a batch must not hold a sample twice"
+            f"the data source holds {source_length} samples, too few for batches that are a "
+            f"multiple of {divisor}, the number of devices times optim.accumulation: a batch must "
+            "not hold a sample twice"
         )
     _warn_once(
         f"data.batch_size={data.batch_size} is larger than the source ({source_length} samples); "
