@@ -39,7 +39,7 @@ VARIANTS = {
 }
 COLUMNS = {
     "eval/psnr": "PSNR (dB)",
-    "lpips_random": "LPIPS, random VGG",
+    "lpips_random": "1000 × LPIPS, random VGG",
     "eval/zero_shot_top1": "zero-shot top-1",
     "usage_min": "usage, least used book",
     "usage_mean": "usage, mean",
@@ -129,8 +129,6 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
         seconds = time.perf_counter() - started
         evaluation, _ = run.evaluate(state.params)
         record = {f"eval/{key}": np.asarray(value).tolist() for key, value in evaluation.items()}
-        if not config.loss.contrastive:
-            record.pop("eval/zero_shot_top1", None)
         usage = np.asarray(record["eval/usage"])
         record |= {
             "lpips_random": float(distance(vgg, state.params, pictures)),
@@ -162,9 +160,9 @@ def read(path: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def spread(values: list[float]) -> str:
-    """mean ± standard deviation over seeds."""
-    values = [value for value in values if value is not None]
+def spread(values: list[float], factor: float = 1) -> str:
+    """mean ± standard deviation over seeds, both times `factor`."""
+    values = [factor * value for value in values if value is not None]
     if not values:
         return "–"
     deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
@@ -180,7 +178,10 @@ def report(records: list[dict]) -> str:
     for variant in VARIANTS:
         chosen = [record for record in records if record["variant"] == variant]
         if chosen:
-            cells = (spread([record.get(column) for record in chosen]) for column in COLUMNS)
+            cells = (
+                spread([record.get(column) for record in chosen], 1000 if "lpips" in column else 1)
+                for column in COLUMNS
+            )
             lines.append(f"| `{variant}` | {len(chosen)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -197,7 +198,8 @@ def plot(records: list[dict], path: str) -> None:
     figure, axes = pyplot.subplots(1, len(columns), figsize=(13, 3.6), constrained_layout=True)
     for axis, column in zip(axes, columns, strict=True):
         for x, name in enumerate(names):
-            values = [r[column] for r in records if r["variant"] == name and r.get(column)]
+            values = [r.get(column) for r in records if r["variant"] == name]
+            values = [value for value in values if value is not None]
             axis.plot([x] * len(values), values, "o", alpha=0.7, color="tab:blue")
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axis.set_title(COLUMNS[column])

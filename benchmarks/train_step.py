@@ -46,11 +46,7 @@ def measure(config, batch: int, steps: int, compile_only: bool, peak: float):
     """Yields a row of the table for every phase."""
     trainer = Trainer(config)
     abstract = jax.eval_shape(trainer.init)
-    networks = {
-        kind: frozen.abstract(kind, config.model.dtype)[1]
-        for kind, weight in (("lpips", config.loss.perceptual), ("dinov2", config.gan.weight))
-        if weight
-    }
+    networks = {kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)}
     height, width = config.data.image_size
     shapes = {
         "image": jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
@@ -81,8 +77,13 @@ def measure(config, batch: int, steps: int, compile_only: bool, peak: float):
             "text": jax.device_put(rng.integers(1, 500, shapes["text"].shape).astype(np.int32)),
         }
         # Weights of any kind do; making real ones compiles for longer than the step.
-        state = jax.tree.map(
-            lambda a: fill(a) if a.dtype == jnp.float32 else jnp.zeros(a.shape, a.dtype), abstract
+        state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
+        state = state.replace(
+            generator=state.generator.replace(params=jax.tree.map(fill, abstract.generator.params)),
+            discriminator=trainer.adversary
+            and state.discriminator.replace(
+                params=jax.tree.map(fill, abstract.discriminator.params)
+            ),
         )
         state = state.replace(step=jnp.asarray(round(0.5 * config.steps), jnp.int32))
         times = {name: [] for name in compiled}
@@ -92,6 +93,8 @@ def measure(config, batch: int, steps: int, compile_only: bool, peak: float):
                 state, metrics = step(state, networks, arrays)
                 jax.block_until_ready((state, metrics))
                 times[name].append(time.perf_counter() - begun)
+        if int(metrics["skipped"]):
+            raise RuntimeError(f"{int(metrics['skipped'])} steps were skipped: not finite")
         for name, row in rows.items():
             row["seconds"] = statistics.median(times[name][1:])
             row["images/s"] = batch / row["seconds"]

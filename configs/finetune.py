@@ -19,7 +19,13 @@ VARIANTS = {
     # Every weight of the generator, against a fresh discriminator.
     "generator": {},
     # A workdir's optimisers and discriminator come along.
-    "both_players": {"init.training": True, "gan.start_fraction": 0.0},
+    "both_players": {
+        "init.training": True,
+        "gan.start_fraction": 0.0,
+        "gan.ramp_fraction": 0.0,
+        "gan.blur_fraction": 0.0,
+        "gan.warmup_fraction": 0.0,
+    },
     # The same image features from before the quantizer; everything after them is trained.
     "frozen_encoder": {"optim.frozen": ("encoder.*",)},
     # The same codes, better pictures of them: generators trained on the codes stay valid.

@@ -47,7 +47,9 @@ ARROWS = {
     "report": set(),
     "frozen": {"torch_layout", "weight_files", "models"},
     "convert": {
+        "clip_layout",
         "frozen",
+        "report",
         "torch_layout",
         "torch_options",
         "weight_files",

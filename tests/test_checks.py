@@ -41,6 +41,15 @@ def test_the_configurations_that_come_with_it_pass():
         ({"optim.ema_decay": 1.0}, r"optim\.ema_decay=1\.0 must be at least 0 and below 1"),
         ({"optim.learning_rate": -1.0}, r"optim\.learning_rate=-1\.0 must not be negative"),
         ({"optim.learning_rate": float("nan")}, r"optim\.learning_rate=nan is not a finite"),
+        ({"optim.clip_norm": -1.0}, r"optim\.clip_norm=-1\.0 must be above 0"),
+        ({"gan.eps": 0.0}, r"gan\.eps=0\.0 must be above 0"),
+        ({"optim.betas": (0.9, 1.0)}, r"optim\.betas=\(0\.9, 1\.0\) must be at least 0 and below"),
+        ({"model.commitment_weight": -0.2}, r"model\.commitment_weight=-0\.2 must not be"),
+        ({"model.drop_path": 1.0}, r"model\.drop_path=1\.0 must be at least 0 and below 1"),
+        (
+            {"model.quantizer": "fsq", "loss.entropy": 0.1},
+            r"loss\.entropy=0\.1 has no meaning for model\.quantizer=fsq",
+        ),
         ({"optim.max_skipped": 0}, r"optim\.max_skipped=0 must be at least 1"),
         ({"init.training": True}, r"init\.training=True needs init\.path"),
         (

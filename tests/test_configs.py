@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 from configs import ablations, default, finetune
-from unitok_jax import parts
+from unitok_jax import frozen, parts
 from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
-from unitok_jax.frozen import abstract as frozen_network
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import Trainer
 
@@ -57,13 +56,14 @@ class TestEveryConfig:
             "image": jax.ShapeDtypeStruct((2, height, width, 3), jnp.uint8),
             "text": jax.ShapeDtypeStruct((2, config.data.context_length), jnp.int32),
         }
-        used = {"lpips": config.loss.perceptual, "dinov2": config.gan.weight}
-        frozen = {kind: frozen_network(kind, config.model.dtype)[1] for kind in used if used[kind]}
+        networks = {
+            kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)
+        }
         # (Variants only in the phase that holds the other's computation.)
         phases = (False,) if ":" not in name or not config.gan.weight else ()
         for adversarial in phases + ((True,) if config.gan.weight else ()):
             step = functools.partial(trainer.train_step, adversarial=adversarial)
-            after, metrics = jax.eval_shape(step, state, frozen, batch)
+            after, metrics = jax.eval_shape(step, state, networks, batch)
             assert jax.tree.structure(after) == jax.tree.structure(state)
             assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
                 lambda a: (a.shape, a.dtype), state
@@ -74,7 +74,7 @@ class TestEveryConfig:
             assert all(metric.dtype == jnp.float32 for metric in metrics.values())
             assert ("gan/weight" in metrics) == adversarial
         batch["mask"] = jax.ShapeDtypeStruct((2,), bool)
-        out = jax.eval_shape(trainer.eval_step, state.params, frozen, batch)
+        out = jax.eval_shape(trainer.eval_step, state.params, networks, batch)
         assert out["reconstruction"].shape == (2, height, width, 3)
 
     def test_heads_are_the_references(self, name):

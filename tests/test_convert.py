@@ -296,3 +296,30 @@ def command(*arguments):
         capture_output=True,
         text=True,
     )
+
+
+class TestClip:
+    def test_becomes_safetensors_of_its_own_names(self, tmp_path):
+        import clip_files
+
+        state = clip_files.vitamin_clip()
+        source = clip_files.write(tmp_path / "clip.safetensors", state)
+        text = convert.convert(str(source), str(tmp_path / "out.safetensors"))
+        assert "a CLIP with a ViTamin image tower" in text and "have a place in UniTok" in text
+        again = safetensors.numpy.load_file(tmp_path / "out.safetensors")
+        assert again.keys() == state.keys()
+        assert all(np.array_equal(again[name], state[name]) for name in state)
+
+    def test_what_is_not_used_is_told_in_few_lines(self, tmp_path):
+        import clip_files
+
+        source = clip_files.write(tmp_path / "vit.safetensors", clip_files.vit_clip())
+        text = convert.convert(str(source), str(tmp_path / "out.safetensors"))
+        assert "not used: visual.*: no counterpart" in text and len(text.splitlines()) < 8
+
+    def test_is_no_checkpoint_of_a_tokenizer(self, tmp_path):
+        import clip_files
+
+        source = clip_files.write(tmp_path / "clip.safetensors", clip_files.vitamin_clip())
+        with pytest.raises(convert.ConversionError, match="written as .safetensors only"):
+            convert.convert(str(source), str(tmp_path / "folder"))

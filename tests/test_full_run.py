@@ -1,6 +1,7 @@
 """A run of the whole recipe through the loop: both phases, resuming, starting from its weights."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -137,27 +138,84 @@ class TestStartingFromARun:
             leaf.any() for leaf in jax.tree.leaves(state.generator.opt_state)
         )
 
-    def test_with_discriminator_and_optimisers(self, finished):
-        workdir, first, _ = finished
+    @pytest.mark.parametrize("ema_decay", [0.99, 0.0])
+    def test_with_discriminator_and_optimisers(self, finished, ema_decay):
+        """The average, if there is to be one, starts anew from the raw weights."""
+        workdir, _, _ = finished
         config = configuration()
         config.init.path, config.init.training = str(workdir), True
-        first.config = config
-        state = jax.device_get(first.initial_state())
-        items = saved(workdir, STEPS)
-        items["training"]["step"] = np.zeros((), np.int32)
-        ours, theirs = jax.tree.leaves(state.items()), jax.tree.leaves(items)
-        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
-        assert state.step == 0
+        config.optim.ema_decay = ema_decay
+        state = jax.device_get(Run(config, jax.devices()[:1]).initial_state())
+        training = saved(workdir, STEPS)["training"]
+        ours = state.generator, state.discriminator
+        raw = training["params"]
+        theirs = (raw, training["generator"]), training["discriminator"]
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(a, b)
+        if ema_decay:
+            for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(raw), strict=True):
+                np.testing.assert_array_equal(a, b)
+        else:
+            assert state.ema is None
+        assert state.step == state.skipped == 0
 
-    def test_another_model_is_told_by_its_keys(self, finished):
-        workdir, first, _ = finished
+    @pytest.mark.parametrize(
+        "key, value, message",
+        [
+            ("model.quant_heads", 1, r"model\.quant_heads: saved 2, now 1$"),
+            ("optim.frozen", ("encoder.*",), r"optim\.frozen: saved \(\), now \('encoder\.\*',\)$"),
+            ("gan.weight", 0.0, r"gan\.weight: saved 0\.4, now 0\.0$"),
+        ],
+    )
+    def test_another_state_is_told_by_its_keys(self, finished, key, value, message):
+        workdir, _, _ = finished
         config = configuration()
         config.init.path, config.init.training = str(workdir), True
-        config.model.quant_heads, config.model.drop_path = 1, 0.2
-        first.config = config
-        message = r"another model:\n  model.quant_heads: saved 2, now 1$"
-        with pytest.raises(ValueError, match=message):
-            first.initial_state()
+        config.model.drop_path = 0.2  # free
+        room, leaf = key.split(".")
+        config[room][leaf] = value
+        with pytest.raises(ValueError, match=r"another configuration:\n  " + message):
+            Run(config, jax.devices()[:1]).initial_state()
+
+    def test_another_dinov2_behind_the_heads(self, finished):
+        workdir, _, _ = finished
+        config = configuration()
+        config.init.path, config.init.training = str(workdir), True
+        run = Run(config, jax.devices()[:1])
+        run._network_facts = {"digest of frozen.dinov2": 1}
+        with pytest.raises(ValueError, match="digest of frozen.dinov2: saved [0-9]+, now 1"):
+            run.initial_state()
+
+
+class TestResumingWithOtherKeys:
+    @pytest.fixture(autouse=True)
+    def one_device(self, monkeypatch):
+        monkeypatch.setattr(train, "Run", Recorded)
+
+    @pytest.mark.parametrize(
+        "key, value, message",
+        [
+            ("optim.ema_decay", 0.0, r"optim\.ema_decay: saved 0\.99, now 0\.0$"),
+            ("gan.weight", 0.0, r"gan\.weight: saved 0\.4, now 0\.0$"),
+            ("optim.frozen", ("encoder.*",), r"optim\.frozen: saved \[\], now \['encoder\.\*'\]$"),
+        ],
+    )
+    def test_parts_of_the_state_must_agree(self, finished, tmp_path, key, value, message):
+        shutil.copytree(finished[0], tmp_path / "copy")
+        config = configuration()
+        config.init.path = "weights"
+        room, leaf = key.split(".")
+        config[room][leaf] = value
+        with pytest.raises(ValueError) as error:
+            train.train(config, str(tmp_path / "copy"))
+        assert re.search(message, str(error.value), re.M), error.value
+
+    def test_the_adversary_is_not_sent_back(self, finished, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "copy")
+        config = configuration()
+        config.steps = 100
+        with pytest.raises(ValueError, match="has acted by step 10, .* to at most 0.09"):
+            train.train(config, str(tmp_path / "copy"))
 
 
 def test_a_source_of_one_sample_has_no_negatives(tmp_path):

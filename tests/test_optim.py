@@ -102,10 +102,10 @@ def test_adamw_is_optax_adamw():
 
 def test_clipping_is_by_the_global_norm():
     params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
-    optimizer = optax.clip_by_global_norm(10.0)
+    optimizer = optim.adamw(betas=(0.0, 0.95), eps=1e-6, weight_decay=0.0, clip_norm=10.0)
     grads = jax.tree.map(lambda p: p + 100.0, params)
-    updates, _ = optimizer.update(grads, optimizer.init(params))
-    assert float(optax.tree.norm(updates)) == pytest.approx(10.0)
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    assert float(optax.tree.norm(state[1].mu)) == pytest.approx(10.0)
 
 
 def test_one_update_takes_the_learning_rate_of_the_step():

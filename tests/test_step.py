@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from configs import tiny_full
 from unitok_jax import frozen, parts
+from unitok_jax.generator import split_batch
 from unitok_jax.step import Trainer, TrainState
 
 
@@ -169,7 +171,7 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
                 {},
                 state.discriminator.params,
                 networks,
-                jax.tree.map(trainer._micro_batches, batch),
+                {key: split_batch(x, trainer.accumulation) for key, x in batch.items()},
                 trainer.adversary.ramps(jnp.int32(10), keys[0]),
                 keys[1:],
             )
@@ -182,11 +184,54 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
         np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-4, err_msg=key)
     assert {"loss/contrastive", "loss/gan", "gan/weight"} <= metrics.keys()
     assert rebuilt.shape == (2, 2, 48, 48, 3)
-    # micro-batches are strided
-    np.testing.assert_array_equal(split_codes, np.asarray(codes)[[0, 2, 1, 3]])
+    np.testing.assert_array_equal(split_codes, codes)
+
+
+def test_the_discriminators_update_is_that_of_the_whole_batch(trainer, networks, batch, steps):
+    player, images = steps[1].discriminator, batch["image"]
+    ramps = trainer.adversary.ramps(jnp.int32(10), jax.random.key(0))._replace(fade=0.5)
+    found = []
+    for count in (1, 2):
+
+        @jax.jit
+        def update(player, real, fake, count=count):
+            real, fake = (split_batch(x, count) for x in (real, fake))
+            return trainer.adversary.update(
+                player, networks["dinov2"], real, fake, ramps, jnp.int32(10), jax.random.key(1)
+            )
+
+        found.append(update(player, images, images[::-1] * 0.9))
+    (whole, expected), (split, metrics) = found
+    for key in expected:
+        np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-4, err_msg=key)
+    moments = [state.opt_state[1].mu for state in (whole, split)]
+    error = optax.tree.norm(jax.tree.map(jnp.subtract, *moments)) / optax.tree.norm(moments[0])
+    assert error < 1e-4 and metrics["gan/consistency"] > 0
 
 
 class TestFrozenParts:
+    def test_a_frozen_encoder_makes_the_codes_of_inference(self, networks, batch, steps):
+        """Stochastic depth would make others."""
+        codes = {}
+        for names in ((), ("encoder.*",)):
+            trainer = Trainer(configuration(model__drop_path=0.9, optim__frozen=names))
+            fixed, trainable = trainer._split(steps[1].generator.params)
+            codes[names] = jax.jit(
+                lambda trainable, fixed, trainer=trainer: trainer.generator.gradients(
+                    trainable,
+                    fixed,
+                    None,
+                    networks,
+                    {key: x[None] for key, x in batch.items()},
+                    None,
+                    jax.random.split(jax.random.key(0)),
+                )[1]
+            )(trainable, fixed)
+        model = nnx.merge(trainer.graph, steps[1].generator.params)
+        expected = jax.jit(model.encode)(batch["image"])
+        assert np.mean(codes[("encoder.*",)] == expected) > 0.99
+        assert np.mean(codes[()] == expected) < 0.9
+
     def test_stay_as_they_are(self, networks, batch, steps):
         trainer = Trainer(
             configuration(optim__frozen=("encoder.*", "text_encoder.*", "logit_scale"))

@@ -4,7 +4,6 @@ StyleGAN-T's discriminator (arXiv 2301.09515): trained heads on a frozen DINOv2,
 balanced consistency (arXiv 2002.04724).
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -44,7 +43,8 @@ class Adversary:
             final_fraction=gan.final_fraction,
         )
         dtype = jnp.dtype(config.model.dtype)
-        self._heads = nnx.graphdef(nnx.eval_shape(lambda: _heads(dtype, nnx.Rngs(0))))
+        # The heads are float32: consistency squares the difference of nearly equal logits.
+        self._heads = nnx.graphdef(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
         self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(dtype=dtype, rngs=nnx.Rngs(0))))
         self.optimizer = optim.adamw(
             betas=gan.betas,
@@ -55,7 +55,7 @@ class Adversary:
 
     def init(self, key: jax.Array) -> optim.Player:
         """Fresh heads and their optimiser."""
-        params = nnx.to_pure_dict(nnx.state(_heads(jnp.float32, nnx.Rngs(params=key))))
+        params = nnx.to_pure_dict(nnx.state(DiscriminatorHeads(rngs=nnx.Rngs(params=key))))
         return optim.Player(params, self.optimizer.init(params))
 
     def acts(self, step: int) -> bool:
@@ -98,11 +98,13 @@ class Adversary:
             (_, named), grads = loss(player.params, dinov2, real, fake, ramps, key)
             return grads, named
 
+        def add(total, inputs):
+            return jax.tree.map(jnp.add, total, one(inputs)), None
+
         inputs = real, jax.lax.stop_gradient(fake), jax.random.split(key, len(real))
-        first = one(jax.tree.map(lambda x: x[0], inputs))
-        rest = jax.tree.map(lambda x: x[1:], inputs)
-        add = functools.partial(jax.tree.map, jnp.add)
-        total, _ = jax.lax.scan(lambda total, x: (add(total, one(x)), None), first, rest)
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], inputs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, inputs)
         grads, named = jax.tree.map(lambda x: x / len(real), total)
         rate = self.learning_rate(step)
         metrics = {f"gan/{name}": value for name, value in named.items()} | {
@@ -139,9 +141,10 @@ class Adversary:
         consistent = self.config["consistency"] != 0
         if consistent:
             views += [self._augment(real, None, keys[2]), self._augment(fake, None, keys[3])]
-        features = self._features(dinov2, jnp.concatenate(views), ramps)
-        logits = self._logits(heads, jax.lax.stop_gradient(features))
-        logits = logits.reshape(len(views), *real.shape[:1], -1)
+        # Side by side within every image's row, so that the batch stays split over the devices.
+        stacked = jnp.stack(views, axis=1).reshape(-1, *real.shape[1:])
+        logits = self._logits(heads, jax.lax.stop_gradient(self._features(dinov2, stacked, ramps)))
+        logits = logits.reshape(len(real), len(views), -1).swapaxes(0, 1)
         value = losses.discriminator_loss(self.config["loss"], logits[0], logits[1])
         parts = {
             "discriminator": value,
@@ -167,7 +170,3 @@ class Adversary:
 
     def _logits(self, heads, features):
         return nnx.merge(self._heads, heads)(features)
-
-
-def _heads(dtype, rngs):
-    return DiscriminatorHeads(dtype=dtype, rngs=rngs)

@@ -32,7 +32,11 @@ BINDING = (
     "data.crop_scale",
     "data.crop_ratio",
     "data.context_length",
+    "optim.frozen",
 )
+# Keys of which it matters whether they are 0: with them comes a part of the training state.
+SWITCHES = ("gan.weight", "optim.ema_decay")
+_MOST_LINES = 20  # of differences in one message
 
 
 class CheckpointError(ValueError):
@@ -111,7 +115,7 @@ class Checkpoints:
           items: trees of arrays: `params`, and `training` unless it is a model alone.
           config: the whole configuration.
           metrics: of an evaluation of these very weights, or empty.
-          data: what the data position depends on beyond the configuration.
+          data: what the run depends on beyond the configuration: samples, batch size, digests.
         """
         meta = {
             "config": config.to_dict(),
@@ -166,8 +170,8 @@ class Checkpoints:
         if config is not None:
             problems = config_differences(meta["config"], config.to_dict())
             for key, value in (data or {}).items():
-                if meta["data"][key] != value:
-                    problems.append(f"{key} of the data: saved {meta['data'][key]}, now {value}")
+                if meta["data"].get(key) != value:
+                    problems.append(f"{key}: saved {meta['data'].get(key)}, now {value}")
             _refuse(
                 problems,
                 f"{where} was saved with another configuration",
@@ -213,6 +217,7 @@ def config_differences(saved: dict, current: dict) -> list[str]:
         if saved.get(key) != current.get(key):
             line = f"{key}: saved {saved.get(key)!r}, now {current.get(key)!r}"
             bound = any(key == name or key.startswith(name + ".") for name in BINDING)
+            bound |= key in SWITCHES and bool(saved.get(key)) != bool(current.get(key))
             (binding if bound else free).append(line)
     for line in free:
         log.info("the configuration changed since the checkpoint: %s", line)
@@ -231,6 +236,8 @@ def tree_differences(found, target) -> list[str]:
 
 
 def _refuse(problems, what, advice):
+    if len(problems) > _MOST_LINES:
+        problems = problems[:_MOST_LINES] + [f"and {len(problems) - _MOST_LINES} more"]
     if problems:
         raise CheckpointError(f"{what}:\n  " + "\n  ".join(problems) + f"\n{advice}")
 

@@ -56,6 +56,12 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_losses(config):
+    _at_least_zero("model.commitment_weight", config.model.commitment_weight)
+    if config.loss.entropy and config.model.quantizer == "fsq":
+        raise ValueError(
+            f"loss.entropy={config.loss.entropy} has no meaning for model.quantizer=fsq, which "
+            "has no codebook rows; set loss.entropy=0"
+        )
     for key, value in config.loss.items():
         _at_least_zero(f"loss.{key}", value)
     if not any(config.loss[key] for key in (*PIXELS, "contrastive")):
@@ -95,7 +101,7 @@ def _check_gan(config):
             f"gan.weight={gan.weight} is relative to the gradient of the losses of pixels, and "
             f"{', '.join(f'loss.{key}' for key in PIXELS)} are all 0; set one, or gan.weight=0"
         )
-    _two_values("gan.betas", gan.betas)
+    _adamw("gan", gan)
     _two_values("gan.adaptive_limits", gan.adaptive_limits)
     if not 0 <= gan.adaptive_limits[0] <= gan.adaptive_limits[1]:
         raise ValueError(
@@ -105,7 +111,9 @@ def _check_gan(config):
 
 def _check_optim(config):
     optim = config.optim
-    _two_values("optim.betas", optim.betas)
+    if not 0 <= config.model.drop_path < 1:
+        raise ValueError(f"model.drop_path={config.model.drop_path} must be at least 0 and below 1")
+    _adamw("optim", optim)
     for key in ("learning_rate", "weight_decay"):
         _at_least_zero(f"optim.{key}", optim[key])
     for key in ("warmup_fraction", "final_fraction"):
@@ -135,6 +143,16 @@ def _check_optim(config):
             f"optim.frozen={tuple(optim.frozen)} would keep random weights as they are; set "
             "init.path to trained ones"
         )
+
+
+def _adamw(room, config):
+    _two_values(f"{room}.betas", config.betas)
+    for beta in config.betas:
+        if not 0 <= beta < 1:
+            raise ValueError(f"{room}.betas={tuple(config.betas)} must be at least 0 and below 1")
+    for key in ("eps", "clip_norm"):
+        if not config[key] > 0:
+            raise ValueError(f"{room}.{key}={config[key]} must be above 0")
 
 
 def _at_least_zero(key, value):

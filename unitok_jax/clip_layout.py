@@ -70,6 +70,14 @@ def translate(names: Iterable[str]) -> dict[str, tuple[str | None, str]]:
     return {name: _translate(name, vitamin) for name in names}
 
 
+def is_clip(names: Iterable[str]) -> bool:
+    """Whether these are a CLIP's names, or a ViTamin trunk's, of which UniTok can use a tower."""
+    names = list(names)
+    vitamin = any(_VITAMIN.fullmatch(name) for name in names)
+    text = any(re.match(r"(text\.)?transformer\.resblocks\.", name) for name in names)
+    return vitamin or text
+
+
 def describe(names: Iterable[str]) -> str:
     """What a file with these names seems to be, in words."""
     names = sorted(names)

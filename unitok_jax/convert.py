@@ -15,9 +15,10 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from unitok_jax import frozen, torch_layout, torch_options, weight_files
+from unitok_jax import clip_layout, frozen, torch_layout, torch_options, weight_files
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.report import collapse, subtrees
 from unitok_jax.weight_files import ConversionError
 
 
@@ -101,10 +102,34 @@ def _write_frozen(source, target, kind, state) -> str:
         )
     state = frozen.public_state(kind, source, state)
     target.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
     safetensors.numpy.save_file(arrays, target, {"kind": kind})
     count = sum(array.size for array in arrays.values())
     return f"{target}: {frozen.NETWORKS[kind].what}, {count:,} parameters"
+
+
+def _write_clip(source, target, state) -> str:
+    """A CLIP under its own names, so that starting from it needs no PyTorch."""
+    what = clip_layout.describe(state)
+    target = pathlib.Path(target)
+    if target.suffix != ".safetensors":
+        raise ConversionError(
+            f"{source} seems to be {what}, which is written as .safetensors only, not as {target}"
+        )
+    names = clip_layout.translate(state)
+    unused = {name: why for name, (public, why) in names.items() if not public}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(state[name], order="C") for name in state}
+    safetensors.numpy.save_file(arrays, target, {"kind": "clip"})
+    lines = [
+        f"{target}: {what}, {sum(array.size for array in arrays.values()):,} parameters",
+        f"{len(names) - len(unused)} of {len(names)} arrays have a place in UniTok; what fits a "
+        f"configuration: python -m unitok_jax.initialize {target} --config=...",
+    ]
+    for why in sorted(set(unused.values())):
+        chosen = [name for name in unused if unused[name] == why]
+        lines += [f"not used: {name}: {why}" for name in collapse(subtrees(chosen, names))]
+    return "\n".join(lines)
 
 
 def convert(source: str, target: str, **heads: int) -> str:
@@ -125,6 +150,8 @@ def convert(source: str, target: str, **heads: int) -> str:
         kind, what = frozen.recognise(state)
         if kind:
             return _write_frozen(source, target, kind, state)
+        if clip_layout.is_clip(state):
+            return _write_clip(source, target, state)
         if what not in (frozen.UNITOK, frozen.UNKNOWN):
             raise ConversionError(
                 f"{source} seems to be {what}; known: {frozen.UNITOK}, "

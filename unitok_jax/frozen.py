@@ -71,6 +71,15 @@ class Network(NamedTuple):
     project: str
 
 
+def used(config) -> dict[str, str]:
+    """The networks that training with a configuration needs: kind -> key of the loss that does."""
+    weights = {
+        "lpips": ("loss.perceptual", config.loss.perceptual),
+        "dinov2": ("gan.weight", config.gan.weight),
+    }
+    return {kind: key for kind, (key, weight) in weights.items() if weight}
+
+
 def recognise(state: Mapping[str, np.ndarray]) -> Found:
     """Tells from names and shapes whose weights `state` (name -> array) holds."""
     for look in (_as_unitok, _as_inception, _as_transformer, _as_vgg):

@@ -28,8 +28,7 @@ class Generator:
         self._count = config.optim.accumulation
         self._lpips = None
         if weights["perceptual"]:
-            dtype = jnp.dtype(config.model.dtype)
-            self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(dtype=dtype, rngs=nnx.Rngs(0))))
+            self._lpips = _lpips(jnp.dtype(config.model.dtype))
         # What the losses depend on: the rest of the model is not computed, nor differentiated.
         self._outputs = ["vq_loss", "logit_scale"]
         if adversary or any(weights[name] for name in ("l1", "l2", "perceptual")):
@@ -65,7 +64,11 @@ class Generator:
         def forward(trainable, batch, key):
             model = nnx.merge(self._graph, parts.merge(trainable, fixed))
             entropy = bool(self._weights["entropy"])
-            output = model(batch["image"], batch["text"], key, entropy)
+            # What is frozen computes what it does at inference: no stochastic depth.
+            encoder_key, decoder_key = jax.random.split(key)
+            towers = (("encoder", encoder_key), ("decoder", decoder_key))
+            keys = tuple(key if tower in trainable else None for tower, key in towers)
+            output = model(batch["image"], batch["text"], keys, entropy)
             outputs = {name: getattr(output, name) for name in self._outputs}
             return outputs, (output.codes, output.reconstruction, output.last_features)
 
@@ -109,11 +112,12 @@ class Generator:
             cotangents, metrics = self._cotangents(outputs, terms, ramps)
             zeros = jax.tree.map(jnp.zeros_like, trainable)
             grads, _ = jax.lax.scan(send_down, zeros, (inputs, cotangents))
-        return grads, codes.reshape(-1, *codes.shape[2:]), rebuilt, metrics
+        return grads, _join(codes), rebuilt, metrics
 
     def lpips(self, frozen, rebuilt, images) -> jax.Array:
-        """Perceptual distance of every pair, (B, H, W, 3) twice -> (B,) float32."""
-        return nnx.merge(self._lpips, frozen["lpips"])(rebuilt, images)
+        """Perceptual distance of every pair, (B, H, W, 3) twice -> (B,), float32 throughout."""
+        with jax.default_matmul_precision("highest"):
+            return nnx.merge(_lpips(jnp.float32), frozen["lpips"])(rebuilt, images)
 
     def _pixel_terms(self, rebuilt, images, frozen):
         """Reconstruction losses of a micro-batch and the cotangent of their weighted sum."""
@@ -124,7 +128,8 @@ class Generator:
                 "l2": losses.l2_loss(rebuilt, images),
             }
             if self._lpips is not None:
-                named["perceptual"] = jnp.mean(self.lpips(frozen, rebuilt, images))
+                distances = nnx.merge(self._lpips, frozen["lpips"])(rebuilt, images)
+                named["perceptual"] = jnp.mean(distances)
             return sum(self._weights[name] * value for name, value in named.items()), named
 
         (_, named), cotangent = jax.value_and_grad(total, has_aux=True)(rebuilt)
@@ -157,12 +162,11 @@ class Generator:
             cotangents["entropy_loss"] += weights["entropy"] / count
         if "image_features" in outputs:
             image, text = outputs["image_features"], outputs["text_features"]
-            pairs = image.reshape(-1, image.shape[-1]), text.reshape(-1, text.shape[-1])
             grad = jax.value_and_grad(losses.contrastive_loss, argnums=(0, 1, 2))
-            named["contrastive"], found = grad(*pairs, metrics["logit_scale"])
+            named["contrastive"], found = grad(_join(image), _join(text), metrics["logit_scale"])
             found = jax.tree.map(lambda x: weights["contrastive"] * x, found)
-            cotangents["image_features"] = found[0].reshape(image.shape)
-            cotangents["text_features"] = found[1].reshape(text.shape)
+            cotangents["image_features"] = split_batch(found[0], count)
+            cotangents["text_features"] = split_batch(found[1], count)
             cotangents["logit_scale"] += found[2] / count
         metrics |= {f"loss/{name}": value for name, value in named.items()}
         total = sum(weights[name] * value for name, value in named.items())
@@ -177,6 +181,20 @@ class Generator:
                 total = total + weight * metrics["loss/gan"]
             cotangents["reconstruction"] = cotangent / count
         return cotangents, metrics | {"loss": total}
+
+
+def split_batch(x: jax.Array, count: int) -> jax.Array:
+    """(B, ...) -> (count, B / count, ...), strided: every device splits what it holds."""
+    return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _join(x):
+    """The inverse of `split_batch`; the batch axis stays split over the devices."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+
+def _lpips(dtype):
+    return nnx.graphdef(nnx.eval_shape(lambda: Lpips(dtype=dtype, rngs=nnx.Rngs(0))))
 
 
 def _first(tree):

@@ -27,6 +27,7 @@ _FREE = ("drop_path", "remat", "dtype", "commitment_weight")
 _CONCERNS = {
     "size": ("encoder", "quant_proj", "post_quant_proj", "decoder", "fc_norm", "projection"),
     "vocab_size": ("quantizer",),
+    "quantizer": ("quantizer",),
     "num_codebooks": ("quantizer",),
     "latent_width": ("quant_proj", "quantizer", "post_quant_proj"),
     "quant_proj": ("quant_proj", "post_quant_proj"),
@@ -247,13 +248,23 @@ def _clip_notes(used, names, state, model, key):
         )
 
 
-def model_differences(saved: Mapping, present: Mapping) -> list[str]:
-    """Keys of two models that give all weights their meaning and differ, one line each."""
-    return [
+def training_differences(saved: Mapping, present: Mapping) -> list[str]:
+    """Keys of two configurations in which the states of training differ, one line each.
+
+    The model, the parts that are trained, and whether there is a discriminator; the average is made
+    anew.
+    """
+    lines = [
         line
-        for key in sorted((saved.keys() | present.keys()) - set(_FREE))
-        for line in _differences(f"model.{key}", saved.get(key), present.get(key))
+        for key in sorted((saved["model"].keys() | present["model"].keys()) - set(_FREE))
+        for line in _differences(f"model.{key}", saved["model"].get(key), present["model"].get(key))
     ]
+    frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
+    lines += _differences("optim.frozen", *frozen)
+    weights = saved["gan"]["weight"], present["gan"]["weight"]
+    if bool(weights[0]) != bool(weights[1]):
+        lines += _differences("gan.weight", *weights)
+    return lines
 
 
 def _differences(key, saved, present):

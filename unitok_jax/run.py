@@ -4,9 +4,11 @@ import contextlib
 import functools
 import itertools
 import logging
+import zlib
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from unitok_jax import frozen, initialize, sharding
@@ -62,7 +64,13 @@ class Run:
             self.shardings,
         )
         whole, split = sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)
-        self.frozen = jax.device_put(_load_frozen(config), whole)
+        networks = _load_frozen(config)
+        self._network_facts = {
+            f"digest of frozen.{kind}": _digest(networks[kind])
+            for kind in ("dinov2",)
+            if kind in networks
+        }
+        self.frozen = jax.device_put(networks, whole)
         self.init = jax.jit(self.trainer.init, out_shardings=self.shardings)
         self.start = jax.jit(self.trainer.start, out_shardings=self.shardings)
         self.phases = {
@@ -89,6 +97,24 @@ class Run:
             state, self.frozen, batch
         )
 
+    def check_phase(self, state: TrainState) -> None:
+        """Refuses to send a run back from its adversarial phase to the first.
+
+        Raises:
+          ValueError: the discriminator was trained, and by `steps` and `gan.start_fraction` it
+            would only begin later.
+        """
+        adversary, step = self.trainer.adversary, int(state.step)
+        if adversary is None or step >= self.config.steps or adversary.acts(step):
+            return
+        if optax.tree.get(state.discriminator.opt_state, "count"):
+            raise ValueError(
+                f"the discriminator has acted by step {step}, but with steps={self.config.steps} "
+                f"and gan.start_fraction={self.config.gan.start_fraction} it begins after step "
+                f"{adversary.start}; lower gan.start_fraction to at most "
+                f"{(step - 1) / self.config.steps:.4g}"
+            )
+
     def initial_state(self) -> TrainState:
         """The state before the first step: fresh, or from the weights that `init` names.
 
@@ -99,19 +125,7 @@ class Run:
         if not init.path:
             return self.init()
         if init.training:
-            with Checkpoints(init.path) as checkpoints:
-                saved = checkpoints.meta()["config"]["model"]
-                differences = initialize.model_differences(saved, self.config.model.to_dict())
-                if differences:
-                    raise ValueError(
-                        f"init.path={init.path} was saved with another model:\n  "
-                        + "\n  ".join(differences)
-                    )
-                items = checkpoints.restore(self.abstract.items())
-            zero = jax.numpy.zeros_like(self.abstract.step, device=self.abstract.step.sharding)
-            return TrainState.from_items(items).replace(
-                step=zero, skipped=zero.copy(), skipped_in_a_row=zero.copy()
-            )
+            return self._trained_state(init.path)
         fresh = self.init()
         params, report = initialize.initial_params(
             init.path,
@@ -122,6 +136,32 @@ class Run:
         )
         log.info("%s", report)
         return self.start(params, fresh.discriminator)
+
+    def _trained_state(self, path: str) -> TrainState:
+        """Both players and optimisers of a workdir, at step 0; the average starts anew."""
+        with Checkpoints(path) as checkpoints:
+            meta = checkpoints.meta()
+            problems = initialize.training_differences(meta["config"], self.config.to_dict())
+            for key, value in self._network_facts.items():
+                if meta["data"].get(key) != value:
+                    problems.append(f"{key}: saved {meta['data'].get(key)}, now {value}")
+            if problems:
+                raise ValueError(
+                    f"init.training=True: {path} was saved with another configuration:\n  "
+                    + "\n  ".join(problems)
+                )
+            averaged = bool(meta["config"]["optim"]["ema_decay"])
+            target = self.abstract.replace(ema=self.abstract.generator.params if averaged else None)
+            state = TrainState.from_items(checkpoints.restore(target.items()))
+        zero = jax.numpy.zeros_like(state.step)
+        return state.replace(
+            step=zero,
+            skipped=zero.copy(),
+            skipped_in_a_row=zero.copy(),
+            ema=jax.tree.map(jax.numpy.copy, state.generator.params)
+            if self.config.optim.ema_decay
+            else None,
+        )
 
     def batches(self, start_step: int):
         """This process's share of the training batches from `start_step` on; close it after use."""
@@ -136,9 +176,13 @@ class Run:
         )
 
     @property
-    def data_facts(self) -> dict[str, int]:
-        """What a data position means only together with: saved and compared on resuming."""
-        return {"samples": len(self.source), "batch_size": self.batch_size}
+    def facts(self) -> dict[str, int]:
+        """What a state means only together with: saved, and compared on resuming.
+
+        The data position belongs to a number of samples, the discriminator's heads to a DINOv2.
+        """
+        facts = {"samples in the data": len(self.source), "batch size": self.batch_size}
+        return facts | self._network_facts
 
     def check_evaluation_images(self) -> None:
         """Decodes every evaluation image once, so that a bad one ends a run at its start.
@@ -209,8 +253,10 @@ class Run:
         return tokens, np.array([index for index, _ in owned])
 
     def _retrieval(self, params, image_features) -> dict[str, float]:
+        if not self.config.loss.contrastive:
+            return {}
         tokens, owner = self._captions
-        if not self.config.loss.contrastive or not len(tokens):
+        if not len(tokens):
             return {}
         text_features = self._encode_text(params, tokens)
         return caption_retrieval(image_features, text_features, owner, tokens)
@@ -230,10 +276,6 @@ class Run:
 
 def _load_frozen(config: ConfigDict) -> dict:
     """Parameters of the frozen networks that the configuration uses."""
-    needed = {
-        "lpips": ("loss.perceptual", config.loss.perceptual),
-        "dinov2": ("gan.weight", config.gan.weight),
-    }
     return {
         kind: frozen.load(
             kind,
@@ -242,9 +284,16 @@ def _load_frozen(config: ConfigDict) -> dict:
             key=f"frozen.{kind}",
             turn_off=f"{key}=0",
         )[1]
-        for kind, (key, weight) in needed.items()
-        if weight
+        for kind, key in frozen.used(config).items()
     }
+
+
+def _digest(params) -> int:
+    """A checksum of all arrays of a network, in their order."""
+    digest = 0
+    for leaf in jax.tree.leaves(params):
+        digest = zlib.crc32(np.ascontiguousarray(leaf), digest)
+    return digest
 
 
 def _open_eval_source(config: ConfigDict):

@@ -10,7 +10,7 @@ from flax import nnx, struct
 
 from unitok_jax import losses, optim, parts
 from unitok_jax.adversary import Adversary
-from unitok_jax.generator import Generator
+from unitok_jax.generator import Generator, split_batch
 from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.optim import Player
 
@@ -153,7 +153,7 @@ class Trainer:
     ) -> tuple[TrainState, dict]:
         """One update of the generator and, in the adversarial phase, of the discriminator.
 
-        A step whose losses or gradients are not finite changes nothing but the counters.
+        A step whose loss, gradients or new weights are not finite changes only the counters.
 
         Args:
           state: donated.
@@ -168,7 +168,8 @@ class Trainer:
         """
         keys = jax.random.split(jax.random.fold_in(self._key("step"), state.step), 4)
         ramps = self.adversary.ramps(state.step, keys[0]) if adversarial else None
-        batches = jax.tree.map(self._micro_batches, {**batch, "image": to_float(batch["image"])})
+        batches = {"image": to_float(batch["image"]), "text": batch["text"]}
+        batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
         fixed, trainable = self._split(state.generator.params)
         heads = state.discriminator.params if adversarial else None
         grads, codes, rebuilt, metrics = self.generator.gradients(
@@ -186,6 +187,7 @@ class Trainer:
             **codebook_health(codebook_counts(codes, self.entries)),
         }
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        finite &= jnp.isfinite(optax.tree.norm(player.params))
         if adversarial:
             discriminator, of_discriminator = self.adversary.update(
                 state.discriminator,
@@ -199,6 +201,7 @@ class Trainer:
             new = new.replace(discriminator=discriminator)
             metrics |= of_discriminator
             finite &= jnp.isfinite(metrics["gan/grad_norm"])
+            finite &= jnp.isfinite(optax.tree.norm(discriminator.params))
         if self.ema_decay:
             new = new.replace(ema=optim.ema(state.ema, params, self.ema_decay, state.step))
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
@@ -214,11 +217,6 @@ class Trainer:
 
     def _split(self, params):
         return parts.split(params, self.frozen_parts, "optim.frozen")
-
-    def _micro_batches(self, x):
-        # Strided, so that every device splits what it holds and no data moves.
-        micro = x.shape[0] // self.accumulation
-        return x.reshape(micro, self.accumulation, *x.shape[1:]).swapaxes(0, 1)
 
     def eval_step(self, params, frozen, batch) -> dict:
         """One batch of evaluation; rows with mask False count nothing.

@@ -36,8 +36,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
             run.check_evaluation_images()
             state = run.initial_state()
         else:
-            items = checkpoints.restore(run.abstract.items(), config, run.data_facts)
+            items = checkpoints.restore(run.abstract.items(), config, run.facts)
             state = TrainState.from_items(items)
+            run.check_phase(state)
             log.info("resumed %s at step %d", folder, int(state.step))
         (folder / "config.json").write_text(config.to_json(indent=2) + "\n")
         _overview(state)
@@ -91,7 +92,7 @@ def _loop(run, state, batches, checkpoints, writer, progress):
             )
         elif saves:
             checkpoints.save(
-                step, state.items(), config, evaluation if evaluates else {}, run.data_facts
+                step, state.items(), config, evaluation if evaluates else {}, run.facts
             )
         if evaluates or saves:
             progress.start(step)

@@ -1,6 +1,7 @@
 """UniTok (arXiv 2502.20321): one tokenizer to rebuild an image and to understand it."""
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -46,7 +47,16 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
 
     Returns:
       A graph for `nnx.merge(graph, params)`, and a nested dict of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: keys are missing or unknown, or values do not fit.
     """
+    known = inspect.signature(UniTok.__init__).parameters.keys() - {"self", "rngs"}
+    if known != model.keys():
+        raise ValueError(
+            f"these are not the keys of a model of this version: missing "
+            f"{sorted(known - model.keys())}, unknown {sorted(model.keys() - known)}"
+        )
     graph, params = nnx.split(nnx.eval_shape(lambda: UniTok(**model, rngs=nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(params)
 
@@ -164,7 +174,7 @@ class UniTok(nnx.Module):
         self,
         images: jax.Array,
         text: jax.Array,
-        key: jax.Array | None = None,
+        keys: tuple[jax.Array | None, jax.Array | None] = (None, None),
         entropy: bool = False,
     ) -> Output:
         """The forward pass of training.
@@ -172,10 +182,9 @@ class UniTok(nnx.Module):
         Args:
           images: (B, H, W, 3) in [-1, 1].
           text: (B, L) token ids.
-          key: for stochastic depth; None is deterministic.
+          keys: of the encoder's and the decoder's stochastic depth; None is deterministic.
           entropy: also compute the entropy loss of the codebooks.
         """
-        keys = (None, None) if key is None else jax.random.split(key)
         quantized = self.quantizer(self.latent(images, keys[0]), entropy)
         tokens = self.post_quant_proj(quantized.latent)
         last_features = self.decoder.features(tokens, _grid(images), keys[1])
