@@ -1,5 +1,6 @@
 """What every test runs under: eight simulated devices and one compilation cache."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -43,7 +44,16 @@ def tiny():
     return config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def memory():
+    """Compiled programs and the reference's weights of one file of tests do not outlive it."""
+    yield
+    jax.clear_caches()
+    parity.state.cache_clear()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
 def reference():
     """name -> (config, model with the reference's seeded weights) of a parity manifest."""
     from unitok_jax import torch_layout, torch_options

@@ -351,4 +351,4 @@ class TestInitialisation:
 
 
 def test_every_size_is_a_row():
-    assert set(vitamin.SIZES) == {"tiny", "small", "base", "large"}
+    assert set(vitamin.SIZES) == {"nano", "tiny", "small", "base", "large"}

@@ -221,10 +221,10 @@ def batch(config):
 def gradient(config):
     """Gradients of one batch, all terms of the configuration together."""
     trainer = Trainer(config)
-    keys = jax.random.split(jax.random.key(0))
 
     @jax.jit
     def run(params, batch):
+        keys = jax.random.split(jax.random.key(0))
         batches = jax.tree.map(lambda x: x[None], batch)
         return trainer.generator.gradients(params, {}, None, {}, batches, None, keys)[0]
 

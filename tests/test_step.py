@@ -32,7 +32,7 @@ def configuration(**changes):
     return config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def networks():
     """The stand-ins of the frozen networks."""
     load = functools.partial(frozen.load, path="seeded", dtype="float32", key="", turn_off="")

@@ -98,7 +98,9 @@ class TestWhatARunLeaves:
         total = sum(weight * first[f"loss/{name}"] for name, weight in weights.items())
         assert first["loss"] == pytest.approx(total, rel=1e-5)
         assert [record["skipped"] for record in training] == [0] * 6
-        assert first["learning_rate"] == 2e-3 and last["learning_rate"] == pytest.approx(2e-4)
+        assert first["learning_rate"] == pytest.approx(2e-3) and last[
+            "learning_rate"
+        ] == pytest.approx(2e-4)
         assert len(first["usage"]) == len(first["perplexity"]) == 4
         assert all(1 <= p <= 64 for p in first["perplexity"])
         assert first["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-5)
@@ -180,7 +182,7 @@ class TestResume:
         config = finished_config()
         with Checkpoints(finished[0]) as checkpoints:
             with pytest.raises(CheckpointError, match="batch size: saved 8, now 6"):
-                checkpoints.restore({}, config, {"samples": 18, "batch_size": 6})
+                checkpoints.restore({}, config, {"samples in the data": 18, "batch size": 6})
 
     def test_a_step_can_be_named(self, finished):
         tokenizer = unitok_jax.load(finished[0] / "checkpoints" / "4")
