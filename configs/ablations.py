@@ -3,8 +3,6 @@
 `docs/ablations.md` says what each one is for, with the paper's figures.
 """
 
-import difflib
-
 from ml_collections import ConfigDict
 
 from configs import default
@@ -58,15 +56,4 @@ def get_config(name: str = "") -> ConfigDict:
     Raises:
       ValueError: there is no such variant; the message lists all.
     """
-    if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"no ablation {name!r}; {hint}give one as --config=configs/ablations.py:NAME, NAME one "
-            f"of {', '.join(VARIANTS)}"
-        )
-    config = default.get_config()
-    for key, value in VARIANTS[name].items():
-        room, leaf = key.split(".")
-        config[room][leaf] = value
-    return config
+    return default.variant(default.get_config(), VARIANTS, name, "ablations")

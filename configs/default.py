@@ -7,6 +7,8 @@ from the command line, and must agree with the checkpoint's wherever it decides 
 the data position mean (`checkpoint.py` lists those keys).
 """
 
+import difflib
+
 from ml_collections import ConfigDict
 
 
@@ -128,3 +130,28 @@ def get_config() -> ConfigDict:
     config.log.every = 50  # steps; values are means since the last line
     config.log.tensorboard = True
     return config.lock()  # a config that misspells a key must fail
+
+
+def variant(config: ConfigDict, variants: dict[str, dict], name: str, file: str) -> ConfigDict:
+    """`config` with the changes of one of several variants.
+
+    Args:
+      config: what the variants start from.
+      variants: name -> {'room.key': value}.
+      name: the text after the colon of `--config=configs/FILE.py:NAME`.
+      file: FILE, for messages.
+
+    Raises:
+      ValueError: there is no such variant; the message lists all.
+    """
+    if name not in variants:
+        near = difflib.get_close_matches(name, variants, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"no variant {name!r}; {hint}give one as --config=configs/{file}.py:NAME, NAME one of "
+            f"{', '.join(variants)}"
+        )
+    for key, value in variants[name].items():
+        room, leaf = key.split(".")
+        config[room][leaf] = value
+    return config

@@ -4,11 +4,9 @@
 that of the released weights, `--config.model...` makes it another.
 """
 
-import difflib
-
 from ml_collections import ConfigDict
 
-from configs import l16
+from configs import default, l16
 
 # What decides codes and image features; the rest is the decoder.
 _CODES = ("encoder.*", "quant_proj.*", "quantizer.*")
@@ -55,15 +53,4 @@ def get_config(name: str = "") -> ConfigDict:
     Raises:
       ValueError: there is no such way; the message lists all.
     """
-    if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"no fine-tuning {name!r}; {hint}give one as --config=configs/finetune.py:NAME, NAME "
-            f"one of {', '.join(VARIANTS)}"
-        )
-    config = _base()
-    for key, value in VARIANTS[name].items():
-        room, leaf = key.split(".")
-        config[room][leaf] = value
-    return config
+    return default.variant(_base(), VARIANTS, name, "finetune")

@@ -117,7 +117,7 @@ class TestAblations:
         "name, near", [("book4", "did you mean books4"), ("", "books1, books2")]
     )
     def test_an_unknown_name_lists_the_valid_ones(self, name, near):
-        with pytest.raises(ValueError, match=rf"no ablation '{name}'.*{near}.*bsq"):
+        with pytest.raises(ValueError, match=rf"no variant '{name}'.*{near}.*bsq"):
             ablations.get_config(name)
 
     def test_each_has_its_line_in_the_docs(self):
@@ -127,7 +127,7 @@ class TestAblations:
 
 class TestFineTuning:
     def test_an_unknown_name_lists_the_valid_ones(self):
-        with pytest.raises(ValueError, match="no fine-tuning 'decodr'; did you mean decoder"):
+        with pytest.raises(ValueError, match="no variant 'decodr'; did you mean decoder"):
             finetune.get_config("decodr")
 
     def test_each_has_its_line_in_the_docs(self):

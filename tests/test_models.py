@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from configs import default
-from unitok_jax.models import UniTok, layers, quantizer, vitamin
+from unitok_jax.models import UniTok, convolutions, layers, quantizer, vitamin
 from unitok_jax.models.unitok import abstract_model
 
 
@@ -206,11 +206,11 @@ class TestLayers:
     def test_depthwise_formulations_agree(self, stride, height):
         x = jax.random.normal(jax.random.key(0), (2, height, 5, 8))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 8))
-        shifts = lambda x, k: layers._depthwise_by_shifts(x, k, stride)  # noqa: E731
-        groups = lambda x, k: layers._depthwise_by_groups(x, k, stride)  # noqa: E731
+        shifts = lambda x, k: convolutions._depthwise_by_shifts(x, k, stride)  # noqa: E731
+        groups = lambda x, k: convolutions._depthwise_by_groups(x, k, stride)  # noqa: E731
         np.testing.assert_allclose(shifts(x, kernel), groups(x, kernel), atol=1e-5)
         np.testing.assert_allclose(
-            layers.depthwise_conv3x3(x, kernel, stride), groups(x, kernel), atol=1e-5
+            convolutions.depthwise_conv3x3(x, kernel, stride), groups(x, kernel), atol=1e-5
         )
         for argument in (0, 1):
             ours, theirs = (
@@ -229,10 +229,10 @@ class TestLayers:
             ((1, 1), (1, 1)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        np.testing.assert_allclose(layers.upsample_conv3x3(x, kernel), plain, atol=1e-5)
+        np.testing.assert_allclose(convolutions.upsample_conv3x3(x, kernel), plain, atol=1e-5)
 
     def test_average_pool_does_not_count_padding(self):
-        assert np.allclose(layers.average_pool(jnp.ones((1, 6, 6, 2))), 1)
+        assert np.allclose(convolutions.average_pool(jnp.ones((1, 6, 6, 2))), 1)
 
     def test_pooling_matrix_averages_windows(self):
         matrix = layers.pooling_matrix(5, 3)  # PyTorch's windows: 0-1, 1-3, 3-4

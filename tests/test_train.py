@@ -208,7 +208,7 @@ class TestCommandLine:
             ("--config.log.tensorboard=maybe", ["log.tensorboard=maybe", "boolean"]),
             ("--config.data.source.x=1", ["data.source.x", "data.source"]),
             ("--config=configs/nothing.py", ["configs/nothing.py"]),
-            ("--config=configs/ablations.py:book4", ["no ablation 'book4'", "books4", "bsq"]),
+            ("--config=configs/ablations.py:book4", ["no variant 'book4'", "books4", "bsq"]),
             ("--stepz=3", ["stepz"]),
         ],
     )

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import layers
+from unitok_jax.models import convolutions
 
 SIDE = 299
 CLASSES = 1008
@@ -188,7 +188,7 @@ class Block(nnx.Module):
         for branch in self.branches:
             y = x
             if branch.pool == "average":
-                y = layers.average_pool(x, stride=1)
+                y = convolutions.average_pool(x, stride=1)
             elif branch.pool == "max":
                 y = _max_pool(x) if self.reduce else _max_pool(x, 1, "SAME")
             for name, _, _ in branch.chain:

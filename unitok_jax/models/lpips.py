@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import layers
+from unitok_jax.models import convolutions
 
 # widths and numbers of the convolutions before each tap: relu1_2, 2_2, 3_3, 4_3, 5_3
 SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -29,7 +29,7 @@ class Lpips(nnx.Module):
         for width, count in SLICES:
             convs = []
             for _ in range(count):
-                convs.append(layers.conv3x3(inputs, width, dtype, rngs, init))
+                convs.append(convolutions.conv3x3(inputs, width, dtype, rngs, init))
                 inputs = width
             slices.append(nnx.List(convs))
         self.slices = nnx.List(slices)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok_jax.models import layers
+from unitok_jax.models import convolutions, layers
 
 STRIDE = 16  # pixels of a token's side
 
@@ -40,10 +40,10 @@ class Downsample(nnx.Module):
         if inputs == outputs:
             self.expand = None
         else:
-            self.expand = layers.linear(inputs, outputs, dtype, rngs, layers.fan_out_init)
+            self.expand = layers.linear(inputs, outputs, dtype, rngs, convolutions.fan_out_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = layers.average_pool(x)
+        x = convolutions.average_pool(x)
         return x if self.expand is None else self.expand(x)
 
 
@@ -60,18 +60,22 @@ class MBConv(nnx.Module):
         if resample == "down":
             self.shortcut = Downsample(inputs, outputs, dtype=dtype, rngs=rngs)
         elif resample == "up":
-            self.shortcut = layers.UpsampleConv(inputs, outputs, init=init, dtype=dtype, rngs=rngs)
+            self.shortcut = convolutions.UpsampleConv(
+                inputs, outputs, init=init, dtype=dtype, rngs=rngs
+            )
         else:
             self.shortcut = None
         if resample == "up":
-            self.up = layers.UpsampleConv(hidden, hidden, init=init, dtype=dtype, rngs=rngs)
+            self.up = convolutions.UpsampleConv(hidden, hidden, init=init, dtype=dtype, rngs=rngs)
         else:
             self.up = None
         self.pre_norm = layers.layer_norm(inputs, 1e-6, dtype, rngs)
         self.conv1_1x1 = layers.linear(inputs, hidden, dtype, rngs, init)
         stride = 2 if resample == "down" else 1
-        depthwise_init = layers.depthwise_fan_out_init if init is layers.fan_out_init else init
-        self.conv2_kxk = layers.DepthwiseConv(
+        depthwise_init = (
+            convolutions.depthwise_fan_out_init if init is convolutions.fan_out_init else init
+        )
+        self.conv2_kxk = convolutions.DepthwiseConv(
             hidden, stride=stride, init=depthwise_init, dtype=dtype, rngs=rngs
         )
         self.conv3_1x1 = layers.linear(hidden, outputs, dtype, rngs, init)
@@ -96,9 +100,11 @@ class Stem(nnx.Module):
     """3x3 convolution at stride 2, LayerNorm, GELU, 3x3: (B, H, W, 3) -> (B, H/2, W/2, D)."""
 
     def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
-        self.conv1 = layers.conv3x3(3, width, dtype, rngs, layers.fan_out_init, stride=2)
+        self.conv1 = convolutions.conv3x3(
+            3, width, dtype, rngs, convolutions.fan_out_init, stride=2
+        )
         self.norm1 = layers.layer_norm(width, 1e-6, dtype, rngs)
-        self.conv2 = layers.conv3x3(width, width, dtype, rngs, layers.fan_out_init)
+        self.conv2 = convolutions.conv3x3(width, width, dtype, rngs, convolutions.fan_out_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv2(layers.gelu(self.norm1(self.conv1(x))))
@@ -109,7 +115,9 @@ class Pool(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, dtype, rngs: nnx.Rngs):
         self.norm = layers.layer_norm(inputs, 1e-6, dtype, rngs)
-        self.proj = layers.conv3x3(inputs, outputs, dtype, rngs, layers.fan_out_init, stride=2)
+        self.proj = convolutions.conv3x3(
+            inputs, outputs, dtype, rngs, convolutions.fan_out_init, stride=2
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.proj(self.norm(x))
@@ -132,7 +140,7 @@ class Encoder(nnx.Module):
     def __init__(
         self, size: Size, *, num_query: int, drop_path: float, remat: str, dtype, rngs: nnx.Rngs
     ):
-        kwargs = dict(init=layers.fan_out_init, dtype=dtype, rngs=rngs)
+        kwargs = dict(init=convolutions.fan_out_init, dtype=dtype, rngs=rngs)
         self.stem = Stem(size.stem, dtype=dtype, rngs=rngs)
         self.stages = nnx.List(
             [
@@ -175,11 +183,11 @@ class Decoder(nnx.Module):
     def __init__(
         self, size: Size, *, num_query: int, drop_path: float, remat: str, dtype, rngs: nnx.Rngs
     ):
-        kwargs = dict(init=layers.xavier_init, dtype=dtype, rngs=rngs)
+        kwargs = dict(init=convolutions.xavier_init, dtype=dtype, rngs=rngs)
         low, high = size.stages
         self.blocks = _trunk(size, drop_path, remat, dtype, rngs)
         self.norm = layers.layer_norm(size.width, 1e-6, dtype, rngs)
-        self.up_conv1 = layers.UpsampleConv(size.width, high, **kwargs)
+        self.up_conv1 = convolutions.UpsampleConv(size.width, high, **kwargs)
         self.up_conv2 = _stage(high, high, size.depths[1], "up", **kwargs)
         self.up_conv3 = _stage(high, low, size.depths[0], "up", **kwargs)
         self.up_conv4 = UpStem(low, dtype=dtype, rngs=rngs)
@@ -226,11 +234,11 @@ class UpStem(nnx.Module):
     """
 
     def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
-        self.conv1 = layers.UpsampleConv(
-            width, width, init=layers.xavier_init, dtype=dtype, rngs=rngs
+        self.conv1 = convolutions.UpsampleConv(
+            width, width, init=convolutions.xavier_init, dtype=dtype, rngs=rngs
         )
         self.norm1 = layers.layer_norm(width, 1e-6, dtype, rngs)
-        self.conv2 = layers.conv3x3(width, 3, dtype, rngs, layers.xavier_init)
+        self.conv2 = convolutions.conv3x3(width, 3, dtype, rngs, convolutions.xavier_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return layers.gelu(self.norm1(self.conv1(x)))

@@ -1,0 +1,216 @@
+"""Convolutions in the forms that are fast on each platform (docs/convolutions.md), and pooling."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+# Encoder convolutions: normal(0, sqrt(2 / fan_out)).
+fan_out_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+# The same for depthwise 3x3 kernels, where every output has nine weights.
+depthwise_fan_out_init = nnx.initializers.normal((2 / 9) ** 0.5)
+# Decoder convolutions: Xavier normal with gain 0.5 (the gain enters the variance squared).
+xavier_init = nnx.initializers.variance_scaling(0.25, "fan_avg", "normal")
+
+
+def conv3x3(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init, stride: int = 1) -> nnx.Conv:
+    """3x3 convolution that pads (1, 1): `SAME` would pad (0, 1) at stride 2 on even sizes."""
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (3, 3),
+        strides=stride,
+        padding=((1, 1), (1, 1)),
+        kernel_init=init,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def depthwise_conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Depthwise 3x3 convolution with padding (1, 1).
+
+    Args:
+      x: (B, H, W, D).
+      kernel: (3, 3, 1, D).
+      stride: 1 or 2.
+
+    Returns:
+      (B, ceil(H / stride), ceil(W / stride), D).
+    """
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _depthwise_by_shifts(x, kernel, stride),
+        default=lambda x, kernel: _depthwise_by_groups(x, kernel, stride),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_by_shifts(x, kernel, stride):
+    """Nine shifted multiply-adds: XLA's grouped convolution is 13 to 50 times slower on a CPU."""
+    return _flat_shifts(x, kernel) if stride == 1 else _windows(x, kernel, stride)
+
+
+def _flat_shifts(x, kernel):
+    # Columns and channels as one axis: XLA then keeps one array, the padded one, and does not
+    # recompute what made it for every shift.
+    b, h, w, d = x.shape
+    padded = _pad(x).reshape(b, h + 2, (w + 2) * d)
+    return sum(
+        padded[:, i : i + h, j * d : (j + w) * d].reshape(b, h, w, d) * kernel[i, j, 0]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+def _windows(x, kernel, stride):
+    # Every product padded or cropped, no padded array: faster where most of it is read once.
+    def tap(i, j):
+        zero = np.zeros((), x.dtype)
+        padding = ((0, 0, 0), (1 - i, i - 1, 0), (1 - j, j - 1, 0), (0, 0, 0))
+        return lax.pad(x * kernel[i, j, 0], zero, padding)[:, ::stride, ::stride]
+
+    return sum(tap(i, j) for i in range(3) for j in range(3))
+
+
+def _strided_shifts(x, kernel, stride):
+    # The same as `_windows`, with the faster gradient.
+    padded, (h, w) = _pad(x), x.shape[1:3]
+    return sum(
+        padded[:, i : i + h : stride, j : j + w : stride] * kernel[i, j, 0]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+def _pad(x):
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _shifts_forward(x, kernel, stride):
+    return _depthwise_by_shifts(x, kernel, stride), (x, kernel)
+
+
+def _shifts_backward(stride, saved, gradient):
+    x, kernel = saved
+    # Without the barriers XLA recomputes what made these arrays in each of nine reductions.
+    gradient = lax.optimization_barrier(gradient)
+    padded = lax.optimization_barrier(_pad(x))
+    rows, cols, width = gradient.shape[1:]
+
+    def forward(x):
+        return _flat_shifts(x, kernel) if stride == 1 else _strided_shifts(x, kernel, stride)
+
+    (to_x,) = jax.linear_transpose(forward, x)(gradient)
+
+    # Row by row: what a row needs stays in the cache for its nine products.
+    def add_row(total, row):
+        line = lax.dynamic_index_in_dim(gradient, row, 1, keepdims=False)
+        above = lax.dynamic_slice_in_dim(padded, row * stride, 3, 1)
+        products = [
+            jnp.sum(above[:, i, j : j + (cols - 1) * stride + 1 : stride] * line, (0, 1))
+            for i in range(3)
+            for j in range(3)
+        ]
+        return total + jnp.stack(products), None
+
+    zeros = jnp.zeros((9, width), jnp.float32)
+    total, _ = lax.scan(add_row, zeros, jnp.arange(rows))
+    return to_x, total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+_depthwise_by_shifts.defvjp(_shifts_forward, _shifts_backward)
+
+
+def _depthwise_by_groups(x, kernel, stride):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def upsample_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Nearest x2 up-sampling followed by a 3x3 convolution with padding (1, 1).
+
+    Every output pixel of one parity sees a 2x2 neighbourhood of the small image, so the pair is
+    four 2x2 convolutions on the small grid whose kernels are sums of the 3x3's rows and columns:
+    exact, with 4/9 of the multiplications.
+
+    Args:
+      x: (B, H, W, D).
+      kernel: (3, 3, D, E); its sums are rounded to the dtype of `x` once.
+
+    Returns:
+      (B, 2 H, 2 W, E).
+    """
+    b, h, w, _ = x.shape
+    # Rows of parity 0 see (above, here) with k0 | k1 + k2; parity 1 sees (here, below) with
+    # k0 + k1 | k2. The same holds for columns.
+    rows = (
+        jnp.stack([kernel[0], kernel[1] + kernel[2]]),
+        jnp.stack([kernel[0] + kernel[1], kernel[2]]),
+    )
+    phases = []
+    for i, row in enumerate(rows):
+        columns = (
+            jnp.stack([row[:, 0], row[:, 1] + row[:, 2]], axis=1),
+            jnp.stack([row[:, 0] + row[:, 1], row[:, 2]], axis=1),
+        )
+        for j, phase_kernel in enumerate(columns):
+            phases.append(
+                lax.conv_general_dilated(
+                    x,
+                    phase_kernel.astype(x.dtype),
+                    (1, 1),
+                    ((1 - i, i), (1 - j, j)),
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
+            )
+    out = jnp.stack(phases, axis=3).reshape(b, h, w, 2, 2, -1)
+    return out.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+
+
+class DepthwiseConv(nnx.Module):
+    """Depthwise 3x3 convolution with bias, padding (1, 1)."""
+
+    def __init__(self, width: int, *, stride: int = 1, init, dtype, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, 1, width), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.stride, self.dtype = stride, dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        return depthwise_conv3x3(x.astype(self.dtype), kernel, self.stride) + bias
+
+
+class UpsampleConv(nnx.Module):
+    """Nearest x2 up-sampling and a 3x3 convolution with bias: (B, H, W, D) -> (B, 2H, 2W, E)."""
+
+    def __init__(self, inputs: int, outputs: int, *, init, dtype, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((outputs,)))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = upsample_conv3x3(x.astype(self.dtype), self.kernel[...])
+        return out + self.bias[...].astype(self.dtype)
+
+
+def average_pool(x: jax.Array, stride: int = 2) -> jax.Array:
+    """3x3 average, padding (1, 1) not counted: (B, H, W, D) -> (B, H / stride, W / stride, D)."""
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+    def window_sum(x):
+        return lax.reduce_window(
+            x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, stride, stride, 1), padding
+        )
+
+    return window_sum(x) / window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
