@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -55,7 +56,7 @@ def configuration():
 
 
 def test_equal_on_one_device_and_on_a_mesh():
-    """Losses, gradient norms and weights after two steps of both players, in float32.
+    """Losses and gradients of one step of both players, in float32.
 
     2 x 4 splits the batch over both axes and the state over one; a mesh costs a minute to compile.
     """
@@ -73,22 +74,18 @@ def test_equal_on_one_device_and_on_a_mesh():
             "text": rng.integers(1, 49_000, (16, 77)).astype(np.int32),
         }
         state = state.replace(step=state.step + 20)
-        for step in range(20, 22):
-            state, metrics = run.train_step(step, state, sharding.shard_batch(batch, run.mesh))
-            jax.block_until_ready(metrics)
-        results[data, fsdp] = jax.device_get(
-            (metrics, (state.generator.params, state.discriminator.params))
-        )
-    expected, params = results.pop((1, 1))
-    for mesh, (metrics, ours) in results.items():
-        for key in ("loss", "loss/contrastive", "loss/vq", "loss/perceptual", "gan/discriminator"):
-            assert metrics[key] == pytest.approx(expected[key], rel=1e-5), (mesh, key)
-        for key in ("grad_norm", "gan/grad_norm", "gan/weight"):
-            assert metrics[key] == pytest.approx(expected[key], rel=1e-4), (mesh, key)
-        np.testing.assert_allclose(metrics["usage"], expected["usage"])
-        for path, leaf in jax.tree_util.tree_leaves_with_path(ours):
-            other = params
-            for key in path:
-                other = other[getattr(key, "key", getattr(key, "idx", None))]
-            # AdamW divides by the size of a gradient: where that is noise, so is the update.
-            np.testing.assert_allclose(leaf, other, atol=2e-3, err_msg=str(path))
+        state, metrics = run.train_step(20, state, sharding.shard_batch(batch, run.mesh))
+        # The first moments are the gradients, scaled; AdamW's update would make noise as large.
+        players = state.generator, state.discriminator
+        moments = [player.opt_state[1].mu for player in players]
+        results[data, fsdp] = jax.device_get((metrics, moments))
+    (expected, whole), (metrics, split) = results[1, 1], results[2, 4]
+    assert "gan/weight" in metrics
+    for key, value in expected.items():
+        tolerance = 1e-4 if "norm" in key or key == "gan/weight" else 1e-5
+        np.testing.assert_allclose(metrics[key], value, rtol=tolerance, atol=1e-7, err_msg=key)
+    for ours, theirs in zip(split, whole, strict=True):
+        error = optax.tree.norm(jax.tree.map(np.subtract, ours, theirs)) / optax.tree.norm(theirs)
+        # 1e-6 where no rounding error crosses a kink (ReLU, leaky ReLU, maximum, absolute value):
+        # one that does changes an element of a gradient by its size, 8e-5 of the whole.
+        assert error < 3e-4
