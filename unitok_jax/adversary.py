@@ -102,9 +102,10 @@ class Adversary:
             return jax.tree.map(jnp.add, total, one(inputs)), None
 
         inputs = real, jax.lax.stop_gradient(fake), jax.random.split(key, len(real))
-        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], inputs))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, inputs)
+        total = one(jax.tree.map(lambda x: x[0], inputs))
+        if len(real) > 1:
+            # One batch stays out of a loop, whose body a CPU runs on one core.
+            total, _ = jax.lax.scan(add, total, jax.tree.map(lambda x: x[1:], inputs))
         grads, named = jax.tree.map(lambda x: x / len(real), total)
         rate = self.learning_rate(step)
         metrics = {f"gan/{name}": value for name, value in named.items()} | {
