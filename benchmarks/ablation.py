@@ -67,11 +67,9 @@ def base(steps: int, batch: int):
 
 def configuration(variant: str, steps: int, batch: int):
     """The configuration of a variant."""
-    config = base(steps, batch)
-    for key, value in VARIANTS[variant].items():
-        room, leaf = key.split(".")
-        config[room][leaf] = value
-    return config
+    from configs import default
+
+    return default.variant(base(steps, batch), VARIANTS, variant, "ablation")
 
 
 class SingleShapes:

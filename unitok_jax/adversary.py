@@ -101,7 +101,7 @@ class Adversary:
         def add(total, inputs):
             return jax.tree.map(jnp.add, total, one(inputs)), None
 
-        inputs = real, jax.lax.stop_gradient(fake), jax.random.split(key, len(real))
+        inputs = real, fake, jax.random.split(key, len(real))
         total = one(jax.tree.map(lambda x: x[0], inputs))
         if len(real) > 1:
             # One batch stays out of a loop, whose body a CPU runs on one core.

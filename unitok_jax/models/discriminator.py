@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok_jax.models import layers
-
-PATCH = 14  # pixels of a DINOv2 patch's side
+from unitok_jax.models.dinov2 import PATCH
 
 
 class Head(nnx.Module):
