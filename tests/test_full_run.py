@@ -69,12 +69,12 @@ def finished(tmp_path_factory):
 def saved(workdir, step):
     run = Recorded.made[-1]
     with checkpoint.Checkpoints(workdir) as checkpoints:
-        return jax.device_get(checkpoints.restore(run.abstract.items(), step=step))
+        return jax.device_get(checkpoints.restore(run.programs.abstract.items(), step=step))
 
 
 def test_each_phase_is_compiled_once(finished):
     _, run, _ = finished
-    assert {phase: step._cache_size() for phase, step in run.phases.items()} == {
+    assert {phase: step._cache_size() for phase, step in run.programs.phases.items()} == {
         False: 1,
         True: 1,
     }

@@ -64,7 +64,7 @@ def test_equal_on_one_device_and_on_a_mesh():
     for data, fsdp in ((1, 1), (2, 4)):
         config.mesh.data, config.mesh.fsdp = data, fsdp
         run = Run(config, jax.devices()[: data * fsdp])
-        state = run.init()
+        state = run.programs.init()
         if fsdp > 1:
             kernel = state.discriminator.params["heads"][0]["conv2"]["kernel"]
             assert kernel.sharding.spec == P(None, "fsdp")

@@ -23,6 +23,7 @@ from unitok_jax.evaluate.reconstruction import Reconstruction
 from unitok_jax.evaluate.retrieval import caption_retrieval
 from unitok_jax.evaluate.zero_shot import classify
 from unitok_jax.metrics import comparison
+from unitok_jax.programs import Programs
 from unitok_jax.step import Trainer, TrainState
 
 log = logging.getLogger(__name__)
@@ -56,44 +57,19 @@ class Run:
         if config.eval.source:
             self.eval_source = _open_eval_source(config)
         self.trainer = Trainer(config)
-        abstract = jax.eval_shape(self.trainer.init)
-        self.shardings = sharding.state_shardings(abstract, self.mesh)
-        self.abstract = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-            abstract,
-            self.shardings,
-        )
-        whole, split = sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)
+        self.programs = Programs(self.trainer, self.mesh)
         networks = _load_frozen(config)
         self._network_facts = {
             f"digest of frozen.{kind}": _digest(networks[kind])
             for kind in ("dinov2",)
             if kind in networks
         }
-        self.frozen = jax.device_put(networks, whole)
-        self.init = jax.jit(self.trainer.init, out_shardings=self.shardings)
-        self.start = jax.jit(self.trainer.start, out_shardings=self.shardings)
-        self.phases = {
-            adversarial: jax.jit(
-                functools.partial(self.trainer.train_step, adversarial=adversarial),
-                in_shardings=(self.shardings, whole, split),
-                out_shardings=(self.shardings, whole),
-                donate_argnums=0,
-            )
-            for adversarial in (False, True)
-        }
-        params = self.shardings.generator.params
-        self.eval_step = jax.jit(
-            self.trainer.eval_step, in_shardings=(params, whole, split), out_shardings=whole
-        )
-        self.text_features = jax.jit(
-            self.trainer.text_features, in_shardings=(params, split), out_shardings=whole
-        )
+        self.frozen = jax.device_put(networks, sharding.replicated(self.mesh))
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
         """Update number `step`, from 0: `Trainer.train_step` of its phase, compiled once each."""
         adversary = self.trainer.adversary
-        return self.phases[adversary is not None and adversary.acts(step)](
+        return self.programs.phases[adversary is not None and adversary.acts(step)](
             state, self.frozen, batch
         )
 
@@ -123,19 +99,19 @@ class Run:
         """
         init = self.config.init
         if not init.path:
-            return self.init()
+            return self.programs.init()
         if init.training:
             return self._trained_state(init.path)
-        fresh = self.init()
+        fresh = self.programs.init()
         params, report = initialize.initial_params(
             init.path,
-            self.abstract.generator.params,
+            self.programs.abstract.generator.params,
             fresh.generator.params,
             model=self.config.model.to_dict(),
             include=init.include,
         )
         log.info("%s", report)
-        return self.start(params, fresh.discriminator)
+        return self.programs.start(params, fresh.discriminator)
 
     def _trained_state(self, path: str) -> TrainState:
         """Both players and optimisers of a workdir, at step 0; the average starts anew."""
@@ -151,7 +127,9 @@ class Run:
                     + "\n  ".join(problems)
                 )
             averaged = bool(meta["config"]["optim"]["ema_decay"])
-            target = self.abstract.replace(ema=self.abstract.generator.params if averaged else None)
+            target = self.programs.abstract.replace(
+                ema=self.programs.abstract.generator.params if averaged else None
+            )
             state = TrainState.from_items(checkpoints.restore(target.items()))
         zero = jax.numpy.zeros_like(state.step)
         return state.replace(
@@ -219,7 +197,7 @@ class Run:
                 arrays = sharding.shard_batch(
                     {"image": images, "mask": batch["mask"] & (batch["index"] < count)}, self.mesh
                 )
-                out = jax.device_get(self.eval_step(params, self.frozen, arrays))
+                out = jax.device_get(self.programs.eval_step(params, self.frozen, arrays))
                 mask = jax.device_get(arrays["mask"])
                 reconstruction.update(out["squared_error"], mask, out.get("lpips"))
                 codebooks.update(out["counts"])
@@ -267,7 +245,9 @@ class Run:
         padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
         chunks = [
             jax.device_get(
-                self.text_features(params, sharding.shard_batch({"text": c}, self.mesh)["text"])
+                self.programs.text_features(
+                    params, sharding.shard_batch({"text": c}, self.mesh)["text"]
+                )
             )
             for c in padded.reshape(-1, size, tokens.shape[1])
         ]

@@ -36,7 +36,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
             run.check_evaluation_images()
             state = run.initial_state()
         else:
-            items = checkpoints.restore(run.abstract.items(), config, run.facts)
+            items = checkpoints.restore(run.programs.abstract.items(), config, run.facts)
             state = TrainState.from_items(items)
             run.check_phase(state)
             log.info("resumed %s at step %d", folder, int(state.step))
