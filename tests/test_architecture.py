@@ -13,8 +13,9 @@ PACKAGE = ROOT / "unitok_jax"
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
     "__init__": {"tokenizer"},
-    "main": {"train"},
-    "train": {"run", "sharding", "checkpoint", "metrics", "step"},
+    "main": {"cluster", "train"},
+    "cluster": set(),
+    "train": {"cluster", "run", "sharding", "checkpoint", "metrics", "step"},
     "run": {
         "checks",
         "frozen",
