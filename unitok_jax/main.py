@@ -66,6 +66,8 @@ def main(argv: list[str]) -> None:
         except train.Preempted as notice:
             logging.warning("%s", notice)
             sys.exit(cluster.EXIT_PREEMPTED)
+        except cluster.Unreachable as error:
+            _exit(str(error), 1)
         except (ValueError, OSError, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
             _exit(f"{error}\n(--v=1 shows where)")
@@ -136,9 +138,9 @@ def _parse_or_exit(argv: list[str]) -> list[str]:
         _exit(str(error))
 
 
-def _exit(message: str) -> None:
+def _exit(message: str, code: int = 2) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
