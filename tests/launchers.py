@@ -15,17 +15,17 @@ BASICS = (
     "bash cat chmod cp date dirname env gzip kill ls mkdir mv nohup ps rm sleep tail tar touch wc"
 )
 
-# Writes its call down and answers as replies.json says: [[words, [[exit code, stdout], ...]], ...];
-# the first entry whose words are all in the call counts, its answers go by turn, the last repeats.
+# Writes its call down; answers as replies.json says, [[pattern, [[exit code, stdout], ...]], ...]:
+# the first pattern found in the call counts, its answers go by turn, the last repeats.
 STAND_IN = """#!{python} -IS
-import json, os, pathlib, sys
+import json, os, pathlib, re, sys
 here = pathlib.Path({here!r})
 call = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
 before = [json.loads(line) for line in (here / "calls.jsonl").read_text().splitlines()]
 with open(here / "calls.jsonl", "a") as file:
     file.write(json.dumps(call) + "\\n")
-for words, answers in json.loads((here / "replies.json").read_text()):
-    fits = lambda call: set(words) <= set(call)
+for pattern, answers in json.loads((here / "replies.json").read_text()):
+    fits = lambda call: re.search(pattern, " ".join(call), re.S) is not None
     if fits(call):
         code, text = answers[min(sum(map(fits, before)), len(answers) - 1)]
         print(text, end="")
@@ -57,9 +57,7 @@ class Launchers:
     def tool(self, *names: str) -> None:
         """Puts stand-ins on PATH."""
         for name in names:
-            (self.bin / name).write_text(
-                STAND_IN.format(python=sys.executable, here=str(self.bin))
-            )
+            (self.bin / name).write_text(STAND_IN.format(python=sys.executable, here=str(self.bin)))
             (self.bin / name).chmod(0o755)
 
     def script(self, name: str, body: str) -> str:
@@ -70,9 +68,8 @@ class Launchers:
         return str(path)
 
     def replies(self, *entries: tuple[str, list[tuple[int, str]]]) -> None:
-        """What the stand-ins answer: (words of the call, answers by turn)."""
-        plan = [[words.split(), answers] for words, answers in entries]
-        (self.bin / "replies.json").write_text(json.dumps(plan))
+        """What the stand-ins answer: (regular expression, [(exit code, stdout) by turn])."""
+        (self.bin / "replies.json").write_text(json.dumps(entries))
 
     def calls(self) -> list[list[str]]:
         """The calls of the stand-ins so far, name first."""
@@ -115,6 +112,37 @@ class Launchers:
             text=True,
             timeout=60,
         )
+
+
+def cloud(folder: pathlib.Path) -> Launchers:
+    """Launchers with every stand-in and all that a launcher needs set."""
+    made = Launchers(folder)
+    made.tool("gcloud", "kubectl", "docker", "srun", "scontrol")
+    made.environment |= {
+        "NAME": "run-1",
+        "CONFIG": "configs/b16.py",
+        "WORKDIR": "gs://bucket/b16",
+        "ZONE": "us-west4-a",
+        "ACCELERATOR": "v5litepod-256",
+        "VERSION": "v2-alpha-tpuv5-lite",
+        "IMAGE": "registry.example/unitok:1",
+        "POLL": "1",
+    }
+    return made
+
+
+# Flags that a shell, or YAML, would take for something else.
+NASTY = [
+    "--config.a=(1, 2)",
+    "it's",
+    '"q"',
+    "; exit 9",
+    "$(touch evil)",
+    "${NAME}",
+    "a\\b",
+    "&",
+    "",
+]
 
 
 def parsed(text: str) -> list[list[str]]:

@@ -29,7 +29,7 @@ def codes(host, *values):
         f"{i}) {'kill -KILL $$' if value == 'kill' else f'exit {value}'} ;;"
         for i, value in enumerate(values, 1)
     )
-    return host.script("codes", f'echo run >>runs.txt; case $(wc -l <runs.txt) in {cases} esac')
+    return host.script("codes", f"echo run >>runs.txt; case $(wc -l <runs.txt) in {cases} esac")
 
 
 def runs(host):
