@@ -149,7 +149,7 @@ wait_for_queue() {
         say "$NAME: $state; looking again in $POLL s"
         sleep "$POLL"
         ;;
-      *) die "$NAME: the request is ${state:-gone}; resume again makes a new one" ;;
+      *) die "$NAME: the request is ${state:-gone}; resume again, later, makes a new one" ;;
     esac
   done
 }
@@ -157,14 +157,11 @@ wait_for_queue() {
 # A request that is there and ACTIVE; `made` is 1 if it had to be made.
 resume_request() {
   look queued-resources state.state
-  case $state in
-    SUSPENDING | DELETING) die "$NAME: the request is $state; resume again when that is over" ;;
-    '' | SUSPENDED | FAILED)
-      [[ -z $state ]] || delete
-      create
-      made=1
-      ;;
-  esac
+  if [[ -z $state || $state == SUSPENDED || $state == FAILED ]]; then
+    [[ -z $state ]] || delete
+    create
+    made=1
+  fi
   wait_for_queue
 }
 

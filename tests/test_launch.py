@@ -208,6 +208,14 @@ def test_resume_leaves_a_tpu_in_change_alone(cloud, state):
     assert verbs(cloud) == ["list"]
 
 
+@pytest.mark.parametrize("state", ["SUSPENDING", "DELETING"])
+def test_resume_leaves_a_request_in_change_alone(cloud, state):
+    cloud.replies(("list", [(0, f"{state}\n")]))
+    resumed = cloud.run(TPU, "resume", "--queued")
+    assert resumed.returncode == 2 and f"the request is {state}" in resumed.stderr
+    assert set(verbs(cloud)) == {"queued list"}
+
+
 @pytest.mark.parametrize("state", ["PREEMPTED", "READY", "SUSPENDED"])
 def test_no_step_follows_one_that_failed(cloud, state):
     flags = ["--queued"] if state == "SUSPENDED" else []

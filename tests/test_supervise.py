@@ -1,6 +1,5 @@
 """launch/supervise.sh and launch/local.sh with real processes and real signals."""
 
-import os
 import re
 import signal
 
@@ -191,11 +190,14 @@ def test_a_killed_training_is_started_again(box):
 
 
 def test_a_process_id_that_another_program_has_is_left_alone(box):
+    other = box.start("sleep", "60")
     (box.root / "runs").mkdir()
-    (box.root / "runs/unitok.pid").write_text(f"{os.getpid()}\n")
+    (box.root / "runs/unitok.pid").write_text(f"{other.pid}\n")
     assert box.run(LOCAL, "status").returncode == 3
     assert "does not run" in box.run(LOCAL, "stop").stderr
-    (box.root / "runs/unitok.pid").unlink()
+    assert other.poll() is None
+    other.kill()
+    other.communicate()
 
 
 def test_stop_says_when_the_save_takes_too_long(box):
