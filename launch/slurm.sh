@@ -44,7 +44,7 @@ esac
 # --wait: a task ends only when its supervisor gives up or is done, and then the others are to end too.
 # --cpu-bind=none: without it some sites pin the one task of a node to one core.
 step=(srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=600 --cpu-bind=none
-  launch/supervise.sh "${PYTHON:-python}" -m unitok_jax.main "$@" --cluster=slurm)
+  ./launch/supervise.sh "${PYTHON:-python}" -m unitok_jax.main "$@" --cluster=slurm)
 if [[ -n $dry_run ]]; then
   quote "${step[@]}"
   exit 0

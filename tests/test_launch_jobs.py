@@ -53,7 +53,7 @@ def test_slurm_runs_one_supervised_task_a_node(cloud, slurm, code):
     flags = ["--config=configs/b16.py", "--workdir=/shared/b 16", *launchers.NASTY]
     training = f'printf "%s\\n" "$@" >arguments; exit {code}'
     assert ended(slurm(training, *flags))[0] == code
-    task = ["launch/supervise.sh", "python", "-m", "unitok_jax.main", *flags, "--cluster=slurm"]
+    task = ["./launch/supervise.sh", "python", "-m", "unitok_jax.main", *flags, "--cluster=slurm"]
     assert cloud.calls() == [[*SRUN, *task]]
     assert (cloud.root / "arguments").read_text().splitlines()[2:-1] == flags
     dry = cloud.run(SLURM, "--dry-run", *flags)
