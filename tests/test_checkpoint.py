@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from unitok_jax import checkpoint
+from unitok_jax import differences, stored
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 
 
@@ -123,11 +123,11 @@ class TestRefused:
 def test_digest_sees_order_and_single_bits():
     a = jnp.arange(6.0)
     flipped = a.at[3].set(jnp.nextafter(a[3], jnp.inf))
-    values = [int(checkpoint.digests(x)) for x in (a, a[::-1], flipped, a + 0)]
+    values = [int(stored.digests(x)) for x in (a, a[::-1], flipped, a + 0)]
     assert len(set(values[:3])) == 3 and values[0] == values[3]
 
 
 def test_binding_keys_exist():
-    flat = checkpoint._flat(tiny.get_config().to_dict())
-    for name in checkpoint.BINDING:
+    flat = differences.flat(tiny.get_config().to_dict())
+    for name in differences.BINDING:
         assert any(key == name or key.startswith(name + ".") for key in flat), name

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import pathlib
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import Progress, RunningMean, Writer
 from unitok_jax.run import Run
 from unitok_jax.step import TrainState
+from unitok_jax.workdir import lock, make, write
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
 
     Raises:
       ValueError: the configuration or the checkpoint does not fit.
-      OSError: the workdir cannot be written.
+      OSError: the workdir cannot be written, or its disk is full.
+      workdir.BusyError: another run writes to it.
     """
-    folder = _make_workdir(workdir)
-    run = Run(config)
+    folder = make(workdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(folder))
+        run = Run(config)
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         if checkpoints.latest_step() is None:
             run.check_evaluation_images()
@@ -40,7 +42,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
             state = TrainState.from_items(items)
             run.check_phase(state)
             log.info("resumed %s at step %d", folder, int(state.step))
-        (folder / "config.json").write_text(config.to_json(indent=2) + "\n")
+        if int(state.step) < config.steps:
+            checkpoints.check_space(state.items())
+        write(folder / "config.json", config.to_json(indent=2) + "\n")
         _overview(state)
         start = int(state.step)
         writer = Writer(folder, start, config.log.tensorboard)
@@ -149,17 +153,3 @@ def _overview(state: TrainState) -> None:
         state.generator.params, include_stats="sharding"
     )
     log.info("parameters:\n%s", table)
-
-
-def _make_workdir(workdir: str) -> pathlib.Path:
-    if not workdir:
-        raise ValueError("--workdir is empty; set --workdir=DIR for checkpoints and metrics")
-    folder = pathlib.Path(workdir).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"--workdir={workdir} cannot be written: {error}") from error
-    return folder
