@@ -100,7 +100,7 @@ class Stored:
                     f"{self.path} holds weights only, no item {name!r}: it cannot be resumed; "
                     "start a run in another --workdir"
                 )
-        with _reader(targets) as reader:
+        with _reader() as reader:
             found = dict(self._orbax(reader.metadata).item_metadata.items())
             lost = [name for name in targets if found.get(name) is None]
             if lost:
@@ -151,16 +151,16 @@ def refuse(problems: list[str], what: str, advice: str = "", error=CheckpointErr
         raise error("\n  ".join([f"{what}:", *problems]) + (f"\n{advice}" if advice else ""))
 
 
-def _reader(names):
+def _reader():
     # Of this process alone: Orbax's barriers would hang where another process fails.
     process = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"read{process}"
     )
-    handlers = {
-        name: ocp.StandardCheckpointHandler(multiprocessing_options=options) for name in names
-    }
-    composite = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=options), **handlers
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=options),
+        params=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+        training=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+        meta=ocp.JsonCheckpointHandler(multiprocessing_options=options),
     )
-    return ocp.Checkpointer(composite, multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)

@@ -13,7 +13,7 @@ from unitok_jax import cluster
 
 log = logging.getLogger(__name__)
 
-_FULL = ("ENOSPC", "EDQUOT", "EFBIG")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -106,5 +106,7 @@ def free_bytes(folder: epath.Path) -> float:
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that a disk or a quota is full."""
-    names = str(error), errno.errorcode.get(getattr(error, "errno", None), "")
-    return any(name in text for name in _FULL for text in names)
+    # Whoever passes it on may have kept only the text.
+    return any(
+        code == getattr(error, "errno", None) or os.strerror(code) in str(error) for code in _FULL
+    )
