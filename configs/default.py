@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
     data.captions = ""  # a .jsonl or .csv; empty: look beside the images (docs/data.md)
     data.image_size = (256, 256)  # height, width; multiples of 16
     data.batch_size = 16_384  # global
+    data.decode_fraction = 1.0  # of a batch that is decoded; 0.5: every second image (docs/pods.md)
     data.crop_scale = (0.9, 1.0)  # area of a training crop, as a part of the image
     data.crop_ratio = (3 / 4, 4 / 3)  # its aspect ratio
     data.context_length = model.text.get_ref("context_length")
@@ -106,7 +107,7 @@ def get_config() -> ConfigDict:
     optim.frozen = ()  # globs of parameters that stay as they are, as ("encoder.*",)
     optim.max_skipped = 10  # steps in a row that are not finite, before the run stops
 
-    # One of the two may be -1: whatever the devices leave.
+    # One of the two may be -1: whatever the devices leave (docs/pods.md).
     config.mesh = ConfigDict()
     config.mesh.data = -1  # batch
     config.mesh.fsdp = 1  # batch, and the large arrays of the state

@@ -13,8 +13,18 @@ PACKAGE = ROOT / "unitok_jax"
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
     "__init__": {"tokenizer"},
-    "main": {"train"},
-    "train": {"run", "sharding", "checkpoint", "metrics", "step", "workdir"},
+    "main": {"cluster", "train"},
+    "cluster": set(),
+    "train": {
+        "cluster",
+        "run",
+        "sharding",
+        "checkpoint",
+        "differences",
+        "metrics",
+        "step",
+        "workdir",
+    },
     "run": {
         "checks",
         "frozen",
@@ -41,7 +51,6 @@ ARROWS = {
     "differences": set(),
     "preservation": set(),
     "workdir": {"cluster"},
-    "cluster": set(),
     "metrics": {"workdir"},
     "models": set(),
     "data": set(),

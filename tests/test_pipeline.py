@@ -74,13 +74,13 @@ def identities(batch):
     return np.rint(batch["image"][..., 1].mean((1, 2)) / 10).astype(int).tolist()
 
 
-def rows(batches):
-    """Every example of some batches, as bytes, in an order of its own."""
-    return sorted(
+def examples(batches):
+    """Every example of some batches, as bytes."""
+    return {
         image.tobytes() + text.tobytes()
         for batch in batches
         for image, text in zip(batch["image"], batch["text"], strict=True)
-    )
+    }
 
 
 def assert_same(left, right):
@@ -89,6 +89,16 @@ def assert_same(left, right):
         assert one.keys() == other.keys()
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
+
+
+def assert_joined(whole, shares, rows):
+    """The batches of all processes, put together by their rows, are those of one."""
+    order = np.argsort(np.concatenate(rows))
+    joined = [
+        {key: np.concatenate([batch[key] for batch in batches])[order] for key in batches[0]}
+        for batches in zip(*shares, strict=True)
+    ]
+    assert_same(whole, joined)
 
 
 class TestTraining:
@@ -124,11 +134,13 @@ class TestTraining:
 
     def test_crops_differ_between_epochs(self, folder):
         batches = first(6, config(folder))
-        assert len(set(rows(batches))) == 2 * COUNT
+        assert len(examples(batches)) == 2 * COUNT
 
     def test_repeats_with_the_seed_only(self, folder):
         assert_same(first(4, config(folder), seed=1), first(4, config(folder), seed=1))
-        assert rows(first(3, config(folder), seed=1)) != rows(first(3, config(folder), seed=2))
+        assert examples(first(3, config(folder), seed=1)) != examples(
+            first(3, config(folder), seed=2)
+        )
 
     @pytest.mark.parametrize("num_threads", [1, 7])
     def test_threads_change_nothing(self, folder, num_threads):
@@ -146,22 +158,22 @@ class TestTraining:
 
     @pytest.mark.parametrize("count", [2, 3])
     def test_shares_of_processes_make_the_batch_of_one(self, folder, count):
-        """Crops and captions too, from a resumed step on and past the ends of epochs."""
+        """Row by row, crops and captions too, from a resumed step on and past ends of epochs."""
         data = config(folder, batch_size=6)
         whole = first(7, data, start_step=1)
-        shares = [
-            first(7, data, start_step=1, process_index=index, process_count=count)
-            for index in range(count)
-        ]
-        for step in range(7):
-            assert rows([whole[step]]) == rows([share[step] for share in shares])
+        parts = np.array_split(range(6), count)
+        assert_joined(whole, [first(7, data, start_step=1, rows=part) for part in parts], parts)
+
+    def test_rows_need_not_be_neighbours(self, folder):
+        """The devices of a process may lie anywhere in the mesh."""
+        data, parts = config(folder, batch_size=6), [(0, 1, 4), (2, 3, 5)]
+        assert_joined(first(5, data), [first(5, data, rows=part) for part in parts], parts)
 
     def test_shares_stay_together_when_the_source_does_not_divide(self, tmp_path):
         data = config(make_set(tmp_path / "eleven", 11), batch_size=4)
         whole = first(12, data)
-        shares = [first(12, data, process_index=i, process_count=2) for i in range(2)]
-        for step in range(12):
-            assert rows([whole[step]]) == rows([share[step] for share in shares])
+        parts = np.array_split(range(4), 2)
+        assert_joined(whole, [first(12, data, rows=part) for part in parts], parts)
 
     def test_given_source_is_used(self, folder):
         data = config(folder)
@@ -177,13 +189,10 @@ class TestTraining:
 
 
 class TestArguments:
-    def test_batch_that_processes_cannot_share(self, folder):
-        with pytest.raises(ValueError, match=r"data.batch_size=4 is not a .* of process_count=3"):
-            train_batches(config(folder), 0, process_count=3)
-
-    def test_process_out_of_range(self, folder):
-        with pytest.raises(ValueError, match=r"process_index=2 is not in 0\.\.1"):
-            train_batches(config(folder), 0, process_index=2, process_count=2)
+    @pytest.mark.parametrize("wrong", [(), (2, 1), (1, 1), (-1, 2), (3, 4)])
+    def test_rows_that_the_batch_has_not(self, folder, wrong):
+        with pytest.raises(ValueError, match=r"rows=.* are not ascending rows .* batch of 4"):
+            train_batches(config(folder), 0, rows=wrong)
 
     def test_negative_step(self, folder):
         with pytest.raises(ValueError, match="start_step=-1 must be at least 0"):
@@ -232,7 +241,7 @@ class TestEffectiveBatchSize:
     def test_training_follows_it(self, folder):
         (batch,) = first(1, config(folder, batch_size=64), divisor=8)
         assert len(set(identities(batch))) == 8
-        (share,) = first(1, config(folder, batch_size=40), process_count=5)
+        (share,) = first(1, config(folder, batch_size=40), divisor=5, rows=(8, 9))
         assert len(share["image"]) == 2
 
     def test_batch_that_devices_cannot_share(self):
@@ -303,9 +312,9 @@ class TestBadImages:
 
 
 class TestEvaluation:
-    def evaluate(self, folder, batch_size, **where):
+    def evaluate(self, folder, batch_size, rows=None):
         data = config(folder)
-        return take(eval_batches(open_source(data), data, batch_size, **where), None)
+        return take(eval_batches(open_source(data), data, batch_size, rows), None)
 
     def test_shapes_types_and_padding(self, folder):
         batches = self.evaluate(folder, 5)
@@ -333,10 +342,7 @@ class TestEvaluation:
 
     @pytest.mark.parametrize("count", [2, 4])
     def test_processes_yield_as_many_batches_and_every_sample_once(self, folder, count):
-        shares = [
-            self.evaluate(folder, 8, process_index=index, process_count=count)
-            for index in range(count)
-        ]
+        shares = [self.evaluate(folder, 8, rows) for rows in np.array_split(range(8), count)]
         assert {len(share) for share in shares} == {2}
         indices = [batch["index"][batch["mask"]] for share in shares for batch in share]
         assert sorted(np.concatenate(indices)) == list(range(COUNT))
@@ -356,6 +362,6 @@ class TestEvaluation:
         with pytest.raises(ImageError, match=r"02\.png: the file is empty"):
             self.evaluate(folder, 2)
 
-    def test_batch_that_processes_cannot_share(self, folder):
-        with pytest.raises(ValueError, match="batch_size=5 is not a .* multiple of process_count"):
-            self.evaluate(folder, 5, process_count=2)
+    def test_empty_batches(self, folder):
+        with pytest.raises(ValueError, match="batch_size=0 must be positive"):
+            self.evaluate(folder, 0)

@@ -52,6 +52,12 @@ def check(config: ConfigDict) -> None:
             f"checkpoint.best_metric={config.checkpoint.best_metric!r} is not one of "
             f"{', '.join(metrics)}"
         )
+    fraction = config.data.decode_fraction
+    if not 0 < fraction <= 1 or abs(round(1 / fraction) * fraction - 1) > 1e-3:
+        raise ValueError(
+            f"data.decode_fraction={fraction} is not 1, 1/2, 1/3, ...: every image, every second, "
+            "every third is decoded"
+        )
     _check_losses(config)
     _check_gan(config)
     _check_optim(config)

@@ -1,8 +1,125 @@
-"""The processes of a job, and what they must agree on."""
+"""The processes of a job: how they find each other, and what they must agree on."""
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
+
+CLUSTERS = ("auto", "none", "tpu", "slurm", "openmpi", "kubernetes")
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
+HEARTBEAT_SECONDS = 30  # without a sign of life, after which the other processes give up
+
+
+class ClusterError(ValueError):
+    """The processes of a job cannot be found or do not fit each other; the message says why."""
+
+
+class Member(NamedTuple):
+    """One process of a job."""
+
+    coordinator: str | None  # host:port of process 0; None: JAX asks the TPU's metadata
+    processes: int | None
+    process: int | None
+    devices: list[int] | None = None  # of the host, those of this process; None: all
+
+
+def find(cluster: str, environ: Mapping[str, str], **given) -> Member | None:
+    """This process's place in its job.
+
+    Args:
+      cluster: one of CLUSTERS; `auto` takes the first whose environment is there.
+      environ: the environment variables.
+      **given: `coordinator`, `processes`, `process`: what was said explicitly, or None. What is not
+        comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then the cluster.
+
+    Returns:
+      The place, or None for a job of one process that needs no coordinator.
+
+    Raises:
+      ClusterError: something is missing or makes no sense.
+    """
+    names = {
+        "coordinator": "JAX_COORDINATOR_ADDRESS",
+        "processes": "JAX_NUM_PROCESSES",
+        "process": "JAX_PROCESS_ID",
+    }
+    said = {
+        key: environ.get(name) if given.get(key) is None else given[key]
+        for key, name in names.items()
+    }
+    for key in ("processes", "process"):
+        said[key] = _integer(f"--{key}", said[key])
+    if cluster == "auto":
+        cluster = _detect(environ, said)
+    if cluster == "none" and not any(value is not None for value in said.values()):
+        return None
+    if cluster == "tpu":
+        return Member(None, None, None)
+    member = {"slurm": _slurm, "openmpi": _open_mpi, "kubernetes": _kubernetes}.get(cluster)
+    found = member(environ)._asdict() if member else dict.fromkeys((*names, "devices"))
+    found |= {key: value for key, value in said.items() if value is not None}
+    missing = [f"--{key} (or {name})" for key, name in names.items() if found[key] is None]
+    if missing:
+        raise ClusterError(f"--cluster={cluster}: {' and '.join(missing)} not given")
+    if not 0 <= found["process"] < found["processes"]:
+        raise ClusterError(
+            f"--process={found['process']} is not one of the {found['processes']} processes of "
+            f"--processes={found['processes']}, which count from 0"
+        )
+    if not re.fullmatch(r".+:\d+", found["coordinator"]):
+        raise ClusterError(f"--coordinator={found['coordinator']} is not HOST:PORT")
+    return Member(**found)
+
+
+def connect(member: Member | None, timeout: int) -> None:
+    """Joins the job; before any other use of JAX. Afterwards `jax.devices()` are all of the job's.
+
+    Args:
+      member: what `find` returned.
+      timeout: seconds that the other processes may take to appear.
+
+    Raises:
+      ClusterError: the coordinator or another process does not appear.
+    """
+    if member is None:
+        return
+    if member.coordinator is not None:
+        _check_coordinator(member, timeout)
+    try:
+        jax.distributed.initialize(
+            member.coordinator,
+            member.processes,
+            member.process,
+            member.devices,
+            cluster_detection_method=None if member.coordinator is None else "deactivate",
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except RuntimeError as error:
+        raise ClusterError(
+            f"the {member.processes or ''} processes of the job did not meet at "
+            f"{member.coordinator or 'the coordinator'} within {timeout} s; was the command "
+            f"started on every host? ({str(error).splitlines()[0]})"
+        ) from error
+    log.info(
+        "process %d of %d, %d of %d devices",
+        jax.process_index(),
+        jax.process_count(),
+        jax.local_device_count(),
+        jax.device_count(),
+    )
 
 
 def is_lead() -> bool:
@@ -15,3 +132,189 @@ def everyone(ok: bool) -> bool:
     if jax.process_count() == 1:
         return bool(ok)
     return bool(np.all(multihost_utils.process_allgather(np.asarray(bool(ok)))))
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Refuses to go on if the processes differ in any of `facts`; all must call it.
+
+    Args:
+      facts: what -> value, a text or number that is short enough to be shown.
+
+    Raises:
+      ClusterError: on every process, with what differs and how.
+    """
+    if jax.process_count() == 1:
+        return
+    everywhere = _gather(json.dumps({key: str(value) for key, value in facts.items()}))
+    lead, *others = (json.loads(text) for text in everywhere)
+    problems = [
+        f"{key}: {lead.get(key)} on process 0, {other.get(key)} on process {number}"
+        for number, other in enumerate(others, 1)
+        for key in {**lead, **other}
+        if lead.get(key) != other.get(key)
+    ]
+    if problems:
+        raise ClusterError(
+            "the processes of this job differ; start the same code with the same command and a "
+            "shared --workdir on every host:\n  " + "\n  ".join(problems[:20])
+        )
+
+
+class Departure:
+    """A context that an error leaves at once, where the others of a job may wait for this process.
+
+    An ordinary exit would wait for them, and they for this one. Without its signs of life they end
+    with an error of their own after HEARTBEAT_SECONDS.
+    """
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if kind is None or not jax.distributed.is_initialized():
+            return
+        code = 1
+        if isinstance(error, SystemExit):
+            code = error.code
+        else:
+            sys.excepthook(kind, error, traceback)
+        if code not in (0, EXIT_PREEMPTED):  # in which all leave together
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+class Preemption:
+    """Whether SIGTERM came to any process: the notice that a machine will be taken away."""
+
+    def __init__(self):
+        """Listens from now on."""
+        self._come = False
+        # JAX's own service, which tells all processes, listens to the signal of a larger job.
+        self._shared = jax.distributed.is_initialized()
+        self._before = None
+        if not self._shared:
+            self._before = signal.signal(signal.SIGTERM, self._notice)
+
+    def _notice(self, *_):
+        self._come = True
+
+    def come(self, step: int) -> bool:
+        """Whether to stop after `step`; the same on all processes, which ask after every step."""
+        if self._shared:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._come
+
+    def close(self) -> None:
+        """Gives the signal back."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _detect(environ, said) -> str:
+    if "JOB_COMPLETION_INDEX" in environ and said["coordinator"] is not None:
+        return "kubernetes"
+    if all(value is not None for value in said.values()):
+        return "none"
+    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return "slurm"
+    if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        return "openmpi"
+    hosts = environ.get("TPU_WORKER_HOSTNAMES", "")
+    if "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environ or _on_tpu_vm():
+        return "tpu"
+    return "none"
+
+
+def _on_tpu_vm() -> bool:
+    return any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
+
+
+def _slurm(environ) -> Member:
+    _require("slurm", environ, "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID")
+    # node007, node[007-012,020] or a list of such; the first host runs the coordinator.
+    match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", environ["SLURM_STEP_NODELIST"])
+    port = 61_440 + int(environ["SLURM_JOB_ID"]) % 4_096
+    tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    # One task per node has all its devices; of several each has one.
+    alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
+    return Member(
+        f"{match[1]}{match[2] or ''}:{port}",
+        int(environ.get("SLURM_STEP_NUM_TASKS") or environ["SLURM_NTASKS"]),
+        int(environ["SLURM_PROCID"]),
+        None if alone else [int(environ["SLURM_LOCALID"])],
+    )
+
+
+def _open_mpi(environ) -> Member:
+    _require("openmpi", environ, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+    # Open MPI 4 tells where mpirun runs, where rank 0 is not always; 5 does not tell.
+    address = re.search(r"tcp://([^,:]+)", environ.get("OMPI_MCA_orte_hnp_uri", ""))
+    job = re.match(r"\d+", environ.get("OMPI_MCA_orte_hnp_uri", ""))
+    port = 61_440 + (int(job[0]) // 4_096 if job else 0) % 4_096
+    alone = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1") == "1"
+    return Member(
+        f"{address[1]}:{port}" if address else None,
+        int(environ["OMPI_COMM_WORLD_SIZE"]),
+        int(environ["OMPI_COMM_WORLD_RANK"]),
+        None if alone else [int(environ["OMPI_COMM_WORLD_LOCAL_RANK"])],
+    )
+
+
+def _kubernetes(environ) -> Member:
+    _require("kubernetes", environ, "JOB_COMPLETION_INDEX")
+    return Member(None, None, int(environ["JOB_COMPLETION_INDEX"]))
+
+
+def _require(cluster, environ, *names):
+    missing = [name for name in names if name not in environ]
+    if missing:
+        raise ClusterError(
+            f"--cluster={cluster}, but {', '.join(missing)} is not in the environment; set "
+            "--cluster=none, or --coordinator, --processes and --process"
+        )
+
+
+def _integer(flag, value) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError as error:
+        raise ClusterError(f"{flag}={value} is not a number") from error
+
+
+def _check_coordinator(member, timeout) -> None:
+    """Tells a wrong address from a late process, which JAX's own message does not."""
+    host, port = member.coordinator.rsplit(":", 1)
+    if member.process == 0:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", int(port)))
+            except OSError as error:
+                raise ClusterError(
+                    f"--coordinator={member.coordinator}: port {port} cannot be used: {error}"
+                ) from error
+        return
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"--coordinator={member.coordinator} cannot be reached from process "
+                    f"{member.process} for {timeout} s ({error}); is process 0 running there, and "
+                    "is the port open?"
+                ) from error
+        time.sleep(0.5)
+
+
+def _gather(text: str) -> list[str]:
+    """The texts of all processes, in their order."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray(data.size))
+    padded = np.pad(data, (0, int(np.max(sizes)) - data.size))
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, np.ravel(sizes), strict=True)]

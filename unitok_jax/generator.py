@@ -19,13 +19,15 @@ class Generator:
         """Builds the functions.
 
         Args:
-          config: the whole configuration; `loss`, `optim.accumulation` and `model.dtype` are read.
+          config: the whole configuration; `loss`, `optim.accumulation`, `data.decode_fraction` and
+            `model.dtype` are read.
           graph: of the UniTok, for `nnx.merge`.
           adversary: whose loss is added in the adversarial phase, or None.
         """
         self._graph, self._adversary = graph, adversary
         self._weights = weights = config.loss.to_dict()
         self._count = config.optim.accumulation
+        self.decode_every = round(1 / config.data.decode_fraction)
         self._lpips = None
         if weights["perceptual"]:
             self._lpips = _lpips(jnp.dtype(config.model.dtype))
@@ -57,8 +59,8 @@ class Generator:
           keys: two: of stochastic depth and of the discriminator's augmentations.
 
         Returns:
-          Gradients like `trainable`; codes (M b, K, N) int32; reconstruction (M, b, H, W, 3)
-          float32; metrics.
+          Gradients like `trainable`; codes (M b, K, N) int32; reconstruction (M, d, H, W, 3)
+          float32 of every `decode_every`-th image of a micro-batch; metrics.
         """
 
         def forward(trainable, batch, key):
@@ -68,7 +70,7 @@ class Generator:
             encoder_key, decoder_key = jax.random.split(key)
             towers = (("encoder", encoder_key), ("decoder", decoder_key))
             keys = tuple(key if tower in trainable else None for tower, key in towers)
-            output = model(batch["image"], batch["text"], keys, entropy)
+            output = model(batch["image"], batch["text"], keys, entropy, self.decode_every)
             outputs = {name: getattr(output, name) for name in self._outputs}
             return outputs, (output.codes, output.reconstruction, output.last_features)
 
@@ -76,7 +78,7 @@ class Generator:
             _, rebuilt, last_features = aux
             if "reconstruction" not in self._outputs:
                 return {"named": {}}
-            terms = self._pixel_terms(rebuilt, batch["image"], frozen)
+            terms = self._pixel_terms(rebuilt, batch["image"][:: self.decode_every], frozen)
             if ramps is not None:
                 decoder = nnx.merge(self._graph, parts.merge(trainable, fixed)).decoder
                 at_kernel = functools.partial(decoder.to_rgb, last_features)

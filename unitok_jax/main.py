@@ -2,6 +2,7 @@
 
 import difflib
 import logging as standard_logging
+import os
 import re
 import runpy
 import sys
@@ -15,23 +16,59 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of checkpoints and metrics; the same again resumes."
 )
+CLUSTER = flags.DEFINE_string(
+    "cluster",
+    "auto",
+    "How the processes of a job find each other: auto, none, tpu, slurm, openmpi, kubernetes.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0; by default $JAX_COORDINATOR_ADDRESS."
+)
+PROCESSES = flags.DEFINE_integer(
+    "processes", None, "How many processes the job has; by default $JAX_NUM_PROCESSES."
+)
+PROCESS = flags.DEFINE_integer(
+    "process", None, "Which of them this is, from 0; by default $JAX_PROCESS_ID."
+)
+CONNECT_TIMEOUT = flags.DEFINE_integer(
+    "connect_timeout", 300, "Seconds that the processes of a job wait for each other."
+)
 
 
 def main(argv: list[str]) -> None:
-    """Trains. What is wrong with the configuration ends as one line and exit code 2."""
+    """Trains.
+
+    Exit codes: 0 finished; 2 the configuration or its input is wrong, told in one line; 75 SIGTERM
+    came and a checkpoint was saved, the same command continues. After any other end, too, the same
+    command continues, from the newest checkpoint.
+    """
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if logging.get_verbosity() < logging.INFO:
         logging.set_verbosity(logging.INFO)
     for noisy in ("orbax", "jax", "absl"):
         standard_logging.getLogger(noisy).setLevel(standard_logging.WARNING)
-    from unitok_jax import train  # after the flags: --help must not wait for JAX
+    from unitok_jax import cluster, train  # after the flags: --help must not wait for JAX
 
-    try:
-        train.train(CONFIG.value, WORKDIR.value)
-    except (ValueError, OSError, ArithmeticError) as error:
-        logging.debug("traceback", exc_info=True)
-        _exit(f"{error}\n(--v=1 shows where)")
+    with cluster.Departure():
+        try:
+            member = cluster.find(
+                CLUSTER.value,
+                os.environ,
+                coordinator=COORDINATOR.value,
+                processes=PROCESSES.value,
+                process=PROCESS.value,
+            )
+            cluster.connect(member, CONNECT_TIMEOUT.value)
+            if not cluster.is_lead():
+                logging.set_verbosity(logging.WARNING)
+            train.train(CONFIG.value, WORKDIR.value)
+        except train.Preempted as notice:
+            logging.warning("%s", notice)
+            sys.exit(cluster.EXIT_PREEMPTED)
+        except (ValueError, OSError, ArithmeticError) as error:
+            logging.debug("traceback", exc_info=True)
+            _exit(f"{error}\n(--v=1 shows where)")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

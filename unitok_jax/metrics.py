@@ -89,6 +89,19 @@ class Writer:
             self._board.close()
 
 
+class NoWriter:
+    """What a process uses that is not the one that writes."""
+
+    def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
+        """Writes nothing."""
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
 class Progress:
     """A bar on a terminal, plain lines in a log."""
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import logging
 import zlib
 
@@ -46,7 +45,8 @@ class Run:
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.source = open_source(config.data)
-        self._divisor = self.mesh.size * config.optim.accumulation
+        decode_every = round(1 / config.data.decode_fraction)
+        self._divisor = self.mesh.size * config.optim.accumulation * decode_every
         self.batch_size = effective_batch_size(config.data, len(self.source), self._divisor)
         if self.batch_size == 1 and config.loss.contrastive:
             raise ValueError(
@@ -142,14 +142,13 @@ class Run:
         )
 
     def batches(self, start_step: int):
-        """This process's share of the training batches from `start_step` on; close it after use."""
+        """This process's rows of the training batches from `start_step` on; close it after use."""
         return train_batches(
             self.config.data,
             self.config.seed,
             source=self.source,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=sharding.local_rows(self.mesh, self.batch_size),
             divisor=self._divisor,
         )
 
@@ -165,10 +164,13 @@ class Run:
     def check_evaluation_images(self) -> None:
         """Decodes every evaluation image once, so that a bad one ends a run at its start.
 
+        The processes share the work.
+
         Raises:
           ImageError: one cannot be read; the message names it.
         """
-        for index in range(min(len(self.eval_source), self.config.eval.max_images)):
+        count = min(len(self.eval_source), self.config.eval.max_images)
+        for index in range(jax.process_index(), count, jax.process_count()):
             record = self.eval_source[index]
             decode_image(record["image"], record["name"])
 
@@ -183,29 +185,26 @@ class Run:
         count = min(len(self.eval_source), config.max_images)
         batch_size = -(-min(config.batch_size, count) // self.mesh.size) * self.mesh.size
         reconstruction, codebooks = Reconstruction(), CodebookUse()
-        features, pictures = [], []
-        batches = eval_batches(
-            self.eval_source,
-            self.config.data,
-            batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        features, pictures, shown = [], [], 0
+        rows = sharding.local_rows(self.mesh, batch_size)
+        batches = eval_batches(self.eval_source, self.config.data, batch_size, rows)
         with contextlib.closing(batches):
-            for batch in itertools.islice(batches, -(-count // batch_size)):
-                images = batch["image"]
-                arrays = sharding.shard_batch(
-                    {"image": images, "mask": batch["mask"] & (batch["index"] < count)}, self.mesh
-                )
-                out = jax.device_get(self.programs.eval_step(params, self.frozen, arrays))
-                mask = jax.device_get(arrays["mask"])
+            for start in range(0, count, batch_size):
+                # Rows are in the order of the source, on all processes together.
+                mask = np.arange(start, start + batch_size) < count
+                images = sharding.shard_batch({"image": next(batches)["image"]}, self.mesh)
+                arrays = images | {"mask": sharding.shard_whole(mask, self.mesh)}
+                out = self.programs.eval_step(params, self.frozen, arrays)
+                split = {"image": arrays["image"], "rebuilt": out.pop("reconstruction")}
+                out = jax.device_get(out)
                 reconstruction.update(out["squared_error"], mask, out.get("lpips"))
                 codebooks.update(out["counts"])
                 features.append(out["image_features"][mask])
-                missing = config.grid_images - sum(map(len, pictures))
+                missing = min(config.grid_images - shown, int(mask.sum()))
                 if missing > 0:
-                    rebuilt = to_uint8(out["reconstruction"][mask][:missing])
-                    pictures.append(comparison(images[mask][:missing], rebuilt))
+                    first = jax.device_get(self.programs.first_rows(split, missing))
+                    pictures.append(comparison(first["image"], to_uint8(first["rebuilt"])))
+                    shown += missing
         metrics = reconstruction.result() | codebooks.result()
         image_features = np.concatenate(features)
         metrics |= self._retrieval(params, image_features)
@@ -245,11 +244,9 @@ class Run:
         padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
         chunks = [
             jax.device_get(
-                self.programs.text_features(
-                    params, sharding.shard_batch({"text": c}, self.mesh)["text"]
-                )
+                self.programs.text_features(params, sharding.shard_whole(chunk, self.mesh))
             )
-            for c in padded.reshape(-1, size, tokens.shape[1])
+            for chunk in padded.reshape(-1, size, tokens.shape[1])
         ]
         return np.concatenate(chunks)[: len(tokens)]
 

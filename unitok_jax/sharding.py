@@ -1,11 +1,16 @@
 """The named mesh, and where every array lies on it. The only room that knows of devices."""
 
+import functools
+import logging
 import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+log = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp")
 _MIN_SHARDED = 2**14  # elements; smaller arrays cost less to replicate than to gather
@@ -14,13 +19,16 @@ _MIN_SHARDED = 2**14  # elements; smaller arrays cost less to replicate than to 
 def make_mesh(data: int, fsdp: int, devices=None) -> Mesh:
     """A mesh ('data', 'fsdp') over all devices.
 
+    Between slices of TPUs, or hosts of GPUs, the network is slow. 'data' reaches over it, which
+    carries a gradient a step; 'fsdp' gathers every large array and stays inside, on TPUs always.
+
     Args:
       data: devices along 'data'; -1 for what is left.
       fsdp: devices along 'fsdp'; -1 for what is left.
       devices: the devices to use; all of the job by default.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or 'fsdp' leaves a slice.
     """
     devices = jax.devices() if devices is None else devices
     sizes, count = [data, fsdp], len(devices)
@@ -32,8 +40,21 @@ def make_mesh(data: int, fsdp: int, devices=None) -> Mesh:
             f"mesh.data={data} x mesh.fsdp={fsdp} does not cover the {count} devices of this job; "
             f"set one of them to a divisor of {count} and the other to -1"
         )
+    data, fsdp = sizes
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     # Auto axes: XLA propagates shardings from the arguments; the default asks for them everywhere.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    auto = (AxisType.Auto,) * 2
+    if slices > 1 and data % slices == 0:
+        grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
+        return Mesh(grid, AXES, axis_types=auto)
+    if slices > 1 and devices[0].platform == "tpu":
+        raise ValueError(
+            f"mesh.fsdp={fsdp} does not fit into a slice: the {count} devices are {slices} slices "
+            f"of {count // slices}; set mesh.fsdp to a divisor of {count // slices}"
+        )
+    if slices > 1:
+        log.warning("mesh.fsdp=%d reaches over hosts: every step waits for the network", fsdp)
+    return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
 
 
 def param_spec(shape: tuple[int, ...], fsdp: int) -> P:
@@ -61,9 +82,38 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXES))
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+    """The rows of a global batch that this process's devices hold, ascending."""
+    spans = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return tuple(sorted(row for (span,) in spans for row in range(*span.indices(batch_size))))
+
+
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch -> global arrays, split over all devices."""
-    sharding = batch_sharding(mesh)
+    """This process's rows of a batch, as `local_rows` orders them -> global arrays."""
+    here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     return {
-        key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
+        key: _global(value, mesh, _starts(mesh, len(value) // here * mesh.size))
+        for key, value in batch.items()
     }
+
+
+def shard_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A batch that every process holds whole -> a global array; nothing is sent."""
+    sharding = batch_sharding(mesh)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _global(value, mesh, starts):
+    def part(index):
+        start, stop, _ = index[0].indices(shape[0])
+        return value[starts[start] : starts[start] + stop - start]
+
+    shape = (mesh.size * (len(value) // len(starts)), *value.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
+
+
+@functools.lru_cache
+def _starts(mesh: Mesh, batch_size: int) -> dict[int, int]:
+    """First global row of each device of this process -> where it lies in the process's part."""
+    rows, each = local_rows(mesh, batch_size), batch_size // mesh.size
+    return {rows[position]: position for position in range(0, len(rows), each)}

@@ -192,7 +192,7 @@ class Trainer:
             discriminator, of_discriminator = self.adversary.update(
                 state.discriminator,
                 frozen["dinov2"],
-                batches["image"],
+                batches["image"][:, :: self.generator.decode_every],
                 rebuilt,
                 ramps,
                 state.step,

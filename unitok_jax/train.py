@@ -1,21 +1,28 @@
 """The loop: build, restore, step, log, save, evaluate."""
 
 import contextlib
+import importlib.metadata
 import logging
+import pathlib
+import zlib
 
 import jax
 import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from unitok_jax import sharding
+from unitok_jax import cluster, differences, sharding
 from unitok_jax.checkpoint import Checkpoints
-from unitok_jax.metrics import Progress, RunningMean, Writer
+from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
 from unitok_jax.run import Run
 from unitok_jax.step import TrainState
 from unitok_jax.workdir import lock, make, write
 
 log = logging.getLogger(__name__)
+
+
+class Preempted(Exception):
+    """SIGTERM came; a checkpoint was saved, and the same command continues from it."""
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
@@ -28,12 +35,16 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
       ValueError: the configuration or the checkpoint does not fit.
       OSError: the workdir cannot be written, or its disk is full.
       workdir.BusyError: another run writes to it.
+      Preempted: the machine is about to be taken away.
     """
+    cluster.agree(_command(config, workdir))
     folder = make(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(folder))
         run = Run(config)
+        preemption = stack.enter_context(contextlib.closing(cluster.Preemption()))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
+        cluster.agree(run.facts | {"newest checkpoint": checkpoints.latest_step()})
         if checkpoints.latest_step() is None:
             run.check_evaluation_images()
             state = run.initial_state()
@@ -44,20 +55,22 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
             log.info("resumed %s at step %d", folder, int(state.step))
         if int(state.step) < config.steps:
             checkpoints.check_space(state.items())
-        write(folder / "config.json", config.to_json(indent=2) + "\n")
         _overview(state)
         start = int(state.step)
-        writer = Writer(folder, start, config.log.tensorboard)
+        writer = NoWriter()
+        if cluster.is_lead():
+            write(folder / "config.json", config.to_json(indent=2) + "\n")
+            writer = Writer(folder, start, config.log.tensorboard)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
         stack.callback(progress.close)
-        metrics = _loop(run, state, batches, checkpoints, writer, progress)
+        metrics = _loop(run, state, batches, checkpoints, preemption, writer, progress)
     log.info("finished: %s", folder)
     return metrics
 
 
-def _loop(run, state, batches, checkpoints, writer, progress):
+def _loop(run, state, batches, checkpoints, preemption, writer, progress):
     config, start = run.config, int(state.step)
     window, pending, evaluation = _Window(config.optim.max_skipped), None, {}
     if start >= config.steps:
@@ -74,9 +87,9 @@ def _loop(run, state, batches, checkpoints, writer, progress):
         if step == start + 1:
             jax.block_until_ready(metrics)
             progress.start(step)
-        last = step == config.steps
-        evaluates = last or step % config.eval.every == 0
-        saves = last or step % config.checkpoint.every == 0
+        last, stops = step == config.steps, preemption.come(step)
+        evaluates = last or (step % config.eval.every == 0 and not stops)
+        saves = last or stops or step % config.checkpoint.every == 0
         # A save ends a window of means too, so that a resumed run writes the same records.
         if evaluates or saves or step % config.log.every == 0:
             window.update(step, jax.device_get(pending))
@@ -90,7 +103,7 @@ def _loop(run, state, batches, checkpoints, writer, progress):
             writer.scalars(step, evaluation)
             writer.image(step, "reconstruction", picture)
             log.info("step %d  %s", step, _line(evaluation))
-        if saves and window.in_a_row and not last:
+        if saves and window.in_a_row and not (last or stops):
             log.warning(
                 "step %d is not saved: it was skipped, and the one after may tell why", step
             )
@@ -98,6 +111,8 @@ def _loop(run, state, batches, checkpoints, writer, progress):
             checkpoints.save(
                 step, state.items(), config, evaluation if evaluates else {}, run.facts
             )
+        if stops and not last:
+            raise Preempted(f"SIGTERM: stopped after step {step}; the same command continues there")
         if evaluates or saves:
             progress.start(step)
     return evaluation
@@ -153,3 +168,13 @@ def _overview(state: TrainState) -> None:
         state.generator.params, include_stats="sharding"
     )
     log.info("parameters:\n%s", table)
+
+
+def _command(config: ConfigDict, workdir: str) -> dict[str, object]:
+    """What the processes of a job must have in common."""
+    code = 0
+    for file in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
+        code = zlib.crc32(file.read_bytes(), code)
+    keys = {f"--config.{key}": value for key, value in differences.flat(config.to_dict()).items()}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
+    return keys | versions | {"--workdir": workdir, "digest of the code": f"{code:08x}"}

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 
+import jax
 from etils import epath
 
 from unitok_jax import cluster
@@ -52,7 +53,7 @@ def make(path) -> epath.Path:
     folder = open_folder(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{os.getpid()}"
+        probe = folder / f".writable-{jax.process_index()}"
         probe.write_text("")
         probe.unlink()
     except OSError as error:

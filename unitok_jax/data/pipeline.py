@@ -1,11 +1,13 @@
 """Batches for this process. The position in the data is the step: nothing is saved, and any step
-of the stream can be computed from (seed, step) alone, for any number of processes, worker processes
-and threads."""
+of the stream can be computed from (seed, step) alone. A global batch is the same array, row by row,
+for any number of processes, worker processes and threads; a process reads the rows that its devices
+hold."""
 
 import dataclasses
 import logging
 import math
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -37,7 +39,8 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
     Args:
         data: the `data` config; `batch_size` is read.
         source_length: samples in the source.
-        divisor: what the batch must be a multiple of: devices times micro-batches.
+        divisor: what the batch must be a multiple of: devices times micro-batches times the stride
+            of the images that are decoded.
 
     Raises:
         ValueError: `data.batch_size` is not a positive multiple of `divisor`, or the source has
@@ -46,7 +49,7 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
     if data.batch_size <= 0 or data.batch_size % divisor:
         raise ValueError(
             f"data.batch_size={data.batch_size} is not a positive multiple of {divisor}, "
-            "the number of devices times optim.accumulation"
+            "the number of devices times optim.accumulation / data.decode_fraction"
         )
     if data.batch_size <= source_length:
         return data.batch_size
@@ -54,8 +57,8 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
     if not batch_size:
         raise ValueError(
             f"the data source holds {source_length} samples, too few for batches that are a "
-            f"multiple of {divisor}, the number of devices times optim.accumulation: a batch must "
-            "not hold a sample twice"
+            f"multiple of {divisor}, the number of devices times optim.accumulation / "
+            "data.decode_fraction: a batch must not hold a sample twice"
         )
     _warn_once(
         f"data.batch_size={data.batch_size} is larger than the source ({source_length} samples); "
@@ -70,11 +73,10 @@ def train_batches(
     *,
     source: Source | None = None,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     divisor: int = 1,
 ) -> grain.DatasetIterator:
-    """This process's share of the global batches from `start_step` on, without end.
+    """This process's rows of the global batches from `start_step` on, without end.
 
     Every epoch is a new permutation of the source, and every sample comes exactly once in it: what
     does not fill an epoch's last batch is joined by the first samples of the next epoch. Crops and
@@ -92,22 +94,20 @@ def train_batches(
         seed: at least 0.
         source: what `open_source(data)` returned; opened here if None.
         start_step: the first global batch; resuming is passing the step.
-        process_index, process_count: which share, of how many.
-        divisor: as in `effective_batch_size`; the global batch is that function's result.
+        rows: of the global batch, ascending: those that this process reads; all if None.
+        divisor: as in `effective_batch_size`; the global batch B is that function's result.
 
     Yields:
-        {'image': uint8 (B / process_count, H, W, 3), 'text': int32 (B / process_count, L)}.
+        {'image': uint8 (len(rows), H, W, 3), 'text': int32 (len(rows), L)}.
 
     Raises:
-        ValueError: a batch, image size, crop, process or source that does not fit; from the
+        ValueError: a batch, rows, image size, crop or source that does not fit; from the
             iterator, `ImageError` after too many bad images.
     """
-    _check_share(data.batch_size, process_index, process_count, "data.batch_size")
     if start_step < 0:
         raise ValueError(f"start_step={start_step} must be at least 0")
     source = open_source(data) if source is None else source
-    batch_size = effective_batch_size(data, len(source), math.lcm(divisor, process_count))
-    local = batch_size // process_count
+    batch_size = effective_batch_size(data, len(source), divisor)
     example = _TrainExample(
         source=source,
         tokenizer=Tokenizer(data.context_length),
@@ -115,24 +115,21 @@ def train_batches(
         scale=_check_range(data.crop_scale, "data.crop_scale", 1.0),
         ratio=_check_range(data.crop_ratio, "data.crop_ratio", math.inf),
     )
-    # The shares are cut out of the finished stream, after repeat and random_map: cut earlier, their
-    # epochs would drift apart when the source does not divide, and the i-th samples of all
-    # processes would be cropped alike.
+    # Rows are cut out of the finished stream, after repeat and random_map: cut earlier, epochs of
+    # the processes would drift apart when the source does not divide, and crops depend on them.
     stream = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     stream = stream.repeat(None).random_map(example)
-    share = stream[process_index::process_count][start_step * local :]
-    return _batched(share, local, data)
+    share = _Share(stream, batch_size, _check_rows(rows, batch_size), start_step)
+    return _batched(grain.MapDataset.source(share), len(share.rows), data)
 
 
 def eval_batches(
     source: Source,
     data,
     batch_size: int,
-    *,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
-    """This process's share of one pass over a source, in order, without randomness.
+    """This process's rows of one pass over a source, in order, without randomness.
 
     All processes yield the same number of batches, ceil(len(source) / batch_size), all of one
     shape; past the end of the source, rows are zeros and `mask` is False. Nothing is replaced: an
@@ -142,26 +139,45 @@ def eval_batches(
         source: what to evaluate on.
         data: the `data` config; its source and batch size play no part here.
         batch_size: of all processes together.
-        process_index, process_count: which share, of how many.
+        rows: as in `train_batches`.
 
     Yields:
         {'image': uint8 (b, H, W, 3), the scaled centre; 'text': int32 (b, L), the first caption,
         zeros if there is none; 'mask': bool (b,); 'index': int32 (b,), the position in the
-        source}, with b = batch_size / process_count.
+        source}, with b = len(rows).
 
     Raises:
-        ValueError: a batch, image size or process that does not fit; from the iterator,
+        ValueError: a batch, rows or image size that does not fit; from the iterator,
             `ImageError` at a bad image.
     """
-    _check_share(batch_size, process_index, process_count, "batch_size")
+    if batch_size <= 0:
+        raise ValueError(f"batch_size={batch_size} must be positive")
     example = _EvalExample(
         source=source,
         tokenizer=Tokenizer(data.context_length),
         size=check_size(data.image_size),
     )
     padded = -(-len(source) // batch_size) * batch_size
-    share = grain.MapDataset.range(padded).map(example)[process_index::process_count]
-    return _batched(share, batch_size // process_count, data)
+    stream = grain.MapDataset.range(padded).map(example)
+    share = _Share(stream, batch_size, _check_rows(rows, batch_size))
+    return _batched(grain.MapDataset.source(share), len(share.rows), data)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """Some rows of every global batch of a stream, as one sequence; a source for Grain."""
+
+    stream: grain.MapDataset
+    batch_size: int
+    rows: tuple[int, ...]
+    first_batch: int = 0
+
+    def __len__(self) -> int:
+        return (len(self.stream) // self.batch_size - self.first_batch) * len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        batch, row = divmod(index, len(self.rows))
+        return self.stream[(self.first_batch + batch) * self.batch_size + self.rows[row]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,11 +260,12 @@ def _batched(examples: grain.MapDataset, batch_size: int, data: Any) -> grain.Da
     return iter(stream.batch(batch_size, drop_remainder=True))
 
 
-def _check_share(batch_size: int, process_index: int, process_count: int, key: str) -> None:
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index={process_index} is not in 0..{process_count - 1}")
-    if batch_size <= 0 or batch_size % process_count:
-        raise ValueError(f"{key}={batch_size} is not a positive multiple of {process_count=}")
+def _check_rows(rows: Sequence[int] | None, batch_size: int) -> tuple[int, ...]:
+    rows = tuple(range(batch_size)) if rows is None else tuple(int(row) for row in rows)
+    ascending = all(low < high for low, high in zip(rows, rows[1:], strict=False))
+    if not rows or not ascending or not 0 <= rows[0] <= rows[-1] < batch_size:
+        raise ValueError(f"rows={rows} are not ascending rows of a global batch of {batch_size}")
+    return rows
 
 
 def _check_range(limits, key: str, largest: float) -> tuple[float, float]:

@@ -176,6 +176,7 @@ class UniTok(nnx.Module):
         text: jax.Array,
         keys: tuple[jax.Array | None, jax.Array | None] = (None, None),
         entropy: bool = False,
+        decode_every: int = 1,
     ) -> Output:
         """The forward pass of training.
 
@@ -184,10 +185,12 @@ class UniTok(nnx.Module):
           text: (B, L) token ids.
           keys: of the encoder's and the decoder's stochastic depth; None is deterministic.
           entropy: also compute the entropy loss of the codebooks.
+          decode_every: 2 decodes images 0, 2, 4, ...: a stride, so that a batch that is split over
+            devices stays where it is.
         """
         quantized = self.quantizer(self.latent(images, keys[0]), entropy)
         tokens = self.post_quant_proj(quantized.latent)
-        last_features = self.decoder.features(tokens, _grid(images), keys[1])
+        last_features = self.decoder.features(tokens[::decode_every], _grid(images), keys[1])
         return Output(
             reconstruction=self.decoder.to_rgb(last_features),
             last_features=last_features,
