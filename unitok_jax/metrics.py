@@ -64,9 +64,12 @@ class Writer:
         if self._file is None:  # nothing can be appended to an object in a bucket
             self._lines.append(line)
             self._rewrite()
-        else:
+            return
+        try:
             self._file.write(line + "\n")
             self._file.flush()
+        except OSError as error:
+            raise OSError(f"{self._file.name} cannot be written: {error}") from error
 
     def _rewrite(self):
         path = self._folder / "metrics.jsonl"
