@@ -104,7 +104,7 @@ class Checkpoints:
           step: its number; also the position in the data.
           items: trees of arrays: `params`, and `training` unless it is a model alone.
           config: the whole configuration.
-          metrics: of an evaluation of these very weights, or empty.
+          metrics: of an evaluation of these very weights, or empty if there was none.
           data: what the run depends on beyond the configuration: samples, batch size, digests.
 
         Raises:
@@ -125,6 +125,7 @@ class Checkpoints:
             "data": data or {},
             "digests": {name: named_digests(item) for name, item in items.items()},
             "metrics": best,
+            "evaluated": bool(metrics),
         }
         self._kept.metrics[step] = best
         self._saving = step, _bytes(items)

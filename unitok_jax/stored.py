@@ -67,7 +67,7 @@ class Stored:
         self.path, self.step = folder / str(step), step
 
     def meta(self) -> dict[str, Any]:
-        """The JSON item: `config`, `step`, `data_position`, `data`, `digests`, `metrics`.
+        """The JSON item: `config step data_position data digests metrics evaluated`.
 
         Raises:
           DamagedError: it is missing or no JSON.

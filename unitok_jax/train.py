@@ -45,6 +45,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
         preemption = stack.enter_context(contextlib.closing(cluster.Preemption()))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         cluster.agree(run.facts | {"newest checkpoint": checkpoints.latest_step()})
+        unseen = False
         if checkpoints.latest_step() is None:
             run.check_evaluation_images()
             state = run.initial_state()
@@ -53,6 +54,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
             state = TrainState.from_items(items)
             run.check_phase(state)
             log.info("resumed %s at step %d", folder, int(state.step))
+            # SIGTERM left no time for the evaluation that was due.
+            unseen = int(state.step) % config.eval.every == 0 and not checkpoints.meta().get(
+                "evaluated", True
+            )
         if int(state.step) < config.steps:
             checkpoints.check_space(state.items())
         _overview(state)
@@ -65,6 +70,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
         stack.callback(progress.close)
+        if unseen and start < config.steps:
+            _evaluate(run, state, writer, start)
         metrics = _loop(run, state, batches, checkpoints, preemption, writer, progress)
     log.info("finished: %s", folder)
     return metrics
@@ -98,11 +105,7 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress):
             writer.scalars(step, values)
             progress.update(step, _headline(values))
         if evaluates:
-            metrics, picture = run.evaluate(state.params)
-            evaluation = {f"eval/{key}": value for key, value in metrics.items()}
-            writer.scalars(step, evaluation)
-            writer.image(step, "reconstruction", picture)
-            log.info("step %d  %s", step, _line(evaluation))
+            evaluation = _evaluate(run, state, writer, step)
         if saves and window.in_a_row and not (last or stops):
             log.warning(
                 "step %d is not saved: it was skipped, and the one after may tell why", step
@@ -115,6 +118,15 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress):
             raise Preempted(f"SIGTERM: stopped after step {step}; the same command continues there")
         if evaluates or saves:
             progress.start(step)
+    return evaluation
+
+
+def _evaluate(run, state, writer, step):
+    metrics, picture = run.evaluate(state.params)
+    evaluation = {f"eval/{key}": value for key, value in metrics.items()}
+    writer.scalars(step, evaluation)
+    writer.image(step, "reconstruction", picture)
+    log.info("step %d  %s", step, _line(evaluation))
     return evaluation
 
 
