@@ -125,6 +125,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 1_000  # steps; the last step is always saved
     config.checkpoint.keep_latest = 2
     config.checkpoint.keep_best = 1
+    config.checkpoint.keep_every = 0  # steps; their multiples stay for ever; 0: none
     config.checkpoint.best_metric = "eval/psnr"  # highest is best
 
     config.log = ConfigDict()

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: weights, training state, and the meta data that make them readable.
+"""The Orbax checkpoints of a run: saving, what is kept, and which one a run resumes from.
 
 A workdir holds `checkpoints/<step>/` with three items: `params` (the generator's), `training`
 (optimiser, step, discriminator) and `meta` (JSON: configuration, data position, digests). Whoever
@@ -7,82 +7,57 @@ only uses a model reads `params` and `meta`; a converted model has no `training`
 
 import logging
 import math
-import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers
+
+from unitok_jax import cluster, differences, workdir
+from unitok_jax.preservation import Preservation
+from unitok_jax.stored import CheckpointError, DamagedError, Stored, named_digests, refuse
 
 log = logging.getLogger(__name__)
 
-# Keys that decide what the weights or the data position mean. A run that resumes must agree on
-# them; everything else may change between one start and the next.
-BINDING = (
-    "model",
-    "seed",
-    "data.source",
-    "data.path",
-    "data.captions",
-    "data.batch_size",
-    "data.image_size",
-    "data.crop_scale",
-    "data.crop_ratio",
-    "data.context_length",
-    "optim.frozen",
-)
-# Keys of which it matters whether they are 0: with them comes a part of the training state.
-SWITCHES = ("gan.weight", "optim.ema_decay")
-_MOST_LINES = 20  # of differences in one message
+_TEMPORARY = ".orbax-checkpoint-tmp"  # in the names of saves that a kill cut short
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or made for something else; the message says which."""
-
-
-@jax.jit
-def digests(tree):
-    """One uint32 per array: the sum of its bits, each weighted by its position.
-
-    Integer sums do not depend on their order, so a digest is the same for every sharding.
-    """
-
-    def digest(array):
-        bits = (
-            jax.lax.bitcast_convert_type(array, jnp.uint32)
-            if array.dtype.itemsize == 4
-            else array.astype(jnp.uint32)
-        )
-        return jnp.sum(bits.ravel() * (2 * jnp.arange(array.size, dtype=jnp.uint32) + 1))
-
-    return jax.tree.map(digest, tree)
+class SaveError(RuntimeError):
+    """A checkpoint could not be written, for another reason than a full disk."""
 
 
 class Checkpoints:
     """The checkpoints of one workdir. A context manager: leaving it waits for pending saves."""
 
-    def __init__(self, workdir, config: ConfigDict | None = None, create: bool = False):
+    def __init__(self, folder, config: ConfigDict | None = None, create: bool = False):
         """Opens a workdir.
 
         Args:
-          workdir: the folder that holds, or will hold, the folder `checkpoints`.
+          folder: the workdir that holds, or will hold, the folder `checkpoints`; or that folder.
           config: `config.checkpoint`: which ones to keep; all if not given.
           create: whether to make the folder. Without it the checkpoints are only read.
         """
-        folder = pathlib.Path(workdir).absolute()
-        folder = folder if folder.name == "checkpoints" else folder / "checkpoints"
-        if not create and not folder.is_dir():
-            raise CheckpointError(f"{workdir} is no workdir: it has no folder 'checkpoints'")
-        options = ocp.CheckpointManagerOptions(create=create, cleanup_tmp_directories=create)
-        if config is not None:
-            options.preservation_policy = _preservation(config)
-        self.folder, self._config = folder, config
+        path = workdir.open_folder(folder)
+        self.folder = path if path.name == "checkpoints" else path / "checkpoints"
+        if not create and not self.folder.is_dir():
+            raise CheckpointError(f"{folder} is no workdir: it has no folder 'checkpoints'")
+        self._kept, self._manager, self._saving = None, None, None
+        if not create:
+            return
+        if cluster.is_lead():
+            _clean(self.folder)
+        self._kept = Preservation(config)
+        for step in self.steps():
+            self._kept.metrics[step] = _metrics(Stored(self.folder, step))
         self._manager = ocp.CheckpointManager(
-            folder,
-            options=options,
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                create=True,
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,
+                preservation_policy=self._kept,
+            ),
             item_handlers={
                 "params": ocp.StandardCheckpointHandler(),
                 "training": ocp.StandardCheckpointHandler(),
@@ -93,12 +68,27 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._manager.close()
+    def __exit__(self, kind, error, trace):
+        try:
+            self.wait()
+        except (OSError, SaveError) as failed:
+            if error is None:
+                raise
+            log.error("%s", failed)
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+
+    def steps(self) -> list[int]:
+        """All that were saved to their end, in order; one may have been damaged since."""
+        names = ocp.path.step.standard_name_format()
+        if not self.folder.exists():
+            return []
+        return sorted(found.step for found in names.find_all(self.folder))
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        """The newest checkpoint, or None."""
+        return max(self.steps(), default=None)
 
     def save(
         self,
@@ -114,26 +104,38 @@ class Checkpoints:
           step: its number; also the position in the data.
           items: trees of arrays: `params`, and `training` unless it is a model alone.
           config: the whole configuration.
-          metrics: of an evaluation of these very weights, or empty.
+          metrics: of an evaluation of these very weights, or empty if there was none.
           data: what the run depends on beyond the configuration: samples, batch size, digests.
+
+        Raises:
+          OSError: this one, or the one before that was still being written, finds the disk full.
+          SaveError: either cannot be written for another reason.
         """
+        self.wait()
+        self.check_space(items)
+        best = {
+            name: float(metrics[name])
+            for name in (self._kept.best_metric,)
+            if name in metrics and math.isfinite(metrics[name])
+        }
         meta = {
             "config": config.to_dict(),
             "step": step,
             "data_position": step,
             "data": data or {},
-            "digests": {name: _named(digests(item)) for name, item in items.items()},
+            "digests": {name: named_digests(item) for name, item in items.items()},
+            "metrics": best,
+            "evaluated": bool(metrics),
         }
-        best = None if self._config is None else self._config.best_metric
-        saved = self._manager.save(
+        self._kept.metrics[step] = best
+        self._saving = step, _bytes(items)
+        saved = self._attempt(
+            self._manager.save,
             step,
             args=ocp.args.Composite(
                 meta=ocp.args.JsonSave(meta),
                 **{name: ocp.args.StandardSave(item) for name, item in items.items()},
             ),
-            metrics={best: float(metrics[best])}
-            if best in metrics and math.isfinite(metrics[best])
-            else None,
         )
         if not saved:
             raise CheckpointError(
@@ -141,10 +143,62 @@ class Checkpoints:
                 f"{self.latest_step()}; is another run writing to this workdir?"
             )
 
+    def wait(self) -> None:
+        """Waits for the save that is being written, if there is one.
+
+        Raises:
+          OSError, SaveError: as in `save`.
+        """
+        if self._manager is not None:
+            self._attempt(self._manager.wait_until_finished)
+
+    def check_space(self, items: dict[str, Any]) -> None:
+        """Refuses to go on with a disk that has no room for a checkpoint. All processes call it.
+
+        Raises:
+          OSError: the message names the folder, what is free and what is needed.
+        """
+        needed, free = _bytes(items), workdir.free_bytes(self.folder)
+        if not cluster.everyone(free >= needed):
+            raise OSError(self._full(needed))
+
+    def _attempt(self, call, *arguments, **named):
+        """Calls Orbax, and says what its errors mean for the run."""
+        try:
+            return call(*arguments, **named)
+        except (ValueError, OSError, RuntimeError) as error:
+            if self._saving is None:
+                raise
+            step, needed = self._saving
+            if workdir.is_full(error):
+                raise OSError(self._full(needed, f"step {step} was not saved: ")) from error
+            raise SaveError(
+                f"step {step} could not be written to {self.folder}: {error}"
+            ) from error
+
+    def _full(self, needed: int, what: str = "") -> str:
+        return (
+            f"{what}{self.folder} has {workdir.free_bytes(self.folder) / 1e9:.3f} GB free and a "
+            f"checkpoint takes up to {needed / 1e9:.3f} GB; complete ones: "
+            f"{', '.join(map(str, self.steps())) or 'none'}. Make room there, or set "
+            "another --workdir, and run the same command again"
+        )
+
     def meta(self, step: int | None = None) -> dict[str, Any]:
-        """The JSON item of a checkpoint: `config`, `step`, `data_position`, `digests`."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(self._step(step), args=args)["meta"]
+        """The JSON item of `step`, or of the newest checkpoint that has a readable one.
+
+        Raises:
+          CheckpointError: there is none.
+        """
+        if step is not None:
+            return self._stored(step).meta()
+        damaged = {}
+        for step in reversed(self.steps()):
+            try:
+                return self._stored(step).meta()
+            except DamagedError as error:
+                damaged[step] = str(error)
+        raise self._none(damaged)
 
     def restore(
         self,
@@ -153,133 +207,106 @@ class Checkpoints:
         data: dict[str, int] | None = None,
         step: int | None = None,
     ) -> dict[str, Any]:
-        """Reads items of the newest checkpoint, or of `step`.
+        """Reads items of `step`, or of the newest checkpoint that is not damaged.
+
+        All processes must call it, and read the same step. Damaged checkpoints that are newer are
+        named in a warning; a run that writes moves them to `checkpoints/damaged`, so that their
+        steps can be saved again.
 
         Args:
           targets: item name -> tree of ShapeDtypeStructs with shardings.
           config: the configuration to resume with; None if the weights alone are wanted.
           data: as in `save`, of the run that resumes.
-          step: which checkpoint.
+          step: which checkpoint; there is no other in its place.
 
         Raises:
           CheckpointError: there is none, it was saved for another model or other data, or its
             bytes changed; the message lists every difference.
         """
-        step = self._step(step)
-        where, meta = f"{self.folder}/{step}", self.meta(step)
-        if config is not None:
-            problems = config_differences(meta["config"], config.to_dict())
-            for key, value in (data or {}).items():
-                if meta["data"].get(key) != value:
-                    problems.append(f"{key}: saved {meta['data'].get(key)}, now {value}")
-            _refuse(
-                problems,
-                f"{where} was saved with another configuration",
-                "use the saved values, or another --workdir to start anew",
-            )
-        found = dict(self._manager.item_metadata(step).items())
-        problems = []
-        for name, target in targets.items():
-            if found.get(name) is None:
-                raise CheckpointError(
-                    f"{where} holds weights only, no item {name!r}: it cannot be resumed; start a "
-                    "run in another --workdir"
+        damaged = {}
+        for candidate in [step] if step is not None else reversed(self.steps()):
+            stored = self._stored(candidate)
+            try:
+                items = self._read(stored, targets, config, data)
+            except DamagedError as error:
+                if step is not None:
+                    raise
+                damaged[candidate] = str(error)
+                log.warning("checkpoint %d is damaged, trying the one before: %s", candidate, error)
+                continue
+            if damaged and self._manager is not None:
+                self._set_aside(damaged)
+            return items
+        raise self._none(damaged)
+
+    def _read(self, stored, targets, config, data):
+        items, damage = None, None
+        try:
+            if config is not None:
+                meta = stored.meta()
+                refuse(
+                    differences.config_differences(meta["config"], config.to_dict())
+                    + differences.fact_differences(meta["data"], data or {}),
+                    f"{stored.path} was saved with another configuration",
+                    "use the saved values, or another --workdir to start anew",
                 )
-            problems += tree_differences(found[name], target)
-        _refuse(problems, f"{where} does not fit the model", "was it saved by another version?")
-        args = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
-        items = self._manager.restore(step, args=ocp.args.Composite(**args))
-        for name in targets:
-            saved, now = meta["digests"][name], _named(digests(items[name]))
-            _refuse(
-                [path for path in now if now[path] != saved[path]],
-                f"{where}: arrays of {name} do not have the bytes that were saved",
-                "delete this step to use the one before",
-            )
-        return {name: items[name] for name in targets}
+            items = stored.read(targets)
+        except DamagedError as error:
+            damage = error
+        # All read on, or none: the digests are computed together.
+        if cluster.everyone(damage is None):
+            stored.verify(items)
+            return items
+        raise damage or DamagedError(f"{stored.path}: another process cannot read it")
 
-    def _step(self, step):
-        steps = sorted(self._manager.all_steps())
-        step = steps[-1] if step is None and steps else step
-        if step not in steps:
+    def _stored(self, step: int) -> Stored:
+        if step not in self.steps():
             raise CheckpointError(
-                f"{self.folder} has no complete checkpoint {'' if step is None else step}; "
-                f"it has: {', '.join(map(str, steps)) or 'none'}"
+                f"{self.folder} has no complete checkpoint {step}; "
+                f"it has: {', '.join(map(str, self.steps())) or 'none'}"
             )
-        return step
+        return Stored(self.folder, step)
 
-
-def config_differences(saved: dict, current: dict) -> list[str]:
-    """Differences in the binding keys, one line each; other differences are only logged."""
-    saved, current = _flat(saved), _flat(current)
-    binding, free = [], []
-    for key in sorted(saved.keys() | current.keys()):
-        if saved.get(key) != current.get(key):
-            line = f"{key}: saved {saved.get(key)!r}, now {current.get(key)!r}"
-            bound = any(key == name or key.startswith(name + ".") for name in BINDING)
-            bound |= key in SWITCHES and bool(saved.get(key)) != bool(current.get(key))
-            (binding if bound else free).append(line)
-    for line in free:
-        log.info("the configuration changed since the checkpoint: %s", line)
-    return binding
-
-
-def tree_differences(found, target) -> list[str]:
-    """What of `found` (arrays' metadata) is missing, surplus or of another shape for `target`."""
-    found, target = _shapes(found), _shapes(target)
-    lines = [f"missing: {name} {target[name]}" for name in sorted(target.keys() - found.keys())]
-    lines += [f"unknown: {name} {found[name]}" for name in sorted(found.keys() - target.keys())]
-    for name in sorted(found.keys() & target.keys()):
-        if found[name] != target[name]:
-            lines.append(f"shape: {name} is {found[name]}, the model has {target[name]}")
-    return lines
-
-
-def _refuse(problems, what, advice):
-    if len(problems) > _MOST_LINES:
-        problems = problems[:_MOST_LINES] + [f"and {len(problems) - _MOST_LINES} more"]
-    if problems:
-        raise CheckpointError(f"{what}:\n  " + "\n  ".join(problems) + f"\n{advice}")
-
-
-def _preservation(config):
-    # `max_to_keep` with `best_fn` would throw away the newest checkpoint.
-    policies = [checkpoint_managers.LatestN(config.keep_latest)]
-    if config.keep_best:
-        policies.append(
-            checkpoint_managers.BestN(
-                # a checkpoint of another metric, or of none, is never the best
-                get_metric_fn=lambda metrics: metrics.get(config.best_metric, -math.inf),
-                reverse=False,
-                n=config.keep_best,
-                keep_checkpoints_without_metrics=False,
-            )
+    def _none(self, damaged: dict[int, str]) -> CheckpointError:
+        if not damaged:
+            return CheckpointError(f"{self.folder} has no complete checkpoint; it has: none")
+        lines = "\n  ".join(damaged.values())
+        return CheckpointError(
+            f"no checkpoint of {self.folder} can be used:\n  {lines}\nbring one back from a copy, "
+            "or use another --workdir to start anew"
         )
-    return checkpoint_managers.AnyPreservationPolicy(policies)
+
+    def _set_aside(self, steps) -> None:
+        """Moves damaged checkpoints away; Orbax would not save a step below the newest folder."""
+        if cluster.is_lead():
+            aside = self.folder / "damaged"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                target, number = aside / str(step), 0
+                while target.exists():
+                    number += 1
+                    target = aside / f"{step}.{number}"
+                (self.folder / str(step)).rename(target)
+                log.warning("moved %s to %s", self.folder / str(step), target)
+        cluster.everyone(True)
+        self._manager.reload()
 
 
-def _named(tree) -> dict[str, int]:
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-    return {_name(path): int(leaf) for path, leaf in leaves}
+def _metrics(stored: Stored) -> dict[str, float]:
+    try:
+        return stored.meta().get("metrics", {})
+    except DamagedError as error:
+        log.warning("checkpoint %d is damaged: %s", stored.step, error)
+        return {}
 
 
-def _shapes(tree) -> dict[str, tuple]:
-    return {
-        _name(path): tuple(np.shape(leaf) if not hasattr(leaf, "shape") else leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def _clean(folder: epath.Path) -> None:
+    """Removes what saves left that a kill cut short: its room is needed before Orbax's own."""
+    if folder.exists():
+        for path in folder.iterdir():
+            if _TEMPORARY in path.name and path.is_dir():
+                path.rmtree()
 
 
-def _name(path) -> str:
-    keys = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", None))) for p in path)
-    return ".".join(str(key) for key in keys)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    out = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            out |= _flat(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = list(value) if isinstance(value, (tuple, list)) else value
-    return out
+def _bytes(items) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(items))

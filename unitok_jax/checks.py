@@ -35,6 +35,8 @@ def check(config: ConfigDict) -> None:
     for key, value in positive.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
+    for key in ("keep_best", "keep_every"):
+        _at_least_zero(f"checkpoint.{key}", config.checkpoint[key])
     if config.model.text.vocab_size <= END_OF_TEXT:
         raise ValueError(
             f"model.text.vocab_size={config.model.text.vocab_size} has no row for the token ids of "

@@ -2,14 +2,16 @@
 
 import json
 import logging
-import pathlib
 import sys
 import time
 
 import numpy as np
+from etils import epath
 from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from unitok_jax import workdir
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +38,18 @@ class RunningMean:
 class Writer:
     """metrics.jsonl, TensorBoard event files and PNGs of one workdir."""
 
-    def __init__(self, workdir: pathlib.Path, start_step: int, tensorboard: bool):
+    def __init__(self, folder: epath.Path, start_step: int, tensorboard: bool):
         """Records after `start_step`, of a run that was killed, are dropped: they come again."""
-        self._workdir = workdir
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= start_step]
-            path.write_text("".join(line + "\n" for line in kept))
-        self._file = path.open("a")
+        self._folder, self._file = folder, None
+        path = folder / "metrics.jsonl"
+        self._lines = path.read_text().splitlines() if path.exists() else []
+        self._lines = [line for line in self._lines if _step(line) <= start_step]
+        self._rewrite()
+        if workdir.is_local(folder):
+            self._file = path.open("a")
         self._board = None
         if tensorboard:
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """One record. Vectors, one value per codebook, become lists and separate curves."""
@@ -57,20 +60,34 @@ class Writer:
             for name, scalar in _curves(key, array):
                 if self._board is not None:
                     self._board.add_scalar(name, scalar, step)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        line = json.dumps(record)
+        if self._file is None:  # nothing can be appended to an object in a bucket
+            self._lines.append(line)
+            self._rewrite()
+            return
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"{self._file.name} cannot be written: {error}") from error
+
+    def _rewrite(self):
+        path = self._folder / "metrics.jsonl"
+        workdir.write(path, "".join(line + "\n" for line in self._lines))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """A uint8 (H, W, 3) picture, as images/<name>_<step>.png and in TensorBoard."""
-        folder = self._workdir / "images"
+        folder = self._folder / "images"
         folder.mkdir(exist_ok=True)
-        Image.fromarray(image).save(folder / f"{name}_{step:08d}.png")
+        with (folder / f"{name}_{step:08d}.png").open("wb") as file:
+            Image.fromarray(image).save(file, "PNG")
         if self._board is not None:
             self._board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

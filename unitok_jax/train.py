@@ -11,11 +11,12 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from unitok_jax import cluster, sharding
+from unitok_jax import cluster, differences, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
 from unitok_jax.run import Run
 from unitok_jax.step import TrainState
+from unitok_jax.workdir import lock, make, write
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +33,19 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
 
     Raises:
       ValueError: the configuration or the checkpoint does not fit.
-      OSError: the workdir cannot be written.
+      OSError: the workdir cannot be written, or its disk is full.
+      workdir.BusyError: another run writes to it.
       Preempted: the machine is about to be taken away.
     """
     cluster.agree(_command(config, workdir))
-    folder = _make_workdir(workdir)
-    run = Run(config)
+    folder = make(workdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(folder))
+        run = Run(config)
         preemption = stack.enter_context(contextlib.closing(cluster.Preemption()))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         cluster.agree(run.facts | {"newest checkpoint": checkpoints.latest_step()})
+        unseen = False
         if checkpoints.latest_step() is None:
             run.check_evaluation_images()
             state = run.initial_state()
@@ -50,16 +54,24 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
             state = TrainState.from_items(items)
             run.check_phase(state)
             log.info("resumed %s at step %d", folder, int(state.step))
+            # SIGTERM left no time for the evaluation that was due.
+            unseen = int(state.step) % config.eval.every == 0 and not checkpoints.meta().get(
+                "evaluated", True
+            )
+        if int(state.step) < config.steps:
+            checkpoints.check_space(state.items())
         _overview(state)
         start = int(state.step)
         writer = NoWriter()
         if cluster.is_lead():
-            (folder / "config.json").write_text(config.to_json(indent=2) + "\n")
+            write(folder / "config.json", config.to_json(indent=2) + "\n")
             writer = Writer(folder, start, config.log.tensorboard)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
         stack.callback(progress.close)
+        if unseen and start < config.steps:
+            _evaluate(run, state, writer, start)
         metrics = _loop(run, state, batches, checkpoints, preemption, writer, progress)
     log.info("finished: %s", folder)
     return metrics
@@ -93,11 +105,7 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress):
             writer.scalars(step, values)
             progress.update(step, _headline(values))
         if evaluates:
-            metrics, picture = run.evaluate(state.params)
-            evaluation = {f"eval/{key}": value for key, value in metrics.items()}
-            writer.scalars(step, evaluation)
-            writer.image(step, "reconstruction", picture)
-            log.info("step %d  %s", step, _line(evaluation))
+            evaluation = _evaluate(run, state, writer, step)
         if saves and window.in_a_row and not (last or stops):
             log.warning(
                 "step %d is not saved: it was skipped, and the one after may tell why", step
@@ -110,6 +118,15 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress):
             raise Preempted(f"SIGTERM: stopped after step {step}; the same command continues there")
         if evaluates or saves:
             progress.start(step)
+    return evaluation
+
+
+def _evaluate(run, state, writer, step):
+    metrics, picture = run.evaluate(state.params)
+    evaluation = {f"eval/{key}": value for key, value in metrics.items()}
+    writer.scalars(step, evaluation)
+    writer.image(step, "reconstruction", picture)
+    log.info("step %d  %s", step, _line(evaluation))
     return evaluation
 
 
@@ -170,28 +187,6 @@ def _command(config: ConfigDict, workdir: str) -> dict[str, object]:
     code = 0
     for file in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
         code = zlib.crc32(file.read_bytes(), code)
-    keys = {f"--config.{key}": value for key, value in _flat(config).items()}
+    keys = {f"--config.{key}": value for key, value in differences.flat(config.to_dict()).items()}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
     return keys | versions | {"--workdir": workdir, "digest of the code": f"{code:08x}"}
-
-
-def _flat(config, prefix=""):
-    out = {}
-    for key, value in config.items():
-        inner = isinstance(value, ConfigDict)
-        out |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return out
-
-
-def _make_workdir(workdir: str) -> pathlib.Path:
-    if not workdir:
-        raise ValueError("--workdir is empty; set --workdir=DIR for checkpoints and metrics")
-    folder = pathlib.Path(workdir).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{jax.process_index()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"--workdir={workdir} cannot be written: {error}") from error
-    return folder

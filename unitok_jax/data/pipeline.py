@@ -6,6 +6,8 @@ hold."""
 import dataclasses
 import logging
 import math
+import multiprocessing
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -256,8 +258,18 @@ def _batched(examples: grain.MapDataset, batch_size: int, data: Any) -> grain.Da
     stream = examples.to_iter_dataset(grain.ReadOptions(data.num_threads, ahead))
     if data.num_workers:
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
-        stream = stream.mp_prefetch(options)
+        stream = stream.mp_prefetch(options, _end_with_parent)
     return iter(stream.batch(batch_size, drop_remainder=True))
+
+
+def _end_with_parent(*_) -> None:
+    """Ends a worker whose parent was killed: it would wait for ever, with its memory."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_rows(rows: Sequence[int] | None, batch_size: int) -> tuple[int, ...]:

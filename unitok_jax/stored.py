@@ -1,0 +1,166 @@
+"""One checkpoint on the disk: its meta data, its arrays, and whether they are what was saved.
+
+Nothing here waits for another process: one that finds damage alone must be able to say so.
+"""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from unitok_jax import differences
+
+# What missing, truncated or overwritten files raise. Anything else, such as no memory, no
+# permission or an error of the disk, says nothing about the checkpoint.
+_DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_NO_DAMAGE = (
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+)
+_META = ("config", "step", "data", "digests")
+_MOST_LINES = 20  # of differences in one message
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or made for something else; the message says which."""
+
+
+class DamagedError(CheckpointError):
+    """Files of a checkpoint are missing, or do not hold what was saved."""
+
+
+@jax.jit
+def digests(tree):
+    """One uint32 per array: the sum of its bits, each weighted by its position.
+
+    Integer sums do not depend on their order, so a digest is the same for every sharding.
+    """
+
+    def digest(array):
+        bits = (
+            jax.lax.bitcast_convert_type(array, jnp.uint32)
+            if array.dtype.itemsize == 4
+            else array.astype(jnp.uint32)
+        )
+        return jnp.sum(bits.ravel() * (2 * jnp.arange(array.size, dtype=jnp.uint32) + 1))
+
+    return jax.tree.map(digest, tree)
+
+
+def named_digests(tree) -> dict[str, int]:
+    """The digests of a tree of arrays under dotted names."""
+    return {name: int(x) for name, x in differences.leaves(jax.device_get(digests(tree))).items()}
+
+
+class Stored:
+    """One step of a folder of checkpoints."""
+
+    def __init__(self, folder: epath.Path, step: int):
+        """folder: that of all checkpoints; step: the number of one."""
+        self.path, self.step = folder / str(step), step
+
+    def meta(self) -> dict[str, Any]:
+        """The JSON item: `config step data_position data digests metrics evaluated`.
+
+        Raises:
+          DamagedError: it is missing or no JSON.
+        """
+        path = self.path / "meta" / "metadata"
+        try:
+            meta = json.loads(path.read_text())
+        except _DAMAGE as error:
+            raise DamagedError(f"{path} cannot be read: {error}") from error
+        missing = [key for key in _META if not isinstance(meta, dict) or key not in meta]
+        if missing:
+            raise DamagedError(f"{path} lacks {', '.join(missing)}")
+        return meta
+
+    def read(self, targets: dict[str, Any]) -> dict[str, Any]:
+        """Reads items.
+
+        Args:
+          targets: item name -> tree of ShapeDtypeStructs with shardings.
+
+        Raises:
+          CheckpointError: an item was never saved, or its arrays do not fit; the message lists
+            every difference.
+          DamagedError: files are missing or cannot be decoded.
+        """
+        saved = self.meta()["digests"]
+        for name in targets:
+            if name not in saved:
+                raise CheckpointError(
+                    f"{self.path} holds weights only, no item {name!r}: it cannot be resumed; "
+                    "start a run in another --workdir"
+                )
+        with _reader() as reader:
+            found = dict(self._orbax(reader.metadata).item_metadata.items())
+            lost = [name for name in targets if found.get(name) is None]
+            if lost:
+                raise DamagedError(f"{self.path} lacks files of {', '.join(lost)}")
+            problems = []
+            for name, target in targets.items():
+                problems += differences.tree_differences(found[name], target)
+            refuse(
+                problems, f"{self.path} does not fit the model", "was it saved by another version?"
+            )
+            wanted = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
+            items = self._orbax(reader.restore, args=ocp.args.Composite(**wanted))
+        return {name: items[name] for name in targets}
+
+    def verify(self, items: dict[str, Any]) -> None:
+        """Compares the arrays that were read with the saved digests. All processes call it.
+
+        Raises:
+          DamagedError: the bytes of an array changed; the message names it.
+        """
+        saved = self.meta()["digests"]
+        for name, item in items.items():
+            now = named_digests(item)
+            refuse(
+                [path for path in now if now[path] != saved[name].get(path)],
+                f"{self.path}: arrays of {name} do not have the bytes that were saved",
+                error=DamagedError,
+            )
+
+    def _orbax(self, read, **arguments):
+        try:
+            return read(self.path, **arguments)
+        # Orbax raises no narrower one for an array that cannot be read; others go on below.
+        except Exception as error:
+            cause = error.__cause__ if type(error) is Exception else error
+            text = str(cause)
+            if not isinstance(cause, _DAMAGE) or any(code in text for code in _NO_DAMAGE):
+                raise
+            reason = text.splitlines()[0].split(" [tensorstore_spec=")[0].split(" [source ")[0]
+            raise DamagedError(f"{self.path} cannot be read: {reason}") from error
+
+
+def refuse(problems: list[str], what: str, advice: str = "", error=CheckpointError) -> None:
+    """Raises `error` with `what`, a line per problem, and `advice`; nothing without problems."""
+    if len(problems) > _MOST_LINES:
+        problems = problems[:_MOST_LINES] + [f"and {len(problems) - _MOST_LINES} more"]
+    if problems:
+        raise error("\n  ".join([f"{what}:", *problems]) + (f"\n{advice}" if advice else ""))
+
+
+def _reader():
+    # Of this process alone: Orbax's barriers would hang where another process fails.
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"read{process}"
+    )
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=options),
+        params=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+        training=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+        meta=ocp.JsonCheckpointHandler(multiprocessing_options=options),
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=options)

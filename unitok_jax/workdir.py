@@ -1,0 +1,113 @@
+"""The folder of a run, on a disk or in a bucket: writable, owned by one run, and with room."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import shutil
+
+import jax
+from etils import epath
+
+from unitok_jax import cluster
+
+log = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class BusyError(RuntimeError):
+    """Another run writes to the workdir."""
+
+
+def open_folder(path) -> epath.Path:
+    """A local path made absolute, or a path in a bucket such as gs://bucket/folder.
+
+    Raises:
+      ValueError: it is in a bucket and the package that reads buckets is not installed.
+    """
+    folder = epath.Path(path)
+    if is_local(folder):
+        return epath.Path(os.path.abspath(folder))
+    try:
+        folder.exists()
+    except ImportError as error:
+        raise ValueError(
+            f"{folder} needs a package to be read and written: pip install 'unitok-jax[gcs]' "
+            f"({error})"
+        ) from error
+    return folder
+
+
+def make(path) -> epath.Path:
+    """Makes a workdir, and tries to write to it.
+
+    Raises:
+      ValueError: `path` is empty, or in a bucket that nothing installed can read.
+      OSError: it cannot be written.
+    """
+    if not str(path):
+        raise ValueError("--workdir is empty; set --workdir=DIR for checkpoints and metrics")
+    folder = open_folder(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{jax.process_index()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"--workdir={path} cannot be written: {error}") from error
+    return folder
+
+
+def is_local(path: epath.Path) -> bool:
+    """Whether a path is on a file system of this machine, and not in a bucket."""
+    return "://" not in str(path)
+
+
+def write(path: epath.Path, text: str) -> None:
+    """Writes a file whole or not at all: a kill leaves the old one."""
+    if not is_local(path):  # objects appear whole
+        path.write_text(text)
+        return
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    os.replace(new, path)
+
+
+@contextlib.contextmanager
+def lock(folder: epath.Path):
+    """Keeps a second run out of a local workdir; the system lets go when process 0 dies.
+
+    Raises:
+      BusyError: a run that is alive holds it.
+    """
+    if not is_local(folder) or not cluster.is_lead():
+        yield
+        return
+    with open(folder / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                f"another run writes to {folder}; wait for it, end it, or use another --workdir"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.info("%s has no locks: nothing keeps a second run out of it", folder)
+        yield
+
+
+def free_bytes(folder: epath.Path) -> float:
+    """Room on the disk of a folder; in a bucket there is always some."""
+    return shutil.disk_usage(folder).free if is_local(folder) else float("inf")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full."""
+    # Whoever passes it on may have kept only the text.
+    return any(
+        code == getattr(error, "errno", None) or os.strerror(code) in str(error) for code in _FULL
+    )
