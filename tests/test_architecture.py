@@ -14,7 +14,16 @@ PACKAGE = ROOT / "unitok_jax"
 ARROWS = {
     "__init__": {"tokenizer"},
     "main": {"train"},
-    "train": {"run", "sharding", "checkpoint", "metrics", "step"},
+    "train": {
+        "run",
+        "sharding",
+        "checkpoint",
+        "goodput",
+        "metrics",
+        "profiling",
+        "step",
+        "timing",
+    },
     "run": {
         "checks",
         "frozen",
@@ -38,6 +47,9 @@ ARROWS = {
     "sharding": set(),
     "checkpoint": set(),
     "metrics": set(),
+    "timing": set(),
+    "profiling": {"timing"},
+    "goodput": {"timing"},
     "models": set(),
     "data": set(),
     "evaluate": {"models"},

@@ -5,6 +5,7 @@ import logging as standard_logging
 import re
 import runpy
 import sys
+import time
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file with get_config(), such as configs/b16.py; --config.a.b=... sets a key."
 )
+_BEGAN = time.time()
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of checkpoints and metrics; the same again resumes."
 )
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> None:
     from unitok_jax import train  # after the flags: --help must not wait for JAX
 
     try:
-        train.train(CONFIG.value, WORKDIR.value)
+        train.train(CONFIG.value, WORKDIR.value, _BEGAN)
     except (ValueError, OSError, ArithmeticError) as error:
         logging.debug("traceback", exc_info=True)
         _exit(f"{error}\n(--v=1 shows where)")

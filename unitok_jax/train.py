@@ -3,23 +3,33 @@
 import contextlib
 import logging
 import pathlib
+import time
 
 import jax
 import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from unitok_jax import sharding
+from unitok_jax import goodput, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import Progress, RunningMean, Writer
+from unitok_jax.profiling import Tracer
 from unitok_jax.run import Run
 from unitok_jax.step import TrainState
+from unitok_jax.timing import Clock
 
 log = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
+def train(
+    config: ConfigDict, workdir: str, began: float | None = None
+) -> dict[str, float | np.ndarray]:
     """Trains until `config.steps`, from the newest checkpoint of `workdir` if there is one.
+
+    Args:
+      config: the whole configuration.
+      workdir: the folder of everything that the run leaves.
+      began: when the process began, in seconds since 1970; now if not given.
 
     Returns:
       The metrics of the last evaluation.
@@ -28,9 +38,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
       ValueError: the configuration or the checkpoint does not fit.
       OSError: the workdir cannot be written.
     """
+    began = time.time() if began is None else began
     folder = _make_workdir(workdir)
     run = Run(config)
     with contextlib.ExitStack() as stack:
+        clock = stack.enter_context(Clock(folder, began, lead=True))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         if checkpoints.latest_step() is None:
             run.check_evaluation_images()
@@ -43,46 +55,59 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
         (folder / "config.json").write_text(config.to_json(indent=2) + "\n")
         _overview(state)
         start = int(state.step)
+        if start >= config.steps:
+            log.info("step %d of %d is done: nothing to train", start, config.steps)
+            return _evaluation(run.evaluate(state.params)[0])
+        clock.open(start, config.steps, run.batch_size, _facts())
+        tracer = Tracer(folder, config.log, start + 1, clock)
+        stack.callback(tracer.close)
         writer = Writer(folder, start, config.log.tensorboard)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
         stack.callback(progress.close)
-        metrics = _loop(run, state, batches, checkpoints, writer, progress)
+        metrics = _loop(run, state, batches, checkpoints, writer, progress, clock, tracer)
+        clock.switch("saving")  # leaving waits for the last save
+    if clock.lead:
+        log.info("%s", goodput.measure(clock.workdir).line())
     log.info("finished: %s", folder)
     return metrics
 
 
-def _loop(run, state, batches, checkpoints, writer, progress):
+def _loop(run, state, batches, checkpoints, writer, progress, clock, tracer):
     config, start = run.config, int(state.step)
     window, pending, evaluation = _Window(config.optim.max_skipped), None, {}
-    if start >= config.steps:
-        log.info("step %d of %d is done: nothing to train", start, config.steps)
-        metrics, _ = run.evaluate(state.params)
-        return {f"eval/{key}": value for key, value in metrics.items()}
     for step in range(start + 1, config.steps + 1):
-        batch = sharding.shard_batch(next(batches), run.mesh)
-        state, metrics = run.train_step(step - 1, state, batch)
+        with tracer.step(step):
+            with clock.during("input"):
+                batch = next(batches)
+            batch = sharding.shard_batch(batch, run.mesh)
+            state, metrics = run.train_step(step - 1, state, batch)
         # The metrics of the step before: fetching this one's would make the device wait.
         if pending is not None:
             window.update(step - 1, jax.device_get(pending))
+            clock.tick(step - 1)
         pending = metrics
-        if step == start + 1:
-            jax.block_until_ready(metrics)
-            progress.start(step)
         last = step == config.steps
         evaluates = last or step % config.eval.every == 0
         saves = last or step % config.checkpoint.every == 0
         # A save ends a window of means too, so that a resumed run writes the same records.
-        if evaluates or saves or step % config.log.every == 0:
+        records = evaluates or saves or step % config.log.every == 0
+        if records or step == start + 1 or tracer.ends(step):
             window.update(step, jax.device_get(pending))
+            clock.tick(step)
             pending = None
-            values = window.result()
+            tracer.done(step)
+        if records:
+            values, times = window.result(), clock.record()
             writer.scalars(step, values)
-            progress.update(step, _headline(values))
+            writer.curves(step, times)
+            progress.update(step, _headline(values), times.get("time/images_per_second"))
+            tracer.poll(step)
         if evaluates:
-            metrics, picture = run.evaluate(state.params)
-            evaluation = {f"eval/{key}": value for key, value in metrics.items()}
+            with clock.during("evaluation"):
+                metrics, picture = run.evaluate(state.params)
+            evaluation = _evaluation(metrics)
             writer.scalars(step, evaluation)
             writer.image(step, "reconstruction", picture)
             log.info("step %d  %s", step, _line(evaluation))
@@ -91,11 +116,16 @@ def _loop(run, state, batches, checkpoints, writer, progress):
                 "step %d is not saved: it was skipped, and the one after may tell why", step
             )
         elif saves:
-            checkpoints.save(
-                step, state.items(), config, evaluation if evaluates else {}, run.facts
-            )
+            with clock.during("saving"):
+                checkpoints.save(
+                    step, state.items(), config, evaluation if evaluates else {}, run.facts
+                )
         if evaluates or saves:
-            progress.start(step)
+            clock.record()
+        if evaluates and clock.lead:
+            so_far = goodput.measure(clock.workdir)
+            writer.curves(step, {"time/goodput": so_far.share})
+            log.info("step %d  %s", step, so_far.line())
     return evaluation
 
 
@@ -130,6 +160,19 @@ class _Window:
     def result(self) -> dict[str, np.ndarray]:
         """The means since the last result, and `skipped`, the steps skipped in all."""
         return self._means.result() | {"skipped": np.int64(self._skipped)}
+
+
+def _evaluation(metrics):
+    return {f"eval/{key}": value for key, value in metrics.items()}
+
+
+def _facts():
+    return {
+        "processes": jax.process_count(),
+        "devices": jax.device_count(),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
 
 
 def _headline(values):
