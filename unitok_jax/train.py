@@ -105,12 +105,7 @@ def _loop(run, state, batches, checkpoints, writer, progress, clock, tracer):
             progress.update(step, _headline(values), times.get("time/images_per_second"))
             tracer.poll(step)
         if evaluates:
-            with clock.during("evaluation"):
-                metrics, picture = run.evaluate(state.params)
-            evaluation = _evaluation(metrics)
-            writer.scalars(step, evaluation)
-            writer.image(step, "reconstruction", picture)
-            log.info("step %d  %s", step, _line(evaluation))
+            evaluation = _evaluate(run, state, step, writer, clock)
         if saves and window.in_a_row and not last:
             log.warning(
                 "step %d is not saved: it was skipped, and the one after may tell why", step
@@ -120,12 +115,21 @@ def _loop(run, state, batches, checkpoints, writer, progress, clock, tracer):
                 checkpoints.save(
                     step, state.items(), config, evaluation if evaluates else {}, run.facts
                 )
-        if evaluates or saves:
-            clock.record()
-        if evaluates and clock.lead:
-            so_far = goodput.measure(clock.workdir)
-            writer.curves(step, {"time/goodput": so_far.share})
-            log.info("step %d  %s", step, so_far.line())
+    return evaluation
+
+
+def _evaluate(run, state, step, writer, clock):
+    with clock.during("evaluation"):
+        metrics, picture = run.evaluate(state.params)
+    evaluation = _evaluation(metrics)
+    writer.scalars(step, evaluation)
+    writer.image(step, "reconstruction", picture)
+    log.info("step %d  %s", step, _line(evaluation))
+    clock.record()
+    if clock.lead:
+        so_far = goodput.measure(clock.workdir)
+        writer.curves(step, {"time/goodput": so_far.share})
+        log.info("step %d  %s", step, so_far.line())
     return evaluation
 
 
