@@ -48,7 +48,7 @@ def loop(tmp_path):
                 out = program(jnp.ones((8, 8)))
             if tracer.ends(step) or step == steps[0]:
                 jax.block_until_ready(out)
-                tracer.done(step)
+                tracer.done(step, lambda: {"temporaries": 2**29})
             tracer.poll(step)
         tracer.close()
 
@@ -89,4 +89,5 @@ def test_memory_after_the_first_step_of_a_start(loop, tmp_path, caplog):
         loop(range(5, 8), memory_profile=True)
     content = gzip.decompress((tmp_path / "profile" / "memory_00000005.prof").read_bytes())
     assert b"buffer" in content
+    assert "the step plans temporaries 0.50 GiB" in caplog.text
     assert "tells nothing of its memory" in caplog.text or "bytes_in_use" in caplog.text

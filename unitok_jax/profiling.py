@@ -7,6 +7,7 @@ They lie under `profile/` of the workdir in the layout that TensorBoard and XPro
 import contextlib
 import logging
 import pathlib
+from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
@@ -51,14 +52,19 @@ class Tracer:
         """Whether a trace ends with `step`, which must then be waited for."""
         return step == self._last
 
-    def done(self, step: int) -> None:
-        """After the end of `step` on the device: writes what ends with it."""
+    def done(self, step: int, planned_memory: Callable[[], dict[str, int]]) -> None:
+        """After the end of `step` on the device: writes what ends with it.
+
+        Args:
+          step: that every process has dispatched and this one has waited for.
+          planned_memory: tells the bytes that the program of the step plans on each device.
+        """
         if self.ends(step):
             self.close()
-            log.info("traced %d steps up to step %d: %s", self._count, step, self._folder)
+            log.info("traced up to step %d: %s", step, self._folder)
         if step == self._memory_at:
             with self._clock.during("profiling"):
-                self._memory(step)
+                self._memory(step, planned_memory())
 
     def poll(self, step: int) -> None:
         """Asks for a trace of the steps after `step` if a file `profile_now` is in the workdir."""
@@ -74,18 +80,19 @@ class Tracer:
             with self._clock.during("profiling"):
                 jax.profiler.stop_trace()
 
-    def _memory(self, step: int) -> None:
+    def _memory(self, step, planned):
         self._folder.mkdir(exist_ok=True)
         path = self._folder / f"memory_{step:08d}.prof"
         jax.profiler.save_device_memory_profile(str(path))
+        log.info("memory after step %d: %s; the step plans %s", step, path, _gib(planned))
         for device in jax.local_devices():
             stats = device.memory_stats()
             if stats is None:
-                log.info("%s tells nothing of its memory; arrays are in %s", device, path)
-                return
-            gib = {
-                key: f"{stats[key] / 2**30:.2f} GiB"
-                for key in ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
-                if key in stats
-            }
-            log.info("memory of %s after step %d: %s; arrays in %s", device, step, gib, path)
+                log.info("%s tells nothing of its memory", device)
+                continue
+            told = ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
+            log.info("%s: %s", device, _gib({key: stats[key] for key in told if key in stats}))
+
+
+def _gib(sizes):
+    return ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in sizes.items())

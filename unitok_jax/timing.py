@@ -8,6 +8,7 @@ since the record before was spent, so that those of a start sum up to its life. 
 over all starts is `goodput`'s business.
 """
 
+import collections
 import contextlib
 import json
 import pathlib
@@ -52,10 +53,10 @@ class Clock:
 
     A wait for a batch costs nothing while the device still works on the step before. So `input`
     is what the steps took beyond the device's own time, but at most the wait. The device's own
-    time for a step is that of the last step of a record, whose metrics the loop fetches at once:
-    from its dispatch, or from the end of the step before if that is later, until it is done. The
-    rest, logging included, is `training`. A program that is compiled later, as that of the
-    adversarial phase, counts in the step that waits for it.
+    time is known of the last step of a record, whose metrics the loop fetches at once: from its
+    dispatch, or from the end of the step before if that is later, until it is done; the median of
+    five such steps is taken. The rest, logging included, is `training`. A program that is compiled
+    later, as that of the adversarial phase, counts in the step that waits for it.
 
     A context manager: leaving it books the rest of the time.
     """
@@ -71,7 +72,8 @@ class Clock:
         self.workdir, self.lead, self._file = workdir, lead, None
         self._kind, self._since = "starting", time.monotonic() - max(time.time() - began, 0)
         self._seconds = dict.fromkeys(KINDS, 0.0)
-        self._steps, self._stepped, self._device = [], 0.0, 0.0
+        self._steps, self._stepped, self._span = [], 0.0, 0.0
+        self._device_steps = collections.deque(maxlen=5)
 
     def __enter__(self):
         return self
@@ -121,7 +123,7 @@ class Clock:
 
     def tick(self, step: int) -> None:
         """The metrics of `step` have arrived. The first of a process ends the start."""
-        self._device, self._step = self._book(), step
+        self._span, self._step = self._book(), step
         if self._kind == "starting":
             self._kind = "training"
             self._write({})
@@ -142,7 +144,9 @@ class Clock:
         values, count = {}, len(self._steps)
         if count:
             whole = self._seconds["training"] + self._seconds["input"]
-            beyond = max(whole - count * self._device, 0.0)
+            self._device_steps.append(self._span)
+            device = float(np.median(self._device_steps))
+            beyond = max(whole - count * device, 0.0)
             self._seconds["input"] = min(self._seconds["input"], beyond)
             self._seconds["training"] = whole - self._seconds["input"]
             median, late = np.percentile(self._steps, [50, 90])
@@ -150,7 +154,7 @@ class Clock:
                 "time/step_p50": float(median),
                 "time/step_p90": float(late),
                 "time/step_max": max(self._steps),
-                "time/step_device": self._device,
+                "time/step_device": device,
                 "time/input_share": self._seconds["input"] / whole,
                 "time/images_per_second": count * self._batch_size / whole,
             }

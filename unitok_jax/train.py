@@ -1,6 +1,7 @@
 """The loop: build, restore, step, log, save, evaluate."""
 
 import contextlib
+import functools
 import logging
 import pathlib
 import time
@@ -97,7 +98,7 @@ def _loop(run, state, batches, checkpoints, writer, progress, clock, tracer):
             window.update(step, jax.device_get(pending))
             clock.tick(step)
             pending = None
-            tracer.done(step)
+            tracer.done(step, functools.partial(run.planned_memory, step - 1, state, batch))
         if records:
             values, times = window.result(), clock.record()
             writer.scalars(step, values)
