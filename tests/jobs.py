@@ -36,11 +36,11 @@ def free_port() -> int:
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Of a process with so many simulated devices; XLA needs twice as many threads."""
+    """Of a process with so many simulated devices, which need twice as many threads."""
     return {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "NPROC": "16",
+        "NPROC": str(2 * devices + 2),
     }
 
 

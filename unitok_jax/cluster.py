@@ -55,6 +55,8 @@ def find(cluster: str, environ: Mapping[str, str], **given) -> Member | None:
     Raises:
       ClusterError: something is missing or makes no sense.
     """
+    if cluster not in CLUSTERS:
+        raise ClusterError(f"--cluster={cluster} is not one of {', '.join(CLUSTERS)}")
     names = {
         "coordinator": "JAX_COORDINATOR_ADDRESS",
         "processes": "JAX_NUM_PROCESSES",
