@@ -36,10 +36,14 @@ def free_port() -> int:
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Of a process with so many simulated devices, which need twice as many threads."""
+    """Of a process with so many simulated devices, which need twice as many threads.
+
+    Programs are compiled fast and not well: most of a short run is its compilation.
+    """
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags,
         "NPROC": str(2 * devices + 2),
     }
 

@@ -1,5 +1,7 @@
 """The mesh, the shape rule, and equal numbers on any mesh."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ class TestSlices:
         pytest.importorskip("libtpu")
         from unitok_jax import topology
 
-        return topology.devices("v5e:2x4*2")
+        return topology.find("v5e:2x4*2").devices
 
     def test_fsdp_stays_inside_a_slice(self, devices):
         mesh = sharding.make_mesh(-1, 8, devices)
@@ -123,6 +125,8 @@ class Meshes:
         # Numbers do not depend on how well the program is compiled, and compiling is most of it.
         step = run.programs.phases[adversarial].lower(*arguments)
         step = step.compile(compiler_options={"xla_backend_optimization_level": 0})
+        if fsdp == 1:  # images, tokens and their subset stay on their devices
+            assert not re.search("all-to-all|collective-permute", step.as_text())
         state, metrics = step(*arguments)
         # The first moments are the gradients, scaled; AdamW's update would make noise as large.
         players = [state.generator, state.discriminator][: 1 + adversarial]
