@@ -76,6 +76,24 @@ def write(path: epath.Path, text: str) -> None:
     os.replace(new, path)
 
 
+def move(folder: epath.Path, target: epath.Path) -> None:
+    """Moves a folder; in a bucket, which has none, every object in it."""
+    if is_local(folder):
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+        return
+    _copy(folder, target)
+    folder.rmtree()
+
+
+def _copy(folder, target):
+    for path in folder.iterdir():
+        if path.is_dir():
+            _copy(path, target / path.name)
+        else:
+            path.copy(target / path.name)
+
+
 @contextlib.contextmanager
 def lock(folder: epath.Path):
     """Keeps a second run out of a local workdir; the system lets go when process 0 dies.
