@@ -131,6 +131,9 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every = 50  # steps; values are means since the last line
     config.log.tensorboard = True
+    config.log.profile_steps = ()  # where traces begin, as (10, 500): docs/profiling.md
+    config.log.profile_count = 3  # steps of a trace
+    config.log.memory_profile = False  # after the first step of every start
     return config.lock()  # a config that misspells a key must fail
 
 

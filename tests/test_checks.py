@@ -51,6 +51,14 @@ def test_the_configurations_that_come_with_it_pass():
             r"loss\.entropy=0\.1 has no meaning for model\.quantizer=fsq",
         ),
         ({"optim.max_skipped": 0}, r"optim\.max_skipped=0 must be at least 1"),
+        ({"log.profile_count": 0}, r"log\.profile_count=0 must be at least 1"),
+        ({"log.profile_steps": (0,)}, r"log\.profile_steps=\(0,\): 0 is no step from 1 to steps"),
+        ({"log.profile_steps": (9, 201)}, r"log\.profile_steps=\(9, 201\): 201 is no .*steps=200"),
+        ({"log.profile_steps": (2.5,)}, r"log\.profile_steps=\(2\.5,\): 2\.5 is no step"),
+        (
+            {"log.profile_steps": (9, 7)},
+            r"log\.profile_steps=\(9, 7\): .*profile_count=3 steps from 7 on is not over at 9",
+        ),
         ({"init.training": True}, r"init\.training=True needs init\.path"),
         (
             {"init.training": True, "init.path": "a", "init.include": ("encoder.*",)},

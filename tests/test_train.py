@@ -162,10 +162,10 @@ class TestResume:
         assert ours == theirs
 
     def test_finished_run_has_nothing_to_do(self, finished):
-        before = records(finished[0])
+        before = records(finished[0]), (finished[0] / "timing.jsonl").read_text()
         result = run(finished[0])
         assert result.returncode == 0 and "nothing to train" in result.stderr
-        assert records(finished[0]) == before
+        assert (records(finished[0]), (finished[0] / "timing.jsonl").read_text()) == before
 
     def test_another_model_is_refused_with_the_differences(self, finished):
         result = run(

@@ -1,5 +1,6 @@
 """Whether the values of a configuration fit each other, told before anything is built."""
 
+import itertools
 import math
 
 from ml_collections import ConfigDict
@@ -29,6 +30,7 @@ def check(config: ConfigDict) -> None:
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep_latest": config.checkpoint.keep_latest,
         "log.every": config.log.every,
+        "log.profile_count": config.log.profile_count,
         "optim.accumulation": config.optim.accumulation,
         "optim.max_skipped": config.optim.max_skipped,
     }
@@ -58,9 +60,25 @@ def check(config: ConfigDict) -> None:
             f"data.decode_fraction={fraction} is not 1, 1/2, 1/3, ...: every image, every second, "
             "every third is decoded"
         )
+    _check_log(config)
     _check_losses(config)
     _check_gan(config)
     _check_optim(config)
+
+
+def _check_log(config):
+    steps, count = tuple(config.log.profile_steps), config.log.profile_count
+    for step in steps:
+        if not isinstance(step, int) or not 1 <= step <= config.steps:
+            raise ValueError(
+                f"log.profile_steps={steps}: {step!r} is no step from 1 to steps={config.steps}"
+            )
+    for before, after in itertools.pairwise(sorted(steps)):
+        if after - before < count:
+            raise ValueError(
+                f"log.profile_steps={steps}: a trace of log.profile_count={count} steps from "
+                f"{before} on is not over at {after}; set a lower log.profile_count"
+            )
 
 
 def _check_losses(config):

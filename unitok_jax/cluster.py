@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,10 @@ HEARTBEAT_SECONDS = 30  # without a sign of life, after which the other processe
 
 class ClusterError(ValueError):
     """The processes of a job cannot be found or do not fit each other; the message says why."""
+
+
+class Unreachable(Exception):
+    """Another process did not answer in time; the same command may work later."""
 
 
 class Member(NamedTuple):
@@ -50,6 +55,8 @@ def find(cluster: str, environ: Mapping[str, str], **given) -> Member | None:
     Raises:
       ClusterError: something is missing or makes no sense.
     """
+    if cluster not in CLUSTERS:
+        raise ClusterError(f"--cluster={cluster} is not one of {', '.join(CLUSTERS)}")
     names = {
         "coordinator": "JAX_COORDINATOR_ADDRESS",
         "processes": "JAX_NUM_PROCESSES",
@@ -91,28 +98,27 @@ def connect(member: Member | None, timeout: int) -> None:
       timeout: seconds that the other processes may take to appear.
 
     Raises:
-      ClusterError: the coordinator or another process does not appear.
+      ClusterError: the coordinator's port is taken.
+      Unreachable: the coordinator does not appear.
     """
     if member is None:
         return
     if member.coordinator is not None:
         _check_coordinator(member, timeout)
-    try:
-        jax.distributed.initialize(
-            member.coordinator,
-            member.processes,
-            member.process,
-            member.devices,
-            cluster_detection_method=None if member.coordinator is None else "deactivate",
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
-    except RuntimeError as error:
-        raise ClusterError(
-            f"the {member.processes or ''} processes of the job did not meet at "
-            f"{member.coordinator or 'the coordinator'} within {timeout} s; was the command "
-            f"started on every host? ({str(error).splitlines()[0]})"
-        ) from error
+    # JAX aborts at its own timeout, with a stack trace in place of a message.
+    alarm = threading.Timer(timeout, _give_up, (member, timeout))
+    alarm.daemon = True
+    alarm.start()
+    jax.distributed.initialize(
+        member.coordinator,
+        member.processes,
+        member.process,
+        member.devices,
+        cluster_detection_method=None if member.coordinator is None else "deactivate",
+        initialization_timeout=timeout + 60,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+    alarm.cancel()
     log.info(
         "process %d of %d, %d of %d devices",
         jax.process_index(),
@@ -303,12 +309,23 @@ def _check_coordinator(member, timeout) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise ClusterError(
+                raise Unreachable(
                     f"--coordinator={member.coordinator} cannot be reached from process "
                     f"{member.process} for {timeout} s ({error}); is process 0 running there, and "
                     "is the port open?"
                 ) from error
         time.sleep(0.5)
+
+
+def _give_up(member, timeout) -> None:
+    print(
+        f"error: the {member.processes or ''} processes of the job did not meet at "
+        f"{member.coordinator or 'the coordinator'} within {timeout} s; was the command started "
+        "on every host?",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def _gather(text: str) -> list[str]:

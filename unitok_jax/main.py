@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import sys
+import time
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file with get_config(), such as configs/b16.py; --config.a.b=... sets a key."
 )
+_BEGAN = time.time()
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of checkpoints and metrics; the same again resumes."
 )
@@ -62,10 +64,12 @@ def main(argv: list[str]) -> None:
             cluster.connect(member, CONNECT_TIMEOUT.value)
             if not cluster.is_lead():
                 logging.set_verbosity(logging.WARNING)
-            train.train(CONFIG.value, WORKDIR.value)
+            train.train(CONFIG.value, WORKDIR.value, _BEGAN)
         except train.Preempted as notice:
             logging.warning("%s", notice)
             sys.exit(cluster.EXIT_PREEMPTED)
+        except cluster.Unreachable as error:
+            _exit(str(error), 1)
         except (ValueError, OSError, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
             _exit(f"{error}\n(--v=1 shows where)")
@@ -136,9 +140,9 @@ def _parse_or_exit(argv: list[str]) -> list[str]:
         _exit(str(error))
 
 
-def _exit(message: str) -> None:
+def _exit(message: str, code: int = 2) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-import time
 
 import numpy as np
 from etils import epath
@@ -11,7 +10,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from unitok_jax import workdir
+from unitok_jax.workdir import Lines
 
 log = logging.getLogger(__name__)
 
@@ -40,40 +39,23 @@ class Writer:
 
     def __init__(self, folder: epath.Path, start_step: int, tensorboard: bool):
         """Records after `start_step`, of a run that was killed, are dropped: they come again."""
-        self._folder, self._file = folder, None
-        path = folder / "metrics.jsonl"
-        self._lines = path.read_text().splitlines() if path.exists() else []
-        self._lines = [line for line in self._lines if _step(line) <= start_step]
-        self._rewrite()
-        if workdir.is_local(folder):
-            self._file = path.open("a")
+        self._folder = folder
+        self._file = Lines(folder / "metrics.jsonl", lambda line: _step(line) <= start_step)
         self._board = None
         if tensorboard:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """One record. Vectors, one value per codebook, become lists and separate curves."""
-        record = {"step": step}
-        for key, value in values.items():
-            array = np.asarray(value)
-            record[key] = array.tolist()
-            for name, scalar in _curves(key, array):
-                if self._board is not None:
-                    self._board.add_scalar(name, scalar, step)
-        line = json.dumps(record)
-        if self._file is None:  # nothing can be appended to an object in a bucket
-            self._lines.append(line)
-            self._rewrite()
-            return
-        try:
-            self._file.write(line + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise OSError(f"{self._file.name} cannot be written: {error}") from error
+        record = {key: np.asarray(value).tolist() for key, value in values.items()}
+        self._file.append(json.dumps({"step": step} | record))
+        self.curves(step, values)
 
-    def _rewrite(self):
-        path = self._folder / "metrics.jsonl"
-        workdir.write(path, "".join(line + "\n" for line in self._lines))
+    def curves(self, step: int, values: dict[str, float | np.ndarray]) -> None:
+        """Values for TensorBoard alone: what another start would not write again alike."""
+        for key, value in values.items() if self._board is not None else ():
+            for name, scalar in _curves(key, np.asarray(value)):
+                self._board.add_scalar(name, scalar, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """A uint8 (H, W, 3) picture, as images/<name>_<step>.png and in TensorBoard."""
@@ -86,8 +68,7 @@ class Writer:
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -96,6 +77,9 @@ class NoWriter:
     """What a process uses that is not the one that writes."""
 
     def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
+        """Writes nothing."""
+
+    def curves(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """Writes nothing."""
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -109,30 +93,28 @@ class Progress:
     """A bar on a terminal, plain lines in a log."""
 
     def __init__(self, start_step: int, steps: int, batch_size: int):
-        self._steps, self._batch_size, self._start = steps, batch_size, start_step
-        self._time, self._last = None, start_step
+        self._steps, self._batch_size = steps, batch_size
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(initial=start_step, total=steps, unit="step", dynamic_ncols=True)
 
-    def start(self, step: int) -> None:
-        """Starts the clock at `step`: after what is no training, such as the first compilation."""
-        self._time, self._last = time.monotonic(), step
+    def update(self, step: int, values: dict[str, float], rate: float | None) -> None:
+        """Shows `step` of all, the values and, in a log, the time left.
 
-    def update(self, step: int, values: dict[str, float]) -> None:
-        """Shows `step` of all, the values, images per second and, in a log, the time left."""
-        now = time.monotonic()
-        seconds = max(now - self._time, 1e-9)
-        rate = (step - self._last) / seconds
+        Args:
+          step: the last that is done.
+          values: to show.
+          rate: images per second since the update before; None if no step was timed.
+        """
         text = "  ".join(f"{key} {float(value):.4g}" for key, value in values.items())
-        text += f"  {rate * self._batch_size:.1f} images/s"
+        if rate:
+            text += f"  {rate:.1f} images/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
             self._bar.update(step - self._bar.n)
         else:
-            left = (self._steps - step) / rate if rate else float("inf")
+            left = (self._steps - step) * self._batch_size / rate if rate else float("inf")
             log.info("step %d/%d  %s  %s left", step, self._steps, text, _duration(left))
-        self._time, self._last = now, step
 
     def close(self) -> None:
         """Ends the bar's line."""

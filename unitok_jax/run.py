@@ -68,10 +68,20 @@ class Run:
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
         """Update number `step`, from 0: `Trainer.train_step` of its phase, compiled once each."""
+        return self._program(step)(state, self.frozen, batch)
+
+    def planned_memory(self, step: int, state: TrainState, batch) -> dict[str, int]:
+        """Bytes on each device that the compiled `train_step` of these arguments needs."""
+        plan = self._program(step).lower(state, self.frozen, batch).compile().memory_analysis()
+        return {
+            "arguments": plan.argument_size_in_bytes,
+            "new outputs": plan.output_size_in_bytes - plan.alias_size_in_bytes,
+            "temporaries": plan.temp_size_in_bytes,
+        }
+
+    def _program(self, step):
         adversary = self.trainer.adversary
-        return self.programs.phases[adversary is not None and adversary.acts(step)](
-            state, self.frozen, batch
-        )
+        return self.programs.phases[adversary is not None and adversary.acts(step)]
 
     def check_phase(self, state: TrainState) -> None:
         """Refuses to send a run back from its adversarial phase to the first.

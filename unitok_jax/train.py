@@ -1,9 +1,11 @@
 """The loop: build, restore, step, log, save, evaluate."""
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import pathlib
+import time
 import zlib
 
 import jax
@@ -11,11 +13,13 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from unitok_jax import cluster, differences, sharding
+from unitok_jax import cluster, differences, goodput, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
+from unitok_jax.profiling import Tracer
 from unitok_jax.run import Run
 from unitok_jax.step import TrainState
+from unitok_jax.timing import Clock
 from unitok_jax.workdir import lock, make, write
 
 log = logging.getLogger(__name__)
@@ -25,8 +29,15 @@ class Preempted(Exception):
     """SIGTERM came; a checkpoint was saved, and the same command continues from it."""
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
+def train(
+    config: ConfigDict, workdir: str, began: float | None = None
+) -> dict[str, float | np.ndarray]:
     """Trains until `config.steps`, from the newest checkpoint of `workdir` if there is one.
+
+    Args:
+      config: the whole configuration.
+      workdir: the folder of everything that the run leaves.
+      began: when the process began, in seconds since 1970; now if not given.
 
     Returns:
       The metrics of the last evaluation.
@@ -37,11 +48,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
       workdir.BusyError: another run writes to it.
       Preempted: the machine is about to be taken away.
     """
+    began = time.time() if began is None else began
     cluster.agree(_command(config, workdir))
     folder = make(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(folder))
         run = Run(config)
+        clock = stack.enter_context(Clock(folder, began, cluster.is_lead()))
         preemption = stack.enter_context(contextlib.closing(cluster.Preemption()))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         cluster.agree(run.facts | {"newest checkpoint": checkpoints.latest_step()})
@@ -58,75 +71,94 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float | np.ndarray]:
             unseen = int(state.step) % config.eval.every == 0 and not checkpoints.meta().get(
                 "evaluated", True
             )
-        if int(state.step) < config.steps:
-            checkpoints.check_space(state.items())
         _overview(state)
         start = int(state.step)
+        if start >= config.steps:
+            log.info("step %d of %d is done: nothing to train", start, config.steps)
+            return _evaluation(run.evaluate(state.params)[0])
+        checkpoints.check_space(state.items())
+        clock.open(start, config.steps, run.batch_size, _facts())
+        tracer = Tracer(folder, config.log, start + 1, clock)
+        stack.callback(tracer.close)
         writer = NoWriter()
-        if cluster.is_lead():
+        if clock.lead:
             write(folder / "config.json", config.to_json(indent=2) + "\n")
             writer = Writer(folder, start, config.log.tensorboard)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
         stack.callback(progress.close)
-        if unseen and start < config.steps:
-            _evaluate(run, state, writer, start)
-        metrics = _loop(run, state, batches, checkpoints, preemption, writer, progress)
+        if unseen:
+            _evaluate(run, state, start, writer, clock)
+        metrics = _loop(
+            run, state, batches, checkpoints, preemption, writer, progress, clock, tracer
+        )
+        clock.switch("saving")  # leaving waits for the last save
+    if clock.lead:
+        log.info("%s", goodput.measure(clock.workdir).line())
     log.info("finished: %s", folder)
     return metrics
 
 
-def _loop(run, state, batches, checkpoints, preemption, writer, progress):
+def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock, tracer):
     config, start = run.config, int(state.step)
     window, pending, evaluation = _Window(config.optim.max_skipped), None, {}
-    if start >= config.steps:
-        log.info("step %d of %d is done: nothing to train", start, config.steps)
-        metrics, _ = run.evaluate(state.params)
-        return {f"eval/{key}": value for key, value in metrics.items()}
     for step in range(start + 1, config.steps + 1):
-        batch = sharding.shard_batch(next(batches), run.mesh)
-        state, metrics = run.train_step(step - 1, state, batch)
+        with tracer.step(step):
+            with clock.during("input"):
+                batch = next(batches)
+            batch = sharding.shard_batch(batch, run.mesh)
+            state, metrics = run.train_step(step - 1, state, batch)
         # The metrics of the step before: fetching this one's would make the device wait.
         if pending is not None:
             window.update(step - 1, jax.device_get(pending))
+            clock.tick(step - 1)
         pending = metrics
-        if step == start + 1:
-            jax.block_until_ready(metrics)
-            progress.start(step)
         last, stops = step == config.steps, preemption.come(step)
         evaluates = last or (step % config.eval.every == 0 and not stops)
         saves = last or stops or step % config.checkpoint.every == 0
         # A save ends a window of means too, so that a resumed run writes the same records.
-        if evaluates or saves or step % config.log.every == 0:
+        records = evaluates or saves or step % config.log.every == 0
+        if records or step == start + 1 or tracer.ends(step):
             window.update(step, jax.device_get(pending))
+            clock.tick(step)
             pending = None
-            values = window.result()
+            tracer.done(step, functools.partial(run.planned_memory, step - 1, state, batch))
+        if records:
+            values, times = window.result(), clock.record()
             writer.scalars(step, values)
-            progress.update(step, _headline(values))
+            writer.curves(step, times)
+            progress.update(step, _headline(values), times.get("time/images_per_second"))
+            tracer.poll(step)
         if evaluates:
-            evaluation = _evaluate(run, state, writer, step)
+            evaluation = _evaluate(run, state, step, writer, clock)
         if saves and window.in_a_row and not (last or stops):
             log.warning(
                 "step %d is not saved: it was skipped, and the one after may tell why", step
             )
         elif saves:
-            checkpoints.save(
-                step, state.items(), config, evaluation if evaluates else {}, run.facts
-            )
+            with clock.during("saving"):
+                checkpoints.save(
+                    step, state.items(), config, evaluation if evaluates else {}, run.facts
+                )
         if stops and not last:
+            clock.switch("saving")
             raise Preempted(f"SIGTERM: stopped after step {step}; the same command continues there")
-        if evaluates or saves:
-            progress.start(step)
     return evaluation
 
 
-def _evaluate(run, state, writer, step):
-    metrics, picture = run.evaluate(state.params)
-    evaluation = {f"eval/{key}": value for key, value in metrics.items()}
+def _evaluate(run, state, step, writer, clock):
+    with clock.during("evaluation"):
+        metrics, picture = run.evaluate(state.params)
+    evaluation = _evaluation(metrics)
     writer.scalars(step, evaluation)
     writer.image(step, "reconstruction", picture)
     log.info("step %d  %s", step, _line(evaluation))
+    clock.record()
+    if clock.lead:
+        so_far = goodput.measure(clock.workdir)
+        writer.curves(step, {"time/goodput": so_far.share})
+        log.info("step %d  %s", step, so_far.line())
     return evaluation
 
 
@@ -161,6 +193,19 @@ class _Window:
     def result(self) -> dict[str, np.ndarray]:
         """The means since the last result, and `skipped`, the steps skipped in all."""
         return self._means.result() | {"skipped": np.int64(self._skipped)}
+
+
+def _evaluation(metrics):
+    return {f"eval/{key}": value for key, value in metrics.items()}
+
+
+def _facts():
+    return {
+        "processes": jax.process_count(),
+        "devices": jax.device_count(),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
 
 
 def _headline(values):

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+from collections.abc import Callable
 
 import jax
 from etils import epath
@@ -92,6 +93,55 @@ def _copy(folder, target):
             _copy(path, target / path.name)
         else:
             path.copy(target / path.name)
+
+
+class Lines:
+    """A text file to which lines are added, each on the disk before the next begins.
+
+    Nothing can be appended to an object in a bucket: there the file is written anew each time.
+    """
+
+    def __init__(self, path: epath.Path, keep: Callable[[str], bool] = bool):
+        """Opens the file, made if it is not there.
+
+        Args:
+          path: of the file.
+          keep: which of its lines stay.
+        """
+        self._path, self._file = path, None
+        self._lines = _read(path).splitlines() if path.exists() else []
+        self._lines = [line for line in self._lines if keep(line)]
+        self._rewrite()
+        if is_local(path):
+            self._file = open(path, "a")
+
+    def append(self, line: str) -> None:
+        """Adds one line.
+
+        Raises:
+          OSError: it cannot be written; the message names the file.
+        """
+        if self._file is None:
+            self._lines.append(line)
+            self._rewrite()
+            return
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"{self._path} cannot be written: {error}") from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _rewrite(self):
+        write(self._path, "".join(line + "\n" for line in self._lines))
+
+
+def _read(path: epath.Path) -> str:
+    return path.read_bytes().decode(errors="replace")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,106 @@
+"""Jobs of several real processes on this machine, for tests."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+# The smallest job that evaluates, saves and has a frozen network.
+SETTINGS = [
+    "--config=configs/tiny.py",
+    "--config.steps=12",
+    "--config.model.size=nano",
+    "--config.model.quant_heads=2",
+    "--config.data.image_size=(48,48)",
+    "--config.data.batch_size=8",
+    "--config.data.num_threads=1",
+    "--config.loss.perceptual=1.0",
+    "--config.frozen.lpips=seeded",
+    "--config.optim.learning_rate=1e-4",
+    "--config.eval.every=6",
+    "--config.eval.batch_size=8",
+    "--config.eval.max_images=12",
+    "--config.eval.grid_images=2",
+    "--config.checkpoint.every=4",
+    "--config.log.every=1",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(devices: int) -> dict[str, str]:
+    """Of a process with so many simulated devices, which need twice as many threads."""
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "NPROC": str(2 * devices + 2),
+    }
+
+
+class Job:
+    """`main` in one or several processes, whose output goes to files."""
+
+    def __init__(self, logs: pathlib.Path, workdir, processes: int, devices: int, *more, each=()):
+        """each: further arguments of every process, in their order."""
+        logs.mkdir(parents=True, exist_ok=True)
+        self.logs = [logs / f"{process}.log" for process in range(processes)]
+        where = [()]
+        if processes > 1:
+            to = f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}"
+            where = [(*to, f"--process={process}") for process in range(processes)]
+        self.processes = []
+        for process in range(processes):
+            arguments = [*where[process], *more, *(each[process] if each else ())]
+            with self.logs[process].open("w") as log:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "unitok_jax.main", f"--workdir={workdir}"]
+                        + SETTINGS
+                        + arguments,
+                        env=environment(devices),
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+
+    def wait(self, timeout: float = 400) -> list[int]:
+        """Exit codes; whoever has not ended by then is killed and fails the test."""
+        deadline = time.monotonic() + timeout
+        try:
+            return [p.wait(max(0, deadline - time.monotonic())) for p in self.processes]
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait_for_step(self, workdir: pathlib.Path, step: int, timeout: float = 400) -> None:
+        """Until a record of `step` is there."""
+        deadline = time.monotonic() + timeout
+        while not any(r["step"] >= step for r in records(workdir)):
+            ended = [p.poll() for p in self.processes]
+            if any(code is not None for code in ended) or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"no step {step}; exit codes {ended}\n{self.output()}")
+            time.sleep(0.02)
+
+    def output(self, process: int | None = None) -> str:
+        """What one process, or all, printed."""
+        logs = self.logs if process is None else [self.logs[process]]
+        return "\n".join(log.read_text() for log in logs)
+
+
+def records(workdir: pathlib.Path) -> list[dict]:
+    """The complete lines of metrics.jsonl."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,136 @@
+"""What part of a run's time was training: `python -m unitok_jax.goodput WORKDIR`.
+
+Adds up `timing.jsonl` over all starts of a run. `training` is the time of steps that count, of each
+step its last execution; `repeated` that of steps which a later start had to do again, because it
+began from an earlier checkpoint; `down` the time from the last sign of life of a process to the
+beginning of the next. The clock of `timing` tells what the others are. The sum is the time from the
+beginning of the first process to the last record.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import math
+import sys
+import time
+from typing import Any
+
+from etils import epath
+
+from unitok_jax import timing
+
+_ROWS = ("training", "repeated", *(kind for kind in timing.KINDS if kind != "training"), "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class Goodput:
+    """The time of a run: seconds by kind, and where the run stands."""
+
+    seconds: dict[str, float]
+    starts: int
+    step: int  # the last one recorded
+    goal: int  # the last of the run
+    last: float  # when that was, in seconds since 1970
+    set_back: float  # seconds by which the clock was set back between starts, at least
+
+    @property
+    def share(self) -> float:
+        """Productive time over all time; 0 if there is none."""
+        total = sum(self.seconds.values())
+        return self.seconds["training"] / total if total else 0.0
+
+    def line(self) -> str:
+        """The share, and the kinds that took at least 1 %."""
+        total = sum(self.seconds.values()) or 1.0
+        kinds = [f"{k} {s / total:.1%}" for k, s in self.seconds.items() if s >= total / 100]
+        return f"goodput {self.share:.3f}, starts: {self.starts}; {', '.join(kinds)}"
+
+    def table(self) -> str:
+        """Rows of seconds and shares, below a line on where the run stands."""
+        total = sum(self.seconds.values()) or 1.0
+        ago = max(time.time() - self.last, 0.0)
+        lines = [
+            f"step {self.step} of {self.goal}, starts: {self.starts}, last record {ago:.0f} s ago"
+        ]
+        lines += [f"{k:<12}{s:>12.1f} s {s / total:>7.1%}" for k, s in self.seconds.items()]
+        lines.append(f"{'all':<12}{total:>12.1f} s")
+        if self.set_back:
+            lines.append(
+                f"the clock was set back by {self.set_back:.1f} s or more between two starts; the "
+                "time between them counts as 0"
+            )
+        return "\n".join([*lines, f"goodput {self.share:.3f}"])
+
+
+def goodput(records: list[dict[str, Any]]) -> Goodput:
+    """Adds up the records of `timing.read`.
+
+    A start that began at step s makes what the starts before it did beyond s repeated: their steps
+    and waits for input, not their evaluations and saves. What a process did after its last record
+    is not known and counts as down.
+
+    Raises:
+      ValueError: there is no record.
+    """
+    starts = [list(g) for _, g in itertools.groupby(records, key=lambda record: record["start"])]
+    if not starts:
+        raise ValueError("there is no record of a start yet; wait until the first step is done")
+    seconds, kept = dict.fromkeys(_ROWS, 0.0), math.inf
+    for start in reversed(starts):
+        step = start[0]["step"]
+        for record in start:
+            lost = _part_beyond(kept, step, record["step"])
+            for kind, spent in record["seconds"].items():
+                again = spent * lost if kind in ("training", "input") else 0.0
+                seconds[kind] += spent - again
+                seconds["repeated"] += again
+            step = record["step"]
+        kept = min(kept, start[0]["step"])
+    set_back = 0.0
+    for before, after in itertools.pairwise(starts):
+        gap = after[0]["time"] - sum(after[0]["seconds"].values()) - before[-1]["time"]
+        seconds["down"] += max(gap, 0.0)
+        set_back += max(-gap, 0.0)
+    final = starts[-1][-1]
+    return Goodput(
+        seconds, len(starts), final["step"], starts[-1][0]["goal"], final["time"], set_back
+    )
+
+
+def measure(workdir: epath.PathLike) -> Goodput:
+    """The goodput of the run in `workdir` until its last record.
+
+    Raises:
+      ValueError, OSError: there are no timings; the message names the file.
+    """
+    records = timing.read(workdir)
+    try:
+        return goodput(records)
+    except ValueError as error:
+        raise ValueError(f"{epath.Path(workdir) / timing.FILE}: {error}") from error
+
+
+def _part_beyond(kept: float, first: int, last: int) -> float:
+    """The part of the steps first+1..last that lies beyond `kept`."""
+    if last == first:
+        return float(last > kept)
+    return min(max(last - max(first, kept), 0.0) / (last - first), 1.0)
+
+
+def main() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unitok_jax.goodput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workdir", type=epath.Path, help="of a run that trains or has trained")
+    try:
+        print(measure(parser.parse_args().workdir).table())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Where the time of a process goes: how long its steps take, and what else it did.
+
+`timing.jsonl` in a workdir only grows. Every start of a process that trains writes
+`{"start": n, "time": ..., "step": ..., "seconds": {...}, "goal": ..., ...facts}`, and then a record
+`{"start": n, "time": ..., "step": ..., "seconds": {...}, "time/...": ...}` with each record of the
+metrics. `time` is seconds since 1970; `seconds`, of a clock that is never set, say how the time
+since the record before was spent, so that those of a start sum up to its life. What they come to
+over all starts is `goodput`'s business.
+"""
+
+import collections
+import contextlib
+import json
+import time
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from unitok_jax.workdir import Lines
+
+FILE = "timing.jsonl"
+# The import, the restore, the compilation and the first step are `starting`.
+KINDS = ("starting", "training", "input", "evaluation", "saving", "profiling")
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """All records of a workdir, oldest first, without lines that a kill cut short.
+
+    Raises:
+      ValueError: the file is not one of timings.
+      OSError: there is none, or it cannot be read.
+    """
+    path = epath.Path(workdir) / FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give the workdir of a run that has begun")
+    records = []
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if not isinstance(record, dict) or not {"start", "time", "step", "seconds"} <= set(record):
+            raise ValueError(f"{path} line {number} is no record of timings: {line[:60]}")
+        records.append(record)
+    return records
+
+
+class Clock:
+    """Books every second of this process under one of `KINDS`, and times the steps.
+
+    A step lasts from the arrival of the metrics of the step before to that of its own, without
+    evaluations and saves. The loop fetches metrics one step late, so that the host is ahead of the
+    device and these are the times of whichever of the two is slower.
+
+    A wait for a batch costs nothing while the device still works on the step before. So `input`
+    is what the steps took beyond the device's own time, but at most the wait. The device's own
+    time is known of the last step of a record, whose metrics the loop fetches at once: from its
+    dispatch, or from the end of the step before if that is later, until it is done; the median of
+    five such steps is taken. The rest, logging included, is `training`. A program that is compiled
+    later, as that of the adversarial phase, counts in the step that waits for it.
+
+    A context manager: leaving it books the rest of the time.
+    """
+
+    def __init__(self, workdir: epath.Path, began: float, lead: bool):
+        """Starts the clock; the file is touched only by `open`.
+
+        Args:
+          workdir: where timing.jsonl is or will be.
+          began: when the process began, in seconds since 1970.
+          lead: whether this is the process that writes.
+        """
+        self.workdir, self.lead, self._file = workdir, lead, None
+        self._kind, self._since = "starting", time.monotonic() - max(time.time() - began, 0)
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._steps, self._stepped, self._span = [], 0.0, 0.0
+        self._device_steps = collections.deque(maxlen=5)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._file is not None:
+            self.record()
+            self._file.close()
+
+    def open(self, step: int, goal: int, batch_size: int, facts: dict[str, Any]) -> None:
+        """The state is there: writes the record of this start.
+
+        Args:
+          step: the last that was done before.
+          goal: the last of the run.
+          batch_size: global.
+          facts: what else to tell of this start.
+
+        Raises:
+          ValueError: the file is not one of timings.
+        """
+        self._step, self._batch_size, self._start = step, batch_size, 1
+        if self.lead:
+            path = self.workdir / FILE
+            if path.exists():
+                self._start += max((r["start"] for r in read(self.workdir)), default=0)
+            self._file = Lines(path)
+        self._book()
+        self._write({"goal": goal} | facts)
+
+    @contextlib.contextmanager
+    def during(self, kind: str):
+        """Books the block under `kind`; until the first step is done, under `starting`."""
+        before = self._kind
+        self.switch(kind)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def switch(self, kind: str) -> None:
+        """Books what comes under `kind`; until the first step is done, under `starting`."""
+        if self._kind != "starting":
+            self._book()
+            self._kind = kind
+
+    def tick(self, step: int) -> None:
+        """The metrics of `step` have arrived. The first of a process ends the start."""
+        self._span, self._step = self._book(), step
+        if self._kind == "starting":
+            self._kind = "training"
+            self._write({})
+            return
+        stepping = self._seconds["training"] + self._seconds["input"]
+        self._steps.append(stepping - self._stepped)
+        self._stepped = stepping
+
+    def record(self) -> dict[str, float]:
+        """Writes what happened since the record before.
+
+        Returns:
+          `time/step_p50`, `time/step_p90`, `time/step_max` and `time/step_device`, in seconds;
+          `time/input_share`, the part of the steps' time that the device stood idle for want of a
+          batch; `time/images_per_second`, of all processes. Empty if there was no step.
+        """
+        self._book()
+        values, count = {}, len(self._steps)
+        if count:
+            whole = self._seconds["training"] + self._seconds["input"]
+            self._device_steps.append(self._span)
+            device = float(np.median(self._device_steps))
+            beyond = max(whole - count * device, 0.0)
+            self._seconds["input"] = min(self._seconds["input"], beyond)
+            self._seconds["training"] = whole - self._seconds["input"]
+            median, late = np.percentile(self._steps, [50, 90])
+            values = {
+                "time/step_p50": float(median),
+                "time/step_p90": float(late),
+                "time/step_max": max(self._steps),
+                "time/step_device": device,
+                "time/input_share": self._seconds["input"] / whole,
+                "time/images_per_second": count * self._batch_size / whole,
+            }
+        self._write({key: float(f"{value:.6g}") for key, value in values.items()})
+        return values
+
+    def _book(self) -> float:
+        """Books the seconds since the last booking, and returns them."""
+        now = time.monotonic()
+        span, self._since = now - self._since, now
+        self._seconds[self._kind] += span
+        return span
+
+    def _write(self, more):
+        if self._file is not None:
+            seconds = {kind: round(s, 6) for kind, s in self._seconds.items() if s}
+            record = {"start": self._start, "time": round(time.time(), 3), "step": self._step}
+            self._file.append(json.dumps(record | {"seconds": seconds} | more))
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._steps, self._stepped = [], 0.0
