@@ -106,7 +106,11 @@ def processes(folder: pathlib.Path, settings: list[str], reference: Victim) -> l
         pair = _pair(workdir, settings)
         killed, other = pair[number], pair[1 - number]
         every = killed.setting("checkpoint.every")
-        pair[0].until(lambda lead=pair[0], every=every: lead.logged() > every)
+        ready = pair[0].until(lambda lead=pair[0], every=every: every in lead.steps())
+        check(ready, "process 0 ended before the kill", pair[0])
+        check(other.process.poll() is None, "process 1 ended before the kill", other)
+        if check.problems:
+            return check.problems
         killed.kill()
         begun = time.monotonic()
         try:

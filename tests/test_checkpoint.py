@@ -272,16 +272,23 @@ class TestDamage:
         assert "damaged" not in caplog.text
 
     @pytest.mark.parametrize(
-        "error", [MemoryError(), PermissionError(13, "no"), ValueError("UNAVAILABLE: network")]
+        "error, told",
+        [
+            (MemoryError(), MemoryError),
+            (PermissionError(13, "no"), PermissionError),
+            (ValueError("PERMISSION_DENIED: no"), ValueError),
+            (ValueError("UNAVAILABLE: network"), RuntimeError),  # which a restart may mend
+        ],
     )
-    def test_other_errors_are_no_damage(self, copy, config, error, monkeypatch):
+    def test_other_errors_are_no_damage(self, copy, config, error, told, monkeypatch):
         def fail(*_, **__):
             raise error
 
         monkeypatch.setattr(stored.ocp.Checkpointer, "restore", fail)
         with Checkpoints(copy, config.checkpoint, create=True) as checkpoints:
-            with pytest.raises(type(error)):
+            with pytest.raises(told) as raised:
                 checkpoints.restore(target(large_items(0)), config)
+            assert raised.type is told and checkpoints.steps() == [1, 2, 3]
 
     def test_another_process_that_cannot_read_counts(self, copy, config, monkeypatch, caplog):
         answers = iter([False, True, True])

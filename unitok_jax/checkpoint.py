@@ -280,13 +280,12 @@ class Checkpoints:
         """Moves damaged checkpoints away; Orbax would not save a step below the newest folder."""
         if cluster.is_lead():
             aside = self.folder / "damaged"
-            aside.mkdir(exist_ok=True)
             for step in steps:
                 target, number = aside / str(step), 0
                 while target.exists():
                     number += 1
                     target = aside / f"{step}.{number}"
-                (self.folder / str(step)).rename(target)
+                workdir.move(self.folder / str(step), target)
                 log.warning("moved %s to %s", self.folder / str(step), target)
         cluster.everyone(True)
         self._manager.reload()

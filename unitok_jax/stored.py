@@ -16,14 +16,8 @@ from unitok_jax import differences
 # What missing, truncated or overwritten files raise. Anything else, such as no memory, no
 # permission or an error of the disk, says nothing about the checkpoint.
 _DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
-_NO_DAMAGE = (
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "UNAUTHENTICATED",
-    "UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "ABORTED",
-)
+_NO_DAMAGE = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+_AWAY = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")  # a bucket, for now
 _META = ("config", "step", "data", "digests")
 _MOST_LINES = 20  # of differences in one message
 
@@ -92,6 +86,7 @@ class Stored:
           CheckpointError: an item was never saved, or its arrays do not fit; the message lists
             every difference.
           DamagedError: files are missing or cannot be decoded.
+          RuntimeError: the bucket does not answer.
         """
         saved = self.meta()["digests"]
         for name in targets:
@@ -137,6 +132,8 @@ class Stored:
         except Exception as error:
             cause = error.__cause__ if type(error) is Exception else error
             text = str(cause)
+            if any(code in text for code in _AWAY):
+                raise RuntimeError(f"{self.path} cannot be read now: {text}") from error
             if not isinstance(cause, _DAMAGE) or any(code in text for code in _NO_DAMAGE):
                 raise
             reason = text.splitlines()[0].split(" [tensorstore_spec=")[0].split(" [source ")[0]

@@ -77,6 +77,24 @@ def write(path: epath.Path, text: str) -> None:
     os.replace(new, path)
 
 
+def move(folder: epath.Path, target: epath.Path) -> None:
+    """Moves a folder; in a bucket, which has none, every object in it."""
+    if is_local(folder):
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+        return
+    _copy(folder, target)
+    folder.rmtree()
+
+
+def _copy(folder, target):
+    for path in folder.iterdir():
+        if path.is_dir():
+            _copy(path, target / path.name)
+        else:
+            path.copy(target / path.name)
+
+
 class Lines:
     """A text file to which lines are added, each on the disk before the next begins.
 
