@@ -13,8 +13,9 @@ PACKAGE = ROOT / "unitok_jax"
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
     "__init__": {"tokenizer"},
-    "main": {"cluster", "train"},
-    "cluster": set(),
+    "main": {"cluster", "membership", "train"},
+    "membership": set(),
+    "cluster": {"membership"},
     "train": {
         "cluster",
         "run",

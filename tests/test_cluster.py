@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from unitok_jax import cluster
-from unitok_jax.cluster import ClusterError, Member
+from unitok_jax import cluster, membership
+from unitok_jax.membership import ClusterError, Member
 
 SLURM = {
     "SLURM_JOB_ID": "70001",
@@ -30,72 +30,72 @@ KUBERNETES = {
 
 
 def test_one_process_needs_nothing():
-    assert cluster.find("auto", {}) is None
-    assert cluster.find("none", SLURM | OPEN_MPI) is None
+    assert membership.find("auto", {}) is None
+    assert membership.find("none", SLURM | OPEN_MPI) is None
 
 
 def test_explicitly():
     said = {"coordinator": "a:1", "processes": 2, "process": 1}
-    assert cluster.find("auto", {}, **said) == Member("a:1", 2, 1)
+    assert membership.find("auto", {}, **said) == Member("a:1", 2, 1)
     environ = {
         "JAX_COORDINATOR_ADDRESS": "b:2",
         "JAX_NUM_PROCESSES": "8",
         "JAX_PROCESS_ID": "5",
     }
-    assert cluster.find("auto", environ) == Member("b:2", 8, 5)
-    assert cluster.find("none", environ, process=6) == Member("b:2", 8, 6)
+    assert membership.find("auto", environ) == Member("b:2", 8, 5)
+    assert membership.find("none", environ, process=6) == Member("b:2", 8, 6)
 
 
 class TestSlurm:
     port = 61_440 + 70_001 % 4_096
 
     def test_one_task_a_node_has_all_its_devices(self):
-        assert cluster.find("auto", SLURM) == Member(f"gpu012:{self.port}", 4, 2)
+        assert membership.find("auto", SLURM) == Member(f"gpu012:{self.port}", 4, 2)
 
     def test_several_tasks_a_node_have_one_each(self):
         environ = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"}
-        assert cluster.find("slurm", environ).devices == [1]
+        assert membership.find("slurm", environ).devices == [1]
 
     @pytest.mark.parametrize(
         "nodes, host", [("n7", "n7"), ("a1,b2", "a1"), ("n[3,9]", "n3"), ("n[08-11],m1", "n08")]
     )
     def test_first_host(self, nodes, host):
-        found = cluster.find("slurm", SLURM | {"SLURM_STEP_NODELIST": nodes})
+        found = membership.find("slurm", SLURM | {"SLURM_STEP_NODELIST": nodes})
         assert found.coordinator == f"{host}:{self.port}"
 
     def test_an_allocation_without_srun_is_one_process(self):
         batch = {"SLURM_JOB_ID": "70001", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
-        assert cluster.find("auto", batch) is None
+        assert membership.find("auto", batch) is None
         with pytest.raises(ClusterError, match="slurm, but SLURM_STEP_NODELIST is not in"):
-            cluster.find("slurm", batch)
+            membership.find("slurm", batch)
 
 
 class TestOpenMpi:
     def test_version_4_tells_the_address(self):
         port = 61_440 + 1531576320 // 4_096 % 4_096
-        assert cluster.find("auto", OPEN_MPI) == Member(f"10.96.0.1:{port}", 2, 1)
+        assert membership.find("auto", OPEN_MPI) == Member(f"10.96.0.1:{port}", 2, 1)
 
     def test_version_5_does_not(self):
         environ = {key: value for key, value in OPEN_MPI.items() if "orte" not in key}
         with pytest.raises(ClusterError, match="--coordinator .or JAX_COORDINATOR_ADDRESS. not"):
-            cluster.find("auto", environ)
-        assert cluster.find("auto", environ, coordinator="h:9") == Member("h:9", 2, 1)
+            membership.find("auto", environ)
+        assert membership.find("auto", environ, coordinator="h:9") == Member("h:9", 2, 1)
 
     def test_several_processes_a_host_have_a_device_each(self):
         environ = OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
-        assert cluster.find("openmpi", environ).devices == [1]
+        assert membership.find("openmpi", environ).devices == [1]
 
 
 def test_kubernetes():
-    assert cluster.find("auto", KUBERNETES) == Member("train-0.train:8476", 4, 3)
+    assert membership.find("auto", KUBERNETES) == Member("train-0.train:8476", 4, 3)
 
 
 def test_tpu(monkeypatch):
     """JAX asks the metadata itself."""
-    assert cluster.find("auto", {"TPU_WORKER_HOSTNAMES": "t0,t1"}) == Member(None, None, None)
-    assert cluster.find("auto", {"TPU_WORKER_HOSTNAMES": "localhost"}) is None
-    monkeypatch.setattr(cluster, "_on_tpu_vm", lambda: True)
-    assert cluster.find("auto", {}) == Member(None, None, None)
+    assert membership.find("auto", {"TPU_WORKER_HOSTNAMES": "t0,t1"}) == Member(None, None, None)
+    assert membership.find("auto", {"TPU_WORKER_HOSTNAMES": "localhost"}) is None
+    monkeypatch.setattr(membership, "_on_tpu_vm", lambda: True)
+    assert membership.find("auto", {}) == Member(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_tpu(monkeypatch):
 )
 def test_what_makes_no_sense(said, words):
     with pytest.raises(ClusterError, match=words):
-        cluster.find("auto", {}, **said)
+        membership.find("auto", {}, **said)
 
 
 def test_unknown_cluster():
     with pytest.raises(ClusterError, match="--cluster=slrum is not one of auto, none, tpu, slurm"):
-        cluster.find("slrum", {})
+        membership.find("slrum", {})
 
 
 class TestPreemption:

@@ -50,11 +50,15 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
     for noisy in ("orbax", "jax", "absl"):
         standard_logging.getLogger(noisy).setLevel(standard_logging.WARNING)
-    from unitok_jax import cluster, train  # after the flags: --help must not wait for JAX
+    from unitok_jax import (  # after the flags: --help must not wait for JAX
+        cluster,
+        membership,
+        train,
+    )
 
     with cluster.Departure():
         try:
-            member = cluster.find(
+            member = membership.find(
                 CLUSTER.value,
                 os.environ,
                 coordinator=COORDINATOR.value,
