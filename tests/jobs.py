@@ -11,7 +11,7 @@ import time
 # The smallest job that evaluates, saves and has a frozen network.
 SETTINGS = [
     "--config=configs/tiny.py",
-    "--config.steps=12",
+    "--config.steps=8",
     "--config.model.size=nano",
     "--config.model.quant_heads=2",
     "--config.data.image_size=(48,48)",
@@ -20,7 +20,7 @@ SETTINGS = [
     "--config.loss.perceptual=1.0",
     "--config.frozen.lpips=seeded",
     "--config.optim.learning_rate=1e-4",
-    "--config.eval.every=6",
+    "--config.eval.every=4",
     "--config.eval.batch_size=8",
     "--config.eval.max_images=12",
     "--config.eval.grid_images=2",

@@ -34,7 +34,7 @@ def disturbed(tmp_path_factory):
         job.processes[1].send_signal(signal.SIGTERM)
     codes = {"preempted": job.wait(120)}
     job = jobs["killed"] = Job(workdir / "killed", workdir, 4, 1)
-    job.wait_for_step(workdir, 10)
+    job.wait_for_step(workdir, 6)
     job.processes[2].kill()
     codes["killed"] = job.wait(60)
     jobs["last"] = Job(workdir / "last", workdir, 1, 4)
@@ -62,8 +62,8 @@ class TestTwoAndFourProcesses:
         assert codes["last"] == [0], jobs["last"].output()
         stopped = int(re.search(r"stopped after step (\d+)", jobs["preempted"].output(0))[1])
         assert resumed_at(jobs["killed"]) == stopped
-        # The save of step 8 may or may not have been complete when the process was killed.
-        assert resumed_at(jobs["last"]) in {8, 4, stopped} and resumed_at(jobs["last"]) >= stopped
+        # The save of step 4 may or may not have been complete when the process was killed.
+        assert resumed_at(jobs["last"]) in {4, stopped}
 
     def test_numbers_are_those_of_one_process(self, alone, disturbed):
         """Losses, codebooks, retrieval and pictures, over three starts with other hosts."""
@@ -83,8 +83,8 @@ class TestTwoAndFourProcesses:
 
     def test_only_process_0_writes(self, disturbed):
         _, jobs, _ = disturbed
-        assert "step 1/12" in jobs["preempted"].output(0)
-        assert "step 1/12" not in jobs["preempted"].output(1)
+        assert "step 1/8" in jobs["preempted"].output(0)
+        assert "step 1/8" not in jobs["preempted"].output(1)
 
 
 class TestDisagreement:
