@@ -8,11 +8,13 @@ import pytest
 from benchmarks import mishaps, numbered, torture
 from benchmarks.victim import Victim, alive, arrays, compare
 
+STEPS = 16
 # Without LPIPS and the adversary, which take most of a start; with an average, for its own arrays.
-SETTINGS = [s.replace("tiny_full", "tiny") for s in torture.SETTINGS if ".gan." not in s] + [
-    "--config.optim.ema_decay=0.9"
-]
-STEPS = 24
+SETTINGS = [
+    s.replace("tiny_full", "tiny").replace("steps=24", f"steps={STEPS}")
+    for s in torture.SETTINGS
+    if ".gan." not in s
+] + ["--config.optim.ema_decay=0.9"]
 
 
 @pytest.fixture(scope="module")

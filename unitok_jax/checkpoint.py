@@ -16,7 +16,14 @@ from ml_collections import ConfigDict
 
 from unitok_jax import cluster, differences, workdir
 from unitok_jax.preservation import Preservation
-from unitok_jax.stored import CheckpointError, DamagedError, Stored, named_digests, refuse
+from unitok_jax.stored import (
+    IN_FLIGHT,
+    CheckpointError,
+    DamagedError,
+    Stored,
+    named_digests,
+    refuse,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +66,8 @@ class Checkpoints:
                 preservation_policy=self._kept,
             ),
             item_handlers={
-                "params": ocp.StandardCheckpointHandler(),
-                "training": ocp.StandardCheckpointHandler(),
+                "params": ocp.StandardCheckpointHandler(save_concurrent_gb=IN_FLIGHT),
+                "training": ocp.StandardCheckpointHandler(save_concurrent_gb=IN_FLIGHT),
                 "meta": ocp.JsonCheckpointHandler(),
             },
         )

@@ -19,6 +19,7 @@ _DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, IsADirec
 _NO_DAMAGE = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _AWAY = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")  # a bucket, for now
 _META = ("config", "step", "data", "digests")
+IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
 _MOST_LINES = 20  # of differences in one message
 
 
@@ -156,8 +157,14 @@ def _reader():
     )
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=options),
-        params=ocp.StandardCheckpointHandler(multiprocessing_options=options),
-        training=ocp.StandardCheckpointHandler(multiprocessing_options=options),
+        params=_arrays(options),
+        training=_arrays(options),
         meta=ocp.JsonCheckpointHandler(multiprocessing_options=options),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+def _arrays(options):
+    return ocp.StandardCheckpointHandler(
+        restore_concurrent_gb=IN_FLIGHT, multiprocessing_options=options
+    )
