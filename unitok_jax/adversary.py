@@ -29,7 +29,7 @@ class Adversary:
     """Pure functions of a step, closed over `config.gan`."""
 
     def __init__(self, config):
-        """config: the whole configuration; `gan`, `steps`, `optim.schedule` and `model.dtype`."""
+        """config: the whole configuration; `gan steps optim.schedule model.{dtype,remat}`."""
         gan, steps = config.gan, config.steps
         self.config = gan.to_dict()
         self.start = round(steps * gan.start_fraction)
@@ -45,7 +45,8 @@ class Adversary:
         dtype = jnp.dtype(config.model.dtype)
         # The heads are float32: consistency squares the difference of nearly equal logits.
         self._heads = nnx.graphdef(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
-        self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(dtype=dtype, rngs=nnx.Rngs(0))))
+        kwargs = dict(dtype=dtype, remat=config.model.remat == "everything")
+        self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(**kwargs, rngs=nnx.Rngs(0))))
         self.optimizer = optim.adamw(
             betas=gan.betas,
             eps=gan.eps,

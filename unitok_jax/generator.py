@@ -19,7 +19,7 @@ class Generator:
         """Builds the functions.
 
         Args:
-          config: the whole configuration; `loss`, `optim.accumulation` and `model.dtype` are read.
+          config: the whole configuration; `loss optim.accumulation model.{dtype,remat}` are read.
           graph: of the UniTok, for `nnx.merge`.
           adversary: whose loss is added in the adversarial phase, or None.
         """
@@ -28,7 +28,8 @@ class Generator:
         self._count = config.optim.accumulation
         self._lpips = None
         if weights["perceptual"]:
-            self._lpips = _lpips(jnp.dtype(config.model.dtype))
+            remat = config.model.remat == "everything"
+            self._lpips = _lpips(jnp.dtype(config.model.dtype), remat)
         # What the losses depend on: the rest of the model is not computed, nor differentiated.
         self._outputs = ["vq_loss", "logit_scale"]
         if adversary or any(weights[name] for name in ("l1", "l2", "perceptual")):
@@ -193,8 +194,8 @@ def _join(x):
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
-def _lpips(dtype):
-    return nnx.graphdef(nnx.eval_shape(lambda: Lpips(dtype=dtype, rngs=nnx.Rngs(0))))
+def _lpips(dtype, remat=False):
+    return nnx.graphdef(nnx.eval_shape(lambda: Lpips(dtype=dtype, remat=remat, rngs=nnx.Rngs(0))))
 
 
 def _first(tree):

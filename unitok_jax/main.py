@@ -15,20 +15,33 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of checkpoints and metrics; the same again resumes."
 )
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "compile"], "compile: only tells whether the step fits --topology."
+)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "What --mode=compile compiles for: v5e:16x16, host:8; a wrong name lists all."
+)
+EFFICIENCY = flags.DEFINE_float(
+    "efficiency", 0.5, "Part of the roofline's speed that --mode=compile assumes."
+)
 
 
 def main(argv: list[str]) -> None:
-    """Trains. What is wrong with the configuration ends as one line and exit code 2."""
+    """Trains, or compiles. What is wrong with the input ends as one line and exit code 2."""
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if logging.get_verbosity() < logging.INFO:
         logging.set_verbosity(logging.INFO)
     for noisy in ("orbax", "jax", "absl"):
         standard_logging.getLogger(noisy).setLevel(standard_logging.WARNING)
-    from unitok_jax import train  # after the flags: --help must not wait for JAX
+    # After the flags: --help must not wait for JAX.
+    from unitok_jax import fit, train
 
     try:
-        train.train(CONFIG.value, WORKDIR.value)
+        if MODE.value == "compile":
+            fit.fit(CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
+        else:
+            train.train(CONFIG.value, WORKDIR.value)
     except (ValueError, OSError, ArithmeticError) as error:
         logging.debug("traceback", exc_info=True)
         _exit(f"{error}\n(--v=1 shows where)")
