@@ -103,10 +103,13 @@ class Adversary:
             return jax.tree.map(jnp.add, total, one(inputs)), None
 
         inputs = real, fake, jax.random.split(key, len(real))
-        total = one(jax.tree.map(lambda x: x[0], inputs))
-        if len(real) > 1:
+        first = jax.tree.map(lambda x: x[0], inputs)
+        if len(real) == 1:
             # One batch stays out of a loop, whose body a CPU runs on one core.
-            total, _ = jax.lax.scan(add, total, jax.tree.map(lambda x: x[1:], inputs))
+            total = one(first)
+        else:
+            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, first))
+            total, _ = jax.lax.scan(add, zeros, inputs)
         grads, named = jax.tree.map(lambda x: x / len(real), total)
         rate = self.learning_rate(step)
         metrics = {f"gan/{name}": value for name, value in named.items()} | {

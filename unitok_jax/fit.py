@@ -94,7 +94,7 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
-            missing.append(f"{phase}: {_out_of_memory(error, machine)}")
+            missing.append(f"{phase}: {out_of_memory(error)}")
             print(f"  {missing[-1]}")
             continue
         memory = _memory(compiled, arguments)
@@ -277,8 +277,8 @@ def _days(config, trainer, times, efficiency):
     )
 
 
-def _out_of_memory(error, machine: Topology) -> str:
-    """What the compiler says it needs.
+def out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
+    """What the compiler says it needs, and what to try.
 
     Raises:
       JaxRuntimeError: the error is another one.

@@ -111,6 +111,8 @@ def _slices(chip: Chip, shape: str, slices: int) -> list:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Compilers do not compete for chips; a killed one would leave its lock behind.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     jax.config.update("jax_platforms", "cpu")
     options = dict(chip.options)
     if shape == "1x1":
