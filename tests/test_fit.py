@@ -49,7 +49,7 @@ def run(config, topology, *flags, settings=NANO):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

@@ -244,7 +244,7 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
     def milliseconds(seconds):
         return "-" if math.isnan(seconds) else f"{seconds * 1e3:.1f} ms"
 
-    _row("operations", f"{cost.flops / 1e12:.3f} TFLOP", milliseconds(cost.compute))
+    _row("operations", f"{cost.flops / 1e9:.3f} GFLOP", milliseconds(cost.compute))
     _row("memory traffic", f"{cost.traffic.bytes / 1e9:.3f} GB", milliseconds(cost.memory))
     for kind in hlo.KINDS:
         found = {c: v for c, v in cost.traffic.collectives.items() if c.kind == kind}
