@@ -87,6 +87,9 @@ def test_both_phases_on_simulated_devices():
         math.prod(a.shape) // (2 if sharding.param_spec(a.shape, 2) != P() else 1) * 4
         for a in jax.tree.leaves(Trainer(config).abstract_params)
     ]
+    # Parameters are gathered once; activations never are.
+    gathered = 1e9 * float(first["all-gather"].split()[0])
+    assert gathered < 1.1 * 2 * sum(sizes)
     assert f"{sum(sizes)} bytes" in first["parameters"]
     assert f"{sum(sizes)} bytes" in first["average of the parameters"]
 

@@ -78,11 +78,12 @@ class Adversary:
         multiplier = optim.learning_rate_schedule(step - self.start, **self._schedule)
         return self.config["learning_rate"] * multiplier
 
-    def update(self, player: optim.Player, dinov2, real, fake, ramps: Ramps, step, key):
+    def update(self, player: optim.Player, heads, dinov2, real, fake, ramps: Ramps, step, key):
         """One update of the discriminator.
 
         Args:
           player: the heads and their optimiser.
+          heads: the player's parameters, whole on every device.
           dinov2: parameters of the frozen network.
           real, fake: images and their reconstructions, (M, b, H, W, 3) float32, in micro-batches.
           ramps: the generator's of this step.
@@ -96,7 +97,7 @@ class Adversary:
 
         def one(inputs):
             real, fake, key = inputs
-            (_, named), grads = loss(player.params, dinov2, real, fake, ramps, key)
+            (_, named), grads = loss(heads, dinov2, real, fake, ramps, key)
             return grads, named
 
         def add(total, inputs):
