@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import flops
-from unitok_jax import frozen
+from unitok_jax import flops, frozen
 from unitok_jax.step import Trainer
 
 PHASES = {"first": False, "adversarial": True}

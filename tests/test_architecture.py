@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unitok_jax"
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
     "__init__": {"tokenizer"},
-    "main": {"cluster", "membership", "train"},
+    "main": {"cluster", "fit", "membership", "train"},
     "membership": set(),
     "cluster": {"membership"},
     "train": {
@@ -44,12 +44,16 @@ ARROWS = {
         "programs",
         "step",
     },
+    "fit": {"checks", "flops", "frozen", "hlo", "programs", "sharding", "step", "topology"},
     "programs": {"sharding", "step"},
     "checks": {"data", "losses", "optim"},
     "step": {"adversary", "generator", "losses", "optim", "parts", "models"},
     "generator": {"adversary", "losses", "parts", "models"},
     "adversary": {"augment", "losses", "optim", "models"},
     "augment": set(),
+    "flops": set(),
+    "hlo": set(),
+    "topology": set(),
     "losses": set(),
     "optim": set(),
     "sharding": set(),

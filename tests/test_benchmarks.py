@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import ablation, flops
+from benchmarks import ablation
+from unitok_jax import flops
 
 
 def test_operations_of_products_convolutions_and_scans():

@@ -196,8 +196,9 @@ def test_the_discriminators_update_is_that_of_the_whole_batch(trainer, networks,
         @jax.jit
         def update(player, real, fake, count=count):
             real, fake = (split_batch(x, count) for x in (real, fake))
+            key, dinov2 = jax.random.key(1), networks["dinov2"]
             return trainer.adversary.update(
-                player, networks["dinov2"], real, fake, ramps, jnp.int32(10), jax.random.key(1)
+                player, player.params, dinov2, real, fake, ramps, jnp.int32(10), key
             )
 
         found.append(update(player, images, images[::-1] * 0.9))

@@ -29,7 +29,7 @@ class Adversary:
     """Pure functions of a step, closed over `config.gan`."""
 
     def __init__(self, config):
-        """config: the whole configuration; `gan`, `steps`, `optim.schedule` and `model.dtype`."""
+        """config: the whole configuration; `gan steps optim.schedule model.{dtype,remat}`."""
         gan, steps = config.gan, config.steps
         self.config = gan.to_dict()
         self.start = round(steps * gan.start_fraction)
@@ -45,7 +45,8 @@ class Adversary:
         dtype = jnp.dtype(config.model.dtype)
         # The heads are float32: consistency squares the difference of nearly equal logits.
         self._heads = nnx.graphdef(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
-        self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(dtype=dtype, rngs=nnx.Rngs(0))))
+        kwargs = dict(dtype=dtype, remat=config.model.remat == "everything")
+        self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(**kwargs, rngs=nnx.Rngs(0))))
         self.optimizer = optim.adamw(
             betas=gan.betas,
             eps=gan.eps,
@@ -77,11 +78,12 @@ class Adversary:
         multiplier = optim.learning_rate_schedule(step - self.start, **self._schedule)
         return self.config["learning_rate"] * multiplier
 
-    def update(self, player: optim.Player, dinov2, real, fake, ramps: Ramps, step, key):
+    def update(self, player: optim.Player, heads, dinov2, real, fake, ramps: Ramps, step, key):
         """One update of the discriminator.
 
         Args:
           player: the heads and their optimiser.
+          heads: the player's parameters, whole on every device.
           dinov2: parameters of the frozen network.
           real, fake: images and their reconstructions, (M, b, H, W, 3) float32, in micro-batches.
           ramps: the generator's of this step.
@@ -95,17 +97,20 @@ class Adversary:
 
         def one(inputs):
             real, fake, key = inputs
-            (_, named), grads = loss(player.params, dinov2, real, fake, ramps, key)
+            (_, named), grads = loss(heads, dinov2, real, fake, ramps, key)
             return grads, named
 
         def add(total, inputs):
             return jax.tree.map(jnp.add, total, one(inputs)), None
 
         inputs = real, fake, jax.random.split(key, len(real))
-        total = one(jax.tree.map(lambda x: x[0], inputs))
-        if len(real) > 1:
+        first = jax.tree.map(lambda x: x[0], inputs)
+        if len(real) == 1:
             # One batch stays out of a loop, whose body a CPU runs on one core.
-            total, _ = jax.lax.scan(add, total, jax.tree.map(lambda x: x[1:], inputs))
+            total = one(first)
+        else:
+            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, first))
+            total, _ = jax.lax.scan(add, zeros, inputs)
         grads, named = jax.tree.map(lambda x: x / len(real), total)
         rate = self.learning_rate(step)
         metrics = {f"gan/{name}": value for name, value in named.items()} | {

@@ -19,8 +19,8 @@ class Generator:
         """Builds the functions.
 
         Args:
-          config: the whole configuration; `loss`, `optim.accumulation`, `data.decode_fraction` and
-            `model.dtype` are read.
+          config: the whole configuration; `loss optim.accumulation data.decode_fraction` and
+            `model.{dtype,remat}` are read.
           graph: of the UniTok, for `nnx.merge`.
           adversary: whose loss is added in the adversarial phase, or None.
         """
@@ -30,7 +30,8 @@ class Generator:
         self.decode_every = round(1 / config.data.decode_fraction)
         self._lpips = None
         if weights["perceptual"]:
-            self._lpips = _lpips(jnp.dtype(config.model.dtype))
+            remat = config.model.remat == "everything"
+            self._lpips = _lpips(jnp.dtype(config.model.dtype), remat)
         # What the losses depend on: the rest of the model is not computed, nor differentiated.
         self._outputs = ["vq_loss", "logit_scale"]
         if adversary or any(weights[name] for name in ("l1", "l2", "perceptual")):
@@ -195,8 +196,8 @@ def _join(x):
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
-def _lpips(dtype):
-    return nnx.graphdef(nnx.eval_shape(lambda: Lpips(dtype=dtype, rngs=nnx.Rngs(0))))
+def _lpips(dtype, remat=False):
+    return nnx.graphdef(nnx.eval_shape(lambda: Lpips(dtype=dtype, remat=remat, rngs=nnx.Rngs(0))))
 
 
 def _first(tree):

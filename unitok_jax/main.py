@@ -35,10 +35,19 @@ PROCESS = flags.DEFINE_integer(
 CONNECT_TIMEOUT = flags.DEFINE_integer(
     "connect_timeout", 300, "Seconds that the processes of a job wait for each other."
 )
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "compile"], "compile: only tells whether the step fits --topology."
+)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "What --mode=compile compiles for: v5e:16x16, host:8; a wrong name lists all."
+)
+EFFICIENCY = flags.DEFINE_float(
+    "efficiency", 0.5, "Part of the roofline's speed that --mode=compile assumes."
+)
 
 
 def main(argv: list[str]) -> None:
-    """Trains.
+    """Trains, or compiles.
 
     Exit codes: 0 finished; 2 the configuration or its input is wrong, told in one line; 75 SIGTERM
     came and a checkpoint was saved, the same command continues. After any other end, too, the same
@@ -50,33 +59,42 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
     for noisy in ("orbax", "jax", "absl"):
         standard_logging.getLogger(noisy).setLevel(standard_logging.WARNING)
-    from unitok_jax import (  # after the flags: --help must not wait for JAX
-        cluster,
-        membership,
-        train,
-    )
+    from unitok_jax import cluster  # after the flags: --help must not wait for JAX
 
     with cluster.Departure():
         try:
-            member = membership.find(
-                CLUSTER.value,
-                os.environ,
-                coordinator=COORDINATOR.value,
-                processes=PROCESSES.value,
-                process=PROCESS.value,
-            )
-            cluster.connect(member, CONNECT_TIMEOUT.value)
-            if not cluster.is_lead():
-                logging.set_verbosity(logging.WARNING)
-            train.train(CONFIG.value, WORKDIR.value, _BEGAN)
-        except train.Preempted as notice:
-            logging.warning("%s", notice)
-            sys.exit(cluster.EXIT_PREEMPTED)
+            _compile() if MODE.value == "compile" else _train()
         except cluster.Unreachable as error:
             _exit(str(error), 1)
         except (ValueError, OSError, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
             _exit(f"{error}\n(--v=1 shows where)")
+
+
+def _compile() -> None:
+    from unitok_jax import fit
+
+    fit.fit(CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
+
+
+def _train() -> None:
+    from unitok_jax import cluster, membership, train
+
+    member = membership.find(
+        CLUSTER.value,
+        os.environ,
+        coordinator=COORDINATOR.value,
+        processes=PROCESSES.value,
+        process=PROCESS.value,
+    )
+    cluster.connect(member, CONNECT_TIMEOUT.value)
+    if not cluster.is_lead():
+        logging.set_verbosity(logging.WARNING)
+    try:
+        train.train(CONFIG.value, WORKDIR.value, _BEGAN)
+    except train.Preempted as notice:
+        logging.warning("%s", notice)
+        sys.exit(cluster.EXIT_PREEMPTED)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -24,10 +24,13 @@ class Programs:
         self.init = jax.jit(trainer.init, out_shardings=self.shardings)
         self.start = jax.jit(trainer.start, out_shardings=self.shardings)
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        # Left to itself XLA leaves the parameters split and gathers the activations: in every block
+        # of every micro-batch, a hundred times the bytes.
+        gather = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
         # {False: before the adversary acts, True: from then on}
         self.phases = {
             adversarial: jax.jit(
-                functools.partial(trainer.train_step, adversarial=adversarial),
+                functools.partial(trainer.train_step, adversarial=adversarial, whole=gather),
                 in_shardings=(self.shardings, whole, split),
                 out_shardings=(self.shardings, whole),
                 donate_argnums=0,

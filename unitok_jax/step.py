@@ -149,7 +149,7 @@ class Trainer:
         return self.max_learning_rate * optim.learning_rate_schedule(step, **self._schedule)
 
     def train_step(
-        self, state: TrainState, frozen, batch, *, adversarial: bool
+        self, state: TrainState, frozen, batch, *, adversarial: bool, whole=lambda params: params
     ) -> tuple[TrainState, dict]:
         """One update of the generator and, in the adversarial phase, of the discriminator.
 
@@ -161,6 +161,7 @@ class Trainer:
             the configuration uses.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32}.
           adversarial: static. Without it nothing of the adversary is computed.
+          whole: what makes parameters that are split over devices whole on each of them.
 
         Returns:
           The next state, and metrics: float32 scalars, (K,) vectors of the codebooks, and the
@@ -171,9 +172,9 @@ class Trainer:
         batches = {"image": to_float(batch["image"]), "text": batch["text"]}
         batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
         fixed, trainable = self._split(state.generator.params)
-        heads = state.discriminator.params if adversarial else None
+        heads = whole(state.discriminator.params) if adversarial else None
         grads, codes, rebuilt, metrics = self.generator.gradients(
-            trainable, fixed, heads, frozen, batches, ramps, keys[1:3]
+            whole(trainable), whole(fixed), heads, frozen, batches, ramps, keys[1:3]
         )
         rate = self.learning_rate(state.step)
         player = Player(trainable, state.generator.opt_state)
@@ -191,6 +192,7 @@ class Trainer:
         if adversarial:
             discriminator, of_discriminator = self.adversary.update(
                 state.discriminator,
+                heads,
                 frozen["dinov2"],
                 batches["image"][:, :: self.generator.decode_every],
                 rebuilt,

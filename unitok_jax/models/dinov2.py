@@ -79,7 +79,9 @@ class PatchEmbed(nnx.Module):
 class DinoV2(nnx.Module):
     """Features of five depths; a fresh one is a random stand-in whose LayerScale is 1."""
 
-    def __init__(self, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, *, dtype, rngs: nnx.Rngs, remat: bool = False):
+        """remat: recompute the blocks in the backward pass."""
+
         def table(*shape):
             return nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
 
@@ -89,7 +91,7 @@ class DinoV2(nnx.Module):
         self.patch_embed = PatchEmbed(dtype=dtype, rngs=rngs)
         self.cls_token = table(1, 1, WIDTH)
         self.pos_embed = table(1, 1 + TABLE * TABLE, WIDTH)
-        self.blocks = layers.Stack(block, DEPTH, rngs=rngs, drop_path=0.0, remat=False)
+        self.blocks = layers.Stack(block, DEPTH, rngs=rngs, drop_path=0.0, remat=remat)
         self.dtype = dtype
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import convolutions
+from unitok_jax.models import convolutions, layers
 
 # widths and numbers of the convolutions before each tap: relu1_2, 2_2, 3_3, 4_3, 5_3
 SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -23,7 +23,8 @@ class Lpips(nnx.Module):
     inputs as the trained network does, whose values mean nothing against published ones.
     """
 
-    def __init__(self, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, *, dtype, rngs: nnx.Rngs, remat: bool = False):
+        """remat: keep only what goes from slice to slice for the backward pass."""
         init = nnx.initializers.he_normal()
         slices, inputs = [], 3
         for width, count in SLICES:
@@ -34,6 +35,7 @@ class Lpips(nnx.Module):
             slices.append(nnx.List(convs))
         self.slices = nnx.List(slices)
         self.heads = nnx.List([nnx.Param(jnp.full((w, 1), 1 / w)) for w, _ in SLICES])
+        self.remat = remat
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """Distance of every pair.
@@ -56,21 +58,41 @@ class Lpips(nnx.Module):
             raise ValueError(f"LPIPS needs images of at least {MIN_SIZE} pixels, not {x.shape}")
         total = jnp.zeros(x.shape[0], jnp.float32)
         # Two passes, not one of 2 B: a gradient is mostly wanted for one side only.
-        for a, b, head in zip(self.taps(x), self.taps(y), self.heads, strict=True):
-            square = (_unit(a) - _unit(b)) ** 2
-            total += jnp.sum(square * head[:, 0], axis=-1).mean(axis=(1, 2))
+        distance = jax.checkpoint(_distance) if self.remat else _distance
+        for a, b, head in zip(self._features(x), self._features(y), self.heads, strict=True):
+            total += distance(a, b, head[...])
         return total
 
     def taps(self, images: jax.Array) -> list[jax.Array]:
         """VGG16 features of (B, H, W, 3) images: five (B, H / 2^i, W / 2^i, D) float32 arrays."""
+        return [x.astype(jnp.float32) for x in self._features(images)]
+
+    def _features(self, images):
         x = (images.astype(jnp.float32) - np.float32(SHIFT)) / np.float32(SCALE)
         out = []
         for i, convs in enumerate(self.slices):
             x = _max_pool(x) if i else x
-            for conv in convs:
-                x = jax.nn.relu(conv(x))
-            out.append(x.astype(jnp.float32))
+            x = layers.call(_Slice(convs), x, self.remat)
+            out.append(x)
         return out
+
+
+class _Slice(nnx.Module):
+    """3x3 convolutions, each followed by a ReLU."""
+
+    def __init__(self, convs: nnx.List):
+        self.convs = convs
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for conv in self.convs:
+            x = jax.nn.relu(conv(x))
+        return x
+
+
+def _distance(x, y, head):
+    """Of one tap, (B, H, W, D) twice and (D, 1) -> (B,)."""
+    square = (_unit(x.astype(jnp.float32)) - _unit(y.astype(jnp.float32))) ** 2
+    return jnp.sum(square * head[:, 0], axis=-1).mean(axis=(1, 2))
 
 
 def _max_pool(x):

@@ -11,10 +11,11 @@ def count(function, *args) -> float:
     Scans count every iteration and recomputation counts again, which XLA's own analysis does not
     tell. Of two branches the larger counts; elementwise work is left out.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr):
+def of_jaxpr(jaxpr) -> float:
+    """As `count`, of what was traced already."""
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -33,9 +34,9 @@ def _of_equation(equation):
         dilation = math.prod(params["lhs_dilation"])
         return 2.0 * window * math.prod(equation.outvars[0].aval.shape) / dilation
     if name == "cond":
-        return max(_count(branch.jaxpr) for branch in params["branches"])
+        return max(of_jaxpr(branch.jaxpr) for branch in params["branches"])
     factor = params["length"] if name == "scan" else 1
-    return factor * sum(_count(inner) for inner in _inner(params))
+    return factor * sum(of_jaxpr(inner) for inner in _inner(params))
 
 
 def _inner(params):

@@ -1,0 +1,309 @@
+"""Will it fit? Compiles the train step of a configuration for machines that are not here."""
+
+import logging
+import math
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from unitok_jax import flops, frozen, hlo, sharding, topology
+from unitok_jax.checks import check
+from unitok_jax.programs import Programs
+from unitok_jax.step import Trainer
+from unitok_jax.topology import Chip, Topology
+
+log = logging.getLogger(__name__)
+
+IMAGES = 1.28e9  # pairs of the published run
+PHASES = {"before the adversary": False, "with the adversary": True}
+_GIB = 2**30
+
+
+class Memory(NamedTuple):
+    """Bytes of one device while a step runs."""
+
+    state: dict[str, int]  # by part
+    padding: int  # of the layouts of the arguments
+    temporaries: int  # activations, gradients, gathered parameters
+    results: int  # that do not take the place of an argument
+    code: int
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return sum(self.state.values()) + sum(self[1:])
+
+
+class Cost(NamedTuple):
+    """What one step does, per device, and the least time it takes, in seconds."""
+
+    flops: float
+    traffic: hlo.Traffic
+    compute: float
+    memory: float
+    exchange: float
+
+    @property
+    def roofline(self) -> float:
+        """Of the three that can overlap, the longest."""
+        return max(self.compute, self.memory, self.exchange)
+
+
+class DoesNotFitError(ValueError):
+    """The step needs more memory than a chip has."""
+
+
+def fit(config: ConfigDict, name: str, efficiency: float) -> None:
+    """Compiles both phases of the train step for `name` and prints what they need per device.
+
+    Neither data nor weights are read: `data.path` and `frozen.*` may be empty.
+
+    Args:
+      config: the whole configuration.
+      name: of the machine, as `topology.find` takes it.
+      efficiency: the part of the roofline's speed that a run is assumed to reach.
+
+    Raises:
+      DoesNotFitError: a phase needs more memory than a chip has.
+      ValueError: the configuration or the machine is not valid.
+    """
+    if not 0 < efficiency <= 1:
+        raise ValueError(f"--efficiency={efficiency} must be above 0 and at most 1")
+    check(config)
+    machine = topology.find(name)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, machine.devices)
+    divisor = mesh.size * config.optim.accumulation
+    if config.data.batch_size < 1 or config.data.batch_size % divisor:
+        raise ValueError(
+            f"data.batch_size={config.data.batch_size} is not a positive multiple of {divisor}, "
+            "the number of devices times optim.accumulation"
+        )
+    print(_heading(config, machine, mesh))
+    trainer = Trainer(config)
+    programs = Programs(trainer, mesh)
+    arguments = _arguments(config, programs, mesh)
+    missing, times = [], {}
+    for phase, adversarial in PHASES.items():
+        if adversarial and trainer.adversary is None:
+            continue
+        print(f"\n{phase}", flush=True)
+        traced = programs.phases[adversarial].trace(*arguments)
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            missing.append(f"{phase}: {out_of_memory(error)}")
+            print(f"  {missing[-1]}")
+            continue
+        memory = _memory(compiled, arguments)
+        _print_memory(memory, machine.per_device)
+        cost = _cost(traced, compiled, mesh.size, machine)
+        _print_cost(cost, config.data.batch_size, machine, efficiency)
+        times[adversarial] = cost.roofline / efficiency
+        if machine.chip and memory.peak > machine.per_device.capacity:
+            missing.append(f"{phase}: {_too_large(memory.peak, machine.per_device.capacity)}")
+    if machine.chip and not missing:
+        print(_days(config, trainer, times, efficiency))
+    if missing:
+        raise DoesNotFitError("\n".join(missing))
+
+
+def _arguments(config, programs, mesh):
+    """The step's arguments as shapes with shardings: state, frozen networks, batch."""
+
+    def place(tree, where):
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
+
+    networks = {kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)}
+    size, length = config.data.batch_size, config.data.context_length
+    batch = {
+        "image": jax.ShapeDtypeStruct((size, *config.data.image_size, 3), jnp.uint8),
+        "text": jax.ShapeDtypeStruct((size, length), jnp.int32),
+    }
+    return (
+        programs.abstract,
+        place(networks, sharding.replicated(mesh)),
+        place(batch, sharding.batch_sharding(mesh)),
+    )
+
+
+def _bytes(tree) -> int:
+    """Bytes that one device holds of a tree of shapes with shardings."""
+    return sum(
+        math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
+    )
+
+
+def _memory(compiled, arguments) -> Memory:
+    state, networks, batch = arguments
+    parts = {
+        "parameters": state.generator.params,
+        "optimiser": state.generator.opt_state,
+        "discriminator and its optimiser": state.discriminator,
+        "average of the parameters": state.ema,
+        "frozen networks": networks,
+        "batch": batch,
+    }
+    parts = {name: size for name, part in parts.items() if (size := _bytes(part))}
+    found = compiled.memory_analysis()
+    return Memory(
+        state=parts,
+        padding=max(0, found.argument_size_in_bytes - sum(parts.values())),
+        temporaries=found.temp_size_in_bytes,
+        results=found.output_size_in_bytes - found.alias_size_in_bytes,
+        code=found.generated_code_size_in_bytes,
+    )
+
+
+def _cost(traced, compiled, devices: int, machine: Topology) -> Cost:
+    operations = flops.of_jaxpr(traced.jaxpr.jaxpr) / devices
+    traffic = hlo.traffic(compiled.as_text(), devices)
+    if machine.chip is None:
+        return Cost(operations, traffic, *[math.nan] * 3)
+    chip = machine.per_device
+    return Cost(
+        operations,
+        traffic,
+        operations / chip.flops,
+        traffic.bytes / chip.bandwidth,
+        sum(
+            exchange_seconds(collective, size, devices, machine)
+            for collective, (_, size) in traffic.collectives.items()
+        ),
+    )
+
+
+def sent_bytes(collective: hlo.Collective, size: float) -> float:
+    """Bytes that every device sends, with rings; `size`: of the results."""
+    n = collective.devices
+    return (
+        size
+        * {
+            "all-reduce": 2 * (n - 1) / n,
+            "all-gather": (n - 1) / n,
+            "reduce-scatter": n - 1,
+            "all-to-all": (n - 1) / n,
+            "collective-permute": 1,
+        }[collective.kind]
+    )
+
+
+def exchange_seconds(
+    collective: hlo.Collective, size: float, devices: int, machine: Topology
+) -> float:
+    """Time on the links: all of them where all devices take part, else those of one axis."""
+    links = machine.per_device.links
+    if collective.devices < devices:
+        links /= machine.axes
+    return sent_bytes(collective, size) / links
+
+
+def _heading(config, machine, mesh):
+    batch, micro = config.data.batch_size, config.optim.accumulation
+    lines = [
+        f"{machine.name}: {machine.chips} chips, mesh.data={mesh.shape['data']} x "
+        f"mesh.fsdp={mesh.shape['fsdp']}; global batch {batch}, {batch // machine.chips} a chip"
+        f"{f' in {micro} micro-batches' if micro > 1 else ''}; model.remat={config.model.remat}, "
+        f"{config.model.dtype}"
+    ]
+    if machine.chip:
+        c = machine.chip
+        lines.append(
+            f"a chip: {c.capacity / _GIB:.0f} GiB, {c.flops / 1e12:.0f} TFLOP/s, "
+            f"{c.bandwidth / 1e9:.0f} GB/s of memory, {c.links / 1e9:.0f} GB/s of links one way"
+            + (
+                f"; it shows as {c.devices} devices, figures are per device"
+                if c.devices > 1
+                else ""
+            )
+        )
+    return "\n".join(lines)
+
+
+def _row(name, value, note=""):
+    print(f"  {name:34}{value:>14}  {note}".rstrip())
+
+
+def _print_memory(memory: Memory, chip: Chip | None) -> None:
+    for name, size in memory.state.items():
+        _row(name, f"{size / _GIB:.3f} GiB", f"{size} bytes")
+    _row("layouts and counters", f"{memory.padding / _GIB:.3f} GiB")
+    _row("activations and temporaries", f"{memory.temporaries / _GIB:.3f} GiB")
+    _row("results and program", f"{(memory.results + memory.code) / _GIB:.3f} GiB")
+    verdict = ""
+    if chip:
+        left = chip.capacity - memory.peak
+        word = "fits, left" if left >= 0 else "does not fit, missing"
+        verdict = f"of {chip.capacity / _GIB:.0f} GiB: {word} {abs(left) / _GIB:.3f} GiB"
+    _row("peak", f"{memory.peak / _GIB:.3f} GiB", verdict)
+
+
+def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) -> None:
+    def milliseconds(seconds):
+        return "-" if math.isnan(seconds) else f"{seconds * 1e3:.1f} ms"
+
+    _row("operations", f"{cost.flops / 1e9:.3f} GFLOP", milliseconds(cost.compute))
+    _row("memory traffic", f"{cost.traffic.bytes / 1e9:.3f} GB", milliseconds(cost.memory))
+    for kind in hlo.KINDS:
+        found = {c: v for c, v in cost.traffic.collectives.items() if c.kind == kind}
+        if found:
+            size = sum(size for _, size in found.values())
+            count = sum(count for count, _ in found.values())
+            over = ", ".join(str(n) for n in sorted({c.devices for c in found}))
+            _row(kind, f"{size / 1e9:.6f} GB", f"{count} times, over {over} devices")
+    exchanged = milliseconds(cost.exchange)
+    if machine.chip is None:
+        _row("collectives in all", exchanged)
+        return
+    _row("collectives in all", exchanged, f"{cost.exchange / cost.roofline:.1%} of the roofline")
+    limits = {"compute": cost.compute, "memory": cost.memory, "links": cost.exchange}
+    bound = max(limits, key=limits.get)
+    _row("roofline", milliseconds(cost.roofline), f"a step, bound by {bound}")
+    speed = batch / cost.roofline * efficiency
+    _row(f"at {efficiency:.0%} of it", f"{speed:.0f} images/s")
+
+
+def _days(config, trainer, times, efficiency):
+    late = 0.0
+    if trainer.adversary is not None:
+        late = 1 - trainer.adversary.start / config.steps
+    seconds = (1 - late) * times[False] + (late * times[True] if late else 0)
+    days = IMAGES / config.data.batch_size * seconds / 86400
+    return (
+        f"\n{days:.1f} days for {IMAGES / 1e9:.2f} billion images at {efficiency:.0%} of the "
+        f"roofline, {late:.1%} of the steps with the adversary"
+    )
+
+
+def out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
+    """What the compiler says it needs, and what to try.
+
+    Raises:
+      JaxRuntimeError: the error is another one.
+    """
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+        raise error
+    sizes = [
+        re.search(r"temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", text),
+        re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", text),
+    ]
+    found = next((size for size in sizes if size), None)
+    if found is None:
+        raise error
+    log.debug("the compiler: %s", text)
+    return _too_large(*(_number(size) for size in found.groups()), least=True)
+
+
+def _number(text: str) -> float:
+    return float(text[:-1]) * 2 ** (10 * ("KMGT".index(text[-1]) + 1))
+
+
+def _too_large(needed: float, capacity: float, least: bool = False) -> str:
+    return (
+        f"does not fit: needs {'at least ' if least else ''}{needed / _GIB:.2f} GiB of "
+        f"{capacity / _GIB:.2f} GiB; try model.remat=everything, a larger mesh.fsdp, "
+        "data.decode_fraction=0.5, a larger optim.accumulation, or a larger slice"
+    )

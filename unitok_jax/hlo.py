@@ -1,0 +1,335 @@
+"""Memory traffic and collectives of a compiled program, read from its HLO text.
+
+XLA's own cost analysis counts the body of a loop once. Here a body counts as often as its loop runs
+it, and of the branches of a conditional the one that moves the most bytes counts.
+"""
+
+import collections
+import functools
+import math
+import re
+from typing import NamedTuple
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+
+# Neither reads nor writes: names for what is there already, and the ends of asynchronous pairs.
+_FREE = {
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "optimization-barrier",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "iota",
+}
+_SLICES, _UPDATE = ("dynamic-slice", "slice", "gather"), "dynamic-update-slice"
+_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4, "token": 0, "opaque": 0}
+
+
+class Collective(NamedTuple):
+    """One kind of exchange between a number of devices."""
+
+    kind: str
+    devices: int  # that exchange with each other
+
+
+class Traffic(NamedTuple):
+    """What one run of a program moves, per device."""
+
+    bytes: float  # read from and written to the memory
+    collectives: dict[Collective, tuple[int, float]]  # how often, and bytes of results in all
+
+
+class _Instruction(NamedTuple):
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str  # attributes; the number of a parameter
+    root: bool
+
+
+def traffic(text: str, devices: int) -> Traffic:
+    """Traffic of a program.
+
+    Args:
+      text: `compiled.as_text()`.
+      devices: of the program; a collective without groups is over all of them.
+    """
+    return _Program(text, devices).total()
+
+
+def shape_bytes(shape: str) -> int:
+    """Bytes of an array or a tuple in the device's main memory, without the layout's padding."""
+    total = 0
+    for dtype, sizes, layout in re.findall(r"(\w+)\[([\d,]*)\](\{[^{}]*\})?", shape):
+        # S(1) and above are a TPU's memories on the chip.
+        if not re.search(r"S\([1-9]\d*\)", layout):
+            total += _array_bytes(dtype, sizes)
+    return total
+
+
+def _array_bytes(dtype, sizes):
+    digits = re.search(r"\d+", dtype)
+    bits = _BITS[dtype] if dtype in _BITS else int(digits[0])
+    return math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
+
+
+def _all_bytes(shape):
+    return sum(_array_bytes(*found) for found in re.findall(r"(\w+)\[([\d,]*)\]", shape))
+
+
+class _Program:
+    def __init__(self, text, devices):
+        self.devices = devices
+        self.computations, self.entry = _parse(text)
+        self.instructions, self.users = {}, collections.defaultdict(list)
+        for name, instructions in self.computations.items():
+            for instruction in instructions:
+                self.instructions[name, instruction.name] = instruction
+                for operand in instruction.operands:
+                    self.users[name, operand].append(instruction)
+
+    def total(self):
+        moved, found = self._cost(self.entry)
+        collectives = collections.defaultdict(lambda: (0, 0.0))
+        for (collective, _), (count, size) in found.items():
+            before = collectives[collective]
+            collectives[collective] = before[0] + count, before[1] + size
+        return Traffic(moved, dict(collectives))
+
+    @functools.cache  # noqa: B019  a program lives as long as its one count
+    def _cost(self, computation):
+        """Bytes, and {(collective, channel): (count, bytes)}, of one run of a computation."""
+        moved, found = 0.0, collections.Counter()
+        sizes, seen = collections.Counter(), set()
+
+        def add(cost, times=1):
+            nonlocal moved
+            moved += times * cost[0]
+            for key, (count, size) in cost[1].items():
+                found[key] += times * count
+                sizes[key] += times * size
+
+        for instruction in self.computations[computation]:
+            opcode = instruction.opcode
+            called = _called(instruction.rest)
+            if opcode == "while":
+                add(self._cost(called["body"][0]), self._trips(instruction))
+            elif opcode == "conditional":
+                branches = [name for names in called.values() for name in names]
+                add(max((self._cost(name) for name in branches), key=lambda cost: cost[0]))
+            elif opcode in ("call", "async-start"):
+                add(self._cost((called.get("calls") or called["to_apply"])[0]))
+            elif opcode == "fusion":
+                moved += self._fusion_bytes(computation, instruction, called["calls"][0])
+                for key, (count, size) in self._cost(called["calls"][0])[1].items():
+                    # A TPU spreads one collective over several fusions with the same channel.
+                    if key not in seen:
+                        seen.add(key)
+                        found[key] += count
+                        sizes[key] += size
+            else:
+                moved += self._plain_bytes(computation, instruction)
+                key = self._collective(instruction)
+                if key and key not in seen:
+                    seen.add(key)
+                    found[key] += 1
+                    sizes[key] += _result_bytes(instruction)
+        return moved, {key: (found[key], sizes[key]) for key in found}
+
+    def _plain_bytes(self, computation, instruction):
+        opcode, operands = instruction.opcode, instruction.operands
+        if opcode in _FREE or opcode.endswith(("-done", "-update")):
+            return 0
+        if "AllocateBuffer" in instruction.rest:
+            return 0
+        if opcode == "copy-start":  # its result names source and target
+            return shape_bytes(instruction.shape)
+        if opcode in _SLICES:
+            return 2 * shape_bytes(instruction.shape)
+        if opcode == "slice-start":
+            return 2 * shape_bytes(_elements(instruction.shape)[1])
+        if opcode == _UPDATE:
+            return 2 * self._bytes(computation, operands[1])
+        inputs = sum(self._bytes(computation, name) for name in operands)
+        if _kind(opcode):
+            return inputs + shape_bytes(_result(instruction))
+        return inputs + shape_bytes(instruction.shape)
+
+    def _fusion_bytes(self, computation, instruction, fused):
+        """What a fusion reads and writes: slices of an operand where it uses only those."""
+        parameters = self._parameters(fused)
+        total = sum(
+            min(self._read(fused, parameters[number]), self._bytes(computation, operand))
+            for number, operand in enumerate(instruction.operands)
+        )
+        root = next(inner.name for inner in self.computations[fused] if inner.root)
+        return total + min(self._written(fused, root), shape_bytes(instruction.shape))
+
+    def _read(self, fused, name):
+        """Bytes of a value that its users inside a fusion read."""
+        total = 0
+        for user in self.users[fused, name]:
+            if user.opcode == "bitcast":
+                total += self._read(fused, user.name)
+            elif user.opcode == "fusion":
+                inner = _called(user.rest)["calls"][0]
+                parameters = self._parameters(inner)
+                for number, operand in enumerate(user.operands):
+                    if operand == name:
+                        total += self._read(inner, parameters[number])
+            elif user.opcode in _SLICES:
+                total += _all_bytes(user.shape)
+            elif user.opcode != _UPDATE or user.operands[0] != name:
+                return math.inf
+        return total
+
+    def _written(self, fused, name):
+        """Bytes of a value inside a fusion that its computation writes."""
+        inner = self.instructions[fused, name]
+        if inner.opcode == "tuple":
+            return sum(self._written(fused, element) for element in inner.operands)
+        if inner.opcode == "bitcast":
+            return self._written(fused, inner.operands[0])
+        if inner.opcode == _UPDATE:  # in place
+            return _all_bytes(self.instructions[fused, inner.operands[1]].shape)
+        return _all_bytes(inner.shape)
+
+    def _parameters(self, computation):
+        return {
+            int(inner.rest): inner.name
+            for inner in self.computations[computation]
+            if inner.opcode == "parameter"
+        }
+
+    def _bytes(self, computation, name):
+        return shape_bytes(self.instructions[computation, name].shape)
+
+    def _collective(self, instruction):
+        """((kind, devices), channel) of a collective, else None."""
+        kind = _kind(instruction.opcode)
+        if kind is None:
+            return None
+        channel = re.search(r"channel_id=(\d+)", instruction.rest)
+        name = channel[1] if channel else instruction.name
+        return Collective(kind, self._group(instruction.rest)), name
+
+    def _group(self, rest):
+        found = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
+        if found:
+            return found[1].count(",") + 1
+        found = re.search(r"replica_groups=\[\d+,(\d+)\]", rest)
+        if found:
+            return int(found[1])
+        found = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
+        if found:
+            sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+            return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
+        return self.devices
+
+    def _trips(self, instruction):
+        """How often a loop runs: what XLA knows of it, or the bound that its condition names."""
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
+        if known:
+            return int(known[1])
+        condition = self.computations[_called(instruction.rest)["condition"][0]]
+        bounds = [
+            int(inner.rest)
+            for inner in condition
+            if inner.opcode == "constant" and inner.rest.isdecimal()
+        ]
+        return max(bounds, default=1)
+
+
+def _kind(opcode):
+    base = opcode.removesuffix("-start")
+    return base if base in KINDS else None
+
+
+def _result(instruction):
+    """The shape of what a collective returns; asynchronous ones name their operands too."""
+    starts = ("all-gather-start", "collective-permute-start")
+    if instruction.opcode in starts:
+        return _elements(instruction.shape)[1]
+    return instruction.shape
+
+
+def _result_bytes(instruction):
+    return _all_bytes(_result(instruction))
+
+
+def _called(rest):
+    """attribute -> names of the computations that it names."""
+    out = {}
+    pattern = r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+    for attribute, name in re.findall(pattern, rest):
+        out[attribute] = [name]
+    branches = re.search(r"branch_computations=\{([^}]*)\}", rest)
+    if branches:
+        out["branches"] = [name.strip(" %") for name in branches[1].split(",")]
+    return out
+
+
+def _parse(text):
+    """{computation: [instructions]} and the name of the entry."""
+    computations, entry, current = {}, None, None
+    for line in text.splitlines():
+        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if header:
+            current = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+            continue
+        found = re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$", line)
+        if found and current is not None:
+            shape, rest = _split_shape(found[3])
+            opcode, rest = rest.split("(", 1)
+            end = _closing("(" + rest) - 1
+            inside, attributes = rest[:end], rest[end + 1 :]
+            # What stands between the parentheses of these is no operand.
+            literal = opcode in ("parameter", "constant")
+            operands = () if literal else tuple(re.findall(r"%([\w.\-]+)", inside))
+            current.append(
+                _Instruction(
+                    found[2],
+                    shape,
+                    opcode,
+                    operands,
+                    inside if literal else attributes,
+                    bool(found[1]),
+                )
+            )
+    return computations, entry
+
+
+def _split_shape(text):
+    """'(f32[2], s32[]) tuple(...)' -> '(f32[2], s32[])', 'tuple(...)'."""
+    end = _closing(text) + 1 if text.startswith("(") else text.index(" ")
+    return text[:end], text[end:].lstrip()
+
+
+def _closing(text):
+    """Index of the parenthesis that closes the first one."""
+    depth = 0
+    for found in re.finditer(r"[()]", text):
+        depth += 1 if found[0] == "(" else -1
+        if not depth:
+            return found.start()
+    raise ValueError(f"not HLO: {text[:80]!r} does not close its parentheses")
+
+
+def _elements(shape):
+    """The elements of a tuple's shape."""
+    out, start, depth = [], 1, 0
+    for found in re.finditer(r"[()\[\]{},]", shape[1:-1] + ","):
+        if found[0] in "([{":
+            depth += 1
+        elif found[0] in ")]}":
+            depth -= 1
+        elif not depth:
+            out.append(shape[start : found.start() + 1].strip())
+            start = found.start() + 2
+    return out

@@ -1,0 +1,134 @@
+"""Names of machines to compile for, without having them: TPU slices and simulated CPU devices."""
+
+import math
+import os
+import re
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBE = tuple("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16".split())
+
+
+class Chip(NamedTuple):
+    """What one chip can hold and do, by Google Cloud's TPU documentation."""
+
+    capacity: int  # bytes of HBM
+    flops: float  # bfloat16 operations per second
+    bandwidth: float  # bytes of HBM per second
+    links: float  # bytes that all its links to other chips send per second, one way
+    shapes: tuple[str, ...]  # of slices
+    name: str  # what the compiler calls it
+    options: dict[str, str]  # of the compiler, for one device per chip
+    devices: int = 1  # that a chip shows as
+
+
+# https://docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, "System architecture". The links'
+# two-way bandwidth of those pages is halved; v4's are six of 50 GB/s (arXiv 2304.01433).
+CHIPS = {
+    "v4": Chip(32 * 2**30, 275e12, 1200e9, 300e9, _CUBE, "v4", {"chip_config_name": "megacore"}),
+    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, _FLAT, "v5e", {}),
+    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, (*_CUBE, "16x16x24"), "v5p", {}),
+    "v6e": Chip(32 * 2**30, 918e12, 1638e9, 400e9, _FLAT, "v6e", {}),
+    "v7x": Chip(192 * 2**30, 2307e12, 7380e9, 600e9, _CUBE, "tpu7x", {}, devices=2),
+}
+
+
+class Topology(NamedTuple):
+    """Devices to lower programs for, and what they can do."""
+
+    name: str
+    devices: list
+    chip: Chip | None  # None: not known, of simulated devices
+    chips: int
+    axes: int  # of the torus that connects the chips of a slice
+
+    @property
+    def per_device(self) -> Chip | None:
+        """The part of a chip that one device is."""
+        chip = self.chip
+        if chip is None:
+            return None
+        return chip._replace(
+            capacity=chip.capacity // chip.devices,
+            flops=chip.flops / chip.devices,
+            bandwidth=chip.bandwidth / chip.devices,
+            links=chip.links / chip.devices,
+        )
+
+
+def find(name: str) -> Topology:
+    """The machine of a name: `v5e:16x16`, `v5e:16x16*2` (two slices) or `host:8` (simulated).
+
+    Call it before JAX has made a backend. No accelerator is touched or needed.
+
+    Raises:
+      ValueError: there is no such machine, the message lists all; or `libtpu` is missing.
+    """
+    host = re.fullmatch(r"host:([1-9]\d{0,3})", name)
+    if host:
+        return Topology(name, _simulated(int(host[1])), None, int(host[1]), 1)
+    found = re.fullmatch(r"(\w+):([\dx]+)(?:\*([1-9]\d?))?", name)
+    if not found or found[1] not in CHIPS or found[2] not in CHIPS[found[1]].shapes:
+        raise ValueError(_unknown(name))
+    chip, slices = CHIPS[found[1]], int(found[3] or 1)
+    sides = [int(side) for side in found[2].split("x")]
+    return Topology(
+        name,
+        _slices(chip, found[2], slices),
+        chip,
+        math.prod(sides) * slices,
+        sum(side > 1 for side in sides) or 1,
+    )
+
+
+def _simulated(count: int) -> list:
+    flag = "--xla_force_host_platform_device_count"
+    others = (
+        re.sub(rf"{flag}=\d+", "", os.environ["XLA_FLAGS"]) if "XLA_FLAGS" in os.environ else ""
+    )
+    os.environ["XLA_FLAGS"] = f"{others} {flag}={count}".strip()
+    jax.config.update("jax_platforms", "cpu")
+    devices = jax.devices()
+    if len(devices) != count:
+        raise RuntimeError(
+            f"JAX runs with {len(devices)} devices already: host:{count} is too late"
+        )
+    return devices
+
+
+def _slices(chip: Chip, shape: str, slices: int) -> list:
+    try:
+        import libtpu  # noqa: F401  JAX finds the compiler in it
+    except ImportError as error:
+        raise ValueError(
+            "--topology of a TPU needs its compiler, the package libtpu: "
+            "pip install 'unitok_jax[tpu-compile]'"
+        ) from error
+    # The compiler asks a cloud machine's metadata for these, and waits where there is none.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Compilers do not compete for chips; a killed one would leave its lock behind.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    jax.config.update("jax_platforms", "cpu")
+    options = dict(chip.options)
+    if shape == "1x1":
+        options["chips_per_host_bounds"] = [1, 1, 1]
+    if slices > 1:
+        options["num_slices"] = slices
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=f"{chip.name}:{shape}", **options
+    ).devices
+
+
+def _unknown(name):
+    lines = [f"--topology={name!r} is not a machine to compile for; valid names are"]
+    for kind, chip in CHIPS.items():
+        shapes = " ".join(chip.shapes)
+        lines.append(f"  {kind}:SHAPE, {chip.capacity / 2**30:.0f} GiB a chip; SHAPE: {shapes}")
+    lines.append("  any of these with *N for N slices, as v5e:16x16*2")
+    lines.append("  host:N, N simulated CPU devices, as host:8")
+    return "\n".join(lines)
