@@ -74,13 +74,16 @@ class Job:
                     )
                 )
 
-    def wait(self, timeout: float = 400) -> list[int]:
-        """Exit codes; whoever has not ended by then is killed and fails the test."""
-        deadline = time.monotonic() + timeout
-        try:
-            return [p.wait(max(0, deadline - time.monotonic())) for p in self.processes]
-        finally:
-            self.kill()
+    def wait(self, timeout: float = 400) -> list[int | None]:
+        """Exit codes; None for whoever has not ended by then and is killed."""
+        deadline, codes = time.monotonic() + timeout, []
+        for process in self.processes:
+            try:
+                codes.append(process.wait(max(0, deadline - time.monotonic())))
+            except subprocess.TimeoutExpired:
+                codes.append(None)
+        self.kill()
+        return codes
 
     def kill(self) -> None:
         for process in self.processes:
@@ -96,6 +99,15 @@ class Job:
                 self.kill()
                 raise AssertionError(f"no step {step}; exit codes {ended}\n{self.output()}")
             time.sleep(0.02)
+
+    def wait_for_line(self, words: str, timeout: float = 400) -> None:
+        """Until process 0 has printed `words`."""
+        deadline = time.monotonic() + timeout
+        while words not in self.output(0):
+            if self.processes[0].poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"no {words!r}\n{self.output()}")
+            time.sleep(0.05)
 
     def output(self, process: int | None = None) -> str:
         """What one process, or all, printed."""

@@ -44,7 +44,7 @@ ARROWS = {
         "programs",
         "step",
     },
-    "fit": {"checks", "flops", "frozen", "hlo", "programs", "sharding", "step", "topology"},
+    "fit": {"data", "checks", "flops", "frozen", "hlo", "programs", "sharding", "step", "topology"},
     "programs": {"sharding", "step"},
     "checks": {"data", "losses", "optim"},
     "step": {"adversary", "generator", "losses", "optim", "parts", "models"},

@@ -1,5 +1,6 @@
 """Where a process finds its place: the environments of the clusters, and what is missing."""
 
+import errno
 import signal
 
 import pytest
@@ -105,12 +106,18 @@ def test_tpu(monkeypatch):
         ({"processes": 2, "process": 0}, "--coordinator .or JAX_COORDINATOR_ADDRESS. not given"),
         ({"coordinator": "a:1", "processes": 2, "process": 2}, "--process=2 is not one of the 2"),
         ({"coordinator": "a", "processes": 2, "process": 0}, "--coordinator=a is not HOST:PORT"),
+        ({"coordinator": "a:99999", "processes": 2, "process": 0}, "a port from 1 to 65535"),
         ({"processes": "many"}, "--processes=many is not a number"),
     ],
 )
 def test_what_makes_no_sense(said, words):
     with pytest.raises(ClusterError, match=words):
         membership.find("auto", {}, **said)
+
+
+def test_a_variable_that_is_empty_is_named():
+    with pytest.raises(ClusterError, match="JAX_NUM_PROCESSES= is not a number"):
+        membership.find("auto", {"JAX_NUM_PROCESSES": ""})
 
 
 def test_unknown_cluster():
@@ -134,3 +141,26 @@ def test_one_process_agrees_with_itself():
     cluster.agree({"a": 1})
     assert cluster.everyone(True) and not cluster.everyone(False)
     assert cluster.is_lead()
+
+
+@pytest.mark.parametrize(
+    "error, passes",
+    [
+        (ConnectionResetError(104, "reset"), True),
+        (OSError(errno.ESTALE, "stale"), True),
+        (cluster.Unreachable("late"), True),
+        (OSError(errno.ENOSPC, "full"), False),
+        (FileNotFoundError(2, "none"), False),
+        (ValueError("wrong"), False),
+    ],
+)
+def test_what_may_pass_is_worth_another_try(error, passes):
+    assert cluster.may_pass(error) is passes
+
+
+def test_one_process_fails_by_its_own_error():
+    with pytest.raises(FileNotFoundError, match="none"), cluster.together():
+        raise FileNotFoundError("none")
+    with cluster.together():
+        value = cluster.from_lead([1, "a"])
+    assert value == [1, "a"]

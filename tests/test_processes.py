@@ -1,5 +1,6 @@
 """Jobs of one, two and four real processes: equal numbers, preemption, death of one, refusals."""
 
+import pathlib
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs import Job, free_port, records
+from jobs import SETTINGS, Job, environment, free_port, records
 from unitok_jax import cluster
 
 
@@ -33,6 +34,11 @@ def disturbed(tmp_path_factory):
     for _ in range(2):  # a supervisor and the cluster may both tell
         job.processes[1].send_signal(signal.SIGTERM)
     codes = {"preempted": job.wait(120)}
+    # A second time, before this start has saved anything.
+    job = jobs["again"] = Job(workdir / "again", workdir, 2, 2)
+    job.wait_for_line("resumed")
+    job.processes[0].send_signal(signal.SIGTERM)
+    codes["again"] = job.wait(200)
     job = jobs["killed"] = Job(workdir / "killed", workdir, 4, 1)
     job.wait_for_step(workdir, max(6, records(workdir)[-1]["step"] + 1))
     job.processes[2].kill()
@@ -51,17 +57,21 @@ class TestTwoAndFourProcesses:
         _, jobs, codes = disturbed
         assert codes["preempted"] == [cluster.EXIT_PREEMPTED] * 2, jobs["preempted"].output()
         assert "SIGTERM: stopped after step" in jobs["preempted"].output(0)
+        assert codes["again"] == [cluster.EXIT_PREEMPTED] * 2, jobs["again"].output()
 
     def test_death_of_one_ends_the_others_with_an_error(self, disturbed):
         _, jobs, codes = disturbed
         assert codes["killed"][2] == -signal.SIGKILL
-        assert all(code != 0 for code in codes["killed"]), jobs["killed"].output()
+        assert not {0, None} & set(codes["killed"]), jobs["killed"].output()
 
     def test_each_start_went_on_where_the_one_before_was_saved(self, disturbed):
         _, jobs, codes = disturbed
         assert codes["last"] == [0], jobs["last"].output()
-        stopped = int(re.search(r"stopped after step (\d+)", jobs["preempted"].output(0))[1])
-        assert resumed_at(jobs["killed"]) == stopped
+        first, stopped = (
+            int(re.search(r"stopped a\w+ step (\d+)", jobs[name].output(0))[1])
+            for name in ("preempted", "again")
+        )
+        assert resumed_at(jobs["again"]) == first and resumed_at(jobs["killed"]) == stopped
         # The save of step 4 may or may not have been complete when the process was killed.
         assert resumed_at(jobs["last"]) in {4, stopped}
 
@@ -133,11 +143,47 @@ class TestDisagreement:
             assert "digest of the code: " in error and "on process 1" in error
 
     def test_workdir_that_is_not_shared(self, alone, tmp_path):
-        """Process 1 sees no checkpoint: each has a disk of its own."""
-        each = [[f"--workdir={alone}"], [f"--workdir={tmp_path / 'own'}"]]
-        job = Job(tmp_path / "logs", "", 2, 2, each=each)
-        assert job.wait(120) == [2, 2]
-        assert f"--workdir: {alone} on process 0, {tmp_path / 'own'} on process 1" in job.output(1)
+        """The same --workdir names a disk of its own on each host; process 1's is empty."""
+        code = (
+            "import sys\n"
+            "from absl import app\n"
+            "from unitok_jax import main, train\n"
+            "train._LAG_SECONDS = 1\n"
+            "app.run(main.main, flags_parser=main._parse_or_exit)\n"
+        )
+        shutil.copytree(alone, tmp_path / "0" / "run")
+        (tmp_path / "1").mkdir()
+        address = f"127.0.0.1:{free_port()}"
+        root = pathlib.Path(__file__).parents[1]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", code]
+                + [setting.replace("configs/", f"{root}/configs/") for setting in SETTINGS]
+                + ["--workdir=run", f"--coordinator={address}", "--processes=2", f"--process={i}"],
+                env=environment(2) | {"PYTHONPATH": str(root)},
+                cwd=tmp_path / str(i),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(2)
+        ]
+        for process in processes:
+            error = process.communicate(timeout=200)[1]
+            assert process.returncode == 2, error
+            assert "checkpoints in --workdir: [4, 8] on process 0, [] on process 1" in error
+
+    def test_an_image_that_one_process_cannot_read(self, tmp_path):
+        """The processes share the images of the evaluation; a bad one ends all of them alike."""
+        for index in range(4):
+            Image.new("RGB", (48, 48), (60 * index, 0, 0)).save(tmp_path / f"{index}.png")
+            (tmp_path / f"{index}.txt").write_text(f"number {index}")
+        (tmp_path / "1.png").write_bytes(b"no image")
+        more = ["--config.eval.source=folder", f"--config.eval.path={tmp_path}"]
+        job = Job(tmp_path / "logs", tmp_path / "run", 2, 1, *more)
+        assert job.wait(200) == [2, 2], job.output()
+        assert "process 1: " in job.output(0) and "1.png" in job.output(0)
+        assert "Traceback" not in job.output()
 
 
 class TestUnreachable:

@@ -30,6 +30,7 @@ def check(config: ConfigDict) -> None:
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep_latest": config.checkpoint.keep_latest,
         "log.every": config.log.every,
+        "data.num_threads": config.data.num_threads,
         "log.profile_count": config.log.profile_count,
         "optim.accumulation": config.optim.accumulation,
         "optim.max_skipped": config.optim.max_skipped,
@@ -37,6 +38,7 @@ def check(config: ConfigDict) -> None:
     for key, value in positive.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
+    _at_least_zero("data.num_workers", config.data.num_workers)
     for key in ("keep_best", "keep_every"):
         _at_least_zero(f"checkpoint.{key}", config.checkpoint[key])
     if config.model.text.vocab_size <= END_OF_TEXT:
@@ -79,6 +81,11 @@ def _check_log(config):
                 f"log.profile_steps={steps}: a trace of log.profile_count={count} steps from "
                 f"{before} on is not over at {after}; set a lower log.profile_count"
             )
+
+
+def batch_divisor(config: ConfigDict, devices: int) -> int:
+    """What a global batch must be a multiple of: each device needs whole, equal micro-batches."""
+    return devices * config.optim.accumulation * round(1 / config.data.decode_fraction)
 
 
 def _check_losses(config):

@@ -1,5 +1,7 @@
 """The processes of a running job: meeting, agreeing, and leaving together."""
 
+import contextlib
+import errno
 import json
 import logging
 import os
@@ -21,10 +23,16 @@ log = logging.getLogger(__name__)
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
 HEARTBEAT_SECONDS = 30  # without a sign of life, after which the other processes give up
+_LAST_WORDS_SECONDS = 5  # that process 0, with which all others end, leaves them to tell theirs
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EHOSTUNREACH)
 
 
-class Unreachable(Exception):
-    """Another process did not answer in time; the same command may work later."""
+class TryAgainError(Exception):
+    """What is wrong may pass: the same command may work later."""
+
+
+class Unreachable(TryAgainError):
+    """Another process did not answer in time."""
 
 
 def connect(member: Member | None, timeout: int) -> None:
@@ -77,6 +85,47 @@ def everyone(ok: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(bool(ok)))))
 
 
+def from_lead(value: Any) -> Any:
+    """What process 0 gives here, a value of JSON, on all processes; all must call it."""
+    if jax.process_count() == 1:
+        return value
+    return json.loads(_gather(json.dumps(value))[0])
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error comes from a disk, a bucket or a network that may be well again later."""
+    if isinstance(error, (TryAgainError, ConnectionError, TimeoutError)):
+        return True
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+@contextlib.contextmanager
+def together():
+    """A block that fails on all processes if it fails on one; all must come through it.
+
+    Raises:
+      ValueError, OSError, TryAgainError: the process's own error; or what another process said, as
+        a ClusterError, or as a TryAgainError if that may pass.
+    """
+    own = None
+    try:
+        yield
+    except (ValueError, OSError, TryAgainError) as error:
+        own = error
+    if jax.process_count() > 1:
+        said = None if own is None else {"text": str(own), "passing": may_pass(own)}
+        everywhere = [json.loads(text) for text in _gather(json.dumps(said))]
+    if own is not None:
+        raise own
+    if jax.process_count() == 1:
+        return
+    problems = [f"process {i}: {said['text']}" for i, said in enumerate(everywhere) if said]
+    if problems:
+        passing = any(said["passing"] for said in everywhere if said)
+        kind = TryAgainError if passing else ClusterError
+        raise kind("other processes of this job cannot go on:\n  " + "\n  ".join(problems[:20]))
+
+
 def agree(facts: Mapping[str, Any]) -> None:
     """Refuses to go on if the processes differ in any of `facts`; all must call it.
 
@@ -122,6 +171,8 @@ class Departure:
         else:
             sys.excepthook(kind, error, traceback)
         if code not in (0, EXIT_PREEMPTED):  # in which all leave together
+            if is_lead():
+                time.sleep(_LAST_WORDS_SECONDS)
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()

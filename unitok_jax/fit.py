@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from unitok_jax import flops, frozen, hlo, sharding, topology
-from unitok_jax.checks import check
+from unitok_jax.checks import batch_divisor, check
+from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.programs import Programs
 from unitok_jax.step import Trainer
 from unitok_jax.topology import Chip, Topology
@@ -75,12 +76,7 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
     check(config)
     machine = topology.find(name)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, machine.devices)
-    divisor = mesh.size * config.optim.accumulation
-    if config.data.batch_size < 1 or config.data.batch_size % divisor:
-        raise ValueError(
-            f"data.batch_size={config.data.batch_size} is not a positive multiple of {divisor}, "
-            "the number of devices times optim.accumulation"
-        )
+    effective_batch_size(config.data, config.data.batch_size, batch_divisor(config, mesh.size))
     print(_heading(config, machine, mesh))
     trainer = Trainer(config)
     programs = Programs(trainer, mesh)

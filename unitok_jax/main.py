@@ -33,7 +33,10 @@ PROCESS = flags.DEFINE_integer(
     "process", None, "Which of them this is, from 0; by default $JAX_PROCESS_ID."
 )
 CONNECT_TIMEOUT = flags.DEFINE_integer(
-    "connect_timeout", 300, "Seconds that the processes of a job wait for each other."
+    "connect_timeout",
+    300,
+    "Seconds that the processes of a job wait for each other.",
+    lower_bound=1,
 )
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "compile"], "compile: only tells whether the step fits --topology."
@@ -50,11 +53,11 @@ def main(argv: list[str]) -> None:
     """Trains, or compiles.
 
     Exit codes: 0 finished; 2 the configuration or its input is wrong, told in one line; 75 SIGTERM
-    came and a checkpoint was saved, the same command continues. After any other end, too, the same
-    command continues, from the newest checkpoint.
+    came and all that was done is saved, the same command continues. After any other end, too, the
+    same command continues, from the newest checkpoint.
     """
     if argv[1:]:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        _exit(f"unexpected arguments: {' '.join(argv[1:])}; keys are set by --config.KEY=VALUE")
     if logging.get_verbosity() < logging.INFO:
         logging.set_verbosity(logging.INFO)
     for noisy in ("orbax", "jax", "absl"):
@@ -64,11 +67,9 @@ def main(argv: list[str]) -> None:
     with cluster.Departure():
         try:
             _compile() if MODE.value == "compile" else _train()
-        except cluster.Unreachable as error:
-            _exit(str(error), 1)
-        except (ValueError, OSError, ArithmeticError) as error:
+        except (ValueError, OSError, ArithmeticError, cluster.TryAgainError) as error:
             logging.debug("traceback", exc_info=True)
-            _exit(f"{error}\n(--v=1 shows where)")
+            _exit(f"{error}\n(--v=1 shows where)", 1 if cluster.may_pass(error) else 2)
 
 
 def _compile() -> None:

@@ -1,5 +1,6 @@
 """Where a process finds its place in a job: what it was told, or the environment of its cluster."""
 
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -48,7 +49,10 @@ def find(cluster: str, environ: Mapping[str, str], **given) -> Member | None:
         for key, name in names.items()
     }
     for key in ("processes", "process"):
-        said[key] = _integer(f"--{key}", said[key])
+        told = (
+            f"--{key}={given[key]}" if given.get(key) is not None else f"{names[key]}={said[key]}"
+        )
+        said[key] = _integer(told, said[key])
     if cluster == "auto":
         cluster = _detect(environ, said)
     if cluster == "none" and not any(value is not None for value in said.values()):
@@ -66,8 +70,11 @@ def find(cluster: str, environ: Mapping[str, str], **given) -> Member | None:
             f"--process={found['process']} is not one of the {found['processes']} processes of "
             f"--processes={found['processes']}, which count from 0"
         )
-    if not re.fullmatch(r".+:\d+", found["coordinator"]):
-        raise ClusterError(f"--coordinator={found['coordinator']} is not HOST:PORT")
+    port = re.fullmatch(r".+:(\d{1,5})", found["coordinator"])
+    if not port or not 0 < int(port[1]) < 2**16:
+        raise ClusterError(
+            f"--coordinator={found['coordinator']} is not HOST:PORT with a port from 1 to 65535"
+        )
     return Member(**found)
 
 
@@ -87,7 +94,9 @@ def _detect(environ, said) -> str:
 
 
 def _on_tpu_vm() -> bool:
-    return any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
+    # A device file of vfio may be of any passed-through card.
+    devices = any(os.path.exists(path) for path in ("/dev/accel0", "/dev/vfio/0"))
+    return devices and importlib.util.find_spec("libtpu") is not None
 
 
 def _slurm(environ) -> Member:
@@ -135,8 +144,8 @@ def _require(cluster, environ, *names):
         )
 
 
-def _integer(flag, value) -> int | None:
+def _integer(told, value) -> int | None:
     try:
         return None if value is None else int(value)
     except ValueError as error:
-        raise ClusterError(f"{flag}={value} is not a number") from error
+        raise ClusterError(f"{told} is not a number") from error

@@ -37,10 +37,20 @@ class RunningMean:
 class Writer:
     """metrics.jsonl, TensorBoard event files and PNGs of one workdir."""
 
-    def __init__(self, folder: epath.Path, start_step: int, tensorboard: bool):
-        """Records after `start_step`, of a run that was killed, are dropped: they come again."""
+    def __init__(
+        self, folder: epath.Path, start_step: int, tensorboard: bool, reevaluate: bool = False
+    ):
+        """Records after `start_step`, of a run that was killed, are dropped: they come again.
+
+        So is the evaluation of `start_step` itself, if `reevaluate`.
+        """
+
+        def keep(line):
+            again = reevaluate and _step(line) == start_step and '"eval/' in line
+            return _step(line) <= start_step and not again
+
         self._folder = folder
-        self._file = Lines(folder / "metrics.jsonl", lambda line: _step(line) <= start_step)
+        self._file = Lines(folder / "metrics.jsonl", keep)
         self._board = None
         if tensorboard:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)

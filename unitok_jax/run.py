@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from unitok_jax import frozen, initialize, sharding
 from unitok_jax.checkpoint import Checkpoints
-from unitok_jax.checks import check
+from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
 from unitok_jax.data.sources import LabelledSource, open_source
 from unitok_jax.data.text import Tokenizer
@@ -45,8 +45,7 @@ class Run:
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.source = open_source(config.data)
-        decode_every = round(1 / config.data.decode_fraction)
-        self._divisor = self.mesh.size * config.optim.accumulation * decode_every
+        self._divisor = batch_divisor(config, self.mesh.size)
         self.batch_size = effective_batch_size(config.data, len(self.source), self._divisor)
         if self.batch_size == 1 and config.loss.contrastive:
             raise ValueError(
@@ -59,12 +58,10 @@ class Run:
         self.trainer = Trainer(config)
         self.programs = Programs(self.trainer, self.mesh)
         networks = _load_frozen(config)
-        self._network_facts = {
-            f"digest of frozen.{kind}": _digest(networks[kind])
-            for kind in ("dinov2",)
-            if kind in networks
+        self._digests = {
+            f"digest of frozen.{kind}": _digest(params) for kind, params in networks.items()
         }
-        self.frozen = jax.device_put(networks, sharding.replicated(self.mesh))
+        self.frozen = sharding.replicate(networks, self.mesh)
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
         """Update number `step`, from 0: `Trainer.train_step` of its phase, compiled once each."""
@@ -128,7 +125,7 @@ class Run:
         with Checkpoints(path) as checkpoints:
             meta = checkpoints.meta()
             problems = initialize.training_differences(meta["config"], self.config.to_dict())
-            for key, value in self._network_facts.items():
+            for key, value in self._dinov2.items():
                 if meta["data"].get(key) != value:
                     problems.append(f"{key}: saved {meta['data'].get(key)}, now {value}")
             if problems:
@@ -169,7 +166,16 @@ class Run:
         The data position belongs to a number of samples, the discriminator's heads to a DINOv2.
         """
         facts = {"samples in the data": len(self.source), "batch size": self.batch_size}
-        return facts | self._network_facts
+        return facts | self._dinov2
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """What the processes of a job must have alike: their data and frozen networks."""
+        return self.facts | self._digests | {"samples to evaluate": len(self.eval_source)}
+
+    @property
+    def _dinov2(self):
+        return {key: value for key, value in self._digests.items() if key.endswith("dinov2")}
 
     def check_evaluation_images(self) -> None:
         """Decodes every evaluation image once, so that a bad one ends a run at its start.

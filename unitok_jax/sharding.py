@@ -77,6 +77,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def replicate(tree, mesh: Mesh):
+    """Host arrays that every process has alike -> whole on every device; nothing is sent."""
+
+    def place(x):
+        return jax.make_array_from_callback(x.shape, replicated(mesh), lambda index: x[index])
+
+    return jax.tree.map(place, tree)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: its first axis over both axes of the mesh."""
     return NamedSharding(mesh, P(AXES))

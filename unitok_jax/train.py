@@ -24,9 +24,11 @@ from unitok_jax.workdir import lock, make, write
 
 log = logging.getLogger(__name__)
 
+_LAG_SECONDS = 90
+
 
 class Preempted(Exception):
-    """SIGTERM came; a checkpoint was saved, and the same command continues from it."""
+    """SIGTERM came; what was done is saved, and the same command continues from there."""
 
 
 def train(
@@ -50,17 +52,19 @@ def train(
     """
     began = time.time() if began is None else began
     cluster.agree(_command(config, workdir))
-    folder = make(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock(folder))
-        run = Run(config)
-        clock = stack.enter_context(Clock(folder, began, cluster.is_lead()))
         preemption = stack.enter_context(contextlib.closing(cluster.Preemption()))
+        with cluster.together():
+            folder = make(workdir)
+            stack.enter_context(lock(folder))
+            run = Run(config)
+        clock = stack.enter_context(Clock(folder, began, cluster.is_lead()))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
-        cluster.agree(run.facts | {"newest checkpoint": checkpoints.latest_step()})
+        cluster.agree(run.shared | {"checkpoints in --workdir": _settled(checkpoints)})
         unseen = False
         if checkpoints.latest_step() is None:
-            run.check_evaluation_images()
+            with cluster.together():
+                run.check_evaluation_images()
             state = run.initial_state()
         else:
             items = checkpoints.restore(run.programs.abstract.items(), config, run.facts)
@@ -68,9 +72,9 @@ def train(
             run.check_phase(state)
             log.info("resumed %s at step %d", folder, int(state.step))
             # SIGTERM left no time for the evaluation that was due.
-            unseen = int(state.step) % config.eval.every == 0 and not checkpoints.meta().get(
-                "evaluated", True
-            )
+            due = int(state.step) % config.eval.every == 0
+            evaluated = checkpoints.meta(int(state.step)).get("evaluated", True)
+            unseen = cluster.from_lead(due and not evaluated)
         _overview(state)
         start = int(state.step)
         if start >= config.steps:
@@ -83,13 +87,15 @@ def train(
         writer = NoWriter()
         if clock.lead:
             write(folder / "config.json", config.to_json(indent=2) + "\n")
-            writer = Writer(folder, start, config.log.tensorboard)
+            writer = Writer(folder, start, config.log.tensorboard, reevaluate=unseen)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
         stack.callback(progress.close)
         if unseen:
             _evaluate(run, state, start, writer, clock)
+        if preemption.come(start):
+            raise Preempted(f"SIGTERM: stopped at step {start}; the same command continues there")
         metrics = _loop(
             run, state, batches, checkpoints, preemption, writer, progress, clock, tracer
         )
@@ -143,6 +149,7 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock,
                 )
         if stops and not last:
             clock.switch("saving")
+            checkpoints.wait()  # an error of the save must not be told as a success
             raise Preempted(f"SIGTERM: stopped after step {step}; the same command continues there")
     return evaluation
 
@@ -225,6 +232,17 @@ def _overview(state: TrainState) -> None:
         state.generator.params, include_stats="sharding"
     )
     log.info("parameters:\n%s", table)
+
+
+def _settled(checkpoints: Checkpoints) -> list[int]:
+    """The checkpoints there are, when this host sees those that process 0 sees.
+
+    A file system that hosts share may show one of them what is new, or gone, a while later.
+    """
+    wanted, deadline = cluster.from_lead(checkpoints.steps()), time.monotonic() + _LAG_SECONDS
+    while checkpoints.steps() != wanted and time.monotonic() < deadline:
+        time.sleep(1)
+    return checkpoints.steps()
 
 
 def _command(config: ConfigDict, workdir: str) -> dict[str, object]:

@@ -19,7 +19,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class BusyError(RuntimeError):
+class BusyError(cluster.TryAgainError):
     """Another run writes to the workdir."""
 
 
@@ -27,9 +27,13 @@ def open_folder(path) -> epath.Path:
     """A local path made absolute, or a path in a bucket such as gs://bucket/folder.
 
     Raises:
-      ValueError: it is in a bucket and the package that reads buckets is not installed.
+      ValueError: it is in a bucket and the package that reads buckets is not installed, or it is
+        of a kind that is not known.
     """
-    folder = epath.Path(path)
+    try:
+        folder = epath.Path(path)
+    except KeyError as error:
+        raise ValueError(f"{path}: no path begins with {error}; use a folder or gs://") from error
     if is_local(folder):
         return epath.Path(os.path.abspath(folder))
     try:
