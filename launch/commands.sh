@@ -45,6 +45,37 @@ need_name() {
   fi
 }
 
+# read_arguments ARGUMENTS...: ACTION [--dry-run] [-- FLAGS OF MAIN...] into `action`, `dry_run` and
+# `flags`. A launcher's own flags are in `switches`, as --flag=VARIABLE that becomes 1.
+action='' flags=() switches=()
+read_arguments() {
+  local switch found
+  while (($#)); do
+    found=''
+    for switch in "${switches[@]}"; do
+      if [[ $1 == "${switch%%=*}" ]]; then
+        printf -v "${switch#*=}" 1
+        found=1
+      fi
+    done
+    case $1 in
+      --help) usage && exit 0 ;;
+      --dry-run) dry_run=1 ;;
+      --)
+        # shellcheck disable=SC2034 # read by the launchers that source this file
+        flags=("${@:2}")
+        return
+        ;;
+      -*) [[ -n $found ]] || die "unknown flag $1; flags of the training go behind --" ;;
+      *)
+        [[ -z $action ]] || die "one action at a time: $action or $1"
+        action=$1
+        ;;
+    esac
+    shift
+  done
+}
+
 # train_command PYTHON CLUSTER [FLAGS...]: the array `train`, every host's command; CONFIG and WORKDIR
 # are the environment's.
 train_command() {

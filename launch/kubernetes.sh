@@ -34,23 +34,7 @@ Settings (environment):
 TEXT
 }
 
-action='' flags=()
-while (($#)); do
-  case $1 in
-    --help) usage && exit 0 ;;
-    --dry-run) dry_run=1 ;;
-    --)
-      flags=("${@:2}")
-      break
-      ;;
-    -*) die "unknown flag $1; flags of the training go behind --" ;;
-    *)
-      [[ -z $action ]] || die "one action at a time: $action or $1"
-      action=$1
-      ;;
-  esac
-  shift
-done
+read_arguments "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 KIND=${KIND:-gpu} RESTARTS=${RESTARTS:-100} GRACE=${GRACE:-300}
 HOSTS=${HOSTS:-1} GPUS=${GPUS:-8} SLICES=${SLICES:-1} CHIPS=${CHIPS:-4}

@@ -25,23 +25,7 @@ Settings (environment), for example: CONFIG=configs/b16.py WORKDIR=/data/b16 lau
 TEXT
 }
 
-action='' flags=()
-while (($#)); do
-  case $1 in
-    --help) usage && exit 0 ;;
-    --dry-run) dry_run=1 ;;
-    --)
-      flags=("${@:2}")
-      break
-      ;;
-    -*) die "unknown flag $1; flags of the training go behind --" ;;
-    *)
-      [[ -z $action ]] || die "one action at a time: $action or $1"
-      action=$1
-      ;;
-  esac
-  shift
-done
+read_arguments "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 NAME=${NAME:-unitok} LOG_DIR=${LOG_DIR:-runs} STOP_TIMEOUT=${STOP_TIMEOUT:-600}
 need_name NAME 63

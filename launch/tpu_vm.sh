@@ -35,25 +35,8 @@ Settings (environment):
 TEXT
 }
 
-action='' flags=()
-while (($#)); do
-  case $1 in
-    --help) usage && exit 0 ;;
-    --dry-run) dry_run=1 ;;
-    --queued) QUEUED=1 ;;
-    --spot) SPOT=1 ;;
-    --)
-      flags=("${@:2}")
-      break
-      ;;
-    -*) die "unknown flag $1; flags of the training go behind --" ;;
-    *)
-      [[ -z $action ]] || die "one action at a time: $action or $1"
-      action=$1
-      ;;
-  esac
-  shift
-done
+switches=(--queued=QUEUED --spot=SPOT)
+read_arguments "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON_VERSION=${PYTHON_VERSION:-3.12} POLL=${POLL:-60}
 
