@@ -5,6 +5,8 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,12 @@ import pytest
 
 import mounts
 from configs import tiny
+from jobs import free_port
 from unitok_jax import cluster, differences, sharding, stored, workdir
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.checks import check
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -357,6 +362,44 @@ class TestKept:
         config.checkpoint[key] = -1
         with pytest.raises(ValueError, match=f"checkpoint.{key}=-1 must not be negative"):
             check(config)
+
+
+SECOND_NOTICE = """
+import os, pathlib, signal, sys, time
+import jax
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 1, 0)
+from configs import tiny
+from test_checkpoint import items, save
+from unitok_jax import cluster
+from unitok_jax.checkpoint import Checkpoints
+folder, config, preemption = pathlib.Path(sys.argv[1]), tiny.get_config(), cluster.Preemption()
+save(folder, config, [1])
+with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
+    os.kill(os.getpid(), signal.SIGTERM)
+    step = 2
+    while not preemption.come(step):
+        assert step < 2000, "no notice"
+        step += 1
+        time.sleep(0.01)
+    checkpoints.save(step, items(step), config, {})
+assert Checkpoints(folder).steps() == [1, step]
+print("saved", step)
+"""
+
+
+def test_a_job_that_was_resumed_is_saved_at_a_notice(tmp_path):
+    """In a job of processes, where Orbax asks JAX's service whether a notice came."""
+    command = [sys.executable, "-c", SECOND_NOTICE, str(tmp_path), str(free_port())]
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0 and "saved" in done.stdout, done.stdout
 
 
 def mesh_target(tree, data, fsdp):
