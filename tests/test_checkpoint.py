@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what is refused, and damage that is seen."""
 
+import errno
 import json
 import os
 import pathlib
@@ -283,6 +284,10 @@ class TestDamage:
             (PermissionError(13, "no"), PermissionError),
             (ValueError("PERMISSION_DENIED: no"), ValueError),
             (ValueError("UNAVAILABLE: network"), RuntimeError),  # which a restart may mend
+            (ValueError('UNKNOWN: Error reading "a": Input/output error'), RuntimeError),
+            (ValueError("UNKNOWN: Failed to open: /a/d/1: Stale file handle"), RuntimeError),
+            (ValueError("INTERNAL: no"), RuntimeError),
+            (ValueError("CANCELLED: no"), RuntimeError),
         ],
     )
     def test_other_errors_are_no_damage(self, copy, config, error, told, monkeypatch):
@@ -294,6 +299,15 @@ class TestDamage:
             with pytest.raises(told) as raised:
                 checkpoints.restore(target(large_items(0)), config)
             assert raised.type is told and checkpoints.steps() == [1, 2, 3]
+
+    def test_a_disk_that_does_not_answer_is_no_damage(self, copy, monkeypatch):
+        def fail(path):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+        with Checkpoints(copy) as checkpoints:
+            monkeypatch.setattr(type(checkpoints.folder), "read_text", fail)
+            with pytest.raises(RuntimeError, match="cannot be read now: .*Stale file handle"):
+                checkpoints.meta()
 
     def test_another_process_that_cannot_read_counts(self, copy, config, monkeypatch, caplog):
         answers = iter([False, True, True])
@@ -450,7 +464,7 @@ class TestFullDisk:
     def test_it_is_told_when_the_disk_fills_during_the_save(self, small, config, when, monkeypatch):
         monkeypatch.setattr(workdir, "free_bytes", lambda folder: 2.0 * BYTES)
         config.checkpoint.keep_latest = 9
-        message = r"step 2 was not saved: .*small/checkpoints has .* GB free .* complete ones: 1\."
+        message = r"step 2 was not saved, the disk is full: .*/checkpoints has .* GB free .*ones: 1\."
         with pytest.raises(OSError, match=message):
             with Checkpoints(small, config.checkpoint, create=True) as checkpoints:
                 checkpoints.save(1, large_items(1), config, {})
