@@ -190,7 +190,9 @@ class Checkpoints:
                 raise
             step, needed = self._saving
             if workdir.is_full(error):
-                raise OSError(self._full(needed, f"step {step} was not saved: ")) from error
+                raise OSError(
+                    self._full(needed, f"step {step} was not saved, the disk is full: by now ")
+                ) from error
             raise SaveError(
                 f"step {step} could not be written to {self.folder}: {error}"
             ) from error
