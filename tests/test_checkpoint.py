@@ -1,10 +1,13 @@
 """Checkpoints: what is kept, what is refused, and damage that is seen."""
 
+import errno
 import json
 import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +16,12 @@ import pytest
 
 import mounts
 from configs import tiny
+from jobs import free_port
 from unitok_jax import cluster, differences, sharding, stored, workdir
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.checks import check
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -278,6 +284,10 @@ class TestDamage:
             (PermissionError(13, "no"), PermissionError),
             (ValueError("PERMISSION_DENIED: no"), ValueError),
             (ValueError("UNAVAILABLE: network"), RuntimeError),  # which a restart may mend
+            (ValueError('UNKNOWN: Error reading "a": Input/output error'), RuntimeError),
+            (ValueError("UNKNOWN: Failed to open: /a/d/1: Stale file handle"), RuntimeError),
+            (ValueError("INTERNAL: no"), RuntimeError),
+            (ValueError("CANCELLED: no"), RuntimeError),
         ],
     )
     def test_other_errors_are_no_damage(self, copy, config, error, told, monkeypatch):
@@ -289,6 +299,15 @@ class TestDamage:
             with pytest.raises(told) as raised:
                 checkpoints.restore(target(large_items(0)), config)
             assert raised.type is told and checkpoints.steps() == [1, 2, 3]
+
+    def test_a_disk_that_does_not_answer_is_no_damage(self, copy, monkeypatch):
+        def fail(path):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+        with Checkpoints(copy) as checkpoints:
+            monkeypatch.setattr(type(checkpoints.folder), "read_text", fail)
+            with pytest.raises(RuntimeError, match="cannot be read now: .*Stale file handle"):
+                checkpoints.meta()
 
     def test_another_process_that_cannot_read_counts(self, copy, config, monkeypatch, caplog):
         answers = iter([False, True, True])
@@ -359,6 +378,44 @@ class TestKept:
             check(config)
 
 
+SECOND_NOTICE = """
+import os, pathlib, signal, sys, time
+import jax
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 1, 0)
+from configs import tiny
+from test_checkpoint import items, save
+from unitok_jax import cluster
+from unitok_jax.checkpoint import Checkpoints
+folder, config, preemption = pathlib.Path(sys.argv[1]), tiny.get_config(), cluster.Preemption()
+save(folder, config, [1])
+with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
+    os.kill(os.getpid(), signal.SIGTERM)
+    step = 2
+    while not preemption.come(step):
+        assert step < 2000, "no notice"
+        step += 1
+        time.sleep(0.01)
+    checkpoints.save(step, items(step), config, {})
+assert Checkpoints(folder).steps() == [1, step]
+print("saved", step)
+"""
+
+
+def test_a_job_that_was_resumed_is_saved_at_a_notice(tmp_path):
+    """In a job of processes, where Orbax asks JAX's service whether a notice came."""
+    command = [sys.executable, "-c", SECOND_NOTICE, str(tmp_path), str(free_port())]
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0 and "saved" in done.stdout, done.stdout
+
+
 def mesh_target(tree, data, fsdp):
     devices = jax.devices()[: data * fsdp]
     mesh = sharding.make_mesh(data, fsdp, devices)
@@ -407,7 +464,7 @@ class TestFullDisk:
     def test_it_is_told_when_the_disk_fills_during_the_save(self, small, config, when, monkeypatch):
         monkeypatch.setattr(workdir, "free_bytes", lambda folder: 2.0 * BYTES)
         config.checkpoint.keep_latest = 9
-        message = r"step 2 was not saved: .*small/checkpoints has .* GB free .* complete ones: 1\."
+        message = r"step 2 was not saved, the disk is full: .*small/checkpoints has .* ones: 1\."
         with pytest.raises(OSError, match=message):
             with Checkpoints(small, config.checkpoint, create=True) as checkpoints:
                 checkpoints.save(1, large_items(1), config, {})

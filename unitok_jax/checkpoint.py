@@ -34,6 +34,18 @@ class SaveError(RuntimeError):
     """A checkpoint could not be written, for another reason than a full disk."""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which saves whenever it is told to."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """False: JAX is to hear from the loop alone which step the run has reached.
+
+        A finished save would report an older one, from which a notice is missed; and compare the
+        time of this save with those of the ones before, which were not read.
+        """
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one workdir. A context manager: leaving it waits for pending saves."""
 
@@ -57,7 +69,7 @@ class Checkpoints:
         self._kept = Preservation(config)
         for step in self.steps():
             self._kept.metrics[step] = _metrics(Stored(self.folder, step))
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 create=True,
@@ -178,7 +190,9 @@ class Checkpoints:
                 raise
             step, needed = self._saving
             if workdir.is_full(error):
-                raise OSError(self._full(needed, f"step {step} was not saved: ")) from error
+                raise OSError(
+                    self._full(needed, f"step {step} was not saved, the disk is full: by now ")
+                ) from error
             raise SaveError(
                 f"step {step} could not be written to {self.folder}: {error}"
             ) from error

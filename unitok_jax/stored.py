@@ -3,7 +3,9 @@
 Nothing here waits for another process: one that finds damage alone must be able to say so.
 """
 
+import errno
 import json
+import os
 from typing import Any
 
 import jax
@@ -16,8 +18,12 @@ from unitok_jax import differences
 # What missing, truncated or overwritten files raise. Anything else, such as no memory, no
 # permission or an error of the disk, says nothing about the checkpoint.
 _DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
-_NO_DAMAGE = ("PERMISSION_DENIED", "UNAUTHENTICATED")
-_AWAY = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")  # a bucket, for now
+_NO_DAMAGE = ("PERMISSION_DENIED:", "UNAUTHENTICATED:")
+# A bucket or a disk that does not answer now; TensorStore has only UNKNOWN for EIO and ESTALE.
+_AWAY = (
+    *("RESOURCE_EXHAUSTED:", "UNAVAILABLE:", "DEADLINE_EXCEEDED:", "ABORTED:", "CANCELLED:"),
+    *("UNKNOWN:", "INTERNAL:", os.strerror(errno.EIO), os.strerror(errno.ESTALE)),
+)
 _META = ("config", "step", "data", "digests")
 IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
 _MOST_LINES = 20  # of differences in one message
@@ -66,12 +72,17 @@ class Stored:
 
         Raises:
           DamagedError: it is missing or no JSON.
+          RuntimeError: the disk does not answer.
         """
         path = self.path / "meta" / "metadata"
         try:
             meta = json.loads(path.read_text())
         except _DAMAGE as error:
             raise DamagedError(f"{path} cannot be read: {error}") from error
+        except OSError as error:
+            if _is_away(str(error)):
+                raise RuntimeError(f"{path} cannot be read now: {error}") from error
+            raise
         missing = [key for key in _META if not isinstance(meta, dict) or key not in meta]
         if missing:
             raise DamagedError(f"{path} lacks {', '.join(missing)}")
@@ -87,7 +98,7 @@ class Stored:
           CheckpointError: an item was never saved, or its arrays do not fit; the message lists
             every difference.
           DamagedError: files are missing or cannot be decoded.
-          RuntimeError: the bucket does not answer.
+          RuntimeError: the bucket or the disk does not answer.
         """
         saved = self.meta()["digests"]
         for name in targets:
@@ -133,12 +144,16 @@ class Stored:
         except Exception as error:
             cause = error.__cause__ if type(error) is Exception else error
             text = str(cause)
-            if any(code in text for code in _AWAY):
+            if _is_away(text):
                 raise RuntimeError(f"{self.path} cannot be read now: {text}") from error
             if not isinstance(cause, _DAMAGE) or any(code in text for code in _NO_DAMAGE):
                 raise
             reason = text.splitlines()[0].split(" [tensorstore_spec=")[0].split(" [source ")[0]
             raise DamagedError(f"{self.path} cannot be read: {reason}") from error
+
+
+def _is_away(text: str) -> bool:
+    return any(code in text for code in _AWAY)
 
 
 def refuse(problems: list[str], what: str, advice: str = "", error=CheckpointError) -> None:
