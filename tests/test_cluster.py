@@ -129,10 +129,10 @@ class TestPreemption:
     def test_a_notice_and_a_second_one(self):
         before = signal.getsignal(signal.SIGTERM)
         preemption = cluster.Preemption()
-        assert not preemption.come(1)
-        for step in (2, 3):
+        assert not preemption.come()
+        for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
-            assert preemption.come(step)
+            assert preemption.come()
         preemption.close()
         assert signal.getsignal(signal.SIGTERM) is before
 

@@ -184,7 +184,7 @@ class Preemption:
 
     def __init__(self):
         """Listens from now on."""
-        self._come = False
+        self._come, self._asked = False, -1
         # JAX's own service, which tells all processes, listens to the signal of a larger job.
         self._shared = jax.distributed.is_initialized()
         self._before = None
@@ -194,10 +194,13 @@ class Preemption:
     def _notice(self, *_):
         self._come = True
 
-    def come(self, step: int) -> bool:
-        """Whether to stop after `step`; the same on all processes, which ask after every step."""
+    def come(self) -> bool:
+        """Whether to stop now; the same on all processes, which must ask equally often."""
+        self._asked += 1
         if self._shared:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # JAX agrees on the question after the last that anyone asked, from 0 on: were they
+            # numbered by steps, a notice before the first one of a resumed run would be lost.
+            return multihost_utils.reached_preemption_sync_point(self._asked)
         return self._come
 
     def close(self) -> None:

@@ -94,7 +94,7 @@ def train(
         stack.callback(progress.close)
         if unseen:
             _evaluate(run, state, start, writer, clock)
-        if preemption.come(start):
+        if preemption.come():
             raise Preempted(f"SIGTERM: stopped at step {start}; the same command continues there")
         metrics = _loop(
             run, state, batches, checkpoints, preemption, writer, progress, clock, tracer
@@ -120,7 +120,7 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock,
             window.update(step - 1, jax.device_get(pending))
             clock.tick(step - 1)
         pending = metrics
-        last, stops = step == config.steps, preemption.come(step)
+        last, stops = step == config.steps, preemption.come()
         evaluates = last or (step % config.eval.every == 0 and not stops)
         saves = last or stops or step % config.checkpoint.every == 0
         # A save ends a window of means too, so that a resumed run writes the same records.
