@@ -271,3 +271,20 @@ def test_other_ways_to_compute_the_same_step(networks, batch, steps, changes, to
     _, metrics = step(state, networks, batch)
     for key in ("loss", "grad_norm", "loss/perceptual", "loss/contrastive", "gan/weight"):
         np.testing.assert_allclose(metrics[key], expected[key], rtol=tolerance, err_msg=key)
+
+
+def test_a_part_of_the_batch_is_decoded(networks, batch, steps):
+    """Every second image: its pixels alone are compared, and all of them are encoded."""
+    trainer, (_, state) = Trainer(configuration(data__decode_fraction=0.5)), steps
+    step = jax.jit(functools.partial(trainer.train_step, adversarial=True))
+    _, half = step(state, networks, batch)
+    _, whole = steps[0][True](state, batch)
+    model = nnx.merge(trainer.graph, state.generator.params)
+    rebuilt, _, _ = jax.jit(model.reconstruct)(batch["image"])
+    expected = np.abs(np.asarray(rebuilt) - batch["image"])[::2].mean()
+    np.testing.assert_allclose(half["loss/l1"], expected, rtol=1e-5)
+    assert abs(half["loss/l1"] - whole["loss/l1"]) > 1e-4
+    for key in ("loss/vq", "loss/contrastive"):
+        np.testing.assert_allclose(half[key], whole[key], rtol=1e-5)
+    for key in ("loss/perceptual", "loss/gan", "gan/discriminator"):
+        assert half[key] != whole[key]
