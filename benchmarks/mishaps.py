@@ -30,9 +30,12 @@ def truncated(folder: pathlib.Path, settings: list[str], reference: Victim) -> l
     target, check = Victim(folder, settings), _Check()
     every = target.setting("checkpoint.every")
     target.start()
-    target.until(lambda: target.logged() > 2 * every and len(target.steps()) == 2)
+    ready = target.until(lambda: target.logged() > 2 * every and len(target.steps()) >= 2)
+    check(ready, "the process ended before it had two checkpoints", target)
+    if check.problems:
+        return check.problems
     target.kill()
-    before, newest = target.steps()
+    *_, before, newest = target.steps()
     files = [p for p in (folder / "checkpoints" / str(newest)).rglob("*") if p.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)

@@ -6,9 +6,9 @@
 SIGKILL comes at random moments of every phase: while the process starts, in its compilation and
 first step, in a step, inside a save, right after one, in an evaluation; or to a data worker alone.
 The same command is started again until the run is finished, and as many runs as the kills need.
-Passed is a run whose every record in metrics.jsonl, and every bit of weights and optimisers, are
-those of the undisturbed run. Exit code 1 if anything failed. The scenarios beside `kills` are in
-`benchmarks/mishaps.py`.
+Passed is a run whose every record in metrics.jsonl, every bit of weights and optimisers, and every
+batch that one of its processes read, are those of the undisturbed run. Exit code 1 if anything
+failed. The scenarios beside `kills` are in `benchmarks/mishaps.py`.
 """
 
 import argparse
@@ -75,6 +75,7 @@ class Life:
     begin: int = 0
     end: int = 0
     seconds: float = float("nan")  # until the end of its first step
+    reads: dict[int, int] = dataclasses.field(default_factory=dict)  # step -> its batch's checksum
 
 
 def live(target: Victim, aim: str, chance: random.Random, run: int = 0, delay=None) -> Life:
@@ -111,7 +112,7 @@ def live(target: Victim, aim: str, chance: random.Random, run: int = 0, delay=No
         code = target.wait()
         assert code == 0, f"exit code {code}: {target.text()[-2000:]}"
     life.begin, life.end = target.resumed() or 0, target.logged()
-    life.seconds = target.first_step_seconds()
+    life.seconds, life.reads = target.first_step_seconds(), target.reads()
     return life
 
 
@@ -177,30 +178,38 @@ def kills(folder: pathlib.Path, settings: list[str], reference: Victim, count: i
             killed += lives[-1].hit != "finished"
             yield lives[-1]
         problems = compare(reference.workdir, target.workdir, target.setting("steps"))
-        yield f"run {run}", problems + samples(lives, target)
+        yield f"run {run}", problems + samples(lives, reference)
 
 
-def samples(lives: list[Life], target: Victim) -> list[str]:
-    """Samples that a run lost or saw twice in an epoch: from what its processes really read.
+def samples(lives: list[Life], reference: Victim) -> list[str]:
+    """Batches that the processes of a run noted, unlike those of the undisturbed run.
 
-    Every process is played again, on pictures that tell their number, from the step it began.
+    Args:
+      lives: all processes of one run, in their order.
+      reference: the undisturbed run.
+
+    Returns:
+      Batches that differ or lack, per process; steps that none read; samples that the undisturbed
+      order itself loses or repeats in an epoch.
     """
     from benchmarks import numbered
 
-    steps, batch = target.setting("steps"), target.setting("data.batch_size")
-    taken = {}  # step -> the samples of the batch that the weights have seen
-    for life in lives:
-        end = steps if life.hit == "finished" else life.end
-        taken |= numbered.read(life.begin, end, batch)
-    if sorted(taken) != list(range(1, steps + 1)):
-        return [f"steps without data: {sorted(set(range(1, steps + 1)) - taken.keys())}"]
-    seen = [sample for step in sorted(taken) for sample in taken[step]]
-    problems = []
+    steps, stream, problems = reference.setting("steps"), reference.reads(), []
+    for number, life in enumerate(lives, 1):
+        done = set(range(life.begin + 1, life.end + 1))
+        other = [step for step, batch in life.reads.items() if batch != stream.get(step)]
+        for what, wrong in (("another", other), ("no", sorted(done - life.reads.keys()))):
+            if wrong:
+                problems.append(f"process {number} read {what} batch for steps {wrong}")
+    unread = set(range(1, steps + 1)).difference(*(life.reads for life in lives))
+    if unread:
+        problems.append(f"steps without data: {sorted(unread)}")
+    order = numbered.read(0, steps, reference.setting("data.batch_size"))
+    seen = [sample for step in sorted(order) for sample in order[step]]
     for begin in range(0, len(seen), numbered.count()):
-        epoch = collections.Counter(seen[begin : begin + numbered.count()])
-        problems += [f"sample {s} seen {n} times in an epoch" for s, n in epoch.items() if n > 1]
-        if len(seen) >= begin + numbered.count() and len(epoch) != numbered.count():
-            problems.append(f"{numbered.count() - len(epoch)} samples lost in an epoch")
+        epoch = seen[begin : begin + numbered.count()]
+        if len(set(epoch)) != len(epoch):
+            problems.append(f"samples are repeated in the epoch that begins at sample {begin}")
     return problems
 
 

@@ -34,8 +34,9 @@ class Victim:
 
     def start(self, *more: str) -> None:
         """Starts the command, with more flags; its log is new."""
-        command = [sys.executable, "-m", "unitok_jax.main", f"--workdir={self.workdir}"]
+        command = [sys.executable, "-m", "benchmarks.watched", f"--workdir={self.workdir}"]
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._notes.unlink(missing_ok=True)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, *self.settings, *more],
@@ -55,6 +56,7 @@ class Victim:
             "JAX_COMPILATION_CACHE_DIR": str(folder),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **os.environ,
+            "NOTES": str(self._notes),
             # One device: several would share its threads, and the order of sums with them.
             "XLA_FLAGS": "",
         }
@@ -93,6 +95,15 @@ class Victim:
     def text(self) -> str:
         """What the process printed."""
         return self.log.read_text(errors="replace")
+
+    @property
+    def _notes(self) -> pathlib.Path:
+        return self.log.with_name(f"{self.log.name}.batches")
+
+    def reads(self) -> dict[int, int]:
+        """Step -> checksum of the batch that the process read for it."""
+        lines = self._notes.read_text().splitlines() if self._notes.exists() else []
+        return {int(step): int(checksum) for step, checksum in map(str.split, lines)}
 
     def resumed(self) -> int | None:
         """The step that the process starts from; None before it knows."""

@@ -35,7 +35,7 @@ def test_kills_change_nothing(undisturbed, tmp_path):
     assert [life.hit for life in lives][2:] == [torture.WORKER, "finished"]
     assert lives[-1].begin >= 4  # not from the start
     assert not compare(undisturbed.workdir, target.workdir, STEPS)
-    assert not torture.samples(lives, target)
+    assert not torture.samples(lives, undisturbed)
 
 
 @pytest.mark.parametrize("name", ["disk", "preemption"])
@@ -58,14 +58,30 @@ def test_the_comparison_sees_what_differs(undisturbed, tmp_path):
     assert "record 1 differs" in problems and "params.logit_scale differs" in problems
 
 
-def test_samples_that_are_lost_or_repeated_are_seen(undisturbed):
+def test_batches_that_are_lost_or_others_are_seen(undisturbed):
+    stream = undisturbed.reads()
+    assert sorted(stream) == list(range(1, STEPS + 1)) and len(set(stream.values())) == STEPS
+
+    def told(*lives):
+        return torture.samples([torture.Life(1, "none", **life) for life in lives], undisturbed)
+
+    def reads(*steps, late=0):
+        return {step: stream[step + late] for step in steps}
+
+    whole = {"begin": 4, "end": STEPS, "reads": reads(*range(5, STEPS + 1))}
+    assert not told({"end": 4, "reads": reads(1, 2, 3, 4, 5)}, whole)
+    assert told({"end": 3, "reads": reads(1, 2, 3)}, whole) == ["steps without data: [4]"]
+    late = {"end": 4, "reads": reads(1, 2) | reads(3, 4, late=1)}
+    assert told(late, whole) == ["process 1 read another batch for steps [3, 4]"]
+    assert told({"end": 4, "reads": reads(1, 2, 3)}, {"reads": stream}) == [
+        "process 1 read no batch for steps [4]"
+    ]
+
+
+def test_every_sample_comes_once_in_an_epoch():
     epoch = numbered.count()
-    whole = [torture.Life(1, "none", begin=0, end=STEPS)]
-    assert not torture.samples(whole, undisturbed)
     first, second = numbered.read(0, 8, 4), numbered.read(4, 8, 4)
     assert [first[step] for step in range(5, 9)] == list(second.values())
-    gap = [torture.Life(1, "step", "step", 0, 3), torture.Life(1, "none", begin=4, end=STEPS)]
-    assert torture.samples(gap, undisturbed) == ["steps without data: [4]"]
     assert sorted(sum(first.values(), [])[:epoch]) == list(range(epoch))
 
 
