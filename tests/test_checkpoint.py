@@ -391,7 +391,7 @@ save(folder, config, [1])
 with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
     os.kill(os.getpid(), signal.SIGTERM)
     step = 2
-    while not preemption.come(step):
+    while not preemption.come():
         assert step < 2000, "no notice"
         step += 1
         time.sleep(0.01)
