@@ -32,7 +32,7 @@ needs_compiler = pytest.mark.skipif(
 def run(config, topology, *flags, settings=NANO):
     """main in a process of its own: JAX must not have started."""
     # The processor's code is never run: half of the time without its optimisation.
-    cheap = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    cheap = "--xla_backend_optimization_level=0"
     environment = os.environ | {"XLA_FLAGS": cheap}
     return subprocess.run(
         [
