@@ -37,6 +37,9 @@ VARIANTS = {
 
 def _base() -> ConfigDict:
     config = l16.get_config()
+    config.model.remat = "blocks"  # fewer images than there: nothing has to be arranged
+    config.optim.accumulation = 1
+    config.mesh.data, config.mesh.fsdp = -1, 1
     config.steps = 10_000
     config.data.batch_size = 256
     config.optim.learning_rate = 5e-5  # a tenth of training's

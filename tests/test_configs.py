@@ -52,9 +52,10 @@ class TestEveryConfig:
         trainer = Trainer(config)
         state = jax.eval_shape(trainer.init)
         height, width = check_size(config.data.image_size)
+        size = 2 * config.optim.accumulation
         batch = {
-            "image": jax.ShapeDtypeStruct((2, height, width, 3), jnp.uint8),
-            "text": jax.ShapeDtypeStruct((2, config.data.context_length), jnp.int32),
+            "image": jax.ShapeDtypeStruct((size, height, width, 3), jnp.uint8),
+            "text": jax.ShapeDtypeStruct((size, config.data.context_length), jnp.int32),
         }
         networks = {
             kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)
@@ -73,9 +74,9 @@ class TestEveryConfig:
             assert counters == {jnp.dtype("int32")}
             assert all(metric.dtype == jnp.float32 for metric in metrics.values())
             assert ("gan/weight" in metrics) == adversarial
-        batch["mask"] = jax.ShapeDtypeStruct((2,), bool)
+        batch["mask"] = jax.ShapeDtypeStruct((size,), bool)
         out = jax.eval_shape(trainer.eval_step, state.params, networks, batch)
-        assert out["reconstruction"].shape == (2, height, width, 3)
+        assert out["reconstruction"].shape == (size, height, width, 3)
 
     def test_heads_are_the_references(self, name):
         """No shape tells the number of projection heads: trunk width / latent width."""

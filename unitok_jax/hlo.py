@@ -95,51 +95,54 @@ class _Program:
 
     def total(self):
         moved, found = self._cost(self.entry)
-        collectives = collections.defaultdict(lambda: (0, 0.0))
-        for (collective, _), (count, size) in found.items():
-            before = collectives[collective]
-            collectives[collective] = before[0] + count, before[1] + size
-        return Traffic(moved, dict(collectives))
+        return Traffic(moved, found)
 
     @functools.cache  # noqa: B019  a program lives as long as its one count
     def _cost(self, computation):
-        """Bytes, and {(collective, channel): (count, bytes)}, of one run of a computation."""
-        moved, found = 0.0, collections.Counter()
-        sizes, seen = collections.Counter(), set()
+        """Bytes, and {collective: (count, bytes)}, of one run of a computation."""
+        moved, found = 0.0, {}
 
-        def add(cost, times=1):
-            nonlocal moved
-            moved += times * cost[0]
-            for key, (count, size) in cost[1].items():
-                found[key] += times * count
-                sizes[key] += times * size
+        def add(collective, count, size):
+            before = found.get(collective, (0, 0.0))
+            found[collective] = before[0] + count, before[1] + size
 
         for instruction in self.computations[computation]:
-            opcode = instruction.opcode
-            called = _called(instruction.rest)
+            opcode, called = instruction.opcode, _called(instruction.rest)
+            times = 1
             if opcode == "while":
-                add(self._cost(called["body"][0]), self._trips(instruction))
+                inner, times = self._cost(called["body"][0]), self._trips(instruction)
             elif opcode == "conditional":
                 branches = [name for names in called.values() for name in names]
-                add(max((self._cost(name) for name in branches), key=lambda cost: cost[0]))
+                inner = max((self._cost(name) for name in branches), key=lambda cost: cost[0])
             elif opcode in ("call", "async-start"):
-                add(self._cost((called.get("calls") or called["to_apply"])[0]))
+                inner = self._cost((called.get("calls") or called["to_apply"])[0])
             elif opcode == "fusion":
-                moved += self._fusion_bytes(computation, instruction, called["calls"][0])
-                for key, (count, size) in self._cost(called["calls"][0])[1].items():
-                    # A TPU spreads one collective over several fusions with the same channel.
-                    if key not in seen:
-                        seen.add(key)
-                        found[key] += count
-                        sizes[key] += size
+                fused = called["calls"][0]
+                exchanged = self._fused_collectives(instruction, fused)
+                inner = self._fusion_bytes(computation, instruction, fused), exchanged
             else:
-                moved += self._plain_bytes(computation, instruction)
-                key = self._collective(instruction)
-                if key and key not in seen:
-                    seen.add(key)
-                    found[key] += 1
-                    sizes[key] += _result_bytes(instruction)
-        return moved, {key: (found[key], sizes[key]) for key in found}
+                inner = self._plain_bytes(computation, instruction), self._collective(instruction)
+            moved += times * inner[0]
+            for collective, (count, size) in inner[1].items():
+                add(collective, times * count, times * size)
+        return moved, found
+
+    def _fused_collectives(self, instruction, fused):
+        """{collective: (count, bytes)} that a fusion begins."""
+        # A TPU computes while it exchanges: the fusions between start and done name the collective
+        # again, also those in loops.
+        if fused.startswith("async_collective") or "collective-done" in instruction.name:
+            return {}
+        found = self._cost(fused)[1]
+        if not fused.startswith("all-reduce-scatter"):
+            return found
+        return {
+            Collective("reduce-scatter", all_reduce.devices): (
+                count,
+                size / all_reduce.devices,
+            )
+            for all_reduce, (count, size) in found.items()
+        }
 
     def _plain_bytes(self, computation, instruction):
         opcode, operands = instruction.opcode, instruction.operands
@@ -184,6 +187,8 @@ class _Program:
                         total += self._read(inner, parameters[number])
             elif user.opcode in _SLICES:
                 total += _all_bytes(user.shape)
+            elif user.opcode == "tuple" or _kind(user.opcode):
+                pass  # handed on, or on the links
             elif user.opcode != _UPDATE or user.operands[0] != name:
                 return math.inf
         return total
@@ -195,6 +200,8 @@ class _Program:
             return sum(self._written(fused, element) for element in inner.operands)
         if inner.opcode == "bitcast":
             return self._written(fused, inner.operands[0])
+        if inner.opcode == "parameter" or _kind(inner.opcode):
+            return 0
         if inner.opcode == _UPDATE:  # in place
             return _all_bytes(self.instructions[fused, inner.operands[1]].shape)
         return _all_bytes(inner.shape)
@@ -210,13 +217,12 @@ class _Program:
         return shape_bytes(self.instructions[computation, name].shape)
 
     def _collective(self, instruction):
-        """((kind, devices), channel) of a collective, else None."""
+        """{collective: (1, bytes of its result)} of an instruction, empty if it is none."""
         kind = _kind(instruction.opcode)
         if kind is None:
-            return None
-        channel = re.search(r"channel_id=(\d+)", instruction.rest)
-        name = channel[1] if channel else instruction.name
-        return Collective(kind, self._group(instruction.rest)), name
+            return {}
+        collective = Collective(kind, self._group(instruction.rest))
+        return {collective: (1, _all_bytes(_result(instruction)))}
 
     def _group(self, rest):
         found = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
@@ -256,10 +262,6 @@ def _result(instruction):
     if instruction.opcode in starts:
         return _elements(instruction.shape)[1]
     return instruction.shape
-
-
-def _result_bytes(instruction):
-    return _all_bytes(_result(instruction))
 
 
 def _called(rest):
