@@ -13,8 +13,9 @@ demo: $(VENV)/demo
 	cp demo/photos/comparison.png demo.png
 	@echo "look at demo.png: original | reconstruction | error"
 
+# Two at a time: the largest tests hold 6 GB each, and others start processes of their own.
 test: $(VENV)/test lint
-	$(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
+	$(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile
 
 lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
