@@ -61,15 +61,17 @@ class TestRows:
             np.testing.assert_array_equal(array, value)
 
 
+@pytest.fixture(scope="module")
+def devices():
+    """Of two slices of eight chips."""
+    pytest.importorskip("libtpu")
+    from unitok_jax import topology
+
+    return topology.find("v5e:2x4*2").devices
+
+
 class TestSlices:
     """TPU slices, as the TPU compiler describes them to any machine."""
-
-    @pytest.fixture(scope="class")
-    def devices(self):
-        pytest.importorskip("libtpu")
-        from unitok_jax import topology
-
-        return topology.find("v5e:2x4*2").devices
 
     def test_fsdp_stays_inside_a_slice(self, devices):
         mesh = sharding.make_mesh(-1, 8, devices)
