@@ -81,6 +81,18 @@ class TestSlices:
         mesh = sharding.make_mesh(8, 2, devices)
         assert [d.slice_index for d in mesh.devices[:, 0]] == [0] * 4 + [1] * 4
 
+    @pytest.mark.parametrize(
+        "name, data, fsdp",
+        [("v5p:4x4x4", -1, 2), ("v5e:16x16", 1, 256), ("v5e:4x8", 8, 4), ("v5p:2x2x4*2", -1, 8)],
+    )
+    def test_sizes_that_are_no_sides_of_the_slice(self, devices, name, data, fsdp):
+        from unitok_jax import topology
+
+        found = topology.find(name).devices
+        mesh = sharding.make_mesh(data, fsdp, found)
+        assert mesh.shape["fsdp"] == fsdp
+        assert {d.id for d in mesh.devices.flat} == {d.id for d in found}
+
     def test_fsdp_larger_than_a_slice(self, devices):
         with pytest.raises(ValueError, match="mesh.fsdp=16 does not fit into a slice.* divisor of"):
             sharding.make_mesh(1, 16, devices)

@@ -45,7 +45,9 @@ def make_mesh(data: int, fsdp: int, devices=None) -> Mesh:
     # Auto axes: XLA propagates shardings from the arguments; the default asks for them everywhere.
     auto = (AxisType.Auto,) * 2
     if slices > 1 and data % slices == 0:
-        grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (data // slices, fsdp), (slices, 1), devices, allow_split_physical_axes=True
+        )
         return Mesh(grid, AXES, axis_types=auto)
     if slices > 1 and devices[0].platform == "tpu":
         raise ValueError(
@@ -54,7 +56,9 @@ def make_mesh(data: int, fsdp: int, devices=None) -> Mesh:
         )
     if slices > 1:
         log.warning("mesh.fsdp=%d reaches over hosts: every step waits for the network", fsdp)
-    return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+    # Any two sizes will do, whether or not they are sides of the slice.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=auto)
 
 
 def param_spec(shape: tuple[int, ...], fsdp: int) -> P:
