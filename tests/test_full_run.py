@@ -182,7 +182,7 @@ class TestStartingFromARun:
         config = configuration()
         config.init.path, config.init.training = str(workdir), True
         run = Run(config, jax.devices()[:1])
-        run._network_facts = {"digest of frozen.dinov2": 1}
+        run._digests = {"digest of frozen.dinov2": 1}
         with pytest.raises(ValueError, match="digest of frozen.dinov2: saved [0-9]+, now 1"):
             run.initial_state()
 
