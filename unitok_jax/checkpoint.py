@@ -65,22 +65,34 @@ class Checkpoints:
         if not create:
             return
         if cluster.is_lead():
+            self.folder.mkdir(parents=True, exist_ok=True)
             _clean(self.folder)
+        cluster.everyone(True)
+        # With the processes named, Orbax waits for them through JAX's coordinator; otherwise by a
+        # sum over all devices, from its own thread too, where it meets those of a step.
+        barriers = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes=set(range(jax.process_count()))
+        )
         self._kept = Preservation(config)
         for step in self.steps():
             self._kept.metrics[step] = _metrics(Stored(self.folder, step))
         self._manager = _Manager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                create=True,
+                create=False,
+                multiprocessing_options=barriers,
                 cleanup_tmp_directories=True,
                 lightweight_initialize=True,
                 preservation_policy=self._kept,
             ),
             item_handlers={
-                "params": ocp.StandardCheckpointHandler(save_concurrent_gb=IN_FLIGHT),
-                "training": ocp.StandardCheckpointHandler(save_concurrent_gb=IN_FLIGHT),
-                "meta": ocp.JsonCheckpointHandler(),
+                "params": ocp.StandardCheckpointHandler(
+                    save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
+                ),
+                "training": ocp.StandardCheckpointHandler(
+                    save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
+                ),
+                "meta": ocp.JsonCheckpointHandler(multiprocessing_options=barriers),
             },
         )
 
