@@ -34,6 +34,7 @@ ARROWS = {
     "goodput": {"timing"},
     "run": {
         "checks",
+        "differences",
         "frozen",
         "initialize",
         "sharding",

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import frozen, initialize, sharding
+from unitok_jax import differences, frozen, initialize, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
@@ -125,9 +125,7 @@ class Run:
         with Checkpoints(path) as checkpoints:
             meta = checkpoints.meta()
             problems = initialize.training_differences(meta["config"], self.config.to_dict())
-            for key, value in self._dinov2.items():
-                if meta["data"].get(key) != value:
-                    problems.append(f"{key}: saved {meta['data'].get(key)}, now {value}")
+            problems += differences.fact_differences(meta["data"], self._dinov2)
             if problems:
                 raise ValueError(
                     f"init.training=True: {path} was saved with another configuration:\n  "
