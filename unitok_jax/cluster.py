@@ -87,8 +87,6 @@ def everyone(ok: bool) -> bool:
 
 def from_lead(value: Any) -> Any:
     """What process 0 gives here, a value of JSON, on all processes; all must call it."""
-    if jax.process_count() == 1:
-        return value
     return json.loads(_gather(json.dumps(value))[0])
 
 
@@ -112,13 +110,10 @@ def together():
         yield
     except (ValueError, OSError, TryAgainError) as error:
         own = error
-    if jax.process_count() > 1:
-        said = None if own is None else {"text": str(own), "passing": may_pass(own)}
-        everywhere = [json.loads(text) for text in _gather(json.dumps(said))]
+    said = None if own is None else {"text": str(own), "passing": may_pass(own)}
+    everywhere = [json.loads(text) for text in _gather(json.dumps(said))]
     if own is not None:
         raise own
-    if jax.process_count() == 1:
-        return
     problems = [f"process {i}: {said['text']}" for i, said in enumerate(everywhere) if said]
     if problems:
         passing = any(said["passing"] for said in everywhere if said)
@@ -135,8 +130,6 @@ def agree(facts: Mapping[str, Any]) -> None:
     Raises:
       ClusterError: on every process, with what differs and how.
     """
-    if jax.process_count() == 1:
-        return
     everywhere = _gather(json.dumps({key: str(value) for key, value in facts.items()}))
     lead, *others = (json.loads(text) for text in everywhere)
     problems = [
@@ -250,6 +243,8 @@ def _give_up(member, timeout) -> None:
 
 def _gather(text: str) -> list[str]:
     """The texts of all processes, in their order."""
+    if jax.process_count() == 1:
+        return [text]
     data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray(data.size))
     padded = np.pad(data, (0, int(np.max(sizes)) - data.size))
