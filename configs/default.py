@@ -41,9 +41,13 @@ def get_config() -> ConfigDict:
     model.remat = "blocks"  # recompute in the backward pass: none, blocks, everything
 
     config.data = data = ConfigDict()
-    data.source = "folder"  # folder, photos, shapes
-    data.path = ""  # the folder of source=folder; train or held_out of source=shapes
-    data.captions = ""  # a .jsonl or .csv; empty: look beside the images (docs/data.md)
+    data.source = "folder"  # a name in data/sources.py: docs/data.md has them all
+    data.path = ""  # of the folder, the shards, ...: what it means depends on the source
+    data.captions = ""  # where the captions are, if not where the source looks for them
+    data.mixture = ()  # of source=mixture: (weight, source, path[, captions]) of each part
+    data.window = 16  # blocks that are shuffled together, of sources that are read in blocks
+    data.index = ""  # a folder for the indexes of tars; empty: beside the shards
+    data.max_bad = 0.01  # of the samples may be unusable; more end the run
     data.image_size = (256, 256)  # height, width; multiples of 16
     data.batch_size = 16_384  # global
     data.decode_fraction = 1.0  # of a batch that is decoded; 0.5: every second image (docs/pods.md)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from unitok_jax.data import photos
-from unitok_jax.data.sources import IMAGE_SUFFIXES, folder_source, open_source
+from unitok_jax.data.folders import IMAGE_SUFFIXES, folder_source
+from unitok_jax.data.sources import open_source
 from unitok_jax.data.transforms import decode_image
 
 

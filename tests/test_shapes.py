@@ -18,6 +18,7 @@ from PIL import Image
 
 from unitok_jax.data import pipeline
 from unitok_jax.data.drawing import COLOURS, SECOND_TONE, SHAPES, SIDE, TEXTURES, draw
+from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.shapes import (
     HELD_OUT,
     LENGTH,
@@ -27,7 +28,7 @@ from unitok_jax.data.shapes import (
     describe,
     shape_source,
 )
-from unitok_jax.data.sources import LabelledSource, open_source
+from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import decode_image
 

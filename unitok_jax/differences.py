@@ -15,6 +15,8 @@ BINDING = (
     "data.source",
     "data.path",
     "data.captions",
+    "data.mixture",
+    "data.window",
     "data.batch_size",
     "data.image_size",
     "data.crop_scale",

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from unitok_jax.data.sources import folder_source, photo_source
+from unitok_jax.data.folders import folder_source, photo_source
 from unitok_jax.data.transforms import (
     check_size,
     decode_image,

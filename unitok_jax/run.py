@@ -14,7 +14,8 @@ from unitok_jax import differences, frozen, initialize, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
-from unitok_jax.data.sources import LabelledSource, open_source
+from unitok_jax.data.records import LabelledSource
+from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import decode_image, to_uint8
 from unitok_jax.evaluate.codebook import CodebookUse

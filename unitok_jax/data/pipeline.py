@@ -16,7 +16,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from unitok_jax.data.sources import Source, open_source
+from unitok_jax.data.records import Source
+from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import (
     ImageError,

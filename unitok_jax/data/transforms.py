@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from unitok_jax.data.records import SampleError
+
 # A hostile file of a few kilobytes can unpack to gigabytes. This is the size at which Pillow
 # refuses to open a file, stated here so that it does not move with Pillow's.
 MAX_PIXELS = 178_956_970
@@ -43,8 +45,11 @@ _BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _TRIES = 10  # of random_resized_crop, before it takes the centre
 
 
-class ImageError(ValueError):
+class ImageError(SampleError):
     """An image that cannot be decoded. The message names the file and the reason."""
+
+    def __init__(self, message: str, reason: str = "damaged"):
+        super().__init__(message, reason)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -64,21 +69,25 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         ImageError: empty, not an image, damaged, or larger than `MAX_PIXELS`.
     """
     if not data:
-        raise ImageError(f"{name}: the file is empty (0 bytes)")
+        raise ImageError(f"{name}: the file is empty (0 bytes)", "empty")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ImageError(f"{name}: {width}x{height} is over {MAX_PIXELS} pixels")
+                raise ImageError(
+                    f"{name}: {width}x{height} is over {MAX_PIXELS} pixels", "too_large"
+                )
             image.load()
             orientation = _orientation(image)
             image = _to_rgb(image, name)
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image; formats read: {', '.join(FORMATS)}") from error
+        raise ImageError(
+            f"{name}: not an image; formats read: {', '.join(FORMATS)}", "not_an_image"
+        ) from error
     except _BOMB_ERRORS as error:
-        raise ImageError(f"{name}: over {MAX_PIXELS} pixels ({error})") from error
+        raise ImageError(f"{name}: over {MAX_PIXELS} pixels ({error})", "too_large") from error
     except _DECODE_ERRORS as error:
         raise ImageError(f"{name}: cannot be decoded ({error})") from error
     if orientation in _UPRIGHT:

@@ -14,7 +14,7 @@ def classify(source, image_features: np.ndarray, encode: Encode) -> dict[str, fl
     """Zero-shot classification of the first N records of a labelled source.
 
     Args:
-      source: `class_names`, `class_templates` and `label(index)`, as data.sources.LabelledSource.
+      source: `class_names`, `class_templates` and `label(index)`, as data.records.LabelledSource.
       image_features: (N, E) unit vectors of its records 0 to N - 1.
       encode: n sentences -> (n, E) unit vectors.
 

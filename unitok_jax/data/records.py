@@ -1,0 +1,104 @@
+"""What a sample is, and what a source of samples promises; every format keeps to it."""
+
+import collections
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+# Why a sample is left out: the last part of its name in metrics, reports and manifests.
+REASONS = (
+    "empty",  # an image of 0 bytes
+    "not_an_image",
+    "damaged",  # an image that begins well
+    "too_large",  # a decompression bomb
+    "unreadable",  # the disk, or the file around the sample
+    "no_image",
+    "two_images",  # under one key
+    "duplicate_key",  # within one shard
+    "no_caption",
+    "bad_caption",  # not UTF-8, or not where and what it should be
+)
+NAMES_KEPT = 20  # of each reason, for messages
+
+
+class SampleError(ValueError):
+    """A sample that cannot be used.
+
+    Args:
+        message: names the sample and says what is wrong.
+        reason: one of `REASONS`.
+    """
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self):  # worker processes send it
+        return type(self), (str(self), self.reason)
+
+
+class Tally:
+    """Samples that were left out: how many for each reason, and the first names of each."""
+
+    def __init__(self):
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        """Counts `count` samples; `name` is one of them, or what they have in common."""
+        if reason not in REASONS:
+            raise ValueError(f"{reason!r} is not one of {', '.join(REASONS)}")
+        self.counts[reason] += count
+        names = self.names.setdefault(reason, [])
+        if len(names) < NAMES_KEPT:
+            names.append(name)
+
+    def update(self, others: Iterable["Tally"]) -> None:
+        """Adds other tallies."""
+        for other in others:
+            self.counts.update(other.counts)
+            for reason, names in other.names.items():
+                kept = self.names.setdefault(reason, [])
+                kept.extend(names[: NAMES_KEPT - len(kept)])
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"  {count} {reason}: {', '.join(self.names[reason][:5])}"
+            + (", ..." if count > len(self.names[reason][:5]) else "")
+            for reason, count in self.counts.most_common()
+        )
+
+
+class Source(Protocol):
+    """Records by position, in an order that never changes; picklable, so that workers can read.
+
+    Threads read at the same time. A record that cannot be used raises a `SampleError`; a file that
+    cannot be read an `OSError`, after what retries make sense.
+
+    A source may also have
+
+    * `tally`, a `Tally` of the samples that it left out when it was opened;
+    * `blocks`, int64 (n,), ascending: where its n blocks end, the last being its length. Whoever
+      reads one record of a block reads all of it, so a random order stays near.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """{'name': str, 'image': encoded bytes, 'captions': tuple[str, ...]}."""
+        ...
+
+
+@runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source whose pictures each belong to one named class: zero-shot classification reads it."""
+
+    class_names: tuple[str, ...]
+    class_templates: tuple[str, ...]  # sentences with {} where the name goes
+
+    def label(self, index: int) -> int:
+        """The position in `class_names` of record `index`, without reading its image."""
+        ...
