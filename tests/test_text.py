@@ -1,14 +1,16 @@
 """Captions to CLIP's token ids."""
 
+import html
 import json
 import os
 import pickle
 from pathlib import Path
 
+import ftfy
 import numpy as np
 import pytest
 
-from unitok_jax.data.text import END_OF_TEXT, START_OF_TEXT, Tokenizer
+from unitok_jax.data.text import END_OF_TEXT, START_OF_TEXT, Tokenizer, clean
 
 GOLDEN = Path(os.environ.get("UNITOK_PARITY", Path(__file__).parent / "golden"))
 CAPTIONS = json.loads((GOLDEN / "clip_tokens.json").read_text(encoding="utf-8"))
@@ -61,3 +63,13 @@ def test_what_is_not_text_is_refused(texts, name):
 def test_context_without_room_is_refused():
     with pytest.raises(ValueError, match="data.context_length=1 leaves no room"):
         Tokenizer(1)
+
+
+def test_plain_ascii_needs_no_repair():
+    """The short way of `clean` gives what the long one would."""
+    rng = np.random.default_rng(0)
+    alphabet = [chr(code) for code in range(128)] + ["&amp;", "&lt", "\x1b[31m", "<b>", "\r\n"]
+    for _ in range(3000):
+        text = "".join(rng.choice(alphabet, rng.integers(30)))
+        repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+        assert clean(text) == " ".join(repaired.split()).lower(), repr(text)

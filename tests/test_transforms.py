@@ -13,13 +13,10 @@ from unitok_jax.data.transforms import (
     ImageError,
     check_size,
     decode_image,
-    random_resized_crop,
     resize_center_crop,
     to_float,
     to_uint8,
 )
-
-SCALE, RATIO = (0.9, 1.0), (0.75, 4 / 3)
 
 
 def encoded(image, kind="PNG", **options):
@@ -200,82 +197,6 @@ class TestBadImages:
         data = encoded(Image.new("I", (4, 4), 70000), "TIFF")
         with pytest.raises(ImageError, match=r"x\.tif: 32-bit pixels outside 0\.\.65535"):
             decode_image(data, "x.tif")
-
-
-class TestRandomResizedCrop:
-    def test_equals_cutting_then_resizing_a_box(self):
-        """The result is one of the image's integer boxes, resized with nothing from outside it."""
-        image = noise(12, 12)
-        result = random_resized_crop(image, 8, np.random.default_rng(3), (0.4, 0.6), RATIO)
-        boxes = [
-            (left, top, right, bottom)
-            for top in range(12)
-            for left in range(12)
-            for bottom in range(top + 1, 13)
-            for right in range(left + 1, 13)
-        ]
-        whole = Image.fromarray(image)
-        matches = [
-            box
-            for box in boxes
-            if np.array_equal(whole.crop(box).resize((8, 8), Image.Resampling.BICUBIC), result)
-        ]
-        assert len(matches) == 1
-        left, top, right, bottom = matches[0]
-        assert 0.3 < (right - left) * (bottom - top) / 144 < 0.7
-
-    def test_repeats_with_the_generator(self):
-        image = noise(40, 50)
-        first, again, other = (
-            random_resized_crop(image, 16, np.random.default_rng(seed), SCALE, RATIO)
-            for seed in (1, 1, 2)
-        )
-        np.testing.assert_array_equal(first, again)
-        assert not np.array_equal(first, other)
-
-    @pytest.mark.parametrize("size", [(32, 16), (16, 48)])
-    def test_boxes_have_the_targets_aspect(self, size):
-        """A ramp from 0 to 255 along each axis shows how much of each axis the crop kept."""
-        y, x = np.mgrid[:200, :200] * 255 / 199
-        image = np.stack([x, y, y], -1).astype(np.uint8)
-        aspects = []
-        for seed in range(40):
-            rng = np.random.default_rng(seed)
-            crop = random_resized_crop(image, size, rng, (0.2, 0.3), (0.8, 1.25)).astype(float)
-            assert crop.shape == (*size, 3)
-            # The outermost pixels are one output pixel closer together than the edges.
-            width = np.ptp(crop[..., 0]) * size[1] / (size[1] - 1)
-            height = np.ptp(crop[..., 1]) * size[0] / (size[0] - 1)
-            aspects.append(width / height * size[0] / size[1])
-        assert 0.7 < min(aspects) < 0.95
-        assert 1.05 < max(aspects) < 1.4
-
-    @pytest.mark.parametrize("shape", [(4, 400), (400, 4)])
-    def test_falls_back_to_the_centre_of_a_strip(self, shape):
-        image = np.zeros((*shape, 3), np.uint8)
-        image[tuple(slice(197, 203) if side == 400 else slice(None) for side in shape)] = 255
-        crop = random_resized_crop(image, 16, np.random.default_rng(0), SCALE, RATIO)
-        assert (crop == 255).all()
-
-    def test_one_pixel(self):
-        image = np.full((1, 1, 3), 7, np.uint8)
-        crop = random_resized_crop(image, 16, np.random.default_rng(0), SCALE, RATIO)
-        np.testing.assert_array_equal(crop, np.full((16, 16, 3), 7))
-
-    def test_places_are_uniform(self):
-        y, x = np.mgrid[:64, :64]
-        image = np.stack([x, y, y], -1).astype(np.uint8)
-        centres = np.array(
-            [
-                random_resized_crop(image, 16, np.random.default_rng(i), (0.25, 0.25), (1, 1))
-                .astype(float)
-                .mean((0, 1))
-                for i in range(400)
-            ]
-        )
-        # Left and top edges are uniform on 0..32, so centres on 15.5..47.5: mean 31.5, std 9.5.
-        np.testing.assert_allclose(centres.mean(0), 31.5, atol=1.5)
-        np.testing.assert_allclose(centres.std(0), 9.5, atol=0.8)
 
 
 class TestResizeCenterCrop:

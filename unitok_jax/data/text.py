@@ -23,7 +23,9 @@ def clean(text: str) -> str:
 
     Entities are resolved twice because scraped captions are often escaped twice.
     """
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    # Plain ASCII has nothing to repair; finding that out takes ftfy as long as the rest.
+    if not (text.isascii() and text.isprintable() and "&" not in text):
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
@@ -54,10 +56,12 @@ class Tokenizer:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = np.full((len(texts), self.context_length), PADDING, np.int32)
-        for row, text in zip(ids, texts, strict=True):
+        for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"captions must be str, got {type(text).__name__}: {text!r:.80}")
-            tokens = _byte_pairs().encode(clean(text)).ids[: self.context_length - 2]
+        encodings = _byte_pairs().encode_batch_fast([clean(text) for text in texts])
+        for row, encoding in zip(ids, encodings, strict=True):
+            tokens = encoding.ids[: self.context_length - 2]
             row[: len(tokens) + 2] = [START_OF_TEXT, *tokens, END_OF_TEXT]
         return ids
 

@@ -1,8 +1,7 @@
-"""From encoded bytes to an image of the model's size: one implementation for training,
-evaluation and inference."""
+"""From encoded bytes to an image of the model's size: decoding for all, resizing for evaluation and
+inference. Training's crops are in `crops`."""
 
 import io
-import math
 import struct
 from collections.abc import Sequence
 
@@ -19,7 +18,7 @@ MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 # EXIF tag 0x0112 says how the camera was held; the pixels must be turned back.
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -31,7 +30,7 @@ _UPRIGHT = {
 }
 
 # What Pillow's decoders raise on damaged files (found by damaging files of every format).
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -41,8 +40,6 @@ _DECODE_ERRORS = (
     struct.error,
 )
 _BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-
-_TRIES = 10  # of random_resized_crop, before it takes the centre
 
 
 class ImageError(SampleError):
@@ -88,35 +85,11 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         ) from error
     except _BOMB_ERRORS as error:
         raise ImageError(f"{name}: over {MAX_PIXELS} pixels ({error})", "too_large") from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise ImageError(f"{name}: cannot be decoded ({error})") from error
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     return np.asarray(image)
-
-
-def random_resized_crop(
-    image: np.ndarray,
-    size: int | Sequence[int],
-    rng: np.random.Generator,
-    scale: Sequence[float],
-    ratio: Sequence[float],
-) -> np.ndarray:
-    """A random part of an image, resized: the sampling of "Going Deeper with Convolutions"
-    (Szegedy et al., 2014) with the retries and the fall-back of torchvision's RandomResizedCrop.
-
-    Args:
-        image: uint8 (H, W, 3).
-        size: n or (height, width) of the result.
-        rng: the only source of randomness.
-        scale: smallest and largest share of the image's area.
-        ratio: smallest and largest width / height, relative to that of `size`.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    top, left, height, width = _random_box(image.shape[:2], _pair(size), rng, scale, ratio)
-    return _resize(image[top : top + height, left : left + width], _pair(size))
 
 
 def resize_center_crop(image: np.ndarray, size: int | Sequence[int]) -> np.ndarray:
@@ -174,8 +147,8 @@ def check_size(
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except _DECODE_ERRORS:  # the pixels are whole; without a legible tag they are upright
+        return image.getexif().get(ORIENTATION, 1)
+    except DECODE_ERRORS:  # the pixels are whole; without a legible tag they are upright
         return 1
 
 
@@ -196,28 +169,6 @@ def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
     if grey.min() < 0 or grey.max() > 65535:
         raise ImageError(f"{name}: 32-bit pixels outside 0..65535 have no fixed range")
     return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
-
-
-def _random_box(shape, size, rng, scale, ratio) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random crop."""
-    height, width = shape
-    target = size[1] / size[0]
-    low, high = ratio[0] * target, ratio[1] * target
-    for _ in range(_TRIES):
-        area = height * width * rng.uniform(scale[0], scale[1])
-        aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            top = int(rng.integers(0, height - h + 1))
-            left = int(rng.integers(0, width - w + 1))
-            return top, left, h, w
-    # No box fits: take the largest one of an allowed aspect, from the centre.
-    h, w = height, width
-    if width / height < low:
-        h = max(1, min(height, round(width / low)))
-    elif width / height > high:
-        w = max(1, min(width, round(height * high)))
-    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
