@@ -3,14 +3,17 @@
 import contextlib
 import itertools
 import logging
+import math
 
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
-from unitok_jax.data import pipeline
+from unitok_jax.data import health, pipeline
+from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
+from unitok_jax.data.records import SampleError, Tally
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import ImageError, decode_image, resize_center_crop
@@ -56,6 +59,10 @@ def config(folder, **values):
             "num_threads": 2,
             "num_workers": 0,
             "context_length": 8,
+            "mixture": (),
+            "window": 2,
+            "index": "",
+            "max_bad": 1.0,
             **values,
         }
     )
@@ -223,6 +230,58 @@ class TestArguments:
             first(1, config(folder), source=source)
 
 
+class TestMixture:
+    def mixed(self, tmp_path, **values):
+        green, more = make_set(tmp_path / "green"), make_set(tmp_path / "more", 6)
+        for path in more.glob("*.txt"):
+            path.write_text("other\n")
+        parts = ((3.0, "folder", str(green)), (1, "folder", str(more)))
+        return config("", source="mixture", mixture=parts, **values)
+
+    def test_every_batch_has_its_share_of_every_part(self, tmp_path):
+        other = Tokenizer(8)("other")[0]
+        batches = first(12, self.mixed(tmp_path, batch_size=8))
+        counts = [(batch["text"] == other).all(1).sum() for batch in batches]
+        assert sum(counts) == 24
+        assert set(counts) <= {1, 2, 3}
+
+    def test_resuming_and_shares(self, tmp_path):
+        data = self.mixed(tmp_path, batch_size=6)
+        whole = first(6, data)
+        assert_same(whole[2:], first(4, data, start_step=2))
+        parts = np.array_split(range(6), 2)
+        assert_joined(whole, [first(6, data, rows=part) for part in parts], parts)
+
+    @pytest.mark.parametrize("weight", [0, -1.0, math.inf, math.nan, "2", True])
+    def test_weight_that_is_not_positive(self, folder, weight):
+        data = config("", source="mixture", mixture=((1.0, "shapes", ""), (weight, "shapes", "")))
+        with pytest.raises(ValueError, match=r"data.mixture\[1\]=.* the weight must be a positive"):
+            open_source(data)
+
+    @pytest.mark.parametrize(
+        ("mixture", "message"),
+        [
+            ((), "data.source=mixture needs data.mixture: "),
+            (((1.0, "shapes"),), r"data.mixture\[0\]=.* is not \(weight, source, path\)"),
+            ((3.0, "shapes", ""), r"data.mixture\[0\]=3.0 is not"),
+            (((1.0, "mixture", ""),), r"data.mixture\[0\]=.*: a mixture cannot be a part"),
+            (((1.0, "shape", ""),), r"data.mixture\[0\]=.*: data.source='shape'.* mean 'shapes'"),
+        ],
+    )
+    def test_entry_that_is_none(self, mixture, message):
+        with pytest.raises(ValueError, match=message):
+            open_source(config("", source="mixture", mixture=mixture))
+
+    def test_part_that_is_not_there(self):
+        data = config("", source="mixture", mixture=((1.0, "folder", "/none"),))
+        with pytest.raises(FileNotFoundError, match=r"data.mixture\[0\]=.*: data.path=/none"):
+            open_source(data)
+
+    def test_part_too_small_for_the_batch(self, tmp_path):
+        with pytest.raises(ValueError, match=r"data.mixture\[0\] holds 12 samples.* 13 of a batch"):
+            train_batches(self.mixed(tmp_path, batch_size=17), 0)
+
+
 class TestEffectiveBatchSize:
     @pytest.mark.parametrize(("length", "divisor", "expected"), [(9, 1, 8), (8, 4, 8), (7, 4, 4)])
     def test_number(self, length, divisor, expected):
@@ -279,16 +338,60 @@ class TestBadImages:
         assert_same(whole, first(6, config(damaged, num_threads=1)))
         assert_same(whole[2:], first(4, config(damaged), start_step=2))
 
-    def test_every_bad_file_is_named_once(self, damaged, caplog):
-        # Names of its own: a thread of the test before may still be reading ahead.
-        for path in [*damaged.glob("03.*"), *damaged.glob("04.*")]:
-            path.rename(path.with_name(f"once_{path.name}"))
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_every_reason_is_told_once(self, damaged, caplog, num_workers):
+        (damaged / "05.png").write_bytes(b"")
         with caplog.at_level(logging.WARNING):
-            first(9, config(damaged))
-        messages = [r.getMessage() for r in caplog.records if "once_" in r.getMessage()]
+            first(9, config(damaged, num_workers=num_workers))
+        messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == 2
-        assert sum("once_03.png: cannot be decoded" in message for message in messages) == 1
-        assert sum("once_04.png: the file is empty" in message for message in messages) == 1
+        assert sum("(damaged): 03.png: cannot be decoded" in message for message in messages) == 1
+        assert sum(".png: the file is empty" in message for message in messages) == 1
+        assert all("counted as data/skipped/" in message for message in messages)
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_health_counts_samples_bytes_and_reasons(self, damaged, num_workers):
+        sizes = {path.name: path.stat().st_size for path in damaged.glob("*.png")}
+        replaced = 2 * sizes["05.png"] - sizes["03.png"]  # 03 and 04, which is empty, by 05
+        batches = train_batches(config(damaged, num_workers=num_workers), 0)
+        with contextlib.closing(batches):
+            for epoch in range(2):
+                for _ in range(3):
+                    next(batches)
+                taken = batches.health.take()
+                expected = {"samples": 12, "bytes": sum(sizes.values()) + replaced}
+                expected |= {"skipped/damaged": 1, "skipped/empty": 1}
+                assert taken == expected, epoch
+            assert batches.health.take() == {"samples": 0, "bytes": 0}
+
+    def test_more_than_the_allowed_share_ends_the_run_with_the_list(self, damaged, monkeypatch):
+        monkeypatch.setattr(health, "ENOUGH", 24)
+        message = (
+            r"4 of 24 samples are unusable, more than data.max_bad=0.15 allows.*"
+            r"\n  2 (empty|damaged): 0[34].png[^,]*\n  2 (empty|damaged): 0[34].png[^,]*$"
+        )
+        with pytest.raises(TooManyBadSamples, match=message):
+            first(30, config(damaged, max_bad=0.15))
+        first(30, config(damaged, max_bad=0.25))
+
+    def test_few_samples_say_nothing_about_the_share(self, damaged):
+        first(6, config(damaged, max_bad=0.01))
+
+    def test_share_that_the_source_left_out(self, tmp_path):
+        data = config(make_set(tmp_path / "set"), max_bad=0.2)
+        source = open_source(data)
+        source.tally = Tally()
+        source.tally.add("no_caption", "some.tar/7", 3)
+        first(1, data, source=source)
+        source.tally.add("no_caption", "some.tar/8")
+        message = "4 of 16 samples are unusable, .*=0.2.*\n  4 no_caption: some.tar/7, some.tar/8"
+        with pytest.raises(TooManyBadSamples, match=message):
+            train_batches(data, 0, source=source)
+
+    @pytest.mark.parametrize("share", [-0.1, 1.5])
+    def test_share_that_is_none(self, folder, share):
+        with pytest.raises(ValueError, match=f"data.max_bad={share} is a share"):
+            train_batches(config(folder, max_bad=share), 0)
 
     def test_file_that_vanishes_is_replaced(self, tmp_path):
         data = config(make_set(tmp_path / "set"))
@@ -301,8 +404,8 @@ class TestBadImages:
         folder = make_set(tmp_path / "set", 4)
         for path in folder.glob("*.png"):
             path.write_bytes(b"not an image")
-        message = r"4 images in a row cannot be read; the last: .*\.png: not an image"
-        with pytest.raises(ImageError, match=message):
+        message = r"4 samples in a row cannot be used; the last: .*\.png: not an image"
+        with pytest.raises(SampleError, match=message):
             first(1, config(folder))
 
     def test_gives_up_after_the_stated_number(self, tmp_path, monkeypatch):
@@ -310,7 +413,7 @@ class TestBadImages:
         folder = make_set(tmp_path / "set")
         for index in range(3):
             (folder / f"{index:02}.png").write_bytes(b"")
-        with pytest.raises(ImageError, match="3 images in a row"):
+        with pytest.raises(SampleError, match="3 samples in a row"):
             first(3, config(folder))
 
 

@@ -31,6 +31,7 @@ def check(config: ConfigDict) -> None:
         "checkpoint.keep_latest": config.checkpoint.keep_latest,
         "log.every": config.log.every,
         "data.num_threads": config.data.num_threads,
+        "data.window": config.data.window,
         "log.profile_count": config.log.profile_count,
         "optim.accumulation": config.optim.accumulation,
         "optim.max_skipped": config.optim.max_skipped,

@@ -1,5 +1,6 @@
 """The processes of a running job: meeting, agreeing, and leaving together."""
 
+import collections
 import contextlib
 import errno
 import json
@@ -83,6 +84,14 @@ def everyone(ok: bool) -> bool:
     if jax.process_count() == 1:
         return bool(ok)
     return bool(np.all(multihost_utils.process_allgather(np.asarray(bool(ok)))))
+
+
+def total(counts: Mapping[str, int]) -> dict[str, int]:
+    """The sums over all processes, each of which may count other things; all must call it."""
+    sums = collections.Counter()
+    for text in _gather(json.dumps(counts)):
+        sums.update(json.loads(text))
+    return dict(sums)
 
 
 def from_lead(value: Any) -> Any:

@@ -132,6 +132,11 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock,
             tracer.done(step, functools.partial(run.planned_memory, step - 1, state, batch))
         if records:
             values, times = window.result(), clock.record()
+            counts = cluster.total(batches.health.take())
+            values |= {f"data/{name}": np.int64(count) for name, count in counts.items()}
+            if times:
+                per_image = counts["bytes"] / counts["samples"]
+                times["data/bytes_per_second"] = per_image * times["time/images_per_second"]
             writer.scalars(step, values)
             writer.curves(step, times)
             progress.update(step, _headline(values), times.get("time/images_per_second"))

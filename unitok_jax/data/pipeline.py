@@ -3,35 +3,33 @@ of the stream can be computed from (seed, step) alone. A global batch is the sam
 for any number of processes, worker processes and threads; a process reads the rows that its devices
 hold."""
 
-import dataclasses
 import logging
 import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import grain
 import numpy as np
 from absl import flags
 
-from unitok_jax.data.records import Source
+from unitok_jax.data import order
+from unitok_jax.data.crops import decode_random_crop
+from unitok_jax.data.health import Health, Notes
+from unitok_jax.data.mixture import Mixture
+from unitok_jax.data.records import SampleError, Source
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
-from unitok_jax.data.transforms import (
-    ImageError,
-    check_size,
-    decode_image,
-    random_resized_crop,
-    resize_center_crop,
-)
+from unitok_jax.data.transforms import check_size, decode_image, resize_center_crop
 
-REPLACEMENT_TRIES = 16  # images in a row that may be bad before training stops
+REPLACEMENT_TRIES = 16  # samples in a row that may be bad before training stops
+CHUNK = 16  # samples that one thread reads and stacks at a time, at most
 
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()
-_warned_lock = threading.Lock()
 
 
 def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
@@ -70,6 +68,39 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
     return batch_size
 
 
+class Batches:
+    """Batches of this process, without end, and the health of what they are read from.
+
+    It owns threads or worker processes: call `close()`, or wrap it in `contextlib.closing`, when
+    done with it.
+
+    Attributes:
+        health: a `Health` of what came so far.
+    """
+
+    def __init__(self, stream: grain.DatasetIterator, health: Health):
+        self._stream, self.health = stream, health
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._stream)
+        notes = batch.pop("notes")
+        for reason, messages in notes.skipped.names.items():
+            _warn_once(
+                f"a sample is left out, the next good one takes its place ({reason}): "
+                f"{messages[0]}; further ones are counted as data/skipped/{reason}",
+                key=reason,
+            )
+        self.health.update(notes)
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads and worker processes."""
+        self._stream.close()
+
+
 def train_batches(
     data,
     seed: int,
@@ -78,19 +109,16 @@ def train_batches(
     start_step: int = 0,
     rows: Sequence[int] | None = None,
     divisor: int = 1,
-) -> grain.DatasetIterator:
+) -> Batches:
     """This process's rows of the global batches from `start_step` on, without end.
 
-    Every epoch is a new permutation of the source, and every sample comes exactly once in it: what
-    does not fill an epoch's last batch is joined by the first samples of the next epoch. Crops and
-    the choice among several captions depend on the seed and on the sample's place in the stream, on
-    nothing else.
+    Every epoch is a new permutation of the source (`order.order`), and every sample comes exactly
+    once in it: what does not fill an epoch's last batch is joined by the first samples of the next
+    epoch. Crops and the choice among several captions depend on the seed and on the sample's place
+    in the stream, on nothing else.
 
-    An image that cannot be read is replaced by the next good one of the source, with one warning
-    per file and process; `REPLACEMENT_TRIES` bad ones in a row are an error.
-
-    The iterator owns threads or worker processes: call its `close()`, or wrap it in
-    `contextlib.closing`, when done with it.
+    A sample that cannot be used is replaced by the next good one of the source and counted;
+    `REPLACEMENT_TRIES` bad ones in a row, or a share of more than `data.max_bad`, are an error.
 
     Args:
         data: the `data` config.
@@ -104,26 +132,31 @@ def train_batches(
         {'image': uint8 (len(rows), H, W, 3), 'text': int32 (len(rows), L)}.
 
     Raises:
-        ValueError: a batch, rows, image size, crop or source that does not fit; from the
-            iterator, `ImageError` after too many bad images.
+        ValueError: a batch, rows, image size, crop or source that does not fit, or too many samples
+            that the source left out; from the iterator, `SampleError` after too many bad samples in
+            a row and `TooManyBadSamples` after too many in all.
     """
     if start_step < 0:
         raise ValueError(f"start_step={start_step} must be at least 0")
+    if data.window < 1:
+        raise ValueError(f"data.window={data.window} must be at least 1 block")
     source = open_source(data) if source is None else source
+    health = Health(data.max_bad)
+    health.check_source(source)
     batch_size = effective_batch_size(data, len(source), divisor)
-    example = _TrainExample(
-        source=source,
-        tokenizer=Tokenizer(data.context_length),
-        size=check_size(data.image_size),
-        scale=_check_range(data.crop_scale, "data.crop_scale", 1.0),
-        ratio=_check_range(data.crop_ratio, "data.crop_ratio", math.inf),
+    if isinstance(source, Mixture):
+        source.check_batch(batch_size)
+    read = _TrainingRows(
+        source,
+        order.order(source, seed, data.window),
+        seed,
+        Tokenizer(data.context_length),
+        check_size(data.image_size),
+        _check_range(data.crop_scale, "data.crop_scale", 1.0),
+        _check_range(data.crop_ratio, "data.crop_ratio", math.inf),
     )
-    # Rows are cut out of the finished stream, after repeat and random_map: cut earlier, epochs of
-    # the processes would drift apart when the source does not divide, and crops depend on them.
-    stream = grain.MapDataset.range(len(source)).seed(seed).shuffle()
-    stream = stream.repeat(None).random_map(example)
-    share = _Share(stream, batch_size, _check_rows(rows, batch_size), start_step)
-    return _batched(grain.MapDataset.source(share), len(share.rows), data)
+    rows = _check_rows(rows, batch_size)
+    return Batches(_stream(read, batch_size, rows, start_step, _ENDLESS, data), health)
 
 
 def eval_batches(
@@ -155,115 +188,148 @@ def eval_batches(
     """
     if batch_size <= 0:
         raise ValueError(f"batch_size={batch_size} must be positive")
-    example = _EvalExample(
-        source=source,
-        tokenizer=Tokenizer(data.context_length),
-        size=check_size(data.image_size),
-    )
-    padded = -(-len(source) // batch_size) * batch_size
-    stream = grain.MapDataset.range(padded).map(example)
-    share = _Share(stream, batch_size, _check_rows(rows, batch_size))
-    return _batched(grain.MapDataset.source(share), len(share.rows), data)
+    read = _EvaluationRows(source, Tokenizer(data.context_length), check_size(data.image_size))
+    rows = _check_rows(rows, batch_size)
+    return _stream(read, batch_size, rows, 0, -(-len(source) // batch_size), data)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Share:
-    """Some rows of every global batch of a stream, as one sequence; a source for Grain."""
-
-    stream: grain.MapDataset
-    batch_size: int
-    rows: tuple[int, ...]
-    first_batch: int = 0
-
-    def __len__(self) -> int:
-        return (len(self.stream) // self.batch_size - self.first_batch) * len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        batch, row = divmod(index, len(self.rows))
-        return self.stream[(self.first_batch + batch) * self.batch_size + self.rows[row]]
+_ENDLESS = 2**40  # batches
 
 
-@dataclasses.dataclass(frozen=True)
-class _TrainExample:
-    """Position in the source to training example."""
+class _TrainingRows:
+    """Reads the training examples at some positions of the stream."""
 
-    source: Source
-    tokenizer: Tokenizer
-    size: tuple[int, int]
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
+    def __init__(self, source, positions, seed, tokenizer, size, scale, ratio):
+        self._source, self._order, self._seed = source, positions, seed
+        self._tokenizer, self._size, self._scale, self._ratio = tokenizer, size, scale, ratio
 
-    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        image, captions, name = self._readable(index)
-        if not captions:
-            raise ValueError(f"{name} has no caption; open the source with require_captions=True")
-        caption = captions[rng.integers(len(captions))]
-        return {
-            "image": random_resized_crop(image, self.size, rng, self.scale, self.ratio),
-            "text": self.tokenizer(caption)[0],
-        }
+    def __call__(self, positions: Sequence[int]) -> dict[str, Any]:
+        images = np.empty((len(positions), *self._size, 3), np.uint8)
+        captions, notes = [], Notes()
+        for place, position in enumerate(positions):
+            rng = order.generator(self._seed, position)
+            images[place], texts = self._example(self._order[position], rng, notes)
+            captions.append(texts[rng.integers(len(texts))])
+        return {"image": images, "text": self._tokenizer(captions), "notes": notes}
 
-    def _readable(self, index: int) -> tuple[np.ndarray, tuple[str, ...], str]:
-        """Image, captions and name at `index`, or at the next position that can be read.
+    def _example(self, index, rng, notes):
+        """Crop and captions at `index`, or at the next position that can be used.
 
         Replacing here, and not filtering later, keeps the position in the stream and the step one.
         """
-        tries = min(REPLACEMENT_TRIES, len(self.source))
+        tries = min(REPLACEMENT_TRIES, len(self._source))
         for attempt in range(tries):
             try:
-                record = self.source[(index + attempt) % len(self.source)]
-                image = decode_image(record["image"], record["name"])
-                return image, record["captions"], record["name"]
-            except (ImageError, OSError) as error:
-                reason = error
-                _warn_once(f"replaced by another sample: {error}")
-        raise ImageError(f"{tries} images in a row cannot be read; the last: {reason}") from reason
+                record = self._source[(index + attempt) % len(self._source)]
+                data, name, captions = record["image"], record["name"], record["captions"]
+                image = decode_random_crop(data, name, self._size, rng, self._scale, self._ratio)
+            except (SampleError, OSError) as error:
+                last, reason = error, getattr(error, "reason", "unreadable")
+                if not attempt:  # a bad replacement is counted at its own place
+                    notes.skipped.add(reason, str(error))
+                continue
+            if not captions:
+                raise ValueError(
+                    f"{name} has no caption; open the source with require_captions=True"
+                )
+            notes.samples += 1
+            notes.bytes += len(data)
+            return image, captions
+        message = f"{tries} samples in a row cannot be used; the last: {last}"
+        raise SampleError(message, reason) from last
 
 
-@dataclasses.dataclass(frozen=True)
-class _EvalExample:
-    """Position in the padded source to evaluation example."""
+class _EvaluationRows:
+    """Reads the evaluation examples at some positions of the padded source."""
 
-    source: Source
-    tokenizer: Tokenizer
-    size: tuple[int, int]
+    def __init__(self, source, tokenizer, size):
+        self._source, self._tokenizer, self._size = source, tokenizer, size
 
-    def __call__(self, index: int) -> dict[str, np.ndarray]:
-        image = np.zeros((*self.size, 3), np.uint8)
-        text = np.zeros(self.tokenizer.context_length, np.int32)
-        real = index < len(self.source)
-        if real:
-            record = self.source[index]
-            image = resize_center_crop(decode_image(record["image"], record["name"]), self.size)
+    def __call__(self, positions: Sequence[int]) -> dict[str, np.ndarray]:
+        images = np.zeros((len(positions), *self._size, 3), np.uint8)
+        texts = np.zeros((len(positions), self._tokenizer.context_length), np.int32)
+        index = np.array(positions)
+        mask = index < len(self._source)
+        for place in np.flatnonzero(mask):
+            record = self._source[positions[place]]
+            image = decode_image(record["image"], record["name"])
+            images[place] = resize_center_crop(image, self._size)
             if record["captions"]:
-                text = self.tokenizer(record["captions"][0])[0]
+                texts[place] = self._tokenizer(record["captions"][0])[0]
         return {
-            "image": image,
-            "text": text,
-            "mask": np.bool_(real),
-            "index": np.int32(index if real else 0),
+            "image": images,
+            "text": texts,
+            "mask": mask,
+            "index": np.where(mask, index, 0).astype(np.int32),
         }
 
 
-def _batched(examples: grain.MapDataset, batch_size: int, data: Any) -> grain.DatasetIterator:
-    """Reads examples ahead, in threads or worker processes, in order, and stacks them."""
-    # Examples are read ahead, not batches: all threads work on the next batch, and memory holds
-    # about two batches whatever the number of threads.
-    ahead = max(batch_size, 2 * data.num_threads)
+class _Chunks:
+    """This process's rows of every global batch, a few at a time; a source for Grain.
+
+    Few enough that all threads work on the next batch, and as many as that allows, for Grain's
+    work is per element.
+    """
+
+    def __init__(self, read: Callable, batch_size, rows, first_batch, batches, parts):
+        self._read, self._batch_size = read, batch_size
+        self._first, self._batches = first_batch, batches
+        size = min(CHUNK, -(-len(rows) // parts))
+        self._parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    @property
+    def per_batch(self) -> int:
+        return len(self._parts)
+
+    def __len__(self) -> int:
+        return self._batches * len(self._parts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch, part = divmod(index, len(self._parts))
+        begin = (self._first + batch) * self._batch_size
+        return self._read([begin + row for row in self._parts[part]])
+
+
+def _stream(read, batch_size, rows, first_batch, batches, data) -> grain.DatasetIterator:
+    """Reads chunks ahead, in threads or worker processes, in order, and joins them to batches."""
+    parallel = data.num_threads * max(1, data.num_workers)
+    chunks = _Chunks(read, batch_size, rows, first_batch, batches, parallel)
+    # One batch is read ahead: memory holds about two, whatever the number of threads.
+    ahead = max(chunks.per_batch, 2 * parallel)
+    read_options = grain.ReadOptions(data.num_threads, ahead)
+    cv2.setNumThreads(1)  # our threads are the parallel ones
     if data.num_workers:
         # Grain hands its absl flags to the workers and refuses unparsed ones; whoever has not come
         # through absl's app.run (a test, a notebook) has them at their defaults.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         ahead = -(-ahead // data.num_workers)
-    stream = examples.to_iter_dataset(grain.ReadOptions(data.num_threads, ahead))
+        read_options = grain.ReadOptions(data.num_threads, ahead)
+    stream = grain.MapDataset.source(chunks).to_iter_dataset(read_options)
     if data.num_workers:
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
-        stream = stream.mp_prefetch(options, _end_with_parent)
-    return iter(stream.batch(batch_size, drop_remainder=True))
+        stream = stream.mp_prefetch(options, _begin_worker)
+    return iter(stream.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join))
 
 
-def _end_with_parent(*_) -> None:
+def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One batch of its chunks."""
+    batch = {
+        key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0] if key != "notes"
+    }
+    if "notes" in chunks[0]:
+        batch["notes"] = notes = Notes()
+        for chunk in chunks:
+            notes.update(chunk["notes"])
+    return batch
+
+
+def _begin_worker(*_) -> None:
+    cv2.setNumThreads(1)
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
     """Ends a worker whose parent was killed: it would wait for ever, with its memory."""
 
     def watch():
@@ -289,9 +355,8 @@ def _check_range(limits, key: str, largest: float) -> tuple[float, float]:
     return limits
 
 
-def _warn_once(message: str) -> None:
-    with _warned_lock:
-        first = message not in _warned
-        _warned.add(message)
-    if first:
+def _warn_once(message: str, key: str = "") -> None:
+    key = key or message
+    if key not in _warned:
+        _warned.add(key)
         _log.warning(message)

@@ -49,7 +49,7 @@ class Tally:
             raise ValueError(f"{reason!r} is not one of {', '.join(REASONS)}")
         self.counts[reason] += count
         names = self.names.setdefault(reason, [])
-        if len(names) < NAMES_KEPT:
+        if len(names) < NAMES_KEPT and name not in names:
             names.append(name)
 
     def update(self, others: Iterable["Tally"]) -> None:
@@ -58,7 +58,8 @@ class Tally:
             self.counts.update(other.counts)
             for reason, names in other.names.items():
                 kept = self.names.setdefault(reason, [])
-                kept.extend(names[: NAMES_KEPT - len(kept)])
+                kept.extend(name for name in names if name not in kept)
+                del kept[NAMES_KEPT:]
 
     @property
     def total(self) -> int:
@@ -67,7 +68,7 @@ class Tally:
     def __str__(self) -> str:
         return "\n".join(
             f"  {count} {reason}: {', '.join(self.names[reason][:5])}"
-            + (", ..." if count > len(self.names[reason][:5]) else "")
+            + (", ..." if len(self.names[reason]) > 5 else "")
             for reason, count in self.counts.most_common()
         )
 

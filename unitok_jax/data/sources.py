@@ -1,10 +1,12 @@
 """The table of data sources: which name opens which format."""
 
 import difflib
+import math
 from collections.abc import Callable
 from typing import Any
 
 from unitok_jax.data.folders import folder_source, photo_source
+from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.records import Source
 from unitok_jax.data.shapes import shape_source
 
@@ -29,10 +31,43 @@ def open_source(data, *, require_captions: bool = True) -> Source:
     return SOURCES[data.source](data, require_captions)
 
 
+def mixture_source(data, require_captions: bool = True) -> Mixture:
+    """The sources that `data.mixture` lists: (weight, source, path) or (..., captions) of each.
+
+    Raises:
+        ValueError: an entry that is none, a weight that is not positive, or the error of a part.
+    """
+    if not data.mixture:
+        raise ValueError(
+            "data.source=mixture needs data.mixture: (weight, source, path) of each part, as "
+            '((3.0, "tar", "/data/web/{00000..00099}.tar"), (1.0, "folder", "/data/mine"))'
+        )
+    parts, weights = [], []
+    for number, entry in enumerate(data.mixture):
+        where = f"data.mixture[{number}]={entry!r}"
+        if not isinstance(entry, tuple) or len(entry) not in (3, 4):
+            raise ValueError(f"{where} is not (weight, source, path) or (..., captions)")
+        weight, source, path, captions = (*entry, "")[:4]
+        number_like = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number_like or not 0 < weight < math.inf:
+            raise ValueError(f"{where}: the weight must be a positive number; leave the part out")
+        if source == "mixture":
+            raise ValueError(f"{where}: a mixture cannot be a part; list its parts")
+        part = data.copy_and_resolve_references()
+        part.source, part.path, part.captions = source, path, captions
+        try:
+            parts.append(open_source(part, require_captions=require_captions))
+        except (ValueError, OSError) as error:
+            raise type(error)(f"{where}: {error}") from error
+        weights.append(float(weight))
+    return Mixture(parts, weights)
+
+
 SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     "folder": lambda data, require_captions: folder_source(
         data.path, data.captions, require_captions=require_captions
     ),
+    "mixture": mixture_source,
     "photos": lambda data, require_captions: photo_source(),
     "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
 }

@@ -1,0 +1,51 @@
+"""Several sources as one, of which training takes in given proportions."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unitok_jax.data.records import Source, Tally
+
+
+class Mixture:
+    """Sources one after another, with weights that `order` reads.
+
+    Args:
+        parts: the sources.
+        weights: of each, positive; only their proportions matter.
+    """
+
+    def __init__(self, parts: Sequence[Source], weights: Sequence[float]):
+        self.parts, self.weights = tuple(parts), tuple(weights)
+        self._starts = np.cumsum([0, *map(len, self.parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.parts[part][index - int(self._starts[part])]
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuses parts that are too small for their share of a batch: they would repeat in it.
+
+        Raises:
+            ValueError: names the part.
+        """
+        for number, (part, weight) in enumerate(zip(self.parts, self.weights, strict=True)):
+            share = math.ceil(batch_size * weight / sum(self.weights))
+            if share > len(part):
+                raise ValueError(
+                    f"data.mixture[{number}] holds {len(part)} samples, and its weight {weight} "
+                    f"makes {share} of a batch of {batch_size}, which must not hold a sample "
+                    "twice; lower the weight or data.batch_size"
+                )
+
+    @property
+    def tally(self) -> Tally:
+        """What the parts left out, together."""
+        tally = Tally()
+        tally.update(part.tally for part in self.parts if hasattr(part, "tally"))
+        return tally
