@@ -14,7 +14,7 @@ class _Noted:
     """Batches that pass through."""
 
     def __init__(self, batches, start: int):
-        self._batches, self._step = batches, start
+        self._batches, self._step, self.health = batches, start, batches.health
         self._file = open(os.environ["NOTES"], "a", buffering=1)
 
     def __next__(self):
