@@ -306,6 +306,15 @@ class TestStatistics:
         np.testing.assert_array_equal(statistics.choose(5, 5, 0), range(5))
         np.testing.assert_array_equal(statistics.choose(5, 9, 0), range(5))
 
+    def test_the_seed_of_the_run_chooses(self, tmp_path):
+        found = []
+        for seed in (3, 3, 4):
+            settings = config(source="shapes")
+            settings.seed = seed
+            preview(settings, tmp_path, images=0, samples=9)
+            found.append((tmp_path / "statistics.json").read_text(encoding="utf-8"))
+        assert found[0] == found[1] != found[2]
+
     def test_every_chosen_sample_is_read_once(self, folder):
         source = Counted(open_source(config(folder).data))
         many = [i % 8 for i in range(70)]  # more than are read ahead

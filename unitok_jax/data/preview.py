@@ -104,7 +104,7 @@ def _sheet(config, source, tokenizer, font, images, start_step, path) -> None:
     if missing:
         print(
             f"  {len(missing)} characters are boxes, for the font lacks them: read "
-            f"{path.with_suffix('.txt')}, or give a --font"
+            f"{path.with_suffix('.txt')}, or give another --font"
         )
 
 
