@@ -73,3 +73,73 @@ def test_plain_ascii_needs_no_repair():
         text = "".join(rng.choice(alphabet, rng.integers(30)))
         repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
         assert clean(text) == " ".join(repaired.split()).lower(), repr(text)
+
+
+def squeezed(text):
+    return text.replace(" ", "")
+
+
+@pytest.mark.parametrize("golden", CAPTIONS, ids=[repr(each["text"])[:30] for each in CAPTIONS])
+def test_decoded_ids_are_the_cleaned_text_but_for_spaces(golden):
+    cleaned, tokenizer = clean(golden["text"]), Tokenizer(4096)
+    assert squeezed(tokenizer.decode(tokenizer(golden["text"]))[0]) == squeezed(cleaned)
+    cut = squeezed(Tokenizer().decode(golden["ids"])[0].rstrip("\ufffd"))
+    assert squeezed(cleaned).startswith(cut)
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded"),
+    [
+        ("A  red&amp;amp;blue CUP", "a red & blue cup"),
+        ("don't, in 1984...", "don 't , in 1 9 8 4 ..."),
+        ("<end_of_text> is text", "< end _ of _ text > is text"),
+        ("</w> !", "</ w > !"),
+        ("\U0001f600 größe 中文 שלום", "\U0001f600 größe 中文 שלום"),
+        ("", ""),
+    ],
+)
+def test_decoding_puts_a_space_after_every_word(text, decoded):
+    assert Tokenizer().decode(Tokenizer()(text)) == [decoded]
+
+
+def test_decoding_a_truncated_caption():
+    tokenizer = Tokenizer(5)
+    assert tokenizer.decode(tokenizer("one two three four five")) == ["one two three"]
+    emoji = Tokenizer()("\U0001f9ff")[0]
+    assert np.flatnonzero(emoji == END_OF_TEXT)[0] > 2  # several tokens for one character
+    short = Tokenizer(3)
+    assert short.decode(short("\U0001f9ff")) == ["\ufffd"]
+
+
+def test_decoding_many_and_none():
+    tokenizer = Tokenizer(8)
+    ids = tokenizer(["a cat", "!", "a dog"])
+    assert tokenizer.decode(ids) == ["a cat", "!", "a dog"]
+    assert tokenizer.decode(ids[2].tolist()) == ["a dog"]
+    assert tokenizer.decode(np.zeros((2, 8), np.int32)) == ["", ""]
+    assert tokenizer.decode(ids[:0]) == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([START_OF_TEXT, -3, 49408, END_OF_TEXT], r"-3, 49408 are not token ids \(0 to 49407\)"),
+        ([START_OF_TEXT, 320, END_OF_TEXT, 70000], "70000 are not token ids"),
+        ([320, 2368, END_OF_TEXT], "not a caption between one 49406 and 49407"),
+        ([START_OF_TEXT, 320, 2368], "not a caption between"),
+        ([START_OF_TEXT, START_OF_TEXT, END_OF_TEXT], "not a caption between one 49406"),
+        ([49406.0, 49407.0], r"token ids are integers \(n, L\) or \(L,\), got float64 \(2,\)"),
+        ([[[49406]]], r"got int64 \(1, 1, 1\)"),
+    ],
+)
+def test_ids_that_are_no_caption_are_refused(ids, message):
+    with pytest.raises(ValueError, match=message):
+        Tokenizer().decode(ids)
+
+
+def test_length_counts_what_truncation_drops():
+    tokenizer = Tokenizer(5)
+    assert tokenizer.length("one two three four five six") == 8
+    assert tokenizer.length("") == 2
+    with pytest.raises(TypeError, match="captions must be str, got bytes"):
+        tokenizer.length(b"bytes")

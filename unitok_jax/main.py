@@ -108,6 +108,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (
         AttributeError,
+        KeyError,
         TypeError,
         flags.IllegalFlagValueError,
         flags.UnrecognizedFlagError,

@@ -16,6 +16,7 @@ START_OF_TEXT = 49406
 END_OF_TEXT = 49407
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # bytes, in Latin-1
 
 
 def clean(text: str) -> str:
@@ -56,14 +57,65 @@ class Tokenizer:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = np.full((len(texts), self.context_length), PADDING, np.int32)
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"captions must be str, got {type(text).__name__}: {text!r:.80}")
-        encodings = _byte_pairs().encode_batch_fast([clean(text) for text in texts])
-        for row, encoding in zip(ids, encodings, strict=True):
-            tokens = encoding.ids[: self.context_length - 2]
+        for row, tokens in zip(ids, _encode(texts), strict=True):
+            tokens = tokens[: self.context_length - 2]
             row[: len(tokens) + 2] = [START_OF_TEXT, *tokens, END_OF_TEXT]
         return ids
+
+    def length(self, text: str) -> int:
+        """Tokens of a whole caption, start and end included; above `context_length`: truncated.
+
+        Raises:
+            TypeError: not a string.
+        """
+        return len(_encode([text])[0]) + 2
+
+    def decode(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
+        """The captions that ids stand for: `clean(text)`, but with a space after every word.
+
+        A word is a run of letters, one digit, a run of other signs, or an ending as 's. Without
+        spaces, therefore, decoded ids are the cleaned text, or its beginning if it was truncated.
+        Of a character that was cut in two, U+FFFD remains.
+
+        Args:
+            ids: as the call returns them: (n, L) or one caption (L,): start, caption, end, and
+                whatever follows; zeros alone are no caption, ''.
+
+        Raises:
+            ValueError: ids outside 0 .. 49407, or not between one start and an end.
+        """
+        ids = np.asarray(ids)
+        if not np.issubdtype(ids.dtype, np.integer) or ids.ndim not in (1, 2):
+            raise ValueError(f"token ids are integers (n, L) or (L,), got {ids.dtype} {ids.shape}")
+        wrong = np.unique(ids[(ids < 0) | (ids > END_OF_TEXT)])
+        if wrong.size:
+            raise ValueError(
+                f"{', '.join(map(str, wrong[:5]))} are not token ids (0 to {END_OF_TEXT})"
+            )
+        return [_decode(row) for row in np.atleast_2d(ids).tolist()]
+
+
+def _encode(texts: Sequence[str]) -> list[list[int]]:
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"captions must be str, got {type(text).__name__}: {text!r:.80}")
+    cleaned = [clean(text) for text in texts]
+    return [encoding.ids for encoding in _byte_pairs().encode_batch_fast(cleaned)]
+
+
+def _decode(row: list[int]) -> str:
+    if not any(row):
+        return ""
+    if row[0] != START_OF_TEXT or row.count(START_OF_TEXT) != 1 or END_OF_TEXT not in row:
+        raise ValueError(
+            f"token ids {row[:8]}... are not a caption between one {START_OF_TEXT} and "
+            f"{END_OF_TEXT}"
+        )
+    spelled = bytearray()
+    for token in map(_byte_pairs().id_to_token, row[1 : row.index(END_OF_TEXT)]):
+        spelled += bytes(_symbol_bytes()[symbol] for symbol in token.removesuffix("</w>"))
+        spelled += b" " if token.endswith("</w>") else b""
+    return spelled.decode(errors="replace").rstrip(" ")
 
 
 @functools.lru_cache(maxsize=1)
@@ -95,6 +147,12 @@ def _byte_symbols() -> list[str]:
 
     The merge table is written in these characters, and their order is that of the token ids.
     """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = 256 - len(printable)
-    return [chr(byte) for byte in printable] + [chr(0x100 + index) for index in range(others)]
+    others = 256 - len(_PRINTABLE)
+    return [chr(byte) for byte in _PRINTABLE] + [chr(0x100 + index) for index in range(others)]
+
+
+@functools.lru_cache(maxsize=1)
+def _symbol_bytes() -> dict[str, int]:
+    """The byte of each of `_byte_symbols`."""
+    others = [byte for byte in range(256) if byte not in _PRINTABLE]
+    return dict(zip(_byte_symbols(), [*_PRINTABLE, *others], strict=True))

@@ -1,0 +1,182 @@
+"""Shows what a run would train on: a contact sheet of its first samples, and statistics.
+
+`python -m unitok_jax.data.preview --config=configs/photos.py --output=preview` writes
+`sheet.png`, the captions of its pictures line by line as `sheet.txt`, and `statistics.json`.
+"""
+
+import contextlib
+import json
+import logging
+import pathlib
+import sys
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+from tqdm import tqdm
+
+from unitok_jax.data import sheet, statistics
+from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.sources import open_source
+from unitok_jax.data.text import END_OF_TEXT, Tokenizer
+from unitok_jax.data.transforms import check_size
+
+
+def preview(
+    config: ConfigDict,
+    output: pathlib.Path,
+    *,
+    images: int = 32,
+    samples: int = 1000,
+    start_step: int = 0,
+    font: str = "",
+) -> None:
+    """Writes the files of a preview to a folder, and prints the statistics.
+
+    Args:
+        config: of a run; `data` and `seed` are read.
+        output: the folder.
+        images: on the sheet; 0: no sheet.
+        samples: how many to measure, drawn with `config.seed`, or all of a smaller source; 0: none.
+        start_step: of training, whose samples the sheet begins with.
+        font: as `sheet.load_font` takes it.
+
+    Raises:
+        ValueError, OSError, ImportError: a config, a source, an output or a font that does not
+            fit, or too many bad images in a row.
+    """
+    size = check_size(config.data.image_size)
+    tokenizer = Tokenizer(config.data.context_length)
+    loaded = sheet.load_font(font)
+    source = open_source(config.data)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--output={output}: {error.strerror}; give a folder") from error
+    if samples:
+        _statistics(config, source, size, tokenizer, samples, output / "statistics.json")
+    if images:
+        _sheet(config, source, tokenizer, loaded, images, start_step, output / "sheet.png")
+
+
+def training_samples(
+    config: ConfigDict, source: Source, count: int, start_step: int = 0
+) -> dict[str, np.ndarray]:
+    """The first samples that training sees from a step on, its crops and captions included.
+
+    No more of a batch is read than asked for, and none by worker processes: neither changes a
+    sample.
+
+    Args:
+        config: `data` and `seed` are read.
+        source: that of `config.data`.
+        count: at least 1.
+        start_step: the first batch.
+
+    Returns:
+        {'image': uint8 (count, H, W, 3), 'text': int32 (count, L)}.
+
+    Raises:
+        ValueError, OSError: as those of `train_batches` and of its iterator.
+    """
+    from unitok_jax.data.pipeline import effective_batch_size, train_batches  # Grain imports JAX
+
+    data = ConfigDict(config.data.to_dict())
+    data.num_workers = 0
+    data.num_threads = min(data.num_threads, count)  # each reads ahead
+    rows = range(min(count, effective_batch_size(data, len(source))))
+    batches = train_batches(data, config.seed, source=source, start_step=start_step, rows=rows)
+    with contextlib.closing(batches):
+        found = [next(batches) for _ in range(-(-count // len(rows)))]
+    return {key: np.concatenate([batch[key] for batch in found])[:count] for key in found[0]}
+
+
+def _sheet(config, source, tokenizer, font, images, start_step, path) -> None:
+    samples = training_samples(config, source, images, start_step)
+    captions = tokenizer.decode(samples["text"])
+    full = samples["text"][:, -1] == END_OF_TEXT
+    sheet.contact_sheet(samples["image"], captions, full, font).save(path)
+    path.with_suffix(".txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+    print(f"{path}: {images} samples from step {start_step} of seed {config.seed}")
+    if full.any():
+        print(f"  {full.sum()} captions fill data.context_length and are red: ends may be cut off")
+    missing = sheet.missing_glyphs("".join(captions), font)
+    if missing:
+        print(
+            f"  {len(missing)} characters are boxes, for the font lacks them: read "
+            f"{path.with_suffix('.txt')}, or give another --font"
+        )
+
+
+def _statistics(config, source, size, tokenizer, samples, path) -> None:
+    indices = statistics.choose(len(source), samples, config.seed)
+    measured = statistics.measure(source, indices, tokenizer, config.data.num_threads)
+    with tqdm(measured, total=len(indices), unit="sample", disable=None) as bar:
+        found, bad = statistics.summarize(bar, size, tokenizer.context_length)
+    left_out = getattr(source, "tally", Tally())
+    known = {"source": config.data.source, "path": config.data.path, "length": len(source)}
+    known |= {"left_out": statistics.told(left_out)}
+    print(f"{len(indices)} of the {len(source)} samples of data.source={config.data.source}\n")
+    print(statistics.table(found, bad))
+    if left_out.total:
+        print(f"left out when the source was opened: {left_out.total}\n{left_out}")
+    path.write_text(json.dumps(known | found, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    print(f"\n{path}")
+
+
+def command() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    config = config_flags.DEFINE_config_file(
+        "config", None, "That of a run, such as configs/b16.py; --config.a.b=... sets a key."
+    )
+    output = flags.DEFINE_string("output", "preview", "The folder of the files.")
+    images = flags.DEFINE_integer("images", 32, "On the sheet; 0: no sheet.", lower_bound=0)
+    samples = flags.DEFINE_integer(
+        "samples", 1000, "To measure, drawn at random; 0: none.", lower_bound=0
+    )
+    start_step = flags.DEFINE_integer(
+        "start_step", 0, "Of training: where the sheet begins.", lower_bound=0
+    )
+    font = flags.DEFINE_string(
+        "font", "", "A font file, where captions need more than ASCII, as DejaVuSans.ttf."
+    )
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+            if config.value is None:
+                _exit("--config is missing; for example --config=configs/photos.py")
+            return rest
+        except (AttributeError, KeyError, TypeError, OSError, flags.Error) as error:
+            for cause in (error, *error.args[:1]):  # or AttributeError(KeyError(message))
+                if isinstance(cause, KeyError):
+                    _exit("--config: no such key: " + cause.args[0].replace("\n", "; "))
+            _exit(str(error).strip().splitlines()[-1])  # above: the traceback of a config file
+
+    def main(argv: list[str]) -> None:
+        if argv[1:]:
+            _exit(f"unexpected arguments: {' '.join(argv[1:])}; keys are --config.KEY=VALUE")
+        for noisy in ("jax", "absl"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        try:
+            preview(
+                config.value,
+                pathlib.Path(output.value).expanduser(),
+                images=images.value,
+                samples=samples.value,
+                start_step=start_step.value,
+                font=font.value,
+            )
+        except (ValueError, OSError, ImportError) as error:
+            _exit(str(error))
+
+    app.run(main, flags_parser=parse)
+
+
+def _exit(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    command()
