@@ -7,6 +7,7 @@ from typing import Any
 from unitok_jax.data.folders import folder_source, photo_source
 from unitok_jax.data.records import Source
 from unitok_jax.data.shapes import shape_source
+from unitok_jax.data.tars import tar_source
 
 
 def open_source(data, *, require_captions: bool = True) -> Source:
@@ -35,4 +36,7 @@ SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     ),
     "photos": lambda data, require_captions: photo_source(),
     "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
+    "tar": lambda data, require_captions: tar_source(
+        data.path, data.captions, data.index, require_captions=require_captions
+    ),
 }
