@@ -5,6 +5,7 @@ import errno
 import glob
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -106,23 +107,23 @@ class _Disk:
     def find(self, name: str) -> list[Shard] | None:
         """The shards of one name, folder or glob; None if there is no such thing."""
         path = os.path.abspath(os.path.expanduser(name))
-        if os.path.isdir(path):
-            return [
-                self._shard(os.path.join(path, n)) for n in sorted(os.listdir(path)) if _is_shard(n)
-            ]
-        if os.path.exists(path):
-            return [self._shard(path)]
-        files = [p for p in sorted(glob.glob(path, recursive=True)) if os.path.isfile(p)]
-        return [self._shard(p) for p in files] or None
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            files = [p for p in sorted(glob.glob(path, recursive=True)) if os.path.isfile(p)]
+            return [self._shard(p, os.stat(p)) for p in files] or None
+        if not stat.S_ISDIR(found.st_mode):
+            return [self._shard(path, found)]
+        files = [os.path.join(path, name) for name in sorted(os.listdir(path)) if _is_shard(name)]
+        return [self._shard(file, os.stat(file)) for file in files]
 
     def hint(self, name: str) -> str:
         """What else is in a folder without shards."""
         found = sorted(os.listdir(os.path.expanduser(name)))[:3]
         return f" but {', '.join(found)}; a pattern such as */*.tar goes deeper" if found else ""
 
-    def _shard(self, path: str) -> Shard:
-        stat = os.stat(path)
-        return Shard(path, stat.st_size, stat.st_mtime_ns)
+    def _shard(self, path: str, found: os.stat_result) -> Shard:
+        return Shard(path, found.st_size, found.st_mtime_ns)
 
 
 class _Bucket:

@@ -10,7 +10,7 @@ import numpy as np
 
 from unitok_jax.data import index_files, tar_index
 from unitok_jax.data.folders import CAPTION_KEYS
-from unitok_jax.data.records import SampleError, Tally
+from unitok_jax.data.records import SampleError
 from unitok_jax.data.shards import Reader, expand
 from unitok_jax.data.tar_scan import BLOCK, JSON, TEXT, CaptionRule, CutError, members, split
 
@@ -23,9 +23,11 @@ class TarSource:
     Args:
         place: folder of the index.
         state: of the index.
-        length: samples.
+        index: what is there now.
         field: of JSON captions; '' for the one of `folders.CAPTION_KEYS` that is there.
         require_captions: whether a sample without captions is an error.
+
+    Attributes:
         tally: samples that the index leaves out.
     """
 
@@ -33,20 +35,18 @@ class TarSource:
         self,
         place: Path,
         state: str,
-        length: int,
+        index: index_files.Index,
         field: str = "",
         require_captions: bool = True,
-        tally: Tally | None = None,
     ):
-        self.tally = Tally() if tally is None else tally
-        self._place, self._state, self._length = place, state, length
+        self.tally = index.tally
+        self._place, self._state, self._index = place, state, index
+        self._length = len(index.rows)
         self._field, self._require_captions = field, require_captions
         self._reader = Reader()
 
     def __getstate__(self):
-        state = self.__dict__.copy()
-        state.pop("_index", None)  # a worker maps it anew
-        return state
+        return {name: value for name, value in self.__dict__.items() if name != "_index"}
 
     def __len__(self) -> int:
         return self._length
@@ -67,7 +67,7 @@ class TarSource:
         return {"name": name, "image": encoded[blocks * BLOCK :], "captions": captions}
 
     @functools.cached_property
-    def _index(self) -> index_files.Index:
+    def _index(self) -> index_files.Index:  # of a copy in a worker process
         return index_files.load(self._place, self._state)
 
     def _read(self, path: str, spans: list[tuple[int, int]]) -> tuple[bytes, bytes]:
@@ -140,7 +140,7 @@ def tar_source(
     rule = _rule(captions)
     query = tar_index.Query(path, rule, require_captions)
     place, state, found = tar_index.open_index(query, expand(path), index)
-    return TarSource(place, state, len(found.rows), rule.field, require_captions, found.tally)
+    return TarSource(place, state, found, rule.field, require_captions)
 
 
 def _rule(captions: str) -> CaptionRule:
