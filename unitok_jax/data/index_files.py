@@ -1,4 +1,4 @@
-"""The index of tars as files: written whole or not at all, mapped into memory."""
+"""The index of tars as files: written whole or not at all, and read a row at a time."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from unitok_jax.data.records import NAMES_KEPT, Tally
-from unitok_jax.data.shards import Shard
+from unitok_jax.data.shards import Descriptor, Shard
 from unitok_jax.data.tar_scan import ROW
 
 VERSION = 1
+_UNPACK = struct.Struct("<QIHQIB").unpack  # a ROW
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 log = logging.getLogger(__name__)
@@ -28,13 +30,49 @@ class DamagedError(ValueError):
     """An index that is not what was written."""
 
 
+class Rows:
+    """Rows of `tar_scan.ROW` in an .npy file, read when asked for, by many threads at once.
+
+    A map of the file into memory would count as the process's own, all of it after some random
+    reads, and end the process if the file went away.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is not what `write` has written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            (self._length,), _, dtype = np.lib.format.read_array_header_1_0(file)
+            self._start = file.tell()
+            size = os.fstat(file.fileno()).st_size
+        if dtype != ROW or size != self._start + self._length * ROW.itemsize:
+            raise ValueError(f"{path} is cut or of another kind")
+        self._file = Descriptor(str(path))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[int, ...]:
+        """The fields of row `index`, at least 0."""
+        data = os.pread(self._file.number, ROW.itemsize, self._start + index * ROW.itemsize)
+        if len(data) != ROW.itemsize:
+            raise OSError(f"{self.path} has no row {index}: it was cut")
+        return _UNPACK(data)
+
+
 class Index(NamedTuple):
-    """Samples of S shards: `rows` (n,) of `tar_scan.ROW`, shard s ending at row `ends[s]`."""
+    """Samples of S shards: `rows`, those of shard s ending at row `ends[s]`."""
 
     root: str
     names: list[str]  # of the shards, below `root`
     ends: np.ndarray  # (S,) int64
-    rows: np.ndarray
+    rows: Rows
     tally: Tally
 
 
@@ -103,61 +141,58 @@ def write(
 def find(place: Path, state: str) -> Index | None:
     """The index in a folder, None if it is of another state, damaged or not there."""
     try:
-        table, rows = _read(place)
-    except (FileNotFoundError, DamagedError):
+        table, rows, tally = _read(place)
+    except (OSError, DamagedError):  # whether it can be written is seen later
         return None
     if table["state"] != state:
         return None
     ends = np.cumsum(np.array(table["counts"], np.int64), dtype=np.int64)
-    tally = Tally()
-    tally.update(_tallies(table).values())
     return Index(table["root"], table["names"], ends, rows, tally)
 
 
-def _read(place: Path) -> tuple[dict, np.ndarray]:
-    """The table and the rows in a folder."""
+def _read(place: Path) -> tuple[dict, Rows, Tally]:
+    """The table and the rows in a folder, and what all shards have left out."""
     text = (place / "index.json").read_bytes()
     try:
         table = json.loads(text)
         if table["version"] != VERSION:
             raise ValueError(f"version {table['version']} is not {VERSION}")
-        rows = np.load(place / f"{table['state']}.npy", mmap_mode="r")
+        rows = Rows(place / f"{table['state']}.npy")
         columns = [table[key] for key in ("names", "sizes", "mtimes_ns", "counts")]
         whole = len(rows) == sum(table["counts"]) and len(set(map(len, columns))) == 1
-        if rows.dtype != ROW or not whole or not isinstance(table["root"], str):
+        if not whole or not isinstance(table["root"], str):
             raise ValueError("its files do not belong together")
-        _tallies(table)
+        tally = Tally()
+        tally.update(_tally(*parts) for parts in table["tallies"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise DamagedError(f"{place}/index.json is damaged: {error!r}") from error
-    return table, np.asarray(rows)
+    return table, rows, tally
 
 
 def parts(place: Path) -> dict[Shard, tuple[np.ndarray, Tally]]:
     """Rows and tally of every shard in the index that is there; of a damaged one, nothing."""
     try:
-        table, rows = _read(place)
+        table, rows, _ = _read(place)
     except FileNotFoundError:
         return {}
     except DamagedError as error:
         log.warning("%s; all shards are scanned again", error)
         return {}
-    tallies, found_parts, start, nothing = _tallies(table), {}, 0, Tally()
+    array = np.asarray(np.load(rows.path, mmap_mode="r"))
+    tallies, found, start = table["tallies"], {}, 0
     columns = (table[key] for key in ("names", "sizes", "mtimes_ns", "counts"))
     for number, (name, size, mtime_ns, count) in enumerate(zip(*columns, strict=True)):
         shard = Shard(f"{table['root']}/{name}", size, mtime_ns)
-        found_parts[shard] = rows[start : start + count], tallies.get(number, nothing)
+        found[shard] = array[start : start + count], _tally(*tallies.get(str(number), ({}, {})))
         start += count
-    return found_parts
+    return found
 
 
-def _tallies(table: dict) -> dict[int, Tally]:
-    """Tallies of the shards that have left something out, by position."""
-    tallies = {}
-    for number, (counts, names) in table["tallies"].items():
-        tally = tallies[int(number)] = Tally()
-        tally.counts.update(counts)
-        tally.names = {reason: list(names[reason])[:NAMES_KEPT] for reason in counts}
-    return tallies
+def _tally(counts: dict[str, int], names: dict[str, list[str]]) -> Tally:
+    tally = Tally()
+    tally.counts.update(counts)
+    tally.names = {reason: list(names[reason])[:NAMES_KEPT] for reason in counts}
+    return tally
 
 
 @contextlib.contextmanager

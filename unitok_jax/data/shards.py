@@ -181,7 +181,7 @@ class _Bucket:
         return OSError(f"{self._where} cannot be listed: {error}")
 
 
-class _Descriptor:
+class Descriptor:
     """An open file, closed when the last thread that reads from it lets go."""
 
     def __init__(self, path: str):
@@ -203,7 +203,7 @@ class Reader:
 
     def __init__(self, max_open: int = 64):
         self._max_open = max_open
-        self._open: collections.OrderedDict[str, _Descriptor] = collections.OrderedDict()
+        self._open: collections.OrderedDict[str, Descriptor] = collections.OrderedDict()
         self._bucket = None
         self._lock = threading.Lock()
 
@@ -243,7 +243,7 @@ class Reader:
     def _read_local(self, path: str, offset: int, size: int) -> bytes:
         with self._lock:
             file = self._open.pop(path, None)
-            file = _Descriptor(path) if file is None else file
+            file = Descriptor(path) if file is None else file
             self._open[path] = file
             if len(self._open) > self._max_open:
                 self._open.popitem(last=False)

@@ -56,7 +56,7 @@ class TarSource:
             raise IndexError(f"{index} is not in [0, {self._length})")
         shard = int(np.searchsorted(self._index.ends, index, side="right"))
         shard_name = self._index.names[shard]
-        image, image_size, blocks, caption, caption_size, kind = self._index.rows[index].item()
+        image, image_size, blocks, caption, caption_size, kind = self._index.rows[index]
         path = f"{self._index.root}/{shard_name}"
         spans = [(image - blocks * BLOCK, image + image_size), (caption, caption + caption_size)]
         encoded, text = self._read(path, spans if kind else spans[:1])
