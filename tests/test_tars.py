@@ -169,9 +169,9 @@ class TestSamples:
         with tarfile.open(path, "w") as tar:
             for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
                 info = tarfile.TarInfo("a.jpg")
-                info.type, info.linkname = kind, "b.jpg"
+                info.type, info.linkname, info.size = kind, "b.jpg", 700  # of what it links to
                 tar.addfile(info)
-            for name, content in [("README", b"x"), ("._a.jpg", b"x"), *sample("a")]:
+            for name, content in [*sample("a"), ("README", b"x"), ("._a.jpg", b"x")]:
                 info = tarfile.TarInfo(name)
                 content = content.encode() if isinstance(content, str) else content
                 info.size = len(content)
@@ -186,12 +186,20 @@ class TestSamples:
         source = tar_source(str(tmp_path / "*/0.tar"))
         assert captions(source) == {"x/0.tar/a": ("x/0.tar",), "y/0.tar/a": ("y/0.tar",)}
 
-    def test_image_and_caption_far_apart(self, tmp_path):
-        far = [("a.txt", "far"), ("a.npy", bytes(300_000)), ("a.jpg", picture(7))]
-        source = one(
-            tmp_path, far + [("b.png", picture()), ("b.npy", bytes(10)), ("b.txt", "near")]
-        )
-        assert captions(source) == {"a.tar/a": ("far",), "a.tar/b": ("near",)}
+    @pytest.mark.parametrize(("between", "reads"), [(10, 1), (300_000, 2)])
+    def test_image_and_caption_are_read_together_if_near(self, tmp_path, between, reads):
+        members = [("a.txt", "one"), ("a.npy", bytes(between)), ("a.png", picture(7))]
+        members += [("b.png", picture()), ("b.npy", bytes(between)), ("b.txt", "two")]
+        source, sizes = one(tmp_path, members), []
+        read = source._reader.read
+
+        def note(path, offset, size):
+            sizes.append(size)
+            return read(path, offset, size)
+
+        source._reader.read = note
+        assert captions(source) == {"a.tar/a": ("one",), "a.tar/b": ("two",)}
+        assert len(sizes) == 4 * reads and max(sizes) < 10_000
         assert source[0]["image"] == picture(7)
 
 
@@ -591,13 +599,16 @@ class TestReading:
         os.unlink(folder / "0.tar")
         assert source[0] == first
 
-    @pytest.mark.parametrize("how", ["shorter", "other members", "no tar"])
+    @pytest.mark.parametrize("how", ["shorter", "other members", "other image", "no tar"])
     def test_shard_that_is_overwritten_meanwhile(self, folder, how):
         source = open_source(config(folder / "0.tar"))
         if how == "shorter":
             os.truncate(folder / "0.tar", 700)
         elif how == "other members":
             make_tar(folder / "0.tar", [("readme.txt", "x" * 9000), *sample("a"), *sample("b")])
+        elif how == "other image":
+            members = [m for i in range(2) for m in sample(f"{i:04}", f"0 {i}", 40 * i)]
+            make_tar(folder / "0.tar", [*members, ("0002.jpg", picture(80) + b"0"), *sample("a")])
         else:
             (folder / "0.tar").write_bytes(os.urandom(20_000))
         with pytest.raises(OSError, match=r"/0\.tar.* has changed since it was indexed"):
