@@ -5,6 +5,7 @@ the real one there are no folders, only names with slashes, and nothing can be a
 """
 
 import base64
+import datetime
 import hashlib
 import http.server
 import io
@@ -17,6 +18,12 @@ import fsspec
 OBJECTS: dict[str, bytes] = {}  # 'bucket/name' -> content
 _GENERATIONS: dict[str, int] = {}
 _lock = threading.Lock()
+
+
+def _entry(name):
+    """What a listing tells about an object."""
+    written = datetime.datetime.fromtimestamp(_GENERATIONS.get(name, 0), datetime.UTC)
+    return {"name": name, "size": len(OBJECTS[name]), "type": "file", "mtime": written}
 
 
 def _put(name, content):
@@ -34,16 +41,13 @@ class FileSystem(fsspec.AbstractFileSystem):
         """Objects, and what looks like folders, below a path."""
         path = self._strip_protocol(path)
         found = {}
-        for name, content in OBJECTS.items():
+        for name in OBJECTS:
             if name == path:
-                found[name] = {"name": name, "size": len(content), "type": "file"}
+                found[name] = _entry(name)
             elif name.startswith(path + "/"):
                 head, *rest = name.removeprefix(path + "/").split("/", 1)
-                found[f"{path}/{head}"] = {
-                    "name": f"{path}/{head}",
-                    "size": 0 if rest else len(content),
-                    "type": "directory" if rest else "file",
-                }
+                folder = {"name": f"{path}/{head}", "size": 0, "type": "directory"}
+                found[f"{path}/{head}"] = folder if rest else _entry(name)
         if not found:
             raise FileNotFoundError(path)
         return list(found.values()) if detail else list(found)
@@ -52,7 +56,7 @@ class FileSystem(fsspec.AbstractFileSystem):
         """One object or folder."""
         path = self._strip_protocol(path)
         if path in OBJECTS:
-            return {"name": path, "size": len(OBJECTS[path]), "type": "file"}
+            return _entry(path)
         if any(name.startswith(path + "/") for name in OBJECTS):
             return {"name": path, "size": 0, "type": "directory"}
         raise FileNotFoundError(path)

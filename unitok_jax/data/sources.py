@@ -9,6 +9,7 @@ from unitok_jax.data.folders import folder_source, photo_source
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.records import Source
 from unitok_jax.data.shapes import shape_source
+from unitok_jax.data.tars import tar_source
 
 
 def open_source(data, *, require_captions: bool = True) -> Source:
@@ -70,4 +71,7 @@ SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     "mixture": mixture_source,
     "photos": lambda data, require_captions: photo_source(),
     "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
+    "tar": lambda data, require_captions: tar_source(
+        data.path, data.captions, data.index, require_captions=require_captions
+    ),
 }

@@ -1,0 +1,48 @@
+"""Google Cloud Storage as a file system: what it is opened with, and how it fails."""
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is in a bucket, and not on a file system of this machine."""
+    return "://" in path
+
+
+def open_files(pattern: str, where: str):
+    """The fsspec file system of a gs:// path or pattern; `where` begins messages.
+
+    Raises:
+        ValueError: it is no gs:// path, or nothing installed can read it.
+    """
+    import fsspec
+
+    if not pattern.startswith("gs://"):
+        raise ValueError(f"{where}: shards are local or gs://")
+    try:
+        return fsspec.filesystem("gs")
+    except ImportError as error:
+        raise ValueError(
+            f"{where} needs a package to be read: pip install 'unitok_jax[gcs]' ({error})"
+        ) from error
+    except errors() as error:
+        raise ValueError(f"{where} cannot be read: {error}") from error
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What the file system raises when it cannot read."""
+    try:
+        import aiohttp
+        import gcsfs.retry
+        import google.auth.exceptions
+    except ImportError:
+        return (OSError,)
+    cloud = gcsfs.retry.HttpError, gcsfs.retry.ChecksumError, gcsfs.retry.NonRetryableError
+    return OSError, aiohttp.ClientError, google.auth.exceptions.GoogleAuthError, *cloud
+
+
+def is_denied(error: Exception) -> bool:
+    """Whether an error says that the credentials do not suffice, or that there are none."""
+    return (
+        getattr(error, "code", None) in (401, 403, "401", "403")
+        or type(error).__module__ == "google.auth.exceptions"
+        or isinstance(error, PermissionError)
+        or str(error).startswith("Forbidden")
+    )

@@ -1,0 +1,139 @@
+"""The members of a tar, from its headers alone."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+BLOCK = 512
+
+Read = Callable[[int, int], bytes]  # (offset, size) -> bytes
+
+
+class Member(NamedTuple):
+    name: str
+    head: int  # where its first header begins
+    data: int  # where its bytes begin
+    size: int
+    regular: bool  # a file, not a link, device or folder
+
+
+class CutError(ValueError):
+    """The tar ends, or stops being a tar, at byte `offset`."""
+
+    def __init__(self, offset: int, why: str):
+        super().__init__(why)
+        self.offset = offset
+
+
+def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
+    """Members of a tar of `size` bytes: ustar, GNU long names, PAX; sparse files are not known.
+
+    Args:
+        read: gives bytes of the tar.
+        size: of the tar.
+        window: bytes that are fetched at a time, at least.
+
+    Raises:
+        CutError: what should be a header is none, or the tar ends within one.
+    """
+    fetch = _Window(read, size, window).get
+    offset = head = 0
+    name, stated = None, None  # of the next member, from headers of its own
+    while offset + BLOCK <= size:
+        block = fetch(offset, BLOCK)
+        kind = block[156:157]
+        if not block.strip(b"\0"):
+            return
+        length = _check(block, offset)
+        data = offset + BLOCK
+        if kind in b"LKxg":
+            if data + length > size:
+                raise CutError(offset, "the tar ends within a header")
+            if kind == b"L":
+                name = _text(fetch(data, length))
+            elif kind == b"x":
+                name, stated = _pax(fetch(data, length), offset, name, stated)
+            offset = data + -(-length // BLOCK) * BLOCK
+            continue
+        length = length if stated is None else stated
+        length = 0 if kind in b"123456" else length  # links, devices, folders, pipes
+        full = _name(block) if name is None else name
+        regular = kind in b"0\x007" and not full.endswith("/")
+        yield Member(full, head, data, length, regular)
+        offset = head = data + -(-length // BLOCK) * BLOCK
+        name, stated = None, None
+    if offset < size or head < offset:
+        raise CutError(offset, "the tar ends within a header")
+
+
+class _Window:
+    """Bytes of a file that is read forward."""
+
+    def __init__(self, read: Read, size: int, window: int):
+        self._read, self._size, self._window = read, size, window
+        self._start, self._bytes = 0, b""
+
+    def get(self, offset: int, size: int) -> bytes:
+        start = offset - self._start
+        if not 0 <= start <= len(self._bytes) - size:
+            wanted = min(max(self._window, size), self._size - offset)
+            self._start, self._bytes, start = offset, self._read(offset, wanted), 0
+        return self._bytes[start : start + size]
+
+
+def _check(block: bytes, offset: int) -> int:
+    """Bytes after a header, which is checked."""
+    try:
+        stated = _number(block[148:156])
+        size = _number(block[124:136])
+    except ValueError as error:
+        raise CutError(offset, "there is no header") from error
+    if stated != sum(block[:148]) + sum(block[156:]) + 8 * ord(" "):
+        raise CutError(offset, "the header's checksum is wrong")
+    return size
+
+
+def _number(field: bytes) -> int:
+    if field[0] == 0x80:  # too large for octal digits
+        return int.from_bytes(field[1:], "big")
+    return _positive(int(field.split(b"\0", 1)[0].strip() or b"0", 8))
+
+
+def _name(block: bytes) -> str:
+    name = _text(block[:100])
+    # GNU tar, whose magic ends in spaces, keeps other things where ustar has the prefix.
+    prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+
+def _pax(data: bytes, offset: int, name: str | None, size: int | None):
+    """Name and size from a PAX header, lines of 'length key=value'; as they were if not in it."""
+    try:
+        while data.strip(b"\0"):
+            length, _, rest = data.partition(b" ")
+            key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
+            name = _text(value) if key == b"path" else name
+            size = _positive(int(value)) if key == b"size" else size
+            data = data[max(int(length), 1) :]
+    except ValueError as error:
+        raise CutError(offset, "the PAX header is damaged") from error
+    return name, size
+
+
+def _positive(number: int) -> int:
+    if number < 0:
+        raise ValueError(f"{number} is below 0")
+    return number
+
+
+def split(name: str) -> tuple[str, str]:
+    """Key and lower-case extension of a member, by the rules of WebDataset; '' where it has none.
+
+    The key is the folder and the base name up to its first dot.
+    """
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (f"{folder}{slash}{stem}", extension.lower()) if stem and extension else ("", "")

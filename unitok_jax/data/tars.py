@@ -1,0 +1,169 @@
+"""Samples of WebDataset tars by position: image and captions are read straight from the shard."""
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unitok_jax.data import index_files, tar_index
+from unitok_jax.data.folders import CAPTION_KEYS
+from unitok_jax.data.records import SampleError
+from unitok_jax.data.shards import Reader, expand
+from unitok_jax.data.tar_scan import BLOCK, JSON, TEXT, CaptionRule, CutError, members, split
+
+_GAP = 64 << 10  # bytes between image and caption that are read rather than asked for twice
+
+
+class TarSource:
+    """Samples of tars in the order of the shards, and in each shard of its members.
+
+    Args:
+        place: folder of the index.
+        state: of the index.
+        index: what is there now.
+        field: of JSON captions; '' for the one of `folders.CAPTION_KEYS` that is there.
+        require_captions: whether a sample without captions is an error.
+
+    Attributes:
+        tally: samples that the index leaves out.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        state: str,
+        index: index_files.Index,
+        field: str = "",
+        require_captions: bool = True,
+    ):
+        self.tally = index.tally
+        self._place, self._state, self._index = place, state, index
+        self._length = len(index.rows)
+        self._field, self._require_captions = field, require_captions
+        self._reader = Reader()
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_index"}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self._length:
+            raise IndexError(f"{index} is not in [0, {self._length})")
+        shard = int(np.searchsorted(self._index.ends, index, side="right"))
+        shard_name = self._index.names[shard]
+        image, image_size, blocks, caption, caption_size, kind = self._index.rows[index]
+        path = f"{self._index.root}/{shard_name}"
+        spans = [(image - blocks * BLOCK, image + image_size), (caption, caption + caption_size)]
+        encoded, text = self._read(path, spans if kind else spans[:1])
+        name = f"{shard_name}/{_key(path, encoded, blocks * BLOCK, image_size)}"
+        captions = self._captions(name, text, kind)
+        if not captions and self._require_captions:
+            raise SampleError(f"{name}: the caption is empty", "no_caption")
+        return {"name": name, "image": encoded[blocks * BLOCK :], "captions": captions}
+
+    @functools.cached_property
+    def _index(self) -> index_files.Index:  # of a copy in a worker process
+        return index_files.load(self._place, self._state)
+
+    def _read(self, path: str, spans: list[tuple[int, int]]) -> tuple[bytes, bytes]:
+        """The bytes of one or two spans, (start, end); together if they are near."""
+        start, end = min(spans)[0], max(span[1] for span in spans)
+        if end - start > sum(last - first for first, last in spans) + _GAP:
+            parts = [self._reader.read(path, first, last - first) for first, last in spans]
+        else:
+            data = self._reader.read(path, start, end - start)
+            parts = [data[first - start : last - start] for first, last in spans]
+        return parts[0], parts[1] if len(parts) > 1 else b""
+
+    def _captions(self, name: str, data: bytes, kind: int) -> tuple[str, ...]:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SampleError(
+                f"{name}: the caption is not UTF-8 ({error})", "bad_caption"
+            ) from error
+        if kind == TEXT:
+            found = [text]
+        else:
+            found = self._json_captions(name, text) if kind == JSON else []
+        return tuple(caption.strip() for caption in found if caption.strip())
+
+    def _json_captions(self, name: str, text: str) -> list[str]:
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SampleError(f"{name}: not JSON ({error})", "bad_caption") from error
+        if not isinstance(record, dict):
+            raise SampleError(f"{name}: not a JSON object: {text:.80}", "bad_caption")
+        keys = [key for key in ([self._field] if self._field else CAPTION_KEYS) if key in record]
+        if len(keys) > 1:
+            raise SampleError(
+                f"{name}: holds {' and '.join(keys)}; say which one with "
+                f"--config.data.captions=json:{keys[0]}",
+                "bad_caption",
+            )
+        captions = record[keys[0]] if keys else None
+        captions = [captions] if isinstance(captions, str) else captions or []
+        if not isinstance(captions, list) or not all(isinstance(item, str) for item in captions):
+            raise SampleError(
+                f"{name}: {keys[0]!r} must be a string or a list of strings, got {captions!r:.80}",
+                "bad_caption",
+            )
+        return captions
+
+
+def tar_source(
+    path: str, captions: str = "", index: str = "", *, require_captions: bool = True
+) -> TarSource:
+    """The samples of WebDataset tars, by the offsets of their members.
+
+    A sample is the members of one key, which follow each other: an image, and a caption. What
+    cannot be used is left out and counted in `tally`.
+
+    Args:
+        path: `shards.expand` tells what it may be.
+        captions: the extension of the members that are captions, as txt, or json:field; '' for
+            .txt and, where there is none, the caption in .json.
+        index: folder of indexes; '' for beside the shards or in the user's cache.
+        require_captions: whether a sample without a caption is left out, or simply has none.
+
+    Raises:
+        ValueError: a pattern, shard or `captions` that cannot be; no samples.
+        FileNotFoundError: shards that are not there.
+        OSError: a shard cannot be read, or no index written.
+    """
+    rule = _rule(captions)
+    query = tar_index.Query(path, rule, require_captions)
+    place, state, found = tar_index.open_index(query, expand(path), index)
+    return TarSource(place, state, found, rule.field, require_captions)
+
+
+def _rule(captions: str) -> CaptionRule:
+    if not captions:
+        return CaptionRule()
+    extension, colon, field = captions.partition(":")
+    extension = extension.removeprefix(".").lower()
+    if not re.fullmatch(r"\w[\w.+-]*", extension) or colon and not field:
+        raise ValueError(
+            f"data.captions={captions}: of tars, it is the extension of the caption's member, as "
+            "txt, or the field of a JSON member, as json:caption"
+        )
+    if colon or extension.split(".")[-1] == "json":
+        return CaptionRule("", extension, field)
+    return CaptionRule(extension, "")
+
+
+def _key(path: str, data: bytes, header_size: int, image_size: int) -> str:
+    """The key in the headers before an image, which must still be what was indexed."""
+    try:
+        member = next(members(lambda offset, size: data[offset : offset + size], len(data)), None)
+    except CutError as error:
+        raise OSError(f"{path} has changed since it was indexed: {error}") from error
+    if member is None or (member.data, member.size) != (header_size, image_size):
+        raise OSError(f"{path} has changed since it was indexed")
+    return split(member.name)[0]
