@@ -65,6 +65,12 @@ def connect(member: Member | None, timeout: int) -> None:
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
     alarm.cancel()
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        # XLA keeps the collectives of a CPU program in one order, which all processes share, but
+        # not those of a program that it reads from the cache: independent ones then run in any
+        # order, and Gloo, which knows messages by their order alone, ends a process with
+        # "op.preamble.length <= op.nbytes".
+        jax.config.update("jax_enable_compilation_cache", False)
     log.info(
         "process %d of %d, %d of %d devices",
         jax.process_index(),
