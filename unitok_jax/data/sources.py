@@ -4,9 +4,13 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
+from unitok_jax.data.array_records import packed_source
 from unitok_jax.data.folders import folder_source, photo_source
+from unitok_jax.data.labelled import labelled_source
+from unitok_jax.data.parquet import parquet_source
 from unitok_jax.data.records import Source
 from unitok_jax.data.shapes import shape_source
+from unitok_jax.data.tfds_records import tfds_source
 
 
 def open_source(data, *, require_captions: bool = True) -> Source:
@@ -33,6 +37,20 @@ SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     "folder": lambda data, require_captions: folder_source(
         data.path, data.captions, require_captions=require_captions
     ),
+    "array_record": lambda data, require_captions: packed_source(
+        data.path, require_captions=require_captions
+    ),
+    "parquet": lambda data, require_captions: parquet_source(
+        data.path,
+        data.captions,
+        require_captions=require_captions,
+        window=data.window,
+        num_threads=data.num_threads,
+    ),
+    "tfds": lambda data, require_captions: tfds_source(
+        data.path, data.captions, require_captions=require_captions
+    ),
+    "labelled": lambda data, require_captions: labelled_source(data.path, data.captions),
     "photos": lambda data, require_captions: photo_source(),
     "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
 }
