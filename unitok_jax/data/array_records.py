@@ -18,6 +18,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # of a packing, from its beginning on
 SUFFIX = ".array_record"
+NAME_ERRORS = "surrogateescape"  # names of files need not be UTF-8
 OPEN_FILES = 256  # per process; each costs a file descriptor and 8 bytes per record
 
 
@@ -108,7 +109,7 @@ class PackedSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         packed = self._files[index]
         try:
-            record = msgpack.unpackb(packed)
+            record = msgpack.unpackb(packed, unicode_errors=NAME_ERRORS)
             name, image, captions = record["name"], record["image"], tuple(record["captions"])
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise ValueError(
@@ -215,13 +216,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
+        found = manifest["format"], manifest["version"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} was not written by python -m unitok_jax.data.pack") from error
-    if not known:
-        raise ValueError(
-            f"{file} says {manifest['format']} {manifest['version']}; this reads {FORMAT} {VERSION}"
-        )
+    if found != (FORMAT, VERSION):
+        raise ValueError(f"{file} says {found[0]} {found[1]}; this reads {FORMAT} {VERSION}")
     return manifest
 
 

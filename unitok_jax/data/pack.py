@@ -29,7 +29,7 @@ SHARD_SIZE = flags.DEFINE_integer(
     "shard_size", 10_000, "Samples per file.", lower_bound=1, flag_values=FLAGS
 )
 WORKERS = flags.DEFINE_integer(
-    "workers", len(os.sched_getaffinity(0)), "Processes.", lower_bound=1, flag_values=FLAGS
+    "workers", os.cpu_count() or 1, "Processes.", lower_bound=1, flag_values=FLAGS
 )
 CHECK = flags.DEFINE_bool(
     "check", False, "Decode every image and leave out those that are bad.", flag_values=FLAGS
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     left_out = tally_of(manifest["skipped"])
     print(f"{manifest['count']} samples in {len(manifest['shards'])} files in {output}")
     if left_out.total:
-        print(f"{left_out.total} left out:\n{left_out}")
+        print(f"{left_out.total} left out:\n{left_out}", file=sys.stderr)
     return 0
 
 

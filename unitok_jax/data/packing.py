@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 from tqdm import tqdm
 
-from unitok_jax.data.array_records import FORMAT, MANIFEST, SETTINGS, SUFFIX, VERSION
+from unitok_jax.data.array_records import FORMAT, MANIFEST, NAME_ERRORS, SETTINGS, SUFFIX, VERSION
 from unitok_jax.data.records import LabelledSource, SampleError, Source, Tally
 from unitok_jax.data.transforms import decode_image
 
@@ -143,7 +143,14 @@ def claim(output: Path, settings: dict) -> None:
             )
         _write_json(file, settings)
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["format"] != FORMAT:
+            raise KeyError(before["format"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file} was not written by python -m unitok_jax.data.pack; give an empty folder"
+        ) from error
     changed = [
         _difference(key, before.get(key), settings.get(key))
         for key in sorted(set(before) | set(settings))
@@ -205,7 +212,7 @@ def _write_shard(number: int) -> dict[str, Any]:
         if labelled:
             record["label"] = source.label(index)
             labels.append(record["label"])
-        _written_to(partial, writer.write, msgpack.packb(record))
+        _written_to(partial, writer.write, msgpack.packb(record, unicode_errors=NAME_ERRORS))
         count += 1
     _written_to(partial, writer.close)
     with open(partial, "rb") as file:
@@ -250,7 +257,7 @@ def _path(output: Path, number: int) -> Path:
 def _write_json(path: Path, content: dict) -> None:
     partial = path.with_name(path.name + PARTIAL)
     with open(partial, "w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False)
+        json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

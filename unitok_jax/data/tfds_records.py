@@ -131,7 +131,7 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
             f"data.path={path}: {builder.data_dir} was prepared as "
             f"{builder.info.file_format.value}, which has no random access. {_fix(name)}"
         )
-    builder.info.set_file_format(array_record, override=True)
+    builder.info.set_file_format(array_record, override=True, override_if_initialized=True)
     try:
         spans = builder.info.splits[split].file_instructions
     except ValueError as error:
@@ -151,7 +151,8 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
         found = [text for text in texts if text.split("/")[-1] in CAPTION_KEYS]
     if len(found) == 1:
         return TfdsSource(files, features, image, tuple(found[0].split("/")), require_captions)
-    if not found and isinstance(features.get("label"), tfds.features.ClassLabel):
+    labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+    if not found and labelled:
         names = class_names(features["label"].names, captions)
         return LabelledTfdsSource(files, features, image, names)
     if captions or found or require_captions:
