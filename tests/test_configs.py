@@ -177,6 +177,7 @@ def test_requirements_are_the_projects():
 
 def test_every_requirement_is_imported():
     names = {"pillow": "PIL", "absl-py": "absl", "orbax-checkpoint": "orbax"}
+    names |= {"tensorflow-datasets": "tensorflow_datasets"}
     sources = "\n".join(
         p.read_text() for folder in ("unitok_jax", "configs") for p in (ROOT / folder).rglob("*.py")
     )

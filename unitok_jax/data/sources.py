@@ -17,12 +17,14 @@ def open_source(data, *, require_captions: bool = True) -> Source:
     """The source that `data.source` names.
 
     Args:
-        data: the `data` config; `source`, `path` and `captions` are read.
+        data: the `data` config; `source`, `path` and `captions` are read, and for Parquet `window`
+            and `num_threads`.
         require_captions: whether an image without a caption is an error (training with text) or
             simply has none (reconstruction).
 
     Raises:
-        ValueError: an unknown name, no path, no images, captions that do not fit the images.
+        ValueError: an unknown name, no path, no images, captions that do not fit the images, a
+            file that is damaged or of another kind.
         FileNotFoundError, NotADirectoryError: `data.path` or `data.captions` is not there.
         ImportError: the source needs a package that is not installed.
     """
