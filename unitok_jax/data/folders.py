@@ -61,7 +61,7 @@ def folder_source(path: str, captions: str = "", *, require_captions: bool = Tru
         raise FileNotFoundError(f"data.path={path}: there is no such folder")
     if not root.is_dir():
         raise NotADirectoryError(f"data.path={path} is not a folder")
-    names = sorted(_image_names(root))
+    names = sorted(image_names(root))
     if not names:
         raise ValueError(f"data.path={path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     table = _caption_file(root, captions)
@@ -84,7 +84,8 @@ def photo_source() -> FileSource:
     return FileSource(photo_folder(), CAPTIONS)
 
 
-def _image_names(root: Path) -> Iterator[str]:
+def image_names(root: Path) -> Iterator[str]:
+    """Paths of the images below a folder, relative to it, with "/" as separator."""
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -135,7 +136,7 @@ def _read_table(path: Path) -> Captions:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines(path), start=1):
         if not line.strip():
             continue
         try:
@@ -158,7 +159,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
-    rows = csv.DictReader(_lines(path), strict=True)
+    rows = csv.DictReader(lines(path), strict=True)
     try:
         name_key, caption_key = _keys(rows.fieldnames or [], f"{path}, line 1")
         for row in rows:
@@ -192,10 +193,10 @@ def _keys(found: Iterable[str], where: str) -> tuple[str, str]:
 def _read_text_file(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
-    return tuple(line.strip() for line in _lines(path) if line.strip())
+    return tuple(line.strip() for line in lines(path) if line.strip())
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file with their ends, without a byte-order mark."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):

@@ -5,23 +5,29 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from unitok_jax.data.array_records import packed_source
 from unitok_jax.data.folders import folder_source, photo_source
+from unitok_jax.data.labelled import labelled_source
 from unitok_jax.data.mixture import Mixture
+from unitok_jax.data.parquet import parquet_source
 from unitok_jax.data.records import Source
 from unitok_jax.data.shapes import shape_source
 from unitok_jax.data.tars import tar_source
+from unitok_jax.data.tfds_records import tfds_source
 
 
 def open_source(data, *, require_captions: bool = True) -> Source:
     """The source that `data.source` names.
 
     Args:
-        data: the `data` config; `source`, `path` and `captions` are read.
+        data: the `data` config; `source`, `path` and `captions` are read, and for Parquet `window`
+            and `num_threads`.
         require_captions: whether an image without a caption is an error (training with text) or
             simply has none (reconstruction).
 
     Raises:
-        ValueError: an unknown name, no path, no images, captions that do not fit the images.
+        ValueError: an unknown name, no path, no images, captions that do not fit the images, a
+            file that is damaged or of another kind.
         FileNotFoundError, NotADirectoryError: `data.path` or `data.captions` is not there.
         ImportError: the source needs a package that is not installed.
     """
@@ -68,10 +74,24 @@ SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     "folder": lambda data, require_captions: folder_source(
         data.path, data.captions, require_captions=require_captions
     ),
-    "mixture": mixture_source,
-    "photos": lambda data, require_captions: photo_source(),
-    "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
     "tar": lambda data, require_captions: tar_source(
         data.path, data.captions, data.index, require_captions=require_captions
     ),
+    "array_record": lambda data, require_captions: packed_source(
+        data.path, require_captions=require_captions
+    ),
+    "parquet": lambda data, require_captions: parquet_source(
+        data.path,
+        data.captions,
+        require_captions=require_captions,
+        window=data.window,
+        num_threads=data.num_threads,
+    ),
+    "tfds": lambda data, require_captions: tfds_source(
+        data.path, data.captions, require_captions=require_captions
+    ),
+    "labelled": lambda data, require_captions: labelled_source(data.path, data.captions),
+    "mixture": mixture_source,
+    "photos": lambda data, require_captions: photo_source(),
+    "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
 }
