@@ -9,6 +9,7 @@ antialiased bicubic ones.
 
 import functools
 import math
+import threading
 from collections.abc import Sequence
 
 import cv2
@@ -31,6 +32,7 @@ def decode_random_crop(
     rng: np.random.Generator,
     scale: Sequence[float],
     ratio: Sequence[float],
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decodes a random part of an image and resizes it: `random_resized_crop` of `decode_image`.
 
@@ -42,6 +44,7 @@ def decode_random_crop(
         name: what errors call it.
         size: (height, width) of the result.
         rng, scale, ratio: as in `random_resized_crop`.
+        out: uint8 (height, width, 3), contiguous, to write the result to.
 
     Returns:
         uint8 (height, width, 3).
@@ -51,7 +54,7 @@ def decode_random_crop(
     """
     header = _jpeg_header(data)
     if header is None:
-        return random_resized_crop(decode_image(data, name), size, rng, scale, ratio)
+        return random_resized_crop(decode_image(data, name), size, rng, scale, ratio, out)
     box = random_box(header, size, rng, scale, ratio)
     factor = reduction(box, size)
     try:
@@ -60,14 +63,13 @@ def decode_random_crop(
             min_height=-(-header[0] // factor),
             min_width=-(-header[1] // factor),
             min_factor=factor,
+            buffer=_scratch.array("decoded", -(-header[0] // factor), -(-header[1] // factor)),
         )
-    except (
-        ValueError
-    ):  # damaged, or a kind that Pillow may know: it decides, and says what is wrong
+    except ValueError:  # damaged, or a kind that Pillow may know: it decides and explains
         image, factor = decode_image(data, name), 1
     edges = (box[0], box[1], box[0] + box[2], box[1] + box[3])
     top, left, bottom, right = (round(edge / factor) for edge in edges)
-    return resize(image[top:bottom, left:right], size)
+    return resize(image[top:bottom, left:right], size, out)
 
 
 def random_resized_crop(
@@ -76,6 +78,7 @@ def random_resized_crop(
     rng: np.random.Generator,
     scale: Sequence[float],
     ratio: Sequence[float],
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """A random part of an image, resized: the sampling of "Going Deeper with Convolutions"
     (Szegedy et al., 2014) with the retries and the fall-back of torchvision's RandomResizedCrop.
@@ -86,12 +89,13 @@ def random_resized_crop(
         rng: the only source of randomness.
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest width / height, relative to that of `size`.
+        out: as in `decode_random_crop`.
 
     Returns:
         uint8 (height, width, 3).
     """
     top, left, height, width = random_box(image.shape[:2], size, rng, scale, ratio)
-    return resize(image[top : top + height, left : left + width], size)
+    return resize(image[top : top + height, left : left + width], size, out)
 
 
 def random_box(
@@ -133,7 +137,7 @@ def reduction(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:
     return next((factor for factor in _FACTORS if factor <= enough), 1)
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
     """Resizes nearly as an antialiased bicubic filter does; pixels outside `image` play no part.
 
     OpenCV's bicubic filter does not antialias. A short symmetric filter before it makes the two
@@ -142,20 +146,48 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Args:
         image: uint8 (H, W, 3).
         size: (height, width) of the result.
+        out: as in `decode_random_crop`.
 
     Returns:
         uint8 (height, width, 3).
     """
     height, width = size
+    out = np.empty((height, width, 3), np.uint8) if out is None else out
     # Box means first where the image is far too large, so that the filter stays short.
     rows, columns = min(image.shape[0], 4 * height), min(image.shape[1], 4 * width)
     if image.shape[:2] != (rows, columns):
         image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-    if image.shape[:2] == (height, width):
-        return np.ascontiguousarray(image)
+    if (rows, columns) == (height, width):
+        out[...] = image
+        return out
     across, along = _prefilter(round(64 * columns / width)), _prefilter(round(64 * rows / height))
-    image = cv2.sepFilter2D(image, -1, across, along, borderType=cv2.BORDER_REPLICATE)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    smooth = _scratch.array("smooth", rows, columns)
+    cv2.sepFilter2D(image, -1, across, along, dst=smooth, borderType=cv2.BORDER_REPLICATE)
+    cv2.resize(smooth, (width, height), dst=out, interpolation=cv2.INTER_CUBIC)
+    return out
+
+
+class _Scratch(threading.local):
+    """Memory of this thread for what does not outlive a crop: fresh memory costs as much as the
+    filter, for the system clears every page of it."""
+
+    _KEPT = 16 << 20  # bytes; larger images are rare and must not stay
+
+    def __init__(self):
+        self._kept = {}
+
+    def array(self, name: str, height: int, width: int) -> np.ndarray:
+        """uint8 (height, width, 3), whose contents last until the next call with this name."""
+        size = height * width * 3
+        memory = self._kept.get(name)
+        if memory is None or memory.size < size:
+            memory = np.empty(size, np.uint8)
+            if size <= self._KEPT:
+                self._kept[name] = memory
+        return memory[:size].reshape(height, width, 3)
+
+
+_scratch = _Scratch()
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int] | None:

@@ -208,12 +208,12 @@ class _TrainingRows:
         captions, notes = [], Notes()
         for place, position in enumerate(positions):
             rng = order.generator(self._seed, position)
-            images[place], texts = self._example(self._order[position], rng, notes)
+            texts = self._example(self._order[position], rng, notes, images[place])
             captions.append(texts[rng.integers(len(texts))])
         return {"image": images, "text": self._tokenizer(captions), "notes": notes}
 
-    def _example(self, index, rng, notes):
-        """Crop and captions at `index`, or at the next position that can be used.
+    def _example(self, index, rng, notes, out):
+        """Writes the crop at `index`, or at another position that can be used; its captions.
 
         Replacing here, and not filtering later, keeps the position in the stream and the step one.
         """
@@ -222,7 +222,7 @@ class _TrainingRows:
             try:
                 record = self._source[(index + attempt) % len(self._source)]
                 data, name, captions = record["image"], record["name"], record["captions"]
-                image = decode_random_crop(data, name, self._size, rng, self._scale, self._ratio)
+                decode_random_crop(data, name, self._size, rng, self._scale, self._ratio, out)
             except (SampleError, OSError) as error:
                 last, reason = error, getattr(error, "reason", "unreadable")
                 if not attempt:  # a bad replacement is counted at its own place
@@ -234,7 +234,7 @@ class _TrainingRows:
                 )
             notes.samples += 1
             notes.bytes += len(data)
-            return image, captions
+            return captions
         message = f"{tries} samples in a row cannot be used; the last: {last}"
         raise SampleError(message, reason) from last
 
