@@ -155,8 +155,8 @@ def scan(
     for magic, (kind, tool) in _COMPRESSED.items():
         if start.startswith(magic):
             raise ValueError(
-                f"{path} is compressed ({kind}); samples are read at random, which needs a plain "
-                f"tar: {tool} it, or pack it again with `tar -cf`"
+                f"data.path: {path} is compressed ({kind}); samples are read at random, which "
+                f"needs a plain tar: {tool} it, or pack it again with `tar -cf`"
             )
     window = _WINDOW_REMOTE if is_remote(path) else _WINDOW
     try:
@@ -172,7 +172,7 @@ def scan(
         samples.finish()
     except CutError as error:
         if not count and error.offset == 0:
-            raise ValueError(f"{path} is not a tar: {error}") from error
+            raise ValueError(f"data.path: {path} is not a tar: {error}") from error
         samples.cut()
         samples.tally.add("unreadable", f"{name} from byte {error.offset}")
         warnings.append(
