@@ -74,14 +74,18 @@ class _Samples:
         self.rows: list[tuple[int, ...]] = []
         self.tally = Tally()
 
-    def add(self, member: Member) -> None:
-        key, extension = split(member.name)
-        if not key:
-            return
-        if self._group is None or self._group.key != key:
+    def begin(self, name: str) -> str:
+        """A member of this name is next; returns its extension, '' if it is of no sample."""
+        key, extension = split(name)
+        if key and (self._group is None or self._group.key != key):
             self.finish()
             self._group = _Group(key)
-        group = self._group
+        return extension
+
+    def add(self, member: Member) -> None:
+        extension, group = self.begin(member.name), self._group
+        if not extension:
+            return
         if f".{extension}" in IMAGE_SUFFIXES:
             group.images.append(member)
         elif extension == self._rule.text:
@@ -162,9 +166,7 @@ def scan(
     try:
         for member in members(read, size, window):
             if member.data + member.size > size:
-                key = split(member.name)[0]
-                if samples._group is not None and samples._group.key != key:
-                    samples.finish()
+                samples.begin(member.name)
                 raise CutError(member.data, f"the tar ends within {member.name}")
             count += 1
             if member.regular:
