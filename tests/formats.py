@@ -30,6 +30,8 @@ def config(source, path, **values):
             "context_length": 8,
             "num_threads": 2,
             "num_workers": 0,
+            "max_bad": 1.0,
+            "index": "",
             **values,
         }
     )

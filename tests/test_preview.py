@@ -262,7 +262,7 @@ class TestStatistics:
         assert "training replaces    100% of the samples\n  2 empty: a.png, b.png" in (
             capsys.readouterr().out
         )
-        with pytest.raises(ValueError, match="2 images in a row"):
+        with pytest.raises(ValueError, match="2 samples in a row"):
             preview(config(tmp_path, batch_size=2), tmp_path / "out", images=1)
 
     def test_what_cannot_be_read_is_counted(self, folder):

@@ -26,6 +26,7 @@ from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import check_size, decode_image, resize_center_crop
 
 REPLACEMENT_TRIES = 16  # samples in a row that may be bad before training stops
+NEIGHBOURS = 4  # of them lie next to the first, the others all over the source
 CHUNK = 16  # samples that one thread reads and stacks at a time, at most
 
 _log = logging.getLogger(__name__)
@@ -217,10 +218,13 @@ class _TrainingRows:
 
         Replacing here, and not filtering later, keeps the position in the stream and the step one.
         """
-        tries = min(REPLACEMENT_TRIES, len(self._source))
+        length = len(self._source)
+        tries = min(REPLACEMENT_TRIES, length)
         for attempt in range(tries):
+            # After a few neighbours look elsewhere: a whole shard may be damaged.
+            stride = 1 if attempt < NEIGHBOURS else max(1, length // tries)
             try:
-                record = self._source[(index + attempt) % len(self._source)]
+                record = self._source[(index + attempt * stride) % length]
                 data, name, captions = record["image"], record["name"], record["captions"]
                 decode_random_crop(data, name, self._size, rng, self._scale, self._ratio, out)
             except (SampleError, OSError) as error:

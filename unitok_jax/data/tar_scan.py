@@ -74,14 +74,18 @@ class _Samples:
         self.rows: list[tuple[int, ...]] = []
         self.tally = Tally()
 
-    def add(self, member: Member) -> None:
-        key, extension = split(member.name)
-        if not key:
-            return
-        if self._group is None or self._group.key != key:
+    def begin(self, name: str) -> str:
+        """A member of this name is next; returns its extension, '' if it is of no sample."""
+        key, extension = split(name)
+        if key and (self._group is None or self._group.key != key):
             self.finish()
             self._group = _Group(key)
-        group = self._group
+        return extension
+
+    def add(self, member: Member) -> None:
+        extension, group = self.begin(member.name), self._group
+        if not extension:
+            return
         if f".{extension}" in IMAGE_SUFFIXES:
             group.images.append(member)
         elif extension == self._rule.text:
@@ -155,16 +159,14 @@ def scan(
     for magic, (kind, tool) in _COMPRESSED.items():
         if start.startswith(magic):
             raise ValueError(
-                f"{path} is compressed ({kind}); samples are read at random, which needs a plain "
-                f"tar: {tool} it, or pack it again with `tar -cf`"
+                f"data.path: {path} is compressed ({kind}); samples are read at random, which "
+                f"needs a plain tar: {tool} it, or pack it again with `tar -cf`"
             )
     window = _WINDOW_REMOTE if is_remote(path) else _WINDOW
     try:
         for member in members(read, size, window):
             if member.data + member.size > size:
-                key = split(member.name)[0]
-                if samples._group is not None and samples._group.key != key:
-                    samples.finish()
+                samples.begin(member.name)
                 raise CutError(member.data, f"the tar ends within {member.name}")
             count += 1
             if member.regular:
@@ -172,7 +174,7 @@ def scan(
         samples.finish()
     except CutError as error:
         if not count and error.offset == 0:
-            raise ValueError(f"{path} is not a tar: {error}") from error
+            raise ValueError(f"data.path: {path} is not a tar: {error}") from error
         samples.cut()
         samples.tally.add("unreadable", f"{name} from byte {error.offset}")
         warnings.append(

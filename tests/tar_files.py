@@ -1,0 +1,76 @@
+"""Shards of a WebDataset as tests make and read them."""
+
+import io
+import tarfile
+
+import ml_collections
+from PIL import Image
+
+from unitok_jax.data.tars import tar_source
+
+
+def picture(level=0):
+    """A JPEG of 24 x 16 pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (24, 16), (level, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def make_tar(path, members, **options):
+    """A tar of (name, content)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                content = content.encode()
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def sample(key, caption="a caption", level=0):
+    return [(f"{key}.jpg", picture(level)), (f"{key}.txt", caption)]
+
+
+def two_shards(folder):
+    """Two shards of three samples each."""
+    for shard in range(2):
+        members = [m for i in range(3) for m in sample(f"{i:04}", f"{shard} {i}", 40 * i)]
+        make_tar(folder / f"{shard}.tar", members)
+    return folder
+
+
+def config(path, **values):
+    return ml_collections.ConfigDict(
+        {
+            "source": "tar",
+            "path": str(path),
+            "captions": "",
+            "index": "",
+            "image_size": (16, 16),
+            "batch_size": 2,
+            "crop_scale": (0.9, 1.0),
+            "crop_ratio": (0.75, 4 / 3),
+            "num_threads": 2,
+            "num_workers": 0,
+            "max_bad": 1.0,
+            "window": 16,
+            "context_length": 8,
+            **values,
+        }
+    )
+
+
+def captions(source):
+    return {source[i]["name"]: source[i]["captions"] for i in range(len(source))}
+
+
+def left_out(source):
+    return {reason: source.tally.names[reason] for reason in source.tally.counts}
+
+
+def one(tmp_path, members, captions="", require_captions=True, **options):
+    """The source of one shard of these members."""
+    path = make_tar(tmp_path / "a.tar", members, **options)
+    return tar_source(str(path), captions, require_captions=require_captions)
