@@ -21,6 +21,7 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import importlib.util
 import io
 import itertools
@@ -117,7 +118,7 @@ def _add(tar, name, data):
 def ours(pattern: str, cores: int, seconds: float) -> float:
     """Images per second of this package's pipeline."""
     data = _data(pattern, batch_size=256)
-    data.num_threads = cores + 1
+    data.num_threads = cores
     with contextlib.closing(train_batches(data, 0)) as batches:
         return _rate((len(batch["image"]) for batch in batches), seconds)
 
@@ -131,7 +132,7 @@ def bare(pattern: str, cores: int, seconds: float) -> float:
 def _bare(pattern, seconds):
     cv2.setNumThreads(1)
     source = open_source(_data(pattern, batch_size=256))
-    images = [source[index]["image"] for index in range(256)]
+    images = [source[index]["image"] for index in range(0, len(source), 2)]
     rng = np.random.default_rng(0)
 
     def crop():
@@ -142,7 +143,7 @@ def _bare(pattern, seconds):
     return _rate(crop(), seconds)
 
 
-def webdataset_and_pillow(pattern: str, cores: int, seconds: float) -> float:
+def webdataset_and_pillow(pattern: str, cores: int, seconds: float, floats=False) -> float:
     """Images per second of the usual PyTorch pipeline with Pillow and a pure-Python tokenizer."""
     import torch
     import webdataset
@@ -160,7 +161,12 @@ def webdataset_and_pillow(pattern: str, cores: int, seconds: float) -> float:
             (picture.height, picture.width), (SIZE, SIZE), rng, SCALE, RATIO
         )
         picture = picture.crop((left, top, left + width, top + height))
-        return torch.from_numpy(np.array(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
+        picture = picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(picture))
+        if not floats:
+            return pixels
+        pixels = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return pixels.sub_(0.5).div_(0.5)
 
     def text(data):
         return tokenize([data.decode()])[0]
@@ -189,14 +195,19 @@ def _rate(counts, seconds):
             return seen / (now - since)
 
 
-CONTENDERS = {"ours": ours, "webdataset + Pillow": webdataset_and_pillow, "bare": bare}
+CONTENDERS = {
+    "ours": ours,
+    "webdataset + Pillow": webdataset_and_pillow,
+    "the same, to floats": functools.partial(webdataset_and_pillow, floats=True),
+    "bare decode + resize": bare,
+}
 
 
 def speed(args) -> None:
     """Prints the rates of all contenders, and their ratios to the usual pipeline."""
     with tempfile.TemporaryDirectory() as folder:
         pattern = write_tars(pathlib.Path(folder), 16, 500)
-        open_source(_data(pattern))  # the index is built once, and `--data_index` times that
+        open_source(_data(pattern))  # makes the index, which benchmarks/data_index.py times
         rates = collections.defaultdict(list)
         for _ in range(args.rounds):
             for name in CONTENDERS:

@@ -299,3 +299,20 @@ class TestIndex:
         assert captions(tar_source(str(folder))) == before | {"2.tar/new": ("a caption",)}
         assert scanned == [str(folder / "2.tar")]
         assert not list(place_of(folder, str(folder)).glob("*.new"))
+
+
+def test_script_without_the_usual_guard_is_told_so(tmp_path):
+    """Its own processes run it again, and must not wait for the lock of the one that waits."""
+    for number in range(8):
+        make_tar(tmp_path / f"{number}.tar", sample("a"))
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"from unitok_jax.data.tars import tar_source\nprint(len(tar_source({str(tmp_path)!r})))\n"
+    )
+    root = os.path.dirname(os.path.dirname(__file__))
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 1
+    assert 'needs the usual `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]

@@ -236,14 +236,14 @@ class TestReading:
         source = open_source(config(folder))
         assert source.tally.counts == ({} if bad else {"empty": 1})
         assert len(self.batches(5, config(folder), source)) == 5
-        replaced = [m for m in caplog.messages if m.startswith("replaced by another sample")]
+        replaced = [m for m in caplog.messages if "the next good one takes its place" in m]
         assert [("1.tar/bad" in message) for message in replaced] == [True] * bool(bad)
 
     def test_shard_that_is_deleted_meanwhile(self, folder, caplog):
         source = open_source(config(folder))
         os.unlink(folder / "1.tar")
         self.batches(6, config(folder), source)
-        assert "1.tar, bytes 0 to" in caplog.text
+        assert "1.tar, bytes " in caplog.text
         source = open_source(config(folder / "0.tar"))
         os.unlink(folder / "0.tar")
         with pytest.raises(OSError, match=r"0\.tar, bytes .*: cannot be read: .*No such file"):

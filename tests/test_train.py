@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import unitok_jax
+from tar_files import make_tar, sample
 from unitok_jax import main
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.train import _Window
@@ -101,6 +102,8 @@ class TestWhatARunLeaves:
         assert first["learning_rate"] == pytest.approx(2e-3) and last[
             "learning_rate"
         ] == pytest.approx(2e-4)
+        assert all(record["data/samples"] == 8 for record in training)
+        assert all(8 * 500 < record["data/bytes"] < 8 * 10**6 for record in training)
         assert len(first["usage"]) == len(first["perplexity"]) == 4
         assert all(1 <= p <= 64 for p in first["perplexity"])
         assert first["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-5)
@@ -262,6 +265,15 @@ class TestCommandLine:
         assert words in result.stderr.split("error:")[1]
 
     @pytest.mark.parametrize("workdir", ["", "/proc/nothing", "file/below"])
+    def test_too_many_bad_samples(self, tmp_path):
+        make_tar(tmp_path / "a.tar", [*sample("a"), *sample("b"), ("c.jpg", b""), ("c.txt", "c")])
+        data = ["--config.data.source=tar", f"--config.data.path={tmp_path}/a.tar"]
+        result = run(tmp_path / "run", *data)
+        assert result.returncode == 2, result.stderr
+        message = result.stderr.split("error:")[1]
+        assert "1 of 3 samples are unusable, more than data.max_bad=0.01 allows" in message
+        assert "1 empty: a.tar/c" in message
+
     def test_unwritable_workdir(self, tmp_path, workdir):
         (tmp_path / "file").touch()
         target = tmp_path / workdir if workdir.startswith("file") else workdir

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from unitok_jax import differences, frozen, initialize, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
+from unitok_jax.data.health import Health
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
 from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
@@ -46,6 +47,7 @@ class Run:
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.source = open_source(config.data)
+        Health(config.data.max_bad).check_source(self.source)
         self._divisor = batch_divisor(config, self.mesh.size)
         self.batch_size = effective_batch_size(config.data, len(self.source), self._divisor)
         if self.batch_size == 1 and config.loss.contrastive:

@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -204,8 +205,11 @@ class _TrainingRows:
         self._source, self._order, self._seed = source, positions, seed
         self._tokenizer, self._size, self._scale, self._ratio = tokenizer, size, scale, ratio
 
-    def __call__(self, positions: Sequence[int]) -> dict[str, Any]:
-        images = np.empty((len(positions), *self._size, 3), np.uint8)
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (*self._size, 3)
+
+    def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, Any]:
         captions, notes = [], Notes()
         for place, position in enumerate(positions):
             rng = order.generator(self._seed, position)
@@ -249,8 +253,12 @@ class _EvaluationRows:
     def __init__(self, source, tokenizer, size):
         self._source, self._tokenizer, self._size = source, tokenizer, size
 
-    def __call__(self, positions: Sequence[int]) -> dict[str, np.ndarray]:
-        images = np.zeros((len(positions), *self._size, 3), np.uint8)
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (*self._size, 3)
+
+    def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, np.ndarray]:
+        images[...] = 0
         texts = np.zeros((len(positions), self._tokenizer.context_length), np.int32)
         index = np.array(positions)
         mask = index < len(self._source)
@@ -280,6 +288,8 @@ class _Chunks:
         self._first, self._batches = first_batch, batches
         size = min(CHUNK, -(-len(rows) // parts))
         self._parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        self._shape, self._size = (len(rows), *read.image_shape), size
+        self._images = _Images()
 
     @property
     def per_batch(self) -> int:
@@ -291,7 +301,31 @@ class _Chunks:
     def __getitem__(self, index: int) -> dict[str, Any]:
         batch, part = divmod(index, len(self._parts))
         begin = (self._first + batch) * self._batch_size
-        return self._read([begin + row for row in self._parts[part]])
+        images = self._images.of_batch(batch, self._shape)
+        images = images[part * self._size : (part + 1) * self._size]
+        return self._read([begin + row for row in self._parts[part]], images)
+
+
+class _Images:
+    """Memory for the images of whole batches, which the threads of a process write together.
+
+    A batch lives as long as any of its chunks.
+    """
+
+    def __init__(self):
+        self._batches = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def __reduce__(self):
+        return type(self), ()
+
+    def of_batch(self, batch: int, shape: tuple[int, ...]) -> np.ndarray:
+        """uint8 `shape`, the same for everyone who asks for this batch."""
+        with self._lock:
+            images = self._batches.get(batch)
+            if images is None:
+                self._batches[batch] = images = np.empty(shape, np.uint8)
+            return images
 
 
 def _stream(read, batch_size, rows, first_batch, batches, data) -> grain.DatasetIterator:
@@ -319,13 +353,21 @@ def _stream(read, batch_size, rows, first_batch, batches, data) -> grain.Dataset
 def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One batch of its chunks."""
     batch = {
-        key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0] if key != "notes"
+        key: _concatenate([chunk[key] for chunk in chunks]) for key in chunks[0] if key != "notes"
     }
     if "notes" in chunks[0]:
         batch["notes"] = notes = Notes()
         for chunk in chunks:
             notes.update(chunk["notes"])
     return batch
+
+
+def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
+    whole = arrays[0].base  # what threads wrote together; worker processes send copies
+    if whole is not None and all(array.base is whole for array in arrays):
+        if whole.ndim == arrays[0].ndim and len(whole) == sum(map(len, arrays)):
+            return whole
+    return np.concatenate(arrays)
 
 
 def _begin_worker(*_) -> None:

@@ -25,6 +25,10 @@ from unitok_jax.data.tar_scan import CaptionRule, scan
 BESIDE = ".unitok_index"
 _NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
 _FEW = 8  # shards that are not worth starting processes for
+_GUARD = (
+    "a script that opens many shards starts processes and needs the usual "
+    '`if __name__ == "__main__":`'
+)
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,10 @@ def open_index(
         index = index_files.find(place, state)
         if index is not None:
             return place, state, index
+    # A script without the usual guard runs again in each of its own processes, which would wait for
+    # the lock of the one that waits for them.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(_GUARD)
     for place in places:
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -166,8 +174,7 @@ def _scan_all(shards: list[Shard], root: str, query: Query) -> Iterator[tuple[np
             yield found.rows, found.tally
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "the processes that index the shards have ended; there may be too little memory, or "
-            'the script needs the usual `if __name__ == "__main__":`'
+            f"the processes that index the shards have ended: too little memory, or {_GUARD}"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -58,27 +58,35 @@ class TarSource:
         shard_name = self._index.names[shard]
         image, image_size, blocks, caption, caption_size, kind = self._index.rows[index]
         path = f"{self._index.root}/{shard_name}"
-        spans = [(image - blocks * BLOCK, image + image_size), (caption, caption + caption_size)]
-        encoded, text = self._read(path, spans if kind else spans[:1])
-        name = f"{shard_name}/{_key(path, encoded, blocks * BLOCK, image_size)}"
+        head = image - blocks * BLOCK
+        spans = [(head, image), (image, image + image_size), (caption, caption + caption_size)]
+        header, encoded, text = self._read(path, spans if kind else spans[:2])
+        name = f"{shard_name}/{_key(path, header, image_size)}"
         captions = self._captions(name, text, kind)
         if not captions and self._require_captions:
             raise SampleError(f"{name}: the caption is empty", "no_caption")
-        return {"name": name, "image": encoded[blocks * BLOCK :], "captions": captions}
+        return {"name": name, "image": encoded, "captions": captions}
 
     @functools.cached_property
     def _index(self) -> index_files.Index:  # of a copy in a worker process
         return index_files.load(self._place, self._state)
 
-    def _read(self, path: str, spans: list[tuple[int, int]]) -> tuple[bytes, bytes]:
-        """The bytes of one or two spans, (start, end); together if they are near."""
+    def _read(self, path: str, spans: list[tuple[int, int]]) -> tuple[bytes, bytes, bytes]:
+        """The bytes of headers, image and, if it is a span too, caption; near ones in one read."""
+        (first, _), (_, last) = spans[:2]
         start, end = min(spans)[0], max(span[1] for span in spans)
-        if end - start > sum(last - first for first, last in spans) + _GAP:
-            parts = [self._reader.read(path, first, last - first) for first, last in spans]
-        else:
+        near = end - start <= last - first + spans[-1][1] - spans[-1][0] + _GAP
+        if near:
             data = self._reader.read(path, start, end - start)
-            parts = [data[first - start : last - start] for first, last in spans]
-        return parts[0], parts[1] if len(parts) > 1 else b""
+        else:
+            start, data = first, self._reader.read(path, first, last - first)
+        parts = [data[begin - start : stop - start] for begin, stop in spans[:2]]
+        if len(spans) == 2:
+            return *parts, b""
+        begin, stop = spans[2]
+        if near:
+            return *parts, data[begin - start : stop - start]
+        return *parts, self._reader.read(path, begin, stop - begin)
 
     def _captions(self, name: str, data: bytes, kind: int) -> tuple[str, ...]:
         try:
@@ -158,12 +166,13 @@ def _rule(captions: str) -> CaptionRule:
     return CaptionRule(extension, "")
 
 
-def _key(path: str, data: bytes, header_size: int, image_size: int) -> str:
+def _key(path: str, headers: bytes, image_size: int) -> str:
     """The key in the headers before an image, which must still be what was indexed."""
+    size = len(headers) + image_size
     try:
-        member = next(members(lambda offset, size: data[offset : offset + size], len(data)), None)
+        member = next(members(lambda offset, size: headers[offset : offset + size], size), None)
     except CutError as error:
         raise OSError(f"{path} has changed since it was indexed: {error}") from error
-    if member is None or (member.data, member.size) != (header_size, image_size):
+    if member is None or (member.data, member.size) != (len(headers), image_size):
         raise OSError(f"{path} has changed since it was indexed")
     return split(member.name)[0]

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import html
+import os
 from collections.abc import Sequence
 from importlib import resources
 
@@ -121,6 +122,8 @@ def _decode(row: list[int]) -> str:
 @functools.lru_cache(maxsize=1)
 def _byte_pairs() -> BytePairTokenizer:
     """The BPE over CLIP's vocabulary, whose order is: bytes, bytes ending a word, merges."""
+    # The pipeline's own threads are the parallel ones; the library's would wake for every chunk.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     packed = resources.files(__package__).joinpath("clip_merges.txt.gz").read_bytes()
     merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode().splitlines()]
     symbols = _byte_symbols()
