@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     model.remat = "blocks"  # recompute in the backward pass: none, blocks, everything
 
     config.data = data = ConfigDict()
-    data.source = "folder"  # a name in data/sources.py: docs/data.md has them all
+    data.source = "folder"  # or tar, parquet, ...: docs/formats.md
     data.path = ""  # of the folder, the shards, ...: what it means depends on the source
     data.captions = ""  # where the captions are, if not where the source looks for them
     data.mixture = ()  # of source=mixture: (weight, source, path[, captions]) of each part

@@ -331,6 +331,8 @@ class TestPipeline:
         "crop_ratio": (0.95, 1 / 0.95),
         "num_threads": 1,
         "num_workers": 0,
+        "window": 1,
+        "max_bad": 0.0,
         "context_length": 56,
     }
 
