@@ -14,6 +14,8 @@ import pytest
 from test_profiling import traced_steps
 from test_train import ENVIRONMENT, command, records, run
 from unitok_jax import goodput, timing, train
+from unitok_jax.data.health import Notes
+from unitok_jax.data.pipeline import Batches
 from unitok_jax.run import Run
 from unitok_jax.timing import Clock
 
@@ -241,14 +243,17 @@ class Fed(Run):
     def batches(self, start_step):
         with contextlib.closing(super().batches(start_step)) as batches:
             batch = next(batches)
+        return Batches(self._slowly(batch), batches.health)
+
+    def _slowly(self, batch):
         asked = [time.monotonic()]
         for _ in range(4):
-            yield batch
+            yield batch | {"notes": Notes(1, 2)}
             asked.append(time.monotonic())
         longest_step = max(after - before for before, after in itertools.pairwise(asked[1:]))
         for _ in range(4):
             time.sleep(0.1 + 5 * longest_step)
-            yield batch
+            yield batch | {"notes": Notes(1, 2)}
 
 
 def test_a_slow_source_shows(tiny, tmp_path, monkeypatch):
