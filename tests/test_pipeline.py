@@ -157,6 +157,10 @@ class TestTraining:
     def test_worker_processes_change_nothing(self, folder):
         assert_same(first(4, config(folder)), first(4, config(folder, num_workers=1)))
 
+    def test_one_chunk_per_batch_from_a_worker_process(self, folder):
+        data = config(folder, num_threads=1)
+        assert_same(first(2, data), first(2, config(folder, num_threads=1, num_workers=1)))
+
     @pytest.mark.parametrize("step", [1, 3, 7])
     def test_resuming_is_passing_the_step(self, folder, step):
         whole = first(9, config(folder, batch_size=5))
@@ -264,6 +268,7 @@ class TestMixture:
             ((), "data.source=mixture needs data.mixture: "),
             (((1.0, "shapes"),), r"data.mixture\[0\]=.* is not \(weight, source, path\)"),
             ((3.0, "shapes", ""), r"data.mixture\[0\]=3.0 is not"),
+            (((1.0, "photos", 5),), r"data.mixture\[0\]=.* is not \(weight, source, path\)"),
             (((1.0, "mixture", ""),), r"data.mixture\[0\]=.*: a mixture cannot be a part"),
             (((1.0, "shape", ""),), r"data.mixture\[0\]=.*: data.source='shape'.* mean 'shapes'"),
         ],

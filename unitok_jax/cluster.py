@@ -92,17 +92,22 @@ def everyone(ok: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(bool(ok)))))
 
 
-def total(counts: Mapping[str, int]) -> dict[str, int]:
-    """The sums over all processes, each of which may count other things; all must call it."""
-    sums = collections.Counter()
-    for text in _gather(json.dumps(counts)):
-        sums.update(json.loads(text))
-    return dict(sums)
+def from_all(value: Any) -> list[Any]:
+    """What every process gives here, a value of JSON, in their order; all must call it."""
+    return [json.loads(text) for text in _gather(json.dumps(value))]
 
 
 def from_lead(value: Any) -> Any:
     """What process 0 gives here, a value of JSON, on all processes; all must call it."""
-    return json.loads(_gather(json.dumps(value))[0])
+    return from_all(value)[0]
+
+
+def total(counts: Mapping[str, int]) -> dict[str, int]:
+    """The sums over all processes, each of which may count other things; all must call it."""
+    sums = collections.Counter()
+    for each in from_all(counts):
+        sums.update(each)
+    return dict(sums)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -126,7 +131,7 @@ def together():
     except (ValueError, OSError, TryAgainError) as error:
         own = error
     said = None if own is None else {"text": str(own), "passing": may_pass(own)}
-    everywhere = [json.loads(text) for text in _gather(json.dumps(said))]
+    everywhere = from_all(said)
     if own is not None:
         raise own
     problems = [f"process {i}: {said['text']}" for i, said in enumerate(everywhere) if said]
@@ -145,8 +150,7 @@ def agree(facts: Mapping[str, Any]) -> None:
     Raises:
       ClusterError: on every process, with what differs and how.
     """
-    everywhere = _gather(json.dumps({key: str(value) for key, value in facts.items()}))
-    lead, *others = (json.loads(text) for text in everywhere)
+    lead, *others = from_all({key: str(value) for key, value in facts.items()})
     problems = [
         f"{key}: {lead.get(key)} on process 0, {other.get(key)} on process {number}"
         for number, other in enumerate(others, 1)

@@ -16,7 +16,6 @@ BINDING = (
     "data.path",
     "data.captions",
     "data.mixture",
-    "data.window",
     "data.batch_size",
     "data.image_size",
     "data.crop_scale",
@@ -24,6 +23,8 @@ BINDING = (
     "data.context_length",
     "optim.frozen",
 )
+# Binding keys that older checkpoints lack, and what they did.
+ADDED = {"data.mixture": []}
 # Keys of which it matters whether they are 0: with them comes a part of the training state.
 SWITCHES = ("gan.weight", "optim.ema_decay")
 
@@ -33,6 +34,8 @@ def config_differences(saved: dict, current: dict) -> list[str]:
     saved, current = flat(saved), flat(current)
     binding, free = [], []
     for key in sorted(saved.keys() | current.keys()):
+        if key in ADDED and key not in saved and current[key] == ADDED[key]:
+            continue
         if saved.get(key) != current.get(key):
             line = f"{key}: saved {saved.get(key)!r}, now {current.get(key)!r}"
             bound = any(key == name or key.startswith(name + ".") for name in BINDING)
@@ -75,8 +78,12 @@ def flat(tree: dict, prefix: str = "") -> dict:
         if isinstance(value, dict):
             out |= flat(value, f"{prefix}{key}.")
         else:
-            out[prefix + key] = list(value) if isinstance(value, (tuple, list)) else value
+            out[prefix + key] = _as_json(value)
     return out
+
+
+def _as_json(value):
+    return [_as_json(each) for each in value] if isinstance(value, (tuple, list)) else value
 
 
 def _shapes(tree) -> dict[str, tuple]:

@@ -1,8 +1,10 @@
 """What a run is made of: mesh, data, frozen networks and compiled steps, from one configuration."""
 
+import concurrent.futures
 import contextlib
 import functools
 import logging
+import re
 import zlib
 
 import jax
@@ -15,8 +17,9 @@ from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
-from unitok_jax.data.records import LabelledSource
+from unitok_jax.data.records import LabelledSource, SampleError, Tally
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.subset import subset
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import decode_image, to_uint8
 from unitok_jax.evaluate.codebook import CodebookUse
@@ -55,9 +58,8 @@ class Run:
                 f"the data source holds {len(self.source)} samples: batches of 1 leave "
                 f"loss.contrastive={config.loss.contrastive} no other pair; set it to 0"
             )
-        self.eval_source = self.source
-        if config.eval.source:
-            self.eval_source = _open_eval_source(config)
+        evaluated = _open_eval_source(config) if config.eval.source else self.source
+        self.eval_source = subset(evaluated, range(min(len(evaluated), config.eval.max_images)))
         self.trainer = Trainer(config)
         self.programs = Programs(self.trainer, self.mesh)
         networks = _load_frozen(config)
@@ -167,6 +169,9 @@ class Run:
         The data position belongs to a number of samples, the discriminator's heads to a DINOv2.
         """
         facts = {"samples in the data": len(self.source), "batch size": self.batch_size}
+        parts = getattr(self.source, "parts", (self.source,))
+        if any(hasattr(part, "blocks") for part in parts):
+            facts["data.window"] = self.config.data.window
         return facts | self._dinov2
 
     @property
@@ -178,18 +183,48 @@ class Run:
     def _dinov2(self):
         return {key: value for key, value in self._digests.items() if key.endswith("dinov2")}
 
-    def check_evaluation_images(self) -> None:
-        """Decodes every evaluation image once, so that a bad one ends a run at its start.
+    def bad_evaluation_images(self) -> list[tuple[int, str, str]]:
+        """Decodes this process's share of the evaluation images once, at the start of a run.
 
-        The processes share the work.
+        Returns:
+          (position, reason, message) of training images, if those are what is evaluated, that
+          cannot be used.
 
         Raises:
-          ImageError: one cannot be read; the message names it.
+          SampleError: an image of `eval.source` cannot be used; the message names it.
+          OSError: one cannot be read.
         """
-        count = min(len(self.eval_source), self.config.eval.max_images)
-        for index in range(jax.process_index(), count, jax.process_count()):
-            record = self.eval_source[index]
-            decode_image(record["image"], record["name"])
+
+        def problem(index):
+            try:
+                record = self.eval_source[index]
+                decode_image(record["image"], record["name"])
+            except SampleError as error:
+                if self.config.eval.source:
+                    raise
+                return index, error.reason, str(error)
+            return None
+
+        share = range(jax.process_index(), len(self.eval_source), jax.process_count())
+        with concurrent.futures.ThreadPoolExecutor(self.config.data.num_threads) as pool:
+            return [found for found in pool.map(problem, share) if found]
+
+    def leave_out(self, bad: list[tuple[int, str, str]]) -> None:
+        """Evaluates on without some training images, of all processes.
+
+        Raises:
+          TooManyBadSamples: they are more than `data.max_bad` of those evaluated.
+        """
+        if not bad:
+            return
+        count, tally = len(self.eval_source), Tally()
+        for _, reason, message in bad:
+            tally.add(reason, message)
+        Health(self.config.data.max_bad).check(tally, count)
+        log.warning("%d of %d images are not evaluated:\n%s", len(bad), count, tally)
+        left_out = {index for index, _, _ in bad}
+        good = [index for index in range(count) if index not in left_out]
+        self.eval_source = subset(self.eval_source, good)
 
     def evaluate(self, params) -> tuple[dict[str, float | np.ndarray], np.ndarray]:
         """One pass over the evaluation images, resized and centre-cropped.
@@ -199,7 +234,7 @@ class Run:
           original | reconstruction | error.
         """
         config = self.config.eval
-        count = min(len(self.eval_source), config.max_images)
+        count = len(self.eval_source)
         batch_size = -(-min(config.batch_size, count) // self.mesh.size) * self.mesh.size
         reconstruction, codebooks = Reconstruction(), CodebookUse()
         features, pictures, shown = [], [], 0
@@ -237,10 +272,9 @@ class Run:
     @functools.cached_property
     def _captions(self) -> tuple[np.ndarray, np.ndarray]:
         """All captions of the evaluation images: token ids (T, L) and the image of each (T,)."""
-        count = min(len(self.eval_source), self.config.eval.max_images)
         owned = [
             (index, caption)
-            for index in range(count)
+            for index in range(len(self.eval_source))
             for caption in self.eval_source[index]["captions"]
         ]
         tokens = Tokenizer(self.config.data.context_length)([caption for _, caption in owned])
@@ -294,7 +328,11 @@ def _open_eval_source(config: ConfigDict):
     data = config.data.copy_and_resolve_references()
     for key in ("source", "path", "captions"):
         data[key] = config.eval[key]
+    if data.source == "mixture":
+        raise ValueError("eval.source=mixture: weights mean nothing to an evaluation; name one set")
     try:
         return open_source(data, require_captions=False)
     except (ValueError, OSError) as error:
-        raise type(error)(str(error).replace("data.", "eval.")) from error
+        # The keys alone: a path may hold "data." too.
+        message = re.sub(r"\bdata\.(source|path|captions)\b(?=[ =])", r"eval.\1", str(error))
+        raise (OSError if isinstance(error, OSError) else ValueError)(message) from error

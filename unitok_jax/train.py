@@ -62,9 +62,11 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         cluster.agree(run.shared | {"checkpoints in --workdir": _settled(checkpoints)})
         unseen = False
-        if checkpoints.latest_step() is None:
+        if checkpoints.latest_step() is None or not config.eval.source:
             with cluster.together():
-                run.check_evaluation_images()
+                bad = run.bad_evaluation_images()
+            run.leave_out([found for share in cluster.from_all(bad) for found in share])
+        if checkpoints.latest_step() is None:
             state = run.initial_state()
         else:
             items = checkpoints.restore(run.programs.abstract.items(), config, run.facts)

@@ -48,20 +48,30 @@ class Health:
         Raises:
             TooManyBadSamples: a larger share than allowed.
         """
-        left_out = getattr(source, "tally", None)
-        if left_out is not None and left_out.total:
-            samples = len(source) + left_out.total
-            self._check(left_out, samples, samples)
+        left_out = getattr(source, "tally", Tally())
+        self.check(left_out, len(source) + left_out.total)
+
+    def check(self, bad: Tally, samples: int, enough: int = 0) -> None:
+        """Looks at what is bad of some samples, all there are or `enough` to say something.
+
+        Raises:
+            TooManyBadSamples: a larger share than allowed.
+        """
+        if bad.total > self._max_bad * max(samples, enough):
+            raise TooManyBadSamples(
+                f"{bad.total} of {samples} samples are unusable, more than data.max_bad="
+                f"{self._max_bad} allows; mend or remove them, or raise it:\n{bad}"
+            )
 
     def update(self, notes: Notes) -> None:
         """Adds what one batch brought.
 
         Raises:
-            TooManyBadSamples: a larger share than allowed, of at least `ENOUGH` samples.
+            TooManyBadSamples: more than the allowed share of all that came, or of `ENOUGH` samples
+                while fewer have come.
         """
         self._total.update(notes)
-        samples = self._total.samples
-        self._check(self._total.skipped, samples, max(samples, ENOUGH))
+        self.check(self._total.skipped, self._total.samples, ENOUGH)
 
     def take(self) -> dict[str, int]:
         """Since it was last asked: `samples` and `bytes` that were read, and `skipped/<reason>` for
@@ -70,10 +80,3 @@ class Health:
         now.update({f"skipped/{reason}": n for reason, n in self._total.skipped.counts.items()})
         new, self._taken = now - self._taken, now
         return {"samples": 0, "bytes": 0} | new
-
-    def _check(self, bad, samples, enough) -> None:
-        if bad.total > self._max_bad * enough:
-            raise TooManyBadSamples(
-                f"{bad.total} of {samples} samples are unusable, more than data.max_bad="
-                f"{self._max_bad} allows; mend or remove them, or raise it:\n{bad}"
-            )

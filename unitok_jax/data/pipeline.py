@@ -364,7 +364,7 @@ def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
     whole = arrays[0].base  # what threads wrote together; worker processes send copies
-    if whole is not None and all(array.base is whole for array in arrays):
+    if isinstance(whole, np.ndarray) and all(array.base is whole for array in arrays):
         if whole.ndim == arrays[0].ndim and len(whole) == sum(map(len, arrays)):
             return whole
     return np.concatenate(arrays)

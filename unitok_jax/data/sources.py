@@ -52,7 +52,8 @@ def mixture_source(data, require_captions: bool = True) -> Mixture:
     parts, weights = [], []
     for number, entry in enumerate(data.mixture):
         where = f"data.mixture[{number}]={entry!r}"
-        if not isinstance(entry, tuple) or len(entry) not in (3, 4):
+        fits = isinstance(entry, tuple | list) and len(entry) in (3, 4)
+        if not fits or not all(isinstance(text, str) for text in entry[1:]):
             raise ValueError(f"{where} is not (weight, source, path) or (..., captions)")
         weight, source, path, captions = (*entry, "")[:4]
         number_like = isinstance(weight, int | float) and not isinstance(weight, bool)
@@ -64,8 +65,12 @@ def mixture_source(data, require_captions: bool = True) -> Mixture:
         part.source, part.path, part.captions = source, path, captions
         try:
             parts.append(open_source(part, require_captions=require_captions))
-        except (ValueError, OSError) as error:
-            raise type(error)(f"{where}: {error}") from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{where}: {error}") from error
+        except OSError as error:
+            raise OSError(f"{where}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         weights.append(float(weight))
     return Mixture(parts, weights)
 

@@ -1,0 +1,106 @@
+"""What a run evaluates: the first images that can be used, and no other."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from unitok_jax import differences
+from unitok_jax.data.health import TooManyBadSamples
+from unitok_jax.data.records import SampleError
+from unitok_jax.data.shapes import shape_source
+from unitok_jax.data.subset import subset
+from unitok_jax.run import Run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty pictures, of which 03 and 12 are none."""
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index:02}.png")
+        (tmp_path / f"{index:02}.txt").write_text(f"number {index}")
+    for name in ("03.png", "12.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    return tmp_path
+
+
+@pytest.fixture
+def config(tiny, folder):
+    tiny.data.source, tiny.data.path, tiny.data.max_bad = "folder", str(folder), 0.1
+    tiny.data.image_size, tiny.model.size, tiny.model.quant_heads = (32, 32), "nano", 2
+    tiny.data.batch_size = tiny.eval.batch_size = 8
+    tiny.eval.max_images = 10
+    return tiny
+
+
+class TestTrainingImages:
+    def test_bad_ones_are_left_out_and_told(self, config, caplog):
+        run = Run(config, jax.devices()[:1])
+        bad = run.bad_evaluation_images()
+        ((index, reason, message),) = bad
+        assert (index, reason) == (3, "not_an_image") and message.startswith("03.png: not an")
+        run.leave_out(bad)
+        assert "1 of 10 images are not evaluated" in caplog.text and "03.png" in caplog.text
+        names = [run.eval_source[i]["name"] for i in range(len(run.eval_source))]
+        assert names == [f"{i:02}.png" for i in (0, 1, 2, 4, 5, 6, 7, 8, 9)]
+        # The last batch ends with the ninth: 12.png, in the rest of it, is not read.
+        metrics, _ = run.evaluate(run.programs.init().generator.params)
+        assert np.isfinite(metrics["psnr"])
+
+    def test_too_many(self, config):
+        config.data.max_bad = 0.05
+        run = Run(config, jax.devices()[:1])
+        with pytest.raises(TooManyBadSamples, match="1 of 10 .*data.max_bad=0.05.*\n.*03.png"):
+            run.leave_out(run.bad_evaluation_images())
+
+    def test_file_that_cannot_be_read_is_an_error(self, config, folder):
+        run = Run(config, jax.devices()[:1])
+        (folder / "05.png").unlink()
+        with pytest.raises(OSError, match="05.png"):
+            run.bad_evaluation_images()
+
+
+class TestEvaluationSource:
+    def test_bad_image_is_an_error(self, config, folder):
+        """A set for evaluation must not silently change."""
+        config.eval.source, config.eval.path = "folder", str(folder)
+        with pytest.raises(SampleError, match="03.png: not an image"):
+            Run(config, jax.devices()[:1]).bad_evaluation_images()
+
+    @pytest.mark.parametrize(
+        "source, path, message",
+        [
+            ("folder", "/data.none", "eval.path=/data.none: there is no such folder"),
+            ("mixture", "", "eval.source=mixture: weights mean nothing"),
+        ],
+    )
+    def test_errors_name_its_keys(self, config, source, path, message):
+        config.eval.source, config.eval.path = source, path
+        with pytest.raises((ValueError, OSError), match=message):
+            Run(config, jax.devices()[:1])
+
+
+def test_subset_keeps_labels():
+    source = shape_source("held_out")
+    few = subset(source, [5, 2, 9])
+    assert len(few) == 3 and few.class_names == source.class_names
+    assert [few.label(i) for i in range(3)] == [source.label(i) for i in (5, 2, 9)]
+    assert few[1] == source[2]
+    assert not hasattr(subset(shape_source("train"), [0]), "label")
+
+
+class TestSavedConfig:
+    def test_a_mixture_is_the_same_after_json(self):
+        saved = {"data": {"mixture": [[1.0, "tar", "a"], [2, "photos", ""]]}}
+        now = {"data": {"mixture": ((1.0, "tar", "a"), (2, "photos", ""))}}
+        assert differences.config_differences(saved, now) == []
+        now["data"]["mixture"] = ((1.0, "tar", "b"), (2, "photos", ""))
+        assert len(differences.config_differences(saved, now)) == 1
+
+    def test_one_that_knows_no_mixtures(self):
+        saved, now = {"data": {"source": "tar"}}, {"data": {"source": "tar", "mixture": ()}}
+        assert differences.config_differences(saved, now) == []
+        now["data"]["mixture"] = ((1.0, "tar", "a"),)
+        assert len(differences.config_differences(saved, now)) == 1
