@@ -203,7 +203,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int] | None:
 
 
 def _is_upright(data: bytes) -> bool:
-    begin = data.find(b"Exif\0\0", 0, 1 << 16)
+    begin = data.find(b"Exif\0\0")  # in any segment: another may stand before it
     if begin < 0:
         return True
     exif = Image.Exif()

@@ -5,19 +5,14 @@ hold."""
 
 import logging
 import math
-import multiprocessing
-import os
-import threading
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
-from absl import flags
 
 from unitok_jax.data import order
+from unitok_jax.data.chunks import stream
 from unitok_jax.data.crops import decode_random_crop
 from unitok_jax.data.health import Health, Notes
 from unitok_jax.data.mixture import Mixture
@@ -28,7 +23,6 @@ from unitok_jax.data.transforms import check_size, decode_image, resize_center_c
 
 REPLACEMENT_TRIES = 16  # samples in a row that may be bad before training stops
 NEIGHBOURS = 4  # of them lie next to the first, the others all over the source
-CHUNK = 16  # samples that one thread reads and stacks at a time, at most
 
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()
@@ -37,7 +31,8 @@ _warned: set[str] = set()
 def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
     """The global batch size that a source can fill: `data.batch_size`, or less for a small source.
 
-    A contrastive batch must not hold a sample twice, for it would be its own negative.
+    A sample that a contrastive batch holds twice is its own negative. Only a batch that crosses the
+    end of an epoch may hold one twice.
 
     Args:
         data: the `data` config; `batch_size` is read.
@@ -158,7 +153,7 @@ def train_batches(
         _check_range(data.crop_ratio, "data.crop_ratio", math.inf),
     )
     rows = _check_rows(rows, batch_size)
-    return Batches(_stream(read, batch_size, rows, start_step, _ENDLESS, data), health)
+    return Batches(stream(read, batch_size, rows, data, first_batch=start_step), health)
 
 
 def eval_batches(
@@ -192,10 +187,7 @@ def eval_batches(
         raise ValueError(f"batch_size={batch_size} must be positive")
     read = _EvaluationRows(source, Tokenizer(data.context_length), check_size(data.image_size))
     rows = _check_rows(rows, batch_size)
-    return _stream(read, batch_size, rows, 0, -(-len(source) // batch_size), data)
-
-
-_ENDLESS = 2**40  # batches
+    return stream(read, batch_size, rows, data, batches=-(-len(source) // batch_size))
 
 
 class _TrainingRows:
@@ -274,115 +266,6 @@ class _EvaluationRows:
             "mask": mask,
             "index": np.where(mask, index, 0).astype(np.int32),
         }
-
-
-class _Chunks:
-    """This process's rows of every global batch, a few at a time; a source for Grain.
-
-    Few enough that all threads work on the next batch, and as many as that allows, for Grain's
-    work is per element.
-    """
-
-    def __init__(self, read: Callable, batch_size, rows, first_batch, batches, parts):
-        self._read, self._batch_size = read, batch_size
-        self._first, self._batches = first_batch, batches
-        size = min(CHUNK, -(-len(rows) // parts))
-        self._parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        self._shape, self._size = (len(rows), *read.image_shape), size
-        self._images = _Images()
-
-    @property
-    def per_batch(self) -> int:
-        return len(self._parts)
-
-    def __len__(self) -> int:
-        return self._batches * len(self._parts)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        batch, part = divmod(index, len(self._parts))
-        begin = (self._first + batch) * self._batch_size
-        images = self._images.of_batch(batch, self._shape)
-        images = images[part * self._size : (part + 1) * self._size]
-        return self._read([begin + row for row in self._parts[part]], images)
-
-
-class _Images:
-    """Memory for the images of whole batches, which the threads of a process write together.
-
-    A batch lives as long as any of its chunks.
-    """
-
-    def __init__(self):
-        self._batches = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
-
-    def __reduce__(self):
-        return type(self), ()
-
-    def of_batch(self, batch: int, shape: tuple[int, ...]) -> np.ndarray:
-        """uint8 `shape`, the same for everyone who asks for this batch."""
-        with self._lock:
-            images = self._batches.get(batch)
-            if images is None:
-                self._batches[batch] = images = np.empty(shape, np.uint8)
-            return images
-
-
-def _stream(read, batch_size, rows, first_batch, batches, data) -> grain.DatasetIterator:
-    """Reads chunks ahead, in threads or worker processes, in order, and joins them to batches."""
-    parallel = data.num_threads * max(1, data.num_workers)
-    chunks = _Chunks(read, batch_size, rows, first_batch, batches, parallel)
-    # One batch is read ahead: memory holds about two, whatever the number of threads.
-    ahead = max(chunks.per_batch, 2 * parallel)
-    read_options = grain.ReadOptions(data.num_threads, ahead)
-    cv2.setNumThreads(1)  # our threads are the parallel ones
-    if data.num_workers:
-        # Grain hands its absl flags to the workers and refuses unparsed ones; whoever has not come
-        # through absl's app.run (a test, a notebook) has them at their defaults.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        ahead = -(-ahead // data.num_workers)
-        read_options = grain.ReadOptions(data.num_threads, ahead)
-    stream = grain.MapDataset.source(chunks).to_iter_dataset(read_options)
-    if data.num_workers:
-        options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
-        stream = stream.mp_prefetch(options, _begin_worker)
-    return iter(stream.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join))
-
-
-def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One batch of its chunks."""
-    batch = {
-        key: _concatenate([chunk[key] for chunk in chunks]) for key in chunks[0] if key != "notes"
-    }
-    if "notes" in chunks[0]:
-        batch["notes"] = notes = Notes()
-        for chunk in chunks:
-            notes.update(chunk["notes"])
-    return batch
-
-
-def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
-    whole = arrays[0].base  # what threads wrote together; worker processes send copies
-    if isinstance(whole, np.ndarray) and all(array.base is whole for array in arrays):
-        if whole.ndim == arrays[0].ndim and len(whole) == sum(map(len, arrays)):
-            return whole
-    return np.concatenate(arrays)
-
-
-def _begin_worker(*_) -> None:
-    cv2.setNumThreads(1)
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed: it would wait for ever, with its memory."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_rows(rows: Sequence[int] | None, batch_size: int) -> tuple[int, ...]:
