@@ -142,6 +142,25 @@ class TestShardsThatAreBroken:
         assert left_out(source) == {"unreadable": [f"a.tar from byte {at}"]}
         assert f"the header's checksum is wrong at byte {at}" in caplog.text
 
+    @pytest.mark.parametrize("bad", [0, 10, 39])
+    def test_what_follows_damage_is_estimated(self, tmp_path, caplog, bad):
+        members = [m for i in range(40) for m in sample(f"{i:02}")] + [("z.txt", "no image")]
+        path = make_tar(tmp_path / "a.tar", members)
+        make_tar(tmp_path / "b.tar", sample("b"))
+        with tarfile.open(path) as tar:
+            at = tar.getmember(f"{bad:02}.txt").offset
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(b"X")
+        for _ in range(2):  # made, then found
+            source = tar_source(str(tmp_path))
+            lost = source.tally.counts["unreadable"]
+            assert len(source) == bad + 1
+            assert left_out(source) == {"unreadable": [f"a.tar from byte {at}"]}
+            # The image of the damaged sample is read; the end of the tar is up to 10 KiB of zeros.
+            assert max(1, 0.8 * (40 - bad)) <= lost <= 1.8 * (40 - bad) + 6
+        assert f"{bad} samples before it are used, about {lost} after it are not" in caplog.text
+
     def test_tar_without_its_end_is_whole(self, tmp_path):
         path = make_tar(tmp_path / "a.tar", sample("a"))
         self.cut(path, len(path.read_bytes().rstrip(b"\0")))  # the padding is not there either

@@ -19,7 +19,7 @@ from unitok_jax.data.records import NAMES_KEPT, Tally
 from unitok_jax.data.shards import Descriptor, Shard
 from unitok_jax.data.tar_scan import ROW
 
-VERSION = 1
+VERSION = 2
 _UNPACK = struct.Struct("<QIHQIB").unpack  # a ROW
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 

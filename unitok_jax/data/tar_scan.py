@@ -176,11 +176,18 @@ def scan(
         if not count and error.offset == 0:
             raise ValueError(f"data.path: {path} is not a tar: {error}") from error
         samples.cut()
-        samples.tally.add("unreadable", f"{name} from byte {error.offset}")
+        lost = _lost(error.offset, size, len(samples.rows) + samples.tally.total)
+        samples.tally.add("unreadable", f"{name} from byte {error.offset}", lost)
         warnings.append(
             f"{path}: {error} at byte {error.offset} of {size}; {len(samples.rows)} samples before "
-            "it are used, what follows is not. Fetch the shard again"
+            f"it are used, about {lost} after it are not. Fetch the shard again"
         )
     if not count and not warnings:
         warnings.append(f"{path} is an empty tar: it has no samples")
     return Scan(np.array(samples.rows, ROW), samples.tally, warnings)
+
+
+def _lost(offset: int, size: int, count: int) -> int:
+    """About how many samples follow byte `offset`, if they are like the `count` before it."""
+    mean = offset / max(count, 1)
+    return max(round((size - offset) / mean), 1)
