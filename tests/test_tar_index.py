@@ -161,10 +161,31 @@ class TestShardsThatAreBroken:
             assert max(1, 0.8 * (40 - bad)) <= lost <= 1.8 * (40 - bad) + 6
         assert f"{bad} samples before it are used, about {lost} after it are not" in caplog.text
 
-    def test_tar_without_its_end_is_whole(self, tmp_path):
+    @pytest.mark.parametrize("padding", [False, True])
+    def test_tar_without_its_end_may_be_cut(self, tmp_path, caplog, padding):
+        path = make_tar(tmp_path / "a.tar", sample("a") + sample("b"))
+        end = len(path.read_bytes().rstrip(b"\0"))
+        end = -(-end // 512) * 512 if padding else end
+        source = tar_source(str(self.cut(path, end)))
+        assert captions(source) == {f"a.tar/{key}": ("a caption",) for key in "ab"}
+        assert left_out(source) == {"unreadable": [f"a.tar from byte {end}"]}
+        assert source.tally.total == 1
+        assert caplog.text.count(f"{path}: the tar has no end-of-archive block") == 1
+
+    def test_one_block_of_zeros_ends_a_tar(self, tmp_path, caplog):
         path = make_tar(tmp_path / "a.tar", sample("a"))
-        self.cut(path, len(path.read_bytes().rstrip(b"\0")))  # the padding is not there either
-        assert captions(tar_source(str(path))) == {"a.tar/a": ("a caption",)}
+        end = -(-len(path.read_bytes().rstrip(b"\0")) // 512) * 512
+        assert not tar_source(str(self.cut(path, end + 512))).tally.total
+        assert not caplog.text
+
+    def test_tar_cut_after_the_image_of_a_sample(self, tmp_path):
+        path = make_tar(tmp_path / "a.tar", sample("a") + sample("b"))
+        with tarfile.open(path) as tar:
+            self.cut(path, tar.getmember("b.txt").offset)
+        source = tar_source(str(path))
+        assert list(captions(source)) == ["a.tar/a"]
+        assert source.tally.counts == {"no_caption": 1, "unreadable": 1}
+        assert len(tar_source(str(path), require_captions=False)) == 2
 
     @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
     @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
