@@ -1,5 +1,6 @@
 """What the index of tars holds, leaves out and refuses, and how it is kept."""
 
+import errno
 import json
 import os
 import pickle
@@ -240,21 +241,54 @@ class TestIndex:
         ]
         assert scanned == [str(folder / "00.tar")]
         assert before[4]["name"] == "1.tar/0001"  # what is open stays as it was
-        with pytest.raises(RuntimeError, match="the index has changed since the source was opened"):
-            pickle.loads(pickle.dumps(before))[4]
 
-    @pytest.mark.parametrize("file", ["index.json", "rows"])
+    def test_run_goes_on_while_shards_are_added(self, folder, scanned):
+        source = tar_source(str(folder))
+        before = captions(source)
+        for more in ("00", "01", "02"):
+            make_tar(folder / f"{more}.tar", sample("new"))
+            tar_source(str(folder))
+            assert captions(pickle.loads(pickle.dumps(source))) == before
+        assert len(scanned) == 2 + 3
+        for more in ("00", "01", "02"):
+            os.unlink(folder / f"{more}.tar")
+        assert captions(tar_source(str(folder))) == before and len(scanned) == 2 + 3
+
+    @pytest.mark.parametrize("used", [False, True])
+    def test_index_that_is_not_used_is_removed(self, folder, used):
+        def index_again():
+            for rows in place(folder).glob("*.npy"):
+                os.utime(rows, (0, time.time() - 8 * 24 * 3600))
+            if used:
+                pickle.loads(pickle.dumps(source))[0]
+            make_tar(folder / f"{len(os.listdir(folder))}.tar", sample("new"))
+            tar_source(str(folder))
+
+        source = tar_source(str(folder))
+        index_again()  # the last one stays, however old: its rows are used again
+        assert len(list(place(folder).glob("*.npy"))) == 2
+        index_again()
+        names = [path.name.split(".") for path in place(folder).iterdir() if path.name != ".lock"]
+        states = {state for state, _ in names}
+        assert len(states) == 2 + used and len(names) == 2 * len(states)
+        copy = pickle.loads(pickle.dumps(source))
+        if used:
+            assert captions(copy) == captions(source)
+        else:
+            with pytest.raises(OSError, match="was deleted since they were opened; start again"):
+                copy[4]
+
+    @pytest.mark.parametrize("file", ["table", "rows"])
     @pytest.mark.parametrize("damage", ["cut", "garbage", "gone", "another version"])
     def test_damaged_index_is_made_again(self, folder, scanned, caplog, file, damage):
         before = captions(tar_source(str(folder)))
         scanned.clear()
-        (rows,) = place(folder).glob("*.npy")
-        path = rows if file == "rows" else place(folder) / "index.json"
+        (rows,), (table,) = place(folder).glob("*.npy"), place(folder).glob("*.json")
+        path = rows if file == "rows" else table
         if damage == "gone":
             path.unlink()
         elif damage == "another version":
-            table = json.loads((place(folder) / "index.json").read_text())
-            (place(folder) / "index.json").write_text(json.dumps(table | {"version": 0}))
+            table.write_text(json.dumps(json.loads(table.read_text()) | {"version": 0}))
         else:
             data = path.read_bytes()
             path.write_bytes(data[:-30] if damage == "cut" else b"garbage" * 100)
@@ -265,7 +299,7 @@ class TestIndex:
     def test_folder_of_its_own(self, folder, tmp_path_factory):
         index = tmp_path_factory.mktemp("index") / "deep"
         open_source(config(folder, index=str(index)))
-        assert list(index.glob("*/index.json")) and not (folder / ".unitok_index").exists()
+        assert list(index.glob("*/*.json")) and not (folder / ".unitok_index").exists()
         with pytest.raises(ValueError, match="data.index=gs://b/i: .* use a local folder"):
             open_source(config(folder, index="gs://b/i"))
 
@@ -274,13 +308,18 @@ class TestIndex:
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
         (folder / ".unitok_index").symlink_to("/sys/kernel")  # not even root makes folders there
         assert len(tar_source(str(folder))) == 6
-        assert list(cache.glob("unitok_jax/index/*/index.json"))
+        assert list(cache.glob("unitok_jax/index/*/*.json"))
         with pytest.raises(OSError, match="no index .* to /sys/kernel; set --config.data.index="):
             tar_source(str(folder), index="/sys/kernel")
 
     def test_index_that_can_only_be_read_is_used(self, folder, scanned, monkeypatch):
         tar_source(str(folder))
         monkeypatch.setattr(index_files, "lock", None)
+
+        def refuse(path):
+            raise PermissionError(errno.EACCES, "not yours", path)
+
+        monkeypatch.setattr(os, "utime", refuse)
         tar_source(str(folder))
         assert len(scanned) == 2
 
@@ -333,8 +372,8 @@ class TestIndex:
             command = [sys.executable, "-c", code, str(folder), str(done)]
             assert subprocess.run(command).returncode == -signal.SIGKILL
             assert captions(tar_source(str(folder / "{0,1}.tar"))) == before
-            table = json.loads((place_of(folder, str(folder)) / "index.json").read_text())
-            assert table["names"] == ["0.tar", "1.tar"]
+            (table,) = place_of(folder, str(folder)).glob("*.json")
+            assert json.loads(table.read_text())["names"] == ["0.tar", "1.tar"]
         scanned.clear()
         assert captions(tar_source(str(folder))) == before | {"2.tar/new": ("a caption",)}
         assert scanned == [str(folder / "2.tar")]
