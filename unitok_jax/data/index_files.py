@@ -6,9 +6,9 @@ import fcntl
 import json
 import logging
 import os
-import re
 import struct
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,11 @@ from unitok_jax.data.records import NAMES_KEPT, Tally
 from unitok_jax.data.shards import Descriptor, Shard
 from unitok_jax.data.tar_scan import ROW
 
-VERSION = 1
+VERSION = 2
 _UNPACK = struct.Struct("<QIHQIB").unpack  # a ROW
+NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_KEPT = 7 * 24 * 3600  # seconds that a state stays after its last use
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +88,12 @@ def load(place: Path, state: str) -> Index:
     """An index that `open_index` has found or made.
 
     Raises:
-        RuntimeError: it is there no more.
+        OSError: it is there no more.
     """
     index = find(place, state)
     if index is None:
-        raise RuntimeError(
-            f"{place}: the index has changed since the source was opened; start again"
+        raise OSError(
+            f"{place}: the index of the tars was deleted since they were opened; start again"
         )
     return index
 
@@ -102,7 +104,7 @@ def write(
     shards: list[Shard],
     parts: Iterable[tuple[np.ndarray, Tally]],
 ) -> None:
-    """Writes an index whole or not at all; the one before stays readable for who has it open.
+    """Writes an index whole or not at all, beside those of other states.
 
     Args:
         place: its folder.
@@ -134,47 +136,65 @@ def write(
         "counts": counts,
         "tallies": tallies,
     }
-    with _replacing(place / "index.json") as file:
+    with _replacing(place / f"{state}.json") as file:
         file.write(json.dumps(table, separators=(",", ":")).encode())
 
 
 def find(place: Path, state: str) -> Index | None:
-    """The index in a folder, None if it is of another state, damaged or not there."""
+    """The index of a state in a folder, which is then in use; None if damaged or not there."""
     try:
-        table, rows, tally = _read(place)
+        table, rows, tally = _read(place, state)
+        _mark_used(rows.path)
     except (OSError, DamagedError):  # whether it can be written is seen later
-        return None
-    if table["state"] != state:
         return None
     ends = np.cumsum(np.array(table["counts"], np.int64), dtype=np.int64)
     return Index(table["root"], table["names"], ends, rows, tally)
 
 
-def _read(place: Path) -> tuple[dict, Rows, Tally]:
-    """The table and the rows in a folder, and what all shards have left out."""
-    text = (place / "index.json").read_bytes()
+def _mark_used(path: Path) -> None:
+    """Sets the time of a state's rows, which `sweep` goes by; that of its table stays."""
+    try:
+        os.utime(path)
+    except OSError as error:
+        if error.errno not in NO_WRITING:
+            raise
+        log.debug("%s cannot be marked as used: %s", path, error)
+
+
+def _last(place: Path) -> str:
+    """The state that was written last, '' for none."""
+    tables = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return tables[-1].stem if tables else ""
+
+
+def _read(place: Path, state: str) -> tuple[dict, Rows, Tally]:
+    """The table and the rows of a state, and what all shards have left out."""
+    path = place / f"{state}.json"
+    text = path.read_bytes()
     try:
         table = json.loads(text)
         if table["version"] != VERSION:
             raise ValueError(f"version {table['version']} is not {VERSION}")
-        rows = Rows(place / f"{table['state']}.npy")
+        rows = Rows(place / f"{state}.npy")
         columns = [table[key] for key in ("names", "sizes", "mtimes_ns", "counts")]
         whole = len(rows) == sum(table["counts"]) and len(set(map(len, columns))) == 1
+        whole = whole and table["state"] == state
         if not whole or not isinstance(table["root"], str):
             raise ValueError("its files do not belong together")
         tally = Tally()
         tally.update(_tally(*parts) for parts in table["tallies"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        raise DamagedError(f"{place}/index.json is damaged: {error!r}") from error
+        raise DamagedError(f"{path} is damaged: {error!r}") from error
     return table, rows, tally
 
 
 def parts(place: Path) -> dict[Shard, tuple[np.ndarray, Tally]]:
-    """Rows and tally of every shard in the index that is there; of a damaged one, nothing."""
-    try:
-        table, rows, _ = _read(place)
-    except FileNotFoundError:
+    """Rows and tally of every shard in the index written last; of a damaged one, nothing."""
+    last = _last(place)
+    if not last:
         return {}
+    try:
+        table, rows, _ = _read(place, last)
     except DamagedError as error:
         log.warning("%s; all shards are scanned again", error)
         return {}
@@ -214,15 +234,19 @@ def lock(place: Path):
 
 
 def sweep(place: Path) -> None:
-    """Removes what a killed process left, and all states but the present."""
-    try:
-        present = f"{_read(place)[0]['state']}.npy"
-    except (FileNotFoundError, DamagedError):
-        present = ""
-    for path in place.iterdir():
-        left = re.fullmatch(r"[0-9a-f]{16}\.npy", path.name) and path.name != present
-        if left or path.name.endswith(".new"):
-            path.unlink()
+    """Removes what a killed process left, and states that nobody has opened for a week.
+
+    A run goes on with the state that it has opened when shards are added, and each of its worker
+    processes, on any host, opens that state again. The state written last stays.
+    """
+    for path in place.glob("*.new"):
+        path.unlink()
+    last, oldest = _last(place), time.time() - _KEPT
+    for rows in place.glob("*.npy"):
+        table = rows.with_suffix(".json")
+        if not table.exists() or rows.stem != last and rows.stat().st_mtime < oldest:
+            table.unlink(missing_ok=True)
+            rows.unlink()
 
 
 @contextlib.contextmanager

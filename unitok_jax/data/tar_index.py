@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -23,7 +22,6 @@ from unitok_jax.data.shards import Reader, Shard
 from unitok_jax.data.tar_scan import CaptionRule, scan
 
 BESIDE = ".unitok_index"
-_NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
 _FEW = 8  # shards that are not worth starting processes for
 _GUARD = (
     "a script that opens many shards starts processes and needs the usual "
@@ -82,7 +80,7 @@ def open_index(
             place.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=place).close()
         except OSError as error:
-            if error.errno not in _NO_WRITING:
+            if error.errno not in index_files.NO_WRITING:
                 raise
             log.info("no index can be written to %s: %s", place, error)
             continue

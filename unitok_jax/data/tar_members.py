@@ -24,6 +24,10 @@ class CutError(ValueError):
         self.offset = offset
 
 
+class NoEndError(CutError):
+    """The tar ends after a whole member, without the zeros that say that it was the last."""
+
+
 def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
     """Members of a tar of `size` bytes: ustar, GNU long names, PAX; sparse files are not known.
 
@@ -34,6 +38,7 @@ def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
 
     Raises:
         CutError: what should be a header is none, or the tar ends within one.
+        NoEndError: all members are whole, but the tar does not say that they are all.
     """
     fetch = _Window(read, size, window).get
     offset = head = 0
@@ -63,6 +68,8 @@ def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
         name, stated = None, None
     if offset < size or head < offset:
         raise CutError(offset, "the tar ends within a header")
+    if size:
+        raise NoEndError(size, "the tar has no end-of-archive block")
 
 
 class _Window:

@@ -7,7 +7,15 @@ import numpy as np
 from unitok_jax.data.cloud import is_remote
 from unitok_jax.data.folders import IMAGE_SUFFIXES
 from unitok_jax.data.records import Tally
-from unitok_jax.data.tar_members import BLOCK, CutError, Member, Read, members, split
+from unitok_jax.data.tar_members import (
+    BLOCK,
+    CutError,
+    Member,
+    NoEndError,
+    Read,
+    members,
+    split,
+)
 
 NO_CAPTION, TEXT, JSON = range(3)
 # Where a sample is in its shard. `head_blocks` blocks of headers come before the image.
@@ -172,15 +180,29 @@ def scan(
             if member.regular:
                 samples.add(member)
         samples.finish()
+    except NoEndError as error:
+        samples.finish()  # a few writers leave the end out, so the last sample may well be whole
+        samples.tally.add("unreadable", f"{name} from byte {error.offset}")
+        warnings.append(
+            f"{path}: {error}: its {len(samples.rows)} samples are used, but it may have been cut "
+            f"at byte {size}. Compare its size with the original, or fetch it again"
+        )
     except CutError as error:
         if not count and error.offset == 0:
             raise ValueError(f"data.path: {path} is not a tar: {error}") from error
         samples.cut()
-        samples.tally.add("unreadable", f"{name} from byte {error.offset}")
+        lost = _lost(error.offset, size, len(samples.rows) + samples.tally.total)
+        samples.tally.add("unreadable", f"{name} from byte {error.offset}", lost)
         warnings.append(
             f"{path}: {error} at byte {error.offset} of {size}; {len(samples.rows)} samples before "
-            "it are used, what follows is not. Fetch the shard again"
+            f"it are used, about {lost} after it are not. Fetch the shard again"
         )
     if not count and not warnings:
         warnings.append(f"{path} is an empty tar: it has no samples")
     return Scan(np.array(samples.rows, ROW), samples.tally, warnings)
+
+
+def _lost(offset: int, size: int, count: int) -> int:
+    """About how many samples follow byte `offset`, if they are like the `count` before it."""
+    mean = offset / max(count, 1)
+    return max(round((size - offset) / mean), 1)
