@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0 when all is written; 1 when writing failed, or too much of the source is bad: the same
-        command continues; 2 when the flags or the input are wrong.
+        command continues; 2 when the flags or the input are wrong, which may show while writing.
     """
     try:
         _parse(argv)
@@ -88,6 +88,9 @@ def main(argv: Sequence[str]) -> int:
     except (TooManyBadError, OSError, concurrent.futures.BrokenExecutor) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     left_out = tally_of(manifest["skipped"])
     print(f"{manifest['count']} samples in {len(manifest['shards'])} files in {output}")
     if left_out.total:

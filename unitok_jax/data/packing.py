@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+from ftfy.fixes import fix_surrogates
 from tqdm import tqdm
 
 from unitok_jax.data.array_records import FORMAT, MANIFEST, NAME_ERRORS, SETTINGS, SUFFIX, VERSION
@@ -209,6 +210,8 @@ def _write_shard(number: int) -> dict[str, Any]:
             left_out.add("unreadable", str(error))
             continue
         record = {key: record[key] for key in ("name", "image", "captions")}
+        # JSON can hold half of a pair, which UTF-8 cannot: U+FFFD, as the tokenizer makes of it.
+        record["captions"] = [fix_surrogates(caption) for caption in record["captions"]]
         if labelled:
             record["label"] = source.label(index)
             labels.append(record["label"])
