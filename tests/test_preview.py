@@ -229,7 +229,7 @@ class TestStatistics:
         sizes = sorted(path.stat().st_size for path in folder.glob("[a-g].[!t]*"))
         assert found["source"] == "folder" and found["length"] == 8 and found["measured"] == 8
         assert found["usable"] == 7
-        assert found["unusable"] == {"not_an_image": {"count": 1, "names": ["h.png"]}}
+        assert found["unusable"] == {"not_an_image": {"count": 1, "first": ["h.png"]}}
         assert found["left_out"] == {}
         assert found["formats"] == pytest.approx({"PNG": 4 / 7, "JPEG": 2 / 7, "WEBP": 1 / 7})
         # widths 40 47 48 50 64 128 300, heights 32 32 64 64 80 100 200: d.jpg is upright 50 x 80
@@ -295,7 +295,7 @@ class TestStatistics:
             in capsys.readouterr().out
         )
         found = json.loads((tmp_path / "statistics.json").read_text(encoding="utf-8"))
-        assert found["left_out"] == {"two_images": {"count": 3, "names": ["shard-1.tar, key 5"]}}
+        assert found["left_out"] == {"two_images": {"count": 3, "first": ["shard-1.tar, key 5"]}}
 
     def test_samples_are_chosen_by_the_seed(self):
         chosen = statistics.choose(2**31 - 1, 1000, 0)

@@ -5,8 +5,6 @@ hold."""
 
 import logging
 import math
-import multiprocessing
-import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ from unitok_jax.data.records import SampleError, Source
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import check_size, decode_image, resize_center_crop
+from unitok_jax.data.workers import end_with_parent
 
 REPLACEMENT_TRIES = 16  # samples in a row that may be bad before training stops
 NEIGHBOURS = 4  # of them lie next to the first, the others all over the source
@@ -372,17 +371,7 @@ def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
 
 def _begin_worker(*_) -> None:
     cv2.setNumThreads(1)
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed: it would wait for ever, with its memory."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def _check_rows(rows: Sequence[int] | None, batch_size: int) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ def _statistics(config, source, size, tokenizer, samples, path) -> None:
         found, bad = statistics.summarize(bar, size, tokenizer.context_length)
     left_out = getattr(source, "tally", Tally())
     known = {"source": config.data.source, "path": config.data.path, "length": len(source)}
-    known |= {"left_out": statistics.told(left_out)}
+    known |= {"left_out": left_out.to_json()}
     print(f"{len(indices)} of the {len(source)} samples of data.source={config.data.source}\n")
     print(statistics.table(found, bad))
     if left_out.total:

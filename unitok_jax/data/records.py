@@ -1,7 +1,7 @@
 """What a sample is, and what a source of samples promises; every format keeps to it."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 # Why a sample is left out: the last part of its name in metrics, reports and manifests.
@@ -65,12 +65,32 @@ class Tally:
     def total(self) -> int:
         return sum(self.counts.values())
 
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """{reason: {'count': int, 'first': names}}, what is most frequent first."""
+        return {
+            reason: {"count": count, "first": self.names[reason]}
+            for reason, count in self.counts.most_common()
+        }
+
+    @classmethod
+    def from_json(cls, counted: dict[str, dict[str, Any]]) -> "Tally":
+        """The tally of what `to_json` returned."""
+        tally = cls()
+        for reason, found in counted.items():
+            tally.counts[reason] = found["count"]
+            tally.names[reason] = list(found["first"])
+        return tally
+
     def __str__(self) -> str:
         return "\n".join(
-            f"  {count} {reason}: {', '.join(self.names[reason][:5])}"
-            + (", ..." if len(self.names[reason]) > 5 else "")
+            f"  {count} {reason}: {first_names(self.names[reason])}"
             for reason, count in self.counts.most_common()
         )
+
+
+def first_names(names: Sequence[str], count: int = 5) -> str:
+    """Names for a message: 'a, b, c, d, e, ...'."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 class Source(Protocol):
@@ -101,5 +121,5 @@ class LabelledSource(Source, Protocol):
     class_templates: tuple[str, ...]  # sentences with {} where the name goes
 
     def label(self, index: int) -> int:
-        """The position in `class_names` of record `index`, without reading its image."""
+        """The position in `class_names` of record `index`. May read it, decodes no image."""
         ...
