@@ -44,10 +44,14 @@ class Tally:
         self.names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Counts `count` samples; `name` is one of them, or what they have in common."""
+        """Counts `count` samples; `name` is one of them, or what they have in common.
+
+        Names of files need not be UTF-8; what is not is kept as an escape, so that all can be told.
+        """
         if reason not in REASONS:
             raise ValueError(f"{reason!r} is not one of {', '.join(REASONS)}")
         self.counts[reason] += count
+        name = name.encode(errors="backslashreplace").decode()
         names = self.names.setdefault(reason, [])
         if len(names) < NAMES_KEPT and name not in names:
             names.append(name)
