@@ -204,6 +204,16 @@ def test_captions_with_half_a_surrogate_pair(tmp_path):
     assert (tokenize(captions) == tokenize(source[0]["captions"])).all()
 
 
+def test_the_weights_of_a_mixture_are_told_to_be_lost(tmp_path):
+    folder, output = make_images(tmp_path / "in", 4), tmp_path / "out"
+    mixture = f"--config.data.mixture=((3.0,'folder','{folder}'),(1.0,'folder','{folder}'))"
+    done = subprocess.run(
+        command("", output, mixture, source="mixture"), capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0 and len(packed(output)) == 8
+    assert done.stderr.startswith("warning: the weights of data.mixture are not packed\n")
+
+
 def test_labels_stay(tmp_path):
     for index in range(9):
         (tmp_path / f"in/n{index % 3}").mkdir(parents=True, exist_ok=True)

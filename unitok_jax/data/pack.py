@@ -82,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
             require_captions=NEED_CAPTIONS.value,
         )
         claim(output, settings)
+        if data.source == "mixture":
+            print("warning: the weights of data.mixture are not packed", file=sys.stderr)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
