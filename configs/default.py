@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     data.path = ""  # of the folder, the shards, ...: what it means depends on the source
     data.captions = ""  # where the captions are, if not where the source looks for them
     data.mixture = ()  # of source=mixture: (weight, source, path[, captions]) of each part
-    data.window = 16  # blocks that are shuffled together, of sources that are read in blocks
+    data.window = 8  # blocks that are shuffled together, of sources that are read in blocks
     data.index = ""  # a folder for the indexes of tars; empty: beside the shards
     data.max_bad = 0.01  # of the samples may be unusable; more end the run
     data.image_size = (256, 256)  # height, width; multiples of 16

@@ -81,6 +81,8 @@ def test_records_in_the_order_of_the_shards(folder):
 def test_patterns_of_files_and_folders(folder, tmp_path):
     make(tmp_path / "packed2", [record(20)])
     assert names(opened(folder / "*2.array_record")) == [f"{i}.jpg" for i in range(4, 9)]
+    (folder / "settings.json").write_text("{}")  # pack leaves it, beside manifest.json
+    assert names(opened(folder / "*")) == names(opened(folder))
     assert names(opened(folder / "000000.array_record")) == [f"{i}.jpg" for i in range(4)]
     assert names(opened(tmp_path / "packed*")) == [f"{i}.jpg" for i in (*range(9), 20)]
 

@@ -228,6 +228,15 @@ class TestNames:
             open_source(config(source="zzz"))
 
 
+@pytest.mark.parametrize(
+    ("source", "key"), [("photos", "path"), ("photos", "captions"), ("array_record", "captions")]
+)
+def test_keys_that_a_source_does_not_read(source, key):
+    message = f"data.{key}=/a has no meaning for data.source={source}: leave it empty"
+    with pytest.raises(ValueError, match=message):
+        open_source(config(source=source, **{key: "/a"}))
+
+
 class TestPhotos:
     def test_every_photo_is_installed_and_decodes(self):
         source = open_source(config(source="photos"))

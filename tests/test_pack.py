@@ -16,6 +16,7 @@ from formats import config, jpeg
 from unitok_jax.data.packing import PARTIAL
 from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.text import Tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -189,6 +190,30 @@ def test_names_that_are_not_utf8(tmp_path):
     assert packed(tmp_path / "out")[3]["name"] == f"{name}.jpg"
 
 
+def test_captions_with_half_a_surrogate_pair(tmp_path):
+    """They train as they would from the folder."""
+    folder = make_images(tmp_path / "in", 1)
+    (folder / "captions.jsonl").write_text(
+        '{"file_name": "0000.jpg", "captions": ["a \\ud83d cup", "\\ud83d\\ude00", "\\udce9"]}'
+    )
+    code, _, error = run(*command(folder, tmp_path / "out"))
+    assert code == 0, error
+    captions = packed(tmp_path / "out")[0]["captions"]
+    assert captions == ("a \ufffd cup", "\U0001f600", "\ufffd")
+    tokenize, source = Tokenizer(), open_source(config("folder", folder))
+    assert (tokenize(captions) == tokenize(source[0]["captions"])).all()
+
+
+def test_the_weights_of_a_mixture_are_told_to_be_lost(tmp_path):
+    folder, output = make_images(tmp_path / "in", 4), tmp_path / "out"
+    mixture = f"--config.data.mixture=((3.0,'folder','{folder}'),(1.0,'folder','{folder}'))"
+    done = subprocess.run(
+        command("", output, mixture, source="mixture"), capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0 and len(packed(output)) == 8
+    assert done.stderr.startswith("warning: the weights of data.mixture are not packed\n")
+
+
 def test_labels_stay(tmp_path):
     for index in range(9):
         (tmp_path / f"in/n{index % 3}").mkdir(parents=True, exist_ok=True)
@@ -272,6 +297,19 @@ class TestBadInput:
         assert code == 2 and error == "error: --config is missing; for example " + (
             "--config=configs/b16.py\n"
         )
+
+    def test_input_that_proves_wrong_while_writing(self, tmp_path):
+        folder, once, output = make_images(tmp_path / "in", 40), tmp_path / "one", tmp_path / "two"
+        assert run(*command(folder, once, "--shard_size=1"))[0] == 0
+        shards = sorted(once.glob("*.array_record"))
+        manifest = json.loads((once / "manifest.json").read_text())
+        two = command(folder, tmp_path / "more", "--shard_size=2")
+        assert run(*two)[0] == 0
+        shards[1].write_bytes((tmp_path / "more/000000.array_record").read_bytes())
+        manifest["shards"][1]["bytes"] = shards[1].stat().st_size
+        (once / "manifest.json").write_text(json.dumps(manifest))
+        code, _, error = run(*command(once, output, "--shard_size=1", source="array_record"))
+        assert code == 2 and "holds 2 records, not 1" in error and error.count("\n") == 1
 
     def test_full_disk(self, tmp_path):
         """A limit of file sizes stands in for it: both end in a failed write."""

@@ -1,5 +1,6 @@
 """Parquet files with images, as others write them."""
 
+import collections
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from formats import config, jpeg, take
-from unitok_jax.data.parquet import KEPT_BEFORE
+from unitok_jax.data.parquet import KEPT_WINDOWS, ParquetSource
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import SampleError
 from unitok_jax.data.sources import open_source
@@ -112,7 +113,7 @@ def test_source_survives_pickling_after_reading(folder):
 
 
 def test_threads_read_every_group_once(folder, monkeypatch):
-    source = opened(folder, window=1)
+    source = opened(folder, window=3)
     read = []
     original = source._read
     monkeypatch.setattr(source, "_read", lambda *where: read.append(where) or original(*where))
@@ -120,13 +121,29 @@ def test_threads_read_every_group_once(folder, monkeypatch):
     with ThreadPoolExecutor(8) as executor:
         found = list(executor.map(lambda i: source[i]["captions"], order))
     assert found == [(f"picture {i}",) for i in order]
-    assert len(read) == len(set(read)) == 5 == 1 + KEPT_BEFORE
+    assert len(read) == len(set(read)) == 5 < 3 * KEPT_WINDOWS
+
+
+def test_training_reads_every_group_once_in_an_epoch(tmp_path, monkeypatch):
+    """Threads that are at the end of a window do not lose its groups to those that are beyond."""
+    write(tmp_path / "a.parquet", hugging_face(range(800)), group=20)
+    data = config("parquet", tmp_path, window=5, num_threads=8, batch_size=40)
+    reads, original = collections.Counter(), ParquetSource._read
+
+    def read(source, file, group, count):
+        reads[group] += 1
+        return original(source, file, group, count)
+
+    monkeypatch.setattr(ParquetSource, "_read", read)
+    take(train_batches(data, 0), 37)  # two epochs, but for what is read ahead
+    assert set(reads) == set(range(40)) and max(reads.values()) == 2
+    assert sum(reads.values()) >= 65  # the first of an epoch may be kept from the one before
 
 
 def test_kept_groups_are_bounded(tmp_path):
     source = opened(write(tmp_path / "a.parquet", hugging_face(range(20)), group=1), window=2)
     captions(source)
-    assert len(source._cache) == 2 + KEPT_BEFORE
+    assert len(source._cache) == 2 * KEPT_WINDOWS
 
 
 class TestBadInput:
@@ -207,6 +224,27 @@ class TestBadInput:
         with pytest.raises(SampleError, match="row 0: caption is not UTF-8") as caught:
             source[0]
         assert caught.value.reason == "bad_caption"
+
+    @pytest.mark.parametrize(
+        "columns, group",
+        [
+            (hugging_face(range(6)), 2),
+            (hugging_face(range(3)), 3),
+            (hugging_face(range(6), caption="words"), 3),
+            (hugging_face(range(6)) | {"text": range(6)}, 3),
+        ],
+    )
+    def test_file_that_changes_under_a_run(self, tmp_path, columns, group):
+        file = write(tmp_path / "a.parquet", hugging_face(range(6)))
+        source = opened(file)
+        write(file, columns, group)
+        with pytest.raises(OSError, match="a.parquet has changed since it was opened"):
+            source[5]
+
+    @pytest.mark.parametrize("key", ["window", "num_threads"])
+    def test_nothing_to_read_with(self, folder, key):
+        with pytest.raises(ValueError, match=f"data.{key}=0 must be at least 1"):
+            opened(folder, **{key: 0})
 
     def test_damaged_row_group(self, tmp_path):
         file = write(tmp_path / "a.parquet", hugging_face(range(6)))

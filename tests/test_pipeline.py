@@ -200,6 +200,11 @@ class TestTraining:
 
 
 class TestArguments:
+    @pytest.mark.parametrize("count", [{"num_threads": 0}, {"num_workers": -1}])
+    def test_nobody_to_read(self, folder, count):
+        with pytest.raises(ValueError, match="data.num_threads=. must be at least 1 and data.num"):
+            train_batches(config(folder, **count), 0)
+
     @pytest.mark.parametrize("wrong", [(), (2, 1), (1, 1), (-1, 2), (3, 4)])
     def test_rows_that_the_batch_has_not(self, folder, wrong):
         with pytest.raises(ValueError, match=r"rows=.* are not ascending rows .* batch of 4"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -229,7 +230,7 @@ class TestStatistics:
         sizes = sorted(path.stat().st_size for path in folder.glob("[a-g].[!t]*"))
         assert found["source"] == "folder" and found["length"] == 8 and found["measured"] == 8
         assert found["usable"] == 7
-        assert found["unusable"] == {"not_an_image": {"count": 1, "names": ["h.png"]}}
+        assert found["unusable"] == {"not_an_image": {"count": 1, "first": ["h.png"]}}
         assert found["left_out"] == {}
         assert found["formats"] == pytest.approx({"PNG": 4 / 7, "JPEG": 2 / 7, "WEBP": 1 / 7})
         # widths 40 47 48 50 64 128 300, heights 32 32 64 64 80 100 200: d.jpg is upright 50 x 80
@@ -295,7 +296,21 @@ class TestStatistics:
             in capsys.readouterr().out
         )
         found = json.loads((tmp_path / "statistics.json").read_text(encoding="utf-8"))
-        assert found["left_out"] == {"two_images": {"count": 3, "names": ["shard-1.tar, key 5"]}}
+        assert found["left_out"] == {"two_images": {"count": 3, "first": ["shard-1.tar, key 5"]}}
+
+    def test_what_would_end_a_run_is_told(self, folder, tmp_path, capsys, monkeypatch):
+        source = Counted(open_source(config(folder).data))
+        source.tally = Tally()
+        source.tally.add("two_images", "shard-1.tar, key 5", 2)
+        monkeypatch.setitem(SOURCES, "mine", lambda data, require_captions: source)
+        preview(config(source="mine", max_bad=0.1), tmp_path, images=0)
+        assert (
+            "a run would end at its start: 20% were left out when the source was opened, more than "
+            "data.max_bad=0.1\na run would end before long: 12.5% of the measured samples are "
+            "unusable, more than data.max_bad=0.1\n"
+        ) in capsys.readouterr().out
+        preview(config(source="mine", max_bad=0.2), tmp_path, images=0)
+        assert "a run would" not in capsys.readouterr().out
 
     def test_samples_are_chosen_by_the_seed(self):
         chosen = statistics.choose(2**31 - 1, 1000, 0)
@@ -333,6 +348,23 @@ def run(*arguments):
 
 
 class TestCommand:
+    def test_names_that_are_not_utf8(self, tmp_path):
+        root = tmp_path / os.fsdecode(b"caf\xe9")
+        root.mkdir()
+        save(root / "a.png", 64, 64)
+        bad = root / os.fsdecode(b"\xe9t\xe9.png")
+        bad.write_bytes(b"no picture")
+        bad.with_suffix(".txt").write_text(SHORT)
+        output = tmp_path / "out"
+        done = run(
+            *("--config=configs/photos.py", "--config.data.source=folder", "--images=0"),
+            *(f"--config.data.path={root}", f"--output={output}"),
+        )
+        assert done.returncode == 0, done.stderr
+        assert "1 not_an_image: \\udce9t\\udce9.png" in done.stdout
+        found = json.loads((output / "statistics.json").read_text(encoding="utf-8"))
+        assert found["path"] == str(root)
+
     def test_writes_everything(self, tmp_path):
         output = tmp_path / "deep" / "preview"
         done = run("--config=configs/photos.py", f"--output={output}", "--images=2", "--samples=3")
@@ -364,6 +396,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("values", "options", "message"),
         [
+            ({"source": "shapes", "num_threads": 0}, {}, "data.num_threads=0 must be at least 1"),
             ({"source": "foto"}, {}, "data.source='foto' is not one of"),
             ({}, {}, "data.path is empty"),
             ({"path": "/none"}, {}, "data.path=/none: there is no such folder"),

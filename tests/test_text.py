@@ -47,6 +47,12 @@ def test_escapes_case_and_white_space_do_not_matter():
     )
 
 
+def test_halves_of_surrogate_pairs_are_replaced():
+    tokenize = Tokenizer()
+    np.testing.assert_array_equal(tokenize("a \ud83d cup \udce9"), tokenize("a \ufffd cup \ufffd"))
+    np.testing.assert_array_equal(tokenize("\ud83d\ude00"), tokenize("\U0001f600"))
+
+
 def test_pickled_tokenizer_gives_the_same_ids():
     tokenizer = Tokenizer(16)
     copy = pickle.loads(pickle.dumps(tokenizer))

@@ -147,7 +147,7 @@ def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
 
     Args:
         path: its folder, or a pattern (`*`, `?`, `[...]`, `**`) of such folders or of
-            .array_record files in them.
+            .array_record files in them; the .json files among what it finds are passed over.
         require_captions: whether a record without a caption is a `SampleError`.
 
     Returns:
@@ -199,7 +199,7 @@ def _folders(path: str) -> dict[Path, set[str] | None]:
 
 
 def _glob(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern, recursive=True))
+    return [p for p in sorted(glob.glob(pattern, recursive=True)) if not p.endswith(".json")]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

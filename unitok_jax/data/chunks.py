@@ -1,7 +1,5 @@
 """How batches are read: a few rows at a time, in threads or worker processes, by Grain."""
 
-import multiprocessing
-import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ import numpy as np
 from absl import flags
 
 from unitok_jax.data.health import Notes
+from unitok_jax.data.workers import end_with_parent
 
 CHUNK = 16  # samples that one thread reads at a time, at most
 ENDLESS = 2**40  # batches
@@ -39,7 +38,15 @@ def stream(
 
     Yields:
         What `read` returns, of all rows of a batch.
+
+    Raises:
+        ValueError: no thread, or fewer than no workers.
     """
+    if data.num_threads < 1 or data.num_workers < 0:
+        raise ValueError(
+            f"data.num_threads={data.num_threads} must be at least 1 and data.num_workers="
+            f"{data.num_workers} at least 0"
+        )
     parallel = data.num_threads * max(1, data.num_workers)
     chunks = _Chunks(read, batch_size, rows, first_batch, batches, parallel)
     # One batch is read ahead: memory holds about two, whatever the number of threads.
@@ -134,14 +141,4 @@ def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
 
 def _begin_worker(*_) -> None:
     cv2.setNumThreads(1)
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed: it would wait for ever, with its memory."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()

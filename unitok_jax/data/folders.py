@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unitok_jax.data.photos import CAPTIONS, photo_folder
+from unitok_jax.data.records import first_names
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_FILES = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.csv")
@@ -73,7 +74,7 @@ def folder_source(path: str, captions: str = "", *, require_captions: bool = Tru
     if missing and require_captions:
         raise ValueError(
             f"{len(missing)} of {len(names)} images in data.path={path} have no caption: "
-            f"{_first(missing)}. Add them to {table or 'a captions.jsonl or name.txt files'}, "
+            f"{first_names(missing)}. Add them to {table or 'a captions.jsonl or name.txt files'}, "
             "or remove the images"
         )
     return FileSource(root, found)
@@ -121,7 +122,7 @@ def _match(names: list[str], table: Captions, path: Path) -> Captions:
     if strangers:
         raise ValueError(
             f"{path} names {len(strangers)} images that are not in the folder: "
-            f"{_first(strangers)}. Names are relative to data.path"
+            f"{first_names(strangers)}. Names are relative to data.path"
         )
     return {name: table[name] if name in table else () for name in names}
 
@@ -206,7 +207,3 @@ def lines(path: Path) -> Iterator[str]:
                 raise ValueError(
                     f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8"
                 ) from error
-
-
-def _first(names: list[str], count: int = 5) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -13,7 +13,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from unitok_jax.data.packing import TooManyBadError, claim, pack, plan, tally_of
+from unitok_jax.data.health import TooManyBadSamples
+from unitok_jax.data.packing import claim, pack, plan
+from unitok_jax.data.records import Tally
 from unitok_jax.data.sources import open_source
 
 # Flags of its own: unitok_jax.main defines a --config too, and one process may import both.
@@ -63,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0 when all is written; 1 when writing failed, or too much of the source is bad: the same
-        command continues; 2 when the flags or the input are wrong.
+        command continues; 2 when the flags or the input are wrong, which may show while writing.
     """
     try:
         _parse(argv)
@@ -80,15 +82,20 @@ def main(argv: Sequence[str]) -> int:
             require_captions=NEED_CAPTIONS.value,
         )
         claim(output, settings)
+        if data.source == "mixture":
+            print("warning: the weights of data.mixture are not packed", file=sys.stderr)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
         manifest = pack(source, settings, output, workers=WORKERS.value, max_bad=data.max_bad)
-    except (TooManyBadError, OSError, concurrent.futures.BrokenExecutor) as error:
+    except (TooManyBadSamples, OSError, concurrent.futures.BrokenExecutor) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    left_out = tally_of(manifest["skipped"])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    left_out = Tally.from_json(manifest["skipped"])
     print(f"{manifest['count']} samples in {len(manifest['shards'])} files in {output}")
     if left_out.total:
         print(f"{left_out.total} left out:\n{left_out}", file=sys.stderr)

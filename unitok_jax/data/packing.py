@@ -5,25 +5,23 @@ import hashlib
 import json
 import multiprocessing
 import os
-import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgpack
+from ftfy.fixes import fix_surrogates
 from tqdm import tqdm
 
 from unitok_jax.data.array_records import FORMAT, MANIFEST, NAME_ERRORS, SETTINGS, SUFFIX, VERSION
+from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.records import LabelledSource, SampleError, Source, Tally
 from unitok_jax.data.transforms import decode_image
+from unitok_jax.data.workers import end_with_parent
 
 PARTIAL = ".partial"  # the end of the name of a file that is being written
 PROBES = 16  # records that tell a source from another
-
-
-class TooManyBadError(Exception):
-    """More samples were left out than `data.max_bad` allows."""
 
 
 def plan(data, source: Source, *, shard_size: int, check: bool, require_captions: bool) -> dict:
@@ -73,7 +71,7 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
         the manifest.
 
     Raises:
-        TooManyBadError: with all that was left out; every shard stays, no manifest is written.
+        TooManyBadSamples: with all that was left out; every shard stays, no manifest is written.
         OSError: writing failed.
     """
     size, samples = settings["--shard_size"], len(source)
@@ -97,10 +95,10 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
                 executor.shutdown(wait=False, cancel_futures=True)
     before = getattr(source, "tally", Tally())
     left_out = Tally()
-    left_out.update([before, *(tally_of(shard.pop("skipped")) for shard in facts.values())])
+    left_out.update([before, *(Tally.from_json(shard.pop("skipped")) for shard in facts.values())])
     total = samples + before.total
     if left_out.total > max_bad * total:
-        raise TooManyBadError(
+        raise TooManyBadSamples(
             f"{left_out.total} of {total} samples cannot be used, more than "
             f"data.max_bad={max_bad:g} allows:\n{left_out}\nRepair the source and pack it into "
             "another folder, or give the same command with a larger --config.data.max_bad: what "
@@ -111,7 +109,7 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
         "version": VERSION,
         "settings": settings,
         "count": sum(shard["count"] for shard in facts.values()),
-        "skipped": skipped_json(left_out),
+        "skipped": left_out.to_json(),
         "shards": [facts[number] for number in shards],
     }
     for key in ("class_names", "class_templates"):
@@ -177,12 +175,7 @@ def _difference(key: str, before: Any, now: Any) -> str:
 def _start(source: Source, settings: dict, output: Path) -> None:
     global _job
     _job = source, settings, output
-
-    def end_with_parent():  # whoever waits for a killed parent waits for ever
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _write_shard(number: int) -> dict[str, Any]:
@@ -209,6 +202,8 @@ def _write_shard(number: int) -> dict[str, Any]:
             left_out.add("unreadable", str(error))
             continue
         record = {key: record[key] for key in ("name", "image", "captions")}
+        # JSON can hold half of a pair, which UTF-8 cannot: U+FFFD, as the tokenizer makes of it.
+        record["captions"] = [fix_surrogates(caption) for caption in record["captions"]]
         if labelled:
             record["label"] = source.label(index)
             labels.append(record["label"])
@@ -224,7 +219,7 @@ def _write_shard(number: int) -> dict[str, Any]:
         "count": count,
         "bytes": final.stat().st_size,
         "sha256": digest,
-        "skipped": skipped_json(left_out),
+        "skipped": left_out.to_json(),
     }
     if labelled:
         facts["labels"] = labels
@@ -272,20 +267,3 @@ def _probe(source: Source, index: int) -> str:
     except OSError:
         return "unreadable"
     return f"{record['name']} {zlib.crc32(record['image']):08x} {' | '.join(record['captions'])}"
-
-
-def skipped_json(tally: Tally) -> dict[str, dict]:
-    """A tally as JSON values."""
-    return {
-        reason: {"count": count, "first": tally.names[reason]}
-        for reason, count in tally.counts.items()
-    }
-
-
-def tally_of(skipped: dict[str, dict]) -> Tally:
-    """The tally of what `skipped_json` returned."""
-    tally = Tally()
-    for reason, found in skipped.items():
-        tally.counts[reason] = found["count"]
-        tally.names[reason] = list(found["first"])
-    return tally

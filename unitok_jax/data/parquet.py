@@ -18,13 +18,15 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 class ParquetSource:
     """Rows by position; reading one reads its row group.
 
-    Decoded row groups are kept per process: as many as are shuffled together and as threads may
-    still need of those before. Memory is their number times the bytes of a row group's images, so
-    20 groups of 1000 images of 100 KB are 2 GB. Hugging Face writes groups of 100 images.
+    Decoded row groups are kept per process: as many as are shuffled together, twice, for where one
+    window ends and the next begins, threads read groups of both. Memory is their number times the
+    bytes of a row group's images, so 16 groups of 1000 images of 100 KB are 1.6 GB. Hugging Face
+    writes groups of 100 images.
 
     Args:
         files: paths.
-        columns: names of the columns of images and captions; '' for no captions.
+        columns: the column of the images and, if there are captions, theirs: name -> type, as Arrow
+            writes it.
         groups: int32 (n, 2): of every row group its file's position in `files` and its own there.
         blocks: int64 (n,): where the row groups end.
         kept_groups: how many row groups are kept.
@@ -34,7 +36,7 @@ class ParquetSource:
     def __init__(
         self,
         files: Sequence[str],
-        columns: tuple[str, str],
+        columns: dict[str, str],
         groups: np.ndarray,
         blocks: np.ndarray,
         *,
@@ -56,26 +58,32 @@ class ParquetSource:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index}: there are 0 to {len(self) - 1}")
         block = int(np.searchsorted(self.blocks, index, side="right"))
-        row = index - (int(self.blocks[block - 1]) if block else 0)
+        start = int(self.blocks[block - 1]) if block else 0
+        row, count = index - start, int(self.blocks[block]) - start
         file, group = self._files[self._groups[block, 0]], int(self._groups[block, 1])
-        table = self._cache.get(block, lambda: self._read(file, group))
+        table = self._cache.get(block, lambda: self._read(file, group, count))
         name = f"{file}, group {group}, row {row}"
-        image_column, caption_column = self._columns
-        captions = _captions(table[caption_column][row], name) if caption_column else ()
+        image_column, *caption_column = self._columns
+        captions = _captions(table[caption_column[0]][row], name) if caption_column else ()
         if self._require_captions and not captions:
             raise SampleError(f"{name} has no caption", "no_caption")
         return {"name": name, "image": _image(table[image_column][row], name), "captions": captions}
 
-    def _read(self, file: str, group: int):
+    def _read(self, file: str, group: int, count: int):
         import pyarrow
         from pyarrow import parquet
 
-        try:  # threads read several groups at a time already
-            return parquet.ParquetFile(file).read_row_group(
-                group, [column for column in self._columns if column], use_threads=False
-            )
+        try:
+            with parquet.ParquetFile(file) as opened:
+                if group < opened.num_row_groups:
+                    # Threads read several groups at a time already.
+                    table = opened.read_row_group(group, list(self._columns), use_threads=False)
+                    found = {field.name: str(field.type) for field in table.schema}
+                    if table.num_rows == count and found == self._columns:
+                        return table
         except pyarrow.ArrowInvalid as error:
             raise SampleError(f"{file}, group {group}: {error}", "unreadable") from error
+        raise OSError(f"{file} has changed since it was opened")
 
 
 def parquet_source(
@@ -83,7 +91,7 @@ def parquet_source(
     captions: str = "",
     *,
     require_captions: bool = True,
-    window: int = 16,
+    window: int = 8,
     num_threads: int = 16,
 ) -> ParquetSource:
     """Rows of Parquet files, in the order of the files' names.
@@ -100,24 +108,27 @@ def parquet_source(
 
     Raises:
         ValueError: no path, no files, a file that is not Parquet, columns that are not there, of
-            another type, or of different types in two files.
+            another type, or of different types in two files; no window or no threads.
         FileNotFoundError: nothing is there.
     """
+    if window < 1:
+        raise ValueError(f"data.window={window} must be at least 1 row group")
+    if num_threads < 1:
+        raise ValueError(f"data.num_threads={num_threads} must be at least 1 thread")
     files = _find(path)
     with ThreadPoolExecutor(num_threads) as executor:
         ends = list(executor.map(_file_end, files))
     schema = ends[0][0]
-    columns = (
-        _image_column(files[0], schema),
-        _caption_column(files[0], schema, captions, require_captions),
-    )
+    image = _image_column(files[0], schema)
+    caption = _caption_column(files[0], schema, captions, require_captions)
+    columns = {name: str(schema.field(name).type) for name in (image, caption) if name}
     for file, (other, _) in zip(files, ends, strict=True):
-        for column in filter(None, columns):
+        for column, kind in columns.items():
             found = str(other.field(column).type) if column in other.names else "absent"
-            if found != str(schema.field(column).type):
+            if found != kind:
                 raise ValueError(
-                    f"column {column!r} is {found} in {file} and {schema.field(column).type} in "
-                    f"{files[0]}: data.path={path} must hold files of one kind"
+                    f"column {column!r} is {found} in {file} and {kind} in {files[0]}: "
+                    f"data.path={path} must hold files of one kind"
                 )
     groups, counts = [], []
     for number, (_, rows) in enumerate(ends):
@@ -132,12 +143,12 @@ def parquet_source(
         columns,
         np.array(groups, np.int32),
         np.cumsum(counts, dtype=np.int64),
-        kept_groups=window + KEPT_BEFORE,
+        kept_groups=KEPT_WINDOWS * window,
         require_captions=require_captions,
     )
 
 
-KEPT_BEFORE = 4  # groups of the window before, which the slowest threads still read
+KEPT_WINDOWS = 2  # one that begins while the slowest threads still read the one before
 
 
 def _find(path: str) -> list[str]:

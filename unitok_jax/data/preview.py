@@ -48,6 +48,8 @@ def preview(
     size = check_size(config.data.image_size)
     tokenizer = Tokenizer(config.data.context_length)
     loaded = sheet.load_font(font)
+    if config.data.num_threads < 1:
+        raise ValueError(f"data.num_threads={config.data.num_threads} must be at least 1 thread")
     source = open_source(config.data)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -115,13 +117,31 @@ def _statistics(config, source, size, tokenizer, samples, path) -> None:
         found, bad = statistics.summarize(bar, size, tokenizer.context_length)
     left_out = getattr(source, "tally", Tally())
     known = {"source": config.data.source, "path": config.data.path, "length": len(source)}
-    known |= {"left_out": statistics.told(left_out)}
+    known |= {"left_out": left_out.to_json()}
     print(f"{len(indices)} of the {len(source)} samples of data.source={config.data.source}\n")
     print(statistics.table(found, bad))
     if left_out.total:
         print(f"left out when the source was opened: {left_out.total}\n{left_out}")
-    path.write_text(json.dumps(known | found, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    for line in _too_bad(left_out, len(source) + left_out.total, bad, found["measured"], config):
+        print(line)
+    told = json.dumps(known | found, indent=2, ensure_ascii=False) + "\n"
+    # A path need not be UTF-8; what is not becomes an escape, which JSON knows.
+    path.write_text(told, "utf-8", errors="backslashreplace")
     print(f"\n{path}")
+
+
+def _too_bad(left_out: Tally, there: int, bad: Tally, measured: int, config) -> list[str]:
+    """What would end a run, in words."""
+    found = [
+        ("end at its start", left_out.total / there, "were left out when the source was opened"),
+        ("end before long", bad.total / measured, "of the measured samples are unusable"),
+    ]
+    allowed = config.data.max_bad
+    return [
+        f"a run would {end}: {100 * share:.3g}% {what}, more than data.max_bad={allowed}"
+        for end, share, what in found
+        if share > allowed
+    ]
 
 
 def command() -> None:

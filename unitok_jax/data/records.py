@@ -1,7 +1,7 @@
 """What a sample is, and what a source of samples promises; every format keeps to it."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 # Why a sample is left out: the last part of its name in metrics, reports and manifests.
@@ -44,10 +44,14 @@ class Tally:
         self.names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Counts `count` samples; `name` is one of them, or what they have in common."""
+        """Counts `count` samples; `name` is one of them, or what they have in common.
+
+        Names of files need not be UTF-8; what is not is kept as an escape, so that all can be told.
+        """
         if reason not in REASONS:
             raise ValueError(f"{reason!r} is not one of {', '.join(REASONS)}")
         self.counts[reason] += count
+        name = name.encode(errors="backslashreplace").decode()
         names = self.names.setdefault(reason, [])
         if len(names) < NAMES_KEPT and name not in names:
             names.append(name)
@@ -65,12 +69,32 @@ class Tally:
     def total(self) -> int:
         return sum(self.counts.values())
 
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """{reason: {'count': int, 'first': names}}, what is most frequent first."""
+        return {
+            reason: {"count": count, "first": self.names[reason]}
+            for reason, count in self.counts.most_common()
+        }
+
+    @classmethod
+    def from_json(cls, counted: dict[str, dict[str, Any]]) -> "Tally":
+        """The tally of what `to_json` returned."""
+        tally = cls()
+        for reason, found in counted.items():
+            tally.counts[reason] = found["count"]
+            tally.names[reason] = list(found["first"])
+        return tally
+
     def __str__(self) -> str:
         return "\n".join(
-            f"  {count} {reason}: {', '.join(self.names[reason][:5])}"
-            + (", ..." if len(self.names[reason]) > 5 else "")
+            f"  {count} {reason}: {first_names(self.names[reason])}"
             for reason, count in self.counts.most_common()
         )
+
+
+def first_names(names: Sequence[str], count: int = 5) -> str:
+    """Names for a message: 'a, b, c, d, e, ...'."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 class Source(Protocol):
@@ -101,5 +125,5 @@ class LabelledSource(Source, Protocol):
     class_templates: tuple[str, ...]  # sentences with {} where the name goes
 
     def label(self, index: int) -> int:
-        """The position in `class_names` of record `index`, without reading its image."""
+        """The position in `class_names` of record `index`. May read it, decodes no image."""
         ...

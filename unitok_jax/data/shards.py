@@ -14,6 +14,7 @@ from typing import NamedTuple
 import braceexpand
 
 from unitok_jax.data import cloud
+from unitok_jax.data.records import first_names
 
 TRIES = 5
 FIRST_WAIT = 0.1  # seconds before the second try; doubles
@@ -64,7 +65,7 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
     counts = collections.Counter(shard.path for shard in shards)
     twice = [path for path, count in counts.items() if count > 1]
     if twice:
-        raise ValueError(f"{where} names {len(twice)} shards more than once: {_first(twice)}")
+        raise ValueError(f"{where} names {len(twice)} shards more than once: {first_names(twice)}")
     return shards
 
 
@@ -87,14 +88,10 @@ def _missing(where, pattern, names, missing) -> str:
     hint = "; a comma does not separate paths, write {a,b}" if comma else ""
     if len(names) > 1:
         count = f"{len(missing)} of {len(names)}"
-        return f"{where}: {count} are not there: {_first(missing)}. Name those that are{hint}"
+        return f"{where}: {count} are not there: {first_names(missing)}. Name those that are{hint}"
     if glob.has_magic(missing[0]):
         return f"{where}: no file matches{hint}"
     return f"{where}: there is no such file or folder{hint}"
-
-
-def _first(names: list[str], count: int = 5) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _is_shard(name: str) -> bool:

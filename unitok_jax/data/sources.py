@@ -27,7 +27,7 @@ def open_source(data, *, require_captions: bool = True) -> Source:
 
     Raises:
         ValueError: an unknown name, no path, no images, captions that do not fit the images, a
-            file that is damaged or of another kind.
+            file that is damaged or of another kind, a key that the source does not read.
         FileNotFoundError, NotADirectoryError: `data.path` or `data.captions` is not there.
         ImportError: the source needs a package that is not installed.
     """
@@ -75,6 +75,25 @@ def mixture_source(data, require_captions: bool = True) -> Mixture:
     return Mixture(parts, weights)
 
 
+def _unread(data, *keys: str) -> None:
+    for key in keys:
+        if data[key]:
+            raise ValueError(
+                f"data.{key}={data[key]} has no meaning for data.source={data.source}: leave it "
+                "empty"
+            )
+
+
+def _packed(data, require_captions: bool) -> Source:
+    _unread(data, "captions")
+    return packed_source(data.path, require_captions=require_captions)
+
+
+def _photos(data, require_captions: bool) -> Source:
+    _unread(data, "path", "captions")
+    return photo_source()
+
+
 SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     "folder": lambda data, require_captions: folder_source(
         data.path, data.captions, require_captions=require_captions
@@ -82,9 +101,7 @@ SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     "tar": lambda data, require_captions: tar_source(
         data.path, data.captions, data.index, require_captions=require_captions
     ),
-    "array_record": lambda data, require_captions: packed_source(
-        data.path, require_captions=require_captions
-    ),
+    "array_record": _packed,
     "parquet": lambda data, require_captions: parquet_source(
         data.path,
         data.captions,
@@ -97,6 +114,6 @@ SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     ),
     "labelled": lambda data, require_captions: labelled_source(data.path, data.captions),
     "mixture": mixture_source,
-    "photos": lambda data, require_captions: photo_source(),
+    "photos": _photos,
     "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
 }

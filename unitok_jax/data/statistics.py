@@ -86,7 +86,7 @@ def summarize(
         context_length: tokens of a caption of training.
 
     Returns:
-        {'measured', 'usable': samples; 'unusable': as `told` returns it; 'image_size',
+        {'measured', 'usable': samples; 'unusable': as `Tally.to_json` returns it; 'image_size',
         'context_length'; 'formats': {name: share}, 'enlarged', 'truncated': shares of the pictures
         with fewer rows or columns than `image_size` and of the captions with too many tokens; and
         {'min', '5%', ...} for each of 'width', 'height', 'aspect_ratio' (width / height), 'bytes',
@@ -102,7 +102,7 @@ def summarize(
     found = {
         "measured": len(good) + tally.total,
         "usable": len(good),
-        "unusable": told(tally),
+        "unusable": tally.to_json(),
         "image_size": list(image_size),
         "context_length": context_length,
     }
@@ -123,14 +123,6 @@ def summarize(
         "tokens": _quantiles(tokens),
     }
     return found, tally
-
-
-def told(tally: Tally) -> dict[str, Any]:
-    """A tally for JSON: {reason: {'count': int, 'names': the first}}."""
-    return {
-        reason: {"count": count, "names": tally.names[reason]}
-        for reason, count in tally.counts.most_common()
-    }
 
 
 def table(found: dict[str, Any], tally: Tally) -> str:

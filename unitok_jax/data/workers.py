@@ -1,0 +1,15 @@
+"""Worker processes."""
+
+import multiprocessing
+import os
+import threading
+
+
+def end_with_parent() -> None:
+    """Ends this worker when its parent is killed: it would wait for ever, with its memory."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
