@@ -57,11 +57,7 @@ def folder_source(path: str, captions: str = "", *, require_captions: bool = Tru
             "data.path is empty: set --config.data.path=/a/folder/of/images, "
             "or --config.data.source=photos for the built-in photographs"
         )
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise FileNotFoundError(f"data.path={path}: there is no such folder")
-    if not root.is_dir():
-        raise NotADirectoryError(f"data.path={path} is not a folder")
+    root = open_root(path)
     names = sorted(image_names(root))
     if not names:
         raise ValueError(f"data.path={path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
@@ -83,6 +79,20 @@ def folder_source(path: str, captions: str = "", *, require_captions: bool = Tru
 def photo_source() -> FileSource:
     """The photographs inside scikit-image, captioned. Raises ImportError without scikit-image."""
     return FileSource(photo_folder(), CAPTIONS)
+
+
+def open_root(path: str) -> Path:
+    """The folder `data.path`.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: it is none.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise FileNotFoundError(f"data.path={path}: there is no such folder")
+    if not root.is_dir():
+        raise NotADirectoryError(f"data.path={path} is not a folder")
+    return root
 
 
 def image_names(root: Path) -> Iterator[str]:

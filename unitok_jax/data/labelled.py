@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unitok_jax.data.folders import IMAGE_SUFFIXES, image_names, lines
+from unitok_jax.data.folders import IMAGE_SUFFIXES, image_names, lines, open_root
 
 CLASS_TEMPLATES = (
     "a photo of a {}",
@@ -71,11 +71,7 @@ def labelled_source(path: str, captions: str = "") -> LabelledFolders:
     """
     if not path:
         raise ValueError("data.path is empty: set --config.data.path to a folder of class folders")
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise FileNotFoundError(f"data.path={path}: there is no such folder")
-    if not root.is_dir():
-        raise NotADirectoryError(f"data.path={path} is not a folder")
+    root = open_root(path)
     names = sorted(image_names(root))
     stray = [name for name in names if "/" not in name]
     if stray:
