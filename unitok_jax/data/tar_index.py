@@ -171,7 +171,7 @@ def _scan_all(shards: list[Shard], root: str, query: Query) -> Iterator[tuple[np
                 log.warning("%s", warning)
             yield found.rows, found.tally
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise OSError(
             f"the processes that index the shards have ended: too little memory, or {_GUARD}"
         ) from error
     finally:
