@@ -100,6 +100,16 @@ class TestDecodeRandomCrop:
         data = jpeg(photo("astronaut.png", (150, 100)), exif=exif)
         np.testing.assert_array_equal(self.decode(data), self.expected(data))
 
+    def test_turns_though_the_tag_comes_late(self):
+        """A large colour profile may stand before the EXIF segment."""
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = jpeg(photo("astronaut.png", (150, 100)), exif=exif)
+        filler = b"\xff\xe2" + (65000).to_bytes(2, "big") + bytes(64998)
+        data = data[:2] + 2 * filler + data[2:]
+        assert decode_image(data, "").shape == (150, 100, 3)
+        np.testing.assert_array_equal(self.decode(data), self.expected(data))
+
     @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
     def test_other_formats(self, kind):
         out = io.BytesIO()
