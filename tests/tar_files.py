@@ -3,9 +3,9 @@
 import io
 import tarfile
 
-import ml_collections
 from PIL import Image
 
+import formats
 from unitok_jax.data.tars import tar_source
 
 
@@ -42,24 +42,8 @@ def two_shards(folder):
 
 
 def config(path, **values):
-    return ml_collections.ConfigDict(
-        {
-            "source": "tar",
-            "path": str(path),
-            "captions": "",
-            "index": "",
-            "image_size": (16, 16),
-            "batch_size": 2,
-            "crop_scale": (0.9, 1.0),
-            "crop_ratio": (0.75, 4 / 3),
-            "num_threads": 2,
-            "num_workers": 0,
-            "max_bad": 1.0,
-            "window": 16,
-            "context_length": 8,
-            **values,
-        }
-    )
+    """The `data` config of tars."""
+    return formats.config("tar", path, **{"batch_size": 2, **values})
 
 
 def captions(source):

@@ -1,7 +1,6 @@
 """Batches: determinism, epochs, resuming, shares of processes, bad images, evaluation."""
 
 import contextlib
-import itertools
 import logging
 import math
 
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import formats
+from formats import take
 from unitok_jax.data import health, pipeline
 from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
@@ -46,31 +47,9 @@ def forget_warnings(monkeypatch):
     monkeypatch.setattr(pipeline, "_warned", set())
 
 
-def config(folder, **values):
-    return ml_collections.ConfigDict(
-        {
-            "source": "folder",
-            "path": str(folder),
-            "captions": "",
-            "image_size": (16, 32),
-            "batch_size": 4,
-            "crop_scale": (0.3, 1.0),
-            "crop_ratio": (0.75, 4 / 3),
-            "num_threads": 2,
-            "num_workers": 0,
-            "context_length": 8,
-            "mixture": (),
-            "window": 2,
-            "index": "",
-            "max_bad": 1.0,
-            **values,
-        }
-    )
-
-
-def take(batches, count):
-    with contextlib.closing(batches):
-        return list(itertools.islice(batches, count))
+def config(folder, source="folder", **values):
+    defaults = {"image_size": (16, 32), "crop_scale": (0.3, 1.0), "crop_ratio": (0.75, 4 / 3)}
+    return formats.config(source, folder, **{**defaults, "mixture": (), **values})
 
 
 def first(count, data, seed=0, **where):

@@ -50,18 +50,15 @@ def stream(
     parallel = data.num_threads * max(1, data.num_workers)
     chunks = _Chunks(read, batch_size, rows, first_batch, batches, parallel)
     # One batch is read ahead: memory holds about two, whatever the number of threads.
-    ahead = max(chunks.per_batch, 2 * parallel)
+    ahead = -(-max(chunks.per_batch, 2 * parallel) // max(1, data.num_workers))
     read_options = grain.ReadOptions(data.num_threads, ahead)
+    examples = grain.MapDataset.source(chunks).to_iter_dataset(read_options)
     cv2.setNumThreads(1)  # our threads are the parallel ones
     if data.num_workers:
         # Grain hands its absl flags to the workers and refuses unparsed ones; whoever has not come
         # through absl's app.run (a test, a notebook) has them at their defaults.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        ahead = -(-ahead // data.num_workers)
-        read_options = grain.ReadOptions(data.num_threads, ahead)
-    examples = grain.MapDataset.source(chunks).to_iter_dataset(read_options)
-    if data.num_workers:
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
         examples = examples.mp_prefetch(options, _begin_worker)
     return iter(examples.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join))

@@ -13,6 +13,8 @@ import numpy as np
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.records import Source
 
+_ENDLESS = 2**62  # positions
+
 
 def order(source: Source, seed: int, window: int):
     """The endless order in which training reads a source.
@@ -64,9 +66,6 @@ class _Shifted:
 
     def __getitem__(self, position: int) -> int:
         return self._order[position] + self._start
-
-
-_ENDLESS = 2**62
 
 
 class _BlockOrder:

@@ -196,10 +196,7 @@ class _TrainingRows:
     def __init__(self, source, positions, seed, tokenizer, size, scale, ratio):
         self._source, self._order, self._seed = source, positions, seed
         self._tokenizer, self._size, self._scale, self._ratio = tokenizer, size, scale, ratio
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return (*self._size, 3)
+        self.image_shape = (*size, 3)
 
     def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, Any]:
         captions, notes = [], Notes()
@@ -244,10 +241,7 @@ class _EvaluationRows:
 
     def __init__(self, source, tokenizer, size):
         self._source, self._tokenizer, self._size = source, tokenizer, size
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return (*self._size, 3)
+        self.image_shape = (*size, 3)
 
     def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, np.ndarray]:
         images[...] = 0

@@ -12,7 +12,7 @@ from unitok_jax.data import index_files, tar_index
 from unitok_jax.data.folders import CAPTION_KEYS
 from unitok_jax.data.records import SampleError
 from unitok_jax.data.shards import Reader, expand
-from unitok_jax.data.tar_scan import BLOCK, JSON, TEXT, CaptionRule, CutError, members, split
+from unitok_jax.data.tar_scan import BLOCK, NO_CAPTION, TEXT, CaptionRule, CutError, members, split
 
 _GAP = 64 << 10  # bytes between image and caption that are read rather than asked for twice
 
@@ -59,10 +59,12 @@ class TarSource:
         image, image_size, blocks, caption, caption_size, kind = self._index.rows[index]
         path = f"{self._index.root}/{shard_name}"
         head = image - blocks * BLOCK
-        spans = [(head, image), (image, image + image_size), (caption, caption + caption_size)]
-        header, encoded, text = self._read(path, spans if kind else spans[:2])
+        spans = [(head, image), (image, image + image_size)]
+        if kind != NO_CAPTION:
+            spans.append((caption, caption + caption_size))
+        header, encoded, *text = self._read(path, spans)
         name = f"{shard_name}/{_key(path, header, image_size)}"
-        captions = self._captions(name, text, kind)
+        captions = self._captions(name, text[0], kind) if text else ()
         if not captions and self._require_captions:
             raise SampleError(f"{name}: the caption is empty", "no_caption")
         return {"name": name, "image": encoded, "captions": captions}
@@ -71,22 +73,13 @@ class TarSource:
     def _index(self) -> index_files.Index:  # of a copy in a worker process
         return index_files.load(self._place, self._state)
 
-    def _read(self, path: str, spans: list[tuple[int, int]]) -> tuple[bytes, bytes, bytes]:
-        """The bytes of headers, image and, if it is a span too, caption; near ones in one read."""
-        (first, _), (_, last) = spans[:2]
+    def _read(self, path: str, spans: list[tuple[int, int]]) -> list[bytes]:
+        """The bytes of spans, (start, end); in one read if they are near."""
         start, end = min(spans)[0], max(span[1] for span in spans)
-        near = end - start <= last - first + spans[-1][1] - spans[-1][0] + _GAP
-        if near:
-            data = self._reader.read(path, start, end - start)
-        else:
-            start, data = first, self._reader.read(path, first, last - first)
-        parts = [data[begin - start : stop - start] for begin, stop in spans[:2]]
-        if len(spans) == 2:
-            return *parts, b""
-        begin, stop = spans[2]
-        if near:
-            return *parts, data[begin - start : stop - start]
-        return *parts, self._reader.read(path, begin, stop - begin)
+        if end - start > sum(last - first for first, last in spans) + _GAP:
+            return [self._reader.read(path, first, last - first) for first, last in spans]
+        data = self._reader.read(path, start, end - start)
+        return [data[first - start : last - start] for first, last in spans]
 
     def _captions(self, name: str, data: bytes, kind: int) -> tuple[str, ...]:
         try:
@@ -95,10 +88,7 @@ class TarSource:
             raise SampleError(
                 f"{name}: the caption is not UTF-8 ({error})", "bad_caption"
             ) from error
-        if kind == TEXT:
-            found = [text]
-        else:
-            found = self._json_captions(name, text) if kind == JSON else []
+        found = [text] if kind == TEXT else self._json_captions(name, text)
         return tuple(caption.strip() for caption in found if caption.strip())
 
     def _json_captions(self, name: str, text: str) -> list[str]:
