@@ -276,6 +276,7 @@ class TestBadInput:
         [
             (["--ouput=x"], "Unknown command line flag 'ouput'. Did you mean: output"),
             (["--config.data.sourc=x"], 'Did you mean "source" instead of "sourc"'),
+            (["--config.dta.source=x"], "no such key: 'dta'\nDid you mean \"data\" instead of"),
             (["--config.seed=many"], "flag --config.seed=many: invalid literal"),
             (["--shard_size=0"], "flag --shard_size=0"),
             (["--workers=0"], "flag --workers=0"),

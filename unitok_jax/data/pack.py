@@ -56,6 +56,8 @@ def _parse(argv: Sequence[str]) -> None:
             raise ValueError("--output is missing: the folder to write to")
     except OSError as error:
         raise ValueError(f"--config: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"--config: no such key: {error.args[0]}") from error
     except (flags.Error, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from error
 
