@@ -58,13 +58,14 @@ class TarSource:
         shard_name = self._index.names[shard]
         image, image_size, blocks, caption, caption_size, kind = self._index.rows[index]
         path = f"{self._index.root}/{shard_name}"
-        head = image - blocks * BLOCK
-        spans = [(head, image), (image, image + image_size)]
+        begin = blocks * BLOCK  # of the image, behind its headers
+        spans = [(image - begin, image + image_size)]
         if kind != NO_CAPTION:
             spans.append((caption, caption + caption_size))
-        header, encoded, *text = self._read(path, spans)
+        member, *text = self._read(path, spans)
+        header, encoded = bytes(member[:begin]), bytes(member[begin:])
         name = f"{shard_name}/{_key(path, header, image_size)}"
-        captions = self._captions(name, text[0], kind) if text else ()
+        captions = self._captions(name, bytes(text[0]), kind) if text else ()
         if not captions and self._require_captions:
             raise SampleError(f"{name}: the caption is empty", "no_caption")
         return {"name": name, "image": encoded, "captions": captions}
@@ -73,12 +74,13 @@ class TarSource:
     def _index(self) -> index_files.Index:  # of a copy in a worker process
         return index_files.load(self._place, self._state)
 
-    def _read(self, path: str, spans: list[tuple[int, int]]) -> list[bytes]:
+    def _read(self, path: str, spans: list[tuple[int, int]]) -> list[memoryview]:
         """The bytes of spans, (start, end); in one read if they are near."""
         start, end = min(spans)[0], max(span[1] for span in spans)
         if end - start > sum(last - first for first, last in spans) + _GAP:
-            return [self._reader.read(path, first, last - first) for first, last in spans]
-        data = self._reader.read(path, start, end - start)
+            parts = [self._reader.read(path, first, last - first) for first, last in spans]
+            return [memoryview(part) for part in parts]
+        data = memoryview(self._reader.read(path, start, end - start))
         return [data[first - start : last - start] for first, last in spans]
 
     def _captions(self, name: str, data: bytes, kind: int) -> tuple[str, ...]:
