@@ -7,7 +7,7 @@ EXTRAS ?= test,torch
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/demo
+demo: $(VENV)/photos
 	$(RUN) -m unitok_jax.main --config=configs/photos.py --workdir=demo
 	$(RUN) -m unitok_jax.reconstruct --checkpoint=demo --input=photos --output=demo/photos
 	cp demo/photos/comparison.png demo.png
@@ -21,9 +21,9 @@ lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-$(VENV)/demo: pyproject.toml
+$(VENV)/photos: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --editable '.[demo]'
+	$(RUN) -m pip install --quiet --editable '.[photos]'
 	touch $@
 
 $(VENV)/test: pyproject.toml

@@ -93,8 +93,9 @@ ARROWS = {
         "torch_layout",
         "weight_files",
     },
-    "tokenizer": {"convert", "data", "models"},
-    "reconstruct": {"data", "evaluate", "metrics", "models", "tokenizer", "torch_options"},
+    "tokenizer": {"convert", "data", "models", "stored"},
+    "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
+    "reconstruct": {"commands", "data", "evaluate", "metrics", "models", "tokenizer"},
 }
 # what a room may import from outside, where that is part of its promise
 OUTSIDE = {

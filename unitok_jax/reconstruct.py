@@ -7,11 +7,11 @@ per image and `comparison.png` (original | reconstruction | error), and prints t
 import argparse
 import pathlib
 import re
-import sys
 
 import numpy as np
 from PIL import Image
 
+from unitok_jax import commands
 from unitok_jax.data.folders import folder_source, photo_source
 from unitok_jax.data.transforms import (
     check_size,
@@ -23,8 +23,7 @@ from unitok_jax.data.transforms import (
 from unitok_jax.evaluate.reconstruction import psnr
 from unitok_jax.metrics import comparison, tile
 from unitok_jax.models.vitamin import STRIDE
-from unitok_jax.tokenizer import Tokenizer, load
-from unitok_jax.torch_options import HEADS
+from unitok_jax.tokenizer import Tokenizer
 
 _COMPARED = 24  # images in comparison.png
 
@@ -100,12 +99,8 @@ def _size(text: str) -> tuple[int, int] | None:
 
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unitok_jax.reconstruct",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--checkpoint", required=True, help="workdir, folder, .pth or .safetensors")
+    parser = commands.make_parser("reconstruct", __doc__)
+    commands.add_checkpoint(parser)
     parser.add_argument(
         "--input",
         required=True,
@@ -116,25 +111,22 @@ def main() -> None:
     parser.add_argument(
         "--size", help="N, HEIGHTxWIDTH or native (cut to multiples of 16); default: the model's"
     )
-    for name in HEADS:
-        parser.add_argument(f"--{name}", type=int, help="for a file without a configuration")
     args = parser.parse_args()
-    heads = {name: getattr(args, name) for name in HEADS if getattr(args, name) is not None}
-    try:
-        size = _size(args.size) if args.size else ()
-        inputs = _inputs(args.input)
-        home = args.input if args.input.is_dir() else args.input.parent
-        if args.input.exists() and args.output.resolve() == home.resolve():
-            raise ValueError(
-                f"--output={args.output} is the folder of the input, whose images would be "
-                "overwritten; give another"
-            )
-        tokenizer = load(args.checkpoint, **heads)
-        size = tokenizer.image_size if size == () else size
-        ratios = reconstruct(tokenizer, inputs, args.output, size)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    commands.run(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    size = _size(args.size) if args.size else ()
+    inputs = _inputs(args.input)
+    home = args.input if args.input.is_dir() else args.input.parent
+    if args.input.exists() and args.output.resolve() == home.resolve():
+        raise ValueError(
+            f"--output={args.output} is the folder of the input, whose images would be "
+            "overwritten; give another"
+        )
+    tokenizer = commands.load_tokenizer(args)
+    size = tokenizer.image_size if size == () else size
+    ratios = reconstruct(tokenizer, inputs, args.output, size)
     print(f"mean  {np.mean(list(ratios.values())):.2f} dB  {args.output / 'comparison.png'}")
 
 

@@ -1,12 +1,16 @@
 """The user's API: images to codes and back, and features of images and texts."""
 
+import functools
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from unitok_jax import convert
@@ -14,6 +18,10 @@ from unitok_jax.data import text as captions
 from unitok_jax.data.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.stored import named_digests
+
+# What of `config.model` changes training, or the computation's precision, but not what codes mean.
+_NOT_HASHED = ("dtype", "remat", "drop_path", "commitment_weight")
 
 
 class Codes(np.ndarray):
@@ -46,22 +54,34 @@ class Tokenizer:
     compiles once for an image size, whatever the batches are.
     """
 
-    def __init__(self, config: ConfigDict, params, batch_size: int | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        params,
+        batch_size: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ):
         """Most users call `load` instead.
 
         Args:
           config: as saved with the weights; `model` and `data` are read.
           params: nested dict of the generator's arrays.
-          batch_size: images that go through the model at once; by default 1 on a CPU, where more
-            gain nothing, and 32 elsewhere.
+          batch_size: images that go through the model at once, a multiple of the devices; by
+            default 1 for each device on a CPU, where more gain nothing, and 32 elsewhere.
+          devices: of this process, that share the images; by default one.
         """
+        devices = jax.local_devices()[:1] if devices is None else devices
         if batch_size is None:
-            batch_size = 1 if jax.default_backend() == "cpu" else 32
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+            batch_size = (1 if jax.default_backend() == "cpu" else 32) * len(devices)
+        if batch_size < 1 or batch_size % len(devices):
+            raise ValueError(
+                f"batch_size={batch_size} must be a positive multiple of the {len(devices)} devices"
+            )
         self.config, self.batch_size = config, batch_size
         self.image_size = check_size(config.data.image_size)
-        self.params = params
+        mesh = Mesh(np.array(devices), ("batch",))
+        self._split = NamedSharding(mesh, PartitionSpec("batch"))
+        self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         self._text = captions.Tokenizer(config.model.text.context_length)
         graph, _ = abstract_model(config.model.to_dict())
 
@@ -82,6 +102,17 @@ class Tokenizer:
         model = self.config.model
         return model.num_codebooks, model.vocab_size // model.num_codebooks
 
+    @functools.cached_property
+    def hash(self) -> str:
+        """32 hexadecimal digits of the weights and of how they are used.
+
+        Codes mean the same to two tokenizers of one hash, whatever file each was loaded from. The
+        dtype of the computation, which moves a few codes, is not part of it.
+        """
+        model = {k: v for k, v in self.config.model.to_dict().items() if k not in _NOT_HASHED}
+        facts = json.dumps([model, named_digests(self.params)], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
     def encode(self, images) -> Codes:
         """Images to codes.
 
@@ -97,6 +128,28 @@ class Tokenizer:
         images = _images(images)
         grid = images.shape[1] // STRIDE, images.shape[2] // STRIDE
         return Codes(self._batched(self._encode, images), grid)
+
+    def encode_batches(self, batches: Iterable) -> Iterator[Codes]:
+        """As `encode` of each of many batches, with one in work while the next is prepared.
+
+        Args:
+          batches: of images as for `encode`, all of one shape, at most `batch_size` each.
+        """
+        pending = None
+        for images in batches:
+            images = _images(images)
+            if len(images) > self.batch_size:
+                raise ValueError(f"a batch of {len(images)} images is over {self.batch_size}")
+            started = self._encode(self.params, self._place(images))
+            if pending is not None:
+                yield self._finish(*pending)
+            pending = started, len(images), images.shape
+        if pending is not None:
+            yield self._finish(*pending)
+
+    @staticmethod
+    def _finish(codes, count, shape) -> Codes:
+        return Codes(np.asarray(codes)[:count], (shape[1] // STRIDE, shape[2] // STRIDE))
 
     def decode(self, codes, grid: tuple[int, int] | None = None) -> np.ndarray:
         """Codes to images.
@@ -170,19 +223,30 @@ class Tokenizer:
             raise ValueError("the batch is empty")
         outputs = []
         for start in range(0, count, size):
-            piece = array[start : start + size]
-            pad = [(0, size - len(piece))] + [(0, 0)] * (array.ndim - 1)
-            outputs.append(function(self.params, np.pad(piece, pad)))
+            outputs.append(function(self.params, self._place(array[start : start + size])))
         return np.concatenate([np.asarray(out) for out in outputs])[:count]
 
+    def _place(self, piece) -> jax.Array:
+        """Rows on the devices that share them, filled up to a whole batch."""
+        pad = [(0, self.batch_size - len(piece))] + [(0, 0)] * (piece.ndim - 1)
+        return jax.device_put(np.pad(piece, pad), self._split)
 
-def load(path, batch_size: int | None = None, **heads: int) -> Tokenizer:
+
+def load(
+    path,
+    batch_size: int | None = None,
+    *,
+    dtype: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    **heads: int,
+) -> Tokenizer:
     """Loads a tokenizer; its configuration comes with the weights.
 
     Args:
       path: a workdir (its newest checkpoint), a folder `checkpoints/<step>` in one, or a .pth, .pt
         or .safetensors file of the public layout.
-      batch_size: as for `Tokenizer`.
+      batch_size, devices: as for `Tokenizer`.
+      dtype: of the computation, 'float32' or 'bfloat16'; by default the checkpoint's.
       **heads: `heads`, `quant_heads` and `text_heads`, needed only for a file that carries no
         configuration: shapes tell every size but these. Where the file has them they are checked.
 
@@ -191,7 +255,9 @@ def load(path, batch_size: int | None = None, **heads: int) -> Tokenizer:
       ValueError: not a checkpoint, or one that does not fit its configuration.
     """
     config, params = convert.read(path, **heads)
-    return Tokenizer(config, jax.device_put(params), batch_size)
+    if dtype is not None:
+        config.model.dtype = dtype
+    return Tokenizer(config, params, batch_size, devices)
 
 
 def _images(images) -> np.ndarray:

@@ -137,7 +137,7 @@ def photo_folder() -> Path:
     if package is None:
         raise ImportError(
             "data.source=photos reads the photographs inside scikit-image, which is not installed: "
-            "pip install 'unitok_jax[demo]', or set --config.data.source=folder "
+            "pip install 'unitok_jax[photos]', or set --config.data.source=folder "
             "--config.data.path=..."
         )
     return Path(package.submodule_search_locations[0], "data")

@@ -1,0 +1,127 @@
+"""What commands have in common: their arguments for weights, data and jobs, and how errors end."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ml_collections import ConfigDict
+
+from unitok_jax import membership
+from unitok_jax.data.specs import data_config
+from unitok_jax.torch_options import HEADS
+
+
+def make_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m unitok_jax.MODULE`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m unitok_jax.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_heads(parser: argparse.ArgumentParser) -> None:
+    """The numbers of attention heads, which the bare files of some weights do not tell."""
+    for name in HEADS:
+        parser.add_argument(f"--{name}", type=int, help="for a file without a configuration")
+
+
+def heads(args: argparse.Namespace) -> dict[str, int]:
+    """Those numbers that were given, as `tokenizer.load` takes them."""
+    return {name: getattr(args, name) for name in HEADS if getattr(args, name) is not None}
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The weights, and how they compute."""
+    parser.add_argument(
+        "--checkpoint", required=True, help="workdir, folder, .pth, .safetensors or hf://owner/name"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the computation; default: the model's"
+    )
+    add_heads(parser)
+
+
+def load_tokenizer(args: argparse.Namespace, **options):
+    """The `Tokenizer` that `add_checkpoint`'s arguments name.
+
+    options: as for `tokenizer.load`.
+    """
+    from unitok_jax.tokenizer import load  # --help does not wait for JAX
+
+    return load(args.checkpoint, dtype=args.dtype, **options, **heads(args))
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The images, as `data.specs` reads them."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="SOURCE:PATH, as labelled:/data/val or tar:/data/{00..99}.tar; a path; or photos",
+    )
+    parser.add_argument("--captions", default="", help="as data.captions of a run")
+    parser.add_argument("--index", default="", help="as data.index of a run")
+    parser.add_argument(
+        "--num_threads", type=int, default=0, help="that read and decode; default: all cores"
+    )
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that do so instead")
+
+
+def data(args: argparse.Namespace, tokenizer, image_size: Sequence[int], **keys) -> ConfigDict:
+    """The `data` config that `add_data`'s arguments name, for a `Tokenizer`'s text tower.
+
+    keys: others of `data_config`.
+    """
+    return data_config(
+        args.data,
+        image_size=image_size,
+        context_length=tokenizer.config.model.text.context_length,
+        captions=args.captions,
+        index=args.index,
+        num_threads=args.num_threads,
+        num_workers=args.num_workers,
+        **keys,
+    )
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """How the processes of a job find each other; as those of `unitok_jax.main`."""
+    parser.add_argument("--cluster", default="auto", choices=membership.CLUSTERS)
+    parser.add_argument("--coordinator", help="HOST:PORT of process 0")
+    parser.add_argument("--processes", type=int, help="how many the job has")
+    parser.add_argument("--process", type=int, help="which of them this is, from 0")
+    parser.add_argument("--connect_timeout", type=int, default=300, help="seconds")
+
+
+def connect(args: argparse.Namespace) -> None:
+    """Joins the job that `add_cluster`'s arguments name; before any other use of JAX.
+
+    Raises:
+      ClusterError, TryAgainError: the job cannot be joined.
+    """
+    from unitok_jax import cluster
+
+    member = membership.find(
+        args.cluster,
+        os.environ,
+        coordinator=args.coordinator,
+        processes=args.processes,
+        process=args.process,
+    )
+    cluster.connect(member, args.connect_timeout)
+
+
+def run(work: Callable[[], None]) -> None:
+    """Does a command's work; what is wrong with its input ends as one line.
+
+    Exit codes: 2, and 1 if the same command may work later.
+    """
+    from unitok_jax import cluster
+
+    with cluster.Departure():
+        try:
+            work()
+        except (ValueError, OSError, ImportError, cluster.TryAgainError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1 if cluster.may_pass(error) else 2)

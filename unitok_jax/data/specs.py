@@ -1,0 +1,89 @@
+"""Data named in one argument of a command: `labelled:/data/val`, `shards/{00..99}.tar`, ..."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from unitok_jax.data.array_records import MANIFEST
+from unitok_jax.data.sources import SOURCES
+
+_WITHOUT_PATH = ("photos", "shapes")
+_SUFFIXES = {".tar": "tar", ".parquet": "parquet", ".array_record": "array_record"}
+
+
+def data_config(
+    spec: str,
+    *,
+    image_size: Sequence[int],
+    context_length: int,
+    captions: str = "",
+    index: str = "",
+    max_bad: float = 0.0,
+    num_threads: int = 0,
+    num_workers: int = 0,
+) -> ConfigDict:
+    """The `data` config that stands for a command's argument.
+
+    Args:
+        spec: `SOURCE:PATH`, a source that needs no path, or a path alone, whose kind follows from
+            its suffix or from what the folder holds. Folders of classes are named: `labelled:PATH`.
+        image_size: (height, width).
+        context_length: of the text tower.
+        captions, index, max_bad, num_workers: as in `configs/default.py`.
+        num_threads: 0: one for each core.
+
+    Raises:
+        ValueError: nothing is named, or a source that does not exist.
+    """
+    source, path = _split(spec)
+    return ConfigDict(
+        {
+            "source": source,
+            "path": path,
+            "captions": captions,
+            "mixture": (),
+            "window": 8,
+            "index": index,
+            "max_bad": max_bad,
+            "image_size": tuple(image_size),
+            "context_length": context_length,
+            "num_threads": num_threads or os.cpu_count() or 1,
+            "num_workers": num_workers,
+        }
+    )
+
+
+def _split(spec: str) -> tuple[str, str]:
+    if not spec:
+        raise ValueError("--data is empty; for example --data=labelled:/data/val or --data=photos")
+    name, colon, path = spec.partition(":")
+    if name == "mixture":
+        raise ValueError(f"--data={spec}: a mixture has weights, which mean nothing here; name one")
+    if colon and name in SOURCES:
+        return name, path
+    if spec in _WITHOUT_PATH:
+        return spec, ""
+    if colon and not path.startswith("//") and not os.path.exists(spec):
+        near = difflib.get_close_matches(name, SOURCES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"--data={spec}: there is no source {name!r}; {hint}one of {', '.join(SOURCES)}"
+        )
+    for suffix, source in _SUFFIXES.items():
+        if spec.endswith(suffix):
+            return source, spec
+    return _in_folder(Path(spec).expanduser()), spec
+
+
+def _in_folder(path: Path) -> str:
+    if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return "array_record"
+        suffixes = {entry.suffix for entry in path.iterdir()}
+        for suffix, source in _SUFFIXES.items():
+            if suffix in suffixes:
+                return source
+    return "folder"
