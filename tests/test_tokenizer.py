@@ -2,6 +2,7 @@
 
 import pickle
 
+import jax
 import numpy as np
 import pytest
 
@@ -96,6 +97,54 @@ def test_batches_of_any_size_compile_once(weights, images):
         np.testing.assert_array_equal(codes, np.concatenate([alone[i % 2] for i in range(count)]))
         tokenizer.decode(codes)
     assert tokenizer._encode._cache_size() == tokenizer._decode._cache_size() == 1
+
+
+class TestDevices:
+    def test_share_the_images(self, weights, tokenizer, pictures):
+        many = unitok_jax.load(weights, devices=jax.local_devices())
+        assert many.batch_size == len(jax.local_devices()) == 8
+        np.testing.assert_array_equal(many.encode(pictures), tokenizer.encode(pictures))
+        np.testing.assert_allclose(
+            many.reconstruct(pictures), tokenizer.reconstruct(pictures), atol=1e-5
+        )
+
+    def test_a_batch_is_a_multiple_of_them(self, weights):
+        with pytest.raises(ValueError, match="batch_size=3 .* 8 devices"):
+            unitok_jax.load(weights, 3, devices=jax.local_devices())
+
+
+class TestManyBatches:
+    def test_are_encoded_as_one_by_one(self, tokenizer, pictures):
+        batches = [pictures[:2], pictures[2:3]]
+        found = list(tokenizer.encode_batches(iter(batches)))
+        assert [len(codes) for codes in found] == [2, 1] and found[1].grid == (4, 4)
+        np.testing.assert_array_equal(np.concatenate(found), tokenizer.encode(pictures[:3]))
+        assert list(tokenizer.encode_batches([])) == []
+
+    def test_of_more_than_the_batch_size(self, tokenizer, pictures):
+        with pytest.raises(ValueError, match="4 images is over 2"):
+            list(tokenizer.encode_batches([pictures]))
+
+
+class TestHash:
+    def test_is_of_the_weights_not_of_the_file(self, tokenizer, tmp_path):
+        for name in ("folder", "file.safetensors"):
+            tokenizer.save(tmp_path / name)
+            assert unitok_jax.load(tmp_path / name).hash == tokenizer.hash
+
+    def test_the_dtype_is_not_part_of_it(self, weights, tokenizer):
+        assert unitok_jax.load(weights, dtype="bfloat16").hash == tokenizer.hash
+
+    @pytest.mark.parametrize("change", ["weights", "quant_heads"])
+    def test_anything_else_is(self, tokenizer, change):
+        config = tokenizer.config.copy_and_resolve_references()
+        params = jax.device_get(tokenizer.params)
+        if change == "weights":
+            kernel = params["projection"]["kernel"] = params["projection"]["kernel"].copy()
+            kernel[3, 5] = np.nextafter(kernel[3, 5], np.inf)
+        else:
+            config.model.quant_heads = 2
+        assert unitok_jax.Tokenizer(config, params).hash != tokenizer.hash
 
 
 class TestBadInput:
