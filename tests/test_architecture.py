@@ -106,7 +106,7 @@ OUTSIDE = {
     "optim": {"jax", "optax", "flax"},
     "augment": {"jax", "numpy"},
     "parts": {"jax"},
-    "evaluate": {"numpy"},
+    "evaluate": {"numpy", "scipy"},
 }
 
 
