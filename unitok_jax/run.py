@@ -249,7 +249,8 @@ class Run:
                 out = self.programs.eval_step(params, self.frozen, arrays)
                 split = {"image": arrays["image"], "rebuilt": out.pop("reconstruction")}
                 out = jax.device_get(out)
-                reconstruction.update(out["squared_error"], mask, out.get("lpips"))
+                measures = {name: out[name] for name in ("squared_error", "lpips") if name in out}
+                reconstruction.update(mask, **measures)
                 codebooks.update(out["counts"])
                 features.append(out["image_features"][mask])
                 missing = min(config.grid_images - shown, int(mask.sum()))
