@@ -96,7 +96,7 @@ ARROWS = {
     "tokenizer": {"convert", "data", "models", "stored"},
     "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
     "tokenize": {"commands", "data", "models"},
-    "detokenize": {"commands", "data"},
+    "detokenize": {"commands", "data", "models"},
     "reconstruct": {"commands", "data", "evaluate", "metrics", "models", "tokenizer"},
 }
 # what a room may import from outside, where that is part of its promise

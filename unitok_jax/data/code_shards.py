@@ -183,6 +183,7 @@ def finish(
         "format": FORMAT,
         "version": VERSION,
         "settings": settings,
+        "views": VIEWS[settings["--views"]],
         "count": sum(shard["count"] for shard in facts),
         "skipped": skipped.to_json(),
         "shards": [{k: v for k, v in shard.items() if k != "skipped"} for shard in facts],

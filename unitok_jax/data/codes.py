@@ -34,7 +34,9 @@ class CodeRecords(Sequence):
         manifest: the manifest, a dict.
     """
 
-    def __init__(self, manifest: dict[str, Any], shards, rows: range, paths: Sequence[Path]):
+    def __init__(
+        self, manifest: dict[str, Any], shards, rows: Sequence[int], paths: Sequence[Path]
+    ):
         self.manifest = manifest
         self._shards, self._rows, self._paths = shards, rows, list(paths)
 
@@ -71,6 +73,11 @@ class CodeRecords(Sequence):
         except IndexError as error:
             raise IndexError(f"record {index}: there are {len(self)}") from error
         return {**self._shards[row], "grid": self.grid}
+
+    def take(self, positions: Sequence[int]) -> "CodeRecords":
+        """The records at some positions, in their order; reads nothing."""
+        rows = [self._rows[position] for position in positions]
+        return CodeRecords(self.manifest, self._shards, rows, self._paths)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))

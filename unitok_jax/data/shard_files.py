@@ -122,7 +122,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def sweep(output: Path) -> None:
     """Removes what killed processes left half-written; when all is there."""
-    for file in output.glob(f"*{PARTIAL}"):
+    for file in output.rglob(f"*{PARTIAL}"):
         file.unlink(missing_ok=True)
 
 
