@@ -254,7 +254,7 @@ class TestBadInput:
         more = ("--views=ten", "--shard_size=5", "--size=32", "--dtype=bfloat16")
         code, _, error = here(*call, weights, pictures, tmp_path / "out", *more)
         assert code == 2 and "--views: 'center' before, 'ten' now" in error
-        assert "--shard_size: 10000 before, 5 now" in error and "[64, 64] before" in error
+        assert "--shard_size: 10000 before, 5 now" in error and "--size: 64 before, 32 now" in error
         assert "dtype: 'float32' before, 'bfloat16' now" in error and "another folder" in error
         other = other_weights(tokenizer, tmp_path)
         code, _, error = here(*call, other, pictures, tmp_path / "out")
@@ -277,14 +277,9 @@ class TestBadInput:
     @pytest.mark.parametrize("storage", ["array_record", "parquet"])
     def test_full_disk(self, weights, pictures, tmp_path, storage):
         """A limit of file sizes stands in for it: both end in a failed write."""
-        import resource
-
         more = (f"--format={storage}", "--views=ten")
         arguments = command(weights, pictures, tmp_path / "out", *more)
-        process = start(
-            arguments,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
-        )
+        process = start(["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", *arguments])
         error = process.communicate(timeout=200)[1]
         assert process.returncode == 2 and "Traceback" not in error, error
         assert "error: " in error and "File too large" in error
@@ -348,7 +343,7 @@ def pack(folder, output):
     from unitok_jax.data.packing import plan
     from unitok_jax.data.shard_files import claim
 
-    data = config("folder", folder)
+    data = config("folder", folder, mixture=())
     source = open_source(data)
     settings = plan(data, source, shard_size=100, check=False, require_captions=True)
     claim(output, settings, "pack")
