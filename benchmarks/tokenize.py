@@ -94,11 +94,14 @@ def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) 
     tokenize.ShardedViews = Watched
     tokenizer.encode(pieces[0])
     plain, whole, waited = [], [], []
-    for _ in range(rounds):
+
+    def encode():
         begin = time.perf_counter()
         for _ in tokenizer.encode_batches(pieces):
             pass
         plain.append(time.perf_counter() - begin)
+
+    def write():
         with tempfile.TemporaryDirectory() as output:
             output, Watched.waited = pathlib.Path(output) / "codes", 0.0
             claim(output, settings, "this")
@@ -106,7 +109,10 @@ def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) 
             tokenize.tokenize(tokenizer, source, data, settings, output)
             whole.append(time.perf_counter() - begin)
             waited.append(Watched.waited / whole[-1])
-    # Both fill their last batch up.
+
+    for number in range(rounds):
+        for work in (encode, write) if number % 2 else (write, encode):
+            work()
     ratios = [before / after for before, after in zip(plain, whole, strict=True)]
     return [
         f"{len(source) / statistics.median(plain):.1f}",

@@ -21,6 +21,7 @@ import tempfile
 import time
 
 from unitok_jax.data.shapes import shape_source
+from unitok_jax.data.shard_files import PARTIAL
 
 PICTURES, SHARD_SIZE = 60, 2
 
@@ -52,6 +53,12 @@ def written(output: pathlib.Path) -> int:
     return sum(name[0].isdigit() and name.endswith(".json") for name in names)
 
 
+def partials(output: pathlib.Path) -> set[str]:
+    """Half-written files; those of killed processes stay until all is there."""
+    names = os.listdir(output) if output.is_dir() else []
+    return {name for name in names if name.endswith(PARTIAL)}
+
+
 def hashes(output: pathlib.Path) -> dict[str, str]:
     """The name of every file -> its SHA-256."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in output.iterdir()}
@@ -59,6 +66,7 @@ def hashes(output: pathlib.Path) -> dict[str, str]:
 
 def life(command: list[str], output: pathlib.Path, rng: random.Random, log) -> str | None:
     """One process, killed; the phase in which it was, or None if it ended before."""
+    old = partials(output)
     process = subprocess.Popen(command, stdout=log, stderr=log)
     begin, before = time.monotonic(), written(output)
     if rng.random() < 0.2:
@@ -74,12 +82,12 @@ def life(command: list[str], output: pathlib.Path, rng: random.Random, log) -> s
     time.sleep(rng.uniform(0, 0.03))
     if process.poll() is not None:
         return None
-    partial = output.is_dir() and any(name.endswith(".partial") for name in os.listdir(output))
+    writing = bool(partials(output) - old)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    if written(output) == before:
-        return "within the first file" if partial else "before the first file"
-    return "within a file" if partial else "between two files"
+    if not writing:
+        return "before the first file" if written(output) == before else "between two files"
+    return "within a file"
 
 
 def torture(storage: str, kills: int, seed: int, folder: pathlib.Path) -> bool:

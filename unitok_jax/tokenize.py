@@ -58,11 +58,11 @@ def tokenize(
       OSError: reading or writing failed.
     """
 
-    def facts(numbers):
-        return {n: code_shards.shard_facts(output, settings, n) for n in numbers}
+    def facts(number):
+        return code_shards.shard_facts(output, settings, number)
 
     every = code_shards.shards_of(settings)
-    own = facts(every[process::processes])
+    own = {number: facts(number) for number in every[process::processes]}
     missing = [number for number, found in own.items() if found is None]
     reader = ShardedViews(
         source,
@@ -81,14 +81,12 @@ def tokenize(
             told = _told(of_shard, progress)
             own[number] = code_shards.write_shard(output, settings, number, told)
     before = getattr(source, "tally", Tally())
-    while True:
-        others = facts(number for number in every if number not in own)
-        if None not in others.values():
-            found = own | others
-            return code_shards.finish(
-                output, settings, [found[number] for number in every], before, max_bad
-            )
-        time.sleep(POLL)
+    found = []
+    for number in every:  # one look at a time: a shared disk serves many processes
+        while (whole := own.get(number) or facts(number)) is None:
+            time.sleep(POLL)
+        found.append(whole)
+    return code_shards.finish(output, settings, found, before, max_bad)
 
 
 def encoded(tokenizer, batches: Iterable[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
