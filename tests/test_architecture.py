@@ -12,7 +12,7 @@ PACKAGE = ROOT / "unitok_jax"
 
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
-    "__init__": {"tokenizer"},
+    "__init__": {"data", "tokenizer"},
     "main": {"cluster", "fit", "membership", "train"},
     "membership": set(),
     "cluster": {"membership"},
@@ -96,6 +96,8 @@ ARROWS = {
     },
     "tokenizer": {"convert", "data", "models", "stored"},
     "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
+    "tokenize": {"commands", "data", "models"},
+    "detokenize": {"commands", "data", "models"},
     "reconstruct": {"commands", "data", "evaluate", "metrics", "models", "tokenizer"},
 }
 # what a room may import from outside, where that is part of its promise

@@ -1,7 +1,7 @@
 """UniTok, the unified visual tokenizer, in JAX and Flax."""
 
 __version__ = "0.1.0"
-__all__ = ["Tokenizer", "load", "__version__"]
+__all__ = ["Tokenizer", "load", "open_codes", "__version__"]
 
 
 def __getattr__(name: str):
@@ -10,4 +10,8 @@ def __getattr__(name: str):
         from unitok_jax import tokenizer
 
         return getattr(tokenizer, name)
+    if name == "open_codes":
+        from unitok_jax.data.codes import open_codes
+
+        return open_codes
     raise AttributeError(f"module 'unitok_jax' has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from unitok_jax import membership
 from unitok_jax.data.specs import data_config
+from unitok_jax.data.transforms import check_size
 from unitok_jax.torch_options import HEADS
 
 
@@ -83,6 +85,14 @@ def data(args: argparse.Namespace, tokenizer, image_size: Sequence[int], **keys)
         num_workers=args.num_workers,
         **keys,
     )
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """The (height, width) that --size names: N or HEIGHTxWIDTH."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise ValueError(f"--size={text}: expected N or HEIGHTxWIDTH")
+    return check_size((int(match[1]), int(match[2] or match[1])), key="--size")
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:

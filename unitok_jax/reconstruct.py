@@ -6,7 +6,6 @@ per image and `comparison.png` (original | reconstruction | error), and prints t
 
 import argparse
 import pathlib
-import re
 
 import numpy as np
 from PIL import Image
@@ -14,7 +13,6 @@ from PIL import Image
 from unitok_jax import commands
 from unitok_jax.data.folders import folder_source, photo_source
 from unitok_jax.data.transforms import (
-    check_size,
     decode_image,
     resize_center_crop,
     to_float,
@@ -88,15 +86,6 @@ def _inputs(path: pathlib.Path) -> list[tuple[str, bytes]]:
     return [(name, record["image"]) for name, record in zip(names, records, strict=True)]
 
 
-def _size(text: str) -> tuple[int, int] | None:
-    if text == "native":
-        return None
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise ValueError(f"--size={text}: expected N, HEIGHTxWIDTH or native")
-    return check_size((int(match[1]), int(match[2] or match[1])), STRIDE, "--size")
-
-
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
     parser = commands.make_parser("reconstruct", __doc__)
@@ -116,7 +105,8 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    size = _size(args.size) if args.size else ()
+    native = args.size == "native"
+    size = commands.image_size(args.size) if args.size and not native else None
     inputs = _inputs(args.input)
     home = args.input if args.input.is_dir() else args.input.parent
     if args.input.exists() and args.output.resolve() == home.resolve():
@@ -125,7 +115,7 @@ def _run(args: argparse.Namespace) -> None:
             "overwritten; give another"
         )
     tokenizer = commands.load_tokenizer(args)
-    size = tokenizer.image_size if size == () else size
+    size = size or (None if native else tokenizer.image_size)
     ratios = reconstruct(tokenizer, inputs, args.output, size)
     print(f"mean  {np.mean(list(ratios.values())):.2f} dB  {args.output / 'comparison.png'}")
 

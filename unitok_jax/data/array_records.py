@@ -12,11 +12,10 @@ import numpy as np
 
 from unitok_jax.data.cache import Cache
 from unitok_jax.data.records import SampleError
+from unitok_jax.data.shard_files import MANIFEST, SETTINGS
 
 FORMAT = "unitok_jax.array_record"
 VERSION = 1
-MANIFEST = "manifest.json"
-SETTINGS = "settings.json"  # of a packing, from its beginning on
 SUFFIX = ".array_record"
 NAME_ERRORS = "surrogateescape"  # names of files need not be UTF-8
 OPEN_FILES = 256  # per process; each costs a file descriptor and 8 bytes per record

@@ -14,8 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from unitok_jax.data.health import TooManyBadSamples
-from unitok_jax.data.packing import claim, pack, plan
+from unitok_jax.data.packing import pack, plan
 from unitok_jax.data.records import Tally
+from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 
 # Flags of its own: unitok_jax.main defines a --config too, and one process may import both.
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
             check=CHECK.value,
             require_captions=NEED_CAPTIONS.value,
         )
-        claim(output, settings)
+        claim(output, settings, "python -m unitok_jax.data.pack")
         if data.source == "mixture":
             print("warning: the weights of data.mixture are not packed", file=sys.stderr)
     except (ValueError, OSError, ImportError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from unitok_jax.data.array_records import MANIFEST
+from unitok_jax.data.shard_files import MANIFEST
 from unitok_jax.data.sources import SOURCES
 
 _WITHOUT_PATH = ("photos", "shapes")

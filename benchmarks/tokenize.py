@@ -1,0 +1,149 @@
+"""Speed of the tokenize command beside encoding the same batches from memory.
+
+    python -m benchmarks.tokenize [--size tiny] [--images 200] [--rounds 3] [--side 256]
+        [--views center ten] [--batch N]
+
+Both run in one process and take turns, because on a shared machine only ratios of neighbouring
+measurements mean anything. Plain encoding has all its views in memory, decoded and cropped, and
+calls `Tokenizer.encode_batches`; tokenizing reads JPEG files of 500 x 375 pixels and writes shards.
+Waiting is the share of the time of tokenizing in which the loop asked for images that were not
+there yet. Weights are random: they do not change the time.
+"""
+
+import argparse
+import io
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+from PIL import Image
+
+from configs import default
+from unitok_jax import tokenize
+from unitok_jax.data.shard_files import claim
+from unitok_jax.data.sources import open_source
+from unitok_jax.data.specs import data_config
+from unitok_jax.data.view_batches import ShardedViews
+from unitok_jax.step import init_params
+from unitok_jax.tokenizer import Tokenizer
+
+HEADS = {"tiny": 2, "small": 6, "base": 12, "large": 16}
+
+
+class Watched(ShardedViews):
+    """Counts the seconds that its consumer waits."""
+
+    waited = 0.0
+
+    def stream(self, data):
+        """As that of `ShardedViews`."""
+        return _Timed(super().stream(data))
+
+
+class _Timed:
+    def __init__(self, batches):
+        self._batches = batches
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        begin = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            Watched.waited += time.perf_counter() - begin
+
+    def close(self):
+        self._batches.close()
+
+
+def make_tokenizer(size: str, side: int, batch: int | None) -> Tokenizer:
+    """A model of random weights."""
+    config = default.get_config()
+    config.model.size, config.model.quant_heads = size, HEADS[size]
+    config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    config.data.image_size = (side, side)
+    return Tokenizer(config, init_params(config.model.to_dict(), jax.random.key(0)), batch)
+
+
+def make_images(folder: pathlib.Path, count: int) -> None:
+    """JPEG files of smooth noise, as large as a photograph of ImageNet."""
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(0, 256, (24, 32, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).resize((500, 375)).save(file, "JPEG", quality=90)
+        (folder / f"{index:06}.jpg").write_bytes(file.getvalue())
+
+
+def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) -> list[str]:
+    """The cells of one row."""
+    data = data_config(f"folder:{folder}", image_size=tokenizer.image_size, context_length=77)
+    source = open_source(data, require_captions=False)
+    whole = ShardedViews(
+        source, [0], len(source), tokenizer.batch_size, tokenizer.image_size, kind, 1.1
+    )
+    held = [batch["image"] for batch in whole.stream(data)]
+    shape = (-1, tokenizer.batch_size, *held[0].shape[2:])
+    pieces = [piece for images in held for piece in images.reshape(shape)]
+    options = argparse.Namespace(format="array_record", shard_size=100, views=kind, crop_scale=1.1)
+    settings = tokenize.settings_of(options, tokenizer, source, data)
+    tokenize.ShardedViews = Watched
+    tokenizer.encode(pieces[0])
+    plain, whole, waited = [], [], []
+
+    def encode():
+        begin = time.perf_counter()
+        for _ in tokenizer.encode_batches(pieces):
+            pass
+        plain.append(time.perf_counter() - begin)
+
+    def write():
+        with tempfile.TemporaryDirectory() as output:
+            output, Watched.waited = pathlib.Path(output) / "codes", 0.0
+            claim(output, settings, "this")
+            begin = time.perf_counter()
+            tokenize.tokenize(tokenizer, source, data, settings, output)
+            whole.append(time.perf_counter() - begin)
+            waited.append(Watched.waited / whole[-1])
+
+    for number in range(rounds):
+        for work in (encode, write) if number % 2 else (write, encode):
+            work()
+    ratios = [before / after for before, after in zip(plain, whole, strict=True)]
+    return [
+        f"{len(source) / statistics.median(plain):.1f}",
+        f"{len(source) / statistics.median(whole):.1f}",
+        f"{statistics.median(ratios):.2f}",
+        f"{100 * statistics.median(waited):.1f} %",
+    ]
+
+
+def main() -> None:
+    """Prints a markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="tiny", choices=HEADS)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, help="default: the tokenizer's")
+    parser.add_argument("--views", nargs="+", default=["center", "ten"])
+    args = parser.parse_args()
+    tokenizer = make_tokenizer(args.size, args.side, args.batch)
+    columns = ["size", "px", "batch", "views", "plain encode images/s", "tokenize images/s"]
+    columns += ["ratio", "waiting for input"]
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        make_images(pathlib.Path(folder), args.images)
+        for kind in args.views:
+            cells = measure(tokenizer, pathlib.Path(folder), kind, args.rounds)
+            row = [args.size, args.side, tokenizer.batch_size, kind, *cells]
+            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

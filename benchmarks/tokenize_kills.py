@@ -1,0 +1,140 @@
+"""Kills the tokenize command again and again, and compares what it wrote with an undisturbed run.
+
+    python -m benchmarks.tokenize_kills [--kills 20] [--seed 0] [--format array_record parquet]
+
+SIGKILL comes at random moments: while the process starts, or some milliseconds after it has written
+up to two more shards, so between two files and within them. The same command is started again until
+it is finished. Passed is a folder whose every file has the bytes of the undisturbed one, with no
+file more. Exit code 1 if one differs.
+"""
+
+import argparse
+import collections
+import hashlib
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from unitok_jax.data.shapes import shape_source
+from unitok_jax.data.shard_files import PARTIAL
+
+PICTURES, SHARD_SIZE = 60, 2
+
+
+def make_input(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Weights of the smallest model, and pictures."""
+    import jax
+
+    from configs import tiny
+    from unitok_jax import convert
+    from unitok_jax.step import init_params
+
+    config = tiny.get_config()
+    config.model.size, config.model.quant_heads = "nano", 2
+    params = init_params(config.model.to_dict(), jax.random.key(0))
+    convert.write(folder / "nano.safetensors", config, params)
+    source, pictures = shape_source("train"), folder / "pictures"
+    pictures.mkdir()
+    for index in range(PICTURES):
+        record = source[index]
+        (pictures / f"{index:04}.png").write_bytes(record["image"])
+        (pictures / f"{index:04}.txt").write_text("\n".join(record["captions"]))
+    return folder / "nano.safetensors", pictures
+
+
+def written(output: pathlib.Path) -> int:
+    """How many shards are described."""
+    names = os.listdir(output) if output.is_dir() else []
+    return sum(name[0].isdigit() and name.endswith(".json") for name in names)
+
+
+def partials(output: pathlib.Path) -> set[str]:
+    """Half-written files; those of killed processes stay until all is there."""
+    names = os.listdir(output) if output.is_dir() else []
+    return {name for name in names if name.endswith(PARTIAL)}
+
+
+def hashes(output: pathlib.Path) -> dict[str, str]:
+    """The name of every file -> its SHA-256."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in output.iterdir()}
+
+
+def life(command: list[str], output: pathlib.Path, rng: random.Random, log) -> str | None:
+    """One process, killed; the phase in which it was, or None if it ended before."""
+    old = partials(output)
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    begin, before = time.monotonic(), written(output)
+    if rng.random() < 0.2:
+        end = begin + rng.uniform(0, 3)
+        more = PICTURES
+    else:
+        end, more = begin + 120, rng.randrange(3)
+    while process.poll() is None and time.monotonic() < end:
+        claimed = (output / "settings.json").exists()
+        if claimed and written(output) >= before + more and time.monotonic() > begin + 1:
+            break
+        time.sleep(0.0005)
+    time.sleep(rng.uniform(0, 0.03))
+    if process.poll() is not None:
+        return None
+    writing = bool(partials(output) - old)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not writing:
+        return "before the first file" if written(output) == before else "between two files"
+    return "within a file"
+
+
+def torture(storage: str, kills: int, seed: int, folder: pathlib.Path) -> bool:
+    """Whether what was written is what an undisturbed process writes."""
+    rng, phases = random.Random(seed), collections.Counter()
+    checkpoint, pictures = folder / "nano.safetensors", folder / "pictures"
+
+    def command(output):
+        return [
+            *(sys.executable, "-m", "unitok_jax.tokenize", f"--checkpoint={checkpoint}"),
+            *(f"--data={pictures}", f"--output={output}", f"--format={storage}"),
+            *(f"--shard_size={SHARD_SIZE}", "--views=ten", "--num_threads=1"),
+        ]
+
+    with open(folder / "log", "w") as log:
+        alone, output = folder / f"{storage}_alone", folder / f"{storage}_killed"
+        subprocess.run(command(alone), stdout=log, stderr=log, check=True)
+        starts = 0
+        while phases.total() < kills:
+            starts += 1
+            phase = life(command(output), output, rng, log)
+            if phase is None:  # it came to an end: lose some shards, and go on
+                for number in rng.sample(range(PICTURES // SHARD_SIZE), 20):
+                    (output / f"{number:06}.json").unlink()
+                (output / "manifest.json").unlink()
+            else:
+                phases[phase] += 1
+        subprocess.run(command(output), stdout=log, stderr=log, check=True)
+    same = hashes(alone) == hashes(output)
+    told = ", ".join(f"{count} {phase}" for phase, count in phases.most_common())
+    result = f"{len(hashes(alone))} files {'are equal' if same else 'DIFFER'}"
+    print(f"{storage}: {kills} kills in {starts} starts ({told}); {result}", flush=True)
+    return same
+
+
+def main() -> None:
+    """Prints a line for each format."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--format", nargs="+", default=["array_record", "parquet"])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        make_input(pathlib.Path(folder))
+        same = [torture(f, args.kills, args.seed, pathlib.Path(folder)) for f in args.format]
+    sys.exit(not all(same))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Reading codes on disk: records, slices, threads, worker processes, and folders that are wrong."""
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pathlib
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import unitok_jax
+from tokenized import make_images
+from unitok_jax.data import code_shards
+from unitok_jax.data.records import Tally
+from unitok_jax.data.shard_files import claim
+
+ROOT = pathlib.Path(__file__).parents[1]
+STORAGES = ("array_record", "parquet")
+COUNT, SIZE = 600, 280  # more than a row group in a shard, three shards
+
+
+def write(output, storage, tokenizer="a" * 32, count=COUNT, bad=()):
+    """Codes that tell their index."""
+    settings = {
+        "format": code_shards.FORMAT,
+        "version": code_shards.VERSION,
+        "--format": storage,
+        "--shard_size": SIZE,
+        "--views": "center+flip",
+        "tokenizer": tokenizer,
+        "grid": [2, 3],
+        "num_codebooks": 4,
+        "codebook_size": 65536,
+        "tokens": 7,
+        "samples": count,
+    }
+    claim(output, settings, "test")
+    facts = []
+    for number in code_shards.shards_of(settings):
+        indices = range(number * SIZE, min(count, (number + 1) * SIZE))
+        samples = [
+            {"reason": "empty", "message": str(i)}
+            if i in bad
+            else {"name": f"caf\u00e9/{i}.jpg", "captions": (f"picture {i}",) * (i % 3), "label": i}
+            for i in indices
+        ]
+        codes = np.stack([np.full((2, 4, 7), 65535 - i, np.uint16) for i in indices])
+        batches = [([*samples, None], np.append(codes, codes[:1], 0))]
+        facts.append(code_shards.write_shard(output, settings, number, batches))
+    return code_shards.finish(output, settings, facts, Tally(), 0.5)
+
+
+@pytest.fixture(scope="module", params=STORAGES)
+def folder(request, tmp_path_factory):
+    output = tmp_path_factory.mktemp("codes") / request.param
+    write(output, request.param, bad=(0, 300))
+    return output
+
+
+def copied(folder, tmp_path):
+    return pathlib.Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def index_of(record):
+    return 65535 - int(record["codes"][0, 0, 0])
+
+
+class TestSequence:
+    def test_records(self, folder):
+        codes = unitok_jax.open_codes(folder)
+        assert len(codes) == COUNT - 2
+        assert (codes.grid, codes.codebook_shape) == ((2, 3), (4, 65536))
+        assert codes.tokenizer_hash == "a" * 32
+        assert codes.manifest == json.loads((folder / "manifest.json").read_text())
+        assert [index_of(r) for r in codes] == [i for i in range(COUNT) if i not in (0, 300)]
+        for record in (codes[0], codes[298], codes[-1]):
+            index = index_of(record)
+            assert record["key"] == f"caf\u00e9/{index}.jpg" and record["label"] == index
+            assert record["captions"] == (f"picture {index}",) * (index % 3)
+            assert record["grid"] == (2, 3) and record["codes"].shape == (2, 4, 7)
+            assert record["codes"].dtype == np.uint16 and (record["codes"] == 65535 - index).all()
+            record["codes"][:] = 0  # the reader's own memory is another
+        assert index_of(codes[0]) == 1
+        for beyond in (COUNT - 2, -COUNT + 1):
+            with pytest.raises(IndexError, match="there are 598"):
+                codes[beyond]
+
+    def test_slices(self, folder):
+        codes = unitok_jax.open_codes(folder)
+        part = codes[10:20]
+        assert len(part) == 10 and [index_of(r) for r in part] == list(range(11, 21))
+        assert index_of(part[::-2][1]) == 18 and index_of(part[-1]) == 20 and not len(codes[5:5])
+        assert [index_of(r) for r in codes.take([3, 1])] == [4, 2]
+        assert part.grid == codes.grid
+
+    def test_find(self, folder):
+        codes = unitok_jax.open_codes(folder)
+        assert codes.find("caf\u00e9/301.jpg") == 299
+        assert codes[290:].find("caf\u00e9/301.jpg") == 9
+        cafe = "caf\u00e9/"
+        for view, key in (
+            (codes, "none"),
+            (codes, f"{cafe}/300.jpg"),
+            (codes[:5], f"{cafe}/9.jpg"),
+        ):
+            with pytest.raises(KeyError):
+                view.find(key)
+
+    def test_threads_and_workers(self, folder):
+        codes = unitok_jax.open_codes(folder)
+        expected = [record["key"] for record in codes]
+        order = np.random.default_rng(0).permutation(len(codes)).tolist()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = dict(zip(order, pool.map(lambda i: codes[i]["key"], order), strict=True))
+        assert [found[i] for i in range(len(codes))] == expected
+        again = pickle.loads(pickle.dumps(codes))
+        assert again[5]["key"] == expected[5]
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert pool.map(codes.__getitem__, [7])[0]["key"] == expected[7]
+
+    def test_needs_no_jax(self, folder):
+        code = (
+            "import sys, unitok_jax\n"
+            f"unitok_jax.open_codes({str(folder)!r})[0]\n"
+            "sys.exit('jax' in sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+class TestBadInput:
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="none is no folder.*unitok_jax.tokenize"):
+            unitok_jax.open_codes(tmp_path / "none")
+        with pytest.raises(ValueError, match="holds no codes"):
+            unitok_jax.open_codes(make_images(tmp_path, 1))
+
+    def test_unfinished(self, folder, tmp_path):
+        output = copied(folder, tmp_path)
+        (output / "manifest.json").unlink()
+        with pytest.raises(ValueError, match="not finished.*same command again: python -m unitok"):
+            unitok_jax.open_codes(output)
+
+    def test_truncated_or_missing_shard(self, folder, tmp_path):
+        output = copied(folder, tmp_path)
+        (shard,) = output.glob(f"000001.{folder.name}")
+        os.truncate(shard, shard.stat().st_size - 1)
+        with pytest.raises(ValueError, match=rf"000001.{folder.name} has \d+ bytes, not the \d+"):
+            unitok_jax.open_codes(output)
+        shard.unlink()
+        with pytest.raises(FileNotFoundError, match=f"000001.{folder.name}.*is gone"):
+            unitok_jax.open_codes(output)
+
+    def test_shard_of_another_tokenizer(self, folder, tmp_path):
+        """With its facts, which opening sees, and alone, which reading sees."""
+        output, other = copied(folder, tmp_path), tmp_path / "other"
+        write(other, folder.name, "b" * 32, bad=(0, 300))
+        name = f"000001.{folder.name}"
+        for file in (name, "000001.json"):
+            shutil.copy(other / file, output / file)
+        message = f"{name}.*another tokenizer.*{'b' * 32}.*{'a' * 32}"
+        with pytest.raises(ValueError, match=message):
+            unitok_jax.open_codes(output)
+        shutil.copy(folder / "000001.json", output / "000001.json")
+        assert (output / name).stat().st_size == (folder / name).stat().st_size
+        codes = unitok_jax.open_codes(output)
+        assert index_of(codes[0]) == 1
+        with pytest.raises(ValueError, match=message):
+            codes[400]
+
+    def test_shard_of_another_folder(self, folder, tmp_path):
+        """Of the same tokenizer and size: its hash tells."""
+        output, other = copied(folder, tmp_path), tmp_path / "other"
+        write(other, folder.name, bad=(1, 300))
+        name = f"000000.{folder.name}"
+        for file in (name, "000000.json"):
+            shutil.copy(other / file, output / file)
+        with pytest.raises(ValueError, match=f"{name} (is another than|has .* bytes)"):
+            unitok_jax.open_codes(output)
+
+    def test_damaged_inside(self, folder, tmp_path):
+        output = copied(folder, tmp_path)
+        (shard,) = output.glob(f"000000.{folder.name}")
+        shard.write_bytes(b"x" * shard.stat().st_size)
+        with pytest.raises(ValueError, match=f"000000.{folder.name}"):
+            unitok_jax.open_codes(output)[0]
+
+    def test_manifests_of_others(self, folder, tmp_path):
+        output = copied(folder, tmp_path)
+        manifest = json.loads((output / "manifest.json").read_text())
+        for content, message in (
+            ("{", "was not written by"),
+            (json.dumps({**manifest, "version": 9}), "says unitok_jax.codes 9; this reads"),
+            (json.dumps({**manifest, "format": "unitok_jax.array_record"}), "array_record 1; this"),
+        ):
+            (output / "manifest.json").write_text(content)
+            with pytest.raises(ValueError, match=message):
+                unitok_jax.open_codes(output)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    for storage in STORAGES:
+        settings = {
+            **{"format": code_shards.FORMAT, "version": 1, "--format": storage, "--shard_size": 1},
+            **{"--views": "center", "tokenizer": "a", "grid": [1, 1], "num_codebooks": 1},
+            **{"codebook_size": 2, "tokens": 1, "samples": 1},
+        }
+        output = tmp_path / storage
+        claim(output, settings, "test")
+        batches = [([{"name": name, "captions": ()}], np.zeros((1, 1, 1, 1), np.uint16))]
+        if storage == "parquet":
+            with pytest.raises(ValueError, match="not UTF-8.*--format=array_record"):
+                code_shards.write_shard(output, settings, 0, batches)
+            continue
+        facts = code_shards.write_shard(output, settings, 0, batches)
+        code_shards.finish(output, settings, [facts], Tally(), 0.0)
+        codes = unitok_jax.open_codes(output)
+        assert codes[0]["key"] == name and codes.find(name) == 0
+
+
+def test_digests_that_are_equal_by_chance(tmp_path, monkeypatch):
+    """Different keys of one digest are not one key twice."""
+    monkeypatch.setattr(code_shards, "digest", lambda key: 7)
+    assert write(tmp_path / "out", "parquet", count=3)["count"] == 3

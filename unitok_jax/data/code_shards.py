@@ -1,0 +1,320 @@
+"""Shards of codes: what a record is on disk, writing one shard, and the manifest of all."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+from ftfy.fixes import fix_surrogates
+
+from unitok_jax.data.array_records import NAME_ERRORS
+from unitok_jax.data.health import TooManyBadSamples
+from unitok_jax.data.records import LabelledSource, Source, Tally
+from unitok_jax.data.shard_files import (
+    MANIFEST,
+    facts_if_whole,
+    facts_of,
+    partial,
+    probes,
+    seal,
+    sweep,
+    write_bytes,
+    write_json,
+    written_to,
+)
+from unitok_jax.data.views import VIEWS
+
+FORMAT = "unitok_jax.codes"
+VERSION = 1
+COMMAND = "python -m unitok_jax.tokenize"
+SUFFIXES = {"array_record": ".array_record", "parquet": ".parquet"}
+MAX_ROWS = 2**16  # of a codebook, that a uint16 can name
+ROW_GROUP = 256  # records that a reader of Parquet unpacks at a time
+KEYS = ".keys"  # uint64 digests of a shard's keys, in order
+
+
+def plan(
+    source: Source,
+    data,
+    *,
+    storage: str,
+    shard_size: int,
+    views: str,
+    crop_scale: float,
+    tokenizer: dict[str, Any],
+) -> dict[str, Any]:
+    """What decides the bytes that are written, as JSON values.
+
+    Args:
+        source: what `data` opens.
+        data: the `data` config.
+        storage: one of `SUFFIXES`.
+        shard_size: samples of the source per shard.
+        views, crop_scale: as in `views.views`.
+        tokenizer: 'tokenizer' (its hash), 'dtype', 'grid' (rows, columns), 'num_codebooks' K,
+            'codebook_size' V, 'tokens' N, and what else of it moves codes.
+
+    Raises:
+        ValueError: codes that 16 bits cannot hold, or a value out of its range.
+    """
+    if shard_size < 1:
+        raise ValueError(f"--shard_size={shard_size} must be at least 1 sample")
+    if not 1 <= crop_scale <= 8:
+        raise ValueError(f"--crop_scale={crop_scale} must be in 1..8")
+    if tokenizer["codebook_size"] > MAX_ROWS:
+        raise ValueError(
+            f"the tokenizer's codebooks have {tokenizer['codebook_size']} rows; codes are stored "
+            f"as uint16, which names {MAX_ROWS}"
+        )
+    settings = {
+        "format": FORMAT,
+        "version": VERSION,
+        "--format": storage,
+        "--data": f"{data.source}:{data.path}",
+        "--captions": data.captions,
+        "--shard_size": shard_size,
+        "--size": list(data.image_size),
+        "--views": views,
+        "--crop_scale": crop_scale if views == "ten" else None,
+        **tokenizer,
+        "samples": len(source),
+        "records": probes(source),
+    }
+    if isinstance(source, LabelledSource):
+        settings["class_names"] = source.class_names
+    return json.loads(json.dumps(settings))
+
+
+def record_shape(settings: dict[str, Any]) -> tuple[int, int, int]:
+    """(views, K, N) of a record's codes."""
+    return VIEWS[settings["--views"]], settings["num_codebooks"], settings["tokens"]
+
+
+def shards_of(settings: dict[str, Any]) -> range:
+    """The numbers of all shards."""
+    return range(-(-settings["samples"] // settings["--shard_size"]))
+
+
+def shard_path(output: Path, settings: dict[str, Any], number: int) -> Path:
+    """Of one shard."""
+    return output / f"{number:06}{SUFFIXES[settings['--format']]}"
+
+
+def shard_facts(output: Path, settings: dict[str, Any], number: int) -> dict[str, Any] | None:
+    """The facts of a shard that is whole and of this tokenizer, else None."""
+    path = shard_path(output, settings, number)
+    facts = facts_if_whole(path)
+    if facts is None or facts["tokenizer"] != settings["tokenizer"]:
+        return None
+    keys = path.with_suffix(KEYS)
+    return facts if keys.is_file() and keys.stat().st_size == 8 * facts["count"] else None
+
+
+def write_shard(
+    output: Path, settings: dict[str, Any], number: int, batches: Iterable[tuple]
+) -> dict[str, Any]:
+    """Writes a shard, the digests of its keys, and its facts; returns these.
+
+    Args:
+        batches: (facts of samples as `ShardedViews.stream` yields them, uint16 (n, views, K, N)).
+
+    Raises:
+        ValueError: a key comes twice, or cannot be written.
+    """
+    path = shard_path(output, settings, number)
+    writer = _WRITERS[settings["--format"]](partial(path), settings)
+    left_out, keys = Tally(), {}
+    for samples, codes in batches:
+        for sample, row in zip(samples, codes, strict=True):
+            if sample is None:
+                continue
+            if "reason" in sample:
+                left_out.add(sample["reason"], sample["message"])
+                continue
+            key = sample["name"]
+            if key in keys:
+                raise ValueError(_twice(key, path.name, path.name))
+            keys[key] = None
+            # JSON can hold half of a pair, which UTF-8 cannot.
+            captions = [fix_surrogates(caption) for caption in sample["captions"]]
+            writer.write(key, sample.get("label"), captions, row)
+    writer.close()
+    digests = np.fromiter(map(digest, keys), np.uint64, len(keys))
+    write_bytes(path.with_suffix(KEYS), digests.astype("<u8").tobytes())
+    facts = {
+        **seal(path),
+        "count": len(keys),
+        "tokenizer": settings["tokenizer"],
+        "skipped": left_out.to_json(),
+    }
+    write_json(facts_of(path), facts)
+    return facts
+
+
+def finish(
+    output: Path, settings: dict[str, Any], facts: Sequence[dict], before: Tally, max_bad: float
+) -> dict[str, Any]:
+    """Writes the manifest of shards that are all there; returns it.
+
+    Args:
+        facts: of every shard, in order.
+        before: what the source left out when it was opened.
+        max_bad: the largest part of the samples that may be left out.
+
+    Raises:
+        TooManyBadSamples: with all that was left out; every shard stays, no manifest is written.
+        ValueError: a key comes twice.
+    """
+    skipped = Tally()
+    skipped.update([before, *(Tally.from_json(shard["skipped"]) for shard in facts)])
+    total = settings["samples"] + before.total
+    if skipped.total > max_bad * total:
+        raise TooManyBadSamples(
+            f"{skipped.total} of {total} samples cannot be used, more than --max_bad={max_bad:g} "
+            f"allows:\n{skipped}\nGive the same command with a larger --max_bad: what is written "
+            "stays; or repair the source and tokenize it into another folder"
+        )
+    _check_keys(output, settings, facts)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": settings,
+        "views": VIEWS[settings["--views"]],
+        "count": sum(shard["count"] for shard in facts),
+        "skipped": skipped.to_json(),
+        "shards": [{k: v for k, v in shard.items() if k != "skipped"} for shard in facts],
+    }
+    write_json(output / MANIFEST, manifest)
+    sweep(output)
+    return manifest
+
+
+def digest(key: str) -> int:
+    """64 bits of a key."""
+    name = key.encode(errors=NAME_ERRORS)
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
+
+
+def digests(path: Path) -> np.ndarray:
+    """uint64 (records,) of a shard's keys."""
+    return np.fromfile(path.with_suffix(KEYS), "<u8")
+
+
+def pack_record(key: str, label: int | None, captions: Sequence[str], codes, tokenizer) -> bytes:
+    """A record of an ArrayRecord shard."""
+    record = {
+        "key": key,
+        "label": label,
+        "captions": list(captions),
+        "codes": np.ascontiguousarray(codes, "<u2").tobytes(),
+        "tokenizer": tokenizer,
+    }
+    return msgpack.packb(record, unicode_errors=NAME_ERRORS)
+
+
+class _ArrayRecords:
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        self._path, self._tokenizer = path, settings["tokenizer"]
+        with open(path, "wb"):  # a folder that cannot be written is an OSError here
+            pass
+        self._file = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
+
+    def write(self, key, label, captions, codes):
+        record = pack_record(key, label, captions, codes, self._tokenizer)
+        written_to(self._path, self._file.write, record)
+
+    def close(self):
+        written_to(self._path, self._file.close)
+
+
+class _Parquet:
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        import pyarrow
+        from pyarrow import parquet
+
+        shape = record_shape(settings)
+        self._arrow, self._codes = pyarrow, pyarrow.list_(pyarrow.uint16(), math.prod(shape))
+        metadata = {
+            "unitok_jax": FORMAT,
+            "shape": json.dumps(shape),
+            "grid": json.dumps(settings["grid"]),
+            "tokenizer": settings["tokenizer"],
+        }
+        self._schema = pyarrow.schema(
+            {
+                "key": pyarrow.string(),
+                "label": pyarrow.int32(),
+                "captions": pyarrow.list_(pyarrow.string()),
+                "codes": self._codes,
+            },
+            metadata,
+        )
+        # Codes repeat too little for a dictionary; zstd finds their unused bits.
+        self._file = parquet.ParquetWriter(
+            path, self._schema, compression="zstd", use_dictionary=False
+        )
+        self._rows = []
+
+    def write(self, key, label, captions, codes):
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the key {key!r} is not UTF-8, as Parquet's texts are: rename the file, or give "
+                "--format=array_record"
+            ) from error
+        self._rows.append((key, label, captions, codes))
+        if len(self._rows) == ROW_GROUP:
+            self._flush()
+
+    def _flush(self):
+        keys, labels, captions, codes = zip(*self._rows, strict=True)
+        flat = self._arrow.array(np.stack(codes).astype(np.uint16, copy=False).reshape(-1))
+        columns = [
+            self._arrow.array(keys, self._schema.field("key").type),
+            self._arrow.array(labels, self._schema.field("label").type),
+            self._arrow.array(captions, self._schema.field("captions").type),
+            self._arrow.FixedSizeListArray.from_arrays(flat, type=self._codes),
+        ]
+        self._file.write_table(self._arrow.Table.from_arrays(columns, schema=self._schema))
+        self._rows = []
+
+    def close(self):
+        if self._rows:
+            self._flush()
+        self._file.close()
+
+
+_WRITERS = {"array_record": _ArrayRecords, "parquet": _Parquet}
+
+
+def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -> None:
+    paths = [output / shard["file"] for shard in facts]
+    all_digests = np.concatenate([digests(path) for path in paths]) if paths else np.zeros(0)
+    order = np.argsort(all_digests, kind="stable")
+    ordered = all_digests[order]
+    again = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if not len(again):
+        return
+    from unitok_jax.data.codes import records_of  # which reads what this writes
+
+    records, ends = records_of(output, settings, facts), np.cumsum([s["count"] for s in facts])
+    for place in again:
+        first, second = (int(order[place + step]) for step in (0, 1))
+        if records[first]["key"] == records[second]["key"]:  # 64 bits may be equal by chance
+            files = [paths[np.searchsorted(ends, i, side="right")].name for i in (first, second)]
+            raise ValueError(_twice(records[first]["key"], *files))
+
+
+def _twice(key: str, first: str, second: str) -> str:
+    where = f"in {first}" if first == second else f"in {first} and {second}"
+    return (
+        f"the key {key!r} comes twice ({where}), and would not tell which codes are whose; give "
+        "the samples different names and tokenize into another folder"
+    )

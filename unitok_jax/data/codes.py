@@ -1,0 +1,236 @@
+"""Codes on disk, as `python -m unitok_jax.tokenize` wrote them: a sequence of records."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from unitok_jax.data.array_records import NAME_ERRORS, Part, RecordFiles
+from unitok_jax.data.cache import Cache
+from unitok_jax.data.code_shards import (
+    COMMAND,
+    FORMAT,
+    ROW_GROUP,
+    VERSION,
+    digest,
+    digests,
+    record_shape,
+)
+from unitok_jax.data.shard_files import MANIFEST, SETTINGS, facts_of
+
+_KEPT_GROUPS = 16  # of Parquet, per process: at (10, 8, 256) codes 10 MB each
+
+
+class CodeRecords(Sequence):
+    """Records of codes by position. Threads may read together; data workers may have a copy.
+
+    A record is {'key': str, 'codes': uint16 (views, K, N), 'label': int or None, 'captions':
+    tuple[str, ...], 'grid': (rows, columns)}. A slice is another sequence, and reads nothing.
+
+    Attributes:
+        manifest: the manifest, a dict.
+    """
+
+    def __init__(
+        self, manifest: dict[str, Any], shards, rows: Sequence[int], paths: Sequence[Path]
+    ):
+        self.manifest = manifest
+        self._shards, self._rows, self._paths = shards, rows, list(paths)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of image tokens."""
+        return tuple(self.manifest["settings"]["grid"])
+
+    @property
+    def codebook_shape(self) -> tuple[int, int]:
+        """(K, V): the number of codebooks and the rows of each."""
+        settings = self.manifest["settings"]
+        return settings["num_codebooks"], settings["codebook_size"]
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """`Tokenizer.hash` of the tokenizer that made them."""
+        return self.manifest["settings"]["tokenizer"]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        """A record, or the records of a slice.
+
+        Raises:
+            IndexError: there is no such record.
+            ValueError: the shard is not what the manifest says.
+        """
+        if isinstance(index, slice):
+            return CodeRecords(self.manifest, self._shards, self._rows[index], self._paths)
+        try:
+            row = self._rows[index]
+        except IndexError as error:
+            raise IndexError(f"record {index}: there are {len(self)}") from error
+        return {**self._shards[row], "grid": self.grid}
+
+    def take(self, positions: Sequence[int]) -> "CodeRecords":
+        """The records at some positions, in their order; reads nothing."""
+        rows = [self._rows[position] for position in positions]
+        return CodeRecords(self.manifest, self._shards, rows, self._paths)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def find(self, key: str) -> int:
+        """The position of the record of `key`; reads the digests of keys, not the shards.
+
+        Raises:
+            KeyError: none has it.
+        """
+        wanted, start = digest(key), 0
+        for path in self._paths:
+            keys = digests(path)
+            for row in np.flatnonzero(keys == wanted):
+                if start + row in self._rows and self._shards[start + int(row)]["key"] == key:
+                    return self._rows.index(start + int(row))
+            start += len(keys)
+        raise KeyError(key)
+
+
+def open_codes(path) -> CodeRecords:
+    """The codes that `python -m unitok_jax.tokenize` wrote.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        FileNotFoundError: no folder, or a shard is missing.
+        ValueError: an unfinished folder, something else, a shard of another size or tokenizer.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; {COMMAND} --output={folder} makes one")
+    manifest = _manifest(folder)
+    settings = manifest["settings"]
+    for shard in manifest["shards"]:
+        _check(folder / shard["file"], shard, settings)
+    rows = range(manifest["count"])
+    paths = [folder / shard["file"] for shard in manifest["shards"]]
+    return CodeRecords(manifest, records_of(folder, settings, manifest["shards"]), rows, paths)
+
+
+def records_of(folder: Path, settings: dict[str, Any], shards: Sequence[dict]):
+    """Records by position, without 'grid', of shards as their facts describe them."""
+    kind = {"array_record": _ArrayRecords, "parquet": _Parquet}[settings["--format"]]
+    return kind(folder, settings, [shard for shard in shards if shard["count"]])
+
+
+class _ArrayRecords:
+    def __init__(self, folder: Path, settings: dict[str, Any], shards: Sequence[dict]):
+        parts = [Part(str(folder / s["file"]), s["count"], 0, s["count"]) for s in shards]
+        self._files = RecordFiles(parts, "it changed after it was written; copy it again")
+        self._shape, self._tokenizer = record_shape(settings), settings["tokenizer"]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        packed = self._files[index]
+        try:
+            record = msgpack.unpackb(packed, unicode_errors=NAME_ERRORS)
+            tokenizer = record.pop("tokenizer")
+            codes = np.frombuffer(record["codes"], "<u2")
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            name = self._files.name(index)
+            raise ValueError(f"{name} was not written by {COMMAND}") from error
+        if tokenizer != self._tokenizer:
+            raise ValueError(_other(self._files.name(index), tokenizer, self._tokenizer))
+        record["captions"] = tuple(record["captions"])
+        # Writable, in the machine's own order of bytes.
+        record["codes"] = codes.astype(np.uint16).reshape(self._shape)
+        return record
+
+
+class _Parquet:
+    def __init__(self, folder: Path, settings: dict[str, Any], shards: Sequence[dict]):
+        self._paths = [folder / shard["file"] for shard in shards]
+        self._counts = [shard["count"] for shard in shards]
+        self._ends = np.cumsum(self._counts, dtype=np.int64)
+        self._shape, self._tokenizer = record_shape(settings), settings["tokenizer"]
+        self._groups = Cache(_KEPT_GROUPS)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - int(self._ends[shard]) + self._counts[shard]
+        group, row = divmod(row, ROW_GROUP)
+        table, codes = self._groups.get((shard, group), lambda: self._read(shard, group))
+        return {
+            "key": table["key"][row].as_py(),
+            "label": table["label"][row].as_py(),
+            "captions": tuple(table["captions"][row].as_py()),
+            "codes": codes[row].copy(),
+        }
+
+    def _read(self, shard: int, group: int):
+        import pyarrow
+        from pyarrow import parquet
+
+        path = self._paths[shard]
+        try:
+            with parquet.ParquetFile(path) as file:
+                metadata = file.schema_arrow.metadata or {}
+                tokenizer = metadata.get(b"tokenizer", b"none").decode()
+                if tokenizer != self._tokenizer:
+                    raise ValueError(_other(path, tokenizer, self._tokenizer))
+                if file.metadata.num_rows != self._counts[shard]:
+                    raise ValueError(
+                        f"{path} holds {file.metadata.num_rows} records, not "
+                        f"{self._counts[shard]}: it changed after it was written; copy it again"
+                    )
+                table = file.read_row_group(group, use_threads=False)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+        codes = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return table.drop_columns("codes"), codes.reshape(-1, *self._shape)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    if not file.is_file():
+        if (folder / SETTINGS).is_file():
+            raise ValueError(
+                f"{folder} is not finished: it has no {MANIFEST}. Give the same command again: "
+                f"{COMMAND} --output={folder} ..., with the settings in {folder / SETTINGS}"
+            )
+        raise ValueError(f"{folder} holds no codes: it has no {MANIFEST}, which {COMMAND} writes")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        found = manifest["format"], manifest["version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} was not written by {COMMAND}") from error
+    if found != (FORMAT, VERSION):
+        raise ValueError(f"{file} says {found[0]} {found[1]}; this reads {FORMAT} {VERSION}")
+    return manifest
+
+
+def _check(path: Path, shard: dict[str, Any], settings: dict[str, Any]) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}, which {MANIFEST} names, is gone; copy it again")
+    size = path.stat().st_size
+    if size != shard["bytes"]:
+        raise ValueError(
+            f"{path} has {size} bytes, not the {shard['bytes']} of {MANIFEST}; copy it again"
+        )
+    try:
+        facts = json.loads(facts_of(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return  # the records say whose they are, too
+    if facts["tokenizer"] != settings["tokenizer"]:
+        raise ValueError(_other(path, facts["tokenizer"], settings["tokenizer"]))
+    if facts["sha256"] != shard["sha256"]:
+        raise ValueError(f"{path} is another than {MANIFEST} names; copy it again")
+
+
+def _other(path, found: str, expected: str) -> str:
+    return (
+        f"{path} was made by another tokenizer (hash {found}) than {MANIFEST} says ({expected}); "
+        "copy the right one there"
+    )

@@ -1,0 +1,165 @@
+"""Folders of shards: claimed, sealed file by file, and continued after a kill.
+
+A folder belongs to one set of settings. A file is written under another name, synced, renamed, and
+then described by a JSON file of facts: what has one is whole, and is not written again.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unitok_jax.data.records import SampleError, Source
+
+MANIFEST = "manifest.json"
+SETTINGS = "settings.json"  # of what is written, from its beginning on
+PARTIAL = ".partial"  # the end of the name of a file that is being written
+PROBES = 16  # records that tell a source from another
+
+# Process ids are those of one host or container; the folder may be shared by several.
+_MINE = f".{uuid.uuid4().hex[:12]}{PARTIAL}"
+
+
+def claim(output: Path, settings: dict[str, Any], command: str) -> None:
+    """Makes the folder of some settings, or checks that what is in it has the same.
+
+    Args:
+        output: the folder; errors call it --output.
+        settings: JSON values; 'format' tells who wrote it.
+        command: that writes such folders.
+
+    Raises:
+        ValueError: it holds something else, or the same with other settings.
+        OSError: it cannot be made.
+    """
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"--output={output} is not a folder")
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / SETTINGS
+    strangers = sorted(
+        entry.name
+        for entry in output.iterdir()
+        if not (entry.name.startswith(SETTINGS) and entry.name.endswith(PARTIAL))
+    )
+    if not file.is_file():  # another process may have claimed it since
+        if strangers:
+            raise ValueError(
+                f"--output={output} is not empty ({', '.join(strangers[:5])}) and holds no "
+                f"{SETTINGS}; give an empty folder"
+            )
+        write_json(file, settings)
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["format"] != settings["format"]:
+            raise KeyError(before["format"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} was not written by {command}; give an empty folder") from error
+    changed = [
+        _difference(key, before.get(key), settings.get(key))
+        for key in sorted(set(before) | set(settings))
+        if before.get(key) != settings.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"--output={output} was begun with other settings or another source:\n  "
+            + "\n  ".join(changed)
+            + "\nGive the same again, or another folder"
+        )
+
+
+def partial(path: Path) -> Path:
+    """Where this process writes what becomes `path`."""
+    return path.with_name(path.name + _MINE)
+
+
+def seal(path: Path) -> dict[str, Any]:
+    """Makes `path` of what this process wrote at `partial(path)`.
+
+    Returns:
+        {'file': its name, 'bytes': int, 'sha256': hexadecimal digits}.
+    """
+    written = partial(path)
+    with open(written, "rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = os.fstat(file.fileno()).st_size
+    _rename(written, path)
+    return {"file": path.name, "bytes": size, "sha256": digest}
+
+
+def facts_of(path: Path) -> Path:
+    """The JSON file that describes a shard."""
+    return path.with_suffix(".json")
+
+
+def facts_if_whole(path: Path) -> dict[str, Any] | None:
+    """The facts of a shard; None if it has none or another size than they say."""
+    try:
+        facts = json.loads(facts_of(path).read_text(encoding="utf-8"))
+        return facts if path.stat().st_size == facts["bytes"] else None
+    except FileNotFoundError:
+        return None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_bytes(path, json.dumps(content).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with open(partial(path), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    _rename(partial(path), path)
+
+
+def sweep(output: Path) -> None:
+    """Removes what killed processes left half-written; when all is there."""
+    for file in output.rglob(f"*{PARTIAL}"):
+        file.unlink(missing_ok=True)
+
+
+def written_to(path: Path, call: Callable, *arguments):
+    """What `call` returns; ArrayRecord makes a RuntimeError of a full disk."""
+    try:
+        return call(*arguments)
+    except RuntimeError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
+def probes(source: Source) -> list[str]:
+    """Some records of a source, in few characters each."""
+    return [_probe(source, i * len(source) // PROBES) for i in range(PROBES)]
+
+
+def _rename(before: Path, after: Path) -> None:
+    try:
+        os.replace(before, after)
+    except FileNotFoundError:
+        # Whoever finished the same folder meanwhile has swept it: `after` is theirs, and the same.
+        if not after.exists():
+            raise
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = zip(before, now, strict=True)
+        before, now = next((old, new) for old, new in pairs if old != new)
+    return f"{key}: {before!r:.200} before, {now!r:.200} now"
+
+
+def _probe(source: Source, index: int) -> str:
+    try:
+        record = source[index]
+    except SampleError as error:
+        return error.reason
+    except OSError:
+        return "unreadable"
+    return f"{record['name']} {zlib.crc32(record['image']):08x} {' | '.join(record['captions'])}"

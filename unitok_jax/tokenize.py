@@ -1,0 +1,210 @@
+"""Turns the images of a data set into codes on disk, for generators to train on.
+
+`python -m unitok_jax.tokenize --checkpoint=DIR --data=SOURCE:PATH --output=DIR` writes shards of
+codes; the same command again continues. Any number of hosts may share the work, started as those of
+a training run with one shared --output. `unitok_jax.open_codes(DIR)` reads them.
+"""
+
+import argparse
+import collections
+import contextlib
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from unitok_jax import commands
+from unitok_jax.data import code_shards
+from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.shard_files import MANIFEST, claim
+from unitok_jax.data.sources import open_source
+from unitok_jax.data.view_batches import ShardedViews, of_shards
+from unitok_jax.data.views import VIEWS
+from unitok_jax.models.vitamin import STRIDE
+
+POLL = 0.5  # seconds between two looks at what the other processes have written
+
+
+def tokenize(
+    tokenizer,
+    source: Source,
+    data,
+    settings: dict,
+    output: pathlib.Path,
+    *,
+    max_bad: float = 0.0,
+    process: int = 0,
+    processes: int = 1,
+) -> dict:
+    """Writes this process's shards, and the manifest if all are there; waits for it if not.
+
+    Args:
+      tokenizer: a `Tokenizer` on devices of this process.
+      source: what `data` opens.
+      data: the `data` config; its image size and threads are read.
+      settings: what `code_shards.plan` made of all this.
+      output: a folder that `shard_files.claim` gave these settings.
+      max_bad: the largest part of the samples that may be left out.
+      process, processes: shards process, process + processes, ... are this process's.
+
+    Returns:
+      the manifest.
+
+    Raises:
+      ValueError: too many bad samples, or a key that comes twice; no manifest is written.
+      OSError: reading or writing failed.
+    """
+
+    def facts(number):
+        return code_shards.shard_facts(output, settings, number)
+
+    every = code_shards.shards_of(settings)
+    own = {number: facts(number) for number in every[process::processes]}
+    missing = [number for number, found in own.items() if found is None]
+    reader = ShardedViews(
+        source,
+        missing,
+        settings["--shard_size"],
+        tokenizer.batch_size,
+        data.image_size,
+        settings["--views"],
+        settings["--crop_scale"] or 1.0,
+    )
+    total = sum(map(reader.samples, own))
+    there = total - sum(map(reader.samples, missing))
+    with contextlib.closing(reader.stream(data)) as batches, _progress(total, there) as progress:
+        coded = encoded(tokenizer, batches)
+        for number, of_shard in of_shards(coded, reader, missing):
+            told = _told(of_shard, progress)
+            own[number] = code_shards.write_shard(output, settings, number, told)
+    before = getattr(source, "tally", Tally())
+    found = []
+    for number in every:  # one look at a time: a shared disk serves many processes
+        while (whole := own.get(number) or facts(number)) is None:
+            time.sleep(POLL)
+        found.append(whole)
+    return code_shards.finish(output, settings, found, before, max_bad)
+
+
+def encoded(tokenizer, batches: Iterable[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(facts (n,), uint16 codes (n, views, K, N)) of each batch of `ShardedViews.stream`."""
+    waiting = collections.deque()
+
+    def images():
+        for batch in batches:
+            count, views = batch["image"].shape[:2]
+            waiting.append((batch["facts"], count, views))
+            flat = batch["image"].reshape(count * views, *batch["image"].shape[2:])
+            for start in range(0, len(flat), count):
+                yield flat[start : start + count]
+
+    codes = []
+    for piece in tokenizer.encode_batches(images()):
+        codes.append(np.asarray(piece).astype(np.uint16))
+        facts, count, views = waiting[0]
+        if len(codes) == views:
+            waiting.popleft()
+            joined = np.concatenate(codes)
+            yield facts, joined.reshape(count, views, *joined.shape[1:])
+            codes = []
+
+
+def _told(batches, progress) -> Iterator[tuple]:
+    for samples, codes in batches:
+        yield samples, codes
+        progress.update(sum(sample is not None for sample in samples))
+
+
+def _progress(total: int, there: int) -> tqdm:
+    return tqdm(total=total, initial=there, unit="sample", unit_scale=True, dynamic_ncols=True)
+
+
+def settings_of(args: argparse.Namespace, tokenizer, source: Source, data) -> dict:
+    """What decides the bytes of a command's output."""
+    import jax
+
+    rows, columns = (side // STRIDE for side in data.image_size)
+    books, entries = tokenizer.codebook_shape
+    return code_shards.plan(
+        source,
+        data,
+        storage=args.format,
+        shard_size=args.shard_size,
+        views=args.views,
+        crop_scale=args.crop_scale,
+        tokenizer={
+            "tokenizer": tokenizer.hash,
+            "dtype": tokenizer.config.model.dtype,
+            # Both move the last bits of features, and so a code now and then.
+            "platform": jax.default_backend(),
+            "images per device": tokenizer.batch_size // jax.local_device_count(),
+            "grid": [rows, columns],
+            "num_codebooks": books,
+            "codebook_size": entries,
+            "tokens": tokenizer.config.model.num_query + rows * columns,
+        },
+    )
+
+
+def main() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    parser = commands.make_parser("tokenize", __doc__)
+    commands.add_checkpoint(parser)
+    commands.add_data(parser)
+    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for the shards")
+    parser.add_argument("--format", choices=sorted(code_shards.SUFFIXES), default="array_record")
+    parser.add_argument("--shard_size", type=int, default=10_000, help="samples per file")
+    parser.add_argument("--views", choices=VIEWS, default="center", help="crops of each image")
+    parser.add_argument(
+        "--crop_scale", type=float, default=1.1, help="of --views=ten: sides that are cut from"
+    )
+    parser.add_argument("--size", help="N or HEIGHTxWIDTH; default: the model's")
+    parser.add_argument("--batch_size", type=int, help="images at once on all devices of a process")
+    parser.add_argument(
+        "--max_bad", type=float, default=0.0, help="part of the samples that may be left out, 0..1"
+    )
+    commands.add_cluster(parser)
+    args = parser.parse_args()
+    commands.run(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    import jax
+
+    if not 0 <= args.max_bad <= 1:
+        raise ValueError(f"--max_bad={args.max_bad} is a part of the samples: give 0..1")
+    commands.connect(args)
+    tokenizer = commands.load_tokenizer(
+        args, batch_size=args.batch_size, devices=jax.local_devices()
+    )
+    size = commands.image_size(args.size) if args.size else tokenizer.image_size
+    data = commands.data(args, tokenizer, size)
+    source = open_source(data, require_captions=False)
+    settings = settings_of(args, tokenizer, source, data)
+    output = args.output.expanduser()
+    claim(output, settings, code_shards.COMMAND)
+    whole = (code_shards.shard_facts(output, settings, n) for n in code_shards.shards_of(settings))
+    if (output / MANIFEST).is_file() and None not in whole:
+        print(f"{output} is finished: nothing to do")
+        return
+    manifest = tokenize(
+        tokenizer,
+        source,
+        data,
+        settings,
+        output,
+        max_bad=args.max_bad,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    skipped = Tally.from_json(manifest["skipped"])
+    print(f"codes of {manifest['count']} samples in {len(manifest['shards'])} files in {output}")
+    if skipped.total:
+        print(f"{skipped.total} left out:\n{skipped}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
