@@ -74,9 +74,12 @@ ARROWS = {
     "parts": set(),
     "report": set(),
     "frozen": {"torch_layout", "weight_files", "models"},
+    "hub": {"differences", "models", "stored", "torch_layout", "torch_options", "weight_files"},
     "convert": {
         "clip_layout",
+        "commands",
         "frozen",
+        "hub",
         "report",
         "torch_layout",
         "torch_options",
@@ -93,8 +96,10 @@ ARROWS = {
         "torch_layout",
         "weight_files",
     },
-    "tokenizer": {"convert", "data", "models", "stored"},
+    "tokenizer": {"convert", "data", "evaluate", "models", "stored"},
     "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
+    "classify": {"commands", "data"},
+    "retrieve": {"commands", "data", "metrics"},
     "reconstruct": {"commands", "data", "evaluate", "metrics", "models", "tokenizer"},
 }
 # what a room may import from outside, where that is part of its promise
