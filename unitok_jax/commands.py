@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from unitok_jax import membership
 from unitok_jax.data.specs import data_config
+from unitok_jax.data.transforms import check_size
 from unitok_jax.torch_options import HEADS
 
 WEIGHTS = ("ema", "raw")
@@ -59,6 +61,18 @@ def load_tokenizer(args: argparse.Namespace, **options):
 
     given = {"dtype": args.dtype, "weights": args.weights}
     return load(args.checkpoint, **given, **options, **heads(args))
+
+
+def size(text: str) -> tuple[int, int]:
+    """The (height, width) of `--size=N` or `--size=HEIGHTxWIDTH`.
+
+    Raises:
+      ValueError: another form, or not multiples of a token's pixels.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise ValueError(f"--size={text}: expected N or HEIGHTxWIDTH")
+    return check_size((int(match[1]), int(match[2] or match[1])), key="--size")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
