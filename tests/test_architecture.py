@@ -98,6 +98,8 @@ ARROWS = {
     },
     "tokenizer": {"convert", "data", "evaluate", "models", "stored"},
     "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
+    "export": {"commands", "data", "differences", "models"},
+    "export_example": set(),
     "classify": {"commands", "data"},
     "retrieve": {"commands", "data", "metrics"},
     "reconstruct": {"commands", "data", "evaluate", "metrics", "models", "tokenizer"},
