@@ -75,9 +75,12 @@ ARROWS = {
     "parts": set(),
     "report": set(),
     "frozen": {"torch_layout", "weight_files", "models"},
+    "hub": {"differences", "models", "stored", "torch_layout", "torch_options", "weight_files"},
     "convert": {
         "clip_layout",
+        "commands",
         "frozen",
+        "hub",
         "report",
         "torch_layout",
         "torch_options",
@@ -94,10 +97,14 @@ ARROWS = {
         "torch_layout",
         "weight_files",
     },
-    "tokenizer": {"convert", "data", "models", "stored"},
+    "tokenizer": {"convert", "data", "evaluate", "models", "stored"},
     "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
     "tokenize": {"commands", "data", "models"},
     "detokenize": {"commands", "data", "models"},
+    "export": {"commands", "data", "differences", "models"},
+    "export_example": set(),
+    "classify": {"commands", "data"},
+    "retrieve": {"commands", "data", "metrics"},
     "reconstruct": {"commands", "data", "evaluate", "metrics", "models", "tokenizer"},
 }
 # what a room may import from outside, where that is part of its promise

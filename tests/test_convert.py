@@ -14,6 +14,7 @@ import safetensors.numpy
 import parity
 from unitok_jax import convert, torch_layout, torch_options
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.tokenizer import load
 
 
 def read_state(path):
@@ -323,3 +324,65 @@ class TestClip:
         source = clip_files.write(tmp_path / "clip.safetensors", clip_files.vitamin_clip())
         with pytest.raises(convert.ConversionError, match="written as .safetensors only"):
             convert.convert(str(source), str(tmp_path / "folder"))
+
+
+class TestWeightsOfARun:
+    """A checkpoint as a run with, or without, an average saves it."""
+
+    @pytest.fixture
+    def saved(self, tiny, tmp_path):
+        from unitok_jax.checkpoint import Checkpoints
+        from unitok_jax.step import Trainer
+
+        def make(ema_decay):
+            tiny.optim.ema_decay = ema_decay
+            state = Trainer(tiny).init()
+            if ema_decay:
+                state = state.replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
+            with Checkpoints(tmp_path / "run", tiny.checkpoint, create=True) as checkpoints:
+                checkpoints.save(3, state.items(), tiny, {})
+            return tmp_path / "run", state
+
+        return make
+
+    def test_average_and_raw(self, saved, tmp_path):
+        path, state = saved(0.9)
+        for weights, params in (
+            (None, state.ema),
+            ("ema", state.ema),
+            ("raw", state.generator.params),
+        ):
+            assert_equal(convert.read(path, weights)[1], params)
+            assert_equal(convert.read(path / "checkpoints" / "3", weights)[1], params)
+        run = command(path, tmp_path / "raw.safetensors", "--weights=raw")
+        assert run.returncode == 0, run.stderr
+        assert_equal(convert.read(tmp_path / "raw.safetensors")[1], state.generator.params)
+        assert load(path, weights="raw").hash == load(tmp_path / "raw.safetensors").hash
+        assert load(path, weights="raw").hash != load(path).hash
+
+    def test_damage_of_the_raw_weights_is_seen(self, saved):
+        path, _ = saved(0.9)
+        meta = path / "checkpoints" / "3" / "meta" / "metadata"
+        content = json.loads(meta.read_text())
+        content["digests"]["training"]["params.fc_norm.scale"] ^= 1
+        meta.write_text(json.dumps(content))
+        convert.read(path)
+        with pytest.raises(ValueError, match="params.fc_norm.scale"):
+            convert.read(path, "raw")
+
+    def test_run_without_an_average(self, saved):
+        path, state = saved(0.0)
+        assert_equal(convert.read(path, "raw")[1], state.params)
+        with pytest.raises(convert.ConversionError, match="weights=ema.*no average"):
+            convert.read(path, "ema")
+
+    def test_what_holds_one_set(self, weights, tmp_path):
+        convert.write(tmp_path / "folder", *convert.read(weights))
+        for path in (weights, tmp_path / "folder"):
+            for choice in ("ema", "raw"):
+                with pytest.raises(convert.ConversionError, match="one set"):
+                    convert.read(path, choice)
+
+    def test_another_word(self, weights):
+        with pytest.raises(ValueError, match="weights='mean' is not one of ema, raw"):
+            convert.read(weights, "mean")

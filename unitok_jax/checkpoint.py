@@ -239,6 +239,7 @@ class Checkpoints:
         config: ConfigDict | None = None,
         data: dict[str, int] | None = None,
         step: int | None = None,
+        partial: bool = False,
     ) -> dict[str, Any]:
         """Reads items of `step`, or of the newest checkpoint that is not damaged.
 
@@ -251,6 +252,7 @@ class Checkpoints:
           config: the configuration to resume with; None if the weights alone are wanted.
           data: as in `save`, of the run that resumes.
           step: which checkpoint; there is no other in its place.
+          partial: as for `Stored.read`.
 
         Raises:
           CheckpointError: there is none, it was saved for another model or other data, or its
@@ -260,7 +262,7 @@ class Checkpoints:
         for candidate in [step] if step is not None else reversed(self.steps()):
             stored = self._stored(candidate)
             try:
-                items = self._read(stored, targets, config, data)
+                items = self._read(stored, targets, config, data, partial)
             except DamagedError as error:
                 if step is not None:
                     raise
@@ -272,7 +274,7 @@ class Checkpoints:
             return items
         raise self._none(damaged)
 
-    def _read(self, stored, targets, config, data):
+    def _read(self, stored, targets, config, data, partial):
         items, damage = None, None
         try:
             if config is not None:
@@ -283,7 +285,7 @@ class Checkpoints:
                     f"{stored.path} was saved with another configuration",
                     "use the saved values, or another --workdir to start anew",
                 )
-            items = stored.read(targets)
+            items = stored.read(targets, partial)
         except DamagedError as error:
             damage = error
         # All read on, or none: the digests are computed together.

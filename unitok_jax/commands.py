@@ -13,6 +13,8 @@ from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import check_size
 from unitok_jax.torch_options import HEADS
 
+WEIGHTS = ("ema", "raw")
+
 
 def make_parser(module: str, description: str) -> argparse.ArgumentParser:
     """The parser of `python -m unitok_jax.MODULE`."""
@@ -23,14 +25,19 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def add_heads(parser: argparse.ArgumentParser) -> None:
-    """The numbers of attention heads, which the bare files of some weights do not tell."""
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Which weights, and the numbers of attention heads, which some bare files do not tell."""
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        help="of a run with optim.ema_decay: the average, or those trained; default: as evaluated",
+    )
     for name in HEADS:
         parser.add_argument(f"--{name}", type=int, help="for a file without a configuration")
 
 
 def heads(args: argparse.Namespace) -> dict[str, int]:
-    """Those numbers that were given, as `tokenizer.load` takes them."""
+    """Those numbers of heads that were given, as `tokenizer.load` takes them."""
     return {name: getattr(args, name) for name in HEADS if getattr(args, name) is not None}
 
 
@@ -42,7 +49,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the computation; default: the model's"
     )
-    add_heads(parser)
+    add_weights(parser)
 
 
 def load_tokenizer(args: argparse.Namespace, **options):
@@ -52,7 +59,8 @@ def load_tokenizer(args: argparse.Namespace, **options):
     """
     from unitok_jax.tokenizer import load  # --help does not wait for JAX
 
-    return load(args.checkpoint, dtype=args.dtype, **options, **heads(args))
+    given = {"dtype": args.dtype, "weights": args.weights}
+    return load(args.checkpoint, **given, **options, **heads(args))
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +96,11 @@ def data(args: argparse.Namespace, tokenizer, image_size: Sequence[int], **keys)
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """The (height, width) that --size names: N or HEIGHTxWIDTH."""
+    """The (height, width) of `--size=N` or `--size=HEIGHTxWIDTH`.
+
+    Raises:
+      ValueError: another form, or not multiples of a token's pixels.
+    """
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match:
         raise ValueError(f"--size={text}: expected N or HEIGHTxWIDTH")

@@ -1,39 +1,52 @@
 """Weights between files: our checkpoints, and the public PyTorch layout as .pth or .safetensors.
 
-`python -m unitok_jax.convert SRC DST` reads and writes whichever kind the two paths are. The file
-of a frozen network (LPIPS, DINOv2, Inception) becomes a .safetensors, so that training needs no
-PyTorch.
+`python -m unitok_jax.convert SRC DST` reads and writes whichever kind the two paths are;
+`--format=hub` makes DST a folder for the Hugging Face hub. The file of a frozen network (LPIPS,
+DINOv2, Inception) becomes a .safetensors, so that training needs no PyTorch.
 """
 
-import argparse
 import json
 import pathlib
-import sys
 
 import jax
 import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from unitok_jax import clip_layout, frozen, torch_layout, torch_options, weight_files
+from unitok_jax import (
+    clip_layout,
+    commands,
+    frozen,
+    hub,
+    torch_layout,
+    torch_options,
+    weight_files,
+)
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.report import collapse, subtrees
 from unitok_jax.weight_files import ConversionError
 
+_ONE_SET = (
+    "weights={weights}: {path} holds one set of weights and does not say whether they are an "
+    "average; leave the choice out"
+)
 
-def read(path, **heads: int) -> tuple[ConfigDict, dict]:
+
+def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, dict]:
     """Configuration and parameters of whatever `path` is.
 
     Args:
-      path: a folder of ours, or a .pth, .pt, .ckpt, .bin or .safetensors file.
+      path: a folder of ours or for the Hugging Face hub, `hf://owner/name`, or a .pth, .pt, .ckpt,
+        .bin or .safetensors file.
+      weights: 'ema' or 'raw', of a run's checkpoint; see `tokenizer.load`.
       **heads: `heads`, `quant_heads`, `text_heads`: see `tokenizer.load`.
 
     Returns:
       A ConfigDict with the keys `model` and `data`, and the parameters as a nested dict of float32
       arrays.
     """
-    path = pathlib.Path(path)
+    path = _local(path)
     unknown = heads.keys() - set(torch_options.HEADS)
     if unknown:
         raise TypeError(
@@ -41,9 +54,19 @@ def read(path, **heads: int) -> tuple[ConfigDict, dict]:
         )
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if weights not in (None, *commands.WEIGHTS):
+        raise ValueError(f"weights={weights!r} is not one of {', '.join(commands.WEIGHTS)}")
+    if path.is_dir() and not hub.is_folder(path):
+        return _read_folder(path, weights, heads)
+    if weights is not None:
+        raise ConversionError(_ONE_SET.format(path=path, weights=weights))
     if path.is_dir():
-        return _read_folder(path, heads)
+        return hub.read(path, heads)
     return from_state(path, *weight_files.read_state(path), heads)
+
+
+def _local(path) -> pathlib.Path:
+    return hub.fetch(path) if str(path).startswith(hub.SCHEME) else pathlib.Path(path)
 
 
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
@@ -77,20 +100,34 @@ def write(path, config: ConfigDict, params) -> None:
             checkpoints.save(0, {"params": params}, config, {})
 
 
-def _read_folder(path, heads):
+def _read_folder(path, weights, heads):
     step = None
     if path.resolve().parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.resolve().parent, int(path.name)
     with Checkpoints(path) as checkpoints:
-        saved = checkpoints.meta(step)["config"]
+        meta = checkpoints.meta(step)
+        saved, digests = meta["config"], meta["digests"]
         config = ConfigDict({"model": saved["model"], "data": saved["data"]})
         torch_options.check_heads(config, heads)
         shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(
+        params = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings),
             abstract_model(config.model.to_dict())[1],
         )
-        return config, checkpoints.restore({"params": abstract}, step=step)["params"]
+        if weights is not None and "training" not in digests:
+            raise ConversionError(_ONE_SET.format(path=path, weights=weights))
+        # A run with an average keeps the trained weights beside it, to go on from.
+        averaged = any(name.startswith("params.") for name in digests.get("training", {}))
+        if weights == "ema" and not averaged:
+            raise ConversionError(
+                f"weights=ema: the run of {path} kept no average (optim.ema_decay=0); its weights "
+                "are those of weights=raw"
+            )
+        if weights == "raw" and averaged:
+            targets = {"training": {"params": params}}
+            read = checkpoints.restore(targets, step=step, partial=True)
+            return config, read["training"]["params"]
+        return config, checkpoints.restore({"params": params}, step=step)["params"]
 
 
 def _write_frozen(source, target, kind, state) -> str:
@@ -132,22 +169,34 @@ def _write_clip(source, target, state) -> str:
     return "\n".join(lines)
 
 
-def convert(source: str, target: str, **heads: int) -> str:
+def convert(
+    source: str,
+    target: str,
+    weights: str | None = None,
+    format: str | None = None,
+    **heads: int,
+) -> str:
     """Converts a file or folder and returns a line that says what it is.
 
     Args:
       source: a UniTok (see `read`), or the file of a frozen network.
       target: what to write: see `write`; a .safetensors file for a frozen network.
+      weights: 'ema' or 'raw': see `tokenizer.load`.
+      format: 'hub' makes of `target` a folder for the Hugging Face hub: see `hub.write`.
       **heads: see `tokenizer.load`.
 
     Raises:
       ConversionError, FileNotFoundError, ImportError: as `read`, `write` and `frozen.load`.
     """
-    if pathlib.Path(source).is_dir():
-        config, params = read(source, **heads)
+    if format not in (None, "hub"):
+        raise ValueError(f"format={format!r} is not 'hub'")
+    if source.startswith(hub.SCHEME) or pathlib.Path(source).is_dir() or weights:
+        config, params = read(source, weights, **heads)
     else:
         args, state = frozen.read_files(source)
         kind, what = frozen.recognise(state)
+        if format and (kind or clip_layout.is_clip(state)):
+            raise ConversionError(f"{source} is no UniTok; --format={format} is for one")
         if kind:
             return _write_frozen(source, target, kind, state)
         if clip_layout.is_clip(state):
@@ -158,27 +207,25 @@ def convert(source: str, target: str, **heads: int) -> str:
                 + ", ".join(network.what for network in frozen.NETWORKS.values())
             )
         config, params = from_state(source, args, state, heads)
-    write(target, config, params)
+    (hub.write if format else write)(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{target}: {config.model.size}, {count:,} parameters"
 
 
 def main() -> None:
     """`python -m unitok_jax.convert SRC DST`."""
-    parser = argparse.ArgumentParser(prog="python -m unitok_jax.convert", description=__doc__)
+    parser = commands.make_parser("convert", __doc__)
     parser.add_argument(
-        "source", help="folder, .pth, .pt, .ckpt, .bin or .safetensors; a.pth,b.pth joins files"
+        "source",
+        help="folder, hf://owner/name, .pth, .pt, .ckpt, .bin or .safetensors; a.pth,b.pth joins "
+        "files",
     )
     parser.add_argument("target", help="the same kinds; an existing file is replaced")
-    for name in torch_options.HEADS:
-        parser.add_argument(f"--{name}", type=int, help="for a file without a configuration")
-    arguments = vars(parser.parse_args())
-    heads = {name: arguments[name] for name in torch_options.HEADS if arguments[name] is not None}
-    try:
-        print(convert(arguments["source"], arguments["target"], **heads))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    parser.add_argument("--format", choices=("hub",), help="a folder for the Hugging Face hub")
+    commands.add_weights(parser)
+    args = parser.parse_args()
+    options = {"weights": args.weights, "format": args.format, **commands.heads(args)}
+    commands.run(lambda: print(convert(args.source, args.target, **options)))
 
 
 if __name__ == "__main__":

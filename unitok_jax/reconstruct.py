@@ -6,12 +6,13 @@ per image and `comparison.png` (original | reconstruction | error), and prints t
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from unitok_jax import commands
-from unitok_jax.data.folders import folder_source, photo_source
+from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.transforms import (
     decode_image,
     resize_center_crop,
@@ -28,7 +29,7 @@ _COMPARED = 24  # images in comparison.png
 
 def reconstruct(
     tokenizer: Tokenizer,
-    inputs: list[tuple[str, bytes]],
+    inputs: Sequence[tuple[str, bytes]],
     output: pathlib.Path,
     size: tuple[int, int] | None,
 ) -> dict[str, float]:
@@ -70,22 +71,6 @@ def _native(image: np.ndarray, name: str) -> tuple[int, int]:
     return height // STRIDE * STRIDE, width // STRIDE * STRIDE
 
 
-def _inputs(path: pathlib.Path) -> list[tuple[str, bytes]]:
-    if path.is_file():
-        return [(path.stem, path.read_bytes())]
-    if path.is_dir():
-        source = folder_source(str(path), require_captions=False)
-    elif str(path) == "photos":
-        source = photo_source()
-    else:
-        raise FileNotFoundError(f"--input={path} is no file, no folder and not 'photos'")
-    records = [source[i] for i in range(len(source))]
-    stems = [str(pathlib.PurePath(r["name"]).with_suffix("")) for r in records]
-    # a.jpg and a.png must not overwrite each other's result
-    names = [r["name"] if stems.count(s) > 1 else s for r, s in zip(records, stems, strict=True)]
-    return [(name, record["image"]) for name, record in zip(names, records, strict=True)]
-
-
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
     parser = commands.make_parser("reconstruct", __doc__)
@@ -107,7 +92,7 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     native = args.size == "native"
     size = commands.image_size(args.size) if args.size and not native else None
-    inputs = _inputs(args.input)
+    inputs = Inputs(args.input)
     home = args.input if args.input.is_dir() else args.input.parent
     if args.input.exists() and args.output.resolve() == home.resolve():
         raise ValueError(
@@ -115,7 +100,7 @@ def _run(args: argparse.Namespace) -> None:
             "overwritten; give another"
         )
     tokenizer = commands.load_tokenizer(args)
-    size = size or (None if native else tokenizer.image_size)
+    size = None if native else size or tokenizer.image_size
     ratios = reconstruct(tokenizer, inputs, args.output, size)
     print(f"mean  {np.mean(list(ratios.values())):.2f} dB  {args.output / 'comparison.png'}")
 

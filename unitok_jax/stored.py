@@ -4,6 +4,7 @@ Nothing here waits for another process: one that finds damage alone must be able
 """
 
 import errno
+import hashlib
 import json
 import os
 from typing import Any
@@ -26,6 +27,8 @@ _AWAY = (
 )
 _META = ("config", "step", "data", "digests")
 IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
+# What of `config.model` changes training, or the computation's precision, but not what codes mean.
+_NOT_HASHED = ("dtype", "remat", "drop_path", "commitment_weight")
 _MOST_LINES = 20  # of differences in one message
 
 
@@ -60,6 +63,13 @@ def named_digests(tree) -> dict[str, int]:
     return {name: int(x) for name, x in differences.leaves(jax.device_get(digests(tree))).items()}
 
 
+def weights_hash(model: dict[str, Any], params) -> str:
+    """32 hexadecimal digits of weights and of how `config.model` uses them: `Tokenizer.hash`."""
+    model = {key: value for key, value in model.items() if key not in _NOT_HASHED}
+    facts = json.dumps([model, named_digests(params)], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
 class Stored:
     """One step of a folder of checkpoints."""
 
@@ -88,11 +98,13 @@ class Stored:
             raise DamagedError(f"{path} lacks {', '.join(missing)}")
         return meta
 
-    def read(self, targets: dict[str, Any]) -> dict[str, Any]:
+    def read(self, targets: dict[str, Any], partial: bool = False) -> dict[str, Any]:
         """Reads items.
 
         Args:
           targets: item name -> tree of ShapeDtypeStructs with shardings.
+          partial: whether an item may hold other entries than its target names, at the first
+            level; they are not read.
 
         Raises:
           CheckpointError: an item was never saved, or its arrays do not fit; the message lists
@@ -107,18 +119,21 @@ class Stored:
                     f"{self.path} holds weights only, no item {name!r}: it cannot be resumed; "
                     "start a run in another --workdir"
                 )
-        with _reader() as reader:
+        with _reader(partial) as reader:
             found = dict(self._orbax(reader.metadata).item_metadata.items())
             lost = [name for name in targets if found.get(name) is None]
             if lost:
                 raise DamagedError(f"{self.path} lacks files of {', '.join(lost)}")
             problems = []
             for name, target in targets.items():
-                problems += differences.tree_differences(found[name], target)
+                tree = found[name]
+                if partial:
+                    tree = {key: tree[key] for key in target if key in tree}
+                problems += differences.tree_differences(tree, target)
             refuse(
                 problems, f"{self.path} does not fit the model", "was it saved by another version?"
             )
-            wanted = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
+            wanted = {name: _restore(target, partial) for name, target in targets.items()}
             items = self._orbax(reader.restore, args=ocp.args.Composite(**wanted))
         return {name: items[name] for name in targets}
 
@@ -164,7 +179,17 @@ def refuse(problems: list[str], what: str, advice: str = "", error=CheckpointErr
         raise error("\n  ".join([f"{what}:", *problems]) + (f"\n{advice}" if advice else ""))
 
 
-def _reader():
+def _restore(target, partial):
+    if not partial:
+        return ocp.args.StandardRestore(target)
+    return ocp.args.PyTreeRestore(
+        target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+    )
+
+
+def _reader(partial):
     # Of this process alone: Orbax's barriers would hang where another process fails.
     process = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
@@ -172,14 +197,13 @@ def _reader():
     )
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=options),
-        params=_arrays(options),
-        training=_arrays(options),
+        params=_arrays(options, partial),
+        training=_arrays(options, partial),
         meta=ocp.JsonCheckpointHandler(multiprocessing_options=options),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
-def _arrays(options):
-    return ocp.StandardCheckpointHandler(
-        restore_concurrent_gb=IN_FLIGHT, multiprocessing_options=options
-    )
+def _arrays(options, partial):
+    kind = ocp.PyTreeCheckpointHandler if partial else ocp.StandardCheckpointHandler
+    return kind(restore_concurrent_gb=IN_FLIGHT, multiprocessing_options=options)

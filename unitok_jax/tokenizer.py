@@ -1,8 +1,6 @@
 """The user's API: images to codes and back, and features of images and texts."""
 
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,13 +13,12 @@ from ml_collections import ConfigDict
 
 from unitok_jax import convert
 from unitok_jax.data import text as captions
+from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import check_size
+from unitok_jax.evaluate import zero_shot
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
-from unitok_jax.stored import named_digests
-
-# What of `config.model` changes training, or the computation's precision, but not what codes mean.
-_NOT_HASHED = ("dtype", "remat", "drop_path", "commitment_weight")
+from unitok_jax.stored import weights_hash
 
 
 class Codes(np.ndarray):
@@ -109,9 +106,7 @@ class Tokenizer:
         Codes mean the same to two tokenizers of one hash, whatever file each was loaded from. The
         dtype of the computation, which moves a few codes, is not part of it.
         """
-        model = {k: v for k, v in self.config.model.to_dict().items() if k not in _NOT_HASHED}
-        facts = json.dumps([model, named_digests(self.params)], sort_keys=True)
-        return hashlib.sha256(facts.encode()).hexdigest()[:32]
+        return weights_hash(self.config.model.to_dict(), self.params)
 
     def encode(self, images) -> Codes:
         """Images to codes.
@@ -193,6 +188,43 @@ class Tokenizer:
             )
         return self._batched(self._encode_text, self._text(texts))
 
+    def class_features(
+        self, labels: Sequence[str], templates: Sequence[str] = CLASS_TEMPLATES
+    ) -> np.ndarray:
+        """Names of classes -> float32 (C, E) unit vectors, each the mean over templates.
+
+        Args:
+          labels: C different names.
+          templates: sentences with one {} where the name goes.
+        """
+        return zero_shot.class_features(self.encode_text, labels, templates)
+
+    def probabilities(self, images, class_features) -> np.ndarray:
+        """Images as for `encode`, and `class_features` -> float32 (B, C); see `classify`."""
+        scale = float(np.exp(np.asarray(self.params["logit_scale"], np.float64)))
+        return zero_shot.probabilities(self.encode_image(images), class_features, scale)
+
+    def classify(
+        self, images, labels: Sequence[str], templates: Sequence[str] = CLASS_TEMPLATES
+    ) -> np.ndarray:
+        """Which class each image shows, after CLIP (arXiv 2103.00020, section 3.1).
+
+        For many batches and the same labels, `class_features` once and `probabilities` of each
+        batch give the same numbers.
+
+        Args:
+          images: as for `encode`.
+          labels: C different names, at least two.
+          templates: sentences with one {} where the name goes.
+
+        Returns:
+          float32 (B, C), the probability of each class among these; rows sum to 1.
+
+        Raises:
+          ValueError: labels or templates that are not as above, a text tower without CLIP's ids.
+        """
+        return self.probabilities(images, self.class_features(labels, templates))
+
     def reconstruct(self, images) -> np.ndarray:
         """`decode(encode(images))`: float32 (B, H, W, 3) in [-1, 1]."""
         return self.decode(self.encode(images))
@@ -238,15 +270,19 @@ def load(
     *,
     dtype: str | None = None,
     devices: Sequence[jax.Device] | None = None,
+    weights: str | None = None,
     **heads: int,
 ) -> Tokenizer:
     """Loads a tokenizer; its configuration comes with the weights.
 
     Args:
-      path: a workdir (its newest checkpoint), a folder `checkpoints/<step>` in one, or a .pth, .pt
+      path: a workdir (its newest checkpoint), a folder `checkpoints/<step>` in one, a folder for
+        the Hugging Face hub, `hf://owner/name` or `hf://owner/name@revision` there, or a .pth, .pt
         or .safetensors file of the public layout.
       batch_size, devices: as for `Tokenizer`.
       dtype: of the computation, 'float32' or 'bfloat16'; by default the checkpoint's.
+      weights: of a run's checkpoint: 'ema', the average, or 'raw', the weights that were trained;
+        by default what evaluation uses, the average if there is one.
       **heads: `heads`, `quant_heads` and `text_heads`, needed only for a file that carries no
         configuration: shapes tell every size but these. Where the file has them they are checked.
 
@@ -254,7 +290,7 @@ def load(
       FileNotFoundError: nothing there.
       ValueError: not a checkpoint, or one that does not fit its configuration.
     """
-    config, params = convert.read(path, **heads)
+    config, params = convert.read(path, weights, **heads)
     if dtype is not None:
         config.model.dtype = dtype
     return Tokenizer(config, params, batch_size, devices)

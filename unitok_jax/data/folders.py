@@ -30,6 +30,11 @@ class FileSource:
         self.root = os.fspath(root)
         self._records = sorted(captions.items())
 
+    @property
+    def names(self) -> list[str]:
+        """The paths, relative to `root`, in order; reads no image."""
+        return [name for name, _ in self._records]
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -1,6 +1,7 @@
 """Sets of class names and sentence templates for zero-shot classification."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from unitok_jax.data.folders import lines
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 
 IMAGENET = "imagenet"
+# Of the two missiles and the two sunglasses of the package's list.
+_WORDNET = {744: "projectile", 836: "sunglass"}
 
 
 class LabelSet(NamedTuple):
@@ -24,14 +27,14 @@ def label_set(labels: str, templates: str = "") -> LabelSet:
     Args:
         labels: names with commas between them; the path of a text file with one name a line; or
             `imagenet`, the 1000 names that the package open_clip_torch carries, in the order of
-            the WordNet ids.
+            the WordNet ids; where it calls two classes alike, one has its WordNet name.
         templates: the path of a text file with one template a line, one template such as
             'a photo of a {}', or `imagenet`, the 80 of CLIP; empty: those of the label set, CLIP's
             for `imagenet` and six short ones otherwise.
 
     Raises:
-        ValueError: no names, an empty one, one that comes twice; a template without exactly one
-            {}.
+        ValueError: fewer than two names, an empty one, one that comes twice; a template without
+            exactly one {}.
         ImportError: `imagenet` without the package.
         FileNotFoundError: a path of a text file that is not there.
     """
@@ -39,9 +42,8 @@ def label_set(labels: str, templates: str = "") -> LabelSet:
         names, default = _imagenet()
     else:
         names, default = _listed(labels, "--labels", ","), CLASS_TEMPLATES
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(names) < 10**5 else []
-    if not names or twice or not all(names):
-        wrong = f"{twice[0]!r} comes twice" if twice else "a name is empty" if names else "no names"
+    wrong = _wrong(names)
+    if wrong:
         raise ValueError(
             f"--labels={labels!r}: {wrong}; give different names as --labels='cat,dog', a text "
             f"file with one name a line, or {IMAGENET}"
@@ -55,6 +57,15 @@ def label_set(labels: str, templates: str = "") -> LabelSet:
             "where the name of the class goes"
         )
     return LabelSet(tuple(names), tuple(default))
+
+
+def _wrong(names: Sequence[str]) -> str:
+    if not all(names):
+        return "a name is empty"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        return f"{twice[0]!r} comes twice"
+    return "" if len(names) > 1 else "one name only" if names else "no names"
 
 
 def _listed(text: str, flag: str, separator: str | None = None) -> Sequence[str]:
@@ -80,4 +91,8 @@ def _imagenet() -> LabelSet:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     templates = [template("{}") for template in module.OPENAI_IMAGENET_TEMPLATES]
-    return LabelSet(tuple(module.IMAGENET_CLASSNAMES), tuple(templates))
+    names = list(module.IMAGENET_CLASSNAMES)
+    for index, name in _WORDNET.items():
+        if names.count(names[index]) > 1:
+            names[index] = name
+    return LabelSet(tuple(names), tuple(templates))

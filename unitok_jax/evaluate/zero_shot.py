@@ -52,6 +52,29 @@ def class_features(
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 
+def probabilities(
+    image_features: np.ndarray, class_features: np.ndarray, logit_scale: float
+) -> np.ndarray:
+    """The softmax of the cosines of images and classes, times the logit scale.
+
+    Args:
+      image_features: (N, E) unit vectors.
+      class_features: (C, E) unit vectors.
+      logit_scale: the factor itself, not its logarithm; CLIP's is at most 100.
+
+    Returns:
+      (N, C) float32; rows sum to 1.
+
+    Raises:
+      ValueError: fewer than two classes, among which every probability would be 1.
+    """
+    if len(class_features) < 2:
+        raise ValueError("probabilities need at least two classes")
+    logits = logit_scale * (image_features @ class_features.T).astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
 def zero_shot(
     image_features: np.ndarray, class_features: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:

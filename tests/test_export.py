@@ -1,0 +1,159 @@
+"""Exported programs in a process that has neither this package nor flax."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from unitok_jax import convert, export
+from unitok_jax.data.transforms import to_uint8
+from unitok_jax.step import init_params
+from unitok_jax.tokenizer import load
+
+pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
+
+# A process that meets what a server has: importing more than it needs fails.
+ALONE = """
+import sys
+for name in ("unitok_jax", "flax", "orbax", "optax", "ml_collections", "etils"):
+    sys.modules[name] = None
+"""
+CALL = (
+    ALONE
+    + """
+import jax, numpy as np
+from safetensors.numpy import load_file
+folder, images, out = sys.argv[1:]
+images, weights = np.load(images), load_file(folder + "/weights.safetensors")
+encode, decode = (
+    jax.export.deserialize(bytearray(open(f"{folder}/{name}.jax", "rb").read()))
+    for name in ("encode", "decode")
+)
+codes = [np.asarray(encode.call(weights, image[None])) for image in images]
+rebuilt = [np.asarray(decode.call(weights, c)) for c in codes]
+together = np.asarray(encode.call(weights, images)) if encode.in_avals[-1].shape[0] != 1 else 0
+np.savez(out, codes=np.concatenate(codes), rebuilt=np.concatenate(rebuilt), together=together)
+"""
+)
+
+
+def run_export(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+    try:
+        export.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def call(folder, images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    arguments = [folder, tmp_path / "images.npy", tmp_path / "out.npz"]
+    subprocess.run([sys.executable, "-c", CALL, *map(str, arguments)], check=True)
+    return np.load(tmp_path / "out.npz")
+
+
+@pytest.fixture(scope="module")
+def exported(weights, tmp_path_factory):
+    """Of the tiny model, for 48x64 pixels and all platforms."""
+    folder = tmp_path_factory.mktemp("export") / "tiny"
+    export.write(folder, load(weights), (48, 64), ("cpu", "cuda", "tpu"), None)
+    return folder
+
+
+def test_codes_and_images_are_the_tokenizers(exported, weights, tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (6, 48, 64, 3), np.uint8)
+    tokenizer = load(weights, batch_size=1)
+    found = call(exported, images, tmp_path)
+    codes = tokenizer.encode(images)
+    np.testing.assert_array_equal(found["codes"], codes)
+    np.testing.assert_array_equal(found["rebuilt"], to_uint8(tokenizer.decode(codes)))
+    together = load(weights, batch_size=6).encode(images)
+    np.testing.assert_array_equal(found["together"], together)
+
+
+def test_every_grey_value_is_the_hosts():
+    """The programs' float images are the tokenizer's to the last bit."""
+    from unitok_jax.data.transforms import to_float
+
+    grey = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_float(grey), grey.astype(np.float32) / 127.5 - 1)
+
+
+def test_files(exported, weights):
+    names = {path.name for path in exported.iterdir()}
+    assert names == {
+        *("encode.jax", "decode.jax", "weights.safetensors", "export.json", "example.py")
+    }
+    facts = json.loads((exported / "export.json").read_text())
+    tokenizer = load(weights)
+    codes = tokenizer.encode(np.zeros((1, 48, 64, 3), np.uint8))
+    assert facts["codes"] == list(codes.shape[1:]) and facts["image_size"] == [48, 64]
+    assert facts["hash"] == tokenizer.hash
+    assert facts["platforms"] == ["cpu", "cuda", "tpu"]
+    total = sum(leaf.size * 4 for leaf in jax.tree.leaves(tokenizer.params))
+    text = sum(leaf.size * 4 for leaf in jax.tree.leaves(tokenizer.params["text_encoder"]))
+    # the weights are beside the programs, and without the text tower
+    assert (exported / "weights.safetensors").stat().st_size < total - text + 20_000
+    assert (exported / "encode.jax").stat().st_size < total / 4
+
+
+def test_example_alone(exported, tmp_path):
+    Image.new("RGB", (90, 70), "orange").save(tmp_path / "in.png")
+    code = ALONE + (
+        "import runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = [str(exported / "example.py"), str(tmp_path / "in.png")]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert np.load(tmp_path / "codes.npy").dtype == np.int32
+    with Image.open(tmp_path / "rebuilt.png") as image:
+        assert image.size == (64, 48)
+
+
+@pytest.mark.parametrize("change", [{"quantizer": "residual"}, {"num_query": 2}])
+def test_other_models(tiny, tmp_path, change):
+    tiny.model.update(change)
+    convert.write(tmp_path / "model", tiny, init_params(tiny.model.to_dict(), jax.random.key(0)))
+    tokenizer = load(tmp_path / "model", batch_size=1)
+    export.write(tmp_path / "out", tokenizer, (32, 32), ("cpu",), 1)
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(
+        call(tmp_path / "out", images, tmp_path)["codes"], tokenizer.encode(images)
+    )
+
+
+def test_command(weights, tmp_path, capsys, monkeypatch):
+    given = [f"--checkpoint={weights}", f"--output={tmp_path / 'out'}", "--platforms=cpu"]
+    options = ["--size=32x48", "--batch_size=2", "--dtype=bfloat16"]
+    code, printed, error = run_export(capsys, monkeypatch, *given, *options)
+    assert code == 0, error
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (facts["image_size"], facts["batch_size"]) == ([32, 48], 2)
+    assert facts["dtype"] == "bfloat16" and "example.py" in printed
+    code, _, error = run_export(capsys, monkeypatch, *given)
+    assert code == 2 and "not empty" in error
+
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ("--platforms=gpu", "--platforms=gpu"),
+        ("--platforms=cpu,cpu", "different"),
+        ("--size=60", "--size"),
+        ("--size=big", "--size=big"),
+        ("--batch_size=0", "--batch_size=0"),
+        ("--checkpoint=none", "none"),
+    ],
+)
+def test_bad_arguments(weights, tmp_path, capsys, monkeypatch, argument, words):
+    given = [f"--checkpoint={weights}", f"--output={tmp_path / 'out'}", argument]
+    code, _, error = run_export(capsys, monkeypatch, *given)
+    assert code == 2 and error.startswith("error: ") and words in error

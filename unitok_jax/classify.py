@@ -1,0 +1,65 @@
+"""Says what is in images, among classes that you name: zero-shot classification, as CLIP's.
+
+`python -m unitok_jax.classify --checkpoint=DIR --input=FILE_OR_FOLDER --labels="cat,dog,car"`
+prints for each image the most probable classes. Probabilities are among the named classes alone.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+
+from unitok_jax import commands
+from unitok_jax.data.inputs import Inputs
+from unitok_jax.data.labels import label_set
+
+
+def main() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    parser = commands.make_parser("classify", __doc__)
+    commands.add_checkpoint(parser)
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=pathlib.Path,
+        help="an image, a folder of images, or photos: the built-in photographs",
+    )
+    parser.add_argument(
+        "--labels",
+        required=True,
+        help="names with commas between them, a text file with one a line, or imagenet",
+    )
+    parser.add_argument(
+        "--templates",
+        default="",
+        help="one sentence with {} for the name, a text file with one a line, or imagenet",
+    )
+    parser.add_argument("--top", type=int, default=5, help="classes to print; default: 5")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the same results")
+    args = parser.parse_args()
+    commands.run(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    labels = label_set(args.labels, args.templates)
+    if args.top < 1:
+        raise ValueError(f"--top={args.top} must be at least 1")
+    inputs = Inputs(args.input)
+    tokenizer = commands.load_tokenizer(args)
+    classes = tokenizer.class_features(labels.names, labels.templates)
+    results = []
+    for images in inputs.batches(tokenizer.image_size, tokenizer.batch_size):
+        for row in tokenizer.probabilities(images, classes):
+            top = np.argsort(-row, kind="stable")[: args.top]
+            found = {labels.names[i]: round(float(row[i]), 6) for i in top}
+            results.append({"name": inputs.names[len(results)], "classes": found})
+            line = "  ".join(f"{name} {share:.1%}" for name, share in found.items())
+            print(f"{results[-1]['name']}  {line}", flush=True)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

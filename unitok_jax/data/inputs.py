@@ -1,0 +1,56 @@
+"""The images that a command's `--input` names: one file, a folder, or the built-in photographs."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from unitok_jax.data.folders import FileSource, folder_source, photo_source
+from unitok_jax.data.transforms import decode_image, resize_center_crop
+
+
+class Inputs(Sequence):
+    """Encoded image files by position: (name, bytes), read when asked for.
+
+    Names have no suffix, but for images that differ by nothing else, and may have folders.
+    """
+
+    def __init__(self, path: Path):
+        """path: an image, a folder of images, or `photos`.
+
+        Raises:
+            FileNotFoundError: nothing there.
+            ValueError: a folder without images.
+        """
+        if path.is_file():
+            self._source = FileSource(path.parent, {path.name: ()})
+        elif path.is_dir():
+            self._source = folder_source(str(path), require_captions=False)
+        elif str(path) == "photos":
+            self._source = photo_source()
+        else:
+            raise FileNotFoundError(f"--input={path} is no file, no folder and not 'photos'")
+        stems = [str(PurePath(name).with_suffix("")) for name in self._source.names]
+        count = Counter(stems)
+        self.names = [
+            stem if count[stem] == 1 else name
+            for name, stem in zip(self._source.names, stems, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[str, bytes]:
+        return self.names[index], self._source[index]["image"]
+
+    def image(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """uint8 (height, width, 3), resized and centre-cropped to `size`."""
+        name, data = self[index]
+        return resize_center_crop(decode_image(data, name), size)
+
+    def batches(self, size: tuple[int, int], batch_size: int) -> Iterator[np.ndarray]:
+        """All as `image`, in order: uint8 (n, height, width, 3), n at most `batch_size`."""
+        for start in range(0, len(self), batch_size):
+            indices = range(start, min(start + batch_size, len(self)))
+            yield np.stack([self.image(index, size) for index in indices])

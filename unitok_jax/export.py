@@ -1,0 +1,150 @@
+"""Writes a tokenizer as compiled-on-load programs that run without this package.
+
+`python -m unitok_jax.export --checkpoint=DIR --output=DIR` writes `encode.jax` and `decode.jax`
+(jax.export), `weights.safetensors`, `export.json` and `example.py`, which shows how to use them:
+it needs jax, flatbuffers, numpy, safetensors and pillow.
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+from jax import export
+
+from unitok_jax import commands, differences
+from unitok_jax.data.transforms import to_float
+from unitok_jax.models.unitok import abstract_model
+from unitok_jax.models.vitamin import STRIDE
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_PARTS = ("encoder", "quant_proj", "quantizer", "post_quant_proj", "decoder")
+_EXAMPLE = pathlib.Path(__file__).with_name("export_example.py")
+
+
+def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> tuple[dict, dict]:
+    """A tokenizer's methods as functions of named weights.
+
+    The weights are an argument, since a program that held them could pass the 2 GB that its file
+    format allows.
+
+    Args:
+      tokenizer: a `Tokenizer`.
+      size: (height, width) of the images, multiples of 16.
+      platforms: some of `PLATFORMS`; each adds a lowering to the file.
+      batch: images of a call; None leaves it open, and each number compiles once.
+
+    Returns:
+      name -> `jax.export.Exported`, and name -> float32 array, the weights that all of them take.
+      encode: (weights, uint8 (B, H, W, 3)) -> int32 (B, K, N); decode: (weights, int32 (B, K, N))
+      -> uint8 (B, H, W, 3).
+    """
+    graph, abstract = abstract_model(tokenizer.config.model.to_dict())
+    used = {name: tokenizer.params[name] for name in _PARTS if name in tokenizer.params}
+    tree = jax.tree.structure(used)
+    weights = differences.leaves(used)
+    order = tuple(weights)
+    rows = jnp.asarray(to_float(np.arange(256, dtype=np.uint8)))
+
+    def model(weights):
+        # What stands for the text tower is never computed with.
+        parts = jax.tree.unflatten(tree, [weights[name] for name in order])
+        return nnx.merge(graph, abstract | parts)
+
+    def encode(weights, images):
+        # From a table, so that no compiler rounds otherwise than the host does.
+        return model(weights).encode(rows[images])
+
+    def decode(weights, codes):
+        grid = size[0] // STRIDE, size[1] // STRIDE
+        images = jnp.clip(model(weights).decode(codes, grid), -1.0, 1.0)
+        return jnp.rint((images + 1) * 127.5).astype(jnp.uint8)
+
+    (b,) = export.symbolic_shape("b") if batch is None else (batch,)
+    books, _ = tokenizer.codebook_shape
+    tokens = tokenizer.config.model.num_query + size[0] // STRIDE * (size[1] // STRIDE)
+    shapes = {name: jax.ShapeDtypeStruct(w.shape, w.dtype) for name, w in weights.items()}
+    images = jax.ShapeDtypeStruct((b, *size, 3), jnp.uint8)
+    codes = jax.ShapeDtypeStruct((b, books, tokens), jnp.int32)
+    exported = {
+        "encode": export.export(jax.jit(encode), platforms=platforms)(shapes, images),
+        "decode": export.export(jax.jit(decode), platforms=platforms)(shapes, codes),
+    }
+    arrays = {name: np.array(jax.device_get(w), order="C") for name, w in weights.items()}
+    return exported, arrays
+
+
+def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None) -> None:
+    """Writes the files of an export; the arguments are those of `programs`.
+
+    Raises:
+      ValueError: the folder holds something.
+      ImportError: flatbuffers is not installed.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--output={folder} is there and not empty; give a new folder")
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ImportError(
+            "jax.export writes its files with flatbuffers, which is not installed: "
+            "pip install 'unitok_jax[export]'"
+        )
+    exported, weights = programs(tokenizer, size, platforms, batch)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, program in exported.items():
+        (folder / f"{name}.jax").write_bytes(program.serialize())
+    safetensors.numpy.save_file(weights, folder / "weights.safetensors")
+    books, rows = tokenizer.codebook_shape
+    facts = {
+        "image_size": list(size),
+        "codes": list(exported["encode"].out_avals[0].shape[1:]),  # (K, N)
+        "codebook_rows": rows,
+        "batch_size": batch,
+        "platforms": list(platforms),
+        "dtype": tokenizer.config.model.dtype,
+        "hash": tokenizer.hash,
+        "jax": jax.__version__,
+        "calling_convention": exported["encode"].calling_convention_version,
+    }
+    (folder / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
+    shutil.copyfile(_EXAMPLE, folder / "example.py")
+
+
+def main() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    parser = commands.make_parser("export", __doc__)
+    commands.add_checkpoint(parser)
+    parser.add_argument("--output", required=True, type=pathlib.Path, help="a new folder")
+    parser.add_argument("--size", help="N or HEIGHTxWIDTH of the images; default: the model's")
+    parser.add_argument(
+        "--platforms", default="cpu,cuda,tpu", help=f"some of {','.join(PLATFORMS)}"
+    )
+    parser.add_argument("--batch_size", type=int, help="images of a call; default: any number")
+    args = parser.parse_args()
+    commands.run(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    platforms = args.platforms.split(",")
+    unknown = [name for name in platforms if name not in PLATFORMS]
+    if unknown or len(set(platforms)) < len(platforms):
+        raise ValueError(
+            f"--platforms={args.platforms}: expected different ones of {','.join(PLATFORMS)}"
+        )
+    if args.batch_size is not None and args.batch_size < 1:
+        raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
+    size = commands.image_size(args.size) if args.size else None
+    tokenizer = commands.load_tokenizer(args)
+    write(args.output, tokenizer, size or tokenizer.image_size, platforms, args.batch_size)
+    total = sum(path.stat().st_size for path in args.output.iterdir())
+    print(f"{args.output}: {total / 1e6:.1f} MB; try python {args.output / 'example.py'} IMAGE")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""A model as a folder for the Hugging Face hub: config.json, model.safetensors and README.md."""
+
+import json
+import pathlib
+import re
+
+import jax
+import numpy as np
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from unitok_jax import differences, stored, torch_layout, torch_options, weight_files
+from unitok_jax.models.unitok import abstract_model
+from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.weight_files import ConversionError
+
+SCHEME = "hf://"
+LIBRARY = "unitok_jax"
+FORMAT = 1  # of config.json
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_FILES = (CONFIG, WEIGHTS, INDEX, "README.md")  # all that is fetched: never a pickle
+_KEYS = ("library_name", "format_version", "layout", "image_size", "model")
+_LAYOUTS = ("public", "unitok_jax")
+
+
+def is_folder(path: pathlib.Path) -> bool:
+    """Whether a folder looks like one for the hub, complete or not, and not like a workdir."""
+    if (path / "checkpoints").exists():
+        return False
+    return any((path / name).exists() for name in (CONFIG, WEIGHTS, INDEX)) or bool(_pickles(path))
+
+
+def fetch(name: str) -> pathlib.Path:
+    """The folder, in the local cache, of `hf://owner/name` or `hf://owner/name@revision`.
+
+    What is not in the cache is downloaded; pickles never are. The environment variables of
+    huggingface_hub hold: HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
+
+    Raises:
+      ConversionError: no such name, revision or access, or it is not in the cache and cannot be
+        reached.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    match = re.fullmatch(rf"{SCHEME}([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", name)
+    if not match:
+        raise ConversionError(f"{name}: expected hf://owner/name or hf://owner/name@revision")
+    repo, revision = match.groups()
+    try:
+        folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=_FILES)
+    except errors.HFValidationError as error:
+        raise ConversionError(f"{name} is no name of the hub: {_first_line(error)}") from error
+    except errors.RevisionNotFoundError as error:
+        raise ConversionError(f"{name}: {repo} has no revision {revision}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConversionError(
+            f"{name}: the hub has no such model, or HF_TOKEN gives no access to it"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ConversionError(
+            f"{name} is not in the cache ({huggingface_hub.constants.HF_HUB_CACHE}) and the hub "
+            "cannot be reached: is there a network, is HF_HUB_OFFLINE set? A folder that was "
+            "downloaded elsewhere can be given by its path"
+        ) from error
+    return pathlib.Path(folder)
+
+
+def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
+    """Configuration and parameters of such a folder; see `convert.read`.
+
+    Raises:
+      ConversionError: files that are missing, of another library or version, or that do not fit
+        each other.
+    """
+    folder = pathlib.Path(folder)
+    _check_files(folder)
+    saved = _read_config(folder / CONFIG)
+    config = ConfigDict({"model": saved["model"], "data": {"image_size": saved["image_size"]}})
+    _, state = weight_files.read_state(folder / WEIGHTS)
+    try:
+        _, abstract = abstract_model(config.model.to_dict())
+        torch_options.check_heads(config, heads)
+        if saved["layout"] == "public":
+            return config, torch_layout.from_torch(state, abstract)
+        named = differences.leaves(abstract)
+        stored.refuse(differences.tree_differences(state, named), "the arrays do not fit the model")
+    except (ValueError, KeyError) as error:
+        raise ConversionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+    arrays = [np.asarray(state[name], np.float32) for name in named]
+    return config, jax.tree.unflatten(jax.tree.structure(abstract), arrays)
+
+
+def write(folder, config: ConfigDict, params) -> None:
+    """Writes such a folder, which must be new or empty.
+
+    The arrays have the names of the public layout where that can express the model, else ours;
+    `layout` in config.json says which.
+
+    Raises:
+      ConversionError: the folder holds something.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConversionError(f"{folder} is there and not empty; give a new folder")
+    try:
+        metadata = {"args": json.dumps(torch_options.from_config(config)), "format": "pt"}
+        layout, state = "public", torch_layout.to_torch(params)
+    except ConversionError:
+        layout, metadata = "unitok_jax", None
+        state = {k: np.array(v, order="C") for k, v in differences.leaves(params).items()}
+    values = (LIBRARY, FORMAT, layout, list(config.data.image_size), config.model.to_dict())
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=2)
+    (folder / CONFIG).write_text(text + "\n")
+    safetensors.numpy.save_file(state, folder / WEIGHTS, metadata)
+    (folder / "README.md").write_text(_card(config, params))
+
+
+def _check_files(folder):
+    if (folder / WEIGHTS).is_file():
+        return
+    if (folder / INDEX).is_file():
+        raise ConversionError(
+            f"{folder} holds weights in several files ({INDEX}); one {WEIGHTS} is read: load them "
+            "with the library that wrote them and save them as one file"
+        )
+    pickles = _pickles(folder)
+    if pickles:
+        raise ConversionError(
+            f"{folder} holds no {WEIGHTS}, only {', '.join(pickles)}: a pickle can run code when "
+            "it is opened by a library that trusts it, so none is read from such a folder. If you "
+            f"trust its origin: python -m unitok_jax.convert {folder / pickles[0]} NEW_FOLDER "
+            "--format=hub"
+        )
+    raise ConversionError(
+        f"{folder} holds no {WEIGHTS} (and no folder 'checkpoints', as a workdir has once a "
+        "checkpoint was saved). Pickles of the hub are not fetched: download one and convert it "
+        "with python -m unitok_jax.convert FILE NEW_FOLDER --format=hub"
+    )
+
+
+def _read_config(path):
+    if not path.is_file():
+        raise ConversionError(
+            f"{path.parent} holds {WEIGHTS} but no {CONFIG}; give the file itself as "
+            f"{path.parent / WEIGHTS}, with --heads, --quant_heads and --text_heads if it needs "
+            "them"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConversionError(f"{path} is not JSON: {error}") from error
+    library = config.get("library_name") if isinstance(config, dict) else None
+    if library != LIBRARY:
+        raise ConversionError(
+            f"{path} is not of {LIBRARY}: it has library_name={library!r}; was it saved by another "
+            "library?"
+        )
+    missing = [key for key in _KEYS if key not in config]
+    if missing:
+        raise ConversionError(f"{path} lacks {', '.join(missing)}")
+    if config["format_version"] != FORMAT or config["layout"] not in _LAYOUTS:
+        raise ConversionError(
+            f"{path} has format_version={config['format_version']!r} and layout="
+            f"{config['layout']!r}; this version of {LIBRARY} reads {FORMAT} and "
+            f"{' or '.join(_LAYOUTS)}: install a newer one"
+        )
+    model, size = config["model"], config["image_size"]
+    if not isinstance(model, dict) or not isinstance(model.get("text"), dict):
+        raise ConversionError(f"{path}: 'model' must be an object that holds an object 'text'")
+    if not isinstance(size, list) or len(size) != 2:
+        raise ConversionError(f"{path}: image_size={size!r} must be [height, width]")
+    return config
+
+
+def _pickles(folder):
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in weight_files.TORCH)
+    return [name for name in found if name not in ("optimizer.bin", "training_args.bin")]
+
+
+def _first_line(error) -> str:
+    return str(error).splitlines()[0]
+
+
+def _card(config, params) -> str:
+    model = config.model
+    height, width = config.data.image_size
+    tokens = model.num_query + height // STRIDE * (width // STRIDE)
+    rows = model.vocab_size // model.num_codebooks
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return f"""---
+library_name: {LIBRARY}
+pipeline_tag: image-feature-extraction
+tags:
+- image-tokenizer
+- unitok
+- jax
+# license: state one before you publish, such as apache-2.0
+---
+
+# UniTok ({model.size}), for unitok_jax
+
+A tokenizer that turns images into codes and back, with image and text features in one space
+([UniTok, arXiv 2502.20321](https://arxiv.org/abs/2502.20321)).
+
+```python
+import unitok_jax
+tokenizer = unitok_jax.load("hf://OWNER/NAME")  # or the path of this folder
+codes = tokenizer.encode(images)  # uint8 (B, {height}, {width}, 3) -> int32 (B, K, N)
+```
+
+| | |
+|---|---|
+| parameters | {count:,} |
+| image size | {height} x {width} |
+| codes of an image (K x N) | {model.num_codebooks} x {tokens} |
+| rows of each codebook (V) | {rows:,} |
+| quantizer | {model.quantizer} |
+| joint space (E) | {model.embed_dim} |
+| tokenizer.hash | `{stored.weights_hash(model.to_dict(), params)}` |
+
+Codes mean the same to all tokenizers that have this hash.
+"""

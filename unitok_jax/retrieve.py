@@ -1,0 +1,93 @@
+"""Finds the images of a folder that are nearest to a text, by the cosine of their features.
+
+`python -m unitok_jax.retrieve --checkpoint=DIR --input=FOLDER --query="a red car"` prints them;
+`--output=sheet.png` draws them.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from unitok_jax import commands
+from unitok_jax.data.inputs import Inputs
+from unitok_jax.data.sheet import contact_sheet, load_font
+from unitok_jax.metrics import tile
+
+
+def retrieve(tokenizer, inputs: Inputs, queries: list[str], top: int) -> list[dict[int, float]]:
+    """The nearest images of each query.
+
+    Args:
+      tokenizer: a `Tokenizer`.
+      inputs: the images; they are resized and cropped to the tokenizer's size.
+      queries: Q texts.
+      top: how many images for each, at most.
+
+    Returns:
+      Q times position in `inputs` -> cosine, the nearest first.
+    """
+    texts = tokenizer.encode_text(queries)
+    batches = inputs.batches(tokenizer.image_size, tokenizer.batch_size)
+    images = np.concatenate([tokenizer.encode_image(batch) for batch in batches])
+    cosines = texts @ images.T
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :top]
+    return [
+        {int(i): float(row[i]) for i in found} for row, found in zip(cosines, nearest, strict=True)
+    ]
+
+
+def main() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    parser = commands.make_parser("retrieve", __doc__)
+    commands.add_checkpoint(parser)
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=pathlib.Path,
+        help="a folder of images, or photos: the built-in photographs",
+    )
+    parser.add_argument(
+        "--query", required=True, action="append", help="a text; give it again for more"
+    )
+    parser.add_argument("--top", type=int, default=5, help="images for each; default: 5")
+    parser.add_argument("--output", type=pathlib.Path, help=".png, .jpg or .webp to draw them in")
+    args = parser.parse_args()
+    commands.run(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    if not all(query.strip() for query in args.query):
+        raise ValueError("--query is empty; for example --query='a red car'")
+    if args.top < 1:
+        raise ValueError(f"--top={args.top} must be at least 1")
+    if args.output and args.output.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--output={args.output} is no kind of picture; for example sheet.png")
+    inputs = Inputs(args.input)
+    tokenizer = commands.load_tokenizer(args)
+    found = retrieve(tokenizer, inputs, args.query, args.top)
+    for query, nearest in zip(args.query, found, strict=True):
+        print(query)
+        for index, cosine in nearest.items():
+            print(f"  {cosine:.4f}  {inputs.names[index]}")
+    if args.output:
+        rows = [
+            _row(inputs, tokenizer.image_size, query, nearest)
+            for query, nearest in zip(args.query, found, strict=True)
+        ]
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tile(rows, height=len(rows))).save(args.output)
+        print(args.output)
+
+
+def _row(inputs, size, query, nearest):
+    images = np.stack([inputs.image(index, size) for index in nearest])
+    captions = [f"{cosine:.3f} {inputs.names[index]}" for index, cosine in nearest.items()]
+    captions[0] = f"{query}: {captions[0]}"
+    marked = [True] + [False] * (len(captions) - 1)
+    return np.asarray(contact_sheet(images, captions, marked, load_font()))
+
+
+if __name__ == "__main__":
+    main()
