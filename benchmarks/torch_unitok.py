@@ -471,8 +471,9 @@ class UniTok(nn.Module):
         size = SIZES[model]
         self.encoder = Encoder(size)
         if quant_proj == "attn":
-            self.quant_proj = AttentionProjection(size.width, vocab_width, size.heads)
-            self.post_quant_proj = AttentionProjection(vocab_width, size.width, size.heads)
+            heads = size.width // vocab_width  # the trunk's own number in the published models
+            self.quant_proj = AttentionProjection(size.width, vocab_width, heads)
+            self.post_quant_proj = AttentionProjection(vocab_width, size.width, heads)
         elif quant_proj == "linear":
             self.quant_proj = nn.Linear(size.width, vocab_width)
             self.post_quant_proj = nn.Linear(vocab_width, size.width)

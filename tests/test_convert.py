@@ -121,6 +121,30 @@ class TestRelease:
         certain = golden["code_margin"] > 1e-4
         np.testing.assert_array_equal(codes[certain], golden["codes"][certain])
 
+    def test_projections_with_other_heads_than_the_trunk(self, tiny, tmp_path, images):
+        torch = pytest.importorskip("torch")
+        from benchmarks.torch_unitok import UniTok
+        from unitok_jax.step import init_params
+
+        tiny.model.latent_width, tiny.model.quant_heads = 64, 2  # the trunk has 4
+        convert.write(
+            tmp_path / "ours.pth", tiny, init_params(tiny.model.to_dict(), jax.random.key(0))
+        )
+        content = torch.load(tmp_path / "ours.pth", weights_only=True)
+        model = UniTok(**content["args"])
+        model.load_state_dict(content["trainer"]["unitok"], strict=True)
+        ours = load(tmp_path / "ours.pth")
+        codes = ours.encode(images)
+        with torch.no_grad():
+            theirs = model.idx_to_img(torch.tensor(np.asarray(codes)).long())
+            found = model.img_to_idx(
+                torch.tensor((images.astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2))
+            )
+        np.testing.assert_allclose(
+            theirs.numpy().transpose(0, 2, 3, 1), ours.decode(codes), rtol=0, atol=1e-5
+        )
+        assert np.mean(found.numpy() == codes) > 0.98  # rows equally near may swap
+
     def test_bare_state_dict_needs_the_heads(self, tmp_path):
         torch = pytest.importorskip("torch")
         path = tmp_path / "bare.pth"
