@@ -13,6 +13,8 @@ MAX_FILE = "64mb"
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important}
 .picture img {width: 100%; height: 100%; object-fit: contain}
+#maps .grid-wrap {max-height: none !important; overflow: visible !important}
+.picture {padding-top: 30px !important}
 #maps img {image-rendering: pixelated}
 """
 

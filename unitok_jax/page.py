@@ -17,8 +17,9 @@ MAPS = """### The codes
 One map for each codebook, one square for each token. Equal colours are equal codes."""
 LABELS = """The model puts pictures and texts in one space. The label whose text lies nearest to the
 picture is the most probable one. Only the labels you give take part."""
-EDIT = """Change the codes of a region, then build the picture again. Click on the picture or use
-the sliders, which count tokens. What moves outside the region is the decoder looking around."""
+EDIT = """Change the codes of a region, then build the picture again. The sliders count tokens; a
+click on the left picture moves the region there. What changes outside the region does so because
+the decoder looks at all tokens."""
 BLEND = """Mix the codes of two pictures and build what they make together."""
 EDITS = [
     ("Erase: the codes of flat grey", "grey"),
@@ -122,20 +123,17 @@ def _edit_tab(ui, models):
     with gr.Tab("Edit"):
         gr.Markdown(EDIT)
         with gr.Row():
-            with gr.Column():
-                preview = _picture("Region: click for its top left corner", "preview")
-            with gr.Column():
-                with gr.Row():
-                    top = gr.Slider(0, 3, 1, step=1, label="Top", elem_id="top")
-                    left = gr.Slider(0, 3, 1, step=1, label="Left", elem_id="left")
-                with gr.Row():
-                    height = gr.Slider(1, 4, 2, step=1, label="Height", elem_id="height")
-                    width = gr.Slider(1, 4, 2, step=1, label="Width", elem_id="width")
-                books = _books(ui, models)
-                action = gr.Dropdown(EDITS, value="grey", label="Change", elem_id="action")
-                seed = gr.Number(0, label="Seed of the shuffle", precision=0, minimum=0)
+            top = gr.Slider(0, 3, 1, step=1, label="Top", elem_id="top")
+            left = gr.Slider(0, 3, 1, step=1, label="Left", elem_id="left")
+            height = gr.Slider(1, 4, 2, step=1, label="Height", elem_id="height")
+            width = gr.Slider(1, 4, 2, step=1, label="Width", elem_id="width")
+        with gr.Row():
+            action = gr.Dropdown(EDITS, value="grey", label="Change", elem_id="action", scale=3)
+            seed = gr.Number(0, label="Seed of the shuffle", precision=0, minimum=0)
+        books = _books(ui, models)
         button = gr.Button("Edit", variant="primary", elem_id="edit")
         with gr.Row():
+            preview = _picture("Region: click to move", "preview")
             before = _picture("Before", "before")
             after = _picture("After", "after")
         facts = gr.Markdown(elem_id="changed")
