@@ -106,7 +106,7 @@ class Models:
 
 
 def reconstruction(models: Models, checkpoint: str, path: str, size: str):
-    """(original, rebuilt, error picture, facts as text, [(code map, caption)]) of a file."""
+    """(original, rebuilt, error picture, facts as text, [(code map, number)]) of a file."""
     image, codes, grid = models.encoded(checkpoint, path, size)
     tokenizer = models[checkpoint]
     books, rows = tokenizer.codebook_shape
@@ -121,9 +121,7 @@ def reconstruction(models: Models, checkpoint: str, path: str, size: str):
         f"{bits / (height * width):.3f} a pixel"
     )
     maps = editing.code_maps(codes, grid, rows)
-    used = [len(np.unique(row)) for row in codes]
-    captions = [f"{book + 1}: {n} different codes" for book, n in enumerate(used)]
-    pairs = list(zip(maps, captions, strict=True))
+    pairs = [(picture, str(number)) for number, picture in enumerate(maps, 1)]
     return image, rebuilt, editing.error_picture(image, rebuilt), facts, pairs
 
 
