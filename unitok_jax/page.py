@@ -17,9 +17,8 @@ MAPS = """### The codes
 One map for each codebook, one square for each token. Equal colours are equal codes."""
 LABELS = """The model puts pictures and texts in one space. The label whose text lies nearest to the
 picture is the most probable one. Only the labels you give take part."""
-EDIT = """Change the codes of a region, then build the picture again. The sliders count tokens; a
-click on the left picture moves the region there. What changes outside the region does so because
-the decoder looks at all tokens."""
+EDIT = """Change the codes of a region, then build the picture again. The sliders count tokens. What
+changes outside the region does so because the decoder looks at all tokens."""
 BLEND = """Mix the codes of two pictures and build what they make together."""
 EDITS = [
     ("Erase: the codes of flat grey", "grey"),
@@ -133,7 +132,7 @@ def _edit_tab(ui, models):
         books = _books(ui, models)
         button = gr.Button("Edit", variant="primary", elem_id="edit")
         with gr.Row():
-            preview = _picture("Region: click to move", "preview")
+            preview = _picture("Region", "preview")
             before = _picture("Before", "before")
             after = _picture("After", "after")
         facts = gr.Markdown(elem_id="changed")
@@ -154,11 +153,6 @@ def _edit_tab(ui, models):
         if not first:
             return None
         return editing.outline(actions.read_image(first, size), editing.Region(*region))
-
-    def move(first, size, height, width, point: gr.SelectData):
-        grid = [n // actions.CELL for n in actions.read_image(first, size).shape[:2]]
-        left, top = (int(n) // actions.CELL for n in point.index)
-        return top, left, min(height, grid[0] - top), min(width, grid[1] - left)
 
     def work(checkpoint, first, second, size, top, left, height, width, action, books, seed):
         if action == "swap":
@@ -186,7 +180,6 @@ def _edit_tab(ui, models):
         trigger_mode="always_last",
         **hidden,
     )
-    preview.select(_shown(move), [*source, height, width], region, **hidden)
     button.click(
         _shown(work),
         [ui.checkpoint, ui.first, ui.second, ui.size, *region, action, books, seed],
