@@ -10,6 +10,7 @@ import huggingface_hub
 import jax
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from ml_collections import ConfigDict
 
 import unitok_jax
@@ -42,8 +43,8 @@ def cache(folder, tmp_path, monkeypatch):
         blob = home / "blobs" / f"{number:040x}"
         blob.write_bytes(path.read_bytes())
         (snapshot / path.name).symlink_to(pathlib.Path("../../blobs") / blob.name)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return root
 
 

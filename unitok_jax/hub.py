@@ -41,7 +41,7 @@ def fetch(name: str) -> pathlib.Path:
         reached.
     """
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     match = re.fullmatch(rf"{SCHEME}([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", name)
     if not match:
@@ -59,7 +59,7 @@ def fetch(name: str) -> pathlib.Path:
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise ConversionError(
-            f"{name} is not in the cache ({huggingface_hub.constants.HF_HUB_CACHE}) and the hub "
+            f"{name} is not in the cache ({constants.HF_HUB_CACHE}) and the hub "
             "cannot be reached: is there a network, is HF_HUB_OFFLINE set? A folder that was "
             "downloaded elsewhere can be given by its path"
         ) from error

@@ -49,7 +49,7 @@ class ImageError(SampleError):
         super().__init__(message, reason)
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes an encoded image to upright RGB.
 
     The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits,
@@ -58,21 +58,22 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Args:
         data: an encoded image in one of `FORMATS`.
         name: what errors call it.
+        max_pixels: of the image; at most `MAX_PIXELS`.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        ImageError: empty, not an image, damaged, or larger than `MAX_PIXELS`.
+        ImageError: empty, not an image, damaged, or larger than `max_pixels`.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes)", "empty")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
+            if width * height > max_pixels:
                 raise ImageError(
-                    f"{name}: {width}x{height} is over {MAX_PIXELS} pixels", "too_large"
+                    f"{name}: {width}x{height} is over {max_pixels} pixels", "too_large"
                 )
             image.load()
             orientation = _orientation(image)

@@ -1,0 +1,161 @@
+"""What the demo page does with uploaded files: rebuild, name, edit and blend them."""
+
+import functools
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unitok_jax import editing
+from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float, to_uint8
+from unitok_jax.evaluate.reconstruction import psnr
+
+CELL = 16  # pixels of a token's side
+NATIVE = "native"
+MAX_FILE_PIXELS = 50_000_000  # of an uploaded picture
+MAX_NATIVE_PIXELS = 1024 * 1024  # of one that is not made smaller
+GREY = 128  # of the flat picture whose codes erase a region
+
+
+class Encoded(NamedTuple):
+    """A picture of the model's size, uint8 (H, W, 3), its (K, N) codes and their grid."""
+
+    image: np.ndarray
+    codes: np.ndarray
+    grid: tuple[int, int]
+
+
+@functools.lru_cache(maxsize=8)  # uploads are stored under their hash: a path is its content
+def read_image(path: str, size: str) -> np.ndarray:
+    """The picture of a file at a size of the list.
+
+    Args:
+      path: a file; errors call it by its name.
+      size: a number of pixels, to resize and crop to, or 'native': cut to multiples of 16.
+
+    Returns:
+      uint8 (H, W, 3).
+
+    Raises:
+      ValueError: no picture, a damaged or a too large one.
+    """
+    name = os.path.basename(path)
+    image = decode_image(Path(path).read_bytes(), name, MAX_FILE_PIXELS)
+    if size != NATIVE:
+        return resize_center_crop(image, int(size))
+    height, width = (side // CELL * CELL for side in image.shape[:2])
+    if not height or not width:
+        raise ValueError(f"{name} is smaller than a token, {CELL} x {CELL} pixels: choose a size")
+    if height * width > MAX_NATIVE_PIXELS:
+        raise ValueError(
+            f"{name}: {height} x {width} is over the {MAX_NATIVE_PIXELS} pixels that are encoded "
+            "at native size; choose a size"
+        )
+    return resize_center_crop(image, (height, width))
+
+
+def classify(tokenizer, image: np.ndarray, labels: str) -> dict[str, float]:
+    """Probabilities of comma-separated labels for a uint8 (H, W, 3) picture, as
+    `Tokenizer.classify`, whose errors it raises."""
+    # Never `label_set`: a visitor of the page must not name files of this machine.
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    return dict(zip(names, tokenizer.classify(image[None], names)[0].tolist(), strict=True))
+
+
+class Models:
+    """The tokenizers of a page, each loaded at its first use and kept, and what they encoded."""
+
+    def __init__(self, load):
+        """load: path -> `Tokenizer`."""
+        self._lock = threading.Lock()
+        self._load, self._loaded = load, {}
+        self.encoded = functools.lru_cache(maxsize=8)(self._encoded)
+
+    def __getitem__(self, checkpoint: str):
+        with self._lock:
+            if checkpoint not in self._loaded:
+                self._loaded[checkpoint] = self._load(checkpoint)
+            return self._loaded[checkpoint]
+
+    def _encoded(self, checkpoint: str, path: str, size: str) -> Encoded:
+        image = read_image(path, size)
+        codes = self[checkpoint].encode(image[None])
+        return Encoded(image, np.asarray(codes[0]), codes.grid)
+
+    def decode(self, checkpoint: str, codes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """(K, N) codes -> uint8 (H, W, 3)."""
+        return to_uint8(self[checkpoint].decode(codes[None], grid))[0]
+
+    def pair(self, checkpoint: str, first: str, second: str, size: str) -> tuple[Encoded, Encoded]:
+        """Two pictures of one grid; the second takes the first's size."""
+        one = self.encoded(checkpoint, first, size)
+        if size != NATIVE:
+            return one, self.encoded(checkpoint, second, size)
+        image = resize_center_crop(
+            decode_image(Path(second).read_bytes(), os.path.basename(second), MAX_FILE_PIXELS),
+            one.image.shape[:2],
+        )
+        return one, Encoded(image, np.asarray(self[checkpoint].encode(image[None])[0]), one.grid)
+
+
+def reconstruction(models: Models, checkpoint: str, path: str, size: str):
+    """(original, rebuilt, error picture, facts as text, [(code map, number)]) of a file."""
+    image, codes, grid = models.encoded(checkpoint, path, size)
+    tokenizer = models[checkpoint]
+    books, rows = tokenizer.codebook_shape
+    rebuilt = models.decode(checkpoint, codes, grid)
+    error = np.mean((to_float(rebuilt) - to_float(image)) ** 2, dtype=np.float64)
+    bits = codes.size * np.log2(rows)
+    height, width = image.shape[:2]
+    facts = (
+        f"**PSNR {float(psnr(error)):.2f} dB** · {height} × {width} pixels · "
+        f"{grid[0]} × {grid[1]} tokens · {codes.size:,} codes "
+        f"({books} codebooks of {rows:,}) · {bits:,.0f} bits, "
+        f"{bits / (height * width):.3f} a pixel"
+    )
+    maps = editing.code_maps(codes, grid, rows)
+    pairs = [(picture, str(number)) for number, picture in enumerate(maps, 1)]
+    return image, rebuilt, editing.error_picture(image, rebuilt), facts, pairs
+
+
+def edit(models: Models, checkpoint, first, second, size, region, action, books, seed):
+    """(before, after, facts) of an action of `ACTIONS` on a region; the pictures outlined."""
+    one = models.encoded(checkpoint, first, size)
+    tokens = editing.region_tokens(one.codes, one.grid, region)
+    if action == "shuffle":
+        codes = editing.shuffle(one.codes, tokens, books, seed)
+    else:
+        if action == "swap":
+            other = models.pair(checkpoint, first, second, size)[1].codes
+        elif action == "grey":
+            grey = np.full_like(one.image, GREY)
+            other = np.asarray(models[checkpoint].encode(grey[None])[0])
+        else:
+            other = editing.most_frequent(one.codes)
+        codes = editing.replace(one.codes, other, tokens, books)
+    before, after = (models.decode(checkpoint, c, one.grid) for c in (one.codes, codes))
+    inside = np.zeros(before.shape[:2], bool)
+    top, left, height, width = (CELL * n for n in region)
+    inside[top : top + height, left : left + width] = True
+    moved = np.abs(before.astype(int) - after).mean(axis=-1)
+    facts = (
+        f"{np.count_nonzero(codes != one.codes):,} of {codes.size:,} codes changed. Pixels moved "
+        f"by {moved[inside].mean():.1f} levels inside the region"
+    )
+    if not inside.all():
+        facts += f" and by {moved[~inside].mean():.1f} outside"
+    return *(editing.outline(picture, region) for picture in (before, after)), facts + "."
+
+
+def blend(models: Models, checkpoint, first, second, size, way, books, share, split, seed):
+    """(first rebuilt, mixture, second rebuilt) of two files; `way` is one of `BLENDS`."""
+    one, two = models.pair(checkpoint, first, second, size)
+    if way == "books":
+        codes = editing.blend_books(one.codes, two.codes, books)
+    elif way == "share":
+        codes = editing.blend_share(one.codes, two.codes, share, seed)
+    else:
+        codes = editing.blend_split(one.codes, two.codes, one.grid, round(split * one.grid[1]))
+    return [models.decode(checkpoint, c, one.grid) for c in (one.codes, codes, two.codes)]
