@@ -57,6 +57,7 @@ ARROWS = {
     "hlo": set(),
     "topology": set(),
     "losses": set(),
+    "measures": set(),
     "optim": set(),
     "sharding": set(),
     "checkpoint": {"cluster", "differences", "preservation", "stored", "workdir"},
@@ -136,10 +137,11 @@ ARROWS = {
 OUTSIDE = {
     "models": {"jax", "flax", "numpy"},
     "losses": {"jax", "optax"},
+    "measures": {"jax"},
     "optim": {"jax", "optax", "flax"},
     "augment": {"jax", "numpy"},
     "parts": {"jax"},
-    "evaluate": {"numpy"},
+    "evaluate": {"numpy", "scipy"},
 }
 
 

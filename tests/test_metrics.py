@@ -80,11 +80,40 @@ def test_psnr():
     assert psnr(0.0) == np.inf
 
 
-def test_reconstruction_is_a_mean_over_images():
-    measure = Reconstruction()
-    measure.update(np.array([0.04, 4.0, 9.0]), np.array([True, True, False]))
-    measure.update(np.array([0.4]), np.array([True]))
-    assert measure.result() == pytest.approx({"psnr": 10.0, "l2": 4.44 / 3})
+class TestReconstruction:
+    def test_is_a_mean_over_images(self):
+        measure = Reconstruction()
+        measure.update(np.array([True, True, False]), squared_error=np.array([0.04, 4.0, 9.0]))
+        measure.update(np.array([True]), squared_error=np.array([0.4]))
+        assert measure.result() == pytest.approx({"psnr": 10.0, "l2": 4.44 / 3})
+
+    def test_any_measures_per_image(self):
+        measure = Reconstruction()
+        for mask, error, similarity in (([True, False], [0.04, 1], [0.5, 9]), ([True], [0], [1])):
+            measure.update(
+                np.array(mask),
+                squared_error=np.array(error, np.float32),
+                ssim=np.array(similarity, np.float32),
+            )
+        images = measure.per_image()
+        assert list(images) == ["psnr", "l2", "ssim"]
+        assert all(values.dtype == np.float64 for values in images.values())
+        np.testing.assert_allclose(images["psnr"], [20, np.inf])  # the second is identical
+        np.testing.assert_allclose(images["ssim"], [0.5, 1])
+        assert measure.result() == pytest.approx({"psnr": np.inf, "l2": 0.02, "ssim": 0.75})
+
+    def test_what_does_not_fit(self):
+        measure, mask, values = Reconstruction(), np.array([True, True]), np.ones(2)
+        with pytest.raises(ValueError, match="no images"):
+            measure.per_image()
+        with pytest.raises(ValueError, match=r"squared_error is missing .*\['ssim'\]"):
+            measure.update(mask, ssim=values)
+        with pytest.raises(ValueError, match=r"ssim is \(1,\) and mask \(2,\)"):
+            measure.update(mask, squared_error=values, ssim=values[:1])
+        measure.update(mask, squared_error=values)
+        with pytest.raises(ValueError, match="a batch has the measures"):
+            measure.update(mask, squared_error=values, ssim=values)
+        assert measure.result() == pytest.approx({"psnr": 10 * np.log10(4), "l2": 1})
 
 
 def test_codebook_use():
@@ -93,7 +122,16 @@ def test_codebook_use():
     measure.update(np.array([[1, 1, 0, 0], [4, 0, 0, 0]]))
     result = measure.result()
     np.testing.assert_allclose(result["usage"], [0.5, 0.25])
+    assert result["dead"].tolist() == [2, 3]
     np.testing.assert_allclose(result["perplexity"], [2, 1])
+    assert result["bits_per_token"] == pytest.approx(1) and result["max_bits_per_token"] == 4
+
+
+def test_bits_of_an_uneven_codebook():
+    """Rows chosen in 1/2, 1/4, 1/8 and 1/8 of the cases: 1.75 bits; a book never asked has none."""
+    measure = CodebookUse()
+    measure.update(np.array([[4, 2, 1, 1], [0, 0, 0, 0]]))
+    assert measure.result()["bits_per_token"] == pytest.approx(1.75)
 
 
 def test_counts_of_codes():
