@@ -10,7 +10,7 @@ FIGURES = (
     ("rfid", "rFID", "{:.3f}", "lower", "Fréchet distance of Inception features to the originals"),
     ("fid_reference", "FID to reference", "{:.3f}", "lower", "the same, to the file given"),
     ("inception_score", "Inception score", "{:.3f}", "higher", "of the reconstructions"),
-    ("inception_score_std", "± over splits", "{:.3f}", "", ""),
+    ("inception_score_std", "Inception score, ±", "{:.3f}", "", "deviation over 10 splits"),
     ("psnr", "PSNR", "{:.2f} dB", "higher", "mean over images, 8-bit pictures"),
     ("ssim", "SSIM", "{:.4f}", "higher", "11x11 Gaussian window, as published"),
     ("ssim_uniform", "SSIM, uniform window", "{:.4f}", "higher", "7x7, as scikit-image"),
@@ -26,7 +26,13 @@ FIGURES = (
     ("probe_top1", "linear probe top-1", "{:.1%}", "higher", "a linear classifier of features"),
     ("probe_top5", "linear probe top-5", "{:.1%}", "higher", ""),
     ("bits_per_token", "bits per token", "{:.2f}", "higher", "entropy of the codes, all codebooks"),
-    ("max_bits_per_token", "bits per token, at most", "{:.2f}", "", ""),
+    (
+        "max_bits_per_token",
+        "bits per token, at most",
+        "{:.2f}",
+        "",
+        "if all codes came equally often",
+    ),
     ("codes_changed", "codes changed by bfloat16", "{:.3%}", "lower", "beside float32"),
     ("tokens_changed", "tokens changed by bfloat16", "{:.3%}", "lower", "one code or more"),
 )

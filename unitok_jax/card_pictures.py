@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from unitok_jax.metrics import comparison, tile
 
 EACH = 3  # reconstructions of each kind
-_CELL = 12  # pixels of a token in a code map
+_SIDE = 150  # pixels of a code map, about
 _INK, _GREY, _RED = (38, 98, 181), (120, 120, 120), (196, 60, 50)
 
 
@@ -77,12 +77,13 @@ def code_map(image: np.ndarray, codes: np.ndarray, query: int) -> np.ndarray:
     """
     rows, columns = image.shape[0] // 16, image.shape[1] // 16
     maps = codes[:, query:].reshape(-1, rows, columns)
-    size = columns * _CELL, rows * _CELL
+    cell = max(4, _SIDE // max(rows, columns))
+    size = columns * cell, rows * cell
     pictures = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))]
     for grid in maps:
         colours = np.array([_colour(int(code)) for code in grid.ravel()], np.uint8)
         cells = colours.reshape(rows, columns, 3)
-        pictures.append(cells.repeat(_CELL, axis=0).repeat(_CELL, axis=1))
+        pictures.append(cells.repeat(cell, axis=0).repeat(cell, axis=1))
     gap = ((3, 3), (3, 3), (0, 0))
     padded = [np.pad(picture, gap, constant_values=255) for picture in pictures]
     per_row = min(len(padded), max(1, 900 // padded[0].shape[1]))
