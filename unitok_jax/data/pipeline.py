@@ -272,7 +272,10 @@ class _EvaluationRows:
             "text": texts,
             "mask": mask,
             "index": np.where(mask, index, 0).astype(np.int32),
-            "crc32": np.array([zlib.crc32(image) for image in images], np.uint32),
+            "crc32": np.array(
+                [zlib.crc32(image) if ok else 0 for ok, image in zip(mask, images, strict=True)],
+                np.uint32,
+            ),
         }
         return rows | ({"notes": notes} if self._leave_out else {})
 
