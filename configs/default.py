@@ -96,6 +96,7 @@ def get_config() -> ConfigDict:
     config.frozen = ConfigDict()
     config.frozen.lpips = ""
     config.frozen.dinov2 = ""
+    config.frozen.inception = ""  # for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()
     optim.schedule = "cosine"  # cosine, linear, exponential; of both players

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import ablations, default, finetune
-from unitok_jax import frozen, parts
+from unitok_jax import frozen, parts, sharding
 from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
+from unitok_jax.evaluation import Evaluator
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import Trainer
 
@@ -74,9 +75,12 @@ class TestEveryConfig:
             assert counters == {jnp.dtype("int32")}
             assert all(metric.dtype == jnp.float32 for metric in metrics.values())
             assert ("gan/weight" in metrics) == adversarial
-        batch["mask"] = jax.ShapeDtypeStruct((size,), bool)
-        out = jax.eval_shape(trainer.eval_step, state.params, networks, batch)
-        assert out["reconstruction"].shape == (size, height, width, 3)
+        marks = {"mask": bool, "crc32": jnp.uint32}
+        batch |= {key: jax.ShapeDtypeStruct((size,), dtype) for key, dtype in marks.items()}
+        kinds = dict.fromkeys(networks.keys() & {"lpips"}, config.model.dtype)
+        evaluator = Evaluator(config.model.to_dict(), sharding.make_mesh(-1, 1), kinds)
+        out = jax.eval_shape(evaluator.step, state.params, networks, batch)
+        assert out["rebuilt"].shape == (size, height, width, 3)
 
     def test_heads_are_the_references(self, name):
         """No shape tells the number of projection heads: trunk width / latent width."""

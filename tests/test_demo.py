@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from unitok_jax import actions, convert, demo
+from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import resize_center_crop, to_uint8
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import load
@@ -135,7 +136,7 @@ def test_labels(ask, checkpoint, tokenizer, pictures):
     assert given == pytest.approx(expected, rel=1e-5)
     image = tokenizer.encode_image(cut(pictures[0])[None])[0]
     texts = [
-        tokenizer.encode_text([t.format(name) for t in actions.CLASS_TEMPLATES]).mean(axis=0)
+        tokenizer.encode_text([t.format(name) for t in CLASS_TEMPLATES]).mean(axis=0)
         for name in ("a cat", "dog")
     ]
     cosines = [image @ text / np.linalg.norm(text) for text in texts]

@@ -420,6 +420,7 @@ class TestEvaluation:
                 "text": ((5, 8), np.int32),
                 "mask": ((5,), np.bool_),
                 "index": ((5,), np.int32),
+                "crc32": ((5,), np.uint32),
             }
         last = batches[-1]
         np.testing.assert_array_equal(last["mask"], [True, True, False, False, False])

@@ -23,8 +23,8 @@ BINDING = (
     "data.context_length",
     "optim.frozen",
 )
-# Binding keys that older checkpoints lack, and what they did.
-ADDED = {"data.mixture": []}
+# Keys that older checkpoints lack, and what they did.
+ADDED = {"data.mixture": [], "frozen.inception": ""}
 # Keys of which it matters whether they are 0: with them comes a part of the training state.
 SWITCHES = ("gan.weight", "optim.ema_decay")
 

@@ -37,20 +37,3 @@ class Programs:
             )
             for adversarial in (False, True)
         }
-        params = self.shardings.generator.params
-        fetched = ["squared_error", "counts", "image_features"]
-        fetched += ["lpips"] if trainer.perceptual else []
-        self.eval_step = jax.jit(
-            trainer.eval_step,
-            in_shardings=(params, whole, split),
-            out_shardings=dict.fromkeys(fetched, whole) | {"reconstruction": split},
-        )
-        # The first rows of arrays that are split, for every process.
-        self.first_rows = jax.jit(
-            lambda arrays, count: jax.tree.map(lambda x: x[:count], arrays),
-            static_argnums=1,
-            out_shardings=whole,
-        )
-        self.text_features = jax.jit(
-            trainer.text_features, in_shardings=(params, split), out_shardings=whole
-        )

@@ -1,7 +1,6 @@
 """What a run is made of: mesh, data, frozen networks and compiled steps, from one configuration."""
 
 import concurrent.futures
-import contextlib
 import functools
 import logging
 import re
@@ -16,16 +15,16 @@ from unitok_jax import differences, frozen, initialize, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health
-from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
+from unitok_jax.data.pipeline import effective_batch_size, train_batches
 from unitok_jax.data.records import LabelledSource, SampleError, Tally
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.subset import subset
 from unitok_jax.data.text import Tokenizer
-from unitok_jax.data.transforms import decode_image, to_uint8
-from unitok_jax.evaluate.codebook import CodebookUse
-from unitok_jax.evaluate.reconstruction import Reconstruction
+from unitok_jax.data.transforms import decode_image
+from unitok_jax.evaluate.frechet import frechet_distance
 from unitok_jax.evaluate.retrieval import caption_retrieval
 from unitok_jax.evaluate.zero_shot import classify
+from unitok_jax.evaluation import Evaluator, caption_tokens
 from unitok_jax.metrics import comparison
 from unitok_jax.programs import Programs
 from unitok_jax.step import Trainer, TrainState
@@ -67,6 +66,12 @@ class Run:
             f"digest of frozen.{kind}": _digest(params) for kind, params in networks.items()
         }
         self.frozen = sharding.replicate(networks, self.mesh)
+        dtypes = {"lpips": config.model.dtype, "inception": "float32"}
+        self.evaluator = Evaluator(
+            config.model.to_dict(),
+            self.mesh,
+            {kind: dtypes[kind] for kind in networks.keys() & dtypes.keys()},
+        )
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
         """Update number `step`, from 0: `Trainer.train_step` of its phase, compiled once each."""
@@ -233,53 +238,27 @@ class Run:
           Metrics (scalars, and (K,) vectors of the codebooks) and a uint8 picture of
           original | reconstruction | error.
         """
-        config = self.config.eval
-        count = len(self.eval_source)
-        batch_size = -(-min(config.batch_size, count) // self.mesh.size) * self.mesh.size
-        reconstruction, codebooks = Reconstruction(), CodebookUse()
-        features, pictures, shown = [], [], 0
-        rows = sharding.local_rows(self.mesh, batch_size)
-        batches = eval_batches(self.eval_source, self.config.data, batch_size, rows)
-        with contextlib.closing(batches):
-            for start in range(0, count, batch_size):
-                # Rows are in the order of the source, on all processes together.
-                mask = np.arange(start, start + batch_size) < count
-                images = sharding.shard_batch({"image": next(batches)["image"]}, self.mesh)
-                arrays = images | {"mask": sharding.shard_whole(mask, self.mesh)}
-                out = self.programs.eval_step(params, self.frozen, arrays)
-                split = {"image": arrays["image"], "rebuilt": out.pop("reconstruction")}
-                out = jax.device_get(out)
-                measures = {name: out[name] for name in ("squared_error", "lpips") if name in out}
-                reconstruction.update(mask, **measures)
-                codebooks.update(out["counts"])
-                features.append(out["image_features"][mask])
-                missing = min(config.grid_images - shown, int(mask.sum()))
-                if missing > 0:
-                    first = jax.device_get(self.programs.first_rows(split, missing))
-                    pictures.append(comparison(first["image"], to_uint8(first["rebuilt"])))
-                    shown += missing
-        metrics = reconstruction.result() | codebooks.result()
-        image_features = np.concatenate(features)
-        metrics |= self._retrieval(params, image_features)
+        config, data = self.config.eval, self.config.data
+        batch_size = self.evaluator.batch_size(config.batch_size, len(self.eval_source))
+        found = self.evaluator.run(
+            params, self.frozen, self.eval_source, data, batch_size, show=config.grid_images
+        )
+        metrics = found.reconstruction.result() | found.codebooks.result()
+        if "inception" in self.evaluator.networks and len(self.eval_source) > 1:
+            metrics["rfid"] = frechet_distance(found.originals.result(), found.rebuilt.result())
+        metrics |= self._retrieval(params, found.image_features)
         if self.config.loss.contrastive and isinstance(self.eval_source, LabelledSource):
-            tokenizer = Tokenizer(self.config.data.context_length)
+            tokenizer = Tokenizer(data.context_length)
             metrics |= classify(
                 self.eval_source,
-                image_features,
+                found.image_features,
                 lambda texts: self._encode_text(params, tokenizer(texts)),
             )
-        return metrics, np.concatenate(pictures)
+        return metrics, comparison(found.shown.images, found.shown.reconstructions)
 
     @functools.cached_property
     def _captions(self) -> tuple[np.ndarray, np.ndarray]:
-        """All captions of the evaluation images: token ids (T, L) and the image of each (T,)."""
-        owned = [
-            (index, caption)
-            for index in range(len(self.eval_source))
-            for caption in self.eval_source[index]["captions"]
-        ]
-        tokens = Tokenizer(self.config.data.context_length)([caption for _, caption in owned])
-        return tokens, np.array([index for index, _ in owned])
+        return caption_tokens(self.eval_source, self.config.data.context_length)
 
     def _retrieval(self, params, image_features) -> dict[str, float]:
         if not self.config.loss.contrastive:
@@ -291,29 +270,23 @@ class Run:
         return caption_retrieval(image_features, text_features, owner, tokens)
 
     def _encode_text(self, params, tokens) -> np.ndarray:
-        """Token ids (T, L) to unit vectors (T, E), in batches of one shape."""
-        size = -(-self.config.eval.batch_size // self.mesh.size) * self.mesh.size
-        padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
-        chunks = [
-            jax.device_get(
-                self.programs.text_features(params, sharding.shard_whole(chunk, self.mesh))
-            )
-            for chunk in padded.reshape(-1, size, tokens.shape[1])
-        ]
-        return np.concatenate(chunks)[: len(tokens)]
+        return self.evaluator.encode_text(params, tokens, self.config.eval.batch_size)
 
 
 def _load_frozen(config: ConfigDict) -> dict:
     """Parameters of the frozen networks that the configuration uses."""
+    wanted = {kind: f"{key}=0" for kind, key in frozen.used(config).items()}
+    if config.frozen.inception:
+        wanted["inception"] = "frozen.inception=''"
     return {
         kind: frozen.load(
             kind,
             config.frozen[kind],
             config.model.dtype,
             key=f"frozen.{kind}",
-            turn_off=f"{key}=0",
+            turn_off=turn_off,
         )[1]
-        for kind, key in frozen.used(config).items()
+        for kind, turn_off in wanted.items()
     }
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
-from unitok_jax import losses, optim, parts
+from unitok_jax import optim, parts
 from unitok_jax.adversary import Adversary
 from unitok_jax.generator import Generator, split_batch
 from unitok_jax.models.unitok import UniTok, abstract_model
@@ -94,7 +94,7 @@ def codebook_health(counts: jax.Array) -> dict[str, jax.Array]:
 
 
 class Trainer:
-    """The pure functions of a run: init, train step and evaluation step, closed over the config."""
+    """The pure functions of a run: init and train step, closed over the config."""
 
     def __init__(self, config):
         """config: the whole configuration; `seed steps model loss gan optim` are read."""
@@ -122,7 +122,6 @@ class Trainer:
         )
         self.adversary = Adversary(config) if config.gan.weight else None
         self.generator = Generator(config, self.graph, self.adversary)
-        self.perceptual = bool(config.loss.perceptual)
 
     def init(self) -> TrainState:
         """The state before the first step."""
@@ -219,37 +218,6 @@ class Trainer:
 
     def _split(self, params):
         return parts.split(params, self.frozen_parts, "optim.frozen")
-
-    def eval_step(self, params, frozen, batch) -> dict:
-        """One batch of evaluation; rows with mask False count nothing.
-
-        Args:
-          params: the generator's.
-          frozen: as in `train_step`.
-          batch: as for training, and 'mask' (B,) bool.
-
-        Returns:
-          'squared_error' (B,) of the clipped reconstruction, 'reconstruction' (B, H, W, 3) in
-          [-1, 1], 'counts' (K, V), 'image_features' (B, E), and with a perceptual loss 'lpips'
-          (B,).
-        """
-        images = to_float(batch["image"])
-        model = nnx.merge(self.graph, params)
-        reconstruction, codes, features = model.reconstruct(images)
-        reconstruction = jnp.clip(reconstruction, -1.0, 1.0)
-        out = {
-            "squared_error": losses.squared_error(reconstruction, images),
-            "reconstruction": reconstruction,
-            "counts": codebook_counts(codes, self.entries, batch["mask"]),
-            "image_features": features,
-        }
-        if self.perceptual:
-            out["lpips"] = self.generator.lpips(frozen, reconstruction, images)
-        return out
-
-    def text_features(self, params, text) -> jax.Array:
-        """(B, L) token ids -> (B, E) unit vectors."""
-        return nnx.merge(self.graph, params).encode_text(text)
 
     def _key(self, name: str) -> jax.Array:
         # Folded in from (seed, name, step) and never stored, so that resuming is exact.

@@ -5,6 +5,7 @@ hold."""
 
 import logging
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,6 +162,7 @@ def eval_batches(
     data,
     batch_size: int,
     rows: Sequence[int] | None = None,
+    leave_out: bool = False,
 ) -> grain.DatasetIterator:
     """This process's rows of one pass over a source, in order, without randomness.
 
@@ -173,11 +175,13 @@ def eval_batches(
         data: the `data` config; its source and batch size play no part here.
         batch_size: of all processes together.
         rows: as in `train_batches`.
+        leave_out: whether an image that cannot be used becomes a row with `mask` False, told in
+            'notes', a `Notes`, instead of an error.
 
     Yields:
         {'image': uint8 (b, H, W, 3), the scaled centre; 'text': int32 (b, L), the first caption,
         zeros if there is none; 'mask': bool (b,); 'index': int32 (b,), the position in the
-        source}, with b = len(rows).
+        source; 'crc32': uint32 (b,), of the image's bytes}, with b = len(rows).
 
     Raises:
         ValueError: a batch, rows or image size that does not fit; from the iterator,
@@ -185,7 +189,8 @@ def eval_batches(
     """
     if batch_size <= 0:
         raise ValueError(f"batch_size={batch_size} must be positive")
-    read = _EvaluationRows(source, Tokenizer(data.context_length), check_size(data.image_size))
+    size = check_size(data.image_size)
+    read = _EvaluationRows(source, Tokenizer(data.context_length), size, leave_out)
     rows = _check_rows(rows, batch_size)
     return stream(read, batch_size, rows, data, batches=-(-len(source) // batch_size))
 
@@ -239,27 +244,40 @@ class _TrainingRows:
 class _EvaluationRows:
     """Reads the evaluation examples at some positions of the padded source."""
 
-    def __init__(self, source, tokenizer, size):
+    def __init__(self, source, tokenizer, size, leave_out):
         self._source, self._tokenizer, self._size = source, tokenizer, size
+        self._leave_out = leave_out
         self.image_shape = (*size, 3)
 
-    def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, Any]:
         images[...] = 0
         texts = np.zeros((len(positions), self._tokenizer.context_length), np.int32)
         index = np.array(positions)
-        mask = index < len(self._source)
+        mask, notes = index < len(self._source), Notes()
         for place in np.flatnonzero(mask):
-            record = self._source[positions[place]]
-            image = decode_image(record["image"], record["name"])
+            try:
+                record = self._source[positions[place]]
+                image = decode_image(record["image"], record["name"])
+            except SampleError as error:
+                if not self._leave_out:
+                    raise
+                notes.skipped.add(error.reason, str(error))
+                mask[place] = False
+                continue
             images[place] = resize_center_crop(image, self._size)
             if record["captions"]:
                 texts[place] = self._tokenizer(record["captions"][0])[0]
-        return {
+        rows = {
             "image": images,
             "text": texts,
             "mask": mask,
             "index": np.where(mask, index, 0).astype(np.int32),
+            "crc32": np.array(
+                [zlib.crc32(image) if ok else 0 for ok, image in zip(mask, images, strict=True)],
+                np.uint32,
+            ),
         }
+        return rows | ({"notes": notes} if self._leave_out else {})
 
 
 def _check_rows(rows: Sequence[int] | None, batch_size: int) -> tuple[int, ...]:

@@ -13,6 +13,11 @@ class CodebookUse:
         """counts: (K, V), how often each row was chosen in a batch."""
         self._counts = self._counts + np.asarray(counts, np.float64)
 
+    @property
+    def counts(self) -> np.ndarray:
+        """(K, V) float64, how often each row was chosen so far."""
+        return self._counts
+
     def result(self) -> dict[str, np.ndarray | float]:
         """How the codebooks are used.
 

@@ -1,0 +1,175 @@
+"""Measures a tokenizer on a set of images, and writes what it found as a card.
+
+`python -m unitok_jax.evaluate --checkpoint=DIR --data=labelled:/data/val --output=card/` writes
+card.json, card.md, card.html and pictures/. docs/evaluation.md says what each figure means.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+
+import jax
+import numpy as np
+from PIL import Image
+
+from unitok_jax import __version__, card_page, card_pictures, cluster, commands
+from unitok_jax.data.transforms import check_size
+from unitok_jax.measuring import Measured, measure
+from unitok_jax.models.vitamin import STRIDE
+
+
+def main() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    parser = commands.make_parser("evaluate", __doc__)
+    commands.add_checkpoint(parser)
+    commands.add_data(parser)
+    add = parser.add_argument
+    add("--output", required=True, type=pathlib.Path, help="folder of the card; new or empty")
+    add("--size", help="N or HEIGHTxWIDTH; default: the model's")
+    add("--max_images", type=int, default=50_000, help="the first of the data; 0: all")
+    add("--batch_size", type=int, default=64, help="of all devices, rounded up to a multiple")
+    add("--max_bad", type=float, default=0.0, help="share of images that may be left out")
+    add("--inception", default="", help="weights of Inception, for FID and IS; or seeded")
+    add("--lpips", default="", help="weights of LPIPS; or seeded")
+    add("--reference", default="", help=".npz with mu and sigma to compare with as well")
+    add("--save_reference", default="", help=".npz to write the originals' mu and sigma to")
+    add("--cache", default="", help="folder of reference statistics; default: the user's cache")
+    add("--labels", help="names of the data's classes: a,b,c, a file or imagenet")
+    add("--templates", help="sentences with {}: a file, one sentence or imagenet")
+    add("--probe", default="", help="labelled training images of a linear probe, as --data")
+    add("--probe_method", choices=("logistic", "ridge"), default="logistic", help="of the probe")
+    add("--no_text", action="store_true", help="measure nothing that needs the text tower")
+    commands.add_cluster(parser)
+    args = parser.parse_args()
+    commands.run(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    _check(args)
+    commands.connect(args)
+    folder = None
+    try:
+        with cluster.together():
+            if cluster.is_lead():
+                folder = _begin(args.output)
+        size = _size(args.size) if args.size else None
+        found = measure(args, size)
+        if cluster.is_lead():
+            _write(folder, args, found)
+            # Readable by others, as a folder that was made in the ordinary way.
+            folder.chmod(0o777 & ~_umask())
+            os.replace(folder, args.output)
+            print(f"{args.output / 'card.html'}")
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(args):
+    for flag in ("max_images", "batch_size"):
+        if getattr(args, flag) < (flag == "batch_size"):
+            raise ValueError(f"--{flag}={getattr(args, flag)} must be positive")
+    for flag in ("reference", "save_reference"):
+        if getattr(args, flag) and not args.inception:
+            raise ValueError(f"--{flag} needs Inception: give its weights as --inception=FILE")
+    if args.templates and args.no_text:
+        raise ValueError("--templates means nothing with --no_text; leave one of them out")
+
+
+def _begin(output: pathlib.Path) -> pathlib.Path:
+    """A new folder beside the output, which it will become."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(
+            f"--output={output} exists and is not empty; name a new folder, so that no two cards "
+            "mix"
+        )
+    try:
+        parent = output.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        return pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=parent))
+    except OSError as error:
+        raise type(error)(f"--output={output} cannot be written: {error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise ValueError(f"--size={text}: expected N or HEIGHTxWIDTH")
+    return check_size((int(match[1]), int(match[2] or match[1])), STRIDE, "--size")
+
+
+def _write(folder: pathlib.Path, args, found: Measured) -> None:
+    pictures = folder / "pictures"
+    pictures.mkdir()
+
+    def save(name, picture):
+        Image.fromarray(picture).save(pictures / f"{name}.png")
+        return f"pictures/{name}.png"
+
+    shown, listed = found.shown, []
+    psnr = found.per_image["psnr"]
+    for kind, positions in found.chosen.items():
+        for number, position in enumerate(positions, 1):
+            row = found.order.index(position)
+            file = save(
+                f"{kind}_{number}",
+                card_pictures.panel(shown.images[row], shown.reconstructions[row]),
+            )
+            name = found.names[position]
+            listed.append(
+                {"kind": kind, "name": name, "psnr": _number(psnr[position]), "file": file}
+            )
+    save("code_use", card_pictures.code_use(found.counts, found.codebooks))
+    middle = found.order.index((found.chosen["median"] + found.chosen["worst"])[0])
+    save("code_map", card_pictures.code_map(shown.images[middle], shown.codes[middle], found.query))
+    card = {
+        "title": f"UniTok: {args.checkpoint}",
+        "images": len(psnr),
+        "data": args.data,
+        "metrics": {key: _number(value) for key, value in found.metrics.items()},
+        "codebooks": {key: np.asarray(v).tolist() for key, v in found.codebooks.items()},
+        "warnings": found.warnings,
+        "not_measured": found.not_measured,
+        "left_out": found.left_out,
+        "pictures": listed,
+        "code_map": found.names[found.order[middle]],
+        "provenance": found.provenance | _versions(),
+    }
+    (folder / "card.json").write_text(json.dumps(card, indent=2, allow_nan=False) + "\n")
+    (folder / "card.md").write_text(card_page.markdown(card))
+    (folder / "card.html").write_text(card_page.page(card, folder))
+    for name, value, _, _ in card_page.rows(card):
+        print(f"{name:28} {value}")
+
+
+def _number(value) -> float | str:
+    value = float(value)
+    if np.isinf(value):  # identical pictures; JSON has no infinity
+        return "inf"
+    return value
+
+
+def _versions() -> dict:
+    packages = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
+    packages |= {"pillow": importlib.metadata.version("pillow"), "unitok_jax": __version__}
+    devices = jax.devices()
+    return {
+        "versions": packages,
+        "devices": f"{len(devices)} {devices[0].device_kind}, {jax.process_count()} processes",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "unitok_jax.evaluate", *sys.argv[1:]]),
+    }

@@ -1,0 +1,299 @@
+"""One pass of a tokenizer over a source of images: all that its measures need, each image once.
+
+Training and the command `python -m unitok_jax.evaluate` use this same pass.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from unitok_jax import frozen, losses, measures, sharding
+from unitok_jax.data.pipeline import eval_batches
+from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.text import Tokenizer
+from unitok_jax.evaluate.agreement import CodeAgreement
+from unitok_jax.evaluate.codebook import CodebookUse
+from unitok_jax.evaluate.frechet import FeatureMoments
+from unitok_jax.evaluate.reconstruction import Reconstruction
+from unitok_jax.models.unitok import abstract_model
+from unitok_jax.step import codebook_counts, to_float
+
+OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32"}
+
+
+class Shown:
+    """What pictures are drawn from: of the first images of a pass.
+
+    Attributes:
+      images, reconstructions: (n, H, W, 3) uint8.
+      codes: (n, K, N) int32.
+    """
+
+    def __init__(self, parts: list[dict[str, np.ndarray]]):
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        self.images, self.reconstructions = joined["image"], joined["rebuilt"]
+        self.codes = joined["codes"]
+
+
+@dataclasses.dataclass
+class Pass:
+    """What one pass found; in float64, in the order of the source, the same on all processes."""
+
+    reconstruction: Reconstruction = dataclasses.field(default_factory=Reconstruction)
+    codebooks: CodebookUse = dataclasses.field(default_factory=CodebookUse)
+    originals: FeatureMoments = dataclasses.field(default_factory=FeatureMoments)
+    rebuilt: FeatureMoments = dataclasses.field(default_factory=FeatureMoments)
+    agreement: CodeAgreement = dataclasses.field(default_factory=CodeAgreement)
+    image_features: np.ndarray | None = None  # (N, E)
+    logits: np.ndarray | None = None  # (N, 1008) of Inception, of the reconstructions
+    positions: np.ndarray | None = None  # (N,) in the source; without those left out
+    digest: str = ""  # sha256 of the crc32 of every image's pixels, in order
+    shown: Shown | None = None
+    left_out: Tally = dataclasses.field(default_factory=Tally)  # by this process
+    seconds: float = 0.0  # of the whole pass
+    waited: float = 0.0  # of them, for input
+
+
+class Evaluator:
+    """The compiled programs of a pass over a mesh."""
+
+    def __init__(
+        self,
+        model: Mapping,
+        mesh: Mesh,
+        networks: Mapping[str, str],
+        *,
+        compare_dtypes: bool = False,
+    ):
+        """Compiles nothing yet.
+
+        Args:
+          model: `config.model`.
+          mesh: whose devices share every batch.
+          networks: of 'lpips' and 'inception' those to measure with -> dtype they compute in.
+          compare_dtypes: whether codes are also computed in the other dtype of float32 and
+            bfloat16.
+        """
+        self.mesh, self.networks = mesh, dict(networks)
+        self._model, self._compare = dict(model), compare_dtypes
+        self._graph, _ = abstract_model(self._model)
+        self._other, _ = abstract_model(self._model | {"dtype": OTHER_DTYPE[model["dtype"]]})
+        self._rows = model["vocab_size"] // model["num_codebooks"]
+        self._graphs = {kind: frozen.abstract(kind, d)[0] for kind, d in networks.items()}
+        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+
+        steps = {
+            "all": self.step,
+            "rebuilt": functools.partial(self.step, originals=False),
+            "originals": self._original_features,
+            "features": self._image_features,
+        }
+        self._steps = {
+            name: jax.jit(_keeping(step), out_shardings=(whole, split))
+            for name, step in steps.items()
+        }
+        # The first rows of arrays that are split, for every process.
+        self._first_rows = jax.jit(
+            lambda arrays, count: jax.tree.map(lambda x: x[:count], arrays),
+            static_argnums=1,
+            out_shardings=whole,
+        )
+        self._text = jax.jit(
+            lambda params, tokens: nnx.merge(self._graph, params).encode_text(tokens),
+            out_shardings=whole,
+        )
+
+    def step(self, params, networks, batch, *, originals: bool = True) -> dict[str, jax.Array]:
+        """One batch; what is measured of a reconstruction is measured of its 8-bit picture.
+
+        Args:
+          params: of the tokenizer.
+          networks: parameters, {'lpips': ..., 'inception': ...}, of those measured with.
+          batch: {'image': (B, H, W, 3) uint8, 'mask': (B,) bool, 'crc32': (B,) uint32}.
+          originals: static; whether Inception also sees the originals.
+
+        Returns:
+          Of every image: 'mask', 'crc32', 'squared_error' of images in [-1, 1], 'ssim',
+          'ssim_uniform', 'image_features' (B, E), with LPIPS 'lpips', with Inception 'pool3' and
+          'logits' of the reconstruction and 'pool3_original'; 'other_codes' (B, K, N) if dtypes are
+          compared; 'counts' (K, V); and 'rebuilt' (B, H, W, 3) uint8 and 'codes' (B, K, N) int32.
+        """
+        images = to_float(batch["image"])
+        reconstruction, codes, features = nnx.merge(self._graph, params).reconstruct(images)
+        levels = jnp.rint((jnp.clip(reconstruction, -1.0, 1.0) + 1) * 127.5)
+        pixels, rounded = batch["image"].astype(jnp.float32), to_float(levels.astype(jnp.uint8))
+        out = _marks(batch) | {
+            "squared_error": losses.squared_error(rounded, images),
+            "ssim": measures.ssim(levels, pixels, window="gaussian"),
+            "ssim_uniform": measures.ssim(levels, pixels, window="uniform"),
+            "image_features": features,
+            "counts": codebook_counts(codes, self._rows, batch["mask"]),
+            "rebuilt": levels.astype(jnp.uint8),
+            "codes": codes,
+        }
+        if self._compare:
+            out["other_codes"] = nnx.merge(self._other, params).encode(images)
+            out["own_codes"] = codes
+        if "lpips" in self._graphs:
+            lpips = nnx.merge(self._graphs["lpips"], networks["lpips"])
+            out["lpips"] = lpips(rounded, images)
+        if "inception" in self._graphs:
+            inception = nnx.merge(self._graphs["inception"], networks["inception"])
+            seen = inception(out["rebuilt"])
+            out |= {"pool3": seen.pool3, "logits": seen.logits_unbiased}
+            if originals:
+                out["pool3_original"] = inception(batch["image"]).pool3
+        return out
+
+    def _original_features(self, params, networks, batch):
+        inception = nnx.merge(self._graphs["inception"], networks["inception"])
+        return _marks(batch) | {"pool3_original": inception(batch["image"]).pool3}
+
+    def _image_features(self, params, networks, batch):
+        features = nnx.merge(self._graph, params).encode_image(to_float(batch["image"]))
+        return _marks(batch) | {"image_features": features}
+
+    def batch_size(self, wanted: int, count: int) -> int:
+        """A global batch size: a multiple of the devices, not much over `count` images."""
+        return -(-min(wanted, count) // self.mesh.size) * self.mesh.size
+
+    def run(
+        self,
+        params,
+        networks: Mapping,
+        source: Source,
+        data,
+        batch_size: int,
+        *,
+        show: int = 0,
+        what: str = "all",
+        leave_out: bool = False,
+    ) -> Pass:
+        """Measures all images of a source, resized and centre-cropped. All processes call it.
+
+        Args:
+          params, networks: as for `step`; on the devices.
+          source: of at least one image.
+          data: the `data` config.
+          batch_size: global, a multiple of the devices.
+          show: so many of the first images come back as `Pass.shown`.
+          what: 'all'; 'rebuilt', where Inception does not see the originals; 'originals', Inception
+            of these alone; 'features', of the images alone.
+          leave_out: whether an image that cannot be used is left out, instead of an error.
+
+        Raises:
+          SampleError, OSError: an image cannot be used; the message names it.
+        """
+        networks = {kind: networks[kind] for kind in self.networks}
+        found, rows = Pass(), {"image_features": [], "logits": [], "crc32": [], "positions": []}
+        begin, parts, shown = time.perf_counter(), [], 0
+        outputs = self._outputs(params, networks, source, data, batch_size, what, leave_out, found)
+        with contextlib.closing(outputs):
+            for number, (out, kept) in enumerate(outputs):
+                mask = out["mask"]
+                self._add(found, out, mask)
+                rows["positions"].append(number * batch_size + np.flatnonzero(mask))
+                for key in rows.keys() & out.keys():
+                    rows[key].append(out[key][mask])
+                missing = min(show - shown, int(mask.sum()))
+                if missing > 0:
+                    # Left-out rows lie between the others.
+                    last = int(np.flatnonzero(mask)[missing - 1]) + 1
+                    first = jax.device_get(self._first_rows(kept, last))
+                    parts.append({key: value[mask[:last]] for key, value in first.items()})
+                    shown += missing
+        found.shown = Shown(parts) if parts else None
+        joined = {key: np.concatenate(value) for key, value in rows.items() if value}
+        found.positions, found.image_features = joined["positions"], joined.get("image_features")
+        found.logits = joined.get("logits")
+        found.digest = hashlib.sha256(joined["crc32"].astype("<u4").tobytes()).hexdigest()
+        found.seconds = time.perf_counter() - begin
+        return found
+
+    @staticmethod
+    def _add(found: Pass, out, mask) -> None:
+        names = ("squared_error", "ssim", "ssim_uniform", "lpips")
+        if "squared_error" in out:
+            found.reconstruction.update(mask, **{name: out[name] for name in names if name in out})
+            found.codebooks.update(out["counts"])
+        if "other_codes" in out:
+            found.agreement.update(out["own_codes"], out["other_codes"], mask)
+        for key, moments in (("pool3", found.rebuilt), ("pool3_original", found.originals)):
+            if key in out:
+                moments.update(out[key], mask)
+
+    def _outputs(
+        self, params, networks, source, data, batch_size, what, leave_out, found
+    ) -> Iterator[tuple[dict, dict]]:
+        """Fetched outputs of every batch, and those that stay on the devices.
+
+        The next batch is on its way before the last one's outputs are fetched: the devices never
+        wait for what the host does with them.
+        """
+        rows = sharding.local_rows(self.mesh, batch_size)
+        batches = eval_batches(source, data, batch_size, rows, leave_out)
+        pending = None
+        with contextlib.closing(batches):
+            for _ in range(0, len(source), batch_size):
+                asked = time.perf_counter()
+                read = next(batches)
+                found.waited += time.perf_counter() - asked
+                if leave_out:
+                    found.left_out.update([read["notes"].skipped])
+                read = {key: read[key] for key in ("image", "mask", "crc32")}
+                batch = sharding.shard_batch(read, self.mesh)
+                out, kept = self._steps[what](params, networks, batch)
+                if pending is not None:
+                    yield jax.device_get(pending[0]), pending[1]
+                pending = out, kept | {"image": batch["image"]}
+        yield jax.device_get(pending[0]), pending[1]
+
+    def encode_text(self, params, tokens: np.ndarray, batch_size: int) -> np.ndarray:
+        """Token ids (T, L) to unit vectors (T, E), in batches of one shape."""
+        size = -(-batch_size // self.mesh.size) * self.mesh.size
+        padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
+        chunks = [
+            jax.device_get(self._text(params, sharding.shard_whole(chunk, self.mesh)))
+            for chunk in padded.reshape(-1, size, tokens.shape[1])
+        ]
+        return np.concatenate(chunks)[: len(tokens)]
+
+
+def _marks(batch):
+    return {key: batch[key] for key in ("mask", "crc32")}
+
+
+def _keeping(step):
+    """A step whose pictures and codes, which stay on the devices, are a second result."""
+
+    def both(params, networks, batch):
+        out = step(params, networks, batch)
+        return out, {key: out.pop(key) for key in ("rebuilt", "codes") if key in out}
+
+    return both
+
+
+def caption_tokens(source: Source, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """All captions of a source: token ids (T, L) and the image of each, (T,)."""
+    owned = [
+        (index, caption) for index in range(len(source)) for caption in source[index]["captions"]
+    ]
+    tokens = Tokenizer(context_length)([caption for _, caption in owned])
+    return tokens, np.array([index for index, _ in owned], np.int64)
+
+
+def digest(params) -> str:
+    """32 hexadecimal digits of the values of a network on the host, in their order."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        found.update(np.ascontiguousarray(leaf))
+    return found.hexdigest()[:32]

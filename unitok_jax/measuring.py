@@ -1,0 +1,368 @@
+"""All figures of a card: which pass gives them, what they are compared with, what is left out."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from unitok_jax import card_pictures, cluster, commands, frozen, reference, sharding
+from unitok_jax.data.health import Health
+from unitok_jax.data.labels import label_set
+from unitok_jax.data.records import LabelledSource, SampleError, Tally
+from unitok_jax.data.sources import open_source
+from unitok_jax.data.specs import data_config
+from unitok_jax.data.subset import subset
+from unitok_jax.data.text import END_OF_TEXT, Tokenizer
+from unitok_jax.evaluate import zero_shot
+from unitok_jax.evaluate.frechet import frechet_distance
+from unitok_jax.evaluate.inception_score import inception_score
+from unitok_jax.evaluate.probe import linear_probe
+from unitok_jax.evaluate.retrieval import caption_retrieval
+from unitok_jax.evaluation import Evaluator, Pass, Shown, caption_tokens, digest
+
+RESIZE = "bicubic with antialiasing (Pillow), aspect kept, then centre crop"
+FEW = 10_000  # images below which FID says little
+_SPLITS, _SHUFFLE = 10, 2020  # of the inception score, as torch-fidelity
+
+
+@dataclasses.dataclass
+class Measured:
+    """What a card tells; figures as in `card.json`."""
+
+    metrics: dict[str, float]
+    codebooks: dict[str, Any]
+    counts: np.ndarray  # (K, V) how often each code was chosen
+    per_image: dict[str, np.ndarray]
+    shown: Shown  # of the images `order`
+    order: list[int]  # positions among the images measured
+    chosen: dict[str, list[int]]
+    names: dict[int, str]
+    query: int
+    warnings: list[str]
+    not_measured: list[dict[str, str]]
+    left_out: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Notes:
+    """What a reader must know: warnings, also printed, and what was not measured."""
+
+    def __init__(self):
+        self.warnings, self.not_measured = [], []
+
+    def warn(self, text: str) -> None:
+        """A line of the card and of stderr, of the lead alone."""
+        self.warnings.append(text)
+        if cluster.is_lead():
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def skip(self, what: str, reason: str, to_measure: str) -> None:
+        """A figure that the card does not have."""
+        self.not_measured.append({"what": what, "reason": reason, "to_measure": to_measure})
+
+
+class _Job:
+    """What a card is measured with: model, networks and data, opened and checked before any work.
+
+    The tokenizer's own copy of the weights is dropped; the mesh has them.
+    """
+
+    def __init__(self, args: argparse.Namespace, size: tuple[int, int] | None):
+        tokenizer = commands.load_tokenizer(args)
+        self.hash, self.config = tokenizer.hash, tokenizer.config
+        self.size = size or tokenizer.image_size
+        self.data = commands.data(args, tokenizer, self.size, max_bad=args.max_bad)
+        self.source = self._open(self.data, args.max_images)
+        self.probe = None
+        if args.probe:
+            keys = {key: self.data[key] for key in ("image_size", "context_length", "num_threads")}
+            self.probe_data = data_config(args.probe, num_workers=args.num_workers, **keys)
+            self.probe = self._open(self.probe_data, 0)
+        self.labels = self._labels(args)
+        networks = {
+            kind: frozen.load(kind, path, "float32", key=f"--{kind}", turn_off=f"no --{kind}")[1]
+            for kind, path in (("inception", args.inception), ("lpips", args.lpips))
+            if path
+        }
+        self.digests = {kind: digest(params) for kind, params in networks.items()}
+        self.mesh = sharding.make_mesh(-1, 1)
+        self.params = sharding.replicate(jax.device_get(tokenizer.params), self.mesh)
+        self.networks = sharding.replicate(networks, self.mesh)
+        self.evaluator = Evaluator(
+            self.config.model.to_dict(),
+            self.mesh,
+            dict.fromkeys(networks, "float32"),
+            compare_dtypes=True,
+        )
+        self.batch_size = self.evaluator.batch_size(args.batch_size, len(self.source))
+        self.text = not args.no_text and self.config.model.text.vocab_size > END_OF_TEXT
+
+    @staticmethod
+    def _open(data, most):
+        source = open_source(data, require_captions=False)
+        Health(data.max_bad).check_source(source)
+        return subset(source, range(min(len(source), most))) if most else source
+
+    def _labels(self, args):
+        """(names, templates) of the classes, or None; checks what belongs to labels."""
+        labelled = isinstance(self.source, LabelledSource)
+        given = {"labels": args.labels, "templates": args.templates, "probe": args.probe or None}
+        for flag, value in given.items():
+            if value is not None and not labelled:
+                raise ValueError(
+                    f"--{flag} needs labelled images, and --data={args.data} has no labels; give "
+                    "a folder of class folders as --data=labelled:PATH"
+                )
+        if not labelled:
+            return None
+        if self.probe is not None:
+            if not isinstance(self.probe, LabelledSource):
+                raise ValueError(
+                    f"--probe={args.probe} has no labels; give a folder of class folders as "
+                    "--probe=labelled:PATH"
+                )
+            if tuple(self.probe.class_names) != tuple(self.source.class_names):
+                raise ValueError(
+                    f"--probe={args.probe} has {len(self.probe.class_names)} classes that are not "
+                    f"the {len(self.source.class_names)} of --data={args.data}: they must have the "
+                    "same names in the same order"
+                )
+        names, templates = self.source.class_names, self.source.class_templates
+        if args.labels is not None:
+            names, templates = label_set(args.labels, args.templates or "")
+        elif args.templates is not None:
+            templates = label_set("a,b", args.templates).templates
+        if len(names) != len(self.source.class_names):
+            raise ValueError(
+                f"--labels={args.labels} has {len(names)} names, and --data={args.data} has "
+                f"{len(self.source.class_names)} classes; name each class, in their order"
+            )
+        return names, templates
+
+    def run(self, source, data=None, **options) -> Pass:
+        return self.evaluator.run(
+            self.params, self.networks, source, data or self.data, self.batch_size, **options
+        )
+
+    def encode(self, texts) -> np.ndarray:
+        tokens = Tokenizer(self.data.context_length)(texts)
+        return self.evaluator.encode_text(self.params, tokens, self.batch_size)
+
+
+def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
+    """Measures what the command's arguments ask for. All processes call it.
+
+    Args:
+      args: of `unitok_jax.card`.
+      size: (height, width); None: the model's.
+
+    Raises:
+      ValueError, OSError: arguments, weights or images that do not fit.
+    """
+    notes = Notes()
+    with cluster.together():
+        job = _Job(args, size)
+        fid = _Fid(args, job, notes)
+    fid.agree()
+    cluster.agree(
+        {"tokenizer": job.hash, "images": len(job.source), "batch size": job.batch_size}
+        | {f"weights of {kind}": value for kind, value in job.digests.items()}
+    )
+    what = "rebuilt" if fid.known else "all"
+    try:
+        found = job.run(job.source, what=what, leave_out=args.max_bad > 0)
+    except SampleError as error:
+        raise ValueError(f"{error}; --max_bad=0.01 would leave out one image in 100") from error
+    left_out = Tally()
+    left_out.update(map(Tally.from_json, cluster.from_all(found.left_out.to_json())))
+    Health(args.max_bad).check(left_out, len(job.source))
+    if not len(found.positions):
+        raise ValueError(f"--data={args.data}: none of its images can be used")
+    if left_out.total:
+        notes.warn(f"{left_out.total} images were left out")
+    source = subset(job.source, found.positions.tolist())
+    metrics = found.reconstruction.result()
+    metrics |= fid.measure(found, source)
+    books = found.codebooks.result() | found.agreement.result()
+    for key in ("bits_per_token", "max_bits_per_token", "codes_changed", "tokens_changed"):
+        metrics[key] = books.pop(key)
+    if "lpips" not in job.networks:
+        notes.skip("LPIPS", "no weights of LPIPS were named", "Give --lpips=FILE.")
+    metrics |= _text_measures(args, job, source, found, notes)
+    metrics |= _probe(args, job, source, found, notes)
+    per_image = found.reconstruction.per_image()
+    chosen = card_pictures.choose(per_image["psnr"])
+    order = sorted(position for positions in chosen.values() for position in positions)
+    # The program of the pass, whose batches have one shape: nothing is compiled again.
+    shown = job.run(subset(source, order), show=len(order), what=what).shown
+    for kind in ("inception", "lpips"):
+        if getattr(args, kind) == frozen.SEEDED:
+            notes.warn(f"{kind} has random weights: its figures mean nothing beside published ones")
+    return Measured(
+        metrics,
+        books,
+        found.codebooks.counts,
+        per_image,
+        shown,
+        order,
+        chosen,
+        {position: source[position]["name"] for position in order},
+        job.config.model.num_query,
+        notes.warnings,
+        notes.not_measured,
+        left_out.to_json(),
+        _provenance(args, job, found, fid),
+    )
+
+
+class _Fid:
+    """FID and IS of a pass, and the reference they need: from the cache, or of the pass itself."""
+
+    def __init__(self, args, job: _Job, notes: Notes):
+        self._job, self._args, self._notes = job, args, notes
+        self.known, self.given, self.hash = None, None, ""
+        if not args.inception or len(job.source) < 2:
+            return
+        self._facts = {
+            "data": reference.source_facts(job.data, job.source),
+            "preprocessing": {"size": list(job.size), "resize": RESIZE},
+            "inception": job.digests["inception"],
+            "max_images": args.max_images,
+        }
+        if args.reference:
+            self.given, facts = reference.read(args.reference)
+            reference.check(args.reference, facts, self._facts)
+            if not facts:
+                notes.warn(f"--reference={args.reference} does not say what it was made with")
+        # Only the lead's disk counts: others may have another cache.
+        self._path = reference.cache_path(reference.cache_folder(args.cache), self._facts)
+        self._cached = None
+        if cluster.is_lead() and self._path.is_file():
+            self._cached = reference.read(self._path)
+        self.known = self._cached and self._cached[1]["digest"]
+
+    def agree(self) -> None:
+        """All processes take the lead's word."""
+        self.known = cluster.from_lead(self.known)
+
+    def measure(self, found: Pass, source) -> dict[str, float]:
+        """FID, IS; and saves what is asked for."""
+        notes, count = self._notes, len(found.positions)
+        if not self._args.inception:
+            how = "Give --inception=FILE."
+            notes.skip("FID, inception score", "no weights of Inception were named", how)
+            return {}
+        if count < 2:
+            reason = f"needs at least 2 images, and there is {count}"
+            notes.skip("FID, inception score", reason, "Give more images as --data.")
+            return {}
+        if self.known and self.known != found.digest:
+            notes.warn(
+                "the cached reference was of other pixels than the data has now: it is made anew"
+            )
+            originals = self._job.run(source, what="originals").originals.result()
+        elif self.known:
+            originals = self._cached[0] if self._cached else None
+        else:
+            originals = found.originals.result()
+        if self.known != found.digest:
+            self._save(originals, found.digest)
+        self.hash = found.digest
+        if not cluster.is_lead():
+            return {}
+        if self._args.save_reference:
+            facts = self._facts | {"digest": found.digest}
+            reference.write(self._args.save_reference, originals, facts)
+        rebuilt = found.rebuilt.result()
+        out = {"rfid": frechet_distance(originals, rebuilt)}
+        if self.given:
+            out["fid_reference"] = frechet_distance(self.given, rebuilt)
+        if count < FEW:
+            notes.warn(
+                f"FID of {count} images is too high by a bias that falls with their number: "
+                f"compare it only with FIDs of as many; published ones have {FEW:,} to 50,000"
+            )
+        if count < _SPLITS:
+            reason = f"needs at least {_SPLITS} images, and there are {count}"
+            notes.skip("inception score", reason, "Give more images as --data.")
+            return out
+        names = ("inception_score", "inception_score_std")
+        scores = inception_score(found.logits, _SPLITS, shuffle_seed=_SHUFFLE)
+        return out | dict(zip(names, scores, strict=True))
+
+    def _save(self, originals, pixels):
+        if cluster.is_lead():
+            reference.write(self._path, originals, self._facts | {"digest": pixels})
+
+
+def _text_measures(args, job, source, found, notes) -> Mapping[str, float]:
+    if not job.text:
+        rows = job.config.model.text.vocab_size
+        reason = f"the model's text tower has {rows} token ids and does not know CLIP's vocabulary"
+        how = "Give a model that does."
+        if args.no_text:
+            reason, how = "--no_text", "Leave out --no_text."
+        notes.skip("zero-shot classification, image-text retrieval", reason, how)
+        return {}
+    features = found.image_features
+    if job.labels:
+        reason = "the captions of labelled images are made of the names of classes"
+        how = "Give images with captions as --data."
+        notes.skip("image-text retrieval", reason, how)
+        classes = zero_shot.class_features(job.encode, *job.labels)
+        labels = np.array([source.label(index) for index in range(len(source))], np.int64)
+        return zero_shot.zero_shot(features, classes, labels)
+    how = "Give --data=labelled:PATH, a folder of class folders."
+    notes.skip("zero-shot classification", "the data has no labels", how)
+    tokens, owner = caption_tokens(source, job.data.context_length)
+    if not len(tokens):
+        how = "Give captions with --captions, or images that have some."
+        notes.skip("image-text retrieval", "the data has no captions", how)
+        return {}
+    texts = job.evaluator.encode_text(job.params, tokens, job.batch_size)
+    return caption_retrieval(features, texts, owner, tokens)
+
+
+def _probe(args, job, source, found, notes) -> Mapping[str, float]:
+    if job.probe is None:
+        how = "Give --probe=labelled:PATH, training images of the classes of --data."
+        notes.skip("linear probe", "no training images were named", how)
+        return {}
+    train = job.run(job.probe, job.probe_data, what="features")
+    return linear_probe(
+        train.image_features,
+        _labels(job.probe),
+        found.image_features,
+        _labels(source),
+        len(source.class_names),
+        args.probe_method,
+    )
+
+
+def _labels(source: LabelledSource) -> np.ndarray:
+    label: Callable[[int], int] = source.label
+    return np.array([label(index) for index in range(len(source))], np.int64)
+
+
+def _provenance(args, job, found, fid) -> dict[str, Any]:
+    return {
+        "images": len(found.positions),
+        "data": args.data,
+        "captions": args.captions or "-",
+        "size": f"{job.size[0]}x{job.size[1]}",
+        "preprocessing": RESIZE,
+        "pixels": f"sha256 {found.digest}",
+        "checkpoint": args.checkpoint,
+        "tokenizer_hash": job.hash,
+        "dtype": job.config.model.dtype,
+        "reference": args.reference or "-",
+        **{
+            f"{kind}_weights": f"{getattr(args, kind)}, sha256 {value}"
+            for kind, value in job.digests.items()
+        },
+        "batch_size": job.batch_size,
+    }
