@@ -27,8 +27,6 @@ from unitok_jax.evaluate.reconstruction import Reconstruction
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import codebook_counts, to_float
 
-OTHER_DTYPE = {"float32": "bfloat16", "bfloat16": "float32"}
-
 
 class Shown:
     """What pictures are drawn from: of the first images of a pass.
@@ -71,8 +69,6 @@ class Evaluator:
         model: Mapping,
         mesh: Mesh,
         networks: Mapping[str, str],
-        *,
-        compare_dtypes: bool = False,
     ):
         """Compiles nothing yet.
 
@@ -80,13 +76,12 @@ class Evaluator:
           model: `config.model`.
           mesh: whose devices share every batch.
           networks: of 'lpips' and 'inception' those to measure with -> dtype they compute in.
-          compare_dtypes: whether codes are also computed in the other dtype of float32 and
-            bfloat16.
         """
         self.mesh, self.networks = mesh, dict(networks)
-        self._model, self._compare = dict(model), compare_dtypes
-        self._graph, _ = abstract_model(self._model)
-        self._other, _ = abstract_model(self._model | {"dtype": OTHER_DTYPE[model["dtype"]]})
+        self._graph, _ = abstract_model(dict(model))
+        self._dtypes = [
+            abstract_model(dict(model) | {"dtype": dtype})[0] for dtype in ("float32", "bfloat16")
+        ]
         self._rows = model["vocab_size"] // model["num_codebooks"]
         self._graphs = {kind: frozen.abstract(kind, d)[0] for kind, d in networks.items()}
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
@@ -96,6 +91,7 @@ class Evaluator:
             "rebuilt": functools.partial(self.step, originals=False),
             "originals": self._original_features,
             "features": self._image_features,
+            "dtypes": self._codes_by_dtype,
         }
         self._steps = {
             name: jax.jit(_keeping(step), out_shardings=(whole, split))
@@ -124,8 +120,8 @@ class Evaluator:
         Returns:
           Of every image: 'mask', 'crc32', 'squared_error' of images in [-1, 1], 'ssim',
           'ssim_uniform', 'image_features' (B, E), with LPIPS 'lpips', with Inception 'pool3' and
-          'logits' of the reconstruction and 'pool3_original'; 'other_codes' (B, K, N) if dtypes are
-          compared; 'counts' (K, V); and 'rebuilt' (B, H, W, 3) uint8 and 'codes' (B, K, N) int32.
+          'logits' of the reconstruction and 'pool3_original'; 'counts' (K, V); and 'rebuilt'
+          (B, H, W, 3) uint8 and 'codes' (B, K, N) int32.
         """
         images = to_float(batch["image"])
         reconstruction, codes, features = nnx.merge(self._graph, params).reconstruct(images)
@@ -140,9 +136,6 @@ class Evaluator:
             "rebuilt": levels.astype(jnp.uint8),
             "codes": codes,
         }
-        if self._compare:
-            out["other_codes"] = nnx.merge(self._other, params).encode(images)
-            out["own_codes"] = codes
         if "lpips" in self._graphs:
             lpips = nnx.merge(self._graphs["lpips"], networks["lpips"])
             out["lpips"] = lpips(rounded, images)
@@ -161,6 +154,11 @@ class Evaluator:
     def _image_features(self, params, networks, batch):
         features = nnx.merge(self._graph, params).encode_image(to_float(batch["image"]))
         return _marks(batch) | {"image_features": features}
+
+    def _codes_by_dtype(self, params, networks, batch):
+        images = to_float(batch["image"])
+        codes = [nnx.merge(graph, params).encode(images) for graph in self._dtypes]
+        return _marks(batch) | dict(zip(("codes_float32", "codes_bfloat16"), codes, strict=True))
 
     def batch_size(self, wanted: int, count: int) -> int:
         """A global batch size: a multiple of the devices, not much over `count` images."""
@@ -187,7 +185,9 @@ class Evaluator:
           batch_size: global, a multiple of the devices.
           show: so many of the first images come back as `Pass.shown`.
           what: 'all'; 'rebuilt', where Inception does not see the originals; 'originals', Inception
-            of these alone; 'features', of the images alone.
+            of these alone; 'features', of the images alone; 'dtypes', codes in float32 against
+            bfloat16, which depend on the images per device: a batch of one each tells the same
+            on any number of devices.
           leave_out: whether an image that cannot be used is left out, instead of an error.
 
         Raises:
@@ -225,8 +225,8 @@ class Evaluator:
         if "squared_error" in out:
             found.reconstruction.update(mask, **{name: out[name] for name in names if name in out})
             found.codebooks.update(out["counts"])
-        if "other_codes" in out:
-            found.agreement.update(out["own_codes"], out["other_codes"], mask)
+        if "codes_float32" in out:
+            found.agreement.update(out["codes_float32"], out["codes_bfloat16"], mask)
         for key, moments in (("pool3", found.rebuilt), ("pool3_original", found.originals)):
             if key in out:
                 moments.update(out[key], mask)

@@ -26,6 +26,7 @@ from unitok_jax.evaluation import Evaluator, Pass, Shown, caption_tokens, digest
 
 RESIZE = "bicubic with antialiasing (Pillow), aspect kept, then centre crop"
 FEW = 10_000  # images below which FID says little
+COMPARED = 1000  # images whose codes are computed in float32 and in bfloat16
 _SPLITS, _SHUFFLE = 10, 2020  # of the inception score, as torch-fidelity
 
 
@@ -93,10 +94,7 @@ class _Job:
         self.params = sharding.replicate(jax.device_get(tokenizer.params), self.mesh)
         self.networks = sharding.replicate(networks, self.mesh)
         self.evaluator = Evaluator(
-            self.config.model.to_dict(),
-            self.mesh,
-            dict.fromkeys(networks, "float32"),
-            compare_dtypes=True,
+            self.config.model.to_dict(), self.mesh, dict.fromkeys(networks, "float32")
         )
         self.batch_size = self.evaluator.batch_size(args.batch_size, len(self.source))
         self.text = not args.no_text and self.config.model.text.vocab_size > END_OF_TEXT
@@ -143,9 +141,10 @@ class _Job:
             )
         return names, templates
 
-    def run(self, source, data=None, **options) -> Pass:
+    def run(self, source, data=None, batch_size=None, **options) -> Pass:
+        batch_size = batch_size or self.batch_size
         return self.evaluator.run(
-            self.params, self.networks, source, data or self.data, self.batch_size, **options
+            self.params, self.networks, source, data or self.data, batch_size, **options
         )
 
     def encode(self, texts) -> np.ndarray:
@@ -187,7 +186,9 @@ def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
     source = subset(job.source, found.positions.tolist())
     metrics = found.reconstruction.result()
     metrics |= fid.measure(found, source)
-    books = found.codebooks.result() | found.agreement.result()
+    first = subset(source, range(min(len(source), COMPARED)))
+    agreement = job.run(first, batch_size=job.mesh.size, what="dtypes").agreement
+    books = found.codebooks.result() | agreement.result()
     for key in ("bits_per_token", "max_bits_per_token", "codes_changed", "tokens_changed"):
         metrics[key] = books.pop(key)
     if "lpips" not in job.networks:
