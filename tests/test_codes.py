@@ -15,7 +15,7 @@ import pytest
 
 import unitok_jax
 from tokenized import make_images
-from unitok_jax.data import code_shards
+from unitok_jax.data import code_shards, shard_files
 from unitok_jax.data.records import Tally
 from unitok_jax.data.shard_files import claim
 
@@ -227,3 +227,17 @@ def test_digests_that_are_equal_by_chance(tmp_path, monkeypatch):
     """Different keys of one digest are not one key twice."""
     monkeypatch.setattr(code_shards, "digest", lambda key: 7)
     assert write(tmp_path / "out", "parquet", count=3)["count"] == 3
+
+
+def test_a_file_that_another_process_finished_and_swept(tmp_path):
+    """Of two that write the same folder, the first to finish removes what the other has begun."""
+    path = tmp_path / "000000.parquet"
+    path.write_bytes(b"whole")
+    begun = shard_files.partial(path)
+    begun.write_bytes(b"whole")
+    expected = shard_files.seal(path)
+    assert not begun.exists()
+    assert shard_files.seal(path) == expected and expected["bytes"] == 5
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        shard_files.seal(path)

@@ -83,13 +83,15 @@ def seal(path: Path) -> dict[str, Any]:
     Returns:
         {'file': its name, 'bytes': int, 'sha256': hexadecimal digits}.
     """
-    written = partial(path)
-    with open(written, "rb") as file:
-        os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = os.fstat(file.fileno()).st_size
-    _rename(written, path)
-    return {"file": path.name, "bytes": size, "sha256": digest}
+    try:
+        facts = _synced(partial(path))
+    except FileNotFoundError:
+        # As in `_rename`.
+        if not path.exists():
+            raise
+        facts = _synced(path)
+    _rename(partial(path), path)
+    return {"file": path.name} | facts
 
 
 def facts_of(path: Path) -> Path:
@@ -137,6 +139,13 @@ def written_to(path: Path, call: Callable, *arguments):
 def probes(source: Source) -> list[str]:
     """Some records of a source, in few characters each."""
     return [_probe(source, i * len(source) // PROBES) for i in range(PROBES)]
+
+
+def _synced(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
 
 
 def _rename(before: Path, after: Path) -> None:
