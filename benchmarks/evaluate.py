@@ -32,10 +32,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--networks", nargs="*", default=[], choices=("lpips", "inception"))
     args = parser.parse_args()
     name = args.config.removesuffix(".py").replace("/", ".")
     config = importlib.import_module(name).get_config()
+    config.model.dtype = args.dtype
     model, mesh = config.model.to_dict(), sharding.make_mesh(-1, 1)
     params = sharding.replicate(
         jax.device_get(jax.jit(lambda: init_params(model, jax.random.key(0)))()), mesh
