@@ -72,7 +72,7 @@ def main() -> None:
     columns = ["images", "encode + decode, images/s", "pass, images/s", "pass / plain", "waiting"]
     print("| " + " | ".join(columns) + " |")
     print("|---" * len(columns) + "|")
-    cells = [args.images, f"{args.images / seconds:.1f}", f"{args.images / measured:.1f}"]
+    cells = [args.images, f"{args.images / seconds:.3g}", f"{args.images / measured:.3g}"]
     cells += [f"{ratio:.2f}", f"{waited:.1%}"]
     print("| " + " | ".join(map(str, cells)) + " |")
 
