@@ -241,3 +241,30 @@ def test_a_file_that_another_process_finished_and_swept(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         shard_files.seal(path)
+
+
+def begin(folders, view, together):
+    """What a process with its own settings is told of each folder that it claims; None: go on."""
+    told = []
+    for folder in folders:
+        together.wait()
+        try:
+            told.append(claim(folder, {"format": "codes", "--view": view}, "test"))
+        except ValueError as error:
+            told.append(str(error))
+    return told
+
+
+def test_one_of_many_claims_a_folder(tmp_path):
+    """Commands with different settings that begin at once: all but one are refused."""
+    folders = [tmp_path / str(turn) for turn in range(20)]
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(3) as pool:
+        together = manager.Barrier(3)
+        told = pool.starmap(begin, [(folders, view, together) for view in range(3)], chunksize=1)
+    for folder, said in zip(folders, zip(*told, strict=True), strict=True):
+        assert said.count(None) == 1
+        assert sum("begun with other settings" in (text or "") for text in said) == 2, said
+        settings = json.loads((folder / "settings.json").read_text())
+        assert settings["--view"] == said.index(None)
+        assert [file.name for file in folder.iterdir()] == ["settings.json"]

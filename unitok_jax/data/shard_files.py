@@ -4,6 +4,7 @@ A folder belongs to one set of settings. A file is written under another name, s
 then described by a JSON file of facts: what has one is whole, and is not written again.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,9 @@ MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # of what is written, from its beginning on
 PARTIAL = ".partial"  # the end of the name of a file that is being written
 PROBES = 16  # records that tell a source from another
+
+# Of disks without hard links, as buckets mounted as folders are.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 # Process ids are those of one host or container; the folder may be shared by several.
 _MINE = f".{uuid.uuid4().hex[:12]}{PARTIAL}"
@@ -51,8 +55,8 @@ def claim(output: Path, settings: dict[str, Any], command: str) -> None:
                 f"--output={output} is not empty ({', '.join(strangers[:5])}) and holds no "
                 f"{SETTINGS}; give an empty folder"
             )
-        write_json(file, settings)
-        return
+        if _write_first(file, json.dumps(settings).encode()):
+            return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
         if before["format"] != settings["format"]:
@@ -115,10 +119,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    with open(partial(path), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    _write_synced(partial(path), content)
     _rename(partial(path), path)
 
 
@@ -155,6 +156,30 @@ def _rename(before: Path, after: Path) -> None:
         # Whoever finished the same folder meanwhile has swept it: `after` is theirs, and the same.
         if not after.exists():
             raise
+
+
+def _write_first(path: Path, content: bytes) -> bool:
+    """Writes a file whole, unless another process has; False then. Two may come at once."""
+    try:
+        _write_synced(partial(path), content)
+        os.link(partial(path), path)  # which, unlike a rename, never replaces
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename(partial(path), path)
+        return True
+    finally:
+        partial(path).unlink(missing_ok=True)
+    return True
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
