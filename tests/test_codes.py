@@ -189,11 +189,41 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"000000.{folder.name}"):
             unitok_jax.open_codes(output)[0]
 
+    def test_no_changed_byte_passes(self, folder, tmp_path):
+        """Bytes changed all over a shard: an error that names it, or they were no record's."""
+        output = copied(folder, tmp_path)
+        (shard,) = output.glob(f"000001.{folder.name}")
+        records, whole = list(unitok_jax.open_codes(folder)[279:558]), shard.read_bytes()
+        errors = 0
+        for place in np.linspace(100, len(whole) * 0.9, 40, dtype=int):
+            shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            try:
+                found = list(unitok_jax.open_codes(output)[279:558])
+            except ValueError as error:
+                assert shard.name in str(error), error
+                errors += 1
+                continue
+            for one, other in zip(records, found, strict=True):
+                np.testing.assert_equal(other, one)
+        assert errors > 10
+
+    def test_damaged_facts_and_digests(self, folder, tmp_path):
+        output = copied(folder, tmp_path)
+        os.truncate(output / "000001.keys", 80)
+        codes = unitok_jax.open_codes(output)
+        with pytest.raises(ValueError, match="000001.keys tells of 10 keys, not 279; copy it"):
+            codes.find("caf\u00e9/301.jpg")
+        (output / "000001.json").write_text('{"file')
+        with pytest.raises(ValueError, match="000001.json is damaged.*copy it again"):
+            unitok_jax.open_codes(output)
+
     def test_manifests_of_others(self, folder, tmp_path):
         output = copied(folder, tmp_path)
         manifest = json.loads((output / "manifest.json").read_text())
         for content, message in (
             ("{", "was not written by"),
+            (json.dumps({**manifest, "settings": None}), "was not written by"),
+            (json.dumps({k: manifest[k] for k in ("format", "version")}), "was not written by"),
             (json.dumps({**manifest, "version": 9}), "says unitok_jax.codes 9; this reads"),
             (json.dumps({**manifest, "format": "unitok_jax.array_record"}), "array_record 1; this"),
         ):

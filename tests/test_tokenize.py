@@ -285,17 +285,22 @@ class TestBadInput:
         assert "error: " in error and "File too large" in error
         assert run(arguments)[0] == 0 and len(unitok_jax.open_codes(tmp_path / "out")) == 11
 
-    def test_a_shard_that_was_replaced_is_written_again(
+    def test_what_was_replaced_or_damaged_is_written_again(
         self, weights, pictures, tmp_path, capsys, monkeypatch
     ):
         call, output = (capsys, monkeypatch, weights, pictures), tmp_path / "out"
-        assert here(*call, output, "--shard_size=4")[0] == 0
+        assert here(*call, output, "--shard_size=2")[0] == 0
         before = hashes(output)
         facts = json.loads((output / "000001.json").read_text())
         (output / "000001.json").write_text(json.dumps({**facts, "tokenizer": "0" * 32}))
         os.truncate(output / "000002.array_record", 100)
+        os.truncate(output / "000003.json", 20)
+        os.truncate(output / "000004.keys", 8)
         (output / f"000000.array_record.0{PARTIAL}").write_bytes(b"half")
-        assert here(*call, output, "--shard_size=4")[0] == 0
+        assert here(*call, output, "--shard_size=2")[0] == 0
+        assert hashes(output) == before
+        os.truncate(output / "manifest.json", 20)
+        assert here(*call, output, "--shard_size=2")[0] == 0
         assert hashes(output) == before
 
     @pytest.mark.parametrize(

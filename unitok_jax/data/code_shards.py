@@ -193,15 +193,30 @@ def finish(
     return manifest
 
 
+def is_finished(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether the manifest and all that it names are there, and are of these settings."""
+    try:
+        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+        told = manifest["settings"], [shard["sha256"] for shard in manifest["shards"]]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False  # none, or damaged: it is written anew
+    facts = (shard_facts(output, settings, number) for number in shards_of(settings))
+    return told == (settings, [shard and shard["sha256"] for shard in facts])
+
+
 def digest(key: str) -> int:
     """64 bits of a key."""
     name = key.encode(errors=NAME_ERRORS)
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
 
 
-def digests(path: Path) -> np.ndarray:
-    """uint64 (records,) of a shard's keys."""
-    return np.fromfile(path.with_suffix(KEYS), "<u8")
+def digests(path: Path, count: int) -> np.ndarray:
+    """uint64 (count,) of a shard's keys; a ValueError if there are more or fewer."""
+    file = path.with_suffix(KEYS)
+    found = np.fromfile(file, "<u8")
+    if len(found) != count:
+        raise ValueError(f"{file} tells of {len(found)} keys, not {count}; copy it again")
+    return found
 
 
 def pack_record(key: str, label: int | None, captions: Sequence[str], codes, tokenizer) -> bytes:
@@ -257,7 +272,11 @@ class _Parquet:
         )
         # Codes repeat too little for a dictionary; zstd finds their unused bits.
         self._file = parquet.ParquetWriter(
-            path, self._schema, compression="zstd", use_dictionary=False
+            path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_page_checksum=True,
         )
         self._rows = []
 
@@ -296,7 +315,8 @@ _WRITERS = {"array_record": _ArrayRecords, "parquet": _Parquet}
 
 def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -> None:
     paths = [output / shard["file"] for shard in facts]
-    all_digests = np.concatenate([digests(path) for path in paths]) if paths else np.zeros(0)
+    counts = [shard["count"] for shard in facts]
+    all_digests = np.concatenate([np.zeros(0, np.uint64), *map(digests, paths, counts)])
     order = np.argsort(all_digests, kind="stable")
     ordered = all_digests[order]
     again = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -304,7 +324,7 @@ def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -
         return
     from unitok_jax.data.codes import records_of  # which reads what this writes
 
-    records, ends = records_of(output, settings, facts), np.cumsum([s["count"] for s in facts])
+    records, ends = records_of(output, settings, facts), np.cumsum(counts)
     for place in again:
         first, second = (int(order[place + step]) for step in (0, 1))
         if records[first]["key"] == records[second]["key"]:  # 64 bits may be equal by chance

@@ -104,12 +104,12 @@ def facts_of(path: Path) -> Path:
 
 
 def facts_if_whole(path: Path) -> dict[str, Any] | None:
-    """The facts of a shard; None if it has none or another size than they say."""
+    """The facts of a shard; None if they are none or damaged, or it has another size than these."""
     try:
         facts = json.loads(facts_of(path).read_text(encoding="utf-8"))
         return facts if path.stat().st_size == facts["bytes"] else None
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None  # so that it is written again
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
