@@ -283,6 +283,8 @@ class TestBadInput:
         error = process.communicate(timeout=200)[1]
         assert process.returncode == 2 and "Traceback" not in error, error
         assert "error: " in error and "File too large" in error
+        assert f"{tmp_path}/out/000000.{storage}" in error
+        assert [file.name for file in (tmp_path / "out").iterdir()] == ["settings.json"]
         assert run(arguments)[0] == 0 and len(unitok_jax.open_codes(tmp_path / "out")) == 11
 
     def test_what_was_replaced_or_damaged_is_written_again(

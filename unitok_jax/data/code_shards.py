@@ -18,12 +18,12 @@ from unitok_jax.data.shard_files import (
     MANIFEST,
     facts_if_whole,
     facts_of,
-    partial,
     probes,
     seal,
     sweep,
     write_bytes,
     write_json,
+    writing,
     written_to,
 )
 from unitok_jax.data.views import VIEWS
@@ -126,27 +126,29 @@ def write_shard(
         ValueError: a key comes twice, or cannot be written.
     """
     path = shard_path(output, settings, number)
-    writer = _WRITERS[settings["--format"]](partial(path), settings)
     left_out, keys = Tally(), {}
-    for samples, codes in batches:
-        for sample, row in zip(samples, codes, strict=True):
-            if sample is None:
-                continue
-            if "reason" in sample:
-                left_out.add(sample["reason"], sample["message"])
-                continue
-            key = sample["name"]
-            if key in keys:
-                raise ValueError(_twice(key, path.name, path.name))
-            keys[key] = None
-            # JSON can hold half of a pair, which UTF-8 cannot.
-            captions = [fix_surrogates(caption) for caption in sample["captions"]]
-            writer.write(key, sample.get("label"), captions, row)
-    writer.close()
-    digests = np.fromiter(map(digest, keys), np.uint64, len(keys))
-    write_bytes(path.with_suffix(KEYS), digests.astype("<u8").tobytes())
+    with writing(path) as begun:
+        writer = _WRITERS[settings["--format"]](begun, settings)
+        for samples, codes in batches:
+            for sample, row in zip(samples, codes, strict=True):
+                if sample is None:
+                    continue
+                if "reason" in sample:
+                    left_out.add(sample["reason"], sample["message"])
+                    continue
+                key = sample["name"]
+                if key in keys:
+                    raise ValueError(_twice(key, path.name, path.name))
+                keys[key] = None
+                # JSON can hold half of a pair, which UTF-8 cannot.
+                captions = [fix_surrogates(caption) for caption in sample["captions"]]
+                writer.write(key, sample.get("label"), captions, row)
+        writer.close()
+        digests = np.fromiter(map(digest, keys), np.uint64, len(keys))
+        write_bytes(path.with_suffix(KEYS), digests.astype("<u8").tobytes())
+        sealed = seal(path)
     facts = {
-        **seal(path),
+        **sealed,
         "count": len(keys),
         "tokenizer": settings["tokenizer"],
         "skipped": left_out.to_json(),

@@ -4,13 +4,14 @@ A folder belongs to one set of settings. A file is written under another name, s
 then described by a JSON file of facts: what has one is whole, and is not written again.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    _write_synced(partial(path), content)
-    _rename(partial(path), path)
+    with writing(path) as begun:
+        _write_synced(begun, content)
+        _rename(begun, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A block that writes `partial(path)`, which it is given, and renames it.
+
+    What fails names the file, and leaves no half of it: on a full disk that would take the room.
+    """
+    try:
+        yield partial(path)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        partial(path).unlink(missing_ok=True)
 
 
 def sweep(output: Path) -> None:
@@ -160,18 +178,16 @@ def _rename(before: Path, after: Path) -> None:
 
 def _write_first(path: Path, content: bytes) -> bool:
     """Writes a file whole, unless another process has; False then. Two may come at once."""
-    try:
-        _write_synced(partial(path), content)
-        os.link(partial(path), path)  # which, unlike a rename, never replaces
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        _rename(partial(path), path)
-        return True
-    finally:
-        partial(path).unlink(missing_ok=True)
+    with writing(path) as begun:
+        _write_synced(begun, content)
+        try:
+            os.link(begun, path)  # which, unlike a rename, never replaces
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _rename(begun, path)
     return True
 
 
