@@ -80,7 +80,7 @@ def server(checkpoint, weights, folder):
         process.wait(30)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ask(server):
     """A function that calls one of the page's actions."""
     gradio_client = pytest.importorskip("gradio_client")
