@@ -1,17 +1,16 @@
-"""Shards of codes: what a record is on disk, writing one shard, and the manifest of all."""
+"""Shards of codes: their plan, writing one with its keys and facts, and the manifest of all."""
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 from ftfy.fixes import fix_surrogates
 
 from unitok_jax.data.array_records import NAME_ERRORS
+from unitok_jax.data.code_files import FORMAT, SUFFIXES, WRITERS
 from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.records import LabelledSource, Source, Tally
 from unitok_jax.data.shard_files import (
@@ -24,16 +23,12 @@ from unitok_jax.data.shard_files import (
     write_bytes,
     write_json,
     writing,
-    written_to,
 )
 from unitok_jax.data.views import VIEWS
 
-FORMAT = "unitok_jax.codes"
 VERSION = 1
 COMMAND = "python -m unitok_jax.tokenize"
-SUFFIXES = {"array_record": ".array_record", "parquet": ".parquet"}
 MAX_ROWS = 2**16  # of a codebook, that a uint16 can name
-ROW_GROUP = 256  # records that a reader of Parquet unpacks at a time
 KEYS = ".keys"  # uint64 digests of a shard's keys, in order
 
 
@@ -89,11 +84,6 @@ def plan(
     return json.loads(json.dumps(settings))
 
 
-def record_shape(settings: dict[str, Any]) -> tuple[int, int, int]:
-    """(views, K, N) of a record's codes."""
-    return VIEWS[settings["--views"]], settings["num_codebooks"], settings["tokens"]
-
-
 def shards_of(settings: dict[str, Any]) -> range:
     """The numbers of all shards."""
     return range(-(-settings["samples"] // settings["--shard_size"]))
@@ -128,7 +118,7 @@ def write_shard(
     path = shard_path(output, settings, number)
     left_out, keys = Tally(), {}
     with writing(path) as begun:
-        writer = _WRITERS[settings["--format"]](begun, settings)
+        writer = WRITERS[settings["--format"]](begun, settings)
         for samples, codes in batches:
             for sample, row in zip(samples, codes, strict=True):
                 if sample is None:
@@ -219,100 +209,6 @@ def digests(path: Path, count: int) -> np.ndarray:
     if len(found) != count:
         raise ValueError(f"{file} tells of {len(found)} keys, not {count}; copy it again")
     return found
-
-
-def pack_record(key: str, label: int | None, captions: Sequence[str], codes, tokenizer) -> bytes:
-    """A record of an ArrayRecord shard."""
-    record = {
-        "key": key,
-        "label": label,
-        "captions": list(captions),
-        "codes": np.ascontiguousarray(codes, "<u2").tobytes(),
-        "tokenizer": tokenizer,
-    }
-    return msgpack.packb(record, unicode_errors=NAME_ERRORS)
-
-
-class _ArrayRecords:
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        self._path, self._tokenizer = path, settings["tokenizer"]
-        with open(path, "wb"):  # a folder that cannot be written is an OSError here
-            pass
-        self._file = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
-
-    def write(self, key, label, captions, codes):
-        record = pack_record(key, label, captions, codes, self._tokenizer)
-        written_to(self._path, self._file.write, record)
-
-    def close(self):
-        written_to(self._path, self._file.close)
-
-
-class _Parquet:
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        import pyarrow
-        from pyarrow import parquet
-
-        shape = record_shape(settings)
-        self._arrow, self._codes = pyarrow, pyarrow.list_(pyarrow.uint16(), math.prod(shape))
-        metadata = {
-            "unitok_jax": FORMAT,
-            "shape": json.dumps(shape),
-            "grid": json.dumps(settings["grid"]),
-            "tokenizer": settings["tokenizer"],
-        }
-        self._schema = pyarrow.schema(
-            {
-                "key": pyarrow.string(),
-                "label": pyarrow.int32(),
-                "captions": pyarrow.list_(pyarrow.string()),
-                "codes": self._codes,
-            },
-            metadata,
-        )
-        # Codes repeat too little for a dictionary; zstd finds their unused bits.
-        self._file = parquet.ParquetWriter(
-            path,
-            self._schema,
-            compression="zstd",
-            use_dictionary=False,
-            write_page_checksum=True,
-        )
-        self._rows = []
-
-    def write(self, key, label, captions, codes):
-        try:
-            key.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"the key {key!r} is not UTF-8, as Parquet's texts are: rename the file, or give "
-                "--format=array_record"
-            ) from error
-        self._rows.append((key, label, captions, codes))
-        if len(self._rows) == ROW_GROUP:
-            self._flush()
-
-    def _flush(self):
-        keys, labels, captions, codes = zip(*self._rows, strict=True)
-        flat = self._arrow.array(np.stack(codes).astype(np.uint16, copy=False).reshape(-1))
-        columns = [
-            self._arrow.array(keys, self._schema.field("key").type),
-            self._arrow.array(labels, self._schema.field("label").type),
-            self._arrow.array(captions, self._schema.field("captions").type),
-            self._arrow.FixedSizeListArray.from_arrays(flat, type=self._codes),
-        ]
-        self._file.write_table(self._arrow.Table.from_arrays(columns, schema=self._schema))
-        self._rows = []
-
-    def close(self):
-        if self._rows:
-            self._flush()
-        self._file.close()
-
-
-_WRITERS = {"array_record": _ArrayRecords, "parquet": _Parquet}
 
 
 def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -> None:

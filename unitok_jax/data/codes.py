@@ -10,15 +10,8 @@ import numpy as np
 
 from unitok_jax.data.array_records import NAME_ERRORS, Part, RecordFiles
 from unitok_jax.data.cache import Cache
-from unitok_jax.data.code_shards import (
-    COMMAND,
-    FORMAT,
-    ROW_GROUP,
-    VERSION,
-    digest,
-    digests,
-    record_shape,
-)
+from unitok_jax.data.code_files import FORMAT, ROW_GROUP, record_shape
+from unitok_jax.data.code_shards import COMMAND, VERSION, digest, digests
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS, facts_of
 
 _KEPT_GROUPS = 16  # of Parquet, per process: at (10, 8, 256) codes 10 MB each
