@@ -28,4 +28,9 @@ def tmpfs(folder: pathlib.Path, options: str):
 
 def make_read_only(folder: pathlib.Path) -> None:
     """Turns a `tmpfs` read-only, for root too."""
-    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    remount(folder, "ro")
+
+
+def remount(folder: pathlib.Path, options: str) -> None:
+    """Gives a `tmpfs` other options."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)

@@ -65,7 +65,7 @@ ARROWS = {
     "differences": set(),
     "preservation": set(),
     "workdir": {"cluster"},
-    "metrics": {"workdir"},
+    "metrics": {"editing", "workdir"},
     "models": set(),
     "data": set(),
     "evaluate": {"models"},

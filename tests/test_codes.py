@@ -189,11 +189,41 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"000000.{folder.name}"):
             unitok_jax.open_codes(output)[0]
 
+    def test_no_changed_byte_passes(self, folder, tmp_path):
+        """Bytes changed all over a shard: an error that names it, or they were no record's."""
+        output = copied(folder, tmp_path)
+        (shard,) = output.glob(f"000001.{folder.name}")
+        records, whole = list(unitok_jax.open_codes(folder)[279:558]), shard.read_bytes()
+        errors = 0
+        for place in np.linspace(100, len(whole) * 0.9, 40, dtype=int):
+            shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            try:
+                found = list(unitok_jax.open_codes(output)[279:558])
+            except ValueError as error:
+                assert shard.name in str(error), error
+                errors += 1
+                continue
+            for one, other in zip(records, found, strict=True):
+                np.testing.assert_equal(other, one)
+        assert errors > 10
+
+    def test_damaged_facts_and_digests(self, folder, tmp_path):
+        output = copied(folder, tmp_path)
+        os.truncate(output / "000001.keys", 80)
+        codes = unitok_jax.open_codes(output)
+        with pytest.raises(ValueError, match="000001.keys tells of 10 keys, not 279; copy it"):
+            codes.find("caf\u00e9/301.jpg")
+        (output / "000001.json").write_text('{"file')
+        with pytest.raises(ValueError, match="000001.json is damaged.*copy it again"):
+            unitok_jax.open_codes(output)
+
     def test_manifests_of_others(self, folder, tmp_path):
         output = copied(folder, tmp_path)
         manifest = json.loads((output / "manifest.json").read_text())
         for content, message in (
             ("{", "was not written by"),
+            (json.dumps({**manifest, "settings": None}), "was not written by"),
+            (json.dumps({k: manifest[k] for k in ("format", "version")}), "was not written by"),
             (json.dumps({**manifest, "version": 9}), "says unitok_jax.codes 9; this reads"),
             (json.dumps({**manifest, "format": "unitok_jax.array_record"}), "array_record 1; this"),
         ):
@@ -241,3 +271,30 @@ def test_a_file_that_another_process_finished_and_swept(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         shard_files.seal(path)
+
+
+def begin(folders, view, together):
+    """What a process with its own settings is told of each folder that it claims; None: go on."""
+    told = []
+    for folder in folders:
+        together.wait()
+        try:
+            told.append(claim(folder, {"format": "codes", "--view": view}, "test"))
+        except ValueError as error:
+            told.append(str(error))
+    return told
+
+
+def test_one_of_many_claims_a_folder(tmp_path):
+    """Commands with different settings that begin at once: all but one are refused."""
+    folders = [tmp_path / str(turn) for turn in range(20)]
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(3) as pool:
+        together = manager.Barrier(3)
+        told = pool.starmap(begin, [(folders, view, together) for view in range(3)], chunksize=1)
+    for folder, said in zip(folders, zip(*told, strict=True), strict=True):
+        assert said.count(None) == 1
+        assert sum("begun with other settings" in (text or "") for text in said) == 2, said
+        settings = json.loads((folder / "settings.json").read_text())
+        assert settings["--view"] == said.index(None)
+        assert [file.name for file in folder.iterdir()] == ["settings.json"]

@@ -80,7 +80,7 @@ def server(checkpoint, weights, folder):
         process.wait(30)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ask(server):
     """A function that calls one of the page's actions."""
     gradio_client = pytest.importorskip("gradio_client")
@@ -219,19 +219,29 @@ def test_bad_files(ask, checkpoint, bad, pictures, name, size, words):
 def test_other_bad_inputs(ask, checkpoint, weights, pictures):
     from gradio_client.exceptions import AppError
 
+    many = ",".join(map(str, range(101)))
+
     def edit(*values, books=(1,)):
         return ("edit", str(checkpoint), pictures[0], None, "64", *values, list(books), 0)
 
     for call, words in (
         (("reconstruct", str(checkpoint), None, "64"), "choose a picture first"),
-        (("classify", str(weights), pictures[0], "64", "cat"), "text tower has 512 token ids"),
+        (("classify", str(weights), pictures[0], "64", "cat,dog"), "text tower has 512 token ids"),
         (("classify", str(checkpoint), pictures[0], "64", "cat,cat"), "must be different"),
+        (("classify", str(checkpoint), pictures[0], "64", " ,"), "0 labels: give 2 to 100"),
+        (("classify", str(checkpoint), pictures[0], "64", many), "101 labels: give 2 to 100"),
         (edit(3, 0, 2, 1, "grey"), "row 5"),
         (edit(0, 0, 1, 1, "grey", books=()), "no codebook is chosen"),
         (edit(0, 0, 1, 1, "swap"), "choose a second picture first"),
     ):
         with pytest.raises(AppError, match=words):
             ask(*call)
+    # halves of tokens and codebooks are cut off
+    first = pictures[0]
+    whole, halves = (ask(*edit(1 + x, 1, 2, 1 + x, "grey")) for x in (0, 0.5))
+    np.testing.assert_array_equal(pixels(whole[1]), pixels(halves[1]))
+    values = (str(checkpoint), first, first, "64", "books")
+    assert len(ask("blend", *values, 1.5, 0.5, 0.5, 0)) == 3
 
 
 def test_only_uploads_and_the_named_checkpoints_are_read(server, checkpoint, pictures):

@@ -10,10 +10,16 @@ import pytest
 from PIL import Image
 
 import unitok_jax
-from tokenized import command, kill_when, make_images, run
+from tokenized import command, kill_when, loaded_once, make_images, run
 from tokenized import start as start_process
 from unitok_jax import convert, detokenize, tokenize
 from unitok_jax.data.transforms import to_uint8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tokenizers():
+    with loaded_once():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mounts import remount, tmpfs
 from unitok_jax import convert, export
 from unitok_jax.data.transforms import to_uint8
 from unitok_jax.step import init_params
@@ -103,8 +104,12 @@ def test_files(exported, weights):
     assert (exported / "encode.jax").stat().st_size < total / 4
 
 
-def test_example_alone(exported, tmp_path):
-    Image.new("RGB", (90, 70), "orange").save(tmp_path / "in.png")
+def test_example_alone(exported, weights, tmp_path):
+    # lies on its side, as the orientation says
+    picture, exif = Image.new("RGB", (64, 48), "orange"), Image.Exif()
+    picture.paste("blue", (0, 0, 64, 24))
+    exif[0x0112] = 6
+    picture.rotate(90, expand=True).save(tmp_path / "in.png", exif=exif)
     code = ALONE + (
         "import runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
     )
@@ -113,9 +118,26 @@ def test_example_alone(exported, tmp_path):
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert np.load(tmp_path / "codes.npy").dtype == np.int32
+    codes = np.load(tmp_path / "codes.npy")
+    assert codes.dtype == np.int32
+    np.testing.assert_array_equal(codes, load(weights).encode(np.asarray(picture)[None]))
     with Image.open(tmp_path / "rebuilt.png") as image:
         assert image.size == (64, 48)
+    run = subprocess.run([sys.executable, arguments[0]], capture_output=True, text=True)
+    assert run.returncode == 1 and "python example.py IMAGE" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_full_disk(weights, tmp_path, capsys, monkeypatch):
+    """A disk too small for the weights; the same command works once there is room."""
+    with tmpfs(tmp_path / "disk", "size=2m") as disk:
+        output = disk / "out"
+        given = [f"--checkpoint={weights}", f"--output={output}", "--platforms=cpu"]
+        code, _, error = run_export(capsys, monkeypatch, *given)
+        assert code == 2 and f"error: --output={output} cannot be written" in error
+        assert "No space left" in error and not list(output.iterdir())
+        remount(disk, "size=64m")
+        assert run_export(capsys, monkeypatch, *given)[0] == 0
 
 
 @pytest.mark.parametrize("change", [{"quantizer": "residual"}, {"num_query": 2}])

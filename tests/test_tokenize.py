@@ -10,7 +10,16 @@ import pytest
 
 import unitok_jax
 from jobs import free_port
-from tokenized import command, hashes, kill_when, make_images, run, shards, start
+from tokenized import (
+    command,
+    hashes,
+    kill_when,
+    loaded_once,
+    make_images,
+    run,
+    shards,
+    start,
+)
 from unitok_jax import tokenize
 from unitok_jax.data.shard_files import PARTIAL
 from unitok_jax.data.sources import open_source
@@ -18,6 +27,12 @@ from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import decode_image, resize_center_crop
 from unitok_jax.data.view_batches import ShardedViews
 from unitok_jax.data.views import VIEWS, views
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tokenizers():
+    with loaded_once():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +171,7 @@ def undisturbed(weights, sixty, tmp_path_factory):
     return hashes(output)
 
 
-def test_killed_three_times(weights, sixty, undisturbed, tmp_path):
+def test_killed_three_times(weights, sixty, undisturbed, tmp_path, capsys, monkeypatch):
     """Random moments of the writing: before the first shard, between two, within the last."""
     rng, output, killed = random.Random(0), tmp_path / "out", 0
     arguments = command(weights, sixty, output, "--shard_size=3")
@@ -174,7 +189,7 @@ def test_killed_three_times(weights, sixty, undisturbed, tmp_path):
     assert code == 0, error
     assert hashes(output) == undisturbed
     assert all((output / name).stat().st_mtime_ns == time for name, time in before.items())
-    code, printed, _ = run(arguments)
+    code, printed, _ = here(capsys, monkeypatch, weights, sixty, output, "--shard_size=3")
     assert (code, printed) == (0, f"{output} is finished: nothing to do\n")
 
 
@@ -275,7 +290,7 @@ class TestBadInput:
         assert code == 2 and error.startswith("error: ") and target in error
 
     @pytest.mark.parametrize("storage", ["array_record", "parquet"])
-    def test_full_disk(self, weights, pictures, tmp_path, storage):
+    def test_full_disk(self, weights, pictures, tmp_path, capsys, monkeypatch, storage):
         """A limit of file sizes stands in for it: both end in a failed write."""
         more = (f"--format={storage}", "--views=ten")
         arguments = command(weights, pictures, tmp_path / "out", *more)
@@ -283,19 +298,27 @@ class TestBadInput:
         error = process.communicate(timeout=200)[1]
         assert process.returncode == 2 and "Traceback" not in error, error
         assert "error: " in error and "File too large" in error
-        assert run(arguments)[0] == 0 and len(unitok_jax.open_codes(tmp_path / "out")) == 11
+        assert f"{tmp_path}/out/000000.{storage}" in error
+        assert [file.name for file in (tmp_path / "out").iterdir()] == ["settings.json"]
+        again = (capsys, monkeypatch, weights, pictures, tmp_path / "out", *more)
+        assert here(*again)[0] == 0 and len(unitok_jax.open_codes(tmp_path / "out")) == 11
 
-    def test_a_shard_that_was_replaced_is_written_again(
+    def test_what_was_replaced_or_damaged_is_written_again(
         self, weights, pictures, tmp_path, capsys, monkeypatch
     ):
         call, output = (capsys, monkeypatch, weights, pictures), tmp_path / "out"
-        assert here(*call, output, "--shard_size=4")[0] == 0
+        assert here(*call, output, "--shard_size=2")[0] == 0
         before = hashes(output)
         facts = json.loads((output / "000001.json").read_text())
         (output / "000001.json").write_text(json.dumps({**facts, "tokenizer": "0" * 32}))
         os.truncate(output / "000002.array_record", 100)
+        os.truncate(output / "000003.json", 20)
+        os.truncate(output / "000004.keys", 8)
         (output / f"000000.array_record.0{PARTIAL}").write_bytes(b"half")
-        assert here(*call, output, "--shard_size=4")[0] == 0
+        assert here(*call, output, "--shard_size=2")[0] == 0
+        assert hashes(output) == before
+        os.truncate(output / "manifest.json", 20)
+        assert here(*call, output, "--shard_size=2")[0] == 0
         assert hashes(output) == before
 
     @pytest.mark.parametrize(

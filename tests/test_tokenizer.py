@@ -199,3 +199,16 @@ def test_save_and_load(tokenizer, pictures, tmp_path):
     tokenizer.save(tmp_path / "folder")
     again = unitok_jax.load(tmp_path / "folder", batch_size=2)
     np.testing.assert_array_equal(again.encode(pictures), tokenizer.encode(pictures))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_codes_do_not_depend_on_the_rest_of_a_batch(weights, dtype):
+    """On its neighbours, its place, what fills a batch up, or how many devices share the rest."""
+    images = np.random.default_rng(2).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    five = unitok_jax.load(weights, 5, dtype=dtype)
+    codes, order = five.encode(images), np.random.default_rng(0).permutation(20)
+    np.testing.assert_array_equal(five.encode(images[order]), codes[order])
+    np.testing.assert_array_equal(five.encode(images[7:8]), codes[7:8])
+    np.testing.assert_array_equal(five.encode(images[:18]), codes[:18])
+    shared = unitok_jax.load(weights, 20, dtype=dtype, devices=jax.devices()[:4])
+    np.testing.assert_array_equal(shared.encode(images), codes)

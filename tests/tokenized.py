@@ -1,5 +1,6 @@
 """What the tests of codes on disk share: pictures, and the command on them."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -10,9 +11,11 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from jobs import environment
+from unitok_jax import commands
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -47,6 +50,22 @@ def run(arguments, devices=1):
     process = start(arguments, devices)
     printed, error = process.communicate(timeout=300)
     return process.returncode, printed, error
+
+
+@contextlib.contextmanager
+def loaded_once():
+    """Commands of this process share tokenizers of one file, so that each compiles once."""
+    load, loaded = commands.load_tokenizer, {}
+
+    def shared(args, **options):
+        key = str(args.checkpoint), args.dtype, args.weights, str(options)
+        if key not in loaded:
+            loaded[key] = load(args, **options)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "load_tokenizer", shared)
+        yield
 
 
 def hashes(output):

@@ -16,6 +16,7 @@ CELL = 16  # pixels of a token's side
 NATIVE = "native"
 MAX_FILE_PIXELS = 50_000_000  # of an uploaded picture
 MAX_NATIVE_PIXELS = 1024 * 1024  # of one that is not made smaller
+MAX_LABELS = 100  # each is six sentences through the text tower, while others wait
 GREY = 128  # of the flat picture whose codes erase a region
 
 
@@ -58,9 +59,13 @@ def read_image(path: str, size: str) -> np.ndarray:
 
 def classify(tokenizer, image: np.ndarray, labels: str) -> dict[str, float]:
     """Probabilities of comma-separated labels for a uint8 (H, W, 3) picture, as
-    `Tokenizer.classify`, whose errors it raises."""
+    `Tokenizer.classify`, whose errors it raises, and a ValueError for too few or too many."""
     # Never `label_set`: a visitor of the page must not name files of this machine.
     names = [name.strip() for name in labels.split(",") if name.strip()]
+    if not 2 <= len(names) <= MAX_LABELS:
+        raise ValueError(
+            f"{len(names)} labels: give 2 to {MAX_LABELS} different ones, with commas between them"
+        )
     return dict(zip(names, tokenizer.classify(image[None], names)[0].tolist(), strict=True))
 
 

@@ -14,6 +14,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 from flax import nnx
 from jax import export
@@ -86,6 +87,7 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
     Raises:
       ValueError: the folder holds something.
       ImportError: flatbuffers is not installed.
+      OSError: writing failed; what was written is removed.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -96,11 +98,7 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
             "pip install 'unitok_jax[export]'"
         )
     exported, weights = programs(tokenizer, size, platforms, batch)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, program in exported.items():
-        (folder / f"{name}.jax").write_bytes(program.serialize())
-    safetensors.numpy.save_file(weights, folder / "weights.safetensors")
-    books, rows = tokenizer.codebook_shape
+    _, rows = tokenizer.codebook_shape
     facts = {
         "image_size": list(size),
         "codes": list(exported["encode"].out_avals[0].shape[1:]),  # (K, N)
@@ -112,8 +110,17 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
         "jax": jax.__version__,
         "calling_convention": exported["encode"].calling_convention_version,
     }
-    (folder / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
-    shutil.copyfile(_EXAMPLE, folder / "example.py")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, program in exported.items():
+            (folder / f"{name}.jax").write_bytes(program.serialize())
+        safetensors.numpy.save_file(weights, folder / "weights.safetensors")
+        (folder / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
+        shutil.copyfile(_EXAMPLE, folder / "example.py")
+    except (OSError, safetensors.SafetensorError) as error:
+        for file in folder.iterdir():  # it was empty: the same command may try again
+            file.unlink()
+        raise OSError(f"--output={folder} cannot be written: {error}") from error
 
 
 def main() -> None:

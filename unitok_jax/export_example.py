@@ -23,6 +23,8 @@ def program(name):
 
 def main():
     """Encode, decode, write."""
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     facts = json.loads((HERE / "export.json").read_text())
     height, width = facts["image_size"]
     count = facts["batch_size"] or 1
@@ -30,7 +32,8 @@ def main():
     encode, decode = program("encode.jax"), program("decode.jax")
 
     with Image.open(sys.argv[1]) as file:
-        image = ImageOps.fit(file.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+        upright = ImageOps.exif_transpose(file).convert("RGB")
+        image = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
     images = np.stack([np.asarray(image)] * count)  # uint8 (B, H, W, 3)
     codes = np.asarray(encode(weights, images))  # int32 (B, K, N)
     rebuilt = np.asarray(decode(weights, codes))  # uint8 (B, H, W, 3)

@@ -10,6 +10,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from unitok_jax.editing import error_picture
 from unitok_jax.workdir import Lines
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,7 @@ def comparison(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     Returns:
       (B H, 3 W, 3) uint8, with thin white gaps.
     """
-    error = np.abs(images.astype(np.int16) - reconstructions.astype(np.int16))
-    error = np.minimum(2 * error, 255).astype(np.uint8)
+    error = error_picture(images, reconstructions)
     gap = ((0, 0), (2, 2), (2, 2), (0, 0))
     panels = [np.pad(x, gap, constant_values=255) for x in (images, reconstructions, error)]
     rows = np.concatenate(panels, axis=2)

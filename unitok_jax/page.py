@@ -152,7 +152,7 @@ def _edit_tab(ui, models):
     def outlined(first, size, *region):
         if not first:
             return None
-        return editing.outline(actions.read_image(first, size), editing.Region(*region))
+        return editing.outline(actions.read_image(first, size), _region(region))
 
     def work(checkpoint, first, second, size, top, left, height, width, action, books, seed):
         if action == "swap":
@@ -163,7 +163,7 @@ def _edit_tab(ui, models):
             _need(first, "picture"),
             second,
             size,
-            editing.Region(top, left, height, width),
+            _region([top, left, height, width]),
             action,
             [book - 1 for book in books],
             seed,
@@ -215,9 +215,9 @@ def _blend_tab(ui, models):
         count = models[checkpoint].codebook_shape[0]
         return gr.Slider(maximum=count, value=count // 2)
 
-    def work(checkpoint, first, second, size, *values):
+    def work(checkpoint, first, second, size, way, books, *values):
         pair = _need(first, "picture"), _need(second, "second picture")
-        return actions.blend(models, checkpoint, *pair, size, *values)
+        return actions.blend(models, checkpoint, *pair, size, way, int(books), *values)
 
     way.change(choose, way, [books, share, split, seed], api_visibility="private")
     ui.checkpoint.change(_shown(fit), ui.checkpoint, books, api_visibility="private")
@@ -269,6 +269,11 @@ def _picture(label, name):
         elem_classes="picture",
         buttons=["download", "fullscreen"],
     )
+
+
+def _region(values):
+    # A slider is a field, too, where half a token can be typed.
+    return editing.Region(*(int(value) for value in values))
 
 
 def _need(path, what):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from unitok_jax import commands
 from unitok_jax.data import code_shards
 from unitok_jax.data.records import Source, Tally
-from unitok_jax.data.shard_files import MANIFEST, claim
+from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.view_batches import ShardedViews, of_shards
 from unitok_jax.data.views import VIEWS
@@ -186,8 +186,7 @@ def _run(args: argparse.Namespace) -> None:
     settings = settings_of(args, tokenizer, source, data)
     output = args.output.expanduser()
     claim(output, settings, code_shards.COMMAND)
-    whole = (code_shards.shard_facts(output, settings, n) for n in code_shards.shards_of(settings))
-    if (output / MANIFEST).is_file() and None not in whole:
+    if code_shards.is_finished(output, settings):
         print(f"{output} is finished: nothing to do")
         return
     manifest = tokenize(

@@ -1,39 +1,34 @@
-"""Shards of codes: what a record is on disk, writing one shard, and the manifest of all."""
+"""Shards of codes: their plan, writing one with its keys and facts, and the manifest of all."""
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 from ftfy.fixes import fix_surrogates
 
 from unitok_jax.data.array_records import NAME_ERRORS
+from unitok_jax.data.code_files import FORMAT, SUFFIXES, WRITERS
 from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.records import LabelledSource, Source, Tally
 from unitok_jax.data.shard_files import (
     MANIFEST,
     facts_if_whole,
     facts_of,
-    partial,
     probes,
     seal,
     sweep,
     write_bytes,
     write_json,
-    written_to,
+    writing,
 )
 from unitok_jax.data.views import VIEWS
 
-FORMAT = "unitok_jax.codes"
 VERSION = 1
 COMMAND = "python -m unitok_jax.tokenize"
-SUFFIXES = {"array_record": ".array_record", "parquet": ".parquet"}
 MAX_ROWS = 2**16  # of a codebook, that a uint16 can name
-ROW_GROUP = 256  # records that a reader of Parquet unpacks at a time
 KEYS = ".keys"  # uint64 digests of a shard's keys, in order
 
 
@@ -89,11 +84,6 @@ def plan(
     return json.loads(json.dumps(settings))
 
 
-def record_shape(settings: dict[str, Any]) -> tuple[int, int, int]:
-    """(views, K, N) of a record's codes."""
-    return VIEWS[settings["--views"]], settings["num_codebooks"], settings["tokens"]
-
-
 def shards_of(settings: dict[str, Any]) -> range:
     """The numbers of all shards."""
     return range(-(-settings["samples"] // settings["--shard_size"]))
@@ -126,27 +116,29 @@ def write_shard(
         ValueError: a key comes twice, or cannot be written.
     """
     path = shard_path(output, settings, number)
-    writer = _WRITERS[settings["--format"]](partial(path), settings)
     left_out, keys = Tally(), {}
-    for samples, codes in batches:
-        for sample, row in zip(samples, codes, strict=True):
-            if sample is None:
-                continue
-            if "reason" in sample:
-                left_out.add(sample["reason"], sample["message"])
-                continue
-            key = sample["name"]
-            if key in keys:
-                raise ValueError(_twice(key, path.name, path.name))
-            keys[key] = None
-            # JSON can hold half of a pair, which UTF-8 cannot.
-            captions = [fix_surrogates(caption) for caption in sample["captions"]]
-            writer.write(key, sample.get("label"), captions, row)
-    writer.close()
-    digests = np.fromiter(map(digest, keys), np.uint64, len(keys))
-    write_bytes(path.with_suffix(KEYS), digests.astype("<u8").tobytes())
+    with writing(path) as begun:
+        writer = WRITERS[settings["--format"]](begun, settings)
+        for samples, codes in batches:
+            for sample, row in zip(samples, codes, strict=True):
+                if sample is None:
+                    continue
+                if "reason" in sample:
+                    left_out.add(sample["reason"], sample["message"])
+                    continue
+                key = sample["name"]
+                if key in keys:
+                    raise ValueError(_twice(key, path.name, path.name))
+                keys[key] = None
+                # JSON can hold half of a pair, which UTF-8 cannot.
+                captions = [fix_surrogates(caption) for caption in sample["captions"]]
+                writer.write(key, sample.get("label"), captions, row)
+        writer.close()
+        digests = np.fromiter(map(digest, keys), np.uint64, len(keys))
+        write_bytes(path.with_suffix(KEYS), digests.astype("<u8").tobytes())
+        sealed = seal(path)
     facts = {
-        **seal(path),
+        **sealed,
         "count": len(keys),
         "tokenizer": settings["tokenizer"],
         "skipped": left_out.to_json(),
@@ -193,110 +185,36 @@ def finish(
     return manifest
 
 
+def is_finished(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether the manifest and all that it names are there, and are of these settings."""
+    try:
+        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+        told = manifest["settings"], [shard["sha256"] for shard in manifest["shards"]]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False  # none, or damaged: it is written anew
+    facts = (shard_facts(output, settings, number) for number in shards_of(settings))
+    return told == (settings, [shard and shard["sha256"] for shard in facts])
+
+
 def digest(key: str) -> int:
     """64 bits of a key."""
     name = key.encode(errors=NAME_ERRORS)
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
 
 
-def digests(path: Path) -> np.ndarray:
-    """uint64 (records,) of a shard's keys."""
-    return np.fromfile(path.with_suffix(KEYS), "<u8")
-
-
-def pack_record(key: str, label: int | None, captions: Sequence[str], codes, tokenizer) -> bytes:
-    """A record of an ArrayRecord shard."""
-    record = {
-        "key": key,
-        "label": label,
-        "captions": list(captions),
-        "codes": np.ascontiguousarray(codes, "<u2").tobytes(),
-        "tokenizer": tokenizer,
-    }
-    return msgpack.packb(record, unicode_errors=NAME_ERRORS)
-
-
-class _ArrayRecords:
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        self._path, self._tokenizer = path, settings["tokenizer"]
-        with open(path, "wb"):  # a folder that cannot be written is an OSError here
-            pass
-        self._file = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
-
-    def write(self, key, label, captions, codes):
-        record = pack_record(key, label, captions, codes, self._tokenizer)
-        written_to(self._path, self._file.write, record)
-
-    def close(self):
-        written_to(self._path, self._file.close)
-
-
-class _Parquet:
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        import pyarrow
-        from pyarrow import parquet
-
-        shape = record_shape(settings)
-        self._arrow, self._codes = pyarrow, pyarrow.list_(pyarrow.uint16(), math.prod(shape))
-        metadata = {
-            "unitok_jax": FORMAT,
-            "shape": json.dumps(shape),
-            "grid": json.dumps(settings["grid"]),
-            "tokenizer": settings["tokenizer"],
-        }
-        self._schema = pyarrow.schema(
-            {
-                "key": pyarrow.string(),
-                "label": pyarrow.int32(),
-                "captions": pyarrow.list_(pyarrow.string()),
-                "codes": self._codes,
-            },
-            metadata,
-        )
-        # Codes repeat too little for a dictionary; zstd finds their unused bits.
-        self._file = parquet.ParquetWriter(
-            path, self._schema, compression="zstd", use_dictionary=False
-        )
-        self._rows = []
-
-    def write(self, key, label, captions, codes):
-        try:
-            key.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"the key {key!r} is not UTF-8, as Parquet's texts are: rename the file, or give "
-                "--format=array_record"
-            ) from error
-        self._rows.append((key, label, captions, codes))
-        if len(self._rows) == ROW_GROUP:
-            self._flush()
-
-    def _flush(self):
-        keys, labels, captions, codes = zip(*self._rows, strict=True)
-        flat = self._arrow.array(np.stack(codes).astype(np.uint16, copy=False).reshape(-1))
-        columns = [
-            self._arrow.array(keys, self._schema.field("key").type),
-            self._arrow.array(labels, self._schema.field("label").type),
-            self._arrow.array(captions, self._schema.field("captions").type),
-            self._arrow.FixedSizeListArray.from_arrays(flat, type=self._codes),
-        ]
-        self._file.write_table(self._arrow.Table.from_arrays(columns, schema=self._schema))
-        self._rows = []
-
-    def close(self):
-        if self._rows:
-            self._flush()
-        self._file.close()
-
-
-_WRITERS = {"array_record": _ArrayRecords, "parquet": _Parquet}
+def digests(path: Path, count: int) -> np.ndarray:
+    """uint64 (count,) of a shard's keys; a ValueError if there are more or fewer."""
+    file = path.with_suffix(KEYS)
+    found = np.fromfile(file, "<u8")
+    if len(found) != count:
+        raise ValueError(f"{file} tells of {len(found)} keys, not {count}; copy it again")
+    return found
 
 
 def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -> None:
     paths = [output / shard["file"] for shard in facts]
-    all_digests = np.concatenate([digests(path) for path in paths]) if paths else np.zeros(0)
+    counts = [shard["count"] for shard in facts]
+    all_digests = np.concatenate([np.zeros(0, np.uint64), *map(digests, paths, counts)])
     order = np.argsort(all_digests, kind="stable")
     ordered = all_digests[order]
     again = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -304,7 +222,7 @@ def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -
         return
     from unitok_jax.data.codes import records_of  # which reads what this writes
 
-    records, ends = records_of(output, settings, facts), np.cumsum([s["count"] for s in facts])
+    records, ends = records_of(output, settings, facts), np.cumsum(counts)
     for place in again:
         first, second = (int(order[place + step]) for step in (0, 1))
         if records[first]["key"] == records[second]["key"]:  # 64 bits may be equal by chance

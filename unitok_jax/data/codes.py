@@ -10,15 +10,8 @@ import numpy as np
 
 from unitok_jax.data.array_records import NAME_ERRORS, Part, RecordFiles
 from unitok_jax.data.cache import Cache
-from unitok_jax.data.code_shards import (
-    COMMAND,
-    FORMAT,
-    ROW_GROUP,
-    VERSION,
-    digest,
-    digests,
-    record_shape,
-)
+from unitok_jax.data.code_files import FORMAT, ROW_GROUP, record_shape
+from unitok_jax.data.code_shards import COMMAND, VERSION, digest, digests
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS, facts_of
 
 _KEPT_GROUPS = 16  # of Parquet, per process: at (10, 8, 256) codes 10 MB each
@@ -87,10 +80,11 @@ class CodeRecords(Sequence):
 
         Raises:
             KeyError: none has it.
+            ValueError, FileNotFoundError: a file of digests is damaged or gone.
         """
         wanted, start = digest(key), 0
-        for path in self._paths:
-            keys = digests(path)
+        for path, shard in zip(self._paths, self.manifest["shards"], strict=True):
+            keys = digests(path, shard["count"])
             for row in np.flatnonzero(keys == wanted):
                 if start + row in self._rows and self._shards[start + int(row)]["key"] == key:
                     return self._rows.index(start + int(row))
@@ -173,23 +167,27 @@ class _Parquet:
         import pyarrow
         from pyarrow import parquet
 
-        path = self._paths[shard]
+        path, count = self._paths[shard], self._counts[shard]
         try:
-            with parquet.ParquetFile(path) as file:
-                metadata = file.schema_arrow.metadata or {}
-                tokenizer = metadata.get(b"tokenizer", b"none").decode()
-                if tokenizer != self._tokenizer:
-                    raise ValueError(_other(path, tokenizer, self._tokenizer))
-                if file.metadata.num_rows != self._counts[shard]:
-                    raise ValueError(
-                        f"{path} holds {file.metadata.num_rows} records, not "
-                        f"{self._counts[shard]}: it changed after it was written; copy it again"
-                    )
+            with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                metadata, rows = file.schema_arrow.metadata or {}, file.metadata.num_rows
                 table = file.read_row_group(group, use_threads=False)
-        except pyarrow.ArrowInvalid as error:
+            tokenizer = metadata.get(b"tokenizer", b"none").decode()
+            codes = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            codes = codes.reshape(-1, *self._shape)
+            table = table.select(["key", "label", "captions"])
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+            if getattr(error, "errno", None):  # the disk's; what is wrong within has no number
+                raise
             raise ValueError(f"{path} is damaged ({error}); copy it again") from error
-        codes = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return table.drop_columns("codes"), codes.reshape(-1, *self._shape)
+        if tokenizer != self._tokenizer:
+            raise ValueError(_other(path, tokenizer, self._tokenizer))
+        if rows != count or len(codes) != min(ROW_GROUP, count - group * ROW_GROUP):
+            raise ValueError(
+                f"{path} holds {rows} records, not {count}: it changed after it was written; copy "
+                "it again"
+            )
+        return table, codes
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -204,6 +202,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         found = manifest["format"], manifest["version"]
+        whole = {"settings": dict, "views": int, "count": int, "shards": list}
+        if found == (FORMAT, VERSION) and any(
+            not isinstance(manifest[key], kind) for key, kind in whole.items()
+        ):
+            raise TypeError(whole)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} was not written by {COMMAND}") from error
     if found != (FORMAT, VERSION):
@@ -221,11 +224,14 @@ def _check(path: Path, shard: dict[str, Any], settings: dict[str, Any]) -> None:
         )
     try:
         facts = json.loads(facts_of(path).read_text(encoding="utf-8"))
+        tokenizer, sha256 = facts["tokenizer"], facts["sha256"]
     except FileNotFoundError:
         return  # the records say whose they are, too
-    if facts["tokenizer"] != settings["tokenizer"]:
-        raise ValueError(_other(path, facts["tokenizer"], settings["tokenizer"]))
-    if facts["sha256"] != shard["sha256"]:
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{facts_of(path)} is damaged ({error}); copy it again") from error
+    if tokenizer != settings["tokenizer"]:
+        raise ValueError(_other(path, tokenizer, settings["tokenizer"]))
+    if sha256 != shard["sha256"]:
         raise ValueError(f"{path} is another than {MANIFEST} names; copy it again")
 
 

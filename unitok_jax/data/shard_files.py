@@ -4,12 +4,14 @@ A folder belongs to one set of settings. A file is written under another name, s
 then described by a JSON file of facts: what has one is whole, and is not written again.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # of what is written, from its beginning on
 PARTIAL = ".partial"  # the end of the name of a file that is being written
 PROBES = 16  # records that tell a source from another
+
+# Of disks without hard links, as buckets mounted as folders are.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 # Process ids are those of one host or container; the folder may be shared by several.
 _MINE = f".{uuid.uuid4().hex[:12]}{PARTIAL}"
@@ -51,8 +56,8 @@ def claim(output: Path, settings: dict[str, Any], command: str) -> None:
                 f"--output={output} is not empty ({', '.join(strangers[:5])}) and holds no "
                 f"{SETTINGS}; give an empty folder"
             )
-        write_json(file, settings)
-        return
+        if _write_first(file, json.dumps(settings).encode()):
+            return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
         if before["format"] != settings["format"]:
@@ -100,12 +105,12 @@ def facts_of(path: Path) -> Path:
 
 
 def facts_if_whole(path: Path) -> dict[str, Any] | None:
-    """The facts of a shard; None if it has none or another size than they say."""
+    """The facts of a shard; None if they are none or damaged, or it has another size than these."""
     try:
         facts = json.loads(facts_of(path).read_text(encoding="utf-8"))
         return facts if path.stat().st_size == facts["bytes"] else None
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None  # so that it is written again
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -115,11 +120,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    with open(partial(path), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename(partial(path), path)
+    with writing(path) as begun:
+        _write_synced(begun, content)
+        _rename(begun, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A block that writes `partial(path)`, which it is given, and renames it.
+
+    What fails names the file, and leaves no half of it: on a full disk that would take the room.
+    """
+    try:
+        yield partial(path)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        partial(path).unlink(missing_ok=True)
 
 
 def sweep(output: Path) -> None:
@@ -155,6 +174,28 @@ def _rename(before: Path, after: Path) -> None:
         # Whoever finished the same folder meanwhile has swept it: `after` is theirs, and the same.
         if not after.exists():
             raise
+
+
+def _write_first(path: Path, content: bytes) -> bool:
+    """Writes a file whole, unless another process has; False then. Two may come at once."""
+    with writing(path) as begun:
+        _write_synced(begun, content)
+        try:
+            os.link(begun, path)  # which, unlike a rename, never replaces
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _rename(begun, path)
+    return True
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
