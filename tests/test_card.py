@@ -1,7 +1,6 @@
 """The evaluate command: real files in, a card out, the same for any devices and processes."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 from configs import tiny as tiny_config
-from jobs import free_port
+from jobs import environment, free_port
 from unitok_jax import card, convert, load, reference
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.step import init_params
@@ -67,25 +66,25 @@ def whole(checkpoint, folder, tmp_path_factory):
     return home, arguments, result.output
 
 
-def processes(commands, devices):
+def processes(commands, devices, **variables):
     """Runs a command of each process of a job to its end."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "NPROC": str(2 * devices + 2),
-    }
+    flags = f"--xla_force_host_platform_device_count={devices}"
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "unitok_jax.evaluate", *command],
-            env=environment,
+            env=environment(devices) | {"XLA_FLAGS": flags} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         for command in commands
     ]
-    for process in started:
-        process.output = process.communicate(timeout=300)[0]
+    try:
+        for process in started:
+            process.output = process.communicate(timeout=300)[0]
+    finally:
+        for process in started:
+            process.kill()
     return started
 
 
@@ -269,6 +268,29 @@ class TestLimits:
         assert found["images"] == 3 and found["left_out"]["not_an_image"]["count"] == 1
         assert "cat/00.png" not in [shown["name"] for shown in found["pictures"]]
 
+    def test_a_bad_image_of_the_probe(self, fast, folder, tmp_path, capsys, monkeypatch):
+        train = tmp_path / "train"
+        shutil.copytree(folder, train)
+        (train / "cat" / "00.png").write_bytes(b"no image")
+        given = [*fast, f"--probe=labelled:{train}", "--probe_method=ridge", "--no_text"]
+        code, _, error = run(capsys, monkeypatch, *given)
+        assert code == 2 and "images of --probe=" in error and "cat/00.png" in error
+        code, _, error = run(capsys, monkeypatch, *given, "--max_bad=0.1")
+        assert code == 0 and "1 images of --probe were left out" in error, error
+        assert "probe_top1" in read(tmp_path / "card")["metrics"]
+
+    def test_a_bad_image_of_one_process_ends_the_job(self, fast, folder, tmp_path):
+        data = tmp_path / "data"
+        shutil.copytree(folder, data)
+        (data / "cat" / "09.png").write_bytes(b"no image")  # the fourth, a row of process 1
+        to = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--batch_size=4"]
+        given = [*fast, f"--data=labelled:{data}", "--max_images=8", "--no_text", *to]
+        fast_to_compile = environment(1)["XLA_FLAGS"]
+        each = [[*given, f"--process={number}"] for number in range(2)]
+        for process in processes(each, 1, XLA_FLAGS=fast_to_compile):
+            assert process.returncode == 2, process.output
+            assert "cat/09.png" in process.output and "--max_bad=0.0 allows" in process.output
+
 
 @pytest.mark.parametrize(
     "arguments, words",
@@ -287,6 +309,7 @@ class TestLimits:
         (["--size=big"], "--size=big"),
         (["--max_images=-1"], "--max_images=-1"),
         (["--batch_size=0"], "--batch_size=0"),
+        (["--max_bad=2"], "--max_bad=2.0"),
         (["--output=/proc/nothing/card"], "--output=/proc/nothing/card cannot be written"),
     ],
 )

@@ -77,6 +77,8 @@ def _check(args):
     for flag in ("max_images", "batch_size"):
         if getattr(args, flag) < (flag == "batch_size"):
             raise ValueError(f"--{flag}={getattr(args, flag)} must be positive")
+    if not 0 <= args.max_bad <= 1:
+        raise ValueError(f"--max_bad={args.max_bad} is a share of the images: give 0..1")
     for flag in ("reference", "save_reference"):
         if getattr(args, flag) and not args.inception:
             raise ValueError(f"--{flag} needs Inception: give its weights as --inception=FILE")
