@@ -292,6 +292,9 @@ class TestLimits:
             assert "cat/09.png" in process.output and "--max_bad=0.0 allows" in process.output
 
 
+LAST = ["--inception=seeded", "--checkpoint=nothing"]  # whatever is refused comes before it
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -311,6 +314,9 @@ class TestLimits:
         (["--batch_size=0"], "--batch_size=0"),
         (["--max_bad=2"], "--max_bad=2.0"),
         (["--output=/proc/nothing/card"], "--output=/proc/nothing/card cannot be written"),
+        ([*LAST, "--save_reference=/proc/no/a.npz"], "--save_reference=/proc/no/a.npz cannot be"),
+        ([*LAST, "--save_reference=/proc"], "--save_reference=/proc cannot be written"),
+        ([*LAST, "--cache=/proc/no"], "--cache=/proc/no/reference.npz cannot be written"),
     ],
 )
 def test_bad_arguments(fast, tmp_path, capsys, monkeypatch, arguments, words):

@@ -30,7 +30,7 @@ def write(path: str | os.PathLike, moments: Moments, facts: dict[str, Any]) -> N
       moments: of pool3.
       facts: JSON values; `COMPARED` among them.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
         try:
