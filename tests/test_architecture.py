@@ -102,7 +102,7 @@ ARROWS = {
     "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
     "tokenize": {"commands", "data", "models"},
     "detokenize": {"commands", "data", "models"},
-    "export": {"commands", "data", "differences", "models"},
+    "export": {"commands", "data", "differences", "models", "weight_files"},
     "export_example": set(),
     "classify": {"commands", "data"},
     "retrieve": {"commands", "data", "metrics"},

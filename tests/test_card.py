@@ -1,6 +1,7 @@
 """The evaluate command: real files in, a card out, the same for any devices and processes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from configs import tiny as tiny_config
 from jobs import environment, free_port
 from unitok_jax import card, convert, load, reference
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
+from unitok_jax.evaluate.frechet import Moments
 from unitok_jax.step import init_params
 
 COUNT = 20
@@ -213,6 +215,16 @@ class TestReference:
         np.testing.assert_array_equal(moments.mean, cached[0].mean)
         np.testing.assert_array_equal(moments.covariance, cached[0].covariance)
         assert facts["digest"] == cached[1]["digest"]
+
+    def test_files_follow_the_umask(self, tmp_path):
+        moments, facts = Moments(np.zeros(2048), np.eye(2048), 2), {"digest": ""}
+        before = os.umask(0o027)
+        try:
+            reference.write(tmp_path / "made.npz", moments, facts)
+        finally:
+            os.umask(before)
+        assert (tmp_path / "made.npz").stat().st_mode & 0o777 == 0o640
+        assert [path.name for path in tmp_path.iterdir()] == ["made.npz"]
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import secrets
 import shlex
 import shutil
 import sys
-import tempfile
 
 import jax
 import numpy as np
@@ -66,8 +66,6 @@ def _run(args: argparse.Namespace) -> None:
         found = measure(args, size)
         if cluster.is_lead():
             _write(folder, args, found)
-            # Readable by others, as a folder that was made in the ordinary way.
-            folder.chmod(0o777 & ~_umask())
             os.replace(folder, args.output)
             print(f"{args.output / 'card.html'}")
     finally:
@@ -98,15 +96,11 @@ def _begin(output: pathlib.Path) -> pathlib.Path:
     try:
         parent = output.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
-        return pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=parent))
+        folder = parent / f".{output.name}.{secrets.token_hex(4)}"
+        folder.mkdir()
+        return folder
     except OSError as error:
         raise type(error)(f"--output={output} cannot be written: {error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write(folder: pathlib.Path, args, found: Measured) -> None:

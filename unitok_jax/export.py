@@ -14,11 +14,10 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 from jax import export
 
-from unitok_jax import commands, differences
+from unitok_jax import commands, differences, weight_files
 from unitok_jax.data.transforms import to_float
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
@@ -99,7 +98,7 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
     folder.mkdir(parents=True, exist_ok=True)
     for name, program in exported.items():
         (folder / f"{name}.jax").write_bytes(program.serialize())
-    safetensors.numpy.save_file(weights, folder / "weights.safetensors")
+    weight_files.write_safetensors(weights, folder / "weights.safetensors")
     books, rows = tokenizer.codebook_shape
     facts = {
         "image_size": list(size),
