@@ -13,7 +13,7 @@ from PIL import Image
 
 from configs import tiny as tiny_config
 from jobs import environment, free_port
-from unitok_jax import card, convert, load, reference
+from unitok_jax import card, convert, evaluation, load, reference
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluate.frechet import Moments
 from unitok_jax.step import init_params
@@ -158,15 +158,16 @@ class TestCard:
         assert_same_figures(read(home / "card"), read(tmp_path / "card"))
 
 
-class TestReference:
-    @pytest.fixture(scope="class")
-    def place(self, folder, checkpoint, tmp_path_factory):
-        """Data of its own, and the arguments to measure it with."""
-        home = tmp_path_factory.mktemp("reference")
-        shutil.copytree(folder, home / "data")
-        arguments = [f"--checkpoint={checkpoint}", f"--data=labelled:{home / 'data'}", "--no_text"]
-        return home, [*arguments, "--inception=seeded", "--batch_size=8"]
+@pytest.fixture(scope="module")
+def place(folder, checkpoint, tmp_path_factory):
+    """Data of its own, and the arguments to measure it with."""
+    home = tmp_path_factory.mktemp("reference")
+    shutil.copytree(folder, home / "data")
+    arguments = [f"--checkpoint={checkpoint}", f"--data=labelled:{home / 'data'}", "--no_text"]
+    return home, [*arguments, "--inception=seeded", "--batch_size=8"]
 
+
+class TestReference:
     def test_a_stale_cache_is_replaced(self, place, capsys, monkeypatch):
         home, arguments = place
         arguments = [*arguments, f"--cache={home / 'cache'}"]
@@ -182,11 +183,21 @@ class TestReference:
         assert code == 0 and "made anew" in error, error
         after = path.read_bytes()
         assert after != before
-        code, _, error = run(capsys, monkeypatch, *arguments, f"--output={home / 'hit'}")
+        code, _, error = run(
+            capsys, monkeypatch, *arguments, f"--output={home / 'hit'}", f"--reference={path}"
+        )
         assert code == 0 and "made anew" not in error, error
         assert path.read_bytes() == after
         first, stale, hit = (read(home / name) for name in ("first", "stale", "hit"))
+        assert hit["metrics"].pop("fid_reference") == hit["metrics"]["rfid"]
         assert_same_figures(stale, hit)
+        moments, _ = reference.read(path)
+        hashed = evaluation.digest([moments.mean, moments.covariance])
+        told = [card["provenance"]["originals_statistics"] for card in (stale, hit)]
+        assert told == [f"of this pass, sha256 {hashed}", f"cached, sha256 {hashed}"]
+        assert hashed in (home / "hit" / "card.md").read_text()
+        assert first["provenance"]["originals_statistics"] != told[0]
+        assert hit["provenance"]["reference_statistics"] == f"{path}, sha256 {hashed}"
         assert abs(first["metrics"]["rfid"] / stale["metrics"]["rfid"] - 1) > 1e-4
 
     def test_a_reference_of_others_and_wrong_ones(

@@ -240,7 +240,7 @@ class _Fid:
 
     def __init__(self, args, job: _Job, notes: Notes):
         self._job, self._args, self._notes = job, args, notes
-        self.known, self.given, self.hash = None, None, ""
+        self.known, self.given, self.statistics = None, None, {}
         if not args.inception or len(job.source) < 2:
             return
         self._facts = {
@@ -251,6 +251,7 @@ class _Fid:
         }
         if args.reference:
             self.given, facts = reference.read(args.reference)
+            self._tell("reference", args.reference, self.given)
             reference.check(args.reference, facts, self._facts)
             if not facts:
                 notes.warn(f"--reference={args.reference} does not say what it was made with")
@@ -287,9 +288,10 @@ class _Fid:
             originals = found.originals.result()
         if self.known != found.digest:
             self._save(originals, found.digest)
-        self.hash = found.digest
         if not cluster.is_lead():
             return {}
+        cached = self.known == found.digest
+        self._tell("originals", "cached" if cached else "of this pass", originals)
         if self._args.save_reference:
             facts = self._facts | {"digest": found.digest}
             reference.write(self._args.save_reference, originals, facts)
@@ -309,6 +311,11 @@ class _Fid:
         names = ("inception_score", "inception_score_std")
         scores = inception_score(found.logits, _SPLITS, shuffle_seed=_SHUFFLE)
         return out | dict(zip(names, scores, strict=True))
+
+    def _tell(self, what, origin, moments):
+        """Notes the hash of mu and sigma, float64, by which two cards' references compare."""
+        value = digest([moments.mean, moments.covariance])
+        self.statistics[f"{what}_statistics"] = f"{origin}, sha256 {value}"
 
     def _save(self, originals, pixels):
         if cluster.is_lead():
@@ -379,7 +386,7 @@ def _provenance(args, job, found, fid) -> dict[str, Any]:
         "checkpoint": args.checkpoint,
         "tokenizer_hash": job.hash,
         "dtype": job.config.model.dtype,
-        "reference": args.reference or "-",
+        **fid.statistics,
         **{
             f"{kind}_weights": f"{getattr(args, kind)}, sha256 {value}"
             for kind, value in job.digests.items()
