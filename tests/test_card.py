@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from configs import tiny as tiny_config
-from jobs import free_port
-from unitok_jax import card, convert, load, reference
+from jobs import environment, free_port
+from unitok_jax import card, convert, evaluation, load, reference
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
+from unitok_jax.evaluate.frechet import Moments
 from unitok_jax.step import init_params
 
 COUNT = 20
@@ -67,25 +68,25 @@ def whole(checkpoint, folder, tmp_path_factory):
     return home, arguments, result.output
 
 
-def processes(commands, devices):
+def processes(commands, devices, **variables):
     """Runs a command of each process of a job to its end."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "NPROC": str(2 * devices + 2),
-    }
+    flags = f"--xla_force_host_platform_device_count={devices}"
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "unitok_jax.evaluate", *command],
-            env=environment,
+            env=environment(devices) | {"XLA_FLAGS": flags} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         for command in commands
     ]
-    for process in started:
-        process.output = process.communicate(timeout=300)[0]
+    try:
+        for process in started:
+            process.output = process.communicate(timeout=300)[0]
+    finally:
+        for process in started:
+            process.kill()
     return started
 
 
@@ -157,15 +158,16 @@ class TestCard:
         assert_same_figures(read(home / "card"), read(tmp_path / "card"))
 
 
-class TestReference:
-    @pytest.fixture(scope="class")
-    def place(self, folder, checkpoint, tmp_path_factory):
-        """Data of its own, and the arguments to measure it with."""
-        home = tmp_path_factory.mktemp("reference")
-        shutil.copytree(folder, home / "data")
-        arguments = [f"--checkpoint={checkpoint}", f"--data=labelled:{home / 'data'}", "--no_text"]
-        return home, [*arguments, "--inception=seeded", "--batch_size=8"]
+@pytest.fixture(scope="module")
+def place(folder, checkpoint, tmp_path_factory):
+    """Data of its own, and the arguments to measure it with."""
+    home = tmp_path_factory.mktemp("reference")
+    shutil.copytree(folder, home / "data")
+    arguments = [f"--checkpoint={checkpoint}", f"--data=labelled:{home / 'data'}", "--no_text"]
+    return home, [*arguments, "--inception=seeded", "--batch_size=8"]
 
+
+class TestReference:
     def test_a_stale_cache_is_replaced(self, place, capsys, monkeypatch):
         home, arguments = place
         arguments = [*arguments, f"--cache={home / 'cache'}"]
@@ -181,11 +183,21 @@ class TestReference:
         assert code == 0 and "made anew" in error, error
         after = path.read_bytes()
         assert after != before
-        code, _, error = run(capsys, monkeypatch, *arguments, f"--output={home / 'hit'}")
+        code, _, error = run(
+            capsys, monkeypatch, *arguments, f"--output={home / 'hit'}", f"--reference={path}"
+        )
         assert code == 0 and "made anew" not in error, error
         assert path.read_bytes() == after
         first, stale, hit = (read(home / name) for name in ("first", "stale", "hit"))
+        assert hit["metrics"].pop("fid_reference") == hit["metrics"]["rfid"]
         assert_same_figures(stale, hit)
+        moments, _ = reference.read(path)
+        hashed = evaluation.digest([moments.mean, moments.covariance])
+        told = [card["provenance"]["originals_statistics"] for card in (stale, hit)]
+        assert told == [f"of this pass, sha256 {hashed}", f"cached, sha256 {hashed}"]
+        assert hashed in (home / "hit" / "card.md").read_text()
+        assert first["provenance"]["originals_statistics"] != told[0]
+        assert hit["provenance"]["reference_statistics"] == f"{path}, sha256 {hashed}"
         assert abs(first["metrics"]["rfid"] / stale["metrics"]["rfid"] - 1) > 1e-4
 
     def test_a_reference_of_others_and_wrong_ones(
@@ -214,6 +226,16 @@ class TestReference:
         np.testing.assert_array_equal(moments.mean, cached[0].mean)
         np.testing.assert_array_equal(moments.covariance, cached[0].covariance)
         assert facts["digest"] == cached[1]["digest"]
+
+    def test_files_follow_the_umask(self, tmp_path):
+        moments, facts = Moments(np.zeros(2048), np.eye(2048), 2), {"digest": ""}
+        before = os.umask(0o027)
+        try:
+            reference.write(tmp_path / "made.npz", moments, facts)
+        finally:
+            os.umask(before)
+        assert (tmp_path / "made.npz").stat().st_mode & 0o777 == 0o640
+        assert [path.name for path in tmp_path.iterdir()] == ["made.npz"]
 
 
 @pytest.fixture
@@ -269,6 +291,32 @@ class TestLimits:
         assert found["images"] == 3 and found["left_out"]["not_an_image"]["count"] == 1
         assert "cat/00.png" not in [shown["name"] for shown in found["pictures"]]
 
+    def test_a_bad_image_of_the_probe(self, fast, folder, tmp_path, capsys, monkeypatch):
+        train = tmp_path / "train"
+        shutil.copytree(folder, train)
+        (train / "cat" / "00.png").write_bytes(b"no image")
+        given = [*fast, f"--probe=labelled:{train}", "--probe_method=ridge", "--no_text"]
+        code, _, error = run(capsys, monkeypatch, *given)
+        assert code == 2 and "images of --probe=" in error and "cat/00.png" in error
+        code, _, error = run(capsys, monkeypatch, *given, "--max_bad=0.1")
+        assert code == 0 and "1 images of --probe were left out" in error, error
+        assert "probe_top1" in read(tmp_path / "card")["metrics"]
+
+    def test_a_bad_image_of_one_process_ends_the_job(self, fast, folder, tmp_path):
+        data = tmp_path / "data"
+        shutil.copytree(folder, data)
+        (data / "cat" / "09.png").write_bytes(b"no image")  # the fourth, a row of process 1
+        to = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--batch_size=4"]
+        given = [*fast, f"--data=labelled:{data}", "--max_images=8", "--no_text", *to]
+        fast_to_compile = environment(1)["XLA_FLAGS"]
+        each = [[*given, f"--process={number}"] for number in range(2)]
+        for process in processes(each, 1, XLA_FLAGS=fast_to_compile):
+            assert process.returncode == 2, process.output
+            assert "cat/09.png" in process.output and "--max_bad=0.0 allows" in process.output
+
+
+LAST = ["--inception=seeded", "--checkpoint=nothing"]  # whatever is refused comes before it
+
 
 @pytest.mark.parametrize(
     "arguments, words",
@@ -287,7 +335,11 @@ class TestLimits:
         (["--size=big"], "--size=big"),
         (["--max_images=-1"], "--max_images=-1"),
         (["--batch_size=0"], "--batch_size=0"),
+        (["--max_bad=2"], "--max_bad=2.0"),
         (["--output=/proc/nothing/card"], "--output=/proc/nothing/card cannot be written"),
+        ([*LAST, "--save_reference=/proc/no/a.npz"], "--save_reference=/proc/no/a.npz cannot be"),
+        ([*LAST, "--save_reference=/proc"], "--save_reference=/proc cannot be written"),
+        ([*LAST, "--cache=/proc/no"], "--cache=/proc/no/reference.npz cannot be written"),
     ],
 )
 def test_bad_arguments(fast, tmp_path, capsys, monkeypatch, arguments, words):

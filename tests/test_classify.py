@@ -120,6 +120,8 @@ class TestClassify:
             (["--labels=a,b", "--templates=none"], "--templates='none'"),
             (["--labels=a,b", "--top=0"], "--top=0"),
             (["--labels=a,b", "--input=none"], "--input=none"),
+            (["--labels=a,b", "--output=/proc/no/a.json"], "--output=/proc/no/a.json cannot be"),
+            (["--labels=a,b", "--output=/tmp", "--input=none"], "--output=/tmp cannot be written"),
         ],
     )
     def test_bad_arguments(self, model, folder, capsys, monkeypatch, arguments, words):
@@ -171,6 +173,7 @@ class TestRetrieve:
             (["--query=a", "--query= "], "--query is empty"),
             (["--query=a", "--top=0"], "--top=0"),
             (["--query=a", "--output=sheet"], "--output=sheet"),
+            (["--query=a", "--output=/proc/no/a.png", "--input=none"], "--output=/proc/no/a.png"),
             (["--query=a", "--input=none"], "--input=none"),
         ],
     )

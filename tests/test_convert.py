@@ -1,6 +1,7 @@
 """Weights between files, and every way a file can be wrong."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -246,6 +247,17 @@ class TestDifferences:
 
 
 class TestFiles:
+    @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+    def test_modes_follow_the_umask(self, weights, tmp_path, mask):
+        before = os.umask(mask)
+        try:
+            convert.convert(str(weights), str(tmp_path / "a.safetensors"))
+            convert.convert(str(weights), str(tmp_path / "hub"), format="hub")
+        finally:
+            os.umask(before)
+        for path in (tmp_path / "a.safetensors", *(tmp_path / "hub").iterdir()):
+            assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path
+
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nothing.pth"):
             convert.read(tmp_path / "nothing.pth")

@@ -99,6 +99,7 @@ def test_files(exported, weights):
     assert facts["platforms"] == ["cpu", "cuda", "tpu"]
     total = sum(leaf.size * 4 for leaf in jax.tree.leaves(tokenizer.params))
     text = sum(leaf.size * 4 for leaf in jax.tree.leaves(tokenizer.params["text_encoder"]))
+    assert len({path.stat().st_mode for path in exported.iterdir()}) == 1
     # the weights are beside the programs, and without the text tower
     assert (exported / "weights.safetensors").stat().st_size < total - text + 20_000
     assert (exported / "encode.jax").stat().st_size < total / 4

@@ -10,20 +10,17 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import re
+import secrets
 import shlex
 import shutil
 import sys
-import tempfile
 
 import jax
 import numpy as np
 from PIL import Image
 
-from unitok_jax import __version__, card_page, card_pictures, cluster, commands
-from unitok_jax.data.transforms import check_size
+from unitok_jax import __version__, card_page, card_pictures, cluster, commands, reference
 from unitok_jax.measuring import Measured, measure
-from unitok_jax.models.vitamin import STRIDE
 
 
 def main() -> None:
@@ -40,7 +37,7 @@ def main() -> None:
     add("--inception", default="", help="weights of Inception, for FID and IS; or seeded")
     add("--lpips", default="", help="weights of LPIPS; or seeded")
     add("--reference", default="", help=".npz with mu and sigma to compare with as well")
-    add("--save_reference", default="", help=".npz to write the originals' mu and sigma to")
+    add("--save_reference", type=pathlib.Path, help=".npz to write the originals' mu and sigma to")
     add("--cache", default="", help="folder of reference statistics; default: the user's cache")
     add("--labels", help="names of the data's classes: a,b,c, a file or imagenet")
     add("--templates", help="sentences with {}: a file, one sentence or imagenet")
@@ -59,13 +56,16 @@ def _run(args: argparse.Namespace) -> None:
     try:
         with cluster.together():
             if cluster.is_lead():
+                if args.save_reference:
+                    commands.check_writable(args.save_reference.expanduser(), "save_reference")
+                if args.inception:
+                    cache = reference.cache_folder(args.cache)
+                    commands.check_writable(cache / "reference.npz", "cache")
                 folder = _begin(args.output)
-        size = _size(args.size) if args.size else None
+        size = commands.image_size(args.size) if args.size else None
         found = measure(args, size)
         if cluster.is_lead():
             _write(folder, args, found)
-            # Readable by others, as a folder that was made in the ordinary way.
-            folder.chmod(0o777 & ~_umask())
             os.replace(folder, args.output)
             print(f"{args.output / 'card.html'}")
     finally:
@@ -77,6 +77,8 @@ def _check(args):
     for flag in ("max_images", "batch_size"):
         if getattr(args, flag) < (flag == "batch_size"):
             raise ValueError(f"--{flag}={getattr(args, flag)} must be positive")
+    if not 0 <= args.max_bad <= 1:
+        raise ValueError(f"--max_bad={args.max_bad} is a share of the images: give 0..1")
     for flag in ("reference", "save_reference"):
         if getattr(args, flag) and not args.inception:
             raise ValueError(f"--{flag} needs Inception: give its weights as --inception=FILE")
@@ -94,22 +96,11 @@ def _begin(output: pathlib.Path) -> pathlib.Path:
     try:
         parent = output.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
-        return pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=parent))
+        folder = parent / f".{output.name}.{secrets.token_hex(4)}"
+        folder.mkdir()
+        return folder
     except OSError as error:
         raise type(error)(f"--output={output} cannot be written: {error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise ValueError(f"--size={text}: expected N or HEIGHTxWIDTH")
-    return check_size((int(match[1]), int(match[2] or match[1])), STRIDE, "--size")
 
 
 def _write(folder: pathlib.Path, args, found: Measured) -> None:

@@ -45,6 +45,8 @@ def _run(args: argparse.Namespace) -> None:
     labels = label_set(args.labels, args.templates)
     if args.top < 1:
         raise ValueError(f"--top={args.top} must be at least 1")
+    if args.output:
+        commands.check_writable(args.output, "output")
     inputs = Inputs(args.input)
     tokenizer = commands.load_tokenizer(args)
     classes = tokenizer.class_features(labels.names, labels.templates)
@@ -57,7 +59,6 @@ def _run(args: argparse.Namespace) -> None:
             line = "  ".join(f"{name} {share:.1%}" for name, share in found.items())
             print(f"{results[-1]['name']}  {line}", flush=True)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 

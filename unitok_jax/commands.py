@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import pathlib
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
@@ -105,6 +107,22 @@ def image_size(text: str) -> tuple[int, int]:
     if not match:
         raise ValueError(f"--size={text}: expected N or HEIGHTxWIDTH")
     return check_size((int(match[1]), int(match[2] or match[1])), key="--size")
+
+
+def check_writable(path: pathlib.Path, flag: str) -> None:
+    """Refuses a file that cannot be written, before the work whose results it is for.
+
+    Raises:
+      OSError: it is a folder, or lies where nothing can be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder; name a file")
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise type(error)(f"--{flag}={path} cannot be written: {error}") from error
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,6 @@ import pathlib
 
 import jax
 import numpy as np
-import safetensors.numpy
 from ml_collections import ConfigDict
 
 from unitok_jax import (
@@ -85,7 +84,7 @@ def write(path, config: ConfigDict, params) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         metadata = {"args": json.dumps(torch_options.from_config(config))}
-        safetensors.numpy.save_file(torch_layout.to_torch(params), path, metadata)
+        weight_files.write_safetensors(torch_layout.to_torch(params), path, metadata)
     elif path.suffix in weight_files.TORCH:
         torch, args = weight_files.import_torch(path), torch_options.from_config(config)
         # A copy: torch cannot hold the read-only views of JAX arrays.
@@ -140,7 +139,7 @@ def _write_frozen(source, target, kind, state) -> str:
     state = frozen.public_state(kind, source, state)
     target.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
-    safetensors.numpy.save_file(arrays, target, {"kind": kind})
+    weight_files.write_safetensors(arrays, target, {"kind": kind})
     count = sum(array.size for array in arrays.values())
     return f"{target}: {frozen.NETWORKS[kind].what}, {count:,} parameters"
 
@@ -157,7 +156,7 @@ def _write_clip(source, target, state) -> str:
     unused = {name: why for name, (public, why) in names.items() if not public}
     target.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(state[name], order="C") for name in state}
-    safetensors.numpy.save_file(arrays, target, {"kind": "clip"})
+    weight_files.write_safetensors(arrays, target, {"kind": "clip"})
     lines = [
         f"{target}: {what}, {sum(array.size for array in arrays.values()):,} parameters",
         f"{len(names) - len(unused)} of {len(names)} arrays have a place in UniTok; what fits a "

@@ -174,7 +174,7 @@ class Evaluator:
         *,
         show: int = 0,
         what: str = "all",
-        leave_out: bool = False,
+        max_left_out: int | None = None,
     ) -> Pass:
         """Measures all images of a source, resized and centre-cropped. All processes call it.
 
@@ -188,18 +188,21 @@ class Evaluator:
             of these alone; 'features', of the images alone; 'dtypes', codes in float32 against
             bfloat16, which depend on the images per device: a batch of one each tells the same
             on any number of devices.
-          leave_out: whether an image that cannot be used is left out, instead of an error.
+          max_left_out: images that cannot be used are left out and not an error; where they are
+            more, the pass ends early, on all processes at the same batch.
 
         Raises:
           SampleError, OSError: an image cannot be used; the message names it.
         """
+        leave_out = max_left_out is not None
         networks = {kind: networks[kind] for kind in self.networks}
         found, rows = Pass(), {"image_features": [], "logits": [], "crc32": [], "positions": []}
-        begin, parts, shown = time.perf_counter(), [], 0
+        begin, parts, shown, unusable = time.perf_counter(), [], 0, 0
         outputs = self._outputs(params, networks, source, data, batch_size, what, leave_out, found)
         with contextlib.closing(outputs):
             for number, (out, kept) in enumerate(outputs):
                 mask = out["mask"]
+                unusable += min(batch_size, len(source) - number * batch_size) - int(mask.sum())
                 self._add(found, out, mask)
                 rows["positions"].append(number * batch_size + np.flatnonzero(mask))
                 for key in rows.keys() & out.keys():
@@ -211,6 +214,8 @@ class Evaluator:
                     first = jax.device_get(self._first_rows(kept, last))
                     parts.append({key: value[mask[:last]] for key, value in first.items()})
                     shown += missing
+                if leave_out and unusable > max_left_out:
+                    break
         found.shown = Shown(parts) if parts else None
         joined = {key: np.concatenate(value) for key, value in rows.items() if value}
         found.positions, found.image_features = joined["positions"], joined.get("image_features")

@@ -14,12 +14,10 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import nnx
 from jax import export
 
-from unitok_jax import commands, differences
+from unitok_jax import commands, differences, weight_files
 from unitok_jax.data.transforms import to_float
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
@@ -114,10 +112,10 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
     try:
         for name, program in exported.items():
             (folder / f"{name}.jax").write_bytes(program.serialize())
-        safetensors.numpy.save_file(weights, folder / "weights.safetensors")
+        weight_files.write_safetensors(weights, folder / "weights.safetensors")
         (folder / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
         shutil.copyfile(_EXAMPLE, folder / "example.py")
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         for file in folder.iterdir():  # it was empty: the same command may try again
             file.unlink()
         raise OSError(f"--output={folder} cannot be written: {error}") from error

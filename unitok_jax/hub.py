@@ -6,7 +6,6 @@ import re
 
 import jax
 import numpy as np
-import safetensors.numpy
 from ml_collections import ConfigDict
 
 from unitok_jax import differences, stored, torch_layout, torch_options, weight_files
@@ -113,7 +112,7 @@ def write(folder, config: ConfigDict, params) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=2)
     (folder / CONFIG).write_text(text + "\n")
-    safetensors.numpy.save_file(state, folder / WEIGHTS, metadata)
+    weight_files.write_safetensors(state, folder / WEIGHTS, metadata)
     (folder / "README.md").write_text(_card(config, params))
 
 

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 
 from unitok_jax import card_pictures, cluster, commands, frozen, reference, sharding
-from unitok_jax.data.health import Health
 from unitok_jax.data.labels import label_set
-from unitok_jax.data.records import LabelledSource, SampleError, Tally
+from unitok_jax.data.records import LabelledSource, Tally
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.subset import subset
@@ -77,12 +76,13 @@ class _Job:
         self.hash, self.config = tokenizer.hash, tokenizer.config
         self.size = size or tokenizer.image_size
         self.data = commands.data(args, tokenizer, self.size, max_bad=args.max_bad)
-        self.source = self._open(self.data, args.max_images)
+        self.max_bad = args.max_bad
+        self.source, self.left_out = self._open("data", args.data, self.data, args.max_images)
         self.probe = None
         if args.probe:
             keys = {key: self.data[key] for key in ("image_size", "context_length", "num_threads")}
             self.probe_data = data_config(args.probe, num_workers=args.num_workers, **keys)
-            self.probe = self._open(self.probe_data, 0)
+            self.probe, _ = self._open("probe", args.probe, self.probe_data, 0)
         self.labels = self._labels(args)
         networks = {
             kind: frozen.load(kind, path, "float32", key=f"--{kind}", turn_off=f"no --{kind}")[1]
@@ -99,11 +99,20 @@ class _Job:
         self.batch_size = self.evaluator.batch_size(args.batch_size, len(self.source))
         self.text = not args.no_text and self.config.model.text.vocab_size > END_OF_TEXT
 
-    @staticmethod
-    def _open(data, most):
+    def _open(self, flag, value, data, most):
+        """A source, and what it left out when it was opened."""
         source = open_source(data, require_captions=False)
-        Health(data.max_bad).check_source(source)
-        return subset(source, range(min(len(source), most))) if most else source
+        left_out = getattr(source, "tally", Tally())
+        self._check(left_out, len(source) + left_out.total, flag, value)
+        return subset(source, range(min(len(source), most))) if most else source, left_out
+
+    def _check(self, bad: Tally, count, flag, value):
+        if bad.total > self.max_bad * count:
+            raise ValueError(
+                f"{bad.total} images of --{flag}={value} cannot be used, more than "
+                f"--max_bad={self.max_bad} allows; mend or remove them, or give a larger share, as "
+                f"--max_bad=0.01 for one image in 100:\n{bad}"
+            )
 
     def _labels(self, args):
         """(names, templates) of the classes, or None; checks what belongs to labels."""
@@ -147,6 +156,19 @@ class _Job:
             self.params, self.networks, source, data or self.data, batch_size, **options
         )
 
+    def run_usable(self, flag, value, source, data=None, **options) -> tuple[Pass, Tally]:
+        """A pass over the images that can be used, and what all processes left out.
+
+        Which rows of a batch were read is known to all, so that none waits for one that gave up.
+        """
+        most = int(self.max_bad * len(source))
+        found, left_out = self.run(source, data, max_left_out=most, **options), Tally()
+        left_out.update(map(Tally.from_json, cluster.from_all(found.left_out.to_json())))
+        self._check(left_out, len(source), flag, value)
+        if not len(found.positions):
+            raise ValueError(f"--{flag}={value}: none of its images can be used")
+        return found, left_out
+
     def encode(self, texts) -> np.ndarray:
         tokens = Tokenizer(self.data.context_length)(texts)
         return self.evaluator.encode_text(self.params, tokens, self.batch_size)
@@ -172,15 +194,8 @@ def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
         | {f"weights of {kind}": value for kind, value in job.digests.items()}
     )
     what = "rebuilt" if fid.known else "all"
-    try:
-        found = job.run(job.source, what=what, leave_out=args.max_bad > 0)
-    except SampleError as error:
-        raise ValueError(f"{error}; --max_bad=0.01 would leave out one image in 100") from error
-    left_out = Tally()
-    left_out.update(map(Tally.from_json, cluster.from_all(found.left_out.to_json())))
-    Health(args.max_bad).check(left_out, len(job.source))
-    if not len(found.positions):
-        raise ValueError(f"--data={args.data}: none of its images can be used")
+    found, left_out = job.run_usable("data", args.data, job.source, what=what)
+    left_out.update([job.left_out])
     if left_out.total:
         notes.warn(f"{left_out.total} images were left out")
     source = subset(job.source, found.positions.tolist())
@@ -225,7 +240,7 @@ class _Fid:
 
     def __init__(self, args, job: _Job, notes: Notes):
         self._job, self._args, self._notes = job, args, notes
-        self.known, self.given, self.hash = None, None, ""
+        self.known, self.given, self.statistics = None, None, {}
         if not args.inception or len(job.source) < 2:
             return
         self._facts = {
@@ -236,6 +251,7 @@ class _Fid:
         }
         if args.reference:
             self.given, facts = reference.read(args.reference)
+            self._tell("reference", args.reference, self.given)
             reference.check(args.reference, facts, self._facts)
             if not facts:
                 notes.warn(f"--reference={args.reference} does not say what it was made with")
@@ -272,9 +288,10 @@ class _Fid:
             originals = found.originals.result()
         if self.known != found.digest:
             self._save(originals, found.digest)
-        self.hash = found.digest
         if not cluster.is_lead():
             return {}
+        cached = self.known == found.digest
+        self._tell("originals", "cached" if cached else "of this pass", originals)
         if self._args.save_reference:
             facts = self._facts | {"digest": found.digest}
             reference.write(self._args.save_reference, originals, facts)
@@ -294,6 +311,11 @@ class _Fid:
         names = ("inception_score", "inception_score_std")
         scores = inception_score(found.logits, _SPLITS, shuffle_seed=_SHUFFLE)
         return out | dict(zip(names, scores, strict=True))
+
+    def _tell(self, what, origin, moments):
+        """Notes the hash of mu and sigma, float64, by which two cards' references compare."""
+        value = digest([moments.mean, moments.covariance])
+        self.statistics[f"{what}_statistics"] = f"{origin}, sha256 {value}"
 
     def _save(self, originals, pixels):
         if cluster.is_lead():
@@ -333,10 +355,14 @@ def _probe(args, job, source, found, notes) -> Mapping[str, float]:
         how = "Give --probe=labelled:PATH, training images of the classes of --data."
         notes.skip("linear probe", "no training images were named", how)
         return {}
-    train = job.run(job.probe, job.probe_data, what="features")
+    train, left_out = job.run_usable(
+        "probe", args.probe, job.probe, job.probe_data, what="features"
+    )
+    if left_out.total:
+        notes.warn(f"{left_out.total} images of --probe were left out")
     return linear_probe(
         train.image_features,
-        _labels(job.probe),
+        _labels(job.probe)[train.positions],
         found.image_features,
         _labels(source),
         len(source.class_names),
@@ -360,7 +386,7 @@ def _provenance(args, job, found, fid) -> dict[str, Any]:
         "checkpoint": args.checkpoint,
         "tokenizer_hash": job.hash,
         "dtype": job.config.model.dtype,
-        "reference": args.reference or "-",
+        **fid.statistics,
         **{
             f"{kind}_weights": f"{getattr(args, kind)}, sha256 {value}"
             for kind, value in job.digests.items()

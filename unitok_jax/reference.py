@@ -7,7 +7,7 @@ them; ours also hold `count` and `facts`, where they come from.
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 import zlib
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ def write(path: str | os.PathLike, moments: Moments, facts: dict[str, Any]) -> N
       moments: of pool3.
       facts: JSON values; `COMPARED` among them.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-        try:
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as file:
             np.savez(
                 file,
                 mu=moments.mean,
@@ -41,10 +42,9 @@ def write(path: str | os.PathLike, moments: Moments, facts: dict[str, Any]) -> N
                 count=moments.count,
                 facts=json.dumps(facts),
             )
-            file.close()
-            os.replace(file.name, path)
-        finally:
-            Path(file.name).unlink(missing_ok=True)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike) -> tuple[Moments, dict[str, Any]]:

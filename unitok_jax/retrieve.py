@@ -64,6 +64,8 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--top={args.top} must be at least 1")
     if args.output and args.output.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"--output={args.output} is no kind of picture; for example sheet.png")
+    if args.output:
+        commands.check_writable(args.output, "output")
     inputs = Inputs(args.input)
     tokenizer = commands.load_tokenizer(args)
     found = retrieve(tokenizer, inputs, args.query, args.top)
@@ -76,7 +78,6 @@ def _run(args: argparse.Namespace) -> None:
             _row(inputs, tokenizer.image_size, query, nearest)
             for query, nearest in zip(args.query, found, strict=True)
         ]
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(tile(rows, height=len(rows))).save(args.output)
         print(args.output)
 

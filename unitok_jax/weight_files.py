@@ -1,6 +1,7 @@
 """Named arrays in .safetensors and PyTorch files. Nothing in a file is ever executed."""
 
 import json
+import os
 import pathlib
 import pickle
 import zipfile
@@ -39,6 +40,22 @@ def read_state(path) -> tuple[dict | None, dict[str, np.ndarray]]:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): array for name, array in state.items()}
     return args, state
+
+
+def write_safetensors(arrays: Mapping[str, np.ndarray], path, metadata=None) -> None:
+    """Writes name -> array, C-contiguous, as a file whose mode follows the umask.
+
+    Raises:
+      OSError: it cannot be written; the disk may be full.
+    """
+    try:
+        safetensors.numpy.save_file(dict(arrays), path, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    # It was made by the library for its owner alone, and nobody else could be served from it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    pathlib.Path(path).chmod(0o666 & ~mask)
 
 
 def kinds() -> str:

@@ -79,13 +79,17 @@ def frechet_distance(a: Moments, b: Moments) -> float:
             f"moments of {len(a.mean)} and of {len(b.mean)} features have no distance: they must "
             "come from one network"
         )
-    product = _root(a.covariance) @ _root(b.covariance)
+    product = _root(a.covariance).T @ _root(b.covariance)
     overlap = np.linalg.svd(product, compute_uv=False).sum()
     spread = np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap
     return max(float(((a.mean - b.mean) ** 2).sum() + spread), 0.0)
 
 
 def _root(covariance):
-    """The symmetric square root; rounding makes zero eigenvalues slightly negative."""
+    """R (D, rank) with R R^T = C; fewer images than features leave it only as many columns.
+
+    Its products have the singular values of those of the symmetric root, V R^T.
+    """
     values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    kept = values > len(values) * np.finfo(values.dtype).eps * max(values[-1], 0.0)
+    return vectors[:, kept] * np.sqrt(values[kept])
