@@ -13,7 +13,8 @@ PACKAGE = ROOT / "unitok_jax"
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
     "__init__": {"data", "tokenizer"},
-    "main": {"cluster", "fit", "membership", "train"},
+    "main": {"cluster", "compilation_cache", "fit", "membership", "train"},
+    "compilation_cache": set(),
     "membership": set(),
     "cluster": {"membership"},
     "train": {
@@ -99,7 +100,14 @@ ARROWS = {
         "weight_files",
     },
     "tokenizer": {"convert", "data", "evaluate", "models", "stored"},
-    "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
+    "commands": {
+        "cluster",
+        "compilation_cache",
+        "data",
+        "membership",
+        "tokenizer",
+        "torch_options",
+    },
     "tokenize": {"commands", "data", "models"},
     "detokenize": {"commands", "data", "models"},
     "export": {"commands", "data", "differences", "models"},
