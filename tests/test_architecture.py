@@ -167,6 +167,10 @@ OUTSIDE = {
 }
 
 
+# tensorboardX is here because it imports PyTorch where that is installed
+SLOW = ("torch", "tensorboardX", "tensorflow", "gradio", "skimage", "pyarrow", "scipy")
+
+
 def room(path):
     if path == PACKAGE / "evaluate" / "__main__.py":  # a door, not one of the measures
         return "evaluate/__main__"
@@ -224,6 +228,41 @@ def test_the_core_needs_neither_torch_nor_tensorflow():
 
 def test_importing_the_package_loads_no_jax():
     code = "import sys, unitok_jax; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+HELP = [  # main and the data's commands tell their flags without JAX, the others not
+    ("convert", ()),
+    ("classify", ()),
+    ("demo", ()),
+    ("detokenize", ()),
+    ("evaluate", ()),
+    ("export", ()),
+    ("goodput", ("flax", "orbax", "grain")),
+    ("main", ("jax", "numpy", "grain", "orbax")),
+    ("reconstruct", ("grain",)),
+    ("retrieve", ("grain", "orbax")),
+    ("tokenize", ()),
+    ("data.pack", ("jax", "flax", "grain", "orbax")),
+    ("data.preview", ("jax", "flax", "grain", "orbax")),
+]
+
+
+@pytest.mark.parametrize(("command", "more"), HELP, ids=[command for command, _ in HELP])
+def test_help_does_not_wait_for_what_it_does_not_need(command, more):
+    code = (
+        "import runpy, sys\n"
+        f"for name in {(*SLOW, *more)}: sys.modules[name] = None\n"
+        f"runpy.run_module('unitok_jax.{command}', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert "--help" in done.stdout and not done.stderr  # absl's ends with 1
+
+
+def test_loading_a_tokenizer_does_not_wait_for_what_it_does_not_need():
+    code = f"import sys\nfor name in {(*SLOW, 'grain', 'cv2')}: sys.modules[name] = None\n"
+    code += "import unitok_jax; unitok_jax.load"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
