@@ -257,7 +257,7 @@ def test_help_does_not_wait_for_what_it_does_not_need(command, more):
     )
     command = [sys.executable, "-c", code, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert "--help" in done.stdout and not done.stderr  # absl's ends with 1
+    assert done.returncode in (0, 1) and done.stdout and not done.stderr  # 1 is absl's
 
 
 def test_loading_a_tokenizer_does_not_wait_for_what_it_does_not_need():
