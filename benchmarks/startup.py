@@ -63,19 +63,24 @@ def measure(config: str = "tiny", rounds: int = 1) -> dict[str, float]:
     Returns:
       name -> seconds on the wall clock, and `name, CPU` -> seconds of CPU over all threads.
     """
-    rows = [_once(config) for _ in range(rounds)]
-    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    numbers = {}
+    for _ in range(rounds):
+        for name, wall, used in _once(config):
+            print(f"{name}: {wall:.2f} s, {used:.2f} s of CPU", file=sys.stderr, flush=True)
+            numbers.setdefault(name, []).append(wall)
+            numbers.setdefault(f"{name}, CPU", []).append(used)
+    return {name: statistics.median(seconds) for name, seconds in numbers.items()}
 
 
 def _once(config):
-    numbers = {}
+    """Yields names, seconds on the wall clock and seconds of CPU."""
     with tempfile.TemporaryDirectory() as folder:
         weights = str(pathlib.Path(folder) / "weights.safetensors")
         environment = {k: v for k, v in os.environ.items() if "COMPILATION_CACHE" not in k}
         environment["XDG_CACHE_HOME"] = str(pathlib.Path(folder) / "cache")
 
         def python(name, code):
-            numbers[name], numbers[f"{name}, CPU"] = map(float, run(code, environment).split()[-2:])
+            return name, *map(float, run(code, environment).split()[-2:])
 
         def run(code, env):
             command = [sys.executable, "-c", code, weights, config]
@@ -84,21 +89,22 @@ def _once(config):
             ).stdout
 
         run(_WEIGHTS, environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"})
-        python("import unitok_jax", f"{_NEWS}import unitok_jax{_TOLD}")
-        python("import unitok_jax.tokenizer", f"{_NEWS}import unitok_jax.tokenizer{_TOLD}")
+        yield python("import unitok_jax", f"{_NEWS}import unitok_jax{_TOLD}")
+        yield python("import unitok_jax.tokenizer", f"{_NEWS}import unitok_jax.tokenizer{_TOLD}")
         encoded = f"{_ENCODE}{_NEWS}tokenizer.encode(images){_TOLD}"
-        python(
+        yield python(
             "load", f"import sys, unitok_jax.tokenizer\n{_NEWS}unitok_jax.load(sys.argv[1]){_TOLD}"
         )
         for state in ("cold", "warm"):
-            python(f"first encode, {state}", encoded)
+            yield python(f"first encode, {state}", encoded)
         for state in ("cold", "warm"):
-            python(f"compile of the train step, {state}", f"{_STEP}{_NEWS}lowered.compile(){_TOLD}")
+            yield python(
+                f"compile of the train step, {state}", f"{_STEP}{_NEWS}lowered.compile(){_TOLD}"
+            )
         environment["XDG_CACHE_HOME"] = str(pathlib.Path(folder) / "cache_of_main")
         for state in ("cold", "warm"):
-            name = f"main until its first step is done, {state}"
-            numbers[name], numbers[f"{name}, CPU"] = _first_step(config, folder, state, environment)
-    return numbers
+            times = _first_step(config, folder, state, environment)
+            yield f"main until its first step is done, {state}", *times
 
 
 def _first_step(config, folder, state, environment):

@@ -160,15 +160,16 @@ def test_a_killed_run_goes_on_bit_for_bit_with_programs_from_the_disk(
     environment, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(os, "environ", environment)
+    plain = "--config.loss.perceptual=0.0", "--config.frozen.lpips="
     folder = tmp_path / "killed"
-    killed = Job(tmp_path / "first", folder, 1, 1)
+    killed = Job(tmp_path / "first", folder, 1, 1, *plain)
     killed.wait_for_step(folder, 5)
     killed.kill()
     assert entries(tmp_path / "home")
-    resumed = Job(tmp_path / "second", folder, 1, 1)
+    resumed = Job(tmp_path / "second", folder, 1, 1, *plain)
     assert resumed.wait() == [0], resumed.output()
     assert "resumed" in resumed.output()
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-    alone = Job(tmp_path / "third", tmp_path / "alone", 1, 1)
+    alone = Job(tmp_path / "third", tmp_path / "alone", 1, 1, *plain)
     assert alone.wait() == [0], alone.output()
     assert compare(tmp_path / "alone", folder, 8) == []
