@@ -13,7 +13,8 @@ PACKAGE = ROOT / "unitok_jax"
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
     "__init__": {"data", "tokenizer"},
-    "main": {"cluster", "fit", "membership", "train"},
+    "main": {"cluster", "compilation_cache", "fit", "membership", "train"},
+    "compilation_cache": set(),
     "membership": set(),
     "cluster": {"membership"},
     "train": {
@@ -99,7 +100,14 @@ ARROWS = {
         "weight_files",
     },
     "tokenizer": {"convert", "data", "evaluate", "models", "stored"},
-    "commands": {"cluster", "data", "membership", "tokenizer", "torch_options"},
+    "commands": {
+        "cluster",
+        "compilation_cache",
+        "data",
+        "membership",
+        "tokenizer",
+        "torch_options",
+    },
     "tokenize": {"commands", "data", "models"},
     "detokenize": {"commands", "data", "models"},
     "export": {"commands", "data", "differences", "models", "weight_files"},
@@ -156,6 +164,10 @@ OUTSIDE = {
     "evaluate": {"numpy", "scipy"},
     "editing": {"numpy"},
 }
+
+
+# tensorboardX is here because it imports PyTorch where that is installed
+SLOW = ("torch", "tensorboardX", "tensorflow", "gradio", "skimage", "pyarrow", "scipy")
 
 
 def room(path):
@@ -215,6 +227,41 @@ def test_the_core_needs_neither_torch_nor_tensorflow():
 
 def test_importing_the_package_loads_no_jax():
     code = "import sys, unitok_jax; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+HELP = [  # main and the data's commands tell their flags without JAX, the others not
+    ("convert", ()),
+    ("classify", ()),
+    ("demo", ()),
+    ("detokenize", ()),
+    ("evaluate", ()),
+    ("export", ()),
+    ("goodput", ("flax", "orbax", "grain")),
+    ("main", ("jax", "numpy", "grain", "orbax")),
+    ("reconstruct", ("grain",)),
+    ("retrieve", ("grain", "orbax")),
+    ("tokenize", ()),
+    ("data.pack", ("jax", "flax", "grain", "orbax")),
+    ("data.preview", ("jax", "flax", "grain", "orbax")),
+]
+
+
+@pytest.mark.parametrize(("command", "more"), HELP, ids=[command for command, _ in HELP])
+def test_help_does_not_wait_for_what_it_does_not_need(command, more):
+    code = (
+        "import runpy, sys\n"
+        f"for name in {(*SLOW, *more)}: sys.modules[name] = None\n"
+        f"runpy.run_module('unitok_jax.{command}', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode in (0, 1) and done.stdout and not done.stderr  # 1 is absl's
+
+
+def test_loading_a_tokenizer_does_not_wait_for_what_it_does_not_need():
+    code = f"import sys\nfor name in {(*SLOW, 'grain', 'cv2')}: sys.modules[name] = None\n"
+    code += "import unitok_jax; unitok_jax.load"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

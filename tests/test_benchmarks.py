@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import ablation
+from benchmarks import ablation, startup
 from unitok_jax import flops
 
 
@@ -38,6 +38,17 @@ def test_the_table_of_the_ablation():
     table = ablation.report(records).splitlines()
     assert table[2].startswith("| `books8` | 2 | 21.000 \u00b1 1.414 | \u2013 ")
     assert table[3].startswith("| `contrastive` | 1 | \u2013 | \u2013 | 0.000 |")
+
+
+def test_the_table_of_the_start():
+    numbers = {
+        "load": 1.234,
+        "load, CPU": 0.5,
+        "first encode, cold": 20,
+        "first encode, cold, CPU": 4,
+    }
+    rows = startup.table(numbers).splitlines()
+    assert rows[2:] == ["| load | 1.23 | 0.50 |", "| first encode, cold | 20.00 | 4.00 |"]
 
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS)

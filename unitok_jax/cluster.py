@@ -65,11 +65,16 @@ def connect(member: Member | None, timeout: int) -> None:
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
     alarm.cancel()
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+    if jax.process_count() > 1 and (
         # XLA keeps the collectives of a CPU program in one order, which all processes share, but
         # not those of a program that it reads from the cache: independent ones then run in any
         # order, and Gloo, which knows messages by their order alone, ends a process with
         # "op.preamble.length <= op.nbytes".
+        jax.default_backend() == "cpu"
+        # JAX writes on process 0 alone: where each host has a disk of its own, only that one would
+        # read what the others compile, and some compilers divide their work among processes.
+        or not os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    ):
         jax.config.update("jax_enable_compilation_cache", False)
     log.info(
         "process %d of %d, %d of %d devices",

@@ -155,12 +155,14 @@ def connect(args: argparse.Namespace) -> None:
 def run(work: Callable[[], None]) -> None:
     """Does a command's work; what is wrong with its input ends as one line.
 
-    Exit codes: 2, and 1 if the same command may work later.
+    What it compiles is kept for later commands. Exit codes: 2, and 1 if the same command may work
+    later.
     """
-    from unitok_jax import cluster
+    from unitok_jax import cluster, compilation_cache
 
     with cluster.Departure():
         try:
+            compilation_cache.enable()
             work()
         except (ValueError, OSError, ImportError, cluster.TryAgainError) as error:
             print(f"error: {error}", file=sys.stderr)

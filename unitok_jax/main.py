@@ -79,8 +79,9 @@ def _compile() -> None:
 
 
 def _train() -> None:
-    from unitok_jax import cluster, membership, train
+    from unitok_jax import cluster, compilation_cache, membership, train
 
+    compilation_cache.enable()
     member = membership.find(
         CLUSTER.value,
         os.environ,

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 from etils import epath
 from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from unitok_jax.editing import error_picture
@@ -54,6 +53,9 @@ class Writer:
         self._file = Lines(folder / "metrics.jsonl", keep)
         self._board = None
         if tensorboard:
+            # It imports PyTorch where that is installed: seconds, for commands that draw pictures.
+            from tensorboardX import SummaryWriter
+
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
