@@ -166,7 +166,7 @@ class TestCompile:
             ({"sizes": [60]}, "60 is not a positive multiple"),
             ({"methods": ["encode", "embed"]}, "'embed'.*choose from"),
             ({"batch_sizes": [3]}, r"\[3\]: choose from \(1, 2\)"),
-            ({"sizes": [(16, 16 * n) for n in range(1, 70)]}, "69 sizes x 2 methods are over 128"),
+            ({"sizes": [(16, 16 * n) for n in range(1, 34)]}, "33 sizes x 2 methods are over 64"),
         ],
     )
     def test_bad_arguments(self, tokenizer, arguments, words):

@@ -14,7 +14,7 @@ from unitok_jax.models.unitok import abstract_model
 
 METHODS = ("encode", "decode", "encode_image", "encode_text")
 # Pairs of a method and a size of image that are kept; of more, the longest unused are dropped.
-PROGRAMS = 128
+PROGRAMS = 64
 
 
 class CompiledModel:
