@@ -64,6 +64,7 @@ class TestShapes:
 
     def test_the_oldest_does_not_wait_longer_than_the_window(self):
         assert self.groups([1, 2, 2, 2, 2, 1], 9, 4) == [[0], [1, 2, 3, 4], [5]]
+        assert self.groups([1, 2, 2, 2, 1], 9, 4) == [[0], [1, 2, 3], [4]]
         assert self.groups([1, 2, 3], 9, 1) == [[0], [1], [2]]
 
     def test_another_dtype_is_another_group(self):
