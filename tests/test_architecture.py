@@ -99,7 +99,19 @@ ARROWS = {
         "torch_layout",
         "weight_files",
     },
-    "tokenizer": {"convert", "data", "evaluate", "models", "stored"},
+    "arguments": {"data", "models"},
+    "batching": set(),
+    "compiled": {"batching", "models"},
+    "tokenizer": {
+        "arguments",
+        "batching",
+        "compiled",
+        "convert",
+        "data",
+        "evaluate",
+        "models",
+        "stored",
+    },
     "commands": {
         "cluster",
         "compilation_cache",
@@ -110,7 +122,7 @@ ARROWS = {
     },
     "tokenize": {"commands", "data", "models"},
     "detokenize": {"commands", "data", "models"},
-    "export": {"commands", "data", "differences", "models", "weight_files"},
+    "export": {"commands", "compiled", "differences", "models", "weight_files"},
     "export_example": set(),
     "classify": {"commands", "data"},
     "retrieve": {"commands", "data", "metrics"},
@@ -155,6 +167,9 @@ ARROWS = {
 }
 # what a room may import from outside, where that is part of its promise
 OUTSIDE = {
+    "arguments": {"numpy"},
+    "batching": {"jax", "numpy"},
+    "compiled": {"jax", "flax", "numpy"},
     "models": {"jax", "flax", "numpy"},
     "losses": {"jax", "optax"},
     "measures": {"jax"},

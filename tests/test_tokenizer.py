@@ -1,6 +1,8 @@
 """The user's API."""
 
+import gc
 import pickle
+import re
 
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import parity
 import unitok_jax
+from unitok_jax import compiled
 from unitok_jax.tokenizer import Codes
 
 
@@ -88,15 +91,197 @@ class TestFeatures:
             tokenizer.encode_text([3])
 
 
-def test_batches_of_any_size_compile_once(weights, images):
-    tokenizer = unitok_jax.load(weights, batch_size=2)
-    alone = [tokenizer.encode(images[i : i + 1]) for i in range(2)]
-    for count in (1, 2, 3, 5):
-        batch = np.resize(images, (count, 64, 64, 3))
-        codes = tokenizer.encode(batch)
-        np.testing.assert_array_equal(codes, np.concatenate([alone[i % 2] for i in range(count)]))
-        tokenizer.decode(codes)
-    assert tokenizer._encode._cache_size() == tokenizer._decode._cache_size() == 1
+def programs():
+    """How many the process holds."""
+    gc.collect()
+    return len(jax.local_devices()[0].client.live_executables())
+
+
+class TestSizesOfBatches:
+    def test_are_few(self, weights, images):
+        tokenizer = unitok_jax.load(weights, batch_size=5)
+        assert tokenizer.batch_sizes == (1, 2, 4, 5)
+        alone = [tokenizer.encode(images[i : i + 1]) for i in range(2)]
+        for count in (1, 2, 3, 4, 5, 6, 13):
+            batch = np.resize(images, (count, 64, 64, 3))
+            codes = tokenizer.encode(batch)
+            np.testing.assert_array_equal(
+                codes, np.concatenate([alone[i % 2] for i in range(count)])
+            )
+        assert tokenizer.compiled._program("encode", (64, 64, 3), None)._cache_size() == 4
+
+    def test_only_the_rest_is_padded_and_only_so_far(self, weights, images):
+        """Nothing larger than what holds the images is compiled."""
+        tokenizer = unitok_jax.load(weights, batch_size=32)
+        codes = tokenizer.encode(images[:1])
+        assert tokenizer.decode(codes).shape == (1, 64, 64, 3)
+        for method, row, grid in (
+            ("encode", (64, 64, 3), None),
+            ("decode", codes.shape[1:], codes.grid),
+        ):
+            program = tokenizer.compiled._program(method, row, grid)
+            assert program._cache_size() == 1
+            one = np.zeros((1, *row), np.float32 if method == "encode" else np.int32)
+            tokenizer.compiled.start(method, one, 1, grid)
+            assert program._cache_size() == 1
+            tokenizer.compiled.start(method, one, 2, grid)
+            assert program._cache_size() == 2
+
+    def test_programs_long_unused_are_dropped(self, weights, monkeypatch):
+        monkeypatch.setattr(compiled, "PROGRAMS", 2)
+        tokenizer = unitok_jax.load(weights, batch_size=1)
+        sizes = [(16, 16 * n) for n in range(1, 7)]
+        tokenizer.encode(np.zeros((1, *sizes[0], 3), np.float32))
+        tokenizer.encode(np.zeros((1, *sizes[1], 3), np.float32))
+        held = programs()
+        for size in sizes[2:]:
+            tokenizer.encode(np.zeros((1, *size, 3), np.float32))
+        assert programs() == held
+
+
+class TestCompile:
+    def test_nothing_is_left_to_compile(self, weights, images):
+        tokenizer = unitok_jax.load(weights, batch_size=4)
+        tokenizer.compile([64, (32, 48)], ["encode", "decode", "encode_image"])
+        held = programs()
+        for count in (1, 2, 3, 4, 7):
+            tokenizer.reconstruct(np.resize(images, (count, 64, 64, 3)))
+        wide = np.zeros((1, 32, 48, 3), np.uint8)
+        tokenizer.encode_image(wide)
+        list(tokenizer.encode_batches([wide]))
+        tokenizer.decode(tokenizer.encode(wide.astype(np.float32)))
+        assert programs() == held
+        tokenizer.encode(np.zeros((1, 48, 32, 3), np.uint8))
+        assert programs() > held
+
+    def test_by_default_the_models_size(self, weights):
+        tokenizer = unitok_jax.load(weights, batch_size=2)
+        tokenizer.compile(batch_sizes=[2])
+        program = tokenizer.compiled._program("encode", (*tokenizer.image_size, 3), None)
+        assert program._cache_size() == 1
+
+    @pytest.mark.parametrize(
+        "arguments, words",
+        [
+            ({"sizes": [60]}, "60 is not a positive multiple"),
+            ({"methods": ["encode", "embed"]}, "'embed'.*choose from"),
+            ({"batch_sizes": [3]}, r"\[3\]: choose from \(1, 2\)"),
+            ({"sizes": [(16, 16 * n) for n in range(1, 34)]}, "33 sizes x 2 methods are over 64"),
+        ],
+    )
+    def test_bad_arguments(self, tokenizer, arguments, words):
+        with pytest.raises(ValueError, match=words):
+            tokenizer.compile(**arguments)
+
+
+class TestImagesOfManySizes:
+    @pytest.fixture
+    def pictures(self):
+        rng = np.random.default_rng(3)
+        sizes = [(32, 32), (32, 48), (32, 32), (48, 32), (32, 48), (32, 32), (32, 32), (32, 48)]
+        pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+        pictures[3] = pictures[3].astype(np.float32) / 127.5 - 1
+        return pictures
+
+    @pytest.mark.parametrize("window", [None, 1, 3])
+    def test_codes_are_those_of_each_in_order(self, tokenizer, pictures, window):
+        found = list(tokenizer.encode_each(iter(pictures), window))
+        assert len(found) == len(pictures)
+        for codes, picture in zip(found, pictures, strict=True):
+            assert codes.grid == (picture.shape[0] // 16, picture.shape[1] // 16)
+            np.testing.assert_array_equal(codes, tokenizer.encode(picture[None]))
+            assert tokenizer.decode(codes).shape == (1, *picture.shape)
+        assert list(tokenizer.encode_each([])) == []
+
+    def test_a_bad_one_is_named_after_the_codes_before_it(self, tokenizer, pictures):
+        for bad, kind, words in (
+            (np.zeros((30, 32, 3), np.uint8), ValueError, "image 4: .*30 is not a positive"),
+            (np.zeros((32, 32), np.uint8), ValueError, r"image 4 .*\(32, 32\): .*\(H, W, 3\)"),
+            (np.zeros((32, 32, 3), int), TypeError, "image 4: .*int64"),
+        ):
+            found = []
+            with pytest.raises(kind, match=words):
+                for codes in tokenizer.encode_each([*pictures[:4], bad, *pictures[4:]]):
+                    found.append(codes)
+            assert [codes.grid for codes in found] == [(2, 2), (2, 3), (2, 2), (3, 2)]
+
+    def test_an_iterator_is_not_read_far_ahead(self, tokenizer, pictures):
+        read = 0
+
+        def endless():
+            nonlocal read
+            while True:
+                yield pictures[read == 0]  # the first has a size of its own
+                read += 1
+
+        codes = tokenizer.encode_each(endless(), window=5)
+        for given in range(1, 20):
+            next(codes)
+            assert read - given <= 10
+
+    def test_window(self, tokenizer):
+        with pytest.raises(ValueError, match="window=0"):
+            next(tokenizer.encode_each([], window=0))
+
+
+def test_a_buffer_may_be_used_again_while_its_images_are_in_work(tokenizer, pictures):
+    """`device_put` shares the memory of an aligned array on a CPU."""
+    memory = np.zeros(2 * 64 * 64 * 3 * 4 + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    buffer = memory[start : start + memory.size - 64].view(np.float32).reshape(2, 64, 64, 3)
+
+    def batches():
+        for start in (0, 2):
+            buffer[...] = pictures[start : start + 2]
+            yield buffer
+            buffer[...] = 0
+
+    found = np.concatenate(list(tokenizer.encode_batches(batches())))
+    np.testing.assert_array_equal(found, tokenizer.encode(pictures))
+
+
+class TestPixels:
+    def test_are_the_hosts_floats_to_the_last_bit(self):
+        grey = np.arange(256, dtype=np.uint8)
+        host = grey.astype(np.float32) / 127.5 - 1
+        for on_device in (compiled.to_float(grey), jax.jit(compiled.to_float)(grey)):
+            np.testing.assert_array_equal(on_device, host)
+            assert on_device.dtype == np.float32
+
+    def test_go_to_the_devices_as_bytes(self, tokenizer, images, monkeypatch):
+        placed = []
+        put = jax.device_put
+        monkeypatch.setattr(jax, "device_put", lambda x, *to: placed.append(x) or put(x, *to))
+        tokenizer.encode(images)
+        assert [x.dtype for x in placed] == [np.uint8]
+
+
+class TestPrecision:
+    def products(self, weights, dtype, method="encode"):
+        """(products and convolutions, those in the highest precision) of a method's program."""
+        tokenizer = unitok_jax.load(weights, 1, dtype=dtype)
+        rows = np.zeros((1, 64, 64, 3), np.float32)
+        grid = None
+        if method == "decode":
+            rows, grid = np.zeros((1, 4, 16), np.int32), (4, 4)
+        program = tokenizer.compiled._program(method, rows.shape[1:], grid)
+        text = program.lower(tokenizer.params, rows).as_text()
+        asked = [line for line in text.splitlines() if re.search("dot_general|convolution", line)]
+        return len(asked), sum(line.count("HIGHEST") == 2 for line in asked)
+
+    @pytest.mark.parametrize("method", ["encode", "decode", "encode_image"])
+    def test_float32_asks_for_all_of_it(self, weights, method):
+        total, highest = self.products(weights, "float32", method)
+        assert highest == total > 10
+
+    def test_bfloat16_does_so_from_the_projection_on(self, weights):
+        total, highest = self.products(weights, "bfloat16")
+        assert 0 < highest < total
+
+    def test_what_the_user_asks_of_jax_comes_first(self, weights):
+        with jax.default_matmul_precision("default"):
+            total, highest = self.products(weights, "float32")
+        assert (total, highest) == self.products(weights, "bfloat16")
 
 
 class TestDevices:

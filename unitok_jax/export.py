@@ -18,7 +18,7 @@ from flax import nnx
 from jax import export
 
 from unitok_jax import commands, differences, weight_files
-from unitok_jax.data.transforms import to_float
+from unitok_jax.compiled import to_float
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
 
@@ -49,7 +49,6 @@ def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> 
     tree = jax.tree.structure(used)
     weights = differences.leaves(used)
     order = tuple(weights)
-    rows = jnp.asarray(to_float(np.arange(256, dtype=np.uint8)))
 
     def model(weights):
         # What stands for the text tower is never computed with.
@@ -57,12 +56,13 @@ def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> 
         return nnx.merge(graph, abstract | parts)
 
     def encode(weights, images):
-        # From a table, so that no compiler rounds otherwise than the host does.
-        return model(weights).encode(rows[images])
+        with tokenizer.compiled.products():
+            return model(weights).encode(to_float(images))
 
     def decode(weights, codes):
         grid = size[0] // STRIDE, size[1] // STRIDE
-        images = jnp.clip(model(weights).decode(codes, grid), -1.0, 1.0)
+        with tokenizer.compiled.products():
+            images = jnp.clip(model(weights).decode(codes, grid), -1.0, 1.0)
         return jnp.rint((images + 1) * 127.5).astype(jnp.uint8)
 
     (b,) = export.symbolic_shape("b") if batch is None else (batch,)

@@ -1,54 +1,33 @@
 """The user's API: images to codes and back, and features of images and texts."""
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from unitok_jax import convert
+from unitok_jax import arguments, convert
+from unitok_jax.arguments import Codes
+from unitok_jax.batching import Batcher, by_shape, fetch, in_order
+from unitok_jax.compiled import METHODS, PROGRAMS, CompiledModel
 from unitok_jax.data import text as captions
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluate import zero_shot
-from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.stored import weights_hash
-
-
-class Codes(np.ndarray):
-    """int32 (B, K, N) codes that remember their grid, so that `decode` needs nothing else.
-
-    `grid` is (rows, columns) of image tokens. It survives slicing along B; any other array can be
-    decoded by passing `grid` to `decode`.
-    """
-
-    grid: tuple[int, int] | None
-
-    def __new__(cls, codes, grid: tuple[int, int]):
-        """View of an int array with a grid."""
-        out = np.asarray(codes, np.int32).view(cls)
-        out.grid = tuple(grid)
-        return out
-
-    def __array_finalize__(self, source):
-        self.grid = getattr(source, "grid", None)
-
-    def __reduce__(self):
-        # ndarray's own pickling would lose the grid between processes.
-        return Codes, (np.asarray(self), self.grid)
 
 
 class Tokenizer:
     """A UniTok with its weights. Every method takes batches of any size and returns NumPy arrays.
 
-    A batch is cut into pieces of `batch_size` and the last piece is padded, so that each method
-    compiles once for an image size, whatever the batches are.
+    A batch is cut into pieces of `batch_size`; what is left is padded to the next of `batch_sizes`,
+    1, 2, 4, ... images for each device. So a method compiles at most 1 + log2(batch_size / devices)
+    programs for an image size, rounded up. While the devices work on one piece the next is
+    prepared; uint8 images become floats on the devices.
     """
 
     def __init__(
@@ -67,31 +46,12 @@ class Tokenizer:
             default 1 for each device on a CPU, where more gain nothing, and 32 elsewhere.
           devices: of this process, that share the images; by default one.
         """
-        devices = jax.local_devices()[:1] if devices is None else devices
-        if batch_size is None:
-            batch_size = (1 if jax.default_backend() == "cpu" else 32) * len(devices)
-        if batch_size < 1 or batch_size % len(devices):
-            raise ValueError(
-                f"batch_size={batch_size} must be a positive multiple of the {len(devices)} devices"
-            )
-        self.config, self.batch_size = config, batch_size
+        batcher = Batcher(batch_size, jax.local_devices()[:1] if devices is None else devices)
+        self.batch_size, self.batch_sizes = batcher.batch_size, batcher.sizes
+        self.compiled = CompiledModel(config.model.to_dict(), params, batcher)
+        self.config, self.params = config, self.compiled.params
         self.image_size = check_size(config.data.image_size)
-        mesh = Mesh(np.array(devices), ("batch",))
-        self._split = NamedSharding(mesh, PartitionSpec("batch"))
-        self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         self._text = captions.Tokenizer(config.model.text.context_length)
-        graph, _ = abstract_model(config.model.to_dict())
-
-        def method(name):
-            return lambda params, *args: getattr(nnx.merge(graph, params), name)(*args)
-
-        def decode(params, codes, grid):
-            return jnp.clip(nnx.merge(graph, params).decode(codes, grid), -1.0, 1.0)
-
-        self._encode, self._encode_image, self._encode_text = (
-            jax.jit(method(name)) for name in ("encode", "encode_image", "encode_text")
-        )
-        self._decode = jax.jit(decode, static_argnums=2)
 
     @property
     def codebook_shape(self) -> tuple[int, int]:
@@ -120,31 +80,76 @@ class Tokenizer:
         Raises:
           ValueError, TypeError: another shape, dtype or range.
         """
-        images = _images(images)
-        grid = images.shape[1] // STRIDE, images.shape[2] // STRIDE
-        return Codes(self._batched(self._encode, images), grid)
+        images = arguments.check_images(images)
+        return Codes(self.compiled.run("encode", images), arguments.grid_of(images[0]))
 
     def encode_batches(self, batches: Iterable) -> Iterator[Codes]:
         """As `encode` of each of many batches, with one in work while the next is prepared.
 
+        Every batch is padded to `batch_size`, so that codes do not depend on how images fell into
+        batches: one program makes them all.
+
         Args:
           batches: of images as for `encode`, all of one shape, at most `batch_size` each.
         """
-        pending = None
-        for images in batches:
-            images = _images(images)
-            if len(images) > self.batch_size:
-                raise ValueError(f"a batch of {len(images)} images is over {self.batch_size}")
-            started = self._encode(self.params, self._place(images))
-            if pending is not None:
-                yield self._finish(*pending)
-            pending = started, len(images), images.shape
-        if pending is not None:
-            yield self._finish(*pending)
 
-    @staticmethod
-    def _finish(codes, count, shape) -> Codes:
-        return Codes(np.asarray(codes)[:count], (shape[1] // STRIDE, shape[2] // STRIDE))
+        def started():
+            for images in batches:
+                images = arguments.check_images(images)
+                if len(images) > self.batch_size:
+                    raise ValueError(f"a batch of {len(images)} images is over {self.batch_size}")
+                yield self.compiled.start("encode", images, self.batch_size), images
+
+        for codes, images in fetch(started()):
+            yield Codes(codes[: len(images)], arguments.grid_of(images[0]))
+
+    def encode_each(self, images: Iterable, window: int | None = None) -> Iterator[Codes]:
+        """Codes of single images of any sizes, in their order; images of one size share batches.
+
+        Every size compiles its own programs: see `data.aspect_ratios` for few sizes.
+
+        Args:
+          images: (H, W, 3) each, otherwise as for `encode`; read at most 2 `window` ahead.
+          window: images that may wait until others of their size come; by default 8 `batch_size`.
+
+        Yields:
+          int32 (1, K, N) with the attribute `grid`, for each image.
+
+        Raises:
+          ValueError, TypeError: an image of another shape, dtype or range, by its number from 0,
+            after the codes of all before it.
+        """
+        window = 8 * self.batch_size if window is None else window
+        if window < 1:
+            raise ValueError(f"window={window} must be at least 1")
+        failure = None
+
+        def checked():
+            nonlocal failure
+            for index, image in enumerate(images):
+                try:
+                    image = arguments.check_image(image, index)
+                except (ValueError, TypeError) as error:
+                    failure = error
+                    return
+                yield image
+
+        def started():
+            for group in by_shape(checked(), self.batch_size, window):
+                numbers, rows = zip(*group, strict=True)
+                yield (
+                    self.compiled.start("encode", np.stack(rows)),
+                    (numbers, arguments.grid_of(rows[0])),
+                )
+
+        codes = (
+            (number, Codes(of_group[row : row + 1], grid))
+            for of_group, (numbers, grid) in fetch(started())
+            for row, number in enumerate(numbers)
+        )
+        yield from in_order(codes)
+        if failure is not None:
+            raise failure
 
     def decode(self, codes, grid: tuple[int, int] | None = None) -> np.ndarray:
         """Codes to images.
@@ -161,23 +166,13 @@ class Tokenizer:
           ValueError, TypeError: another shape, dtype or range, or a grid that does not fit.
         """
         grid = getattr(codes, "grid", None) if grid is None else grid
-        codes = np.asarray(codes)
-        books, rows = self.codebook_shape
-        if not np.issubdtype(codes.dtype, np.integer):
-            raise TypeError(f"codes have dtype {codes.dtype}; they are integers in [0, {rows})")
-        if codes.ndim != 3 or codes.shape[1] != books:
-            raise ValueError(f"codes of shape {codes.shape}: expected (B, {books}, N)")
-        if codes.size and (codes.min() < 0 or codes.max() >= rows):
-            raise ValueError(
-                f"codes reach from {codes.min()} to {codes.max()}; this tokenizer's are in "
-                f"[0, {rows}): were they made by another one?"
-            )
-        grid = self._grid(codes.shape[2], grid)
-        return self._batched(lambda p, c: self._decode(p, c, grid), codes.astype(np.int32))
+        codes = arguments.check_codes(codes, *self.codebook_shape)
+        grid = arguments.check_grid(codes.shape[2] - self.config.model.num_query, grid)
+        return self.compiled.run("decode", codes, grid)
 
     def encode_image(self, images) -> np.ndarray:
         """Images as for `encode` -> float32 (B, E) unit vectors, after the quantizer."""
-        return self._batched(self._encode_image, _images(images))
+        return self.compiled.run("encode_image", arguments.check_images(images))
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> float32 (B, E) unit vectors; what passes the context length is cut off."""
@@ -186,7 +181,7 @@ class Tokenizer:
             raise ValueError(
                 f"this model's text tower has {rows} token ids, fewer than CLIP's tokenizer makes"
             )
-        return self._batched(self._encode_text, self._text(texts))
+        return self.compiled.run("encode_text", self._text(texts))
 
     def class_features(
         self, labels: Sequence[str], templates: Sequence[str] = CLASS_TEMPLATES
@@ -233,35 +228,39 @@ class Tokenizer:
         """Writes the weights: a .safetensors or .pth file of the public layout, or a folder."""
         convert.write(path, self.config, self.params)
 
-    def _grid(self, tokens, grid):
-        query = self.config.model.num_query
-        cells = tokens - query
-        if grid is None:
-            side = math.isqrt(max(cells, 0))
-            if cells < 1 or side * side != cells:
-                raise ValueError(
-                    f"codes hold {cells} image tokens, which are no square; pass "
-                    "grid=(rows, columns)"
-                )
-            return side, side
-        grid = tuple(int(n) for n in grid)
-        if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != cells:
-            raise ValueError(f"grid={grid} does not have the {cells} image tokens of the codes")
-        return grid
+    def compile(
+        self,
+        sizes: Iterable | None = None,
+        methods: Sequence[str] = ("encode", "decode"),
+        batch_sizes: Sequence[int] | None = None,
+    ) -> None:
+        """Compiles and runs once what later calls need, so that no request waits for it.
 
-    def _batched(self, function, array):
-        size, count = self.batch_size, len(array)
-        if not count:
-            raise ValueError("the batch is empty")
-        outputs = []
-        for start in range(0, count, size):
-            outputs.append(function(self.params, self._place(array[start : start + size])))
-        return np.concatenate([np.asarray(out) for out in outputs])[:count]
+        Args:
+          sizes: of images, n or (height, width) each; by default the model's own.
+          methods: some of `METHODS`.
+          batch_sizes: some of the attribute `batch_sizes`, by default all.
 
-    def _place(self, piece) -> jax.Array:
-        """Rows on the devices that share them, filled up to a whole batch."""
-        pad = [(0, self.batch_size - len(piece))] + [(0, 0)] * (piece.ndim - 1)
-        return jax.device_put(np.pad(piece, pad), self._split)
+        Raises:
+          ValueError: another size or method, or more than are kept (`PROGRAMS`).
+        """
+        sizes = [self.image_size] if sizes is None else list(sizes)
+        batch_sizes = self.batch_sizes if batch_sizes is None else batch_sizes
+        choices = {"methods": (methods, METHODS), "batch_sizes": (batch_sizes, self.batch_sizes)}
+        for name, (given, known) in choices.items():
+            if unknown := set(given) - set(known):
+                raise ValueError(f"{name}={sorted(unknown)}: choose from {known}")
+        if len(sizes) * len(methods) > PROGRAMS:
+            raise ValueError(f"{len(sizes)} sizes x {len(methods)} methods are over {PROGRAMS}")
+        for size, count in itertools.product(sizes, batch_sizes):
+            images = np.zeros((count, *check_size(size, STRIDE, "sizes"), 3), np.uint8)
+            tokens = self.config.model.num_query + math.prod(arguments.grid_of(images[0]))
+            codes = Codes(
+                np.zeros((count, self.codebook_shape[0], tokens), int), arguments.grid_of(images[0])
+            )
+            inputs = {"decode": codes, "encode_text": [""] * count}
+            for method in methods:
+                getattr(self, method)(inputs.get(method, images))
 
 
 def load(
@@ -280,7 +279,10 @@ def load(
         the Hugging Face hub, `hf://owner/name` or `hf://owner/name@revision` there, or a .pth, .pt
         or .safetensors file of the public layout.
       batch_size, devices: as for `Tokenizer`.
-      dtype: of the computation, 'float32' or 'bfloat16'; by default the checkpoint's.
+      dtype: of the computation, 'float32' or 'bfloat16'; by default the checkpoint's. float32 is
+        float32 everywhere: unless `jax_default_matmul_precision` is set, products have the highest
+        precision, which accelerators must be asked for. With bfloat16 the projections, the
+        quantizer and the features still are float32. docs/inference.md has what differs.
       weights: of a run's checkpoint: 'ema', the average, or 'raw', the weights that were trained;
         by default what evaluation uses, the average if there is one.
       **heads: `heads`, `quant_heads` and `text_heads`, needed only for a file that carries no
@@ -294,24 +296,3 @@ def load(
     if dtype is not None:
         config.model.dtype = dtype
     return Tokenizer(config, params, batch_size, devices)
-
-
-def _images(images) -> np.ndarray:
-    """(B, H, W, 3) uint8 or float -> float32 in [-1, 1], checked."""
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
-            f"images of shape {images.shape}: expected (B, H, W, 3); a single image is images[None]"
-        )
-    check_size(images.shape[1:3], STRIDE, "the image size")
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / 127.5 - 1
-    if not np.issubdtype(images.dtype, np.floating):
-        raise TypeError(f"images have dtype {images.dtype}; pass uint8, or float in [-1, 1]")
-    low, high = images.min(initial=0), images.max(initial=0)
-    if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(
-            f"float images reach from {low:.4g} to {high:.4g}; they must be in [-1, 1]: pass uint8 "
-            "images, or images / 127.5 - 1"
-        )
-    return images.astype(np.float32)

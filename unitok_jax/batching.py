@@ -1,0 +1,93 @@
+"""Batches of any size through programs of few sizes, with the devices kept at work."""
+
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+T = TypeVar("T")
+
+
+class Batcher:
+    """Pads pieces of batches to few sizes and lays them on the devices.
+
+    `sizes` are those that programs are compiled for: devices * 1, 2, 4, ... below `batch_size`, and
+    `batch_size` itself; never more than 1 + log2(batch_size / devices), rounded up.
+    """
+
+    def __init__(self, batch_size: int | None, devices: Sequence[jax.Device]):
+        """batch_size: rows of the largest piece, a multiple of the devices, that share them; None
+        is 1 for each device on a CPU, where more gain nothing, and 32 elsewhere."""
+        if batch_size is None:
+            batch_size = (1 if devices[0].platform == "cpu" else 32) * len(devices)
+        if batch_size < 1 or batch_size % len(devices):
+            raise ValueError(
+                f"batch_size={batch_size} must be a positive multiple of the {len(devices)} devices"
+            )
+        mesh = Mesh(np.array(devices), ("batch",))
+        self._split = NamedSharding(mesh, PartitionSpec("batch"))
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.batch_size = batch_size
+        per_device = batch_size // len(devices)
+        powers = range((per_device - 1).bit_length())
+        self.sizes = (*(len(devices) << power for power in powers), batch_size)
+
+    def place(self, rows: np.ndarray, size: int | None = None) -> jax.Array:
+        """At most `batch_size` rows on the devices that share them, filled up with zeros to `size`,
+        by default the smallest of `sizes` that holds them."""
+        size = next(size for size in self.sizes if size >= len(rows)) if size is None else size
+        # Always memory of our own: a CPU's device_put shares the array's, and whoever made it may
+        # write to it while the program still runs.
+        padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
+        padded[: len(rows)] = rows
+        return jax.device_put(padded, self._split)
+
+
+def fetch(started: Iterable[tuple[jax.Array, T]]) -> Iterator[tuple[np.ndarray, T]]:
+    """Results of programs on the host, in order, each with what comes beside it.
+
+    The next one is started before one is waited for: while the devices work, the host prepares and
+    places the next piece. No more than two are on the devices.
+    """
+    waiting = collections.deque()
+    for output, beside in started:
+        output.copy_to_host_async()
+        waiting.append((output, beside))
+        if len(waiting) == 2:
+            output, beside = waiting.popleft()
+            yield np.asarray(output), beside
+    for output, beside in waiting:
+        yield np.asarray(output), beside
+
+
+def by_shape(
+    arrays: Iterable[np.ndarray], size: int, window: int
+) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """Groups of at most `size` arrays of one shape and dtype, each with its number.
+
+    A group leaves when it is full, or when the first of its arrays is `window` behind the last one
+    read: so whoever puts the results back in order never holds more than `window` of them.
+    """
+    groups = {}  # in the order of their first arrays
+    for number, array in enumerate(arrays):
+        key = array.shape, array.dtype
+        groups.setdefault(key, []).append((number, array))
+        if len(groups[key]) == size:
+            yield groups.pop(key)
+        oldest = next(iter(groups), None)
+        if oldest is not None and number - groups[oldest][0][0] + 1 >= window:
+            yield groups.pop(oldest)
+    yield from groups.values()
+
+
+def in_order(numbered: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """What came out of order, by its number from 0."""
+    waiting, due = {}, 0
+    for number, item in numbered:
+        waiting[number] = item
+        while due in waiting:
+            yield waiting.pop(due)
+            due += 1

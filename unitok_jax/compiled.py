@@ -1,0 +1,83 @@
+"""The methods of a model as compiled programs, for batches of any size."""
+
+import contextlib
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from unitok_jax.batching import Batcher, fetch
+from unitok_jax.models.unitok import abstract_model
+
+METHODS = ("encode", "decode", "encode_image", "encode_text")
+# Pairs of a method and a size of image that are kept; of more, the longest unused are dropped.
+PROGRAMS = 64
+
+
+class CompiledModel:
+    """A UniTok with its weights on the devices of a `Batcher`."""
+
+    def __init__(self, model: Mapping, params, batcher: Batcher):
+        """model: the keyword arguments of `UniTok`; params: nested dict of arrays."""
+        self._graph, _ = abstract_model(model)
+        self._dtype, self._batcher = model["dtype"], batcher
+        self.params = jax.device_put(params, batcher.replicated)
+        self._program = functools.lru_cache(maxsize=PROGRAMS)(self._make_program)
+        self._to_float = jax.jit(to_float)
+
+    def run(self, method: str, rows: np.ndarray, grid=None) -> np.ndarray:
+        """Results of (B, ...) rows: whole pieces of the batch size, then what is left.
+
+        Args:
+          method: of `UniTok`.
+          rows: what the method takes; for images uint8 pixels too.
+          grid: the second argument of 'decode'.
+
+        Raises:
+          ValueError: no rows.
+        """
+        if not len(rows):
+            raise ValueError("the batch is empty")
+        size = self._batcher.batch_size
+        pieces = (rows[start : start + size] for start in range(0, len(rows), size))
+        started = ((self.start(method, piece, grid=grid), len(piece)) for piece in pieces)
+        return np.concatenate([output[:count] for output, count in fetch(started)])
+
+    def start(self, method: str, rows: np.ndarray, size: int | None = None, grid=None) -> jax.Array:
+        """Results to come of at most a batch of rows, padded as `Batcher.place` does."""
+        placed = self._batcher.place(rows, size)
+        if placed.dtype == np.uint8:
+            # A program of its own: the model's is then one and the same for pixels and floats.
+            placed = self._to_float(placed)
+        return self._program(method, placed.shape[1:], grid)(self.params, placed)
+
+    def products(self):
+        """Context to trace the model in: products of float32 in full, unless JAX's configuration
+        says how they are made."""
+        asked = jax.config.jax_default_matmul_precision
+        if self._dtype != "float32" or asked is not None:
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision("highest")
+
+    def _make_program(self, method, shape, grid):
+        # The shape of a row only tells programs apart: each has its own jit, to be dropped alone.
+        def program(params, rows):
+            with self.products():
+                model = nnx.merge(self._graph, params)
+                if method == "decode":
+                    return jnp.clip(model.decode(rows, grid), -1.0, 1.0)
+                return getattr(model, method)(rows)
+
+        return jax.jit(program)
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 pixels -> float32 in [-1, 1]: `data.transforms.to_float` on the device, bit for bit."""
+    # The host's x / 127.5 - 1, rounded twice, is an integer times 2^-24. A compiler that divides,
+    # or fuses what follows, rounds otherwise; integers leave it no choice. 255 * 65793 = 2^24 - 1.
+    x = images.astype(jnp.int32)
+    rounded = (x >= 128).astype(jnp.int32) - (x < 64).astype(jnp.int32)
+    return ((2 * x - 255) * 65793 + rounded).astype(jnp.float32) * np.float32(2**-24)
