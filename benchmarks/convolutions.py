@@ -1,6 +1,6 @@
 """Formulations of the model's costly operations on a CPU: which does XLA run fastest?
 
-    python -m benchmarks.convolutions [--operations block upsample] [--torch PYTHON]
+    python -m benchmarks.convolutions [--operations block upsample nearest] [--torch PYTHON]
 
 prints one markdown table per operation: PyTorch's median time (eager, channels_last, two threads)
 and the median over rounds of every formulation's time as a multiple of it.  PyTorch and every
@@ -179,9 +179,17 @@ def transposed(x, w):
     )
 
 
+def taps(x, w):
+    """Nine products with the small image, each added where it is seen: the package's, on a CPU."""
+    from unitok_jax.models import convolutions
+
+    return convolutions._upsample_by_taps(x, w)
+
+
 UPSAMPLE = {
     "plain": plain_upsample,
     "four phases": four_phases,
+    "taps": taps,
     "one convolution": one_convolution,
     "transposed": transposed,
 }
@@ -271,6 +279,38 @@ ATTENTION = {
     "heads first": heads_first_attention,
 }
 
+# Nearest row by cosine: latent [B, N, K C], codebooks [K, V, C] -> codes [B, K, N].
+
+
+def all_cosines(latent, rows):
+    """One product and one argmax for all codebooks."""
+    import jax.numpy as jnp
+
+    books, _, width = rows.shape
+    chunks = latent.reshape(*latent.shape[:2], books, width)
+    return jnp.argmax(jnp.einsum("bnkc,kvc->bknv", chunks, rows, precision="highest"), -1)
+
+
+def nearest_with(form):
+    """One codebook at a time."""
+
+    def nearest(latent, rows):
+        from jax import lax
+
+        from unitok_jax.models import quantizer
+
+        chunks = quantizer.split_chunks(latent, len(rows)).swapaxes(0, 1)
+        return lax.map(lambda book: getattr(quantizer, form)(*book), (chunks, rows))
+
+    return nearest
+
+
+NEAREST = {
+    "argmax, all books": all_cosines,
+    "argmax": nearest_with("_argmax_rows"),
+    "folded": nearest_with("_fold_rows"),
+}
+
 FORMULATIONS = {
     "depthwise": DEPTHWISE,
     "block": DEPTHWISE,
@@ -278,10 +318,12 @@ FORMULATIONS = {
     "gelu": GELU,
     "norm": NORM,
     "attention": ATTENTION,
+    "nearest": NEAREST,
 }
 
 # Operation, direction, shape: of the base model at 256 px.  depthwise: B, H=W, C, stride;
-# block: B, H=W, I, inner C, stride; upsample: B, H=W, I, O; attention: B, N, h, d.
+# block: B, H=W, I, inner C, stride; upsample: B, H=W, I, O; attention: B, N, h, d;
+# nearest: B, N, K, V, C.
 CASES = [
     ("depthwise", "forward", (1, 128, 512, 1)),
     ("depthwise", "forward", (1, 64, 1024, 1)),
@@ -322,6 +364,8 @@ CASES = [
     ("attention", "forward", (1, 256, 12, 64)),
     ("attention", "forward", (8, 256, 12, 64)),
     ("attention", "gradient", (1, 256, 12, 64)),
+    ("nearest", "forward", (1, 256, 8, 4096, 8)),
+    ("nearest", "forward", (8, 256, 8, 4096, 8)),
 ]
 # Their gradients take XLA seconds where the others take a tenth of one: left out.
 SLOW_GRADIENTS = {"grouped", "one convolution", "transposed"}
@@ -351,6 +395,9 @@ def arrays(operation: str, shape: tuple) -> list[np.ndarray]:
         return [draw(*shape)]
     if operation == "norm":
         return [draw(*shape), draw(shape[-1]), draw(shape[-1])]
+    if operation == "nearest":
+        _, tokens, books, entries, width = shape
+        return [draw(batch, tokens, books * width), draw(books, entries, width)]
     return [draw(*shape) for _ in range(3)]  # q, k, v
 
 
@@ -398,7 +445,15 @@ def torch_operation(operation: str, shape: tuple):
         y = F.conv2d(y, reduce, bias3)
         return x + y if stride == 1 else y
 
+    def nearest(latent, rows):
+        import torch
+
+        books, _, width = rows.shape
+        chunks = latent.reshape(*latent.shape[:2], books, width)
+        return torch.einsum("bnkc,kvc->bknv", chunks, rows).argmax(-1)
+
     return {
+        "nearest": nearest,
         "depthwise": lambda x, w: F.conv2d(x, w, None, stride, padding=1, groups=len(w)),
         "block": block,
         "upsample": lambda x, w: F.conv2d(F.interpolate(x, scale_factor=2), w, padding=1),

