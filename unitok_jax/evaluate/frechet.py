@@ -7,6 +7,7 @@ numbers, and the published values are themselves computed so.
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import lapack
 
 
 class Moments(NamedTuple):
@@ -86,10 +87,12 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _root(covariance):
-    """R (D, rank) with R R^T = C; fewer images than features leave it only as many columns.
+    """R (D, rank) with R R^T = C, by a Cholesky factorisation that takes the largest pivot first.
 
-    Its products have the singular values of those of the symmetric root, V R^T.
+    Its products have the singular values of those of the symmetric root, V R^T. It costs a fraction
+    of eigenvectors, and next to nothing where fewer images than features leave few columns.
     """
-    values, vectors = np.linalg.eigh(covariance)
-    kept = values > len(values) * np.finfo(values.dtype).eps * max(values[-1], 0.0)
-    return vectors[:, kept] * np.sqrt(values[kept])
+    factor, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
+    root = np.empty((len(covariance), rank))
+    root[pivots - 1] = np.tril(factor)[:, :rank]
+    return root
