@@ -17,6 +17,7 @@ from unitok_jax import card, convert, evaluation, load, reference
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluate.frechet import Moments
 from unitok_jax.step import init_params
+from unitok_jax.train import train
 
 COUNT = 20
 
@@ -165,6 +166,32 @@ def place(folder, checkpoint, tmp_path_factory):
     shutil.copytree(folder, home / "data")
     arguments = [f"--checkpoint={checkpoint}", f"--data=labelled:{home / 'data'}", "--no_text"]
     return home, [*arguments, "--inception=seeded", "--batch_size=8"]
+
+
+def test_training_measures_what_the_card_does(tiny, tmp_path, capsys, monkeypatch):
+    tiny.steps = tiny.eval.every = tiny.checkpoint.every = 2
+    tiny.optim.ema_decay = 0.9
+    tiny.frozen.inception = "seeded"
+    evaluated = train(tiny, tmp_path / "run")
+    code, _, error = run(
+        *(capsys, monkeypatch, f"--checkpoint={tmp_path / 'run'}", "--data=photos"),
+        *(f"--max_images={tiny.eval.max_images}", "--batch_size=8", "--inception=seeded"),
+        *("--no_text", f"--cache={tmp_path / 'cache'}", f"--output={tmp_path / 'card'}"),
+    )
+    assert code == 0, error
+    found = read(tmp_path / "card")
+    assert np.isfinite(evaluated["eval/rfid"]) and evaluated["eval/rfid"] > 0
+    for key in ("rfid", "psnr"):
+        np.testing.assert_allclose(
+            evaluated[f"eval/{key}"], found["metrics"][key], rtol=1e-4, err_msg=key
+        )
+    moments, _ = reference.read(next((tmp_path / "cache").iterdir()))
+    hashed = evaluation.digest([moments.mean, moments.covariance])
+    told = found["provenance"]["originals_statistics"]
+    assert (
+        told == f"of this pass, sha256 {hashed}"
+        and told in (tmp_path / "card" / "card.md").read_text()
+    )
 
 
 class TestReference:
