@@ -1,4 +1,4 @@
-"""What a program does, how fast it could be on a machine, and how two machines compare.
+"""What a program does, and how fast it could be on a machine.
 
 The least time of a program is max(operations / peak, bytes / bandwidth), with the peaks that
 `timing.peaks` measured in the same run: the roofline (doi.org/10.1145/1498765.1498785). Its share
@@ -113,41 +113,6 @@ def least_seconds(work: Mapping, peaks: Mapping) -> float:
 
 
 def figures(work: Mapping, seconds: float, peaks: Mapping) -> dict:
-    """Work with its time, what it achieved, and its share of the roofline."""
-    return dict(work) | {
-        "seconds": seconds,
-        "flops_per_second": work["flops"] / seconds,
-        "model_flops_per_second": work["model_flops"] / seconds,
-        "of_roofline": least_seconds(work, peaks) / seconds,
-    }
-
-
-def measured(report: Mapping, path: tuple = ()) -> dict[tuple, Mapping]:
-    """Path -> every dict of a report that holds `seconds`."""
-    out = {path: report} if "seconds" in report else {}
-    for key, value in report.items():
-        if isinstance(value, Mapping):
-            out |= measured(value, (*path, key))
-    return out
-
-
-def compare(report: Mapping, stored: Mapping) -> list[tuple]:
-    """Times of a report beside those of a stored one, of this machine or another.
-
-    Returns:
-      (figure, seconds, stored seconds, ratio) of every figure of either; None for what one of them
-      lacks. The ratio is of times in units of the least time that the stored work takes at the
-      peaks of each run, so that neither a slower machine nor a busier one moves it much; below 1 is
-      faster.
-    """
-    new, old = measured(report), measured(stored)
-    rows = []
-    for path in dict.fromkeys([*new, *old]):
-        ratio = None
-        if path in new and path in old:
-            work = old[path]
-            ratio = new[path]["seconds"] / least_seconds(work, report["peaks"])
-            ratio /= work["seconds"] / least_seconds(work, stored["peaks"])
-        seconds = (side[path]["seconds"] if path in side else None for side in (new, old))
-        rows.append((" ".join(path), *seconds, ratio))
-    return rows
+    """Work with its time and its share of the roofline."""
+    share = least_seconds(work, peaks) / seconds
+    return dict(work) | {"seconds": seconds, "of_roofline": share}

@@ -102,7 +102,7 @@ def peaks(seconds: float = 1.0) -> dict[str, float]:
 
 def peak_flops(dtype, seconds: float = 1.0) -> float:
     """Operations per second of a large matrix product."""
-    side = 8192 if jax.default_backend() != "cpu" else 2048
+    side = 8192 if jax.default_backend() != "cpu" else 1024
     x, product = jnp.ones((side, side), dtype), jax.jit(jnp.matmul)
     return 2 * side**3 / _fastest(lambda: finish(product, x, x), seconds)
 
