@@ -31,6 +31,7 @@ class Stage(NamedTuple):
     args: tuple
     dtype: str
     gradients: tuple[int, ...] = (0, 1)
+    reference: Callable | None = None  # the function without recomputation, if it recomputes
 
     def both_ways(self, *args):
         """The output, and the gradients of half its sum of squares."""
@@ -51,20 +52,23 @@ class _Model:
 
     def __init__(self, config, params):
         self.config, self.params, self.stages = config, params, {}
-        self.graph, self.abstract = abstract_model(config.model.to_dict())
+        model = config.model.to_dict()
+        self.graph, self.abstract = abstract_model(model)
+        self.plain_graph, _ = abstract_model(model | {"remat": "none"})
 
     def add(self, name, globs, function, x, dtype=None, by_input=True):
         """Adds function(module, x), which uses the parameters of `globs`; returns its output."""
         own, rest = parts.split(self.params, globs)[0], parts.split(self.abstract, globs)[1]
 
-        def run(own, x):
-            return function(nnx.merge(self.graph, parts.merge(own, rest)), x)
+        def run(own, x, graph=self.graph):
+            return function(nnx.merge(graph, parts.merge(own, rest)), x)
 
         self.stages[name] = Stage(
             run,
             (own, timing.fill(x)),
             dtype or self.config.model.dtype,
             (0, 1) if by_input else (0,),
+            functools.partial(run, graph=self.plain_graph),
         )
         return jax.eval_shape(run, own, x)
 
@@ -188,9 +192,13 @@ def plan(config, params, batch: int) -> dict[str, dict[str, roofline.Job]]:
     search, text = names.index("codebook search"), names.index("text tower")
     stages = model | losses
     forward = {name: roofline.Job(s.function, s.args, s.dtype) for name, s in stages.items()}
-    back = {
-        name: forward[name]._replace(function=s.both_ways) if s.gradients else forward[name]
+    back = forward | {
+        name: forward[name]._replace(
+            function=s.both_ways,
+            reference=s._replace(function=s.reference or s.function).both_ways,
+        )
         for name, s in stages.items()
+        if s.gradients
     }
     inferred = ("codebook search", "codebook lookup")
     lpips = [name for name in losses if name == "LPIPS"]
