@@ -132,7 +132,7 @@ def main() -> None:
             ratios.append(f"{remat}: adversarial / first: {ratio:.2f}")
     columns = ["remat", "phase", "images/s", "s/step", "of peak", "GFLOP/image", "compile s"]
     print(timing.table([*columns, "state + temporaries, GiB"], rows))
-    print("\n" + "\n".join(ratios))
+    print("", *ratios, sep="\n")
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak resident memory: {resident:.1f} GiB")
 
