@@ -142,8 +142,9 @@ def test_a_damaged_report_is_refused(tmp_path, change, message):
 
 
 def run(*arguments):
-    """The command on one device, in a process of its own."""
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    """The command in a process of its own, on one device and as many threads as cores."""
+    simulated = ("XLA_FLAGS", "NPROC")
+    environment = {key: value for key, value in os.environ.items() if key not in simulated}
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", *arguments],
         cwd=ROOT,
