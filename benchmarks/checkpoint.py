@@ -13,7 +13,6 @@ comparing the digests, arrays on the device. Weights are random numbers, which d
 
 import argparse
 import contextlib
-import importlib
 import os
 import pathlib
 import resource
@@ -27,6 +26,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from benchmarks import timing
 from unitok_jax import stored
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.step import Trainer
@@ -41,25 +41,16 @@ def abstract_items(config) -> dict:
     )
 
 
-def fill(items, seed: int):
-    """Random float32 arrays, and zeros of other kinds, in place of shapes."""
-    leaves, tree = jax.tree.flatten(items)
-    make = jax.jit(lambda key, shape: jax.random.normal(key, shape), static_argnums=1)
-    key = jax.random.key(seed)
-    out = [
-        make(jax.random.fold_in(key, i), a.shape)
-        if a.dtype == jnp.float32
-        else jnp.zeros(a.shape, a.dtype)
-        for i, a in enumerate(leaves)
-    ]
-    return jax.block_until_ready(jax.tree.unflatten(tree, out))
+def save(config, folder: pathlib.Path, repeats: int) -> list[dict]:
+    """What each of `repeats` saves, after a first one, costs.
 
-
-def save(config, folder: pathlib.Path, repeats: int, step_seconds: float, every: int) -> None:
-    """Prints the cost of saves."""
-    items = fill(abstract_items(config), 0)
+    Returns:
+      Per save: `seconds` for which it holds up the loop, `digests`, those of it that the digests
+      take, `background`, those that it takes after that, `lost`, by how much other work got slower
+      meanwhile, and `bytes` of the state.
+    """
+    items = timing.fill(abstract_items(config))
     size = sum(a.nbytes for a in jax.tree.leaves(items))
-    print(f"state: {size / 1e9:.2f} GB in {len(jax.tree.leaves(items))} arrays")
     change = jax.jit(
         lambda tree: jax.tree.map(lambda a: a * jnp.asarray(0.999, a.dtype), tree), donate_argnums=0
     )
@@ -72,7 +63,7 @@ def save(config, folder: pathlib.Path, repeats: int, step_seconds: float, every:
         work(square).block_until_ready()
         return time.perf_counter() - begun
 
-    alone = statistics.median(one() for _ in range(20))
+    alone, found = statistics.median(one() for _ in range(20)), []
     with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
         for number in range(1, repeats + 2):
             items = jax.block_until_ready(change(items))
@@ -82,39 +73,41 @@ def save(config, folder: pathlib.Path, repeats: int, step_seconds: float, every:
             begun = time.perf_counter()
             checkpoints.save(number, items, config, {})
             blocked = time.perf_counter() - begun
-            lost, steps = 0.0, 0
+            lost = 0.0
             while any(
                 ".orbax-checkpoint-tmp" in name for name in os.listdir(folder / "checkpoints")
             ):
                 lost += one() - alone
-                steps += 1
             checkpoints.wait()
-            total = time.perf_counter() - begun
-            share = blocked / (every * step_seconds)
-            print(
-                f"save {number}{' (first)' if number == 1 else ''}: holds up {blocked:.2f} s, of "
-                f"which digests {digests:.2f}; background {total - blocked:.1f} s, in which other "
-                f"work lost {max(lost, 0):.2f} s; {share:.2%} of {every} steps of "
-                f"{step_seconds:.1f} s, {share + max(lost, 0) / (every * step_seconds):.2%} in all",
-                flush=True,
-            )
+            background = time.perf_counter() - begun - blocked
+            row = {"seconds": blocked, "digests": digests, "background": background}
+            found.append(row | {"lost": max(lost, 0.0), "bytes": size})
+    return found
 
 
-def restore(config, folder: pathlib.Path) -> None:
-    """Prints the time of a resume."""
+def restore(config, folder: pathlib.Path) -> dict:
+    """`seconds` of a resume, and `bytes` of the state."""
     targets = abstract_items(config)
     with Checkpoints(folder, config.checkpoint) as checkpoints:
         begun = time.perf_counter()
         items = jax.block_until_ready(checkpoints.restore(targets, config))
         seconds = time.perf_counter() - begun
-    size = sum(a.nbytes for a in jax.tree.leaves(items))
-    print(f"restore: {size / 1e9:.2f} GB in {seconds:.1f} s, {size / 1e9 / seconds:.2f} GB/s")
+    return {"seconds": seconds, "bytes": sum(a.nbytes for a in jax.tree.leaves(items))}
+
+
+def measure(config, repeats: int) -> dict[str, dict]:
+    """The last of `repeats` saves after the first one, and a restore."""
+    with tempfile.TemporaryDirectory(prefix="checkpoint") as folder:
+        folder = pathlib.Path(folder)
+        saves = save(config, folder, repeats)
+        _forget(folder)
+        return {"save": saves[-1], "restore": restore(config, folder)}
 
 
 def write(config, folder: pathlib.Path) -> None:
     """Saves a state once."""
     with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
-        checkpoints.save(1, fill(abstract_items(config), 0), config, {})
+        checkpoints.save(1, timing.fill(abstract_items(config)), config, {})
 
 
 def _forget(folder):
@@ -124,6 +117,19 @@ def _forget(folder):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _print_saves(found, arguments):
+    steps = arguments.every * arguments.step_seconds
+    print(f"state: {found[0]['bytes'] / 1e9:.2f} GB")
+    for number, row in enumerate(found, 1):
+        print(
+            f"save {number}{' (first)' if number == 1 else ''}: holds up {row['seconds']:.2f} s, "
+            f"of which digests {row['digests']:.2f}; background {row['background']:.1f} s, in "
+            f"which other work lost {row['lost']:.2f} s; {row['seconds'] / steps:.2%} of "
+            f"{arguments.every} steps of {arguments.step_seconds:.1f} s, "
+            f"{(row['seconds'] + row['lost']) / steps:.2%} in all"
+        )
 
 
 def main() -> None:
@@ -136,14 +142,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=pathlib.Path, help="on the disk to measure; a new one")
     arguments = parser.parse_args()
-    config = importlib.import_module(f"configs.{arguments.config}").get_config()
+    config = timing.configuration(arguments.config)
     with contextlib.ExitStack() as stack:
         folder = arguments.folder
         if folder is None:
             folder = pathlib.Path(tempfile.mkdtemp(prefix="checkpoint"))
             stack.callback(shutil.rmtree, folder)
         if arguments.what == "save":
-            save(config, folder, arguments.repeats, arguments.step_seconds, arguments.every)
+            _print_saves(save(config, folder, arguments.repeats), arguments)
         elif arguments.what == "restore":
             # In a process each: the memory of the writer, and what it knows, are gone.
             command = [sys.executable, "-m", "benchmarks.checkpoint"]
@@ -155,7 +161,9 @@ def main() -> None:
         elif arguments.what == "write":
             write(config, folder)
         else:
-            restore(config, folder)
+            found = restore(config, folder)
+            size, seconds = found["bytes"] / 1e9, found["seconds"]
+            print(f"restore: {size:.2f} GB in {seconds:.1f} s, {size / seconds:.2f} GB/s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{arguments.what}: peak resident memory {peak:.1f} GiB")
 

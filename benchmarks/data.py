@@ -91,9 +91,9 @@ def _noise(rng, size):
     return Image.fromarray(np.clip(image / image.std() * 50 + 128, 0, 255).astype(np.uint8))
 
 
-def write_tars(folder: pathlib.Path, shards: int, per_shard: int) -> str:
-    """Tars of photographs as img2dataset writes them; returns their pattern."""
-    images = [data for _, data in photographs(256)]
+def write_tars(folder: pathlib.Path, shards: int, per_shard: int, pictures: int = 256) -> str:
+    """Tars of different photographs as img2dataset writes them; returns their pattern."""
+    images = [data for _, data in photographs(pictures)]
     chance = random.Random(0)
     for shard in range(shards):
         with tarfile.open(folder / f"{shard:05}.tar", "w") as tar:
@@ -203,22 +203,40 @@ CONTENDERS = {
 }
 
 
+def rates(pattern: str, names, rounds: int, cores: int, seconds: float) -> dict[str, list[float]]:
+    """Images per second of each contender in each of the rounds in which they take turns."""
+    open_source(_data(pattern))  # makes the index, which benchmarks/data_index.py times
+    found = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            command = [sys.executable, "-m", "benchmarks.data", "contend", "--name", name]
+            command += ["--pattern", pattern, "--cores", str(cores), "--seconds", str(seconds)]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found[name].append(float(output.split()[-1]))
+    return found
+
+
+def measure(cores: int, rounds: int, seconds: float, pictures: int = 256) -> dict[str, dict]:
+    """Our pipeline and bare decoding: {'images_per_second', 'seconds' of an image}."""
+    names = ["ours", "bare decode + resize"]
+    with tempfile.TemporaryDirectory() as folder:
+        pattern = write_tars(pathlib.Path(folder), 4, pictures, pictures)
+        found = rates(pattern, names, rounds, cores, seconds)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    return {
+        name: {"images_per_second": rate, "seconds": 1 / rate, "cores": cores}
+        for name, rate in medians.items()
+    }
+
+
 def speed(args) -> None:
     """Prints the rates of all contenders, and their ratios to the usual pipeline."""
     with tempfile.TemporaryDirectory() as folder:
         pattern = write_tars(pathlib.Path(folder), 16, 500)
-        open_source(_data(pattern))  # makes the index, which benchmarks/data_index.py times
-        rates = collections.defaultdict(list)
-        for _ in range(args.rounds):
-            for name in CONTENDERS:
-                command = [sys.executable, "-m", "benchmarks.data", "contend", "--name", name]
-                command += ["--pattern", pattern, "--cores", str(args.cores)]
-                command += ["--seconds", str(args.seconds)]
-                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                rates[name].append(float(output.split()[-1]))
-    usual = statistics.median(rates["webdataset + Pillow"])
+        found = rates(pattern, CONTENDERS, args.rounds, args.cores, args.seconds)
+    usual = statistics.median(found["webdataset + Pillow"])
     print(f"| images/s on {args.cores} cores | median | min | max | ratio |\n|---|---|---|---|---|")
-    for name, values in rates.items():
+    for name, values in found.items():
         median = statistics.median(values)
         print(
             f"| {name} | {median:.0f} | {min(values):.0f} | {max(values):.0f} "

@@ -8,7 +8,6 @@ them (with random weights: they do not change the time).
 """
 
 import argparse
-import importlib
 import statistics
 import time
 
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from benchmarks import timing
 from unitok_jax import frozen, sharding
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
@@ -23,6 +23,58 @@ from unitok_jax.data.subset import subset
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import init_params, to_float
+
+
+def measure(config, images: int, batch: int, rounds: int, names=()) -> dict[str, dict]:
+    """The pass over `images` drawn shapes, and plain encoding and decoding of as many.
+
+    Args:
+      config: the whole configuration.
+      images: in all.
+      batch: global; it becomes a multiple of the devices.
+      rounds: in which the two take turns; a first one is not counted.
+      names: of the networks that the pass runs too, 'lpips' and 'inception'.
+
+    Returns:
+      'plain' and 'pass': {'seconds', 'images'}; of the pass also `plain_over_pass`, the median of
+      the ratios of their times, and `waiting`, the share in which it waited for images.
+    """
+    model, mesh = config.model.to_dict(), sharding.make_mesh(-1, 1)
+    params = sharding.replicate(
+        jax.device_get(jax.jit(lambda: init_params(model, jax.random.key(0)))()), mesh
+    )
+    networks = {
+        kind: frozen.load(kind, frozen.SEEDED, "float32", key=kind, turn_off="")[1]
+        for kind in names
+    }
+    networks = sharding.replicate(networks, mesh)
+    evaluator = Evaluator(model, mesh, dict.fromkeys(names, "float32"))
+    size = evaluator.batch_size(batch, images)
+    data = data_config("shapes:held_out", image_size=config.data.image_size, context_length=77)
+    source = subset(open_source(data, require_captions=False), range(images))
+    graph, _ = abstract_model(model)
+    plain = jax.jit(lambda p, x: nnx.merge(graph, p).reconstruct(to_float(x))[0])
+    pixels = np.random.default_rng(0).integers(0, 256, (size, *data.image_size, 3), np.uint8)
+    pixels = sharding.shard_whole(pixels, mesh)
+
+    def both():
+        begin = time.perf_counter()
+        for _ in range(0, images, size):
+            out = plain(params, pixels)
+        jax.block_until_ready(out)
+        return time.perf_counter() - begin, evaluator.run(params, networks, source, data, size)
+
+    both()
+    found = [both() for _ in range(rounds)]
+    return {
+        "plain": {"seconds": statistics.median(alone for alone, _ in found), "images": images},
+        "pass": {
+            "seconds": statistics.median(whole.seconds for _, whole in found),
+            "images": images,
+            "plain_over_pass": statistics.median(alone / whole.seconds for alone, whole in found),
+            "waiting": statistics.median(whole.waited / whole.seconds for _, whole in found),
+        },
+    }
 
 
 def main() -> None:
@@ -35,46 +87,17 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--networks", nargs="*", default=[], choices=("lpips", "inception"))
     args = parser.parse_args()
-    name = args.config.removesuffix(".py").replace("/", ".")
-    config = importlib.import_module(name).get_config()
-    config.model.dtype = args.dtype
-    model, mesh = config.model.to_dict(), sharding.make_mesh(-1, 1)
-    params = sharding.replicate(
-        jax.device_get(jax.jit(lambda: init_params(model, jax.random.key(0)))()), mesh
-    )
-    networks = {
-        kind: frozen.load(kind, frozen.SEEDED, "float32", key=kind, turn_off="")[1]
-        for kind in args.networks
-    }
-    networks = sharding.replicate(networks, mesh)
-    evaluator = Evaluator(model, mesh, dict.fromkeys(args.networks, "float32"))
-    size = evaluator.batch_size(args.batch, args.images)
-    data = data_config("shapes:held_out", image_size=config.data.image_size, context_length=77)
-    source = subset(open_source(data, require_captions=False), range(args.images))
-    graph, _ = abstract_model(model)
-    plain = jax.jit(lambda p, x: nnx.merge(graph, p).reconstruct(to_float(x))[0])
-    images = np.random.default_rng(0).integers(0, 256, (size, *data.image_size, 3), np.uint8)
-    batch = sharding.shard_whole(images, mesh)
-
-    def both():
-        begin = time.perf_counter()
-        for _ in range(0, args.images, size):
-            out = plain(params, batch)
-        jax.block_until_ready(out)
-        return time.perf_counter() - begin, evaluator.run(params, networks, source, data, size)
-
-    both()
-    rounds = [both() for _ in range(args.rounds)]
-    seconds = statistics.median(alone for alone, _ in rounds)
-    measured = statistics.median(found.seconds for _, found in rounds)
-    waited = statistics.median(found.waited / found.seconds for _, found in rounds)
-    ratio = statistics.median(alone / found.seconds for alone, found in rounds)
+    config = timing.configuration(args.config, args.dtype)
+    found = measure(config, args.images, args.batch, args.rounds, args.networks)
     columns = ["images", "encode + decode, images/s", "pass, images/s", "pass / plain", "waiting"]
-    print("| " + " | ".join(columns) + " |")
-    print("|---" * len(columns) + "|")
-    cells = [args.images, f"{args.images / seconds:.3g}", f"{args.images / measured:.3g}"]
-    cells += [f"{ratio:.2f}", f"{waited:.1%}"]
-    print("| " + " | ".join(map(str, cells)) + " |")
+    speeds = [args.images / found[name]["seconds"] for name in ("plain", "pass")]
+    row = [
+        args.images,
+        *speeds,
+        found["pass"]["plain_over_pass"],
+        f"{found['pass']['waiting']:.1%}",
+    ]
+    print(timing.table(columns, [row]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ time.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import resource
@@ -22,36 +23,63 @@ import numpy as np
 SIDE = 256
 
 
+def methods(config, params, batch: int) -> dict:
+    """{'encode', 'decode'} -> the `roofline.Job` of a model of these parameters."""
+    from flax import nnx
+
+    from benchmarks.roofline import Job
+    from unitok_jax.models.unitok import abstract_model
+    from unitok_jax.models.vitamin import STRIDE
+
+    graph, _ = abstract_model(config.model.to_dict())
+    rng, (height, width) = np.random.default_rng(0), config.data.image_size
+    grid, books = (height // STRIDE, width // STRIDE), config.model.num_codebooks
+    images = rng.uniform(-1, 1, (batch, height, width, 3)).astype(np.float32)
+    shape = batch, books, config.model.num_query + grid[0] * grid[1]
+    codes = rng.integers(0, config.model.vocab_size // books, shape).astype(np.int32)
+    dtype = config.model.dtype
+    return {
+        "encode": Job(lambda p, x: nnx.merge(graph, p).encode(x), (params, images), dtype),
+        "decode": Job(lambda p, c: nnx.merge(graph, p).decode(c, grid), (params, codes), dtype),
+    }
+
+
+def measure(config, batch: int, rounds: int, peaks, names=("encode", "decode")) -> dict:
+    """Method -> its figures as `roofline.figures` tells them, with `batch`."""
+    from benchmarks import roofline, timing
+    from unitok_jax.models.unitok import abstract_model
+
+    params = timing.fill(abstract_model(config.model.to_dict())[1])
+    jobs = {n: job for n, job in methods(config, params, batch).items() if n in names}
+    programs = roofline.compiled(jobs)
+    calls = {
+        name: functools.partial(timing.finish, program, *jobs[name].args)
+        for name, (program, _) in programs.items()
+    }
+    seconds = timing.medians(calls, rounds)
+    return {
+        name: roofline.figures(work, seconds[name], peaks) | {"batch": batch}
+        for name, (_, work) in programs.items()
+    }
+
+
 def jax_methods(size: str, batch: int):
     """{'encode', 'decode'} -> a call that ends when its result is there; and compile seconds."""
     import jax
-    from flax import nnx
 
-    from configs import default
+    from benchmarks import timing
     from unitok_jax.models.unitok import abstract_model
 
-    config = default.get_config()
-    config.model.size = size
-    config.model.quant_heads = {"tiny": 2, "small": 6, "base": 12, "large": 16}[size]
-    config.model.dtype = "float32"
-    graph, abstract = abstract_model(config.model.to_dict())
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda a: jax.device_put(rng.standard_normal(a.shape, np.float32) * 0.02), abstract
-    )
-    images = rng.uniform(-1, 1, (batch, SIDE, SIDE, 3)).astype(np.float32)
-    codes = rng.integers(0, 4096, (batch, 8, 256)).astype(np.int32)
-    grid = (SIDE // 16, SIDE // 16)
-    functions = {
-        "encode": (lambda p, x: nnx.merge(graph, p).encode(x), images),
-        "decode": (lambda p, c: nnx.merge(graph, p).decode(c, grid), codes),
-    }
+    config = timing.configuration("default", "float32")
+    config.model.size, config.model.quant_heads = size, timing.HEADS[size]
+    config.data.image_size = SIDE, SIDE
+    params = timing.fill(abstract_model(config.model.to_dict())[1])
     calls, seconds = {}, {}
-    for name, (function, argument) in functions.items():
+    for name, job in methods(config, params, batch).items():
         start = time.perf_counter()
-        compiled = jax.jit(function).lower(params, argument).compile()
+        compiled = jax.jit(job.function).lower(*job.args).compile()
         seconds[name] = time.perf_counter() - start
-        calls[name] = lambda c=compiled, a=argument: jax.block_until_ready(c(params, a))
+        calls[name] = functools.partial(timing.finish, compiled, *job.args)
     return calls, seconds
 
 
@@ -126,34 +154,37 @@ class Worker:
         return json.loads(line)
 
 
-def measure(size: str, batch: int, rounds: int) -> None:
-    """Prints the rows of one batch size."""
+def beside_torch(size: str, batch: int, rounds: int) -> list[dict]:
+    """A row for each method, with PyTorch's figures where it is installed."""
     names = ["jax"] + (["torch"] if importlib.util.find_spec("torch") else [])
     workers = {name: Worker(name, size, batch) for name in names}
+    rows = []
     for method in ("encode", "decode"):
-        times = {name: [] for name in names}
+        times, peak = {name: [] for name in names}, {}
         for _ in range(rounds):
             for name, worker in workers.items():
-                seconds, peak = worker.time(method)
+                seconds, peak[name] = worker.time(method)
                 times[name].append(seconds)
-                workers[name].peak = peak
         ours = statistics.median(times["jax"])
-        row = [size, batch, method, f"{batch / ours:.2f}", f"{ours:.2f}"]
-        row += [f"{workers['jax'].compile_seconds[method]:.1f}", f"{workers['jax'].peak:.1f}"]
+        row = {"size": size, "batch": batch, "method": method, "images/s": batch / ours, "s": ours}
+        row["compile s"] = workers["jax"].compile_seconds[method]
+        row |= {"peak GiB": peak["jax"], "PyTorch s": None, "PyTorch GiB": None}
+        row["time / PyTorch's"] = None
         if "torch" in times:
             pairs = zip(times["jax"], times["torch"], strict=True)
-            ratio = statistics.median(j / t for j, t in pairs)
-            theirs = statistics.median(times["torch"])
-            row += [f"{theirs:.2f}", f"{workers['torch'].peak:.1f}", f"{ratio:.2f}"]
-        else:
-            row += ["-", "-", "-"]
-        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+            row["PyTorch s"] = statistics.median(times["torch"])
+            row["PyTorch GiB"] = peak["torch"]
+            row["time / PyTorch's"] = statistics.median(j / t for j, t in pairs)
+        rows.append(row)
     for worker in workers.values():
         worker.close()
+    return rows
 
 
 def main() -> None:
     """Prints a markdown table."""
+    from benchmarks import timing
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="base", help="tiny, small, base or large")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
@@ -163,12 +194,8 @@ def main() -> None:
     if args.serve:
         serve(args.serve, args.size, args.batches[0])
         return
-    columns = ["size", "batch", "method", "images/s", "s", "compile s", "peak GiB"]
-    columns += ["PyTorch s", "PyTorch GiB", "time / PyTorch's"]
-    print("| " + " | ".join(columns) + " |")
-    print("|---" * len(columns) + "|")
-    for batch in args.batches:
-        measure(args.size, batch, args.rounds)
+    rows = [row for batch in args.batches for row in beside_torch(args.size, batch, args.rounds)]
+    print(timing.table(list(rows[0]), [list(row.values()) for row in rows]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from configs import default
+from benchmarks import timing
 from unitok_jax import tokenize
 from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
@@ -29,8 +29,6 @@ from unitok_jax.data.specs import data_config
 from unitok_jax.data.view_batches import ShardedViews
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import Tokenizer
-
-HEADS = {"tiny": 2, "small": 6, "base": 12, "large": 16}
 
 
 class Watched(ShardedViews):
@@ -61,12 +59,8 @@ class _Timed:
         self._batches.close()
 
 
-def make_tokenizer(size: str, side: int, batch: int | None) -> Tokenizer:
+def make_tokenizer(config, batch: int | None) -> Tokenizer:
     """A model of random weights."""
-    config = default.get_config()
-    config.model.size, config.model.quant_heads = size, HEADS[size]
-    config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    config.data.image_size = (side, side)
     return Tokenizer(config, init_params(config.model.to_dict(), jax.random.key(0)), batch)
 
 
@@ -79,8 +73,13 @@ def make_images(folder: pathlib.Path, count: int) -> None:
         (folder / f"{index:06}.jpg").write_bytes(file.getvalue())
 
 
-def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) -> list[str]:
-    """The cells of one row."""
+def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) -> dict[str, dict]:
+    """Tokenizing a folder of images, and plain encoding of as many.
+
+    Returns:
+      'plain' and 'tokenize': {'seconds', 'images'}; of tokenizing also `plain_over_whole`, the
+      median of the ratios of their times, and `waiting`, the share in which it waited for images.
+    """
     data = data_config(f"folder:{folder}", image_size=tokenizer.image_size, context_length=77)
     source = open_source(data, require_captions=False)
     whole = ShardedViews(
@@ -114,35 +113,44 @@ def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) 
         for work in (encode, write) if number % 2 else (write, encode):
             work()
     ratios = [before / after for before, after in zip(plain, whole, strict=True)]
-    return [
-        f"{len(source) / statistics.median(plain):.1f}",
-        f"{len(source) / statistics.median(whole):.1f}",
-        f"{statistics.median(ratios):.2f}",
-        f"{100 * statistics.median(waited):.1f} %",
-    ]
+    return {
+        "plain": {"seconds": statistics.median(plain), "images": len(source)},
+        "tokenize": {
+            "seconds": statistics.median(whole),
+            "images": len(source),
+            "plain_over_whole": statistics.median(ratios),
+            "waiting": statistics.median(waited),
+        },
+    }
 
 
 def main() -> None:
     """Prints a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="tiny", choices=HEADS)
+    parser.add_argument("--size", default="tiny", choices=timing.HEADS)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, help="default: the tokenizer's")
     parser.add_argument("--views", nargs="+", default=["center", "ten"])
     args = parser.parse_args()
-    tokenizer = make_tokenizer(args.size, args.side, args.batch)
-    columns = ["size", "px", "batch", "views", "plain encode images/s", "tokenize images/s"]
-    columns += ["ratio", "waiting for input"]
-    print("| " + " | ".join(columns) + " |")
-    print("|---" * len(columns) + "|")
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    config = timing.configuration("default", dtype)
+    config.model.size, config.model.quant_heads = args.size, timing.HEADS[args.size]
+    config.data.image_size = args.side, args.side
+    tokenizer, rows = make_tokenizer(config, args.batch), []
     with tempfile.TemporaryDirectory() as folder:
         make_images(pathlib.Path(folder), args.images)
         for kind in args.views:
-            cells = measure(tokenizer, pathlib.Path(folder), kind, args.rounds)
-            row = [args.size, args.side, tokenizer.batch_size, kind, *cells]
-            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+            found = measure(tokenizer, pathlib.Path(folder), kind, args.rounds)
+            speeds = [args.images / found[name]["seconds"] for name in ("plain", "tokenize")]
+            whole = found["tokenize"]
+            rows.append(
+                [args.size, args.side, tokenizer.batch_size, kind, *speeds]
+                + [whole["plain_over_whole"], f"{whole['waiting']:.1%}"]
+            )
+    columns = ["size", "px", "batch", "views", "plain encode images/s", "tokenize images/s"]
+    print(timing.table([*columns, "ratio", "waiting for input"], rows))
 
 
 if __name__ == "__main__":

@@ -12,38 +12,32 @@ needs no memory for the weights.
 
 import argparse
 import functools
-import importlib
 import resource
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitok_jax import flops, frozen
+from benchmarks import roofline, timing
+from unitok_jax import frozen
 from unitok_jax.step import Trainer
 
 PHASES = {"first": False, "adversarial": True}
 
 
-def peak_flops(dtype, seconds: float = 1.0) -> float:
-    """Operations per second of a large matrix product."""
-    side = 8192 if jax.default_backend() != "cpu" else 2048
-    x = jnp.ones((side, side), dtype)
-    product = jax.jit(lambda x: x @ x)
-    product(x).block_until_ready()
-    best, begun = float("inf"), time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        start = time.perf_counter()
-        product(x).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
+def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict]:
+    """Phase -> its work as `roofline.compiled` tells it, with `batch` and the median `seconds`.
 
+    Args:
+      config: the whole configuration.
+      batch: images.
+      rounds: in which the phases take turns; 0: nothing runs, and there are no `seconds`.
+      at_once: how many compile side by side.
 
-def measure(config, batch: int, steps: int, compile_only: bool, peak: float):
-    """Yields a row of the table for every phase."""
-    trainer = Trainer(config)
+    Raises:
+      RuntimeError: a step was not finite.
+    """
+    trainer, reference = Trainer(config), Trainer(_plain(config))
     abstract = jax.eval_shape(trainer.init)
     networks = {kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)}
     height, width = config.data.image_size
@@ -51,54 +45,58 @@ def measure(config, batch: int, steps: int, compile_only: bool, peak: float):
         "image": jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
         "text": jax.ShapeDtypeStruct((batch, config.model.text.context_length), jnp.int32),
     }
-    rows, compiled = {}, {}
-    for name, adversarial in PHASES.items():
-        if adversarial and not config.gan.weight:
-            continue
-        step = functools.partial(trainer.train_step, adversarial=adversarial)
-        row = rows[name] = {"phase": name, "flops": flops.count(step, abstract, networks, shapes)}
-        lowered = jax.jit(step, donate_argnums=0).lower(abstract, networks, shapes)
-        begun = time.perf_counter()
-        compiled[name] = lowered.compile()
-        row["compile"] = time.perf_counter() - begun
-        memory = compiled[name].memory_analysis()
-        row["arguments"] = memory.argument_size_in_bytes / 2**30
-        row["temporaries"] = memory.temp_size_in_bytes / 2**30
-    if not compile_only:
-        rng = np.random.default_rng(0)
-
-        def fill(a):
-            return jax.device_put(rng.standard_normal(a.shape, np.float32) * 0.02)
-
-        networks = jax.tree.map(fill, networks)
-        arrays = {
-            "image": jax.device_put(rng.integers(0, 256, shapes["image"].shape, np.uint8)),
-            "text": jax.device_put(rng.integers(1, 500, shapes["text"].shape).astype(np.int32)),
-        }
-        # Weights of any kind do; making real ones compiles for longer than the step.
-        state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
-        state = state.replace(
-            generator=state.generator.replace(params=jax.tree.map(fill, abstract.generator.params)),
-            discriminator=trainer.adversary
-            and state.discriminator.replace(
-                params=jax.tree.map(fill, abstract.discriminator.params)
-            ),
+    jobs = {
+        name: roofline.Job(
+            functools.partial(trainer.train_step, adversarial=adversarial),
+            (abstract, networks, shapes),
+            config.model.dtype,
+            reference=functools.partial(reference.train_step, adversarial=adversarial),
+            donate=(0,),
         )
-        state = state.replace(step=jnp.asarray(round(0.5 * config.steps), jnp.int32))
-        times = {name: [] for name in compiled}
-        for _ in range(steps + 1):
-            for name, step in compiled.items():
-                begun = time.perf_counter()
-                state, metrics = step(state, networks, arrays)
-                jax.block_until_ready((state, metrics))
-                times[name].append(time.perf_counter() - begun)
-        if int(metrics["skipped"]):
-            raise RuntimeError(f"{int(metrics['skipped'])} steps were skipped: not finite")
+        for name, adversarial in PHASES.items()
+        if config.gan.weight or not adversarial
+    }
+    programs = roofline.compiled(jobs, at_once)
+    rows = {name: work | {"batch": batch} for name, (_, work) in programs.items()}
+    if rounds:
+        seconds = _run(config, trainer, abstract, networks, shapes, programs, rounds)
         for name, row in rows.items():
-            row["seconds"] = statistics.median(times[name][1:])
-            row["images/s"] = batch / row["seconds"]
-            row["of peak"] = row["flops"] / row["seconds"] / peak
-    yield from rows.values()
+            row["seconds"] = seconds[name]
+    return rows
+
+
+def _plain(config):
+    """The same without what it recomputes."""
+    config = config.copy_and_resolve_references()
+    config.model.remat, config.optim.accumulation = "none", 1
+    return config
+
+
+def _run(config, trainer, abstract, networks, shapes, programs, rounds):
+    rng = np.random.default_rng(0)
+    networks = timing.fill(networks)
+    arrays = {
+        "image": jax.device_put(rng.integers(0, 256, shapes["image"].shape, np.uint8)),
+        "text": jax.device_put(rng.integers(1, 500, shapes["text"].shape).astype(np.int32)),
+    }
+    # Weights of any kind do; making real ones compiles for longer than the step.
+    state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
+    params = timing.fill(abstract.generator.params)
+    state = state.replace(generator=state.generator.replace(params=params))
+    if trainer.adversary:
+        params = timing.fill(abstract.discriminator.params)
+        state = state.replace(discriminator=state.discriminator.replace(params=params))
+    state = state.replace(step=jnp.asarray(round(0.5 * config.steps), jnp.int32))
+
+    def step(program):
+        nonlocal state
+        state, _ = timing.finish(program, state, networks, arrays)
+
+    calls = {name: functools.partial(step, program) for name, (program, _) in programs.items()}
+    seconds = timing.medians(calls, rounds)
+    if int(state.skipped):
+        raise RuntimeError(f"{int(state.skipped)} steps were skipped: not finite")
+    return seconds
 
 
 def main() -> None:
@@ -111,30 +109,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile-only", action="store_true")
     arguments = parser.parse_args()
-    config = importlib.import_module(f"configs.{arguments.config}").get_config()
-    config.model.dtype = arguments.dtype or config.model.dtype
-    peak = peak_flops(jnp.dtype(config.model.dtype))
+    config = timing.configuration(arguments.config, arguments.dtype)
+    peak = timing.peak_flops(jnp.dtype(config.model.dtype))
     device = jax.devices()[0].device_kind
     print(f"{arguments.config}, batch {arguments.batch}, {config.model.dtype}, {device}")
-    print(f"peak by a matrix product: {peak / 1e9:,.0f} GFLOP/s")
-    print(
-        "remat       phase         images/s   s/step  of peak  GFLOP/image  compile s   "
-        "state+temp GiB"
-    )
+    print(f"peak by a matrix product: {peak / 1e9:,.0f} GFLOP/s\n")
+    rows, ratios = [], []
     for remat in arguments.remat:
         config.model.remat = remat
-        seconds = []
-        for row in measure(config, arguments.batch, arguments.steps, arguments.compile_only, peak):
-            seconds.append(row.get("seconds", float("nan")))
-            print(
-                f"{remat:11} {row['phase']:12} {row.get('images/s', float('nan')):9.2f} "
-                f"{seconds[-1]:8.2f} {row.get('of peak', float('nan')):8.0%} "
-                f"{row['flops'] / arguments.batch / 1e9:12.1f} {row['compile']:10.1f} "
-                f"{row['arguments']:8.2f} + {row['temporaries']:.2f}",
-                flush=True,
-            )
-        if len(seconds) == 2:
-            print(f"{remat:11} adversarial / first: {seconds[1] / seconds[0]:.2f}")
+        rounds = 0 if arguments.compile_only else arguments.steps
+        found = measure(config, arguments.batch, rounds)
+        for phase, row in found.items():
+            cells = [remat, phase, None, None, None]
+            if rounds:
+                cells[2:] = arguments.batch / row["seconds"], row["seconds"]
+                cells.append(f"{row['flops'] / row['seconds'] / peak:.0%}")
+            memory = f"{row['argument_bytes'] / 2**30:.2f} + {row['temporary_bytes'] / 2**30:.2f}"
+            cells += [row["flops"] / arguments.batch / 1e9, row["compile_seconds"], memory]
+            rows.append(cells)
+        if rounds and len(found) == 2:
+            ratio = found["adversarial"]["seconds"] / found["first"]["seconds"]
+            ratios.append(f"{remat}: adversarial / first: {ratio:.2f}")
+    columns = ["remat", "phase", "images/s", "s/step", "of peak", "GFLOP/image", "compile s"]
+    print(timing.table([*columns, "state + temporaries, GiB"], rows))
+    print("", *ratios, sep="\n")
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak resident memory: {resident:.1f} GiB")
 

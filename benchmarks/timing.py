@@ -1,0 +1,147 @@
+"""What benchmarks share: calls timed in turns, the peaks of a machine, random arrays, tables."""
+
+import datetime
+import importlib
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# A call that is faster is repeated for as long: clocks and threads' wake-ups tell little of less.
+SHORTEST = 0.02
+# Of the quantizer's projections, by the model's size: trunk width / latent width.
+HEADS = {"tiny": 2, "small": 6, "base": 12, "large": 16}
+
+
+def configuration(name: str, dtype: str | None = None):
+    """The configuration of a name in configs/, as `b16`, `configs.b16` or `configs/b16.py`.
+
+    dtype: of the computation, instead of the configuration's.
+
+    Raises:
+      ValueError: there is none.
+    """
+    module = "configs." + name.removesuffix(".py").replace("/", ".").removeprefix("configs.")
+    try:
+        config = importlib.import_module(module).get_config()
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ValueError(f"--config={name}: there is no {module.replace('.', '/')}.py") from error
+    config.model.dtype = dtype or config.model.dtype
+    return config
+
+
+def fill(shapes, seed: int = 0):
+    """Small random floats and zeros of other kinds, on the device, in place of shapes."""
+    rng = np.random.default_rng(seed)
+
+    def make(a):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            return jax.device_put((rng.standard_normal(a.shape, np.float32) * 0.02).astype(a.dtype))
+        return jnp.zeros(a.shape, a.dtype)
+
+    return jax.block_until_ready(jax.tree.map(make, shapes))
+
+
+def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call in each of `rounds` rounds, after one round that does not count.
+
+    On a shared machine only ratios of neighbouring measurements mean anything. A call must end when
+    its work is done.
+    """
+    once = {name: _seconds(call, 1) for name, call in calls.items()}
+    once = {name: min(first, _seconds(calls[name], 1)) for name, first in once.items()}
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(_seconds(call, math.ceil(SHORTEST / once[name])))
+    return times
+
+
+def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Seconds of every call: medians of `in_turns`."""
+    return {name: statistics.median(times) for name, times in in_turns(calls, rounds).items()}
+
+
+def _seconds(call, repeats):
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - begun) / repeats
+
+
+def peaks(seconds: float = 1.0) -> dict[str, float]:
+    """The most that this machine does just now.
+
+    Args:
+      seconds: for which each of the three is tried; the fastest try counts.
+
+    Returns:
+      `float32` and `bfloat16`: operations per second of a large matrix product of that dtype;
+      `bytes`: read and written per second by a copy too large for any cache.
+    """
+    found = {dtype: peak_flops(dtype, seconds) for dtype in ("float32", "bfloat16")}
+    large = jnp.ones((2**28 if jax.default_backend() != "cpu" else 2**26,), jnp.float32)
+    size = large.nbytes
+    # In place: a new array of this size costs the system more than the copy.
+    turn = jax.jit(jnp.negative, donate_argnums=0)
+
+    def copy():
+        nonlocal large
+        large = finish(turn, large)
+
+    return found | {"bytes": 2 * size / _fastest(copy, seconds)}
+
+
+def peak_flops(dtype, seconds: float = 1.0) -> float:
+    """Operations per second of a large matrix product."""
+    side = 8192 if jax.default_backend() != "cpu" else 1024
+    x, product = jnp.ones((side, side), dtype), jax.jit(jnp.matmul)
+    return 2 * side**3 / _fastest(lambda: finish(product, x, x), seconds)
+
+
+def finish(program: Callable, *args):
+    """program(*args), when it is done."""
+    return jax.block_until_ready(program(*args))
+
+
+def _fastest(call, seconds):
+    call()
+    best, begun = math.inf, time.perf_counter()
+    while time.perf_counter() - begun < seconds or best == math.inf:
+        best = min(best, _seconds(call, 1))
+    return best
+
+
+def machine() -> dict:
+    """What the figures of a run were measured on, and when."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A markdown table; floats to three digits, None as a dash."""
+    lines = [columns, ["---"] * len(columns), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value):
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
