@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unitok_jax import exchange, flops, frozen, hlo, sharding, topology
@@ -81,20 +82,20 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
     print(_heading(config, machine, mesh))
     trainer = Trainer(config)
     programs = Programs(trainer, mesh)
-    arguments = _arguments(config, programs, mesh)
+    shapes = arguments(config, programs, mesh)
     missing, times = [], {}
     for phase, adversarial in PHASES.items():
         if adversarial and trainer.adversary is None:
             continue
         print(f"\n{phase}", flush=True)
-        traced = programs.phases[adversarial].trace(*arguments)
+        traced = programs.phases[adversarial].trace(*shapes)
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
             missing.append(f"{phase}: {out_of_memory(error)}")
             print(f"  {missing[-1]}")
             continue
-        memory = _memory(compiled, arguments, machine)
+        memory = _memory(compiled, shapes, machine)
         _print_memory(memory, machine)
         cost = _cost(traced, compiled, mesh.size, machine)
         _print_cost(cost, config.data.batch_size, machine, efficiency)
@@ -107,7 +108,7 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
         raise DoesNotFitError("\n".join(missing))
 
 
-def _arguments(config, programs, mesh):
+def arguments(config: ConfigDict, programs: Programs, mesh: Mesh) -> tuple:
     """The step's arguments as shapes with shardings: state, frozen networks, batch."""
 
     def place(tree, where):
