@@ -90,7 +90,7 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
         print(f"\n{phase}", flush=True)
         traced = programs.phases[adversarial].trace(*shapes)
         try:
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(machine.options)
         except jax.errors.JaxRuntimeError as error:
             missing.append(f"{phase}: {out_of_memory(error)}")
             print(f"  {missing[-1]}")
@@ -253,7 +253,8 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
     _row("collectives in all", exchanged, f"{cost.exchange / cost.roofline:.1%} of the roofline")
     limits = {"compute": cost.compute, "memory": cost.memory, "links": cost.exchange}
     bound = next(name for name, seconds in limits.items() if seconds == cost.roofline)
-    _row("roofline", milliseconds(cost.roofline), f"a step, bound by {bound}")
+    unknown = "; memory traffic is not known" if math.isnan(moved) else ""
+    _row("roofline", milliseconds(cost.roofline), f"a step, bound by {bound}{unknown}")
     speed = batch / cost.roofline * efficiency
     _row(f"at {efficiency:.0%} of it", f"{speed:.0f} images/s")
 

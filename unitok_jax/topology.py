@@ -58,6 +58,12 @@ class Topology(NamedTuple):
         return self.chip is not None and not self.chip.shapes
 
     @property
+    def options(self) -> dict[str, int]:
+        """Of the compiler: code of processors that never runs needs no optimisation."""
+        processors = all(device.platform == "cpu" for device in self.devices)
+        return {"xla_backend_optimization_level": 0} if processors else {}
+
+    @property
     def per_device(self) -> Chip | None:
         """The part of a chip that one device is."""
         chip = self.chip
