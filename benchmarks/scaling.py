@@ -35,7 +35,8 @@ _FOUND = (
 class Step(NamedTuple):
     """What a step needs, whatever the number of chips."""
 
-    flops: float  # of an image
+    flops: float  # of an image, of several micro-batches
+    once: float  # of an image, of a single one: a forward pass less
     parameters: float  # bytes that are gathered once a step, if the state is split
     gradients: float  # bytes that are reduced in every micro-batch
     gathered: float  # bytes of features of an image that every chip gets
@@ -91,8 +92,15 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
     """
     machine = topology.find(f"host:{devices}")
     mesh = sharding.make_mesh(1, devices, machine.devices)
-    programs = Programs(Trainer(config), mesh)
-    traced = programs.phases[adversarial].trace(*fit.arguments(config, programs, mesh))
+
+    def trace(micro):
+        changed = config.copy_and_resolve_references()
+        changed.optim.accumulation = micro
+        programs = Programs(Trainer(changed), mesh)
+        return programs.phases[adversarial].trace(*fit.arguments(changed, programs, mesh))
+
+    micro, batch = config.optim.accumulation, config.data.batch_size
+    traced = trace(max(2, micro))
     text = traced.lower().compile(machine.options).as_text()
     sizes = dict.fromkeys(_FOUND, 0.0)
     for collective, (_, size) in hlo.traffic(text, devices, cause=cause).collectives.items():
@@ -104,11 +112,11 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
             raise ValueError(f"{name} of {size:.0f} bytes: this script knows {', '.join(_FOUND)}")
         sizes[name] += size
     parameters, gradients, gathered, reduced = sizes.values()
-    batch = config.data.batch_size
     return Step(
         flops.of_jaxpr(traced.jaxpr.jaxpr) / batch,
+        flops.of_jaxpr(trace(1).jaxpr.jaxpr) / batch,
         parameters,
-        gradients / config.optim.accumulation,
+        gradients / max(2, micro),
         gathered / batch,
         reduced / batch,
         traffic,
@@ -150,7 +158,7 @@ def predict(step: Step, machine: topology.Topology, images: float, micro: int, f
     features = time("all-gather", chips, step.gathered * batch)
     features += time("all-reduce", chips, step.reduced * batch)
     return Times(
-        step.flops * images / chip.flops,
+        (step.flops if micro > 1 else step.once) * images / chip.flops,
         step.traffic * images / chip.bandwidth,
         time("all-gather", fsdp, step.parameters),
         micro * gradients,
@@ -234,9 +242,10 @@ def main() -> None:
     step = compile_step(config, flags.devices, flags.adversary, 1e9 * flags.traffic)
     print(
         f"jax {jax.__version__}, {flags.config} over {flags.devices} devices: an image takes "
-        f"{step.flops / 1e9:.0f} GFLOP; {step.parameters / 1e9:.3f} GB of parameters are gathered, "
-        f"{step.gradients / 1e9:.3f} GB of gradients reduced a micro-batch; features of an image: "
-        f"{step.gathered:.0f} bytes gathered, {step.reduced:.0f} reduced"
+        f"{step.flops / 1e9:.0f} GFLOP, {step.once / 1e9:.0f} without micro-batches; "
+        f"{step.parameters / 1e9:.3f} GB of parameters are gathered a step, "
+        f"{step.gradients / 1e9:.3f} GB of gradients reduced a micro-batch; "
+        f"{step.gathered:.0f} bytes of an image's features are gathered, {step.reduced:.0f} reduced"
     )
     for kind in flags.machines:
         _print_machine(kind, step, config.data.batch_size, flags.micro, flags.fsdp)
