@@ -76,7 +76,8 @@ class Times(NamedTuple):
 
 def cause(kind: str, name: str) -> str:
     """Why a collective is there: parameters, gradients, or features (with all that is small)."""
-    if "sharding_constraint" in name:
+    # The constraint that gathers them, or, of newer JAX, the argument that it gathers.
+    if "sharding_constraint" in name or name.startswith("state."):
         return "parameters"
     reduces = kind in ("all-reduce", "reduce-scatter")
     backward = "transpose(" in name and "contrastive" not in name

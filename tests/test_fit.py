@@ -126,7 +126,9 @@ def test_names_that_are_no_machine(name):
 
 
 def test_part_of_a_node():
-    with pytest.raises(ValueError, match="--topology=h100:12: more than a node of 8 are whole"):
+    with pytest.raises(
+        ValueError, match="--topology=h100:12 is not whole nodes of 8 GPUs; try h100:8"
+    ):
         topology.find("h100:12")
 
 

@@ -92,7 +92,10 @@ def find(name: str) -> Topology:
     if counted and counted[1] in ("host", *GPUS):
         chip, count = GPUS.get(counted[1]), int(counted[2])
         if chip and count > chip.node and count % chip.node:
-            raise ValueError(f"--topology={name}: more than a node of {chip.node} are whole nodes")
+            raise ValueError(
+                f"--topology={name} is not whole nodes of {chip.node} GPUs; "
+                f"try {counted[1]}:{count // chip.node * chip.node}"
+            )
         return Topology(name, _simulated(name, count), chip, count, 1)
     found = re.fullmatch(r"(\w+):([\dx]+)(?:\*([1-9]\d?))?", name)
     if not found or found[1] not in CHIPS or found[2] not in CHIPS[found[1]].shapes:
