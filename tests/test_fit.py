@@ -299,8 +299,8 @@ def test_gpus():
     (phase,) = rows(done.stdout)
     assert phase["activations and temporaries"] == phase["memory traffic"].split()[0] == "-"
     assert "of 80 GiB: at least" in phase["peak"]
-    assert phase["all-gather"].endswith("over 8, 16 in 2 nodes devices")
-    assert "2 in 2 nodes" in phase["all-reduce"]
+    assert phase["all-gather"].endswith("over 8 devices, 16 devices in 2 nodes")
+    assert "2 devices in 2 nodes" in phase["all-reduce"]
     numbers = {
         name: float(re.search(r"([\d.]+) ms", phase[name])[1])
         for name in ("operations", "collectives in all", "roofline")

@@ -244,8 +244,8 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
             size = sum(size for _, size in found.values())
             count = sum(count for count, _ in found.values())
             over = sorted({(c.devices, c.nodes) for c in found})
-            over = ", ".join(f"{n} in {m} nodes" if m > 1 else str(n) for n, m in over)
-            _row(kind, f"{size / 1e9:.6f} GB", f"{count} times, over {over} devices")
+            over = ", ".join(f"{n} devices{f' in {m} nodes' if m > 1 else ''}" for n, m in over)
+            _row(kind, f"{size / 1e9:.6f} GB", f"{count} times, over {over}")
     exchanged = milliseconds(cost.exchange)
     if machine.chip is None:
         _row("collectives in all", exchanged)
