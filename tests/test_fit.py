@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from unitok_jax import fit, hlo, sharding, topology
+from unitok_jax import exchange, fit, groups, hlo, sharding, topology
 from unitok_jax.step import Trainer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -31,9 +31,6 @@ needs_compiler = pytest.mark.skipif(
 
 def run(config, topology, *flags, settings=NANO):
     """main in a process of its own: JAX must not have started."""
-    # The processor's code is never run: half of the time without its optimisation.
-    cheap = "--xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": cheap}
     return subprocess.run(
         [
             sys.executable,
@@ -46,7 +43,7 @@ def run(config, topology, *flags, settings=NANO):
             *flags,
         ],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"XLA_FLAGS": ""},
         capture_output=True,
         text=True,
         timeout=900,
@@ -112,12 +109,27 @@ def test_a_step_that_is_too_large_for_a_chip():
     assert re.search(r"does not fit: needs at least [\d.]+ GiB of 15.75 GiB; try", done.stderr)
 
 
-@pytest.mark.parametrize("name", ["", "v5e", "v5e:3x3", "v9:2x2", "host:0", "v5e:4x4*0", "host:x"])
+@pytest.mark.parametrize(
+    "name", ["", "v5e", "v5e:3x3", "v9:2x2", "host:0", "v5e:4x4*0", "host:x", "h100:x"]
+)
 def test_names_that_are_no_machine(name):
     with pytest.raises(ValueError, match="valid names are") as caught:
         topology.find(name)
-    for expected in ("v5e:SHAPE, 16 GiB a chip", "16x16", "v5p:SHAPE, 95 GiB", "host:N"):
+    for expected in (
+        "v5e:SHAPE, 16 GiB a chip",
+        "16x16",
+        "v5p:SHAPE, 95 GiB",
+        "h100:N, 80 GiB",
+        "host:N",
+    ):
         assert expected in str(caught.value)
+
+
+def test_part_of_a_node():
+    with pytest.raises(
+        ValueError, match="--topology=h100:12 is not whole nodes of 8 GPUs; try h100:8"
+    ):
+        topology.find("h100:12")
 
 
 def test_without_the_compiler(monkeypatch):
@@ -160,7 +172,7 @@ def test_other_errors_of_the_compiler_are_not_about_memory():
         fit.out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: a bug"))
 
 
-def compiled_over_the_mesh(body, *shapes):
+def compiled_over_the_mesh(body, *shapes, node=0):
     """`body` on every one of 2 x 4 devices, its arguments split over all."""
     mesh = sharding.make_mesh(2, 4)
     where = P(("data", "fsdp"))
@@ -169,7 +181,7 @@ def compiled_over_the_mesh(body, *shapes):
         jax.ShapeDtypeStruct(s, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, where))
         for s in shapes
     ]
-    return hlo.traffic(jax.jit(function).lower(*arguments).compile().as_text(), 8)
+    return hlo.traffic(jax.jit(function).lower(*arguments).compile().as_text(), 8, node)
 
 
 def test_collectives_in_and_out_of_loops():
@@ -210,7 +222,89 @@ def test_memory_traffic_of_a_fusion():
 
 def test_time_on_the_links():
     machine = topology.Topology("v5e:4x4", [], topology.CHIPS["v5e"], 16, 2)
-    of_all = fit.exchange_seconds(hlo.Collective("all-reduce", 16), 1e9, 16, machine)
+    of_all = exchange.seconds(hlo.Collective("all-reduce", 16), 1e9, 16, machine)
     assert of_all == pytest.approx(2 * 15 / 16 * 1e9 / 200e9)
-    of_a_row = fit.exchange_seconds(hlo.Collective("all-gather", 4), 1e9, 16, machine)
+    of_a_row = exchange.seconds(hlo.Collective("all-gather", 4), 1e9, 16, machine)
     assert of_a_row == pytest.approx(3 / 4 * 1e9 / 100e9)
+
+
+@pytest.mark.parametrize(
+    "kind, devices, nodes, sent, speed",
+    [
+        ("all-gather", 8, 1, 7 / 8, 450e9),  # NVLink
+        ("all-reduce", 32, 4, 2 * 31 / 32, 400e9),  # 8 adapters a node
+        ("all-reduce", 4, 4, 2 * 3 / 4, 50e9),  # each group has one of them
+        ("reduce-scatter", 8, 4, 7, 100e9),
+        ("all-to-all", 32, 4, 31 / 32, 50e9),
+        ("collective-permute", 32, 4, 1, 50e9),
+    ],
+)
+def test_time_between_nodes(kind, devices, nodes, sent, speed):
+    machine = topology.Topology("h100:32", [], topology.GPUS["h100"], 32, 1)
+    seconds = exchange.seconds(hlo.Collective(kind, devices, nodes), 1e9, 32, machine)
+    assert seconds == pytest.approx(sent * 1e9 / speed)
+
+
+ROWS = [[0, 1, 2, 3], [4, 5, 6, 7]]
+COLUMNS = [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+@pytest.mark.parametrize(
+    "written, joined",
+    [
+        ("channel_id=1, to_apply=%add", [list(range(8))]),
+        ("replica_groups={}, to_apply=%add", [list(range(8))]),
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}", ROWS),
+        ("replica_groups=[2,4]<=[8], dimensions={0}", ROWS),
+        ("replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", COLUMNS),
+        ("replica_groups=mesh['x'=2,'y'=4] {'y'}, dimensions={0}", ROWS),
+        ("replica_groups=mesh['x'=2,'y'=4] {'x'}, dimensions={0}", COLUMNS),
+        ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'y'}, d={0}", COLUMNS),
+        ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}, d={0}", ROWS),
+        ("replica_groups=mesh['x'=8] {'x':(2)4}, dimensions={0}", ROWS),
+        ("replica_groups=mesh['x'=8] {'x':(1)2}, dimensions={0}", COLUMNS),
+        ("replica_groups=mesh['x'=2,'y'=2,'z'=2] {'x','z'}, d={0}", [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        ("source_target_pairs={{0,4},{4,0}}, channel_id=1", [[0, 4], [4, 0]]),
+    ],
+)
+def test_groups_of_a_collective(written, joined):
+    assert groups.groups(written, 8) == joined
+
+
+def test_unknown_groups_are_refused():
+    with pytest.raises(ValueError, match="not known in HLO"):
+        groups.groups("replica_groups=torus(2), dimensions={0}", 8)
+
+
+def test_nodes_that_a_group_reaches_over():
+    assert groups.nodes(ROWS, 4) == 1
+    assert groups.nodes(COLUMNS, 4) == 2
+    assert groups.nodes([list(range(8))], 2) == 4
+
+
+def test_collectives_within_and_between_nodes():
+    def body(x):  # (16, 128)
+        return jax.lax.psum(jnp.sin(x), "fsdp") + jax.lax.psum(jnp.cos(x), "data")
+
+    whole = 16 * 128 * 4
+    assert compiled_over_the_mesh(body, (8 * 16, 128), node=4).collectives == {
+        hlo.Collective("all-reduce", 4, nodes=1): (1, whole),
+        hlo.Collective("all-reduce", 2, nodes=2): (1, whole),
+    }
+
+
+def test_gpus():
+    done = run("tiny", "h100:16", "--config.mesh.data=2", "--config.mesh.fsdp=8")
+    assert done.returncode == 0, done.stderr
+    (phase,) = rows(done.stdout)
+    assert phase["activations and temporaries"] == phase["memory traffic"].split()[0] == "-"
+    assert "of 80 GiB: at least" in phase["peak"]
+    assert phase["all-gather"].endswith("over 8 devices, 16 devices in 2 nodes")
+    assert "2 devices in 2 nodes" in phase["all-reduce"]
+    numbers = {
+        name: float(re.search(r"([\d.]+) ms", phase[name])[1])
+        for name in ("operations", "collectives in all", "roofline")
+    }
+    flop = float(phase["operations"].split()[0]) * 1e9
+    assert numbers["operations"] == pytest.approx(1e3 * flop / 989e12, abs=0.06)
+    assert numbers["roofline"] == max(numbers["operations"], numbers["collectives in all"])

@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unitok_jax import flops, frozen, hlo, sharding, topology
+from unitok_jax import exchange, flops, frozen, hlo, sharding, topology
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.programs import Programs
 from unitok_jax.step import Trainer
-from unitok_jax.topology import Chip, Topology
+from unitok_jax.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +25,22 @@ _GIB = 2**30
 
 
 class Memory(NamedTuple):
-    """Bytes of one device while a step runs."""
+    """Bytes of one device while a step runs; nan is not known."""
 
     state: dict[str, int]  # by part
-    padding: int  # of the layouts of the arguments
-    temporaries: int  # activations, gradients, gathered parameters
-    results: int  # that do not take the place of an argument
-    code: int
+    padding: float  # of the layouts of the arguments
+    temporaries: float  # activations, gradients, gathered parameters
+    results: float  # that do not take the place of an argument
+    code: float
 
     @property
-    def peak(self) -> int:
-        """All of it."""
-        return sum(self.state.values()) + sum(self[1:])
+    def peak(self) -> float:
+        """All of it that is known."""
+        return sum(self.state.values()) + sum(size for size in self[1:] if not math.isnan(size))
 
 
 class Cost(NamedTuple):
-    """What one step does, per device, and the least time it takes, in seconds."""
+    """What one step does, per device, and the least time it takes, in seconds; nan is not known."""
 
     flops: float
     traffic: hlo.Traffic
@@ -49,8 +50,9 @@ class Cost(NamedTuple):
 
     @property
     def roofline(self) -> float:
-        """Of the three that can overlap, the longest."""
-        return max(self.compute, self.memory, self.exchange)
+        """Of the three that can overlap, the longest that is known."""
+        limits = (self.compute, self.memory, self.exchange)
+        return max((limit for limit in limits if not math.isnan(limit)), default=math.nan)
 
 
 class DoesNotFitError(ValueError):
@@ -80,21 +82,21 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
     print(_heading(config, machine, mesh))
     trainer = Trainer(config)
     programs = Programs(trainer, mesh)
-    arguments = _arguments(config, programs, mesh)
+    shapes = arguments(config, programs, mesh)
     missing, times = [], {}
     for phase, adversarial in PHASES.items():
         if adversarial and trainer.adversary is None:
             continue
         print(f"\n{phase}", flush=True)
-        traced = programs.phases[adversarial].trace(*arguments)
+        traced = programs.phases[adversarial].trace(*shapes)
         try:
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(machine.options)
         except jax.errors.JaxRuntimeError as error:
             missing.append(f"{phase}: {out_of_memory(error)}")
             print(f"  {missing[-1]}")
             continue
-        memory = _memory(compiled, arguments)
-        _print_memory(memory, machine.per_device)
+        memory = _memory(compiled, shapes, machine)
+        _print_memory(memory, machine)
         cost = _cost(traced, compiled, mesh.size, machine)
         _print_cost(cost, config.data.batch_size, machine, efficiency)
         times[adversarial] = cost.roofline / efficiency
@@ -106,7 +108,7 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
         raise DoesNotFitError("\n".join(missing))
 
 
-def _arguments(config, programs, mesh):
+def arguments(config: ConfigDict, programs: Programs, mesh: Mesh) -> tuple:
     """The step's arguments as shapes with shardings: state, frozen networks, batch."""
 
     def place(tree, where):
@@ -132,7 +134,7 @@ def _bytes(tree) -> int:
     )
 
 
-def _memory(compiled, arguments) -> Memory:
+def _memory(compiled, arguments, machine: Topology) -> Memory:
     state, networks, batch = arguments
     parts = {
         "parameters": state.generator.params,
@@ -143,6 +145,8 @@ def _memory(compiled, arguments) -> Memory:
         "batch": batch,
     }
     parts = {name: size for name, part in parts.items() if (size := _bytes(part))}
+    if machine.simulated:
+        return Memory(parts, *[math.nan] * 4)
     found = compiled.memory_analysis()
     return Memory(
         state=parts,
@@ -155,45 +159,22 @@ def _memory(compiled, arguments) -> Memory:
 
 def _cost(traced, compiled, devices: int, machine: Topology) -> Cost:
     operations = flops.of_jaxpr(traced.jaxpr.jaxpr) / devices
-    traffic = hlo.traffic(compiled.as_text(), devices)
-    if machine.chip is None:
-        return Cost(operations, traffic, *[math.nan] * 3)
     chip = machine.per_device
+    traffic = hlo.traffic(compiled.as_text(), devices, chip.node if chip else 0)
+    if machine.simulated:
+        traffic = traffic._replace(bytes=math.nan)
+    if chip is None:
+        return Cost(operations, traffic, *[math.nan] * 3)
     return Cost(
         operations,
         traffic,
         operations / chip.flops,
         traffic.bytes / chip.bandwidth,
         sum(
-            exchange_seconds(collective, size, devices, machine)
+            exchange.seconds(collective, size, devices, machine)
             for collective, (_, size) in traffic.collectives.items()
         ),
     )
-
-
-def sent_bytes(collective: hlo.Collective, size: float) -> float:
-    """Bytes that every device sends, with rings; `size`: of the results."""
-    n = collective.devices
-    return (
-        size
-        * {
-            "all-reduce": 2 * (n - 1) / n,
-            "all-gather": (n - 1) / n,
-            "reduce-scatter": n - 1,
-            "all-to-all": (n - 1) / n,
-            "collective-permute": 1,
-        }[collective.kind]
-    )
-
-
-def exchange_seconds(
-    collective: hlo.Collective, size: float, devices: int, machine: Topology
-) -> float:
-    """Time on the links: all of them where all devices take part, else those of one axis."""
-    links = machine.per_device.links
-    if collective.devices < devices:
-        links /= machine.axes
-    return sent_bytes(collective, size) / links
 
 
 def _heading(config, machine, mesh):
@@ -214,6 +195,12 @@ def _heading(config, machine, mesh):
                 if c.devices > 1
                 else ""
             )
+            + (
+                f" within {c.node}, {c.network / 1e9:.0f} GB/s of network; simulated: what needs "
+                "the compiler of GPUs shows as -"
+                if machine.simulated
+                else ""
+            )
         )
     return "\n".join(lines)
 
@@ -222,18 +209,25 @@ def _row(name, value, note=""):
     print(f"  {name:34}{value:>14}  {note}".rstrip())
 
 
-def _print_memory(memory: Memory, chip: Chip | None) -> None:
+def _gib(size):
+    return "-" if math.isnan(size) else f"{size / _GIB:.3f} GiB"
+
+
+def _print_memory(memory: Memory, machine: Topology) -> None:
     for name, size in memory.state.items():
-        _row(name, f"{size / _GIB:.3f} GiB", f"{size} bytes")
-    _row("layouts and counters", f"{memory.padding / _GIB:.3f} GiB")
-    _row("activations and temporaries", f"{memory.temporaries / _GIB:.3f} GiB")
-    _row("results and program", f"{(memory.results + memory.code) / _GIB:.3f} GiB")
+        _row(name, _gib(size), f"{size} bytes")
+    _row("layouts and counters", _gib(memory.padding))
+    _row("activations and temporaries", _gib(memory.temporaries))
+    _row("results and program", _gib(memory.results + memory.code))
     verdict = ""
-    if chip:
-        left = chip.capacity - memory.peak
+    if machine.chip:
+        capacity = machine.per_device.capacity
+        left = capacity - memory.peak
         word = "fits, left" if left >= 0 else "does not fit, missing"
-        verdict = f"of {chip.capacity / _GIB:.0f} GiB: {word} {abs(left) / _GIB:.3f} GiB"
-    _row("peak", f"{memory.peak / _GIB:.3f} GiB", verdict)
+        if machine.simulated and left >= 0:
+            word = "at least; left for activations and temporaries"
+        verdict = f"of {capacity / _GIB:.0f} GiB: {word} {_gib(abs(left))}"
+    _row("peak", _gib(memory.peak), verdict)
 
 
 def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) -> None:
@@ -241,22 +235,26 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
         return "-" if math.isnan(seconds) else f"{seconds * 1e3:.1f} ms"
 
     _row("operations", f"{cost.flops / 1e9:.3f} GFLOP", milliseconds(cost.compute))
-    _row("memory traffic", f"{cost.traffic.bytes / 1e9:.3f} GB", milliseconds(cost.memory))
+    moved = cost.traffic.bytes
+    gigabytes = "-" if math.isnan(moved) else f"{moved / 1e9:.3f} GB"
+    _row("memory traffic", gigabytes, milliseconds(cost.memory))
     for kind in hlo.KINDS:
         found = {c: v for c, v in cost.traffic.collectives.items() if c.kind == kind}
         if found:
             size = sum(size for _, size in found.values())
             count = sum(count for count, _ in found.values())
-            over = ", ".join(str(n) for n in sorted({c.devices for c in found}))
-            _row(kind, f"{size / 1e9:.6f} GB", f"{count} times, over {over} devices")
+            over = sorted({(c.devices, c.nodes) for c in found})
+            over = ", ".join(f"{n} devices{f' in {m} nodes' if m > 1 else ''}" for n, m in over)
+            _row(kind, f"{size / 1e9:.6f} GB", f"{count} times, over {over}")
     exchanged = milliseconds(cost.exchange)
     if machine.chip is None:
         _row("collectives in all", exchanged)
         return
     _row("collectives in all", exchanged, f"{cost.exchange / cost.roofline:.1%} of the roofline")
     limits = {"compute": cost.compute, "memory": cost.memory, "links": cost.exchange}
-    bound = max(limits, key=limits.get)
-    _row("roofline", milliseconds(cost.roofline), f"a step, bound by {bound}")
+    bound = next(name for name, seconds in limits.items() if seconds == cost.roofline)
+    unknown = "; memory traffic is not known" if math.isnan(moved) else ""
+    _row("roofline", milliseconds(cost.roofline), f"a step, bound by {bound}{unknown}")
     speed = batch / cost.roofline * efficiency
     _row(f"at {efficiency:.0%} of it", f"{speed:.0f} images/s")
 

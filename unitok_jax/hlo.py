@@ -8,7 +8,10 @@ import collections
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
+
+from unitok_jax import groups
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 
@@ -34,6 +37,8 @@ class Collective(NamedTuple):
 
     kind: str
     devices: int  # that exchange with each other
+    nodes: int = 1  # that these devices lie in
+    cause: str = ""  # by the function that `traffic` was given
 
 
 class Traffic(NamedTuple):
@@ -52,14 +57,21 @@ class _Instruction(NamedTuple):
     root: bool
 
 
-def traffic(text: str, devices: int) -> Traffic:
+def traffic(
+    text: str,
+    devices: int,
+    node: int = 0,
+    cause: Callable[[str, str], str] = lambda kind, name: "",
+) -> Traffic:
     """Traffic of a program.
 
     Args:
       text: `compiled.as_text()`.
       devices: of the program; a collective without groups is over all of them.
+      node: devices of a node, which are neighbours in the mesh; 0: all.
+      cause: of a collective, by its kind and by the name that JAX gave the operation.
     """
-    return _Program(text, devices).total()
+    return _Program(text, devices, node or devices, cause).total()
 
 
 def shape_bytes(shape: str) -> int:
@@ -83,8 +95,8 @@ def _all_bytes(shape):
 
 
 class _Program:
-    def __init__(self, text, devices):
-        self.devices = devices
+    def __init__(self, text, devices, node, cause):
+        self.devices, self.node, self.cause = devices, node, cause
         self.computations, self.entry = _parse(text)
         self.instructions, self.users = {}, collections.defaultdict(list)
         for name, instructions in self.computations.items():
@@ -137,10 +149,7 @@ class _Program:
         if not fused.startswith("all-reduce-scatter"):
             return found
         return {
-            Collective("reduce-scatter", all_reduce.devices): (
-                count,
-                size / all_reduce.devices,
-            )
+            all_reduce._replace(kind="reduce-scatter"): (count, size / all_reduce.devices)
             for all_reduce, (count, size) in found.items()
         }
 
@@ -221,21 +230,12 @@ class _Program:
         kind = _kind(instruction.opcode)
         if kind is None:
             return {}
-        collective = Collective(kind, self._group(instruction.rest))
+        joined = groups.groups(instruction.rest, self.devices)
+        count = self.devices if kind == "collective-permute" else len(joined[0])
+        name = re.search(r'op_name="([^"]*)"', instruction.rest)
+        cause = self.cause(kind, name[1] if name else "")
+        collective = Collective(kind, count, groups.nodes(joined, self.node), cause)
         return {collective: (1, _all_bytes(_result(instruction)))}
-
-    def _group(self, rest):
-        found = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
-        if found:
-            return found[1].count(",") + 1
-        found = re.search(r"replica_groups=\[\d+,(\d+)\]", rest)
-        if found:
-            return int(found[1])
-        found = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
-        if found:
-            sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-            return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
-        return self.devices
 
     def _trips(self, instruction):
         """How often a loop runs: what XLA knows of it, or the bound that its condition names."""

@@ -15,6 +15,7 @@ def l2_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.mean((reconstruction - images) ** 2)
 
 
+@jax.named_scope("contrastive")  # what of a program's exchange is its
 def contrastive_loss(
     image_features: jax.Array, text_features: jax.Array, logit_scale: jax.Array
 ) -> jax.Array:

@@ -42,7 +42,9 @@ MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "compile"], "compile: only tells whether the step fits --topology."
 )
 TOPOLOGY = flags.DEFINE_string(
-    "topology", "", "What --mode=compile compiles for: v5e:16x16, host:8; a wrong name lists all."
+    "topology",
+    "",
+    "What --mode=compile compiles for: v5e:16x16, h100:8, host:8; a wrong name lists all.",
 )
 EFFICIENCY = flags.DEFINE_float(
     "efficiency", 0.5, "Part of the roofline's speed that --mode=compile assumes."

@@ -1,4 +1,4 @@
-"""Names of machines to compile for, without having them: TPU slices and simulated CPU devices."""
+"""Names of machines to compile for, without having them: TPU slices, GPUs, simulated devices."""
 
 import math
 import os
@@ -13,7 +13,7 @@ _CUBE = tuple("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16
 
 
 class Chip(NamedTuple):
-    """What one chip can hold and do, by Google Cloud's TPU documentation."""
+    """What one chip can hold and do, by the documentation of its maker."""
 
     capacity: int  # bytes of HBM
     flops: float  # bfloat16 operations per second
@@ -23,6 +23,8 @@ class Chip(NamedTuple):
     name: str  # what the compiler calls it
     options: dict[str, str]  # of the compiler, for one device per chip
     devices: int = 1  # that a chip shows as
+    node: int = 0  # chips that `links` connect; 0: all of a slice
+    network: float = 0.0  # bytes that a chip sends per second to other nodes, one way
 
 
 # https://docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, "System architecture". The links'
@@ -34,6 +36,11 @@ CHIPS = {
     "v6e": Chip(32 * 2**30, 918e12, 1638e9, 400e9, _FLAT, "v6e", {}),
     "v7x": Chip(192 * 2**30, 2307e12, 7380e9, 600e9, _CUBE, "tpu7x", {}, devices=2),
 }
+# https://www.nvidia.com/en-us/data-center/h100/ (SXM, without sparsity; NVLink's two-way bandwidth
+# is halved), https://docs.nvidia.com/dgx/dgxh100-user-guide (8 adapters of 400 Gb/s a node).
+GPUS = {
+    "h100": Chip(80 * 2**30, 989e12, 3350e9, 450e9, (), "h100", {}, node=8, network=50e9),
+}
 
 
 class Topology(NamedTuple):
@@ -44,6 +51,17 @@ class Topology(NamedTuple):
     chip: Chip | None  # None: not known, of simulated devices
     chips: int
     axes: int  # of the torus that connects the chips of a slice
+
+    @property
+    def simulated(self) -> bool:
+        """Whether another compiler than the chip's own makes its programs."""
+        return self.chip is not None and not self.chip.shapes
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of the compiler: code of processors that never runs needs no optimisation."""
+        processors = all(device.platform == "cpu" for device in self.devices)
+        return {"xla_backend_optimization_level": 0} if processors else {}
 
     @property
     def per_device(self) -> Chip | None:
@@ -60,16 +78,25 @@ class Topology(NamedTuple):
 
 
 def find(name: str) -> Topology:
-    """The machine of a name: `v5e:16x16`, `v5e:16x16*2` (two slices) or `host:8` (simulated).
+    """The machine of a name: `v5e:16x16`, `v5e:16x16*2` (two slices), `h100:8`, `host:8`.
+
+    XLA compiles for GPUs only where there is one. Simulated CPU devices stand for them: a program
+    is divided among those in the same way. Of `host` no chip is known.
 
     Call it before JAX has made a backend. No accelerator is touched or needed.
 
     Raises:
       ValueError: there is no such machine, the message lists all; or `libtpu` is missing.
     """
-    host = re.fullmatch(r"host:([1-9]\d{0,3})", name)
-    if host:
-        return Topology(name, _simulated(int(host[1])), None, int(host[1]), 1)
+    counted = re.fullmatch(r"(\w+):([1-9]\d{0,3})", name)
+    if counted and counted[1] in ("host", *GPUS):
+        chip, count = GPUS.get(counted[1]), int(counted[2])
+        if chip and count > chip.node and count % chip.node:
+            raise ValueError(
+                f"--topology={name} is not whole nodes of {chip.node} GPUs; "
+                f"try {counted[1]}:{count // chip.node * chip.node}"
+            )
+        return Topology(name, _simulated(name, count), chip, count, 1)
     found = re.fullmatch(r"(\w+):([\dx]+)(?:\*([1-9]\d?))?", name)
     if not found or found[1] not in CHIPS or found[2] not in CHIPS[found[1]].shapes:
         raise ValueError(_unknown(name))
@@ -84,7 +111,7 @@ def find(name: str) -> Topology:
     )
 
 
-def _simulated(count: int) -> list:
+def _simulated(name: str, count: int) -> list:
     flag = "--xla_force_host_platform_device_count"
     others = (
         re.sub(rf"{flag}=\d+", "", os.environ["XLA_FLAGS"]) if "XLA_FLAGS" in os.environ else ""
@@ -93,9 +120,7 @@ def _simulated(count: int) -> list:
     jax.config.update("jax_platforms", "cpu")
     devices = jax.devices()
     if len(devices) != count:
-        raise RuntimeError(
-            f"JAX runs with {len(devices)} devices already: host:{count} is too late"
-        )
+        raise RuntimeError(f"JAX runs with {len(devices)} devices already: {name} is too late")
     return devices
 
 
@@ -130,5 +155,8 @@ def _unknown(name):
         shapes = " ".join(chip.shapes)
         lines.append(f"  {kind}:SHAPE, {chip.capacity / 2**30:.0f} GiB a chip; SHAPE: {shapes}")
     lines.append("  any of these with *N for N slices, as v5e:16x16*2")
+    for kind, chip in GPUS.items():
+        size = f"{chip.capacity / 2**30:.0f} GiB a GPU"
+        lines.append(f"  {kind}:N, {size}; N: up to {chip.node}, or whole nodes of {chip.node}")
     lines.append("  host:N, N simulated CPU devices, as host:8")
     return "\n".join(lines)
