@@ -50,7 +50,7 @@ def compiled(jobs: Mapping[Hashable, Job], at_once: int = 1) -> dict[Hashable, t
         job, cost, memory = jobs[key], program.cost_analysis(), program.memory_analysis()
         work = {
             "dtype": job.dtype,
-            "flops": flops.of_jaxpr(traced[key].jaxpr.jaxpr),
+            "flops": flops.of_jaxpr(traced[key].jaxpr.jaxpr, jax.default_backend()),
             "model_flops": model_flops(job.reference or job.function, *job.args),
             "bytes": float(hlo.traffic(program.as_text(), 1).bytes),
             "xla_flops": float(cost["flops"]),
@@ -72,8 +72,8 @@ def _compile(traced):
 def model_flops(function: Callable, *args) -> float:
     """As `flops.count`, with each up-sampling convolution as it is published.
 
-    The four 2x2 convolutions on the small grid that stand for one 3x3 convolution on the large one
-    have 4/9 of its products.
+    What is computed on the small grid for one 3x3 convolution on the large one has 4/9 of its
+    products, or a quarter.
     """
     with _published():
         # A function of its own: what was traced before is remembered by the function.

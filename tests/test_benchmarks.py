@@ -60,3 +60,12 @@ def test_every_variant_of_the_ablation_builds(variant):
     check(config)
     trainer = Trainer(config)
     assert trainer.entries * config.model.num_codebooks == ablation.ENTRIES
+
+
+def test_operations_of_the_platforms_own_form():
+    def by_platform(x):
+        return jax.lax.platform_dependent(x, cpu=lambda x: x @ x, default=lambda x: x @ x @ x)
+
+    x, product = jnp.ones((8, 8)), 2 * 8**3
+    assert flops.count(by_platform, x, platform="cpu") == product
+    assert flops.count(by_platform, x, platform="tpu") == flops.count(by_platform, x) == 2 * product

@@ -5,21 +5,22 @@ import math
 import jax
 
 
-def count(function, *args) -> float:
+def count(function, *args, platform: str | None = None) -> float:
     """Operations of function(*args), 2 per multiply-add, as it will be executed.
 
     Scans count every iteration and recomputation counts again, which XLA's own analysis does not
-    tell. Of two branches the larger counts; elementwise work is left out.
+    tell. Of two branches the larger counts, and of the forms for several platforms that for
+    `platform` ('cpu', 'cuda', 'tpu'), if it is given; elementwise work is left out.
     """
-    return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+    return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr, platform)
 
 
-def of_jaxpr(jaxpr) -> float:
+def of_jaxpr(jaxpr, platform: str | None = None) -> float:
     """As `count`, of what was traced already."""
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    return sum(_of_equation(equation, platform) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation):
+def _of_equation(equation, platform):
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracting, _), _ = params["dimension_numbers"]
@@ -34,9 +35,14 @@ def _of_equation(equation):
         dilation = math.prod(params["lhs_dilation"])
         return 2.0 * window * math.prod(equation.outvars[0].aval.shape) / dilation
     if name == "cond":
-        return max(of_jaxpr(branch.jaxpr) for branch in params["branches"])
+        branches = params["branches"]
+        if platform and params.get("branches_platforms"):
+            names = params["branches_platforms"]  # None: all that stand in no other
+            chosen = (b for b, n in zip(branches, names, strict=True) if n is None or platform in n)
+            return of_jaxpr(next(chosen).jaxpr, platform)
+        return max(of_jaxpr(branch.jaxpr, platform) for branch in branches)
     factor = params["length"] if name == "scan" else 1
-    return factor * sum(of_jaxpr(inner) for inner in _inner(params))
+    return factor * sum(of_jaxpr(inner, platform) for inner in _inner(params))
 
 
 def _inner(params):
