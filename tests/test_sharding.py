@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from unitok_jax import sharding
+from unitok_jax import hlo, sharding
+from unitok_jax.models.text_encoder import TextEncoder
 from unitok_jax.run import Run
 
 
@@ -175,3 +177,35 @@ def test_equal_on_every_mesh(meshes, adversarial):
         for ours, theirs in zip(split, whole, strict=True):
             error = optax.tree.norm(jax.tree.map(np.subtract, ours, theirs))
             assert error < 1e-5 * optax.tree.norm(theirs), where
+
+
+def test_the_text_towers_gradient_exchanges_nothing_but_itself():
+    """Its end tokens stay where their texts are: no device sends activations."""
+    mesh = sharding.make_mesh(-1, 1)
+    tower = nnx.eval_shape(
+        lambda: TextEncoder(
+            width=16,
+            heads=2,
+            depth=1,
+            vocab_size=32,
+            context_length=7,
+            embed_dim=8,
+            remat=True,
+            dtype=jnp.float32,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    graph, params = nnx.split(tower)
+    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    gradient = jax.jit(
+        jax.grad(lambda params, text: jnp.sum(nnx.merge(graph, params)(text) ** 2)),
+        in_shardings=(whole, split),
+        out_shardings=whole,
+    )
+    text = jax.ShapeDtypeStruct((2 * mesh.size, 7), jnp.int32)
+    found = hlo.traffic(
+        gradient.lower(nnx.to_pure_dict(params), text).compile().as_text(), mesh.size
+    ).collectives
+    assert {collective.kind for collective in found} == {"all-reduce"}
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(params)) * 4
+    assert sum(size for _, size in found.values()) <= sizes

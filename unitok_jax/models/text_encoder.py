@@ -81,6 +81,6 @@ class TextEncoder(nnx.Module):
             )
         x = self.token_embedding[...][text] + self.positional_embedding[...][:length]
         x = self.blocks(x.astype(self.dtype))
-        x = x[jnp.arange(x.shape[0]), text.argmax(axis=-1)]
+        x = jnp.take_along_axis(x, text.argmax(axis=-1)[:, None, None], axis=1)[:, 0]
         projection = self.text_projection[...].astype(self.dtype)
         return (self.ln_final(x) @ projection).astype(jnp.float32)
