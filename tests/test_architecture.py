@@ -156,6 +156,7 @@ ARROWS = {
     "reference": {"data", "evaluate"},
     "card_pictures": {"metrics"},
     "card_page": set(),
+    "fid": {"cluster", "evaluate", "evaluation", "reference"},
     "measuring": {
         "card_pictures",
         "cluster",
@@ -163,8 +164,8 @@ ARROWS = {
         "data",
         "evaluate",
         "evaluation",
+        "fid",
         "frozen",
-        "reference",
         "sharding",
     },
     "card": {

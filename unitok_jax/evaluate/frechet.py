@@ -7,7 +7,6 @@ numbers, and the published values are themselves computed so.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import lapack
 
 
 class Moments(NamedTuple):
@@ -92,6 +91,8 @@ def _root(covariance):
     Its products have the singular values of those of the symmetric root, V R^T. It costs a fraction
     of eigenvectors, and next to nothing where fewer images than features leave few columns.
     """
+    from scipy.linalg import lapack  # --help does not wait for it
+
     factor, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
     root = np.empty((len(covariance), rank))
     root[pivots - 1] = np.tril(factor)[:, :rank]
