@@ -100,6 +100,37 @@ def test_a_folder_that_cannot_be_written_is_a_warning(environment, tmp_path):
     assert again == ["None", "0", result] and "file" in error
 
 
+ENABLES = "import os; os.umask(0); from unitok_jax import compilation_cache as c; print(c.enable())"
+FOLDERS = ("home/unitok_jax", "home/unitok_jax/programs", "home/unitok_jax/programs/jax-*")
+
+
+def test_the_folder_is_the_users_alone(environment, tmp_path):
+    (folder,), error = finish(start(environment, ENABLES))
+    assert pathlib.Path(folder).is_dir() and not error
+    for pattern in FOLDERS:
+        (path,) = tmp_path.glob(pattern)
+        assert path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("pattern", FOLDERS)
+@pytest.mark.parametrize(
+    "others", [0o020, 0o002, pytest.param("owner", marks=pytest.mark.skipif("os.geteuid() != 0"))]
+)
+def test_a_folder_of_others_is_a_warning(environment, tmp_path, pattern, others):
+    """What they leave there would run as this user's."""
+    finish(start(environment, ENABLES))
+    (path,) = tmp_path.glob(pattern)
+    if others == "owner":
+        os.chown(path, 65534, 65534)
+    else:
+        path.chmod(0o755 | others)
+    (folder,), error = finish(start(environment, ENABLES))
+    assert folder == "None"
+    told = "belongs to user 65534" if others == "owner" else "can be written by others"
+    assert error.count("\n") == 1 and f"{path} {told}" in error
+    assert "JAX_COMPILATION_CACHE_DIR" in error
+
+
 @pytest.mark.parametrize("length", [0, 100])
 def test_a_damaged_entry_is_compiled_again(environment, tmp_path, length):
     (folder, _, result), _ = computes(environment)

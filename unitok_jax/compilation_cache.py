@@ -25,7 +25,8 @@ def enable() -> Path | None:
     empty, or `JAX_ENABLE_COMPILATION_CACHE` is false, nothing is kept.
 
     Returns:
-      The folder; None if JAX's settings hold, or if it cannot be written, which is a warning.
+      The folder; None if JAX's settings hold, or, with a warning, if the folder cannot be written
+      or others can write to it: a program that they left would run as this user's.
     """
     given = jax.config.jax_compilation_cache_dir
     if given == "":
@@ -37,7 +38,8 @@ def enable() -> Path | None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         programs = Path(home).absolute() / "unitok_jax" / "programs"
         folder = programs / f"jax-{jax.__version__}-{_machine()}"
-        folder.mkdir(parents=True, exist_ok=True)
+        for own in (programs.parent, programs, folder):
+            _claim(own)
         tempfile.TemporaryFile(dir=folder).close()
         prune(programs, LIMIT)
     except (OSError, RuntimeError) as error:  # Path.home() of a user without one
@@ -67,6 +69,23 @@ def prune(folder: Path, limit: int) -> None:
             break
         path.unlink(missing_ok=True)
         total -= size
+
+
+def _claim(folder: Path) -> None:
+    """Makes a folder that only this user can write to.
+
+    Raises:
+      PermissionError: it is there already, and is not such a one.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stat = folder.stat()
+    if stat.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to user {stat.st_uid}, whose programs would run")
+    if stat.st_mode & 0o022:
+        raise PermissionError(
+            f"{folder} can be written by others, whose programs would run: delete it, or chmod "
+            "go-w if you trust what is in it"
+        )
 
 
 def _machine() -> str:
