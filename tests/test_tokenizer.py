@@ -219,6 +219,19 @@ class TestImagesOfManySizes:
             next(codes)
             assert read - given <= 10
 
+    def test_a_buffer_may_be_used_again_while_its_image_waits(self, tokenizer, pictures):
+        buffers = {size: np.empty((*size, 3), np.uint8) for size in ((32, 32), (32, 48))}
+
+        def read():
+            for picture in pictures[:3]:
+                buffer = buffers[picture.shape[:2]]
+                buffer[...] = picture
+                yield buffer
+                buffer[...] = 0
+
+        for codes, picture in zip(tokenizer.encode_each(read()), pictures, strict=False):
+            np.testing.assert_array_equal(codes, tokenizer.encode(picture[None]))
+
     def test_window(self, tokenizer):
         with pytest.raises(ValueError, match="window=0"):
             next(tokenizer.encode_each([], window=0))

@@ -132,7 +132,7 @@ class Tokenizer:
                 except (ValueError, TypeError) as error:
                     failure = error
                     return
-                yield image
+                yield image.copy()  # it waits, and whoever made it may write to its memory
 
         def started():
             for group in by_shape(checked(), self.batch_size, window):
