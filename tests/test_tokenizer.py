@@ -320,8 +320,12 @@ class TestManyBatches:
         assert list(tokenizer.encode_batches([])) == []
 
     def test_of_more_than_the_batch_size(self, tokenizer, pictures):
-        with pytest.raises(ValueError, match="4 images is over 2"):
+        with pytest.raises(ValueError, match="4 images: 1 to 2 fit"):
             list(tokenizer.encode_batches([pictures]))
+
+    def test_an_empty_one_is_refused_as_by_encode(self, tokenizer, pictures):
+        with pytest.raises(ValueError, match="0 images: 1 to 2 fit"):
+            list(tokenizer.encode_batches([pictures[:2], pictures[:0]]))
 
 
 class TestHash:

@@ -96,8 +96,8 @@ class Tokenizer:
         def started():
             for images in batches:
                 images = arguments.check_images(images)
-                if len(images) > self.batch_size:
-                    raise ValueError(f"a batch of {len(images)} images is over {self.batch_size}")
+                if not 1 <= len(images) <= self.batch_size:
+                    raise ValueError(f"a batch of {len(images)} images: 1 to {self.batch_size} fit")
                 yield self.compiled.start("encode", images, self.batch_size), images
 
         for codes, images in fetch(started()):
