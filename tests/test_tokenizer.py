@@ -327,6 +327,16 @@ class TestManyBatches:
         with pytest.raises(ValueError, match="0 images: 1 to 2 fit"):
             list(tokenizer.encode_batches([pictures[:2], pictures[:0]]))
 
+    def test_codes_may_be_written_to(self, tokenizer, pictures):
+        """As those of `encode`: a device's own memory may not."""
+        for codes in (
+            tokenizer.encode(pictures[:1]),
+            *tokenizer.encode_batches([pictures[:2]]),
+            *tokenizer.encode_each(pictures[:1]),
+        ):
+            codes[:, 0, 0] = 3
+            assert codes[0, 0, 0] == 3
+
 
 class TestHash:
     def test_is_of_the_weights_not_of_the_file(self, tokenizer, tmp_path):

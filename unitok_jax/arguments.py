@@ -18,8 +18,8 @@ class Codes(np.ndarray):
     grid: tuple[int, int] | None
 
     def __new__(cls, codes, grid: tuple[int, int]):
-        """View of an int array with a grid."""
-        out = np.asarray(codes, np.int32).view(cls)
+        """Copy of an int array with a grid: what a device computed is read-only."""
+        out = np.array(codes, np.int32).view(cls)
         out.grid = tuple(grid)
         return out
 
