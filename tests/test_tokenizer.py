@@ -1,5 +1,6 @@
 """The user's API."""
 
+import concurrent.futures
 import gc
 import pickle
 import re
@@ -424,3 +425,21 @@ def test_codes_do_not_depend_on_the_rest_of_a_batch(weights, dtype):
     np.testing.assert_array_equal(five.encode(images[:18]), codes[:18])
     shared = unitok_jax.load(weights, 20, dtype=dtype, devices=jax.devices()[:4])
     np.testing.assert_array_equal(shared.encode(images), codes)
+
+
+def test_threads_share_one_tokenizer(weights, monkeypatch):
+    """While programs are dropped, and two devices are at work."""
+    monkeypatch.setattr(compiled, "PROGRAMS", 3)
+    tokenizer = unitok_jax.load(weights, 2, devices=jax.local_devices()[:2])
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, 256, (5, 16, side, 3), np.uint8) for side in (16, 16, 32, 32)]
+    alone = [tokenizer.encode(images) for images in batches]
+    rebuilt = [tokenizer.decode(codes) for codes in alone]
+
+    def check(number):
+        codes = tokenizer.encode(batches[number])
+        np.testing.assert_array_equal(codes, alone[number])
+        np.testing.assert_array_equal(tokenizer.decode(codes), rebuilt[number])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(check, [*range(len(batches))] * 2))

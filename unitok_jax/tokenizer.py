@@ -27,7 +27,7 @@ class Tokenizer:
     A batch is cut into pieces of `batch_size`; what is left is padded to the next of `batch_sizes`,
     1, 2, 4, ... images for each device. So a method compiles at most 1 + log2(batch_size / devices)
     programs for an image size, rounded up. While the devices work on one piece the next is
-    prepared; uint8 images become floats on the devices.
+    prepared; uint8 images become floats on the devices. Threads may share a tokenizer.
     """
 
     def __init__(
