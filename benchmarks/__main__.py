@@ -8,8 +8,6 @@ and pictures are random: they do not change the time.
 """
 
 import argparse
-import importlib
-import importlib.util
 import pathlib
 import tempfile
 
@@ -24,6 +22,7 @@ from benchmarks import (
     reports,
     roofline,
     stages,
+    startup,
     timing,
     tokenize,
     train_step,
@@ -98,9 +97,9 @@ class Suite:
 
     def startup(self) -> dict:
         """A new process up to its first result."""
-        if self.quick or not importlib.util.find_spec("benchmarks.startup"):
+        if self.quick:
             return first_call.measure(self.name, self.batch, self.config.model.dtype)
-        numbers = importlib.import_module("benchmarks.startup").measure(self.name)
+        numbers = startup.measure(self.name)
         return {
             name: {"seconds": seconds, "CPU seconds": numbers[f"{name}, CPU"]}
             for name, seconds in numbers.items()

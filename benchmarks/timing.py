@@ -16,7 +16,7 @@ import numpy as np
 # A call that is faster is repeated for as long: clocks and threads' wake-ups tell little of less.
 SHORTEST = 0.02
 # Of the quantizer's projections, by the model's size: trunk width / latent width.
-HEADS = {"tiny": 2, "small": 6, "base": 12, "large": 16}
+HEADS = {"nano": 2, "tiny": 2, "small": 6, "base": 12, "large": 16}
 
 
 def configuration(name: str, dtype: str | None = None):

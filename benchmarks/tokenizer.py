@@ -11,13 +11,13 @@ they must be trained ones: the images are the built-in photographs.
 import argparse
 import functools
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks import timing
 from configs import default
 from unitok_jax import load
 from unitok_jax.data.sources import open_source
@@ -27,7 +27,6 @@ from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import Tokenizer
 
-HEADS = {"nano": 2, "tiny": 2, "small": 6, "base": 12, "large": 16}
 PIECES = 4  # batches of the comparison of prefetching with waiting for each
 
 
@@ -41,7 +40,7 @@ def speed(size: str, side: int, batch: int, rounds: int) -> list[dict]:
       the seconds of `encode_batches` to those of `encode` of each of the batches.
     """
     config = default.get_config()
-    config.model.size, config.model.quant_heads = size, HEADS[size]
+    config.model.size, config.model.quant_heads = size, timing.HEADS[size]
     config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     config.data.image_size = (side, side)
     params = init_params(config.model.to_dict(), jax.random.key(0))
@@ -61,7 +60,7 @@ def speed(size: str, side: int, batch: int, rounds: int) -> list[dict]:
         if method == "encode":
             calls["ahead"] = lambda: list(tokenizer.encode_batches(images))
             calls["waiting"] = lambda: [tokenizer.encode(piece) for piece in images]
-        seconds = _in_turns(calls, rounds)
+        seconds = timing.in_turns(calls, rounds)
         row = {"size": size, "side": side, "batch": batch, "method": method}
         row["images/s"] = batch / statistics.median(seconds["API"])
         row["compiled images/s"] = batch / statistics.median(seconds["compiled"])
@@ -81,17 +80,6 @@ def _compiled(tokenizer, method, rows, grid):
     rows = jax.device_put(rows)
     program = jax.jit(run).lower(tokenizer.params, rows).compile()
     return lambda: jax.block_until_ready(program(tokenizer.params, rows))
-
-
-def _in_turns(calls, rounds):
-    seconds = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            if number:  # the first round does not count
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
 
 
 def _ratio(seconds, above, below):
@@ -159,33 +147,24 @@ def _all_in_bfloat16(tokenizer, images):
     return np.concatenate([run(params, to_float(image[None])) for image in images])
 
 
-def table(rows: list[dict]) -> str:
-    """Markdown of rows of equal keys."""
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    for row in rows:
-        lines.append(
-            [
-                "-" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)
-                for v in row.values()
-            ]
-        )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _print(rows):
+    print(timing.table(list(rows[0]), [list(row.values()) for row in rows]))
 
 
 def main() -> None:
     """Prints a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="tiny", choices=HEADS)
+    parser.add_argument("--size", default="tiny", choices=timing.HEADS)
     parser.add_argument("--side", type=int, help="of images; default: 256, or the checkpoint's")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--checkpoint", help="count its codes instead of measuring speed")
     args = parser.parse_args()
     if args.checkpoint:
-        print(table(precision(args.checkpoint, args.side)))
+        _print(precision(args.checkpoint, args.side))
         return
     side = args.side or 256
-    print(table([r for n in args.batches for r in speed(args.size, side, n, args.rounds)]))
+    _print([r for n in args.batches for r in speed(args.size, side, n, args.rounds)])
 
 
 if __name__ == "__main__":
