@@ -33,6 +33,12 @@ def test_sizes_are_powers_of_two_of_the_devices(batch_size, devices, sizes):
     assert batcher.place(rows[:1], sizes[-1]).shape[0] == sizes[-1]
 
 
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_without_devices(batch_size):
+    with pytest.raises(ValueError, match=r"devices=\[\]"):
+        Batcher(batch_size, [])
+
+
 def test_one_is_started_before_one_is_waited_for():
     events = []
 

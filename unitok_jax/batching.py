@@ -21,6 +21,8 @@ class Batcher:
     def __init__(self, batch_size: int | None, devices: Sequence[jax.Device]):
         """batch_size: rows of the largest piece, a multiple of the devices, that share them; None
         is 1 for each device on a CPU, where more gain nothing, and 32 elsewhere."""
+        if not len(devices):
+            raise ValueError("devices=[]: a tokenizer needs at least one")
         if batch_size is None:
             batch_size = (1 if devices[0].platform == "cpu" else 32) * len(devices)
         if batch_size < 1 or batch_size % len(devices):
