@@ -140,11 +140,12 @@ def _depthwise_by_groups(x, kernel, stride):
 def upsample_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Nearest x2 up-sampling followed by a 3x3 convolution with padding (1, 1).
 
-    Computed on the small image, exactly, with 4/9 of the multiplications, or a quarter on a CPU.
+    Computed on the small image, exactly, with 4/9 of the multiplications, or on a CPU, for wide
+    inputs, a quarter. Sums are float32, and what is multiplied is rounded to the dtype of `x` once.
 
     Args:
       x: (B, H, W, D).
-      kernel: (3, 3, D, E); rounded to the dtype of `x` once, after sums are taken.
+      kernel: (3, 3, D, E), float32.
 
     Returns:
       (B, 2 H, 2 W, E).
