@@ -11,19 +11,17 @@ if nothing of it does ("exposed").
 """
 
 import argparse
-import importlib
 import math
 from typing import NamedTuple
 
 import jax
 
+from benchmarks import timing
 from unitok_jax import exchange, fit, flops, hlo, sharding, topology
 from unitok_jax.programs import Programs
 from unitok_jax.step import Trainer
 
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
-
-
 _FOUND = (
     "parameters all-gather",
     "gradients all-reduce",
@@ -137,6 +135,20 @@ def machine_of(kind: str, chips: int) -> topology.Topology | None:
     return None
 
 
+def machines_of(kind: str, fsdp: int) -> list[topology.Topology]:
+    """The machines of COUNTS chips whose state can be split over `fsdp` of them; 0: over all.
+
+    Raises:
+      ValueError: there is none.
+    """
+    known = [machine for chips in COUNTS if (machine := machine_of(kind, chips))]
+    found = [machine for machine in known if fsdp >= 0 and machine.chips % (fsdp or 1) == 0]
+    if not found:
+        sizes = ", ".join(str(machine.chips) for machine in known)
+        raise ValueError(f"--fsdp={fsdp} divides none of the machines of {kind}, {sizes} chips")
+    return found
+
+
 def predict(step: Step, machine: topology.Topology, images: float, micro: int, fsdp: int) -> Times:
     """Times of a step of `images` a chip in `micro` micro-batches, state over `fsdp` chips.
 
@@ -200,7 +212,7 @@ def _row(step, machine, images, size, fsdp):
 
 def _print_machine(kind, step, batch, size, fsdp):
     names = ("images a chip", "micro-batches", *Times._fields, "hidden", "exposed", "images/s")
-    found = [machine for n in COUNTS if n % (fsdp or 1) == 0 and (machine := machine_of(kind, n))]
+    found = machines_of(kind, fsdp)
     rows = [_row(step, machine, batch / machine.chips, size, fsdp) for machine in found]
     _table(f"{kind}: {batch} images in all, at most {size} at once on a chip; ms", names, rows)
     rows = [_row(step, machine, size, size, fsdp) for machine in found]
@@ -239,7 +251,14 @@ def main() -> None:
         "--traffic", type=float, default=0.0, help="GB of memory that an image moves; 0: not known"
     )
     flags = parser.parse_args()
-    config = importlib.import_module(f"configs.{flags.config}").get_config()
+    try:
+        config = timing.configuration(flags.config)
+        for kind in flags.machines:
+            machines_of(kind, flags.fsdp)
+    except ValueError as error:
+        parser.error(str(error))
+    if flags.micro < 1:
+        parser.error(f"--micro={flags.micro} must be at least 1")
     step = compile_step(config, flags.devices, flags.adversary, 1e9 * flags.traffic)
     print(
         f"jax {jax.__version__}, {flags.config} over {flags.devices} devices: an image takes "

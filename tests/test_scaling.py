@@ -1,6 +1,7 @@
 """What a compiled step tells of more chips."""
 
 import math
+import re
 
 import jax
 import pytest
@@ -93,3 +94,19 @@ def test_the_network_is_that_of_the_topology():
     step = scaling.Step(1e12, 8e11, 4e9, 0, 0, 0)
     found = scaling.predict(step, scaling.machine_of("h100", 8), 1, 1, 8)
     assert found.parameters == pytest.approx(7 / 8 * 4e9 / gpu.links)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--fsdp", "3"], "--fsdp=3 divides none of the machines of v5e, 8, 16, 32, 64, 128, 256"),
+        (["--fsdp", "512", "--machines", "h100", "v5e"], "--fsdp=512 divides none .* of v5e"),
+        (["--config", "nope"], "--config=nope: there is no configs/nope.py"),
+        (["--micro", "0"], "--micro=0 must be at least 1"),
+    ],
+)
+def test_bad_flags_end_before_the_compilation(monkeypatch, capsys, flags, words):
+    monkeypatch.setattr("sys.argv", ["scaling", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        scaling.main()
+    assert re.search(words, capsys.readouterr().err)
