@@ -11,7 +11,7 @@ import pytest
 
 import parity
 import unitok_jax
-from unitok_jax import compiled
+from unitok_jax import arguments, compiled
 from unitok_jax.tokenizer import Codes
 
 
@@ -261,6 +261,14 @@ class TestPixels:
         for on_device in (compiled.to_float(grey), jax.jit(compiled.to_float)(grey)):
             np.testing.assert_array_equal(on_device, host)
             assert on_device.dtype == np.float32
+
+    @pytest.mark.parametrize("dtype", ["float16", "float64", ">f4"])
+    def test_floats_of_any_width_are_float32(self, dtype):
+        images = np.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3).astype(dtype)
+        images.flags.writeable = False
+        checked = arguments.check_images(images)
+        assert checked.dtype == np.float32 and checked.dtype.isnative
+        np.testing.assert_array_equal(checked, images.astype(np.float32))
 
     def test_go_to_the_devices_as_bytes(self, tokenizer, images, monkeypatch):
         placed = []
