@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(environment, tmp_path):
 
 
 ENABLES = "import os; os.umask(0); from unitok_jax import compilation_cache as c; print(c.enable())"
-FOLDERS = ("home/unitok_jax", "home/unitok_jax/programs", "home/unitok_jax/programs/jax-*")
+FOLDERS = ("home/unitok_jax/programs", "home/unitok_jax/programs/jax-*")
 
 
 def test_the_folder_is_the_users_alone(environment, tmp_path):
@@ -129,6 +129,14 @@ def test_a_folder_of_others_is_a_warning(environment, tmp_path, pattern, others)
     told = "belongs to user 65534" if others == "owner" else "can be written by others"
     assert error.count("\n") == 1 and f"{path} {told}" in error
     assert "JAX_COMPILATION_CACHE_DIR" in error
+
+
+def test_other_caches_beside_it_may_be_the_groups(environment, tmp_path):
+    """As they are where the umask is 002."""
+    (tmp_path / "home" / "unitok_jax").mkdir(parents=True)
+    (tmp_path / "home" / "unitok_jax").chmod(0o775)
+    (folder,), error = finish(start(environment, ENABLES))
+    assert pathlib.Path(folder).is_dir() and not error
 
 
 @pytest.mark.parametrize("length", [0, 100])

@@ -38,7 +38,7 @@ def enable() -> Path | None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         programs = Path(home).absolute() / "unitok_jax" / "programs"
         folder = programs / f"jax-{jax.__version__}-{_machine()}"
-        for own in (programs.parent, programs, folder):
+        for own in (programs, folder):
             _claim(own)
         tempfile.TemporaryFile(dir=folder).close()
         prune(programs, LIMIT)
@@ -72,12 +72,16 @@ def prune(folder: Path, limit: int) -> None:
 
 
 def _claim(folder: Path) -> None:
-    """Makes a folder that only this user can write to.
+    """Makes a folder that only this user can write to, in one of any mode.
+
+    Other caches lie beside `programs`, and many users' groups may write there by default: who puts
+    another folder in its place owns that one.
 
     Raises:
       PermissionError: it is there already, and is not such a one.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     stat = folder.stat()
     if stat.st_uid != os.geteuid():
         raise PermissionError(f"{folder} belongs to user {stat.st_uid}, whose programs would run")
