@@ -39,8 +39,8 @@ def test_causes_of_a_compiled_step(step):
     whole = sum(sizes) - 4 * 49_408 * 64
     assert whole <= step.gradients < 16 / 9 * whole
     assert step.gathered > 4 * 77 * 64
-    # Features of one tower, their gradient, and the text's last token among its 77.
-    assert step.reduced >= 2 * 4 * 64
+    # The gradient of one tower's features; the texts' end tokens stay where their texts are.
+    assert 4 * 64 <= step.reduced < 2 * 4 * 64
 
 
 def test_what_grows_with_the_batch_and_with_micro_batches(step):
