@@ -19,12 +19,7 @@ def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
     parser = commands.make_parser("classify", __doc__)
     commands.add_checkpoint(parser)
-    parser.add_argument(
-        "--input",
-        required=True,
-        type=pathlib.Path,
-        help="an image, a folder of images, or photos: the built-in photographs",
-    )
+    commands.add_input(parser)
     parser.add_argument(
         "--labels",
         required=True,

@@ -65,6 +65,18 @@ def load_tokenizer(args: argparse.Namespace, **options):
     return load(args.checkpoint, **given, **options, **heads(args))
 
 
+def add_input(
+    parser: argparse.ArgumentParser, images: str = "an image, a folder of images"
+) -> None:
+    """The images, as `data.inputs.Inputs` reads them; `images` says which kinds make sense."""
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=pathlib.Path,
+        help=f"{images}, or photos: the built-in photographs",
+    )
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     """The images, as `data.specs` reads them."""
     parser.add_argument(

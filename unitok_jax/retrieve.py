@@ -42,12 +42,7 @@ def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
     parser = commands.make_parser("retrieve", __doc__)
     commands.add_checkpoint(parser)
-    parser.add_argument(
-        "--input",
-        required=True,
-        type=pathlib.Path,
-        help="a folder of images, or photos: the built-in photographs",
-    )
+    commands.add_input(parser, "a folder of images")
     parser.add_argument(
         "--query", required=True, action="append", help="a text; give it again for more"
     )
