@@ -1,5 +1,6 @@
 """The evaluate command: real files in, a card out, the same for any devices and processes."""
 
+import functools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import in_process
 from configs import tiny as tiny_config
 from jobs import environment, free_port
 from unitok_jax import card, convert, evaluation, load, reference
@@ -22,14 +24,7 @@ from unitok_jax.train import train
 COUNT = 20
 
 
-def run(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
-    try:
-        card.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
+run = functools.partial(in_process.run, card)
 
 
 @pytest.fixture(scope="module")

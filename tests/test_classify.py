@@ -1,13 +1,13 @@
 """The commands classify and retrieve, and the tokenizer's classify, on real files."""
 
 import json
-import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from in_process import run
 from unitok_jax import classify, convert, retrieve
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.evaluate.zero_shot import probabilities
@@ -38,16 +38,6 @@ def folder(tmp_path_factory):
         pixels = rng.integers(0, 256, (4, 4, 3), np.uint8)
         Image.fromarray(pixels).resize((70 + number, 90)).save(path / f"{number}.png")
     return path
-
-
-def run(module, capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-    try:
-        module.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
 
 
 class TestProbabilities:

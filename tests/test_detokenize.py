@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import in_process
 import unitok_jax
 from tokenized import command, kill_when, loaded_once, make_images, run
 from tokenized import start as start_process
@@ -37,14 +38,7 @@ def made(weights, tmp_path_factory):
 
 def run_here(capsys, monkeypatch, weights, codes, output, *more):
     given = [f"--checkpoint={weights}", f"--codes={codes}", f"--output={output}"]
-    monkeypatch.setattr("sys.argv", ["detokenize", *given, *more])
-    code = 0
-    try:
-        detokenize.main()
-    except SystemExit as stop:
-        code = stop.code
-    printed, error = capsys.readouterr()
-    return code, printed, error
+    return in_process.run(detokenize, capsys, monkeypatch, *given, *more)
 
 
 def pictures(output):

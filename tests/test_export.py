@@ -1,5 +1,6 @@
 """Exported programs in a process that has neither this package nor flax."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import in_process
 from mounts import remount, tmpfs
 from unitok_jax import convert, export
 from unitok_jax.data.transforms import to_uint8
@@ -42,14 +44,7 @@ np.savez(out, codes=np.concatenate(codes), rebuilt=np.concatenate(rebuilt), toge
 )
 
 
-def run_export(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-    try:
-        export.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
+run_export = functools.partial(in_process.run, export)
 
 
 def call(folder, images, tmp_path):

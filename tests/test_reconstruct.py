@@ -1,5 +1,6 @@
 """The reconstruct command, on real files."""
 
+import functools
 import subprocess
 import sys
 
@@ -7,17 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import in_process
 from unitok_jax import reconstruct
 
-
-def run(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["reconstruct", *map(str, arguments)])
-    try:
-        reconstruct.main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
+run = functools.partial(in_process.run, reconstruct)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import in_process
 import unitok_jax
 from jobs import free_port
 from tokenized import (
@@ -49,13 +50,8 @@ def tokenizer(weights):
 
 def here(capsys, monkeypatch, weights, data, output, *more):
     """Runs the command in this process, which has eight devices: (exit code, printed, error)."""
-    monkeypatch.setattr("sys.argv", command(weights, data, output, *more)[2:])
-    code = 0
-    try:
-        tokenize.main()
-    except SystemExit as stop:
-        code = stop.code
-    printed, error = capsys.readouterr()
+    arguments = command(weights, data, output, *more)[3:]
+    code, printed, error = in_process.run(tokenize, capsys, monkeypatch, *arguments)
     return code, printed, error.rpartition("sample/s]")[2].lstrip()
 
 
