@@ -145,7 +145,7 @@ def _edit_tab(ui, models):
         image = actions.read_image(first, size)
         grid = [length // actions.CELL for length in image.shape[:2]]
         middle = editing.Region(grid[0] // 4, grid[1] // 4, -(-grid[0] // 2), -(-grid[1] // 2))
-        tops = [gr.Slider(maximum=n - 1, value=v) for n, v in zip(grid, middle, strict=False)]
+        tops = [gr.Slider(maximum=n - 1, value=v) for n, v in zip(grid, middle[:2], strict=True)]
         lengths = [gr.Slider(maximum=n, value=v) for n, v in zip(grid, middle[2:], strict=True)]
         return editing.outline(image, middle), *tops, *lengths
 

@@ -254,10 +254,9 @@ class Tokenizer:
             raise ValueError(f"{len(sizes)} sizes x {len(methods)} methods are over {PROGRAMS}")
         for size, count in itertools.product(sizes, batch_sizes):
             images = np.zeros((count, *check_size(size, STRIDE, "sizes"), 3), np.uint8)
-            tokens = self.config.model.num_query + math.prod(arguments.grid_of(images[0]))
-            codes = Codes(
-                np.zeros((count, self.codebook_shape[0], tokens), int), arguments.grid_of(images[0])
-            )
+            grid = arguments.grid_of(images[0])
+            tokens = self.config.model.num_query + math.prod(grid)
+            codes = Codes(np.zeros((count, self.codebook_shape[0], tokens), int), grid)
             inputs = {"decode": codes, "encode_text": [""] * count}
             for method in methods:
                 getattr(self, method)(inputs.get(method, images))

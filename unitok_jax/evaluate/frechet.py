@@ -95,5 +95,5 @@ def _root(covariance):
 
     factor, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
     root = np.empty((len(covariance), rank))
-    root[pivots - 1] = np.tril(factor)[:, :rank]
+    root[pivots - 1] = np.tril(factor[:, :rank])
     return root
