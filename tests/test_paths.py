@@ -1,0 +1,68 @@
+"""Paths, foreign JSON and hints to install: what every room may use."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from unitok_jax import extras, foreign_json, paths
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.expand("~/out") == tmp_path / "out"
+    assert paths.expand(Path("~/out")) == tmp_path / "out"
+    assert paths.expand("a/~") == Path("a/~")
+
+
+def test_paths_that_cannot_be_are_value_errors():
+    with pytest.raises(ValueError, match="nobody_here"):
+        paths.expand("~nobody_here/out")
+    with pytest.raises(ValueError, match="NUL"):
+        paths.expand("a\0b")
+
+
+def test_names_print_on_one_line_of_any_console():
+    assert paths.printable(os.fsdecode(b"caf\xe9.png")) == "caf\\xe9.png"
+    assert paths.printable("a\nb\x1b[2J") == "a\\nb\\x1b[2J"
+    assert paths.printable("Käse 猫.png") == "Käse 猫.png"
+
+
+def test_only_regular_files_are_regular(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    found = [name for name in os.listdir(tmp_path) if paths.is_regular(tmp_path / name)]
+    assert sorted(found) == ["a", "link"]
+    assert not paths.is_regular(tmp_path) and not paths.is_regular(tmp_path / "nothing")
+
+
+UNREADABLE = {
+    "digits": b'{"n": ' + b"1" * 5000 + b"}",
+    "nesting": b"[" * 200_000 + b"]" * 200_000,
+    "not UTF-8": b"\xff",
+    "cut off": "{",
+    "empty": "",
+    "single quotes": b"{'a': 1}",
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_json_that_cannot_be_read_names_its_place(text):
+    with pytest.raises(ValueError, match="^a.jsonl, line 3: "):
+        foreign_json.parse(text, "a.jsonl, line 3")
+
+
+def test_json_that_can_be_read():
+    assert foreign_json.parse(b"\xef\xbb\xbf[1]", "a") == [1]
+    assert foreign_json.parse_object('{"a": 1}', "a") == {"a": 1}
+    with pytest.raises(ValueError, match="a: expected a JSON object, found list"):
+        foreign_json.parse_object("[]", "a")
+
+
+def test_hints_name_extras_that_exist():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    for extra in project["project"]["optional-dependencies"]:
+        assert f"'.[{extra}]'" in extras.how_to_install(extra)
