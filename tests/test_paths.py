@@ -1,6 +1,7 @@
 """Paths, foreign JSON and hints to install: what every room may use."""
 
 import os
+import socket
 import tomllib
 from pathlib import Path
 
@@ -66,3 +67,36 @@ def test_hints_name_extras_that_exist():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     for extra in project["project"]["optional-dependencies"]:
         assert f"'.[{extra}]'" in extras.how_to_install(extra)
+
+
+def test_opening_reads_files_and_links_to_them(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with paths.open_regular(tmp_path / "link") as file:
+        assert file.read() == b"abc"
+    assert paths.read_regular(tmp_path / "link", 3) == b"abc"
+    with pytest.raises(ValueError, match="/a: 3 bytes are more than 2"):
+        paths.read_regular(tmp_path / "a", 2)
+    with pytest.raises(FileNotFoundError):
+        paths.open_regular(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device", "a folder"])
+def test_opening_refuses_what_is_no_file_and_never_waits(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the address of a socket is short
+    with socket.socket(socket.AF_UNIX) as listener:
+        {
+            "a pipe": lambda: os.mkfifo("x"),
+            "a socket": lambda: listener.bind("x"),
+            "a device": lambda: os.symlink("/dev/zero", "x"),
+            "a folder": lambda: os.mkdir("x"),
+        }[kind]()
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        os.symlink("x", "link")
+        for name in ("x", "link"):
+            # opening a socket fails by itself
+            message = "'x'|'link'" if kind == "a socket" else f"{kind}, not a file: '{name}'"
+            with pytest.raises(OSError, match=message):
+                paths.open_regular(name)
+        after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        assert after == before

@@ -1,8 +1,10 @@
 """Paths as users write them, and names as consoles can print them."""
 
+import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 def expand(path: str | os.PathLike) -> Path:
@@ -43,3 +45,46 @@ def is_regular(path: str | os.PathLike) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
         return False
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file to read its bytes, and nothing else: no pipe, device, socket or folder.
+
+    Never waits, as opening a pipe would, and looks at what it has opened: a name may mean something
+    else by then.
+
+    Raises:
+      OSError: it is not there, cannot be opened, or is no file; the message names it.
+    """
+    # Where a file is, O_NONBLOCK changes nothing; of a pipe it does not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, f"{_kind(mode)}, not a file", os.fspath(path))
+
+
+def read_regular(path: str | os.PathLike, limit: int) -> bytes:
+    """The bytes of a file, of `limit` at most.
+
+    The size is asked first and no more than it is read, so that what has no end cannot fill memory.
+
+    Raises:
+      OSError: as `open_regular`.
+      ValueError: larger than `limit`.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{printable(path)}: {size} bytes are more than {limit}")
+        return file.read(size)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
