@@ -177,10 +177,16 @@ class TestBadImages:
         with pytest.raises(ImageError, match=r"x\.png: cannot be decoded"):
             decode_image(bytes(data), "x.png")
 
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
     def test_too_large(self):
         side = int(MAX_PIXELS**0.5) + 1
-        with pytest.raises(ImageError, match=rf"bomb\.png: over {MAX_PIXELS} pixels"):
+        with pytest.raises(ImageError, match=rf"bomb\.png: {side}x{side} is over {MAX_PIXELS} pix"):
             decode_image(png_claiming(side, side), "bomb.png")
+
+    def test_too_large_for_pillow_too(self):
+        with pytest.raises(ImageError, match=rf"bomb\.png: over {MAX_PIXELS} pixels") as error:
+            decode_image(png_claiming(20000, 20000), "bomb.png")
+        assert error.value.reason == "too_large"
 
     @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
     def test_limit_does_not_move_with_that_of_pillow(self, monkeypatch):

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
 
-from unitok_jax.data.transforms import DECODE_ERRORS, MAX_PIXELS, ORIENTATION, decode_image
+from unitok_jax.data.metadata import JPEG, orientation
+from unitok_jax.data.transforms import ImageError, check_pixels, check_scans, decode_image, decoding
 
 _TRIES = 10  # of a random box, before the centre is taken
 _FACTORS = (8, 4, 2)  # by which libjpeg-turbo decodes smaller without extra cost
@@ -52,20 +52,21 @@ def decode_random_crop(
     Raises:
         ImageError: as `decode_image`.
     """
-    header = _jpeg_header(data)
+    header = _jpeg_header(data, name)
     if header is None:
         return random_resized_crop(decode_image(data, name), size, rng, scale, ratio, out)
     box = random_box(header, size, rng, scale, ratio)
     factor = reduction(box, size)
     try:
-        image = simplejpeg.decode_jpeg(
-            data,
-            min_height=-(-header[0] // factor),
-            min_width=-(-header[1] // factor),
-            min_factor=factor,
-            buffer=_scratch.array("decoded", -(-header[0] // factor), -(-header[1] // factor)),
-        )
-    except ValueError:  # damaged, or a kind that Pillow may know: it decides and explains
+        with decoding(name):
+            image = simplejpeg.decode_jpeg(
+                data,
+                min_height=-(-header[0] // factor),
+                min_width=-(-header[1] // factor),
+                min_factor=factor,
+                buffer=_scratch.array("decoded", -(-header[0] // factor), -(-header[1] // factor)),
+            )
+    except ImageError:  # damaged, or a kind that Pillow may know: it decides and explains
         image, factor = decode_image(data, name), 1
     edges = (box[0], box[1], box[0] + box[2], box[1] + box[3])
     top, left, bottom, right = (round(edge / factor) for edge in edges)
@@ -190,28 +191,18 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int] | None:
+def _jpeg_header(data: bytes, name: str) -> tuple[int, int] | None:
     """(height, width) of an upright JPEG in grey or colour; None for all that Pillow must read."""
-    if not data.startswith(b"\xff\xd8\xff"):
+    if not data.startswith(JPEG) or orientation(data) != 1:
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+        with decoding(name):
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ImageError:
         return None
-    plain = colours in ("Gray", "YCbCr", "RGB") and height * width <= MAX_PIXELS
-    return (height, width) if plain and _is_upright(data) else None
-
-
-def _is_upright(data: bytes) -> bool:
-    begin = data.find(b"Exif\0\0")  # in any segment: another may stand before it
-    if begin < 0:
-        return True
-    exif = Image.Exif()
-    try:
-        exif.load(data[begin : begin + (1 << 16)])
-        return exif.get(ORIENTATION, 1) == 1
-    except DECODE_ERRORS:  # decode_image takes the same view of an illegible tag
-        return True
+    check_pixels((height, width), "JPEG", name)
+    check_scans(data, name)
+    return (height, width) if colours in ("Gray", "YCbCr", "RGB") else None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from unitok_jax.data.metadata import without_metadata
 from unitok_jax.data.records import SampleError, Source, Tally
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import FORMATS, decode_image
@@ -70,7 +71,7 @@ def _measure(source: Source, index: int, tokenizer: Tokenizer) -> Measured | Unu
         return Unusable("unreadable", name or str(error))
     if not captions:
         return Unusable("no_caption", name)
-    with Image.open(io.BytesIO(image), formats=FORMATS) as header:
+    with Image.open(io.BytesIO(without_metadata(image)), formats=FORMATS) as header:
         kind = header.format
     return Measured(width, height, len(image), kind, tuple(map(tokenizer.length, captions)))
 

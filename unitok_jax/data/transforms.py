@@ -1,45 +1,42 @@
 """From encoded bytes to an image of the model's size: decoding for all, resizing for evaluation and
 inference. Training's crops are in `crops`."""
 
+import contextlib
 import io
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
+from unitok_jax.data.metadata import MAX_SCANS, orientation, scans, without_metadata
 from unitok_jax.data.records import SampleError
+from unitok_jax.paths import printable
 
-# A hostile file of a few kilobytes can unpack to gigabytes. This is the size at which Pillow
-# refuses to open a file, stated here so that it does not move with Pillow's.
-MAX_PIXELS = 178_956_970
+# A file of a few kilobytes can unpack to gigabytes. Decoding takes 12 bytes for a pixel, or 24 of a
+# WebP: 3 are the result, 4 are Pillow's, and a codec has its own, as the coefficients of a
+# progressive JPEG. So no image takes more than 1.5 GiB.
+MAX_PIXELS = 1 << 27
+_MAX_WEBP_PIXELS = MAX_PIXELS // 2
+MAX_SIDE = 1 << 20  # pixels: codecs keep whole rows besides
 
 # Raster formats only: Pillow also opens others, and one of them runs an external program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-# EXIF tag 0x0112 says how the camera was held; the pixels must be turned back.
-ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# Where the stored pixels lie in the upright ones, as views; the number is `metadata.orientation`.
+_STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
 }
 
-# What Pillow's decoders raise on damaged files (found by damaging files of every format).
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    struct.error,
-)
-_BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
+_BLOCK = 1024  # pixels of a side of what is converted at a time
+_WHOLE = 1 << 24  # pixels of a resized image that is made whole before its centre is cut out
 
 
 class ImageError(SampleError):
@@ -49,11 +46,67 @@ class ImageError(SampleError):
         super().__init__(message, reason)
 
 
+@contextlib.contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """What a library raises within, at the bytes of an image, becomes an `ImageError` of `name`."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(
+            f"{printable(name)}: not an image; formats read: {', '.join(FORMATS)}", "not_an_image"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"{printable(name)}: over {MAX_PIXELS} pixels ({error})", "too_large"
+        ) from error
+    except MemoryError as error:
+        raise ImageError(f"{printable(name)}: no memory for its pixels", "too_large") from error
+    except Exception as error:  # decoders in Python fail at damaged files in any way there is
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{printable(name)}: cannot be decoded ({said})") from error
+
+
+def check_pixels(
+    shape: tuple[int, int], kind: str, name: str, max_pixels: int = MAX_PIXELS
+) -> None:
+    """Raises an `ImageError` for an image that takes too much memory to decode.
+
+    Args:
+        shape: (height, width), as the file states them.
+        kind: one of `FORMATS`.
+        name: what errors call it.
+        max_pixels: of an image, at most `MAX_PIXELS`.
+    """
+    height, width = shape
+    limit = min(max_pixels, _MAX_WEBP_PIXELS if kind == "WEBP" else MAX_PIXELS)
+    if height * width > limit:
+        reason = f"is over {limit} pixels"
+    elif max(shape) > MAX_SIDE:
+        reason = f"has a side over {MAX_SIDE} pixels"
+    else:
+        return
+    raise ImageError(f"{printable(name)}: {width}x{height} {reason}", "too_large")
+
+
+def check_scans(data: bytes, name: str) -> None:
+    """Raises an `ImageError` for a JPEG that takes too long: a pass over all pixels for each scan.
+
+    Args:
+        data: the file.
+        name: what errors call it.
+    """
+    if scans(data) > MAX_SCANS:
+        raise ImageError(f"{printable(name)}: more than {MAX_SCANS} scans", "too_large")
+
+
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes an encoded image to upright RGB.
 
-    The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits,
-    grey, palette and CMYK become RGB, and of an animation the first frame is taken.
+    The orientation is applied (`metadata.orientation`), transparency is laid on white, 16-bit grey
+    is scaled to 8 bits, grey, palette and CMYK become RGB, and of an animation the first frame is
+    taken. It takes 12 bytes for each pixel at most, or 24 of a WebP.
 
     Args:
         data: an encoded image in one of `FORMATS`.
@@ -64,33 +117,24 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
         uint8 (H, W, 3).
 
     Raises:
-        ImageError: empty, not an image, damaged, or larger than `max_pixels`.
+        ImageError: empty, not an image, damaged, or too large (`check_pixels`).
     """
     if not data:
-        raise ImageError(f"{name}: the file is empty (0 bytes)", "empty")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"{name}: {width}x{height} is over {max_pixels} pixels", "too_large"
-                )
+        raise ImageError(f"{printable(name)}: the file is empty (0 bytes)", "empty")
+    with decoding(name):
+        file = io.BytesIO(without_metadata(data))
+        with Image.open(file, formats=FORMATS) as image:
+            shape = image.height, image.width
+            check_pixels(shape, image.format, name, max_pixels)
+            if image.format == "TIFF":  # a tile is unpacked whole, and may be larger
+                tile = image.tag_v2.get(_TILE_HEIGHT, 0), image.tag_v2.get(_TILE_WIDTH, 0)
+                check_pixels(tuple(map(max, shape, tile)), image.format, name, max_pixels)
+            elif image.format == "JPEG":
+                check_scans(data, name)
             image.load()
-            orientation = _orientation(image)
-            image = _to_rgb(image, name)
-    except ImageError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(
-            f"{name}: not an image; formats read: {', '.join(FORMATS)}", "not_an_image"
-        ) from error
-    except _BOMB_ERRORS as error:
-        raise ImageError(f"{name}: over {MAX_PIXELS} pixels ({error})", "too_large") from error
-    except DECODE_ERRORS as error:
-        raise ImageError(f"{name}: cannot be decoded ({error})") from error
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    return np.asarray(image)
+            if image.format == "PNG" and "transparency" in image.info:
+                image.info["transparency"] = _png_transparency(image, data)
+            return _upright(image, orientation(data), name)
 
 
 def resize_center_crop(image: np.ndarray, size: int | Sequence[int]) -> np.ndarray:
@@ -109,8 +153,12 @@ def resize_center_crop(image: np.ndarray, size: int | Sequence[int]) -> np.ndarr
         new_height, new_width = height, max(width, old_width * height // old_height)
     else:
         new_height, new_width = max(height, old_height * width // old_width), width
-    image = _resize(image, (new_height, new_width))
     top, left = round((new_height - height) / 2), round((new_width - width) / 2)
+    if new_height * new_width > _WHOLE:  # of a strip: the whole would be far larger than the part
+        down, right = old_height / new_height, old_width / new_width
+        box = left * right, top * down, (left + width) * right, (top + height) * down
+        return _resize(image, (height, width), box)
+    image = _resize(image, (new_height, new_width))
     return image[top : top + height, left : left + width]
 
 
@@ -146,35 +194,65 @@ def check_size(
     return int(sides[0]), int(sides[-1])
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ORIENTATION, 1)
-    except DECODE_ERRORS:  # the pixels are whole; without a legible tag they are upright
-        return 1
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _upright(image: Image.Image, turned: int, name: str) -> np.ndarray:
+    """uint8 (H, W, 3), converted block by block: several modes need many bytes for a pixel."""
     if image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixels have no fixed range; convert to 8 bits")
+        raise ImageError(
+            f"{printable(name)}: floating-point pixels have no fixed range; convert to 8 bits"
+        )
+    width, height = image.size
+    upright = np.empty((height, width, 3) if turned < 5 else (width, height, 3), np.uint8)
+    stored = _STORED[turned](upright)
+    if max(width, height) <= _BLOCK:
+        stored[...] = _to_rgb(image, name)
+        return upright
+    for top in range(0, height, _BLOCK):
+        for left in range(0, width, _BLOCK):
+            bottom, right = min(top + _BLOCK, height), min(left + _BLOCK, width)
+            block = image.crop((left, top, right, bottom))
+            stored[top:bottom, left:right] = _to_rgb(block, name)
+    return upright
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    """uint8 (H, W, 3)."""
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _to_8_bits(image, name)
+        return np.broadcast_to(_to_8_bits(image, name)[..., None], (*image.size[::-1], 3))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return np.asarray(image.convert("RGB"))
 
 
-def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
-    grey = np.asarray(image).astype(np.int64)
+def _to_8_bits(image: Image.Image, name: str) -> np.ndarray:
+    grey = np.asarray(image).astype(np.int32)
     if grey.min() < 0 or grey.max() > 65535:
-        raise ImageError(f"{name}: 32-bit pixels outside 0..65535 have no fixed range")
-    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+        raise ImageError(f"{printable(name)}: 32-bit pixels outside 0..65535 have no fixed range")
+    shown = ((grey * 255 + 32767) // 65535).astype(np.uint8)
+    shown[grey == image.info.get("transparency", -1)] = 255  # white
+    return shown
 
 
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bicubic with antialiasing, to (height, width). Pixels outside `image` play no part."""
-    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+def _png_transparency(image: Image.Image, data: bytes):
+    """The transparent value of a PNG, as Pillow scales the pixels that have it.
+
+    Pillow leaves it as the file has it, in as many bits as the file has for a sample.
+    """
+    value, depth = image.info["transparency"], data[24]
+    if image.mode == "L":
+        return (value & (1 << depth) - 1) * 255 // ((1 << depth) - 1)
+    if image.mode == "RGB" and depth == 16:
+        return tuple(part >> 8 for part in value)
+    return value
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], box=None) -> np.ndarray:
+    """Bicubic with antialiasing, to (height, width). Pixels outside `image` play no part.
+
+    box: (left, top, right, bottom), the part that is resized, as if cut out afterwards.
+    """
+    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box)
     return np.asarray(resized)
 
 
