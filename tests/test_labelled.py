@@ -1,6 +1,7 @@
 """A folder for each class: labels, names, and what is wrong with them."""
 
 import logging
+import os
 import pickle
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from formats import config, jpeg, take
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.pipeline import train_batches
-from unitok_jax.data.records import LabelledSource
+from unitok_jax.data.records import LabelledSource, SampleError
 from unitok_jax.data.sources import open_source
 
 
@@ -124,3 +125,29 @@ def test_trains(tmp_path, workers):
     copy = pickle.loads(pickle.dumps(source))
     assert [copy.label(i) for i in range(8)] == [source.label(i) for i in range(8)]
     assert np.unique([copy.label(i) for i in range(8)]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file(tmp_path, kind):
+    make(tmp_path / "set", "n1/a.jpg", "n1/b.jpg")
+    for path in (tmp_path / "set/n1/c.jpg", tmp_path / "names.txt"):
+        {
+            "pipe": lambda path: os.mkfifo(path),
+            "device": lambda path: path.symlink_to("/dev/zero"),
+            "folder": lambda path: path.mkdir(),
+        }[kind](path)
+    source = opened(tmp_path / "set")
+    if kind == "folder":
+        assert len(source) == 2
+    else:
+        with pytest.raises(SampleError, match=r"c\.jpg: ") as error:
+            source[2]
+        assert error.value.reason == "unreadable"
+    with pytest.raises(ValueError, match=r"data\.captions=.*names\.txt is not a file"):
+        opened(tmp_path / "set", captions=str(tmp_path / "names.txt"))
+
+
+def test_folders_whose_names_are_not_utf8(tmp_path):
+    make(tmp_path, os.fsdecode(b"caf\xe9/a.jpg"), "b/b.jpg")
+    (batch,) = take(train_batches(config("labelled", tmp_path, batch_size=2), 0), 1)
+    assert batch["text"].any(axis=1).all()

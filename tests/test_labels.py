@@ -1,6 +1,7 @@
 """Label sets: names and templates as a command's arguments give them."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -60,6 +61,18 @@ def test_files_that_are_wrong(tmp_path):
         label_set(str(tmp_path / "empty.txt"))
     with pytest.raises(ValueError, match="nothing"):
         label_set("a,b", str(tmp_path / "empty.txt"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for arguments in ((str(tmp_path / "pipe"),), ("a,b", str(tmp_path / "pipe"))):
+        with pytest.raises(OSError, match="a pipe, not a file"):
+            label_set(*arguments)
+
+
+def test_names_may_be_longer_than_a_path(tmp_path):
+    names = [f"a rather long name of a class {i}" for i in range(200)]
+    assert label_set(",".join(names)).names == tuple(names)
 
 
 @needs_open_clip

@@ -1,21 +1,30 @@
 """Images as files below a folder, with captions from a table or from text files beside them."""
 
+import codecs
 import csv
-import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unitok_jax.data.photos import CAPTIONS, photo_folder
-from unitok_jax.data.records import first_names
+from unitok_jax.data.recognise import other_format
+from unitok_jax.data.records import SampleError, first_names
+from unitok_jax.foreign_json import parse_object
+from unitok_jax.paths import expand, is_regular, open_regular, printable, read_regular
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_FILES = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.csv")
 NAME_KEYS = ("file_name", "image", "path")
 CAPTION_KEYS = ("caption", "text", "captions", "texts")
 
+MAX_IMAGE_BYTES = 1 << 29  # of an image file
+MAX_LINE_BYTES = 1 << 24  # of a line in a file of captions or names
+
 Captions = dict[str, tuple[str, ...]]
+
+_log = logging.getLogger(__name__)
 
 
 class FileSource:
@@ -23,10 +32,11 @@ class FileSource:
 
     Args:
         root: the folder.
-        captions: for every image, its path relative to `root` ("/" as separator) and its captions.
+        captions: for every image, its path relative to `root` ("/" as separator) and its captions,
+            or the error that reading the image raises.
     """
 
-    def __init__(self, root: str | os.PathLike, captions: Captions):
+    def __init__(self, root: str | os.PathLike, captions: dict[str, tuple[str, ...] | SampleError]):
         self.root = os.fspath(root)
         self._records = sorted(captions.items())
 
@@ -40,7 +50,9 @@ class FileSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         name, captions = self._records[index]
-        return {"name": name, "image": Path(self.root, name).read_bytes(), "captions": captions}
+        if isinstance(captions, SampleError):
+            raise SampleError(str(captions), captions.reason)
+        return {"name": name, "image": read_image(self.root, name), "captions": captions}
 
 
 def folder_source(path: str, captions: str = "", *, require_captions: bool = True) -> FileSource:
@@ -49,7 +61,8 @@ def folder_source(path: str, captions: str = "", *, require_captions: bool = Tru
     Args:
         path: the folder; searched recursively, links followed, hidden files skipped.
         captions: a .jsonl or .csv file; '' looks for one of `CAPTION_FILES` in the folder and, if
-            there is none, for `name.txt` beside `name.jpg`, one caption per line.
+            there is none, for `name.txt` beside `name.jpg`, one caption per line; one that cannot
+            be read makes its image a bad sample.
         require_captions: whether an image without a caption is an error (training with text)
             or simply has none (reconstruction).
 
@@ -65,7 +78,9 @@ def folder_source(path: str, captions: str = "", *, require_captions: bool = Tru
     root = open_root(path)
     names = sorted(image_names(root))
     if not names:
-        raise ValueError(f"data.path={path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise ValueError(
+            f"data.path={path} holds no images ({', '.join(IMAGE_SUFFIXES)}){hint(path, 'folder')}"
+        )
     table = _caption_file(root, captions)
     if table is None:
         found = {name: _read_text_file((root / name).with_suffix(".txt")) for name in names}
@@ -86,44 +101,101 @@ def photo_source() -> FileSource:
     return FileSource(photo_folder(), CAPTIONS)
 
 
-def open_root(path: str) -> Path:
-    """The folder `data.path`.
+def read_image(root: str | os.PathLike, name: str) -> bytes:
+    """The bytes of an image file below a folder.
+
+    Raises:
+        SampleError: no file, as a pipe or a link to nothing, or above `MAX_IMAGE_BYTES`.
+        OSError: a file that cannot be read.
+    """
+    path = os.path.join(root, name)
+    try:
+        return read_regular(path, MAX_IMAGE_BYTES)
+    except ValueError as error:
+        raise SampleError(str(error), "too_large") from error
+    except OSError as error:
+        if is_regular(path):
+            raise
+        raise SampleError(f"{printable(path)}: {error.strerror}", "unreadable") from error
+
+
+def open_root(path: str, source: str = "folder") -> Path:
+    """The folder `data.path`, which `source` reads.
 
     Raises:
         FileNotFoundError, NotADirectoryError: it is none.
     """
-    root = Path(path).expanduser()
+    root = expand(path)
     if not root.exists():
-        raise FileNotFoundError(f"data.path={path}: there is no such folder")
+        raise FileNotFoundError(f"data.path={path}: there is no such folder{hint(path, source)}")
     if not root.is_dir():
-        raise NotADirectoryError(f"data.path={path} is not a folder")
+        raise NotADirectoryError(f"data.path={path} is not a folder{hint(path, source)}")
     return root
 
 
+def open_table(path: str) -> Path:
+    """The file `data.captions`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is a folder, a pipe or a device.
+    """
+    table = expand(path)
+    if not table.exists():
+        raise FileNotFoundError(f"data.captions={path}: there is no such file")
+    if not is_regular(table):
+        raise ValueError(f"data.captions={path} is not a file")
+    return table
+
+
 def image_names(root: Path) -> Iterator[str]:
-    """Paths of the images below a folder, relative to it, with "/" as separator."""
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    """Paths of the images below a folder, relative to it, with "/" as separator.
+
+    Looks at names alone: what is called like an image may be a pipe or a link to nothing. A folder
+    that cannot be searched is a warning, the first one an OSError.
+    """
+    seen, waiting = set(), [os.fspath(root)]
+    while waiting:
+        folder = waiting.pop()
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above would be walked for ever
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+        try:
+            with os.scandir(folder) as entries:
+                here = [(entry.name, _is_folder(entry)) for entry in entries]
+        except OSError as error:
+            if len(seen) == 1:
+                raise
+            _log.warning("%s is left out: %s", printable(folder), error.strerror)
+            continue
+        here = sorted(item for item in here if not item[0].startswith("."))
+        waiting += [os.path.join(folder, name) for name, is_folder in here[::-1] if is_folder]
+        for name, is_folder in here:
+            if not is_folder and name.lower().endswith(IMAGE_SUFFIXES):
                 yield Path(folder, name).relative_to(root).as_posix()
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or to where this user may not look
+        return False
+
+
+def hint(path: str, source: str) -> str:
+    """The end of a message: which other source reads `path`, if that is known."""
+    other = other_format(path, source)
+    return f". {other}" if other else ""
 
 
 def _caption_file(root: Path, captions: str) -> Path | None:
     if captions:
-        table = Path(captions).expanduser()
-        if not table.is_file():
-            raise FileNotFoundError(f"data.captions={captions}: there is no such file")
+        table = open_table(captions)
         if table.suffix.lower() not in READERS:
             raise ValueError(f"data.captions={captions} is not one of {', '.join(READERS)}")
         return table
-    found = [root / name for name in CAPTION_FILES if (root / name).is_file()]
+    found = [root / name for name in CAPTION_FILES if os.path.lexists(root / name)]
     if len(found) > 1:
         raise ValueError(
             f"data.path={root} holds {' and '.join(table.name for table in found)}: "
@@ -136,7 +208,7 @@ def _match(names: list[str], table: Captions, path: Path) -> Captions:
     strangers = sorted(set(table) - set(names))
     if strangers:
         raise ValueError(
-            f"{path} names {len(strangers)} images that are not in the folder: "
+            f"{printable(path)} names {len(strangers)} images that are not in the folder: "
             f"{first_names(strangers)}. Names are relative to data.path"
         )
     return {name: table[name] if name in table else () for name in names}
@@ -155,20 +227,16 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
     for number, line in enumerate(lines(path), start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: not a JSON object: {line.strip():.80}")
-        name_key, caption_key = _keys(record, f"{path}, line {number}")
+        where = f"{printable(path)}, line {number}"
+        record = parse_object(line, where)
+        name_key, caption_key = _keys(record, where)
         name, captions = record[name_key], record[caption_key]
         captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(name, str):
-            raise ValueError(f"{path}, line {number}: {name_key!r} must be a string, got {name!r}")
+            raise ValueError(f"{where}: {name_key!r} must be a string, got {name!r:.80}")
         if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
             raise ValueError(
-                f"{path}, line {number}: {caption_key!r} must be a string or a list of strings, "
+                f"{where}: {caption_key!r} must be a string or a list of strings, "
                 f"got {captions!r:.80}"
             )
         yield name, captions
@@ -177,16 +245,19 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
 def _read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
     rows = csv.DictReader(lines(path), strict=True)
     try:
-        name_key, caption_key = _keys(rows.fieldnames or [], f"{path}, line 1")
+        name_key, caption_key = _keys(rows.fieldnames or [], f"{printable(path)}, line 1")
         for row in rows:
             if None in row or row[name_key] is None or row[caption_key] is None:
                 raise ValueError(
-                    f"{path}, line {rows.reader.line_num}: not the {len(rows.fieldnames)} columns "
-                    "of the header; a caption with a comma needs quotes"
+                    f"{printable(path)}, line {rows.reader.line_num}: not the "
+                    f"{len(rows.fieldnames)} columns of the header; a caption with a comma needs "
+                    "quotes"
                 )
             yield row[name_key], [row[caption_key]]
     except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.reader.line_num}: not CSV ({error})") from error
+        raise ValueError(
+            f"{printable(path)}, line {rows.reader.line_num}: not CSV ({error})"
+        ) from error
 
 
 READERS = {".jsonl": _read_jsonl, ".csv": _read_csv}
@@ -197,28 +268,43 @@ def _keys(found: Iterable[str], where: str) -> tuple[str, str]:
     found = list(found)
     keys = []
     for wanted in (NAME_KEYS, CAPTION_KEYS):
-        present = [key for key in wanted if key in found]
+        present = [key for key in found if key in wanted]  # a column may be there twice
         if len(present) != 1:
             raise ValueError(
-                f"{where}: needs exactly one of {', '.join(wanted)}; found {', '.join(found)}"
+                f"{where}: needs exactly one of {', '.join(wanted)}; found {first_names(found, 20)}"
             )
         keys.append(present[0])
     return keys[0], keys[1]
 
 
-def _read_text_file(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
+def _read_text_file(path: Path) -> tuple[str, ...] | SampleError:
+    try:
+        return tuple(line.strip() for line in lines(path) if line.strip())
+    except FileNotFoundError:
         return ()
-    return tuple(line.strip() for line in lines(path) if line.strip())
+    except (OSError, ValueError) as error:
+        return SampleError(printable(str(error)), "bad_caption")
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, without a byte-order mark."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    """The lines of a UTF-8 file with their ends, without a byte-order mark.
+
+    Raises:
+        OSError: no file, or one that cannot be read.
+        ValueError: not UTF-8, or a line above `MAX_LINE_BYTES`; the message names file and line.
+    """
+    with open_regular(path) as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            where = f"{printable(path)}, line {number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"{where}: longer than {MAX_LINE_BYTES} bytes")
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise ValueError(f"{where}: not UTF-8 but UTF-16; save the file as UTF-8")
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8"
+                    f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8"
                 ) from error

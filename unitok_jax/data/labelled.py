@@ -2,12 +2,21 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unitok_jax.data.folders import IMAGE_SUFFIXES, image_names, lines, open_root
+from unitok_jax.data.folders import (
+    IMAGE_SUFFIXES,
+    hint,
+    image_names,
+    lines,
+    open_root,
+    open_table,
+    read_image,
+)
+from unitok_jax.data.records import first_names
+from unitok_jax.paths import printable
 
 CLASS_TEMPLATES = (
     "a photo of a {}",
@@ -47,7 +56,7 @@ class LabelledFolders:
         name = self._names[index]
         return {
             "name": name,
-            "image": Path(self.root, name).read_bytes(),
+            "image": read_image(self.root, name),
             "captions": sentences(self.class_names[self.label(index)]),
         }
 
@@ -71,18 +80,18 @@ def labelled_source(path: str, captions: str = "") -> LabelledFolders:
     """
     if not path:
         raise ValueError("data.path is empty: set --config.data.path to a folder of class folders")
-    root = open_root(path)
+    root = open_root(path, "labelled")
     names = sorted(image_names(root))
     stray = [name for name in names if "/" not in name]
     if stray:
         raise ValueError(
             f"data.path={path} holds {len(stray)} images outside of class folders: "
-            f"{', '.join(stray[:5])}. Move them, or read it with data.source=folder"
+            f"{first_names(stray)}. Move them, or read it with data.source=folder"
         )
     if not names:
         raise ValueError(
             f"data.path={path} holds no folders with images ({', '.join(IMAGE_SUFFIXES)}): "
-            "data.source=labelled reads CLASS/IMAGE"
+            f"data.source=labelled reads CLASS/IMAGE{hint(path, 'labelled')}"
         )
     folders = sorted(
         entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."
@@ -97,7 +106,7 @@ def labelled_source(path: str, captions: str = "") -> LabelledFolders:
             path,
             len(empty),
             len(folders),
-            ", ".join(empty[:5]),
+            first_names(empty),
         )
     return LabelledFolders(str(root), names, labels, class_names(folders, captions))
 
@@ -121,25 +130,23 @@ def class_names(keys: Sequence[str], path: str) -> tuple[str, ...]:
     """
     if not path:
         return tuple(keys)
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(f"data.captions={path}: there is no such file")
+    file = open_table(path)
     names: dict[str, str] = {}
     for number, line in enumerate(lines(file), start=1):
-        line = line.strip()
+        line, where = line.strip(), f"{printable(file)}, line {number}"
         if not line:
             continue
         key, *rest = line.split("\t" if "\t" in line else None, 1)
         key, name = key.strip(), "".join(rest).strip()
         if not name:
-            raise ValueError(f"{file}, line {number}: expected FOLDER NAME, got {line!r:.80}")
+            raise ValueError(f"{where}: expected FOLDER NAME, got {line!r:.80}")
         if key in names:
-            raise ValueError(f"{file}, line {number}: {key} has a name already: {names[key]}")
+            raise ValueError(f"{where}: {key} has a name already: {names[key]}")
         names[key] = name
     missing = [key for key in keys if key not in names]
     if missing:
         raise ValueError(
-            f"data.captions={path} names no {', '.join(missing[:5])} "
+            f"data.captions={path} names no {first_names(missing)} "
             f"({len(missing)} of {len(keys)} classes)"
         )
     clashes = _clashes((key, names[key]) for key in keys)

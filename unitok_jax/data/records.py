@@ -4,6 +4,8 @@ import collections
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from unitok_jax.paths import printable
+
 # Why a sample is left out: the last part of its name in metrics, reports and manifests.
 REASONS = (
     "empty",  # an image of 0 bytes
@@ -93,8 +95,8 @@ class Tally:
 
 
 def first_names(names: Sequence[str], count: int = 5) -> str:
-    """Names for a message: 'a, b, c, d, e, ...'."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    """Names for a message, as any console prints them: 'a, b, c, d, e, ...'."""
+    return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
 
 
 class Source(Protocol):
