@@ -11,8 +11,8 @@ REASONS = (
     "empty",  # an image of 0 bytes
     "not_an_image",
     "damaged",  # an image that begins well
-    "too_large",  # a decompression bomb
-    "unreadable",  # the disk, or the file around the sample
+    "too_large",  # a decompression bomb, or an endless file
+    "unreadable",  # no file, the disk, or the file around the sample
     "no_image",
     "two_images",  # under one key
     "duplicate_key",  # within one shard
