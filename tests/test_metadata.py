@@ -171,6 +171,9 @@ BROKEN = {
     "JPEG, Photoshop's block cut short": with_segments(
         JPEG, segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0")
     ),
+    "JPEG, JFIF and Adobe cut short": with_segments(
+        JPEG, segment(0xE0, b"JFIF\0\1"), segment(0xE0, b"JFXX\0"), segment(0xEE, b"Adobe\0")
+    ),
     "JPEG, several pictures that are not there": with_segments(
         JPEG, segment(0xE2, b"MPF\0II*\0\x08\0\0\0\x01\0\x01\xb0\x04\0\x01\0\0\0\x05\0\0\0")
     ),

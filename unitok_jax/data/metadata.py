@@ -14,6 +14,7 @@ MAX_SCANS = 100  # of a JPEG; encoders write 20 at most
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"  # begin such segments of a JPEG
 _PNG_XMP, _PNG_EXIF = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"  # as text in a PNG
+_COLOURS = {b"\xe0": (b"JFIF\0", 18), b"\xee": (b"Adobe", 16)}  # how they begin, bytes at least
 _SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ORIENTATION = 0x0112  # the tag in EXIF
 _IN_XMP = re.compile(rb"""tiff:Orientation(?:=["']|>)([0-9])""")
@@ -52,13 +53,12 @@ def without_metadata(data: bytes) -> bytes:
         chunks, needless = _png_chunks(data), _needless_in_png
     else:
         return data
-    whole = memoryview(data)
-    kept, begin = [], 0
+    kept, begin = bytearray(), 0
     for kind, start, end in chunks:
-        if needless(kind):
-            kept.append(whole[begin:start])
+        if needless(data, kind, start, end):
+            kept += data[begin:start]
             begin = end
-    return b"".join([*kept, whole[begin:]]) if kept else data
+    return bytes(kept + data[begin:]) if begin else data
 
 
 def scans(data: bytes) -> int:
@@ -67,12 +67,15 @@ def scans(data: bytes) -> int:
     return most if most <= MAX_SCANS else sum(kind == b"\xda" for kind, *_ in _jpeg_chunks(data))
 
 
-def _needless_in_jpeg(kind: bytes) -> bool:
-    """Comments and application segments, but those of JFIF and Adobe, which tell the colours."""
-    return kind == b"\xfe" or b"\xe1" <= kind <= b"\xef" and kind != b"\xee"
+def _needless_in_jpeg(data: bytes, kind: bytes, start: int, end: int) -> bool:
+    """Comments and application segments, but those that tell the colours."""
+    if kind in _COLOURS:
+        begin, size = _COLOURS[kind]
+        return end - start < size or not data.startswith(begin, start + 4)
+    return kind == b"\xfe" or b"\xe0" < kind <= b"\xef"
 
 
-def _needless_in_png(kind: bytes) -> bool:
+def _needless_in_png(data: bytes, kind: bytes, start: int, end: int) -> bool:
     """Chunks that a decoder need not know, but transparency."""
     return kind[:1].islower() and kind != b"tRNS"
 
