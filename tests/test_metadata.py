@@ -255,8 +255,10 @@ def test_scans_are_counted_within_the_image_alone():
     assert scans(data[:behind] + hidden + data[behind:]) > 200
 
 
-def test_a_jpeg_of_very_many_scans_is_refused():
+def test_a_jpeg_of_very_many_scans_is_refused(monkeypatch):
     decode_image(many_scans(80), "x.jpg")
+    begun = []
+    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_, **__: begun.append(1))
     for decode in (
         lambda data: decode_image(data, "x.jpg"),
         lambda data: decode_random_crop(
@@ -266,3 +268,4 @@ def test_a_jpeg_of_very_many_scans_is_refused():
         with pytest.raises(ImageError, match=r"x\.jpg: more than 100 scans") as error:
             decode(many_scans(200))
         assert error.value.reason == "too_large"
+    assert not begun
