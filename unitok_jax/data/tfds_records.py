@@ -7,8 +7,7 @@ from unitok_jax.data.array_records import Part, RecordFiles
 from unitok_jax.data.folders import CAPTION_KEYS
 from unitok_jax.data.labelled import CLASS_TEMPLATES, class_names, sentences
 from unitok_jax.data.records import SampleError
-
-DATA_DIR = "TFDS_DATA_DIR"  # tensorflow-datasets' own environment variable
+from unitok_jax.data.tfds_folders import DATA_DIR, open_builder, tfds_errors
 
 
 class TfdsSource:
@@ -120,7 +119,7 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
         raise ValueError(
             "data.path is empty: set --config.data.path=NAME[/CONFIG][:VERSION][@SPLIT]"
         )
-    builder = _builder(name)
+    builder = open_builder(name)
     array_record = tfds.core.FileFormat.ARRAY_RECORD
     if not builder.is_prepared():
         raise FileNotFoundError(
@@ -161,27 +160,6 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
             "a class: name one with --config.data.captions"
         )
     return TfdsSource(files, features, image)
-
-
-def _builder(name: str):
-    import tensorflow_datasets as tfds
-
-    folder = os.path.expanduser(name)
-    try:
-        if os.path.isdir(folder) or os.path.isabs(folder):
-            return tfds.builder_from_directory(folder)
-        return tfds.builder(name, data_dir=os.environ.get(DATA_DIR), try_gcs=False)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"data.path={name}: no prepared dataset is there ({error}); give the folder of one "
-            "version, with its dataset_info.json"
-        ) from error
-    except (ValueError, AssertionError) as error:  # no such dataset; no such version
-        first = str(error).partition("\nAvailable datasets")[0]
-        raise ValueError(
-            f"data.path={name}: {first} Looked in "
-            f"{os.environ.get(DATA_DIR, '~/tensorflow_datasets')} ({DATA_DIR})"
-        ) from error
 
 
 def _fix(name: str) -> str:
