@@ -93,8 +93,10 @@ def _of_name(name: str):
 
 @contextlib.contextmanager
 def tfds_errors(where: str, hint: str = "") -> Iterator[None]:
-    """Turns what tensorflow-datasets raises in the block into a ValueError that begins with
-    `where`; of a disk, an OSError stays."""
+    """Makes a ValueError that begins with `where` of what tensorflow-datasets raises in the block.
+
+    An OSError of the disk stays.
+    """
     try:
         yield
     except ImportError as error:
