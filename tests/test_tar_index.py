@@ -17,6 +17,7 @@ from tar_files import captions, config, left_out, make_tar, one, picture, sample
 from unitok_jax.data import index_files, tar_index
 from unitok_jax.data.shards import expand
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.tar_members import MAX_HEADER, members
 from unitok_jax.data.tar_scan import CaptionRule
 from unitok_jax.data.tars import tar_source
 
@@ -209,6 +210,64 @@ class TestShardsThatAreBroken:
         assert "2.tar is an empty tar" in caplog.text
         with pytest.raises(ValueError, match=r"data.path=.*/2\.tar: all 1 shards are empty"):
             tar_source(str(folder / "2.tar"))
+
+
+def header(kind, size):
+    """A header of GNU tar before `size` bytes; a size of 12 bytes is written as it is."""
+    block = bytearray(tarfile.TarInfo("././@LongLink").tobuf(tarfile.GNU_FORMAT))
+    block[156:157] = kind
+    block[124:136] = size if isinstance(size, bytes) else b"%011o\0" % size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+class TestHeadersThatAreHostile:
+    """Whole samples come before; what the header does may cost the rest, nothing else."""
+
+    @pytest.mark.parametrize(
+        "after",
+        [
+            header(b"x", 1 << 20) + b"2 " * (1 << 19),
+            header(b"x", 512) + b"9" * 512,
+            header(b"x", 512) + b"20 size=-1\n".ljust(512, b"\0"),
+            header(b"x", 512) + b"-5 path=a\n".ljust(512, b"\0"),
+            header(b"x", 512) + b"900 path=a\n".ljust(512, b"\0"),
+            header(b"x", 1024) + (b"5000 path=" + b"a" * 1014),
+            header(b"x", MAX_HEADER + 1) + bytes(MAX_HEADER + 512),
+            header(b"L", MAX_HEADER + 1) + bytes(MAX_HEADER + 512),
+            header(b"L", b"\x80" + b"\xff" * 11),
+            header(b"0", b"\x80" + b"\xff" * 11),
+            header(b"0", b"\xff" * 12),
+            header(b"0", b"-0000000001\0"),
+            header(b"S", 0)[:482] + b"\1" + bytes(29),
+        ],
+    )
+    def test_what_comes_before_is_used(self, tmp_path, after):
+        path = make_tar(tmp_path / "a.tar", sample("a") + sample("b"))
+        data = path.read_bytes().rstrip(b"\0")
+        data += bytes(-len(data) % 512)
+        path.write_bytes(data + after + bytes(1024))
+        source = tar_source(str(path))
+        assert list(captions(source)) == ["a.tar/a", "a.tar/b"]
+        assert source.tally.counts["unreadable"]
+
+    def test_many_records_of_pax_are_read_once(self, tmp_path):
+        reads = []
+        data = header(b"x", MAX_HEADER) + b"6 a=b\n" * (MAX_HEADER // 6)
+        data += bytes(-len(data) % 512) + bytes(1024)
+
+        def read(offset, size):
+            reads.append(size)
+            return data[offset : offset + size]
+
+        assert list(members(read, len(data))) == [] and sum(reads) < 2 * len(data)
+
+    @pytest.mark.parametrize("name", ["/etc/a", "../../a", "a\nb", "a" * 3000, "\x1b[31ma"])
+    def test_names_are_but_names(self, tmp_path, name):
+        path = make_tar(tmp_path / "a.tar", sample(name), format=tarfile.GNU_FORMAT)
+        assert len(captions(tar_source(str(path)))) == 1
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".unitok_index", "a.tar"]
 
 
 class TestIndex:

@@ -32,6 +32,7 @@ ROW = np.dtype(
 _WINDOW = 1 << 20  # bytes that are fetched at a time: from a disk
 _WINDOW_REMOTE = 8 << 20
 _MAX_SIZE = 2**32 - 1
+MAX_CAPTION = 1 << 24  # bytes of a member that is a caption
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),
@@ -135,7 +136,7 @@ class _Samples:
             return "too_large"
         if caption is None:
             return "no_caption" if self._required else ""
-        return "bad_caption" if caption.size > _MAX_SIZE else ""
+        return "bad_caption" if caption.size > MAX_CAPTION else ""
 
 
 class Scan(NamedTuple):
