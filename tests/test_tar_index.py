@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tarfile
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
@@ -354,6 +356,93 @@ class TestIndex:
         assert captions(tar_source(str(folder))) == before
         assert len(scanned) == 2
         assert ("is damaged" in caplog.text) == (damage != "gone" or file == "rows")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"root": "/etc"},
+            {"root": 5},
+            {"names": ["../0.tar", "1.tar"]},
+            {"names": ["0.tar", None]},
+            {"names": ["0.tar"]},
+            {"sizes": [1 << 40, 1 << 40]},
+            {"counts": [-1, 7]},
+            {"counts": [10**30, 6 - 10**30]},
+            {"counts": [3.0, 3.0]},
+            {"counts": "33"},
+            {"counts": [1 << 40, 3]},
+            {"tallies": {"0": [{"empty": -1}, {"empty": []}]}},
+            {"tallies": {"0": [{"empty": 1}, {"empty": [{}]}]}},
+            {"tallies": {"0": [{"evil": 1}, {"evil": []}]}},
+            {"tallies": [1]},
+            {"state": "x"},
+        ],
+    )
+    def test_hostile_table_is_made_again(self, folder, change):
+        before = captions(tar_source(str(folder)))
+        (table,) = place(folder).glob("*.json")
+        table.write_text(json.dumps(json.loads(table.read_text()) | change))
+        assert captions(tar_source(str(folder))) == before
+        assert json.loads(table.read_text())["root"] == str(folder)
+
+    @pytest.mark.parametrize(
+        "content", [b"[" * 10**5, b'{"version": 1' + b"0" * 5000 + b"}", b"[]"]
+    )
+    def test_table_that_is_no_json(self, folder, scanned, content):
+        before = captions(tar_source(str(folder)))
+        (table,) = place(folder).glob("*.json")
+        table.write_bytes(content)
+        assert captions(tar_source(str(folder))) == before
+
+    @pytest.mark.parametrize("field", ["image", "caption", "image_size", "caption_size", "blocks"])
+    def test_rows_outside_the_shard(self, folder, field):
+        tar_source(str(folder))
+        (file,) = place(folder).glob("*.npy")
+        rows = np.lib.format.open_memmap(file, "r+")
+        rows["head_blocks" if field == "blocks" else field] = 65_535 if field == "blocks" else 2**31
+        rows.flush()
+        with pytest.raises(OSError, match=f"{folder}/0.tar does not hold what its index says: row"):
+            tar_source(str(folder))[0]
+
+    def test_rows_with_the_header_of_another_array(self, folder, scanned):
+        before = captions(tar_source(str(folder)))
+        (file,) = place(folder).glob("*.npy")
+        np.save(file, np.array([{}], object), allow_pickle=True)
+        assert captions(tar_source(str(folder))) == before
+
+    @pytest.mark.parametrize("where", ["folder", "state"])
+    def test_links_are_not_swept(self, folder, tmp_path_factory, monkeypatch, where):
+        home = tmp_path_factory.mktemp("home")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name in ("mine.npy", "0123456789abcdef.npy", "index-mine.new"):
+            (home / name).write_bytes(b"x")
+        tar_source(str(folder))
+        beside = place(folder)
+        linked = beside.parent if where == "folder" else beside
+        shutil.rmtree(linked)
+        linked.symlink_to(home if where == "state" else home / "other")
+        if where == "folder":
+            (home / "other" / beside.name).mkdir(parents=True)
+            (home / "other" / beside.name / "0123456789abcdef.npy").write_bytes(b"x")
+        before = sorted(home.rglob("*"))
+        assert len(captions(tar_source(str(folder)))) == 6
+        assert sorted(home.rglob("*")) == before
+
+    def test_files_of_others_stay(self, folder):
+        tar_source(str(folder))
+        for name in ("mine.npy", "mine.new"):
+            (place(folder) / name).write_bytes(b"x")
+        make_tar(folder / "2.tar", sample("new"))
+        tar_source(str(folder))
+        assert {"mine.npy", "mine.new"} <= set(os.listdir(place(folder)))
+
+    @pytest.mark.parametrize("suffix", [".json", ".npy"])
+    def test_pipe_instead_of_a_file(self, folder, suffix):
+        before = captions(tar_source(str(folder)))
+        (file,) = place(folder).glob(f"*{suffix}")
+        file.unlink()
+        os.mkfifo(file)
+        assert captions(tar_source(str(folder))) == before
 
     def test_folder_of_its_own(self, folder, tmp_path_factory):
         index = tmp_path_factory.mktemp("index") / "deep"

@@ -62,6 +62,8 @@ class TarSource:
         spans = [(image - begin, image + image_size)]
         if kind != NO_CAPTION:
             spans.append((caption, caption + caption_size))
+        if min(spans)[0] < 0 or max(end for _, end in spans) > self._index.sizes[shard]:
+            raise OSError(f"{path} does not hold what its index says: row {index} lies outside")
         member, *text = self._read(path, spans)
         header, encoded = bytes(member[:begin]), bytes(member[begin:])
         name = f"{shard_name}/{_key(path, header, image_size)}"
