@@ -1,6 +1,6 @@
 """Codes on disk, as `python -m unitok_jax.tokenize` wrote them: a sequence of records."""
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,16 @@ import numpy as np
 
 from unitok_jax.data.array_records import NAME_ERRORS, Part, RecordFiles
 from unitok_jax.data.cache import Cache
-from unitok_jax.data.code_files import FORMAT, ROW_GROUP, record_shape
-from unitok_jax.data.code_shards import COMMAND, VERSION, digest, digests
+from unitok_jax.data.code_files import FORMAT, ROW_GROUP, SUFFIXES, record_shape
+from unitok_jax.data.code_shards import COMMAND, MAX_ROWS, VERSION, digest, digests
+from unitok_jax.data.manifests import Whole, read_manifest
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS, facts_of
+from unitok_jax.data.shard_names import check_file
+from unitok_jax.data.views import VIEWS
+from unitok_jax.foreign_json import parse_object
+from unitok_jax.paths import expand
 
+MAX_CODES = 2**24  # of one record
 _KEPT_GROUPS = 16  # of Parquet, per process: at (10, 8, 256) codes 10 MB each
 
 
@@ -102,7 +108,7 @@ def open_codes(path) -> CodeRecords:
         FileNotFoundError: no folder, or a shard is missing.
         ValueError: an unfinished folder, something else, a shard of another size or tokenizer.
     """
-    folder = Path(path).expanduser()
+    folder = expand(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; {COMMAND} --output={folder} makes one")
     manifest = _manifest(folder)
@@ -131,15 +137,18 @@ class _ArrayRecords:
         try:
             record = msgpack.unpackb(packed, unicode_errors=NAME_ERRORS)
             tokenizer = record.pop("tokenizer")
-            codes = np.frombuffer(record["codes"], "<u2")
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            codes = np.frombuffer(record["codes"], "<u2").reshape(self._shape)
+            record["captions"] = tuple(record["captions"])
+            texts = all(type(text) is str for text in (record["key"], *record["captions"]))
+            if not texts or type(record["label"]) not in (int, type(None)):
+                raise TypeError("a value of another type")
+        except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
             name = self._files.name(index)
             raise ValueError(f"{name} was not written by {COMMAND}") from error
         if tokenizer != self._tokenizer:
             raise ValueError(_other(self._files.name(index), tokenizer, self._tokenizer))
-        record["captions"] = tuple(record["captions"])
         # Writable, in the machine's own order of bytes.
-        record["codes"] = codes.astype(np.uint16).reshape(self._shape)
+        record["codes"] = codes.astype(np.uint16)
         return record
 
 
@@ -199,35 +208,43 @@ def _manifest(folder: Path) -> dict[str, Any]:
                 f"{COMMAND} --output={folder} ..., with the settings in {folder / SETTINGS}"
             )
         raise ValueError(f"{folder} holds no codes: it has no {MANIFEST}, which {COMMAND} writes")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        found = manifest["format"], manifest["version"]
-        whole = {"settings": dict, "views": int, "count": int, "shards": list}
-        if found == (FORMAT, VERSION) and any(
-            not isinstance(manifest[key], kind) for key, kind in whole.items()
-        ):
-            raise TypeError(whole)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} was not written by {COMMAND}") from error
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"{file} says {found[0]} {found[1]}; this reads {FORMAT} {VERSION}")
+    manifest = read_manifest(file, FORMAT, VERSION, COMMAND)
+    whole = Whole(file, COMMAND)
+    settings = whole.get(manifest, "settings", dict)
+    whole.get(settings, "tokenizer", str)
+    for key, values in (("--format", SUFFIXES), ("--views", VIEWS)):
+        whole.check(whole.get(settings, key, str) in values, f"{key!r} is none of {[*values]}")
+    whole.number(settings, "num_codebooks", 1, MAX_CODES)
+    whole.number(settings, "codebook_size", 1, MAX_ROWS)
+    whole.number(settings, "tokens", 1, MAX_CODES)
+    whole.check(math.prod(record_shape(settings)) <= MAX_CODES, "its records are too large")
+    grid = whole.get(settings, "grid", list)
+    fits = len(grid) == 2 and all(type(n) is int and 0 < n <= MAX_CODES for n in grid)
+    whole.check(fits and math.prod(grid) <= settings["tokens"], "'grid' is not of its tokens")
+    views = VIEWS[settings["--views"]]
+    whole.number(manifest, "views", views, views)
+    count = sum(shard["count"] for shard in manifest["shards"])
+    whole.number(manifest, "count", count, count)
+    for shard in manifest["shards"]:
+        whole.get(shard, "sha256", str)
     return manifest
 
 
 def _check(path: Path, shard: dict[str, Any], settings: dict[str, Any]) -> None:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}, which {MANIFEST} names, is gone; copy it again")
-    size = path.stat().st_size
+    size = check_file(path).st_size
     if size != shard["bytes"]:
         raise ValueError(
             f"{path} has {size} bytes, not the {shard['bytes']} of {MANIFEST}; copy it again"
         )
-    try:
-        facts = json.loads(facts_of(path).read_text(encoding="utf-8"))
-        tokenizer, sha256 = facts["tokenizer"], facts["sha256"]
-    except FileNotFoundError:
+    if not facts_of(path).exists():
         return  # the records say whose they are, too
-    except (ValueError, TypeError, KeyError) as error:
+    check_file(facts_of(path))
+    try:
+        facts = parse_object(facts_of(path).read_bytes(), str(facts_of(path)))
+        tokenizer, sha256 = facts["tokenizer"], facts["sha256"]
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{facts_of(path)} is damaged ({error}); copy it again") from error
     if tokenizer != settings["tokenizer"]:
         raise ValueError(_other(path, tokenizer, settings["tokenizer"]))
