@@ -1,5 +1,6 @@
 """Codes on disk, as `python -m unitok_jax.tokenize` wrote them: a sequence of records."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from unitok_jax.data.cache import Cache
 from unitok_jax.data.code_files import FORMAT, ROW_GROUP, SUFFIXES, record_shape
 from unitok_jax.data.code_shards import COMMAND, MAX_ROWS, VERSION, digest, digests
 from unitok_jax.data.manifests import Whole, read_manifest
+from unitok_jax.data.parquet_groups import arrow_errors, read_group, texts_of
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS, facts_of
 from unitok_jax.data.shard_names import check_file
 from unitok_jax.data.views import VIEWS
@@ -20,6 +22,7 @@ from unitok_jax.foreign_json import parse_object
 from unitok_jax.paths import expand
 
 MAX_CODES = 2**24  # of one record
+_TEXTS = ("key", "captions")  # columns of Parquet
 _KEPT_GROUPS = 16  # of Parquet, per process: at (10, 8, 256) codes 10 MB each
 
 
@@ -165,38 +168,59 @@ class _Parquet:
         row = index - int(self._ends[shard]) + self._counts[shard]
         group, row = divmod(row, ROW_GROUP)
         table, codes = self._groups.get((shard, group), lambda: self._read(shard, group))
+        with _damage(self._paths[shard]):
+            ((key,), captions) = (texts_of(table[name][row]) for name in _TEXTS)
         return {
-            "key": table["key"][row].as_py(),
+            "key": key,
             "label": table["label"][row].as_py(),
-            "captions": tuple(table["captions"][row].as_py()),
+            "captions": tuple(captions),
             "codes": codes[row].copy(),
         }
 
     def _read(self, shard: int, group: int):
-        import pyarrow
-        from pyarrow import parquet
-
-        path, count = self._paths[shard], self._counts[shard]
-        try:
-            with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-                metadata, rows = file.schema_arrow.metadata or {}, file.metadata.num_rows
-                table = file.read_row_group(group, use_threads=False)
-            tokenizer = metadata.get(b"tokenizer", b"none").decode()
-            codes = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            codes = codes.reshape(-1, *self._shape)
-            table = table.select(["key", "label", "captions"])
-        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-            if getattr(error, "errno", None):  # the disk's; what is wrong within has no number
-                raise
-            raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+        path, count = str(self._paths[shard]), self._counts[shard]
+        rows = min(ROW_GROUP, count - group * ROW_GROUP)
+        with _damage(path):
+            found, tokenizer, kinds = self._end(path)
         if tokenizer != self._tokenizer:
             raise ValueError(_other(path, tokenizer, self._tokenizer))
-        if rows != count or len(codes) != min(ROW_GROUP, count - group * ROW_GROUP):
+        if found != count:
             raise ValueError(
-                f"{path} holds {rows} records, not {count}: it changed after it was written; copy "
+                f"{path} holds {found} records, not {count}: it changed after it was written; copy "
                 "it again"
             )
-        return table, codes
+        with _damage(path):
+            table = read_group(path, group, rows, kinds, _TEXTS)
+            codes = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            return table.drop_columns("codes"), codes.reshape(rows, *self._shape)
+
+    def _end(self, path: str) -> tuple[int, str, dict[str, str]]:
+        """Records, tokenizer, and types of the columns of a file."""
+        from pyarrow import parquet, types
+
+        with parquet.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+        kinds = {name: schema.field(name).type for name in (*_TEXTS, "label", "codes")}
+        codes, captions = kinds["codes"], kinds["captions"]
+        fits = types.is_fixed_size_list(codes) and types.is_uint16(codes.value_type)
+        fits = fits and codes.list_size == math.prod(self._shape) and types.is_int32(kinds["label"])
+        fits = fits and types.is_list(captions) and types.is_string(captions.value_type)
+        if not fits or not types.is_string(kinds["key"]):
+            raise ValueError(f"its columns are {schema.names} of other types")
+        tokenizer = (schema.metadata or {}).get(b"tokenizer", b"none").decode()
+        return rows, tokenizer, {name: str(kind) for name, kind in kinds.items()}
+
+
+@contextlib.contextmanager
+def _damage(path) -> Iterator[None]:
+    """Says of what Arrow raises in the block that the file is damaged; the disk's errors stay."""
+    try:
+        with arrow_errors("Parquet"):
+            yield
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from error
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
