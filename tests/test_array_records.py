@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from formats import config, jpeg, take
+from formats import config, jpeg, outcomes, take
 from unitok_jax.data import array_records
 from unitok_jax.data.array_records import Part, RecordFiles
 from unitok_jax.data.cache import Cache
@@ -345,3 +345,17 @@ class TestCache:
         with pytest.raises(OSError, match="gone"):
             cache.get("key", lambda: (_ for _ in ()).throw(OSError("gone")))
         assert len(cache) == 0 and cache.get("key", lambda: 1) == 1
+
+
+@pytest.mark.parametrize("options", ["group_size:1,uncompressed", "group_size:4,zstd"])
+def test_damage_ends_in_errors_of_ours(tmp_path, options):
+    folder = make(tmp_path / "packed", [record(i) for i in range(9)])
+    writer = ArrayRecordWriter(str(folder / "000000.array_record"), options)
+    for index in range(9):
+        writer.write(msgpack.packb(record(index)))
+    writer.close()
+    size = (folder / "000000.array_record").stat().st_size
+    edit(folder, lambda manifest: manifest["shards"][0].update(bytes=size))
+    files = [folder / "000000.array_record", folder / "manifest.json"]
+    seen = outcomes(lambda: opened(folder), files, 150)
+    assert seen["good"] > 300 and seen["SampleError"] > 10 and seen["open ValueError"] > 20

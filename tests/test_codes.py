@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import unitok_jax
+from formats import outcomes
 from tokenized import make_images
 from unitok_jax.data import code_shards, shard_files
 from unitok_jax.data.records import Tally
@@ -374,3 +375,10 @@ def test_one_of_many_claims_a_folder(tmp_path):
         settings = json.loads((folder / "settings.json").read_text())
         assert settings["--view"] == said.index(None)
         assert [file.name for file in folder.iterdir()] == ["settings.json"]
+
+
+def test_damage_ends_in_errors_of_ours(folder, tmp_path):
+    output = copied(folder, tmp_path)
+    files = sorted(file for file in output.iterdir() if file.name != "settings.json")
+    seen = outcomes(lambda: unitok_jax.open_codes(output), files, 100)
+    assert seen["good"] > 500 and seen["open ValueError"] > 10

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 
+from formats import outcomes
 from tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
 from unitok_jax.data import index_files, tar_index
 from unitok_jax.data.shards import expand
@@ -543,3 +544,12 @@ def test_script_without_the_usual_guard_is_told_so(tmp_path):
     )
     assert done.returncode == 1
     assert 'needs the usual `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("what", ["shard", "index"])
+def test_damage_ends_in_errors_of_ours(folder, what):
+    tar_source(str(folder))
+    files = sorted(folder.glob("*.tar") if what == "shard" else place(folder).glob("*.*"))
+    files = [file for file in files if file.name != ".lock"]
+    seen = outcomes(lambda: tar_source(str(folder)), files, 60)
+    assert seen["good"] > 150

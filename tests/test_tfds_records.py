@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from formats import config, jpeg, take
+from formats import config, jpeg, outcomes, take
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import LabelledSource, SampleError
 from unitok_jax.data.sources import open_source
@@ -377,3 +377,10 @@ class TestBadInput:
         shard.unlink()
         with pytest.raises(FileNotFoundError):
             opened(folder)[0]
+
+
+def test_damage_ends_in_errors_of_ours(data_dir, tmp_path):
+    folder = copied(data_dir, tmp_path)
+    files = [folder / "features.json", folder / "dataset_info.json", *folder.glob("*-train*")]
+    seen = outcomes(lambda: opened(folder), files, 60)
+    assert seen["good"] > 50 and seen["open ValueError"] > 10

@@ -112,9 +112,8 @@ def parquet_source(
     if num_threads < 1:
         raise ValueError(f"data.num_threads={num_threads} must be at least 1 thread")
     files = _find(path)
-    read = [*IMAGE_COLUMNS, *([captions] if captions else CAPTION_KEYS)]
     with ThreadPoolExecutor(num_threads) as executor:
-        ends = list(executor.map(lambda file: _file_end(file, read), files))
+        ends = list(executor.map(_file_end, files))
     schema = ends[0][0]
     image = _image_column(files[0], schema)
     caption = _caption_column(files[0], schema, captions, require_captions)
@@ -172,7 +171,7 @@ def _find(path: str) -> list[str]:
     return list(files)
 
 
-def _file_end(file: str, columns: Sequence[str]) -> tuple[Any, list[int]]:
+def _file_end(file: str) -> tuple[Any, list[int]]:
     """Schema of a file, and the number of rows of each of its row groups, which are checked."""
     from pyarrow import parquet
 
@@ -181,12 +180,8 @@ def _file_end(file: str, columns: Sequence[str]) -> tuple[Any, list[int]]:
         parquet.ParquetFile(file) as opened,
     ):
         schema, end = opened.schema_arrow, opened.metadata
-        groups = range(end.num_row_groups)
-        rows = [end.row_group(group).num_rows for group in groups]
     with arrow_errors(file):
-        for group in groups:
-            check_group(end, group, columns)
-    return schema, rows
+        return schema, [check_group(end, group) for group in range(end.num_row_groups)]
 
 
 def _image_column(file: str, schema) -> str:
@@ -235,13 +230,16 @@ def _caption_column(file: str, schema, captions: str, required: bool) -> str:
 
 
 def _image(cell, name: str) -> bytes:
-    image, path = cell.as_py(), None
-    if isinstance(image, dict):
-        image, path = image["bytes"], image.get("path")
+    path = b""
+    if hasattr(cell, "keys") and cell.is_valid:  # a struct, whose path need not be UTF-8
+        if "path" in cell and cell["path"].is_valid:
+            path = cell["path"].as_buffer().to_pybytes()
+        cell = cell["bytes"]
+    image = cell.as_py()
     if image is None and path:
         raise SampleError(
-            f"{name}: only the path {path!r} of its image is in the file; put the images into it "
-            "(datasets.table.embed_table_storage)",
+            f"{name}: only the path {path.decode(errors='replace')!r} of its image is in the file; "
+            "put the images into it (datasets.table.embed_table_storage)",
             "no_image",
         )
     if not image:
