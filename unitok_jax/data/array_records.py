@@ -11,6 +11,7 @@ import numpy as np
 
 from unitok_jax.data.cache import Cache
 from unitok_jax.data.manifests import Whole, read_manifest
+from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import SampleError
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS
 from unitok_jax.data.shard_names import check_file, is_hidden
@@ -217,10 +218,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"data.path: the packing of {folder} has not ended; give the same command again"
             )
+        other = other_format(folder, "array_record")
         raise ValueError(
             f"data.path: {folder} has no {MANIFEST}. data.source=array_record reads what "
-            "python -m unitok_jax.data.pack wrote; what tensorflow-datasets wrote is read with "
-            "data.source=tfds"
+            f"{COMMAND} wrote; what tensorflow-datasets wrote is read with data.source=tfds"
+            + (f". {other}" if other else "")
         )
     manifest = read_manifest(file, FORMAT, VERSION, COMMAND)
     classes = [manifest.get(key) for key in CLASS_KEYS]

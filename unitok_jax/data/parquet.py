@@ -12,6 +12,7 @@ import numpy as np
 from unitok_jax.data.cache import Cache
 from unitok_jax.data.folders import CAPTION_KEYS
 from unitok_jax.data.parquet_groups import arrow_errors, check_group, read_group, texts_of
+from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import SampleError
 from unitok_jax.data.shard_names import check_file, in_folder, is_folder, is_hidden
 from unitok_jax.paths import expand
@@ -165,7 +166,10 @@ def _find(path: str) -> list[str]:
         inside = in_folder(Path(entry), SUFFIX, below=True) if is_folder(entry) else [entry]
         files |= dict.fromkeys(inside)
     if not files:
-        raise ValueError(f"data.path={path} holds no .parquet files")
+        other = other_format(path, "parquet")
+        raise ValueError(
+            f"data.path={path} holds no .parquet files" + (f". {other}" if other else "")
+        )
     for file in files:
         check_file(file)
     return list(files)
@@ -175,10 +179,9 @@ def _file_end(file: str) -> tuple[Any, list[int]]:
     """Schema of a file, and the number of rows of each of its row groups, which are checked."""
     from pyarrow import parquet
 
-    with (
-        arrow_errors(f"{file} is not a Parquet file, or not whole"),
-        parquet.ParquetFile(file) as opened,
-    ):
+    other = other_format(file, "parquet")
+    failed = f"{file} is not a Parquet file, or not whole" + (f" ({other})" if other else "")
+    with arrow_errors(failed), parquet.ParquetFile(file) as opened:
         schema, end = opened.schema_arrow, opened.metadata
     with arrow_errors(file):
         return schema, [check_group(end, group) for group in range(end.num_row_groups)]

@@ -14,6 +14,7 @@ import braceexpand
 
 from unitok_jax import paths
 from unitok_jax.data import cloud
+from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import first_names
 from unitok_jax.data.shard_names import check_file, in_folder, is_folder, is_shard
 
@@ -64,7 +65,11 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
         elif found:
             shards += found
         else:
-            raise ValueError(f"{where}: the folder {name} holds no .tar{storage.hint(name)}")
+            other = other_format(name, "tar")
+            raise ValueError(
+                f"{where}: the folder {name} holds no .tar{storage.hint(name)}"
+                + (f". {other}" if other else "")
+            )
     if missing:
         raise FileNotFoundError(_missing(where, pattern, names, missing))
     counts = collections.Counter(shard.path for shard in shards)

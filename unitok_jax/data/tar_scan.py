@@ -6,6 +6,7 @@ import numpy as np
 
 from unitok_jax.data.cloud import is_remote
 from unitok_jax.data.folders import IMAGE_SUFFIXES
+from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import Tally
 from unitok_jax.data.tar_members import (
     BLOCK,
@@ -190,7 +191,10 @@ def scan(
         )
     except CutError as error:
         if not count and error.offset == 0:
-            raise ValueError(f"data.path: {path} is not a tar: {error}") from error
+            other = other_format(path, "tar")
+            raise ValueError(
+                f"data.path: {path} is not a tar: {error}" + (f". {other}" if other else "")
+            ) from error
         samples.cut()
         lost = _lost(error.offset, size, len(samples.rows) + samples.tally.total)
         samples.tally.add("unreadable", f"{name} from byte {error.offset}", lost)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unitok_jax.data.cloud import is_remote
+from unitok_jax.data.recognise import other_format
 from unitok_jax.foreign_json import parse, parse_object
 from unitok_jax.paths import is_regular
 
@@ -59,9 +60,10 @@ def _of_folder(folder: Path, name: str):
     import tensorflow_datasets as tfds
 
     if not is_regular(folder / _FILES[0]):
+        other = other_format(folder, "tfds")
         raise FileNotFoundError(
             f"data.path={name}: no prepared dataset is there (no {_FILES[0]}); give the folder of "
-            "one version, with its dataset_info.json"
+            "one version, with its dataset_info.json" + (f". {other}" if other else "")
         )
     _check_folder(folder)
     with tfds_errors(f"data.path={name}"):
