@@ -246,7 +246,9 @@ def _shards(
     if strangers:
         raise ValueError(f"data.path: {folder / MANIFEST} does not name {strangers[0]}")
     with os.scandir(folder) as entries:
-        sizes = {e.name: check_file(e.path).st_size for e in entries if e.name in named}
+        sizes = {
+            e.name: check_file(e.path, "data.path").st_size for e in entries if e.name in named
+        }
     shards = []
     for name, shard in named.items():
         if wanted is not None and name not in wanted:

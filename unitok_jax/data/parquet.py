@@ -14,10 +14,11 @@ from unitok_jax.data.folders import CAPTION_KEYS
 from unitok_jax.data.parquet_groups import arrow_errors, check_group, read_group, texts_of
 from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import SampleError
-from unitok_jax.data.shard_names import check_file, in_folder, is_folder, is_hidden
+from unitok_jax.data.shard_names import check_file, in_folder, is_hidden
 from unitok_jax.paths import expand
 
 SUFFIX = ".parquet"
+KEY = "data.path"
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 
 
@@ -163,7 +164,9 @@ def _find(path: str) -> list[str]:
         raise FileNotFoundError(f"data.path={path}: there is no such file and no such folder")
     files: dict[str, None] = {}  # a pattern may find a folder and what is in it
     for entry in found:
-        inside = in_folder(Path(entry), SUFFIX, below=True) if is_folder(entry) else [entry]
+        inside = (
+            in_folder(Path(entry), SUFFIX, KEY, below=True) if os.path.isdir(entry) else [entry]
+        )
         files |= dict.fromkeys(inside)
     if not files:
         other = other_format(path, "parquet")
@@ -171,7 +174,7 @@ def _find(path: str) -> list[str]:
             f"data.path={path} holds no .parquet files" + (f". {other}" if other else "")
         )
     for file in files:
-        check_file(file)
+        check_file(file, KEY)
     return list(files)
 
 

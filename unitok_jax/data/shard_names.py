@@ -16,7 +16,7 @@ def is_shard(name: str, suffix: str) -> bool:
     return name.lower().endswith(suffix) and not is_hidden(name)
 
 
-def in_folder(folder: Path, suffix: str, *, below: bool = False) -> list[str]:
+def in_folder(folder: Path, suffix: str, key: str, *, below: bool = False) -> list[str]:
     """Paths of the shards of a folder, sorted.
 
     Hidden files and folders are passed over (`is_hidden`), links are followed. A folder that is
@@ -25,6 +25,7 @@ def in_folder(folder: Path, suffix: str, *, below: bool = False) -> list[str]:
     Args:
         folder: that exists.
         suffix: in lower case, as '.tar'.
+        key: of the config, which messages name.
         below: whether folders in it are searched, too.
 
     Raises:
@@ -34,8 +35,8 @@ def in_folder(folder: Path, suffix: str, *, below: bool = False) -> list[str]:
     for home, names in _walk(folder, below):
         for name in names:
             path = os.path.join(home, name)
-            if is_shard(name, suffix) and not is_folder(path):
-                check_file(path)
+            if is_shard(name, suffix) and not os.path.isdir(path):
+                check_file(path, key)
                 found.append(path)
     return sorted(found)
 
@@ -56,27 +57,27 @@ def _walk(folder: Path, below: bool) -> Iterator[tuple[str, list[str]]]:
         yield home, names
 
 
-def is_folder(path: str | os.PathLike) -> bool:
-    """Whether a path, its links followed, is a folder."""
-    return os.path.isdir(path)
-
-
-def check_file(path: str | os.PathLike, key: str = "data.path") -> os.stat_result:
+def check_file(path: str | os.PathLike, key: str = "") -> os.stat_result:
     """The state of a shard, which must be a file: a pipe is waited for, a device has no end.
+
+    Args:
+        path: of the shard.
+        key: of the config, which messages name; '' for none.
 
     Raises:
         ValueError: it is a folder, a pipe, a device or a socket.
         FileNotFoundError: it is not there, or a link that leads nowhere.
     """
+    where = f"{key}: {path}" if key else path
     try:
         found = os.stat(path)
     except FileNotFoundError as error:
         if os.path.islink(path):
-            raise FileNotFoundError(f"{key}: {path} is a link that leads nowhere") from error
+            raise FileNotFoundError(f"{where} is a link that leads nowhere") from error
         raise
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a device or a socket"
-        raise ValueError(f"{key}: {path} is {kind}; shards are files")
+        raise ValueError(f"{where} is {kind}; shards are files")
     return found
 
 

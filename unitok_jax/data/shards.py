@@ -16,7 +16,7 @@ from unitok_jax import paths
 from unitok_jax.data import cloud
 from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import first_names
-from unitok_jax.data.shard_names import check_file, in_folder, is_folder, is_shard
+from unitok_jax.data.shard_names import check_file, in_folder, is_shard
 
 SUFFIX = ".tar"
 MAX_NAMES = 10**6  # that a pattern may stand for
@@ -54,7 +54,7 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
             "'/data/{00000..00127}.tar'"
         )
     where = f"{key}={pattern}"
-    storage = _Bucket(pattern, where) if cloud.is_remote(pattern) else _Disk()
+    storage = _Bucket(pattern, where) if cloud.is_remote(pattern) else _Disk(key)
     literal = not cloud.is_remote(pattern) and os.path.lexists(paths.expand(pattern))
     names = [pattern] if literal else _braces(pattern, where)
     shards, missing = [], []
@@ -136,13 +136,18 @@ def _missing(where, pattern, names, missing) -> str:
 class _Disk:
     """Finds shards on the file systems of this machine."""
 
+    def __init__(self, key: str):
+        self._key = key
+
     def find(self, name: str) -> list[Shard] | None:
         """The shards of one name, folder or glob; None if there is no such thing."""
         path = os.path.abspath(paths.expand(name))
         if os.path.lexists(path):
-            found = in_folder(path, SUFFIX) if is_folder(path) else [path]
+            found = in_folder(path, SUFFIX, self._key) if os.path.isdir(path) else [path]
         else:
-            found = [p for p in sorted(glob.glob(path, recursive=True)) if not is_folder(p)] or None
+            found = [
+                p for p in sorted(glob.glob(path, recursive=True)) if not os.path.isdir(p)
+            ] or None
         return found and [self._shard(file) for file in found]
 
     def hint(self, name: str) -> str:
@@ -151,7 +156,7 @@ class _Disk:
         return f" but {', '.join(found)}; a pattern such as */*.tar goes deeper" if found else ""
 
     def _shard(self, path: str) -> Shard:
-        found = check_file(path)
+        found = check_file(path, self._key)
         return Shard(path, found.st_size, found.st_mtime_ns)
 
 
