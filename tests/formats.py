@@ -1,8 +1,10 @@
 """What the tests of data formats share: small images, a config, some batches."""
 
+import collections
 import contextlib
 import io
 import itertools
+import random
 
 import ml_collections
 from PIL import Image
@@ -40,3 +42,42 @@ def config(source, path, **values):
 def take(batches, count):
     with contextlib.closing(batches):
         return list(itertools.islice(batches, count))
+
+
+def damaged(data, chance):
+    """The bytes with some of them changed, or cut, by a `random.Random`."""
+    data = bytearray(data)
+    for _ in range(chance.choice([1, 1, 4, 40])):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    return bytes(data[: chance.randrange(len(data))] if chance.random() < 0.1 else data)
+
+
+def outcomes(open_, files, turns, seed=0):
+    """What becomes of samples of damaged files: 'good', or the kind of the error, counted.
+
+    Args:
+        open_: opens the source.
+        files: of which one at a time is damaged; they are whole again at the end.
+        turns: how often.
+
+    Raises:
+        Exception: what is neither a ValueError nor an OSError.
+    """
+    chance, seen = random.Random(seed), collections.Counter()
+    whole = {file: file.read_bytes() for file in files}
+    for _ in range(turns):
+        file = chance.choice(files)
+        file.write_bytes(damaged(whole[file], chance))
+        try:
+            source = open_()
+        except (ValueError, OSError) as error:
+            seen[f"open {type(error).__name__}"] += 1
+        else:
+            for index in range(min(len(source), 20)):
+                try:
+                    source[index]
+                    seen["good"] += 1
+                except (ValueError, OSError) as error:
+                    seen[type(error).__name__] += 1
+        file.write_bytes(whole[file])
+    return seen

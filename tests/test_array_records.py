@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from formats import config, jpeg, take
+from formats import config, jpeg, outcomes, take
 from unitok_jax.data import array_records
 from unitok_jax.data.array_records import Part, RecordFiles
 from unitok_jax.data.cache import Cache
@@ -158,6 +158,87 @@ class TestBadInput:
         with pytest.raises(ValueError, match="manifest.json was not written by python -m"):
             opened(folder)
 
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("count", -1),
+            ("count", 10**18),
+            ("count", 1e3),
+            ("count", "4"),
+            ("count", None),
+            ("count", True),
+            ("bytes", [5]),
+            ("bytes", -1),
+            ("file", None),
+            ("file", {"a": 1}),
+            ("file", "../packed/000000.array_record"),
+            ("file", "/etc/hostname"),
+            ("file", ""),
+            ("file", "a\0b"),
+            ("file", "000002.array_record"),
+        ],
+    )
+    def test_shard_that_cannot_be(self, folder, key, value):
+        edit(folder, lambda manifest: manifest["shards"][0].update({key: value}))
+        with pytest.raises(ValueError, match=f"^{folder}/manifest.json (was not|names ).") as error:
+            opened(folder)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("shards", [None, {}, "x", [None], [[]], [5]])
+    def test_shards_that_are_none(self, folder, shards):
+        edit(folder, lambda manifest: manifest.update(shards=shards))
+        with pytest.raises(
+            ValueError, match="manifest.json was not written by .*pack: 'shards'|'fil"
+        ):
+            opened(folder)
+
+    def test_more_records_than_can_be(self, folder):
+        def change(manifest):
+            for shard in manifest["shards"]:
+                shard["count"] = 2**47
+
+        edit(folder, change)
+        with pytest.raises(ValueError, match="counts too many records"):
+            opened(folder)
+
+    @pytest.mark.parametrize("content", [b"[" * 10**5, b'{"a": 1' + b"0" * 5000 + b"}", b"\xff"])
+    def test_manifest_that_cannot_be_parsed(self, folder, content):
+        (folder / "manifest.json").write_bytes(content)
+        with pytest.raises(ValueError, match="manifest.json was not written by python -m"):
+            opened(folder)
+
+    @pytest.mark.parametrize("labels", [[0, 1, 2, 0], [0, 1, -1, 0], [0], ["a"] * 4, None, 5])
+    def test_labels_that_are_of_no_class(self, tmp_path, labels):
+        records = [record(i) for i in range(4)]
+        classes = {"class_names": ["a", "b"], "class_templates": ["a {}"]}
+        folder = make(tmp_path / "packed", records, labels=[labels], **classes)
+        if labels is None:
+            edit(folder, lambda manifest: manifest["shards"][0].pop("labels"))
+        with pytest.raises(ValueError, match="manifest.json was not written .*labels"):
+            opened(folder)
+
+    def test_links_out_of_the_folder(self, folder, tmp_path):
+        shard = folder / "000000.array_record"
+        shard.rename(tmp_path / "elsewhere")
+        shard.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(ValueError, match="'000000.array_record', a link that leads out of "):
+            opened(folder)
+        (tmp_path / "linked").symlink_to(folder)
+        shard.unlink()
+        (tmp_path / "elsewhere").rename(shard)
+        assert len(opened(tmp_path / "linked")) == 9
+
+    def test_pipe_instead_of_a_shard(self, folder):
+        (folder / "000000.array_record").unlink()
+        os.mkfifo(folder / "000000.array_record")
+        with pytest.raises(ValueError, match="000000.array_record is a pipe, a device or a socket"):
+            opened(folder)
+
+    def test_hidden_files_beside_the_shards(self, folder):
+        (folder / "._000000.array_record").write_bytes(b"x")
+        (folder / "_SUCCESS").touch()
+        assert len(opened(folder)) == len(opened(folder / "*")) == 9
+
     def test_manifest_of_another_version(self, folder):
         edit(folder, lambda manifest: manifest.update(version=2))
         with pytest.raises(ValueError, match="says unitok_jax.array_record 2; this reads .* 1"):
@@ -264,3 +345,17 @@ class TestCache:
         with pytest.raises(OSError, match="gone"):
             cache.get("key", lambda: (_ for _ in ()).throw(OSError("gone")))
         assert len(cache) == 0 and cache.get("key", lambda: 1) == 1
+
+
+@pytest.mark.parametrize("options", ["group_size:1,uncompressed", "group_size:4,zstd"])
+def test_damage_ends_in_errors_of_ours(tmp_path, options):
+    folder = make(tmp_path / "packed", [record(i) for i in range(9)])
+    writer = ArrayRecordWriter(str(folder / "000000.array_record"), options)
+    for index in range(9):
+        writer.write(msgpack.packb(record(index)))
+    writer.close()
+    size = (folder / "000000.array_record").stat().st_size
+    edit(folder, lambda manifest: manifest["shards"][0].update(bytes=size))
+    files = [folder / "000000.array_record", folder / "manifest.json"]
+    seen = outcomes(lambda: opened(folder), files, 150)
+    assert seen["good"] > 300 and seen["SampleError"] > 10 and seen["open ValueError"] > 20

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import unitok_jax
+from formats import outcomes
 from tokenized import make_images
 from unitok_jax.data import code_shards, shard_files
 from unitok_jax.data.records import Tally
@@ -231,6 +232,82 @@ class TestBadInput:
             with pytest.raises(ValueError, match=message):
                 unitok_jax.open_codes(output)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"settings": {"grid": [10**18, 10**18]}},
+            {"settings": {"grid": [-2, -3]}},
+            {"settings": {"grid": [2]}},
+            {"settings": {"grid": 6}},
+            {"settings": {"num_codebooks": "4"}},
+            {"settings": {"num_codebooks": 10**9, "tokens": 10**9}},
+            {"settings": {"num_codebooks": 4096, "tokens": 10**7}},
+            {"settings": {"num_codebooks": 0}},
+            {"settings": {"codebook_size": 10**18}},
+            {"settings": {"tokens": None}},
+            {"settings": {"--views": "all"}},
+            {"settings": {"--views": ["ten"]}},
+            {"settings": {"--format": "pickle"}},
+            {"settings": {"tokenizer": {"a": {}}}},
+            {"views": 10},
+            {"views": True},
+            {"count": -1},
+            {"count": 10**18},
+            {"count": [[]]},
+            {"shard": {"count": 10**18}},
+            {"shard": {"count": "64"}},
+            {"shard": {"count": -1}},
+            {"shard": {"bytes": None}},
+            {"shard": {"file": "../copy/000000.parquet"}},
+            {"shard": {"file": "/dev/zero"}},
+            {"shard": {"file": 5}},
+            {"shard": {"sha256": 5}},
+        ],
+        ids=str,
+    )
+    def test_hostile_manifest(self, folder, tmp_path, change):
+        output = copied(folder, tmp_path)
+        manifest = json.loads((output / "manifest.json").read_text())
+        if "shard" in change:
+            manifest["shards"][0] |= change["shard"]
+        elif "settings" in change:
+            manifest["settings"] |= change["settings"]
+        else:
+            manifest |= change
+        (output / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=f"^{output}/manifest.json (was not|names) ") as error:
+            unitok_jax.open_codes(output)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"file": "000001.parquet"},
+            {"count": "300"},
+            {"skipped": {"empty": "x"}},
+            {"skipped": [1]},
+            {"sha256": None},
+            {"tokenizer": 5},
+        ],
+        ids=str,
+    )
+    def test_facts_that_cannot_be_are_none(self, folder, tmp_path, change):
+        output = copied(folder, tmp_path)
+        settings = json.loads((output / "settings.json").read_text())
+        assert code_shards.shard_facts(output, settings, 0)
+        facts = output / "000000.json"
+        facts.write_text(json.dumps(json.loads(facts.read_text()) | change))
+        assert code_shards.shard_facts(output, settings, 0) is None
+        facts.write_text("[" * 10**5)
+        assert code_shards.shard_facts(output, settings, 0) is None
+
+    def test_digests_of_another_length(self, folder, tmp_path):
+        output = copied(folder, tmp_path)
+        with open(output / "000000.keys", "r+b") as file:
+            file.truncate(1 << 40)  # of which no disk holds a byte
+        with pytest.raises(ValueError, match="000000.keys tells of 137438953472 keys, not"):
+            unitok_jax.open_codes(output).find("x")
+
 
 def test_names_that_are_not_utf8(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
@@ -298,3 +375,10 @@ def test_one_of_many_claims_a_folder(tmp_path):
         settings = json.loads((folder / "settings.json").read_text())
         assert settings["--view"] == said.index(None)
         assert [file.name for file in folder.iterdir()] == ["settings.json"]
+
+
+def test_damage_ends_in_errors_of_ours(folder, tmp_path):
+    output = copied(folder, tmp_path)
+    files = sorted(file for file in output.iterdir() if file.name != "settings.json")
+    seen = outcomes(lambda: unitok_jax.open_codes(output), files, 100)
+    assert seen["good"] > 500 and seen["open ValueError"] > 10

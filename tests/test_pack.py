@@ -322,6 +322,7 @@ class TestBadInput:
         )
         assert code == 1 and re.search(rf"{output}/000000\.array_record\.\w+{PARTIAL}: ", error)
         assert "File too large" in error and "Traceback" not in error
+        assert [file.name for file in output.iterdir()] == ["settings.json"]  # it took the room
         assert run(*command(folder, output, "--shard_size=300"))[0] == 0
         assert len(packed(output)) == 300
 

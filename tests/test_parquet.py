@@ -1,7 +1,9 @@
 """Parquet files with images, as others write them."""
 
 import collections
+import os
 import pickle
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +11,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from formats import config, jpeg, take
+from formats import config, damaged, jpeg, take
+from unitok_jax.data import parquet_groups
 from unitok_jax.data.parquet import KEPT_WINDOWS, ParquetSource
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import SampleError
@@ -146,6 +149,112 @@ def test_kept_groups_are_bounded(tmp_path):
     assert len(source._cache) == 2 * KEPT_WINDOWS
 
 
+class TestFoldersAsTheyLieOnDisks:
+    def test_what_is_hidden_is_passed_over(self, folder):
+        for name in ("._a.parquet", "_SUCCESS", "_metadata", "_common_metadata", "b.parquet.crc"):
+            (folder / name).write_bytes(b"\0\5\x16\7junk")
+        for name in (".cache", "_temporary", "_delta_log"):
+            (folder / name).mkdir()
+            (folder / name / "x.parquet").write_bytes(b"half")
+        assert captions(opened(folder)) == captions(opened(folder / "*.parquet"))
+        assert len(opened(folder)) == 12
+
+    def test_folder_that_is_called_as_a_file(self, folder):
+        write(folder / "c.parquet/part-0.snappy.parquet", hugging_face(range(12, 15)))
+        (folder / "c.parquet/_SUCCESS").touch()
+        (folder / "empty.parquet").mkdir()
+        expected = [(f"picture {i}",) for i in range(15)]
+        assert captions(opened(folder)) == captions(opened(folder / "*.parquet")) == expected
+        assert captions(opened(folder / "c.parquet")) == expected[12:]
+
+    def test_links(self, folder, tmp_path):
+        (tmp_path / "links").mkdir()
+        (tmp_path / "links" / "a.parquet").symlink_to(folder / "a.parquet")
+        (tmp_path / "links" / "deep").symlink_to(folder)
+        (tmp_path / "links" / "again").symlink_to(tmp_path / "links")
+        assert len(opened(tmp_path / "links")) == 7 + 12
+
+    @pytest.mark.parametrize("path", ["", "p.parquet", "*.parquet"])
+    def test_what_is_no_file(self, folder, path):
+        os.mkfifo(folder / "p.parquet")
+        with pytest.raises(ValueError, match="set/p.parquet is a pipe, a device or a socket; sh"):
+            opened(folder / path)
+
+    def test_link_that_leads_nowhere(self, folder):
+        (folder / "c.parquet").symlink_to("none")
+        with pytest.raises(FileNotFoundError, match="set/c.parquet is a link that leads nowhere"):
+            opened(folder)
+
+
+def repeated(values, indices, lists=None):
+    """A column whose file holds each value once; `lists` are the ends of lists of them."""
+    column = pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(values))
+    if lists is None:
+        return column
+    return pa.ListArray.from_arrays(pa.array([0, *lists], pa.int32()), column)
+
+
+class TestBombs:
+    """Small files of large contents."""
+
+    def write(self, path, **columns):
+        parquet.write_table(pa.table(columns), path, store_schema=False)
+        return path
+
+    def test_image_that_repeats(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(parquet_groups, "MAX_BYTES", 30_000_000)
+        image = repeated([b"x" * 10**6], [0] * 100)
+        path = self.write(tmp_path / "a.parquet", image=image, text=["x"] * 100)
+        assert path.stat().st_size < 10**5
+        with pytest.raises(SampleError, match="a.parquet, group 0: its columns unpack to more th"):
+            opened(path)[0]
+
+    def test_captions_that_repeat_are_stored_once(self, tmp_path):
+        text, ends = "y" * 10**6, [3, 3 + 10**5, 3 + 10**5 + 17]
+        column = repeated([text, "a"], [1, 0, 1] + [0] * (10**5 + 17), ends)
+        path = self.write(tmp_path / "a.parquet", image=[b"x"] * 3, texts=column)
+        assert path.stat().st_size < 10**6
+        source = opened(path)
+        assert source[0]["captions"] == ("a", text, "a")
+        for row, message in ((1, "100000 texts, more than 1000"), (2, "of 17000000 characters")):
+            with pytest.raises(SampleError, match=message) as error:
+                source[row]
+            assert error.value.reason == "bad_caption"
+
+    @pytest.mark.parametrize("limit", ["MAX_ROWS", "MAX_BYTES"])
+    def test_more_than_is_read(self, folder, monkeypatch, limit):
+        monkeypatch.setattr(parquet_groups, limit, 2)
+        with pytest.raises(ValueError, match="^/.*parquet: row group 0 states 3 rows of .* write"):
+            opened(folder)
+
+    def test_groups_that_grow_under_a_run(self, folder, monkeypatch):
+        source = opened(folder)
+        monkeypatch.setattr(parquet_groups, "MAX_BYTES", 2)
+        with pytest.raises(SampleError, match="group 0: row group 0 states"):
+            source[0]
+
+
+def test_damage_ends_in_errors_of_ours(tmp_path):
+    chance, seen = random.Random(0), collections.Counter()
+    path = write(tmp_path / "a.parquet", hugging_face(range(6)))
+    whole = path.read_bytes()
+    end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for turn in range(200):  # in the second half, at its end alone, which states everything
+        begin = end if turn >= 100 else 0
+        path.write_bytes(whole[:begin] + damaged(whole[begin:], chance))
+        try:
+            source = opened(path)
+            for index in range(len(source)):
+                try:
+                    seen[type(source[index]).__name__] += 1
+                except SampleError:
+                    seen["SampleError"] += 1
+        except (ValueError, OSError) as error:
+            seen["open"] += 1
+            assert "a.parquet" in str(error) and "\n" not in str(error)
+    assert seen["open"] > 20 and seen["dict"] > 100
+
+
 class TestBadInput:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(ValueError, match="data.path is empty"):
@@ -217,6 +326,15 @@ class TestBadInput:
         source = opened(write(tmp_path / "a.parquet", columns))
         with pytest.raises(SampleError, match="only the path 'a/b.jpg' .*embed_table_storage"):
             source[0]
+
+    def test_path_that_is_not_utf8(self, tmp_path):
+        path = pa.array([b"\xff.jpg"] * 2).view(pa.string())
+        image = pa.array([jpeg(0), None], pa.binary())
+        cells = pa.StructArray.from_arrays([image, path], ["bytes", "path"])
+        source = opened(write(tmp_path / "a.parquet", {"image": cells, "text": ["x"] * 2}))
+        assert source[0]["image"] == jpeg(0)
+        with pytest.raises(SampleError, match="only the path '\ufffd.jpg' of its image"):
+            source[1]
 
     def test_caption_that_is_not_utf8(self, tmp_path):
         text = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"], pa.binary()).buffers())

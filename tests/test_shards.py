@@ -91,6 +91,33 @@ class TestPatterns:
         (folder / name).touch()
         assert names(name) == [name.removesuffix(".tar")]
 
+    def test_long_lists_of_short_ranges(self, folder):
+        pattern = ",".join(f"{letter}{{000..999}}" for letter in "abcdefgh")
+        with pytest.raises(FileNotFoundError, match="8000 of 8000 are not there"):
+            expand(f"{{{pattern}}}.tar")
+
+    def test_folder_as_it_lies_on_disks(self, folder):
+        for name in ("._00001.tar", ".part.tar", "_00001.tar"):
+            (folder / name).write_bytes(b"x")
+        (folder / "called.tar").mkdir()
+        (folder / "z.tar").symlink_to(folder / "00000.tar")
+        found = [os.path.basename(shard.path) for shard in expand(str(folder))]
+        assert "z.tar" in found and "00000.tar" in found
+        assert not {"._00001.tar", ".part.tar", "_00001.tar", "called.tar"} & set(found)
+
+    @pytest.mark.parametrize("pattern", ["p.tar", "*.tar", "{p,q}.tar", "."])
+    @pytest.mark.parametrize("what", ["pipe", "link"])
+    def test_what_is_no_file(self, folder, pattern, what):
+        (folder / "q.tar").touch()
+        if what == "pipe":
+            os.mkfifo(folder / "p.tar")
+            error, message = ValueError, "p.tar is a pipe, a device or a socket; shards are files"
+        else:
+            (folder / "p.tar").symlink_to("nowhere")
+            error, message = FileNotFoundError, "p.tar is a link that leads nowhere"
+        with pytest.raises(error, match=f"^data.path: /.*{message}"):
+            expand(pattern)
+
 
 class TestPatternsThatCannotBe:
     @pytest.mark.parametrize(
@@ -106,6 +133,16 @@ class TestPatternsThatCannotBe:
             ("00000.tar,00001.tar", FileNotFoundError, "a comma does not separate paths, write {"),
             ("{00001,0000?}.tar", ValueError, "names 1 shards more than once: /"),
             ("{00001,00001}.tar", ValueError, "00001.tar"),
+            ("{0..999999999}.tar", ValueError, "stands for more than 1000000 shards; name those"),
+            (
+                "{0..999}/{0..999}/{0..9}.tar",
+                ValueError,
+                "data.path={0..999}/{0..999}/{0..9}.tar s",
+            ),
+            ("{a,{0..99999}{0..99999}}", ValueError, "stands for more than 1000000 shards"),
+            (f"{{0..{'9' * 5000}}}", ValueError, "a range has numbers of more than 18 digits"),
+            ("{a," * 3000 + "}" * 3000, ValueError, "braces lie too deep in each other"),
+            ("a\0.tar", ValueError, "a path cannot hold a NUL character"),
             ("s3://bucket/a.tar", ValueError, "data.path=s3://bucket/a.tar: shards are local or g"),
         ],
     )

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,15 @@ import tarfile
 import threading
 import time
 
+import numpy as np
 import pytest
 
+from formats import outcomes
 from tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
 from unitok_jax.data import index_files, tar_index
 from unitok_jax.data.shards import expand
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.tar_members import MAX_HEADER, members
 from unitok_jax.data.tar_scan import CaptionRule
 from unitok_jax.data.tars import tar_source
 
@@ -211,6 +215,64 @@ class TestShardsThatAreBroken:
             tar_source(str(folder / "2.tar"))
 
 
+def header(kind, size):
+    """A header of GNU tar before `size` bytes; a size of 12 bytes is written as it is."""
+    block = bytearray(tarfile.TarInfo("././@LongLink").tobuf(tarfile.GNU_FORMAT))
+    block[156:157] = kind
+    block[124:136] = size if isinstance(size, bytes) else b"%011o\0" % size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+class TestHeadersThatAreHostile:
+    """Whole samples come before; what the header does may cost the rest, nothing else."""
+
+    @pytest.mark.parametrize(
+        "after",
+        [
+            header(b"x", 1 << 20) + b"2 " * (1 << 19),
+            header(b"x", 512) + b"9" * 512,
+            header(b"x", 512) + b"20 size=-1\n".ljust(512, b"\0"),
+            header(b"x", 512) + b"-5 path=a\n".ljust(512, b"\0"),
+            header(b"x", 512) + b"900 path=a\n".ljust(512, b"\0"),
+            header(b"x", 1024) + (b"5000 path=" + b"a" * 1014),
+            header(b"x", MAX_HEADER + 1) + bytes(MAX_HEADER + 512),
+            header(b"L", MAX_HEADER + 1) + bytes(MAX_HEADER + 512),
+            header(b"L", b"\x80" + b"\xff" * 11),
+            header(b"0", b"\x80" + b"\xff" * 11),
+            header(b"0", b"\xff" * 12),
+            header(b"0", b"-0000000001\0"),
+            header(b"S", 0)[:482] + b"\1" + bytes(29),
+        ],
+    )
+    def test_what_comes_before_is_used(self, tmp_path, after):
+        path = make_tar(tmp_path / "a.tar", sample("a") + sample("b"))
+        data = path.read_bytes().rstrip(b"\0")
+        data += bytes(-len(data) % 512)
+        path.write_bytes(data + after + bytes(1024))
+        source = tar_source(str(path))
+        assert list(captions(source)) == ["a.tar/a", "a.tar/b"]
+        assert source.tally.counts["unreadable"]
+
+    def test_many_records_of_pax_are_read_once(self, tmp_path):
+        reads = []
+        data = header(b"x", MAX_HEADER) + b"6 a=b\n" * (MAX_HEADER // 6)
+        data += bytes(-len(data) % 512) + bytes(1024)
+
+        def read(offset, size):
+            reads.append(size)
+            return data[offset : offset + size]
+
+        assert list(members(read, len(data))) == [] and sum(reads) < 2 * len(data)
+
+    @pytest.mark.parametrize("name", ["/etc/a", "../../a", "a\nb", "a" * 3000, "\x1b[31ma"])
+    def test_names_are_but_names(self, tmp_path, name):
+        path = make_tar(tmp_path / "a.tar", sample(name), format=tarfile.GNU_FORMAT)
+        assert len(captions(tar_source(str(path)))) == 1
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".unitok_index", "a.tar"]
+
+
 class TestIndex:
     def test_it_is_made_once(self, folder, scanned):
         before = captions(tar_source(str(folder)))
@@ -295,6 +357,93 @@ class TestIndex:
         assert captions(tar_source(str(folder))) == before
         assert len(scanned) == 2
         assert ("is damaged" in caplog.text) == (damage != "gone" or file == "rows")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"root": "/etc"},
+            {"root": 5},
+            {"names": ["../0.tar", "1.tar"]},
+            {"names": ["0.tar", None]},
+            {"names": ["0.tar"]},
+            {"sizes": [1 << 40, 1 << 40]},
+            {"counts": [-1, 7]},
+            {"counts": [10**30, 6 - 10**30]},
+            {"counts": [3.0, 3.0]},
+            {"counts": "33"},
+            {"counts": [1 << 40, 3]},
+            {"tallies": {"0": [{"empty": -1}, {"empty": []}]}},
+            {"tallies": {"0": [{"empty": 1}, {"empty": [{}]}]}},
+            {"tallies": {"0": [{"evil": 1}, {"evil": []}]}},
+            {"tallies": [1]},
+            {"state": "x"},
+        ],
+    )
+    def test_hostile_table_is_made_again(self, folder, change):
+        before = captions(tar_source(str(folder)))
+        (table,) = place(folder).glob("*.json")
+        table.write_text(json.dumps(json.loads(table.read_text()) | change))
+        assert captions(tar_source(str(folder))) == before
+        assert json.loads(table.read_text())["root"] == str(folder)
+
+    @pytest.mark.parametrize(
+        "content", [b"[" * 10**5, b'{"version": 1' + b"0" * 5000 + b"}", b"[]"]
+    )
+    def test_table_that_is_no_json(self, folder, scanned, content):
+        before = captions(tar_source(str(folder)))
+        (table,) = place(folder).glob("*.json")
+        table.write_bytes(content)
+        assert captions(tar_source(str(folder))) == before
+
+    @pytest.mark.parametrize("field", ["image", "caption", "image_size", "caption_size", "blocks"])
+    def test_rows_outside_the_shard(self, folder, field):
+        tar_source(str(folder))
+        (file,) = place(folder).glob("*.npy")
+        rows = np.lib.format.open_memmap(file, "r+")
+        rows["head_blocks" if field == "blocks" else field] = 65_535 if field == "blocks" else 2**31
+        rows.flush()
+        with pytest.raises(OSError, match=f"{folder}/0.tar does not hold what its index says: row"):
+            tar_source(str(folder))[0]
+
+    def test_rows_with_the_header_of_another_array(self, folder, scanned):
+        before = captions(tar_source(str(folder)))
+        (file,) = place(folder).glob("*.npy")
+        np.save(file, np.array([{}], object), allow_pickle=True)
+        assert captions(tar_source(str(folder))) == before
+
+    @pytest.mark.parametrize("where", ["folder", "state"])
+    def test_links_are_not_swept(self, folder, tmp_path_factory, monkeypatch, where):
+        home = tmp_path_factory.mktemp("home")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name in ("mine.npy", "0123456789abcdef.npy", "index-mine.new"):
+            (home / name).write_bytes(b"x")
+        tar_source(str(folder))
+        beside = place(folder)
+        linked = beside.parent if where == "folder" else beside
+        shutil.rmtree(linked)
+        linked.symlink_to(home if where == "state" else home / "other")
+        if where == "folder":
+            (home / "other" / beside.name).mkdir(parents=True)
+            (home / "other" / beside.name / "0123456789abcdef.npy").write_bytes(b"x")
+        before = sorted(home.rglob("*"))
+        assert len(captions(tar_source(str(folder)))) == 6
+        assert sorted(home.rglob("*")) == before
+
+    def test_files_of_others_stay(self, folder):
+        tar_source(str(folder))
+        for name in ("mine.npy", "mine.new"):
+            (place(folder) / name).write_bytes(b"x")
+        make_tar(folder / "2.tar", sample("new"))
+        tar_source(str(folder))
+        assert {"mine.npy", "mine.new"} <= set(os.listdir(place(folder)))
+
+    @pytest.mark.parametrize("suffix", [".json", ".npy"])
+    def test_pipe_instead_of_a_file(self, folder, suffix):
+        before = captions(tar_source(str(folder)))
+        (file,) = place(folder).glob(f"*{suffix}")
+        file.unlink()
+        os.mkfifo(file)
+        assert captions(tar_source(str(folder))) == before
 
     def test_folder_of_its_own(self, folder, tmp_path_factory):
         index = tmp_path_factory.mktemp("index") / "deep"
@@ -395,3 +544,12 @@ def test_script_without_the_usual_guard_is_told_so(tmp_path):
     )
     assert done.returncode == 1
     assert 'needs the usual `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("what", ["shard", "index"])
+def test_damage_ends_in_errors_of_ours(folder, what):
+    tar_source(str(folder))
+    files = sorted(folder.glob("*.tar") if what == "shard" else place(folder).glob("*.*"))
+    files = [file for file in files if file.name != ".lock"]
+    seen = outcomes(lambda: tar_source(str(folder)), files, 60)
+    assert seen["good"] > 150

@@ -16,7 +16,7 @@ from fsspec.registry import _registry
 
 import bucket
 from tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
-from unitok_jax.data import pipeline
+from unitok_jax.data import pipeline, tar_scan
 from unitok_jax.data.pipeline import eval_batches, train_batches
 from unitok_jax.data.records import SampleError
 from unitok_jax.data.sources import open_source
@@ -75,6 +75,32 @@ class TestSamples:
         (tmp_path / "b.tar").write_bytes(block)
         source = tar_source(str(tmp_path / "b.tar"), require_captions=False)
         assert source[0]["image"] == bytes(data)
+
+    def test_sparse_files_are_skipped(self, tmp_path):
+        head = bytearray(tarfile.TarInfo("b.jpg").tobuf(tarfile.GNU_FORMAT))
+        head[156:157], head[482] = b"S", 1  # and a map of two more blocks
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+        again = bytes(504) + b"\1" + bytes(7)
+        whole = make_tar(tmp_path / "c.tar", sample("c")).read_bytes()
+        (tmp_path / "a.tar").write_bytes(bytes(head) + again + bytes(512) + whole)
+        assert captions(tar_source(str(tmp_path / "a.tar"))) == {"a.tar/c": ("a caption",)}
+        with tarfile.open(tmp_path / "b.tar", "w") as tar:
+            info = tarfile.TarInfo("a.jpg")
+            info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.name": "a.jpg"}
+            tar.addfile(info)
+            for name, content in sample("b"):
+                content = content.encode() if isinstance(content, str) else content
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        assert captions(tar_source(str(tmp_path / "b.tar"))) == {"b.tar/b": ("a caption",)}
+
+    def test_caption_of_more_bytes_than_are_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tar_scan, "MAX_CAPTION", 5)
+        source = one(tmp_path, sample("a", "12345") + sample("b", "123456"))
+        assert captions(source) == {"a.tar/a": ("12345",)}
+        assert left_out(source) == {"bad_caption": ["a.tar/b"]}
 
     def test_keys_end_at_the_first_dot_of_the_base_name(self, tmp_path):
         members = [("./v1.5/a.b.jpg", "x"), ("./v1.5/c.JPG", picture()), ("./v1.5/c.TXT", "cap")]
@@ -160,10 +186,14 @@ class TestCaptions:
         [
             ("txt", b"caf\xe9", "bad_caption", "a.tar/a: the caption is not UTF-8"),
             ("json", b'"caf\xe9"', "bad_caption", "a.tar/a: the caption is not UTF-8"),
-            ("json", b"{oh", "bad_caption", "a.tar/a: not JSON"),
-            ("json", b"[1, 2]", "bad_caption", r"a.tar/a: not a JSON object: \[1, 2\]"),
-            ("json", b'{"caption": 5}', "bad_caption", "'caption' must be a string or a list of"),
-            ("json", b'{"texts": ["x", 1]}', "bad_caption", "'texts' must be a string or a list"),
+            ("json", b"{oh", "bad_caption", "a.tar/a: no JSON that can be read"),
+            ("json", b'{"n": 1' + b"0" * 5000 + b"}", "bad_caption", "a.tar/a: no JSON that can"),
+            ("json", b"[" * 200_000, "bad_caption", "a.tar/a: the JSON is nested too deeply"),
+            ("json", '{"caption": "x"}'.encode("utf-16"), "bad_caption", "a.tar/a: the caption is"),
+            ("json", b"[1, 2]", "bad_caption", "a.tar/a: expected a JSON object, found list"),
+            ("json", b'{"caption": 5}', "bad_caption", "must be a string or a list of.*, not int"),
+            ("json", b'{"caption": {"en": "x"}}', "bad_caption", "list of strings, not dict"),
+            ("json", b'{"texts": ["x", 1, null]}', "bad_caption", "with NoneType and int"),
             (
                 "json",
                 b'{"caption": "x", "text": "y"}',

@@ -10,6 +10,7 @@ import ftfy
 import numpy as np
 import pytest
 
+from unitok_jax.data import text
 from unitok_jax.data.text import END_OF_TEXT, START_OF_TEXT, Tokenizer, clean
 
 GOLDEN = Path(os.environ.get("UNITOK_PARITY", Path(__file__).parent / "golden"))
@@ -33,6 +34,16 @@ def test_truncation_keeps_the_end_token():
     whole = Tokenizer(77)("one two three four five six")[0]
     short = Tokenizer(5)("one two three four five six")[0]
     np.testing.assert_array_equal(short, [START_OF_TEXT, *whole[1:4], END_OF_TEXT])
+
+
+def test_of_a_long_caption_the_beginning_is_read(monkeypatch):
+    lengths = []
+    monkeypatch.setattr(text, "clean", lambda caption: lengths.append(len(caption)) or caption)
+    tokenizer = Tokenizer()
+    long = tokenizer("word " * 1_000_000)
+    assert np.array_equal(long, tokenizer("word " * 100))
+    assert tokenizer.length("word " * 1_000_000) == 20_002
+    assert lengths == [text.MAX_CHARACTERS, 500, text.MAX_CHARACTERS]
 
 
 def test_spelled_out_special_tokens_are_text():

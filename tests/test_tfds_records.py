@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 
-from formats import config, jpeg, take
+from formats import config, jpeg, outcomes, take
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import LabelledSource, SampleError
 from unitok_jax.data.sources import open_source
@@ -23,6 +24,12 @@ TEXTS = {
     "tiny_labels": {"label": FEATURES.ClassLabel(names=["n1", "n2", "n3"])},
     "tiny_both": {"text": FEATURES.Text(), "alt": FEATURES.Text(), "label": FEATURES.Text()},
     "tiny_plain": {},
+    "tiny_more": {
+        "text": FEATURES.Text(),
+        "mask": FEATURES.Image(encoding_format="jpeg"),
+        "boxes": FEATURES.Sequence({"area": np.int64, "crop": FEATURES.Image()}),
+        "inner": {"frames": FEATURES.Sequence(FEATURES.Image())},
+    },
 }
 
 
@@ -35,6 +42,12 @@ def example(name, index):
         "tiny_labels": {"label": index % 3 if index != 7 else -1},
         "tiny_both": {"text": captions[0], "alt": captions[1], "label": "x"},
         "tiny_plain": {},
+        "tiny_more": {
+            "text": captions[0],
+            "mask": io.BytesIO(jpeg(index)),
+            "boxes": [{"area": 1, "crop": io.BytesIO(jpeg(1))}] * index,
+            "inner": {"frames": [io.BytesIO(jpeg(2))] * 2},
+        },
     }[name]
 
 
@@ -95,6 +108,11 @@ def test_captions(name):
     expected = {i: (f"picture {i}", f"number {i}") for i in range(9)}
     assert captions(opened(name)) == expected
     assert captions(opened(f"{name}:1.0.0@train")) == expected
+
+
+def test_other_features_are_not_decoded(monkeypatch):
+    monkeypatch.setattr(FEATURES.Image, "decode_example_np", None)
+    assert captions(opened("tiny_more")) == {i: (f"picture {i}",) for i in range(9)}
 
 
 def test_folder_of_a_version(data_dir):
@@ -184,6 +202,76 @@ def test_array_record_beside_another_format(data_dir, tmp_path):
     assert captions(opened(folder)).keys() == set(range(9))
 
 
+def copied(data_dir, tmp_path, name="tiny_nested"):
+    return shutil.copytree(data_dir / name / "1.0.0", tmp_path / name / "1.0.0")
+
+
+class TestNothingIsImported:
+    """What a dataset names, a module beside it among that, is read as text and not more."""
+
+    @pytest.fixture
+    def trap(self, data_dir, tmp_path, monkeypatch):
+        """A dataset whose `edit` names a module that notes that it ran."""
+        folder = copied(data_dir, tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "trap_module.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass X: pass\n"
+        )
+        yield folder
+        assert "trap_module" not in sys.modules and not (tmp_path / "ran").exists()
+
+    def edit(self, folder, change, file="features.json"):
+        content = json.loads((folder / file).read_text())
+        change(content)
+        (folder / file).write_text(json.dumps(content))
+
+    TRAP = "trap_module.X"
+    LEGACY = {"type": TRAP, "content": {}}
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda top: top.update(pythonClassName="trap_module.X"),
+            lambda top: top["featuresDict"]["features"]["image"].update(
+                pythonClassName="trap_module.X"
+            ),
+            lambda top: top["featuresDict"]["features"]["captions"]["sequence"].update(
+                feature={"python_class_name": "trap_module.X"}
+            ),
+            lambda top: top["featuresDict"]["features"].update(
+                more={
+                    "pythonClassName": "tensorflow_datasets.core.features.features_dict."
+                    "FeaturesDict",
+                    "jsonFeature": {"json": json.dumps({"a": TestNothingIsImported.LEGACY})},
+                }
+            ),
+            lambda top: (top.clear(), top.update(TestNothingIsImported.LEGACY)),
+            lambda top: top.update(pythonClassName="tensorflow_datasets.core.features.x.Y"),
+            lambda top: top.update(pythonClassName="tensorflow_datasets.scripts.cli.main.X"),
+        ],
+    )
+    @pytest.mark.parametrize("by", ["folder", "name"])
+    def test_class_in_features(self, trap, monkeypatch, change, by):
+        self.edit(trap, change)
+        monkeypatch.setenv("TFDS_DATA_DIR", str(trap.parents[1]))
+        with pytest.raises(ValueError, match="features.json names the class .* is not imported$"):
+            opened(trap if by == "folder" else "tiny_nested")
+
+    def test_class_in_the_features_of_the_info(self, trap):
+        self.edit(trap, lambda top: top.update(features=self.LEGACY), "dataset_info.json")
+        with pytest.raises(ValueError, match="dataset_info.json names the class 'trap_module.X'"):
+            opened(trap)
+
+    def test_module_of_the_builder(self, trap):
+        self.edit(trap, lambda top: top.update(moduleName="trap_module"), "dataset_info.json")
+        (trap / "tiny_nested.py").write_text("import trap_module")
+        assert len(captions(opened(trap))) == 9
+
+    def test_namespaces_are_not_fetched(self):
+        with pytest.raises(ValueError, match="huggingface: is a place on the internet; prepare"):
+            opened("huggingface:tiny")
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         "path, message",
@@ -217,6 +305,66 @@ class TestBadInput:
         with pytest.raises(ValueError, match="prepared as tfrecord.*file_format='array_record'"):
             opened(folder)
 
+    @pytest.mark.parametrize(
+        ("file", "change", "message"),
+        [
+            ("features.json", {"pythonClassName": 3}, "data.path=.*python_?[cC]lass_?[nN]ame"),
+            ("features.json", {"more": [1]}, "data.path=.*more"),
+            ("features.json", {"type": "x"}, "features.json names the class 'x'"),
+            ("dataset_info.json", {"version": "x.y"}, "data.path=.*x.y"),
+            ("dataset_info.json", {"splits": 3}, "data.path=.*splits"),
+            ("dataset_info.json", {"no_such_key": 3}, "data.path=.*no_such_key"),
+        ],
+    )
+    def test_files_that_are_damaged(self, data_dir, tmp_path, file, change, message):
+        folder = copied(data_dir, tmp_path)
+        whole = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(whole | change))
+        with pytest.raises(ValueError, match=message) as error:
+            opened(folder)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        "content", [b"[1]", b"{", b"\xff", b"[" * 10**5, b'{"a": 1' + b"0" * 5000]
+    )
+    @pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+    def test_files_that_are_no_json(self, data_dir, tmp_path, file, content):
+        folder = copied(data_dir, tmp_path)
+        (folder / file).write_bytes(content)
+        with pytest.raises(ValueError, match=f"^{folder}/{file}: "):
+            opened(folder)
+
+    def test_more_classes_than_there_are(self, data_dir, tmp_path):
+        folder = copied(data_dir, tmp_path, "tiny_labels")
+        text = (folder / "features.json").read_text()
+        (folder / "features.json").write_text(text.replace('"3"', '"30000000000"'))
+        with pytest.raises(ValueError, match="numClasses='30000000000' is more than 1000000 class"):
+            opened(folder)
+
+    @pytest.mark.parametrize("name", ["../x-{SHARD_X_OF_Y}", "/etc/{SPLIT}", "a/../../{SPLIT}"])
+    def test_files_outside_the_folder(self, data_dir, tmp_path, name):
+        folder = copied(data_dir, tmp_path)
+        file = folder / "dataset_info.json"
+        content = json.loads(file.read_text())
+        for split in content["splits"]:
+            split["filepathTemplate"] = name
+        file.write_text(json.dumps(content))
+        with pytest.raises(ValueError):
+            opened(folder)
+
+    def test_record_that_is_no_example(self, data_dir, tmp_path):
+        folder = copied(data_dir, tmp_path)
+        (shard,) = folder.glob("*-train.*")
+        writer = ArrayRecordWriter(str(shard), "group_size:1")
+        for record in [b"\xff" * 50, b"", *[b"x"] * 7]:
+            writer.write(record)
+        writer.close()
+        source = opened(folder)
+        for index in range(9):
+            with pytest.raises(SampleError, match=f"-train.*record {index}") as error:
+                source[index]
+            assert error.value.reason == "unreadable"
+
     def test_damaged_file(self, data_dir, tmp_path):
         folder = tmp_path / "1.0.0"
         folder.mkdir()
@@ -229,3 +377,10 @@ class TestBadInput:
         shard.unlink()
         with pytest.raises(FileNotFoundError):
             opened(folder)[0]
+
+
+def test_damage_ends_in_errors_of_ours(data_dir, tmp_path):
+    folder = copied(data_dir, tmp_path)
+    files = [folder / "features.json", folder / "dataset_info.json", *folder.glob("*-train*")]
+    seen = outcomes(lambda: opened(folder), files, 60)
+    assert seen["good"] > 50 and seen["open ValueError"] > 10

@@ -1,7 +1,6 @@
 """ArrayRecord files: reading by position, and those that the pack command writes."""
 
 import glob
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,17 @@ import msgpack
 import numpy as np
 
 from unitok_jax.data.cache import Cache
+from unitok_jax.data.manifests import Whole, read_manifest
+from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import SampleError
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS
+from unitok_jax.data.shard_names import check_file, is_hidden
+from unitok_jax.paths import expand
 
 FORMAT = "unitok_jax.array_record"
 VERSION = 1
+COMMAND = "python -m unitok_jax.data.pack"
+CLASS_KEYS = ("class_names", "class_templates")  # of the manifest, for labelled sources
 SUFFIX = ".array_record"
 NAME_ERRORS = "surrogateescape"  # names of files need not be UTF-8
 OPEN_FILES = 256  # per process; each costs a file descriptor and 8 bytes per record
@@ -72,7 +77,8 @@ class RecordFiles:
     def _open(self, part: Part):
         from array_record.python.array_record_module import ArrayRecordReader
 
-        with open(part.path, "rb"):  # a missing file is an OSError here, and nothing below
+        check_file(part.path)
+        with open(part.path, "rb"):  # what cannot be read is an OSError here, and nothing below
             pass
         reader = ArrayRecordReader(
             part.path, options="readahead_buffer_size:0", file_reader_buffer_size=32_768
@@ -110,9 +116,12 @@ class PackedSource:
         try:
             record = msgpack.unpackb(packed, unicode_errors=NAME_ERRORS)
             name, image, captions = record["name"], record["image"], tuple(record["captions"])
+            texts = all(type(text) is str for text in (name, *captions))
+            if not texts or type(image) is not bytes:
+                raise TypeError("a value of another type")
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise ValueError(
-                f"{self._files.name(index)} was not written by python -m unitok_jax.data.pack; "
+                f"{self._files.name(index)} was not written by {COMMAND}; "
                 "files that tensorflow-datasets wrote are read with data.source=tfds"
             ) from error
         if self._require_captions and not captions:
@@ -165,7 +174,7 @@ def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
     shards, classes = [], None
     for folder, wanted in _folders(path).items():
         manifest = _manifest(folder)
-        here = [manifest.get(key) for key in ("class_names", "class_templates")]
+        here = [manifest.get(key) for key in CLASS_KEYS]
         if classes is not None and here != classes:
             raise ValueError(f"data.path={path}: the classes of {folder} are not those before it")
         classes = here
@@ -184,7 +193,7 @@ def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
 
 def _folders(path: str) -> dict[Path, set[str] | None]:
     """The folders, and the names of the files that are wanted of each; None: all."""
-    expanded = Path(path).expanduser()
+    expanded = expand(path)
     found = [expanded] if expanded.exists() else [Path(p) for p in _glob(str(expanded))]
     if not found:
         raise FileNotFoundError(f"data.path={path}: there is no such folder and no such file")
@@ -198,7 +207,8 @@ def _folders(path: str) -> dict[Path, set[str] | None]:
 
 
 def _glob(pattern: str) -> list[str]:
-    return [p for p in sorted(glob.glob(pattern, recursive=True)) if not p.endswith(".json")]
+    found = sorted(glob.glob(pattern, recursive=True))
+    return [p for p in found if not (p.endswith(".json") or is_hidden(os.path.basename(p)))]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -208,18 +218,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"data.path: the packing of {folder} has not ended; give the same command again"
             )
+        other = other_format(folder, "array_record")
         raise ValueError(
             f"data.path: {folder} has no {MANIFEST}. data.source=array_record reads what "
-            "python -m unitok_jax.data.pack wrote; what tensorflow-datasets wrote is read with "
-            "data.source=tfds"
+            f"{COMMAND} wrote; what tensorflow-datasets wrote is read with data.source=tfds"
+            + (f". {other}" if other else "")
         )
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        found = manifest["format"], manifest["version"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} was not written by python -m unitok_jax.data.pack") from error
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"{file} says {found[0]} {found[1]}; this reads {FORMAT} {VERSION}")
+    manifest = read_manifest(file, FORMAT, VERSION, COMMAND)
+    classes = [manifest.get(key) for key in CLASS_KEYS]
+    if classes != [None, None]:
+        whole = Whole(file, COMMAND)
+        names, _ = (whole.texts(manifest, key) for key in CLASS_KEYS)
+        for shard in manifest["shards"]:
+            labels = whole.get(shard, "labels", list)
+            fits = len(labels) == shard["count"] and all(type(label) is int for label in labels)
+            fits = fits and all(0 <= label < len(names) for label in labels)
+            whole.check(fits, f"the labels of {shard['file']!r} are not of its records")
     return manifest
 
 
@@ -232,7 +246,9 @@ def _shards(
     if strangers:
         raise ValueError(f"data.path: {folder / MANIFEST} does not name {strangers[0]}")
     with os.scandir(folder) as entries:
-        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name in named}
+        sizes = {
+            e.name: check_file(e.path, "data.path").st_size for e in entries if e.name in named
+        }
     shards = []
     for name, shard in named.items():
         if wanted is not None and name not in wanted:

@@ -1,5 +1,6 @@
 """How batches are read: a few rows at a time, in threads or worker processes, by Grain."""
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from unitok_jax.data.health import Notes
-from unitok_jax.data.workers import end_with_parent
+from unitok_jax.data.workers import Told, check_shared_memory, end_with_parent
 
 CHUNK = 16  # samples that one thread reads at a time, at most
 ENDLESS = 2**40  # batches
@@ -25,7 +26,7 @@ def stream(
     *,
     first_batch: int = 0,
     batches: int = ENDLESS,
-) -> grain.DatasetIterator:
+) -> Told:
     """This process's rows of global batches, read ahead in threads or worker processes, in order.
 
     Args:
@@ -40,7 +41,8 @@ def stream(
         What `read` returns, of all rows of a batch.
 
     Raises:
-        ValueError: no thread, or fewer than no workers.
+        ValueError: no thread, fewer than no workers, or too little shared memory for them; from
+            the iterator, an OSError if a worker was killed.
     """
     if data.num_threads < 1 or data.num_workers < 0:
         raise ValueError(
@@ -59,9 +61,13 @@ def stream(
         # through absl's app.run (a test, a notebook) has them at their defaults.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
+        # What each worker has ready and in hand, and the batch that is being joined.
+        check_shared_memory(
+            (data.num_workers * (ahead + 1) + chunks.per_batch) * chunks.images_bytes
+        )
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
         examples = examples.mp_prefetch(options, _begin_worker)
-    return iter(examples.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join))
+    return Told(iter(examples.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join)))
 
 
 class _Chunks:
@@ -82,6 +88,11 @@ class _Chunks:
     @property
     def per_batch(self) -> int:
         return len(self._parts)
+
+    @property
+    def images_bytes(self) -> int:
+        """Of one chunk."""
+        return self._size * math.prod(self._shape[1:])
 
     def __len__(self) -> int:
         return self._batches * len(self._parts)

@@ -24,7 +24,9 @@ from unitok_jax.data.shard_files import (
     write_json,
     writing,
 )
+from unitok_jax.data.shard_names import check_file
 from unitok_jax.data.views import VIEWS
+from unitok_jax.foreign_json import parse_object
 
 VERSION = 1
 COMMAND = "python -m unitok_jax.tokenize"
@@ -98,7 +100,7 @@ def shard_facts(output: Path, settings: dict[str, Any], number: int) -> dict[str
     """The facts of a shard that is whole and of this tokenizer, else None."""
     path = shard_path(output, settings, number)
     facts = facts_if_whole(path)
-    if facts is None or facts["tokenizer"] != settings["tokenizer"]:
+    if facts is None or facts.get("tokenizer") != settings["tokenizer"]:
         return None
     keys = path.with_suffix(KEYS)
     return facts if keys.is_file() and keys.stat().st_size == 8 * facts["count"] else None
@@ -188,7 +190,7 @@ def finish(
 def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     """Whether the manifest and all that it names are there, and are of these settings."""
     try:
-        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_object((output / MANIFEST).read_bytes(), MANIFEST)
         told = manifest["settings"], [shard["sha256"] for shard in manifest["shards"]]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False  # none, or damaged: it is written anew
@@ -205,10 +207,10 @@ def digest(key: str) -> int:
 def digests(path: Path, count: int) -> np.ndarray:
     """uint64 (count,) of a shard's keys; a ValueError if there are more or fewer."""
     file = path.with_suffix(KEYS)
-    found = np.fromfile(file, "<u8")
-    if len(found) != count:
-        raise ValueError(f"{file} tells of {len(found)} keys, not {count}; copy it again")
-    return found
+    keys, rest = divmod(check_file(file).st_size, 8)
+    if keys != count or rest:
+        raise ValueError(f"{file} tells of {keys} keys, not {count}; copy it again")
+    return np.fromfile(file, "<u8")
 
 
 def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -> None:

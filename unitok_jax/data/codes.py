@@ -1,6 +1,7 @@
 """Codes on disk, as `python -m unitok_jax.tokenize` wrote them: a sequence of records."""
 
-import json
+import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,18 @@ import numpy as np
 
 from unitok_jax.data.array_records import NAME_ERRORS, Part, RecordFiles
 from unitok_jax.data.cache import Cache
-from unitok_jax.data.code_files import FORMAT, ROW_GROUP, record_shape
-from unitok_jax.data.code_shards import COMMAND, VERSION, digest, digests
+from unitok_jax.data.code_files import FORMAT, ROW_GROUP, SUFFIXES, record_shape
+from unitok_jax.data.code_shards import COMMAND, MAX_ROWS, VERSION, digest, digests
+from unitok_jax.data.manifests import Whole, read_manifest
+from unitok_jax.data.parquet_groups import arrow_errors, read_group, texts_of
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS, facts_of
+from unitok_jax.data.shard_names import check_file
+from unitok_jax.data.views import VIEWS
+from unitok_jax.foreign_json import parse_object
+from unitok_jax.paths import expand
 
+MAX_CODES = 2**24  # of one record
+_TEXTS = ("key", "captions")  # columns of Parquet
 _KEPT_GROUPS = 16  # of Parquet, per process: at (10, 8, 256) codes 10 MB each
 
 
@@ -102,7 +111,7 @@ def open_codes(path) -> CodeRecords:
         FileNotFoundError: no folder, or a shard is missing.
         ValueError: an unfinished folder, something else, a shard of another size or tokenizer.
     """
-    folder = Path(path).expanduser()
+    folder = expand(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; {COMMAND} --output={folder} makes one")
     manifest = _manifest(folder)
@@ -131,15 +140,18 @@ class _ArrayRecords:
         try:
             record = msgpack.unpackb(packed, unicode_errors=NAME_ERRORS)
             tokenizer = record.pop("tokenizer")
-            codes = np.frombuffer(record["codes"], "<u2")
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            codes = np.frombuffer(record["codes"], "<u2").reshape(self._shape)
+            record["captions"] = tuple(record["captions"])
+            texts = all(type(text) is str for text in (record["key"], *record["captions"]))
+            if not texts or type(record["label"]) not in (int, type(None)):
+                raise TypeError("a value of another type")
+        except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
             name = self._files.name(index)
             raise ValueError(f"{name} was not written by {COMMAND}") from error
         if tokenizer != self._tokenizer:
             raise ValueError(_other(self._files.name(index), tokenizer, self._tokenizer))
-        record["captions"] = tuple(record["captions"])
         # Writable, in the machine's own order of bytes.
-        record["codes"] = codes.astype(np.uint16).reshape(self._shape)
+        record["codes"] = codes.astype(np.uint16)
         return record
 
 
@@ -156,38 +168,59 @@ class _Parquet:
         row = index - int(self._ends[shard]) + self._counts[shard]
         group, row = divmod(row, ROW_GROUP)
         table, codes = self._groups.get((shard, group), lambda: self._read(shard, group))
+        with _damage(self._paths[shard]):
+            ((key,), captions) = (texts_of(table[name][row]) for name in _TEXTS)
         return {
-            "key": table["key"][row].as_py(),
+            "key": key,
             "label": table["label"][row].as_py(),
-            "captions": tuple(table["captions"][row].as_py()),
+            "captions": tuple(captions),
             "codes": codes[row].copy(),
         }
 
     def _read(self, shard: int, group: int):
-        import pyarrow
-        from pyarrow import parquet
-
-        path, count = self._paths[shard], self._counts[shard]
-        try:
-            with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-                metadata, rows = file.schema_arrow.metadata or {}, file.metadata.num_rows
-                table = file.read_row_group(group, use_threads=False)
-            tokenizer = metadata.get(b"tokenizer", b"none").decode()
-            codes = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            codes = codes.reshape(-1, *self._shape)
-            table = table.select(["key", "label", "captions"])
-        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-            if getattr(error, "errno", None):  # the disk's; what is wrong within has no number
-                raise
-            raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+        path, count = str(self._paths[shard]), self._counts[shard]
+        rows = min(ROW_GROUP, count - group * ROW_GROUP)
+        with _damage(path):
+            found, tokenizer, kinds = self._end(path)
         if tokenizer != self._tokenizer:
             raise ValueError(_other(path, tokenizer, self._tokenizer))
-        if rows != count or len(codes) != min(ROW_GROUP, count - group * ROW_GROUP):
+        if found != count:
             raise ValueError(
-                f"{path} holds {rows} records, not {count}: it changed after it was written; copy "
+                f"{path} holds {found} records, not {count}: it changed after it was written; copy "
                 "it again"
             )
-        return table, codes
+        with _damage(path):
+            table = read_group(path, group, rows, kinds, _TEXTS)
+            codes = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            return table.drop_columns("codes"), codes.reshape(rows, *self._shape)
+
+    def _end(self, path: str) -> tuple[int, str, dict[str, str]]:
+        """Records, tokenizer, and types of the columns of a file."""
+        from pyarrow import parquet, types
+
+        with parquet.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+        kinds = {name: schema.field(name).type for name in (*_TEXTS, "label", "codes")}
+        codes, captions = kinds["codes"], kinds["captions"]
+        fits = types.is_fixed_size_list(codes) and types.is_uint16(codes.value_type)
+        fits = fits and codes.list_size == math.prod(self._shape) and types.is_int32(kinds["label"])
+        fits = fits and types.is_list(captions) and types.is_string(captions.value_type)
+        if not fits or not types.is_string(kinds["key"]):
+            raise ValueError(f"its columns are {schema.names} of other types")
+        tokenizer = (schema.metadata or {}).get(b"tokenizer", b"none").decode()
+        return rows, tokenizer, {name: str(kind) for name, kind in kinds.items()}
+
+
+@contextlib.contextmanager
+def _damage(path) -> Iterator[None]:
+    """Says of what Arrow raises in the block that the file is damaged; the disk's errors stay."""
+    try:
+        with arrow_errors("Parquet"):
+            yield
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from error
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -199,35 +232,43 @@ def _manifest(folder: Path) -> dict[str, Any]:
                 f"{COMMAND} --output={folder} ..., with the settings in {folder / SETTINGS}"
             )
         raise ValueError(f"{folder} holds no codes: it has no {MANIFEST}, which {COMMAND} writes")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        found = manifest["format"], manifest["version"]
-        whole = {"settings": dict, "views": int, "count": int, "shards": list}
-        if found == (FORMAT, VERSION) and any(
-            not isinstance(manifest[key], kind) for key, kind in whole.items()
-        ):
-            raise TypeError(whole)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} was not written by {COMMAND}") from error
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"{file} says {found[0]} {found[1]}; this reads {FORMAT} {VERSION}")
+    manifest = read_manifest(file, FORMAT, VERSION, COMMAND)
+    whole = Whole(file, COMMAND)
+    settings = whole.get(manifest, "settings", dict)
+    whole.get(settings, "tokenizer", str)
+    for key, values in (("--format", SUFFIXES), ("--views", VIEWS)):
+        whole.check(whole.get(settings, key, str) in values, f"{key!r} is none of {[*values]}")
+    whole.number(settings, "num_codebooks", 1, MAX_CODES)
+    whole.number(settings, "codebook_size", 1, MAX_ROWS)
+    whole.number(settings, "tokens", 1, MAX_CODES)
+    whole.check(math.prod(record_shape(settings)) <= MAX_CODES, "its records are too large")
+    grid = whole.get(settings, "grid", list)
+    fits = len(grid) == 2 and all(type(n) is int and 0 < n <= MAX_CODES for n in grid)
+    whole.check(fits and math.prod(grid) <= settings["tokens"], "'grid' is not of its tokens")
+    views = VIEWS[settings["--views"]]
+    whole.number(manifest, "views", views, views)
+    count = sum(shard["count"] for shard in manifest["shards"])
+    whole.number(manifest, "count", count, count)
+    for shard in manifest["shards"]:
+        whole.get(shard, "sha256", str)
     return manifest
 
 
 def _check(path: Path, shard: dict[str, Any], settings: dict[str, Any]) -> None:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}, which {MANIFEST} names, is gone; copy it again")
-    size = path.stat().st_size
+    size = check_file(path).st_size
     if size != shard["bytes"]:
         raise ValueError(
             f"{path} has {size} bytes, not the {shard['bytes']} of {MANIFEST}; copy it again"
         )
-    try:
-        facts = json.loads(facts_of(path).read_text(encoding="utf-8"))
-        tokenizer, sha256 = facts["tokenizer"], facts["sha256"]
-    except FileNotFoundError:
+    if not facts_of(path).exists():
         return  # the records say whose they are, too
-    except (ValueError, TypeError, KeyError) as error:
+    check_file(facts_of(path))
+    try:
+        facts = parse_object(facts_of(path).read_bytes(), str(facts_of(path)))
+        tokenizer, sha256 = facts["tokenizer"], facts["sha256"]
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{facts_of(path)} is damaged ({error}); copy it again") from error
     if tokenizer != settings["tokenizer"]:
         raise ValueError(_other(path, tokenizer, settings["tokenizer"]))

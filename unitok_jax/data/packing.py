@@ -17,11 +17,11 @@ from unitok_jax.data.shard_files import (
     MANIFEST,
     facts_if_whole,
     facts_of,
-    partial,
     probes,
     seal,
     sweep,
     write_json,
+    writing,
     written_to,
 )
 from unitok_jax.data.transforms import decode_image
@@ -139,31 +139,32 @@ def _write_shard(number: int) -> dict[str, Any]:
     labelled = "class_names" in settings
     first, size = number * settings["--shard_size"], settings["--shard_size"]
     final = _path(output, number)
-    path = partial(final)
     left_out, labels, count = Tally(), [], 0
-    # Images are compressed already: zstd would only take time.
-    writer = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
-    for index in range(first, min(first + size, len(source))):
-        try:
-            record = source[index]
-            if settings["--check"]:
-                decode_image(record["image"], record["name"])
-        except SampleError as error:
-            left_out.add(error.reason, str(error))
-            continue
-        except OSError as error:
-            left_out.add("unreadable", str(error))
-            continue
-        record = {key: record[key] for key in ("name", "image", "captions")}
-        # JSON can hold half of a pair, which UTF-8 cannot: U+FFFD, as the tokenizer makes of it.
-        record["captions"] = [fix_surrogates(caption) for caption in record["captions"]]
-        if labelled:
-            record["label"] = source.label(index)
-            labels.append(record["label"])
-        written_to(path, writer.write, msgpack.packb(record, unicode_errors=NAME_ERRORS))
-        count += 1
-    written_to(path, writer.close)
-    facts = {**seal(final), "count": count, "skipped": left_out.to_json()}
+    with writing(final) as path:
+        # Images are compressed already: zstd would only take time.
+        writer = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
+        for index in range(first, min(first + size, len(source))):
+            try:
+                record = source[index]
+                if settings["--check"]:
+                    decode_image(record["image"], record["name"])
+            except SampleError as error:
+                left_out.add(error.reason, str(error))
+                continue
+            except OSError as error:
+                left_out.add("unreadable", str(error))
+                continue
+            record = {key: record[key] for key in ("name", "image", "captions")}
+            # JSON can hold half of a pair, which UTF-8 cannot: U+FFFD, as the tokenizer does.
+            record["captions"] = [fix_surrogates(caption) for caption in record["captions"]]
+            if labelled:
+                record["label"] = source.label(index)
+                labels.append(record["label"])
+            written_to(path, writer.write, msgpack.packb(record, unicode_errors=NAME_ERRORS))
+            count += 1
+        written_to(path, writer.close)
+        sealed = seal(final)
+    facts = {**sealed, "count": count, "skipped": left_out.to_json()}
     if labelled:
         facts["labels"] = labels
     write_json(facts_of(final), facts)

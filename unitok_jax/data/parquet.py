@@ -1,6 +1,7 @@
 """Parquet files with images inside, as Hugging Face datasets and img2dataset write them."""
 
 import glob
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +11,14 @@ import numpy as np
 
 from unitok_jax.data.cache import Cache
 from unitok_jax.data.folders import CAPTION_KEYS
+from unitok_jax.data.parquet_groups import arrow_errors, check_group, read_group, texts_of
+from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import SampleError
+from unitok_jax.data.shard_names import check_file, in_folder, is_hidden
+from unitok_jax.paths import expand
 
+SUFFIX = ".parquet"
+KEY = "data.path"
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 
 
@@ -70,20 +77,10 @@ class ParquetSource:
         return {"name": name, "image": _image(table[image_column][row], name), "captions": captions}
 
     def _read(self, file: str, group: int, count: int):
-        import pyarrow
-        from pyarrow import parquet
-
         try:
-            with parquet.ParquetFile(file) as opened:
-                if group < opened.num_row_groups:
-                    # Threads read several groups at a time already.
-                    table = opened.read_row_group(group, list(self._columns), use_threads=False)
-                    found = {field.name: str(field.type) for field in table.schema}
-                    if table.num_rows == count and found == self._columns:
-                        return table
-        except pyarrow.ArrowInvalid as error:
-            raise SampleError(f"{file}, group {group}: {error}", "unreadable") from error
-        raise OSError(f"{file} has changed since it was opened")
+            return read_group(file, group, count, self._columns, [*self._columns][1:])
+        except ValueError as error:
+            raise SampleError(str(error), "unreadable") from error
 
 
 def parquet_source(
@@ -100,7 +97,8 @@ def parquet_source(
     is text or a list of texts.
 
     Args:
-        path: a file, a folder (searched recursively) or a pattern (`*`, `?`, `[...]`, `**`).
+        path: a file, a folder (searched recursively, without what is hidden) or a pattern (`*`,
+            `?`, `[...]`, `**`) of such.
         captions: the column of the captions; '': the only one of `CAPTION_KEYS`.
         require_captions: whether no caption is an error, of the column and of each row.
         window: row groups that are shuffled together.
@@ -125,6 +123,8 @@ def parquet_source(
     for file, (other, _) in zip(files, ends, strict=True):
         for column, kind in columns.items():
             found = str(other.field(column).type) if column in other.names else "absent"
+            if other.names.count(column) > 1:
+                raise ValueError(f"{file} has several columns {column!r}")
             if found != kind:
                 raise ValueError(
                     f"column {column!r} is {found} in {file} and {kind} in {files[0]}: "
@@ -154,38 +154,47 @@ KEPT_WINDOWS = 2  # one that begins while the slowest threads still read the one
 def _find(path: str) -> list[str]:
     if not path:
         raise ValueError("data.path is empty: set --config.data.path to .parquet files")
-    found = Path(path).expanduser()
-    if found.is_dir():
-        files = sorted(map(str, found.rglob("*.parquet")))
-        if not files:
-            raise ValueError(f"data.path={path} holds no .parquet files")
-        return files
-    files = [str(found)] if found.is_file() else sorted(glob.glob(str(found), recursive=True))
-    if not files:
+    expanded = expand(path)
+    if os.path.lexists(expanded):
+        found = [str(expanded)]
+    else:
+        found = sorted(glob.glob(str(expanded), recursive=True))
+        found = [entry for entry in found if not is_hidden(os.path.basename(entry))]
+    if not found:
         raise FileNotFoundError(f"data.path={path}: there is no such file and no such folder")
-    return files
+    files: dict[str, None] = {}  # a pattern may find a folder and what is in it
+    for entry in found:
+        inside = (
+            in_folder(Path(entry), SUFFIX, KEY, below=True) if os.path.isdir(entry) else [entry]
+        )
+        files |= dict.fromkeys(inside)
+    if not files:
+        other = other_format(path, "parquet")
+        raise ValueError(
+            f"data.path={path} holds no .parquet files" + (f". {other}" if other else "")
+        )
+    for file in files:
+        check_file(file, KEY)
+    return list(files)
 
 
 def _file_end(file: str) -> tuple[Any, list[int]]:
-    """Schema of a file, and the number of rows of each of its row groups."""
-    import pyarrow
+    """Schema of a file, and the number of rows of each of its row groups, which are checked."""
     from pyarrow import parquet
 
-    try:
-        with parquet.ParquetFile(file) as opened:
-            end = opened.metadata
-            return opened.schema_arrow, [
-                end.row_group(group).num_rows for group in range(end.num_row_groups)
-            ]
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{file} is not a Parquet file, or not whole: {error}") from error
+    other = other_format(file, "parquet")
+    failed = f"{file} is not a Parquet file, or not whole" + (f" ({other})" if other else "")
+    with arrow_errors(failed), parquet.ParquetFile(file) as opened:
+        schema, end = opened.schema_arrow, opened.metadata
+    with arrow_errors(file):
+        return schema, [check_group(end, group) for group in range(end.num_row_groups)]
 
 
 def _image_column(file: str, schema) -> str:
     from pyarrow import types
 
     found = [name for name in IMAGE_COLUMNS if name in schema.names]
-    if len(found) != 1:
+    if len(found) != 1 or schema.names.count(found[0]) != 1:
         raise ValueError(
             f"{file}: needs exactly one column of {', '.join(IMAGE_COLUMNS)} with images; "
             f"its columns are {', '.join(schema.names)}"
@@ -212,7 +221,7 @@ def _caption_column(file: str, schema, captions: str, required: bool) -> str:
     found = [captions] if captions else [name for name in CAPTION_KEYS if name in schema.names]
     if not found and not required:
         return ""
-    if len(found) != 1:
+    if len(found) != 1 or schema.names.count(found[0]) != 1:
         raise ValueError(
             f"{file}: needs exactly one column of {', '.join(CAPTION_KEYS)} with captions, or "
             f"--config.data.captions=COLUMN; its columns are {', '.join(schema.names)}"
@@ -227,13 +236,16 @@ def _caption_column(file: str, schema, captions: str, required: bool) -> str:
 
 
 def _image(cell, name: str) -> bytes:
-    image, path = cell.as_py(), None
-    if isinstance(image, dict):
-        image, path = image["bytes"], image.get("path")
+    path = b""
+    if hasattr(cell, "keys") and cell.is_valid:  # a struct, whose path need not be UTF-8
+        if "path" in cell and cell["path"].is_valid:
+            path = cell["path"].as_buffer().to_pybytes()
+        cell = cell["bytes"]
+    image = cell.as_py()
     if image is None and path:
         raise SampleError(
-            f"{name}: only the path {path!r} of its image is in the file; put the images into it "
-            "(datasets.table.embed_table_storage)",
+            f"{name}: only the path {path.decode(errors='replace')!r} of its image is in the file; "
+            "put the images into it (datasets.table.embed_table_storage)",
             "no_image",
         )
     if not image:
@@ -243,8 +255,8 @@ def _image(cell, name: str) -> bytes:
 
 def _captions(cell, name: str) -> tuple[str, ...]:
     try:
-        found = cell.as_py()
+        return tuple(text.strip() for text in texts_of(cell) if text.strip())
     except UnicodeDecodeError as error:
         raise SampleError(f"{name}: caption is not UTF-8 ({error})", "bad_caption") from error
-    texts = [found] if isinstance(found, str) else found or []
-    return tuple(text.strip() for text in texts if text and text.strip())
+    except ValueError as error:
+        raise SampleError(f"{name}: {error}", "bad_caption") from error

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from unitok_jax.data import order
@@ -21,6 +20,7 @@ from unitok_jax.data.records import SampleError, Source
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import check_size, decode_image, resize_center_crop
+from unitok_jax.data.workers import Told
 
 REPLACEMENT_TRIES = 16  # samples in a row that may be bad before training stops
 NEIGHBOURS = 4  # of them lie next to the first, the others all over the source
@@ -76,7 +76,7 @@ class Batches:
         health: a `Health` of what came so far.
     """
 
-    def __init__(self, stream: grain.DatasetIterator, health: Health):
+    def __init__(self, stream: Told, health: Health):
         self._stream, self.health = stream, health
 
     def __iter__(self):
@@ -163,7 +163,7 @@ def eval_batches(
     batch_size: int,
     rows: Sequence[int] | None = None,
     leave_out: bool = False,
-) -> grain.DatasetIterator:
+) -> Told:
     """This process's rows of one pass over a source, in order, without randomness.
 
     All processes yield the same number of batches, ceil(len(source) / batch_size), all of one

@@ -80,11 +80,23 @@ class Tally:
 
     @classmethod
     def from_json(cls, counted: dict[str, dict[str, Any]]) -> "Tally":
-        """The tally of what `to_json` returned."""
+        """The tally of what `to_json` returned, from a file that may be damaged.
+
+        Raises:
+            ValueError: it is none.
+        """
         tally = cls()
-        for reason, found in counted.items():
-            tally.counts[reason] = found["count"]
-            tally.names[reason] = list(found["first"])
+        try:
+            for reason, found in counted.items():
+                count, names = found["count"], found["first"]
+                numbers = type(count) is int and 0 < count < 2**63
+                if reason not in REASONS or not numbers or type(names) is not list:
+                    raise ValueError(f"{reason!r:.40}: {count!r:.40}")
+                if not all(type(name) is str for name in names):
+                    raise ValueError(f"{reason!r:.40}: a name is no text")
+                tally.counts[reason], tally.names[reason] = count, names[:NAMES_KEPT]
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"this is no table of samples that were left out: {error}") from error
         return tally
 
     def __str__(self) -> str:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unitok_jax.data.records import SampleError, Source
+from unitok_jax.data.records import SampleError, Source, Tally
+from unitok_jax.foreign_json import parse_object
+from unitok_jax.paths import is_regular
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # of what is written, from its beginning on
@@ -59,10 +61,10 @@ def claim(output: Path, settings: dict[str, Any], command: str) -> None:
         if _write_first(file, json.dumps(settings).encode()):
             return
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = parse_object(file.read_bytes(), str(file))
         if before["format"] != settings["format"]:
-            raise KeyError(before["format"])
-    except (ValueError, TypeError, KeyError) as error:
+            raise KeyError("format")
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{file} was not written by {command}; give an empty folder") from error
     changed = [
         _difference(key, before.get(key), settings.get(key))
@@ -106,11 +108,16 @@ def facts_of(path: Path) -> Path:
 
 def facts_if_whole(path: Path) -> dict[str, Any] | None:
     """The facts of a shard; None if they are none or damaged, or it has another size than these."""
-    try:
-        facts = json.loads(facts_of(path).read_text(encoding="utf-8"))
-        return facts if path.stat().st_size == facts["bytes"] else None
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    if not (is_regular(path) and is_regular(facts_of(path))):
         return None  # so that it is written again
+    try:
+        facts = parse_object(facts_of(path).read_bytes(), str(facts_of(path)))
+        Tally.from_json(facts["skipped"])
+        file, size, count = facts["file"], facts["bytes"], facts["count"]
+        whole = type(facts["sha256"]) is str and type(count) is int and count >= 0
+        return facts if whole and (file, size) == (path.name, path.stat().st_size) else None
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ import errno
 import glob
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +12,17 @@ from typing import NamedTuple
 
 import braceexpand
 
+from unitok_jax import paths
 from unitok_jax.data import cloud
+from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import first_names
+from unitok_jax.data.shard_names import check_file, in_folder, is_shard
 
+SUFFIX = ".tar"
+MAX_NAMES = 10**6  # that a pattern may stand for
 TRIES = 5
 FIRST_WAIT = 0.1  # seconds before the second try; doubles
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -37,8 +42,9 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
         key: the config key that messages name.
 
     Raises:
-        ValueError: an empty or malformed pattern, a folder without shards, a shard named twice, a
-            bucket that nothing installed can read or for which there are no credentials.
+        ValueError: an empty or malformed pattern or one of more than `MAX_NAMES` names, a folder
+            without shards, a shard that is no file, a shard named twice, a bucket that nothing
+            installed can read or for which there are no credentials.
         FileNotFoundError: nothing matches, or a part of a brace list is not there.
         OSError: a bucket cannot be listed.
     """
@@ -48,8 +54,8 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
             "'/data/{00000..00127}.tar'"
         )
     where = f"{key}={pattern}"
-    storage = _Bucket(pattern, where) if cloud.is_remote(pattern) else _Disk()
-    literal = not cloud.is_remote(pattern) and os.path.exists(os.path.expanduser(pattern))
+    storage = _Bucket(pattern, where) if cloud.is_remote(pattern) else _Disk(key)
+    literal = not cloud.is_remote(pattern) and os.path.lexists(paths.expand(pattern))
     names = [pattern] if literal else _braces(pattern, where)
     shards, missing = [], []
     for name in names:
@@ -59,7 +65,11 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
         elif found:
             shards += found
         else:
-            raise ValueError(f"{where}: the folder {name} holds no .tar{storage.hint(name)}")
+            other = other_format(name, "tar")
+            raise ValueError(
+                f"{where}: the folder {name} holds no .tar{storage.hint(name)}"
+                + (f". {other}" if other else "")
+            )
     if missing:
         raise FileNotFoundError(_missing(where, pattern, names, missing))
     counts = collections.Counter(shard.path for shard in shards)
@@ -70,17 +80,46 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
 
 
 def _braces(pattern: str, where: str) -> list[str]:
-    down = [r for r in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern) if int(r[0]) > int(r[1])]
-    if down:
-        first, last = down[0]
-        raise ValueError(f"{where}: {{{first}..{last}}} counts down; write {{{last}..{first}}}")
+    ranges = _RANGE.findall(pattern)
+    if any(len(number) > 18 for numbers in ranges for number in numbers):
+        raise ValueError(f"{where}: a range has numbers of more than 18 digits")
+    for first, last, _ in ranges:
+        if int(first) > int(last):
+            raise ValueError(f"{where}: {{{first}..{last}}} counts down; write {{{last}..{first}}}")
     try:
+        if _count(pattern) > MAX_NAMES:
+            raise ValueError(
+                f"{where} stands for more than {MAX_NAMES} shards; name those that are there"
+            )
         names = list(braceexpand.braceexpand(pattern))
     except braceexpand.UnbalancedBracesError as error:
         raise ValueError(f"{where}: a brace is open or closed without its other one") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: braces lie too deep in each other") from error
     if any("{" in name or "}" in name for name in names):
         raise ValueError(f"{where}: braces hold a range or a list, as {{00000..00127}} or {{a,b}}")
     return names
+
+
+def _count(pattern: str) -> int:
+    """How many names a pattern stands for at most: a sum over lists, a product over braces."""
+    total, product, depth, begin = 0, 1, 0, 0
+    for place, sign in enumerate(pattern):
+        if sign == "{":
+            begin = place if not depth else begin
+            depth += 1
+        elif sign == "}" and depth:
+            depth -= 1
+            if not depth:
+                found = _RANGE.fullmatch(pattern[begin : place + 1])
+                product *= _length(*found.groups()) if found else _count(pattern[begin + 1 : place])
+        elif sign == "," and not depth:
+            total, product = total + product, 1
+    return total + product
+
+
+def _length(first: str, last: str, step: str | None) -> int:
+    return (int(last) - int(first)) // max(abs(int(step or 1)), 1) + 1
 
 
 def _missing(where, pattern, names, missing) -> str:
@@ -94,32 +133,30 @@ def _missing(where, pattern, names, missing) -> str:
     return f"{where}: there is no such file or folder{hint}"
 
 
-def _is_shard(name: str) -> bool:
-    return name.lower().endswith(".tar") and not name.startswith(".")
-
-
 class _Disk:
     """Finds shards on the file systems of this machine."""
 
+    def __init__(self, key: str):
+        self._key = key
+
     def find(self, name: str) -> list[Shard] | None:
         """The shards of one name, folder or glob; None if there is no such thing."""
-        path = os.path.abspath(os.path.expanduser(name))
-        try:
-            found = os.stat(path)
-        except FileNotFoundError:
-            files = [p for p in sorted(glob.glob(path, recursive=True)) if os.path.isfile(p)]
-            return [self._shard(p, os.stat(p)) for p in files] or None
-        if not stat.S_ISDIR(found.st_mode):
-            return [self._shard(path, found)]
-        files = [os.path.join(path, name) for name in sorted(os.listdir(path)) if _is_shard(name)]
-        return [self._shard(file, os.stat(file)) for file in files]
+        path = os.path.abspath(paths.expand(name))
+        if os.path.lexists(path):
+            found = in_folder(path, SUFFIX, self._key) if os.path.isdir(path) else [path]
+        else:
+            found = [
+                p for p in sorted(glob.glob(path, recursive=True)) if not os.path.isdir(p)
+            ] or None
+        return found and [self._shard(file) for file in found]
 
     def hint(self, name: str) -> str:
         """What else is in a folder without shards."""
-        found = sorted(os.listdir(os.path.expanduser(name)))[:3]
+        found = [paths.printable(entry) for entry in sorted(os.listdir(paths.expand(name)))[:3]]
         return f" but {', '.join(found)}; a pattern such as */*.tar goes deeper" if found else ""
 
-    def _shard(self, path: str, found: os.stat_result) -> Shard:
+    def _shard(self, path: str) -> Shard:
+        found = check_file(path, self._key)
         return Shard(path, found.st_size, found.st_mtime_ns)
 
 
@@ -149,7 +186,8 @@ class _Bucket:
             raise self._explain(error) from error
         if entry is None and not below:
             return None
-        return [self._shard(below[p]) for p in sorted(below) if _is_shard(os.path.basename(p))]
+        names = [p for p in sorted(below) if is_shard(os.path.basename(p), SUFFIX)]
+        return [self._shard(below[p]) for p in names if below[p]["type"] == "file"]
 
     def hint(self, name: str) -> str:
         """As `_Disk.hint`."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unitok_jax import paths
 from unitok_jax.data import index_files
 from unitok_jax.data.cloud import is_remote
 from unitok_jax.data.records import Tally
@@ -42,7 +43,7 @@ class Query(NamedTuple):
         """A name for the index of this query, or of one state of its shards."""
         pattern = self.pattern
         if not is_remote(pattern):
-            pattern = os.path.abspath(os.path.expanduser(pattern))
+            pattern = os.path.abspath(paths.expand(pattern))
         parts = [index_files.VERSION, pattern, self.rule, self.require_captions, *shards]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -66,9 +67,11 @@ def open_index(
         OSError: a shard cannot be read, or no index written.
     """
     state = query.name(shards)
-    places = [Path(place) / query.name() for place in _places(folder, shards)]
+    # A link, which may have come with the shards, would have files of another folder swept.
+    places = [place / query.name() for place in _places(folder, shards)]
+    places = [place for place in places if not (place.is_symlink() or _is_link(place.parent))]
     for place in places:
-        index = index_files.find(place, state)
+        index = index_files.find(place, state, shards)
         if index is not None:
             return place, state, index
     # A script without the usual guard runs again in each of its own processes, which would wait for
@@ -85,18 +88,18 @@ def open_index(
             log.info("no index can be written to %s: %s", place, error)
             continue
         with index_files.lock(place) as alone:
-            index = index_files.find(place, state)
+            index = index_files.find(place, state, shards)
             if index is None:  # no other process has made it meanwhile
                 if alone:
                     index_files.sweep(place)
                 _build(place, state, query, shards)
-                index = index_files.find(place, state)
+                index = index_files.find(place, state, shards)
             if index is None:
                 raise OSError(f"{place}: the index that was just written cannot be read")
             return place, state, index
     raise OSError(
-        f"no index of the shards can be written to {' or '.join(str(p.parent) for p in places)}; "
-        "set --config.data.index=/a/folder"
+        "no index of the shards can be written to "
+        f"{' or '.join(map(str, _places(folder, shards)))}; set --config.data.index=/a/folder"
     )
 
 
@@ -104,12 +107,16 @@ def _places(folder: str, shards: list[Shard]) -> list[Path]:
     if is_remote(folder):
         raise ValueError(f"data.index={folder}: indexes are mapped into memory; use a local folder")
     if folder:
-        return [Path(folder).expanduser().absolute()]
+        return [paths.expand(folder).absolute()]
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     places = [Path(cache).expanduser() / "unitok_jax" / "index"]
     if not is_remote(shards[0].path):
         places.insert(0, Path(index_files.common_folder(shards) or "/") / BESIDE)
     return places
+
+
+def _is_link(folder: Path) -> bool:
+    return folder.name == BESIDE and folder.is_symlink()
 
 
 def _build(place: Path, state: str, query: Query, shards: list[Shard]) -> None:

@@ -1,9 +1,10 @@
 """The members of a tar, from its headers alone."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BLOCK = 512
+MAX_HEADER = 1 << 20  # bytes of a long name or of PAX records; real ones have some hundred
 
 Read = Callable[[int, int], bytes]  # (offset, size) -> bytes
 
@@ -29,7 +30,9 @@ class NoEndError(CutError):
 
 
 def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
-    """Members of a tar of `size` bytes: ustar, GNU long names, PAX; sparse files are not known.
+    """Members of a tar of `size` bytes: ustar, GNU long names, PAX. Sparse files are not regular.
+
+    Time and memory are linear in what is read; a header of more than `MAX_HEADER` bytes is damage.
 
     Args:
         read: gives bytes of the tar.
@@ -42,7 +45,7 @@ def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
     """
     fetch = _Window(read, size, window).get
     offset = head = 0
-    name, stated = None, None  # of the next member, from headers of its own
+    name, stated, sparse = None, None, False  # of the next member, from headers of its own
     while offset + BLOCK <= size:
         block = fetch(offset, BLOCK)
         kind = block[156:157]
@@ -53,19 +56,26 @@ def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
         if kind in b"LKxg":
             if data + length > size:
                 raise CutError(offset, "the tar ends within a header")
+            if length > MAX_HEADER:
+                raise CutError(offset, f"a header of {length} bytes")
             if kind == b"L":
                 name = _text(fetch(data, length))
             elif kind == b"x":
-                name, stated = _pax(fetch(data, length), offset, name, stated)
+                fields = _pax(fetch(data, length), offset)
+                name, stated = fields.get("path", name), fields.get("size", stated)
+                sparse = sparse or "sparse" in fields
             offset = data + -(-length // BLOCK) * BLOCK
             continue
         length = length if stated is None else stated
         length = 0 if kind in b"123456" else length  # links, devices, folders, pipes
+        more = kind == b"S" and block[482]  # a GNU sparse file whose map goes on
+        while more and data + BLOCK <= size:
+            more, data = fetch(data, BLOCK)[504], data + BLOCK
         full = _name(block) if name is None else name
-        regular = kind in b"0\x007" and not full.endswith("/")
+        regular = kind in b"0\x007" and not full.endswith("/") and not sparse
         yield Member(full, head, data, length, regular)
         offset = head = data + -(-length // BLOCK) * BLOCK
-        name, stated = None, None
+        name, stated, sparse = None, None, False
     if offset < size or head < offset:
         raise CutError(offset, "the tar ends within a header")
     if size:
@@ -116,18 +126,26 @@ def _text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
-def _pax(data: bytes, offset: int, name: str | None, size: int | None):
-    """Name and size from a PAX header, lines of 'length key=value'; as they were if not in it."""
+def _pax(data: bytes, offset: int) -> dict[str, Any]:
+    """What PAX records say of 'path', 'size' and 'sparse'; each is 'length key=value' in a line."""
+    fields, start, end = {}, 0, len(data.rstrip(b"\0"))
     try:
-        while data.strip(b"\0"):
-            length, _, rest = data.partition(b" ")
-            key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
-            name = _text(value) if key == b"path" else name
-            size = _positive(int(value)) if key == b"size" else size
-            data = data[max(int(length), 1) :]
+        while start < end:
+            space = data.index(b" ", start, start + 20)
+            stop = start + int(data[start:space])
+            if not space < stop <= end or data[stop - 1 : stop] != b"\n":
+                raise ValueError(stop)
+            key, _, value = data[space + 1 : stop - 1].partition(b"=")
+            if key == b"path":
+                fields["path"] = _text(value)
+            elif key == b"size":
+                fields["size"] = _positive(int(value))
+            elif key.startswith(b"GNU.sparse."):
+                fields["sparse"] = True
+            start = stop
     except ValueError as error:
         raise CutError(offset, "the PAX header is damaged") from error
-    return name, size
+    return fields
 
 
 def _positive(number: int) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 
 from unitok_jax.data.cloud import is_remote
 from unitok_jax.data.folders import IMAGE_SUFFIXES
+from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import Tally
 from unitok_jax.data.tar_members import (
     BLOCK,
@@ -32,6 +33,7 @@ ROW = np.dtype(
 _WINDOW = 1 << 20  # bytes that are fetched at a time: from a disk
 _WINDOW_REMOTE = 8 << 20
 _MAX_SIZE = 2**32 - 1
+MAX_CAPTION = 1 << 24  # bytes of a member that is a caption
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),
@@ -135,7 +137,7 @@ class _Samples:
             return "too_large"
         if caption is None:
             return "no_caption" if self._required else ""
-        return "bad_caption" if caption.size > _MAX_SIZE else ""
+        return "bad_caption" if caption.size > MAX_CAPTION else ""
 
 
 class Scan(NamedTuple):
@@ -189,7 +191,10 @@ def scan(
         )
     except CutError as error:
         if not count and error.offset == 0:
-            raise ValueError(f"data.path: {path} is not a tar: {error}") from error
+            other = other_format(path, "tar")
+            raise ValueError(
+                f"data.path: {path} is not a tar: {error}" + (f". {other}" if other else "")
+            ) from error
         samples.cut()
         lost = _lost(error.offset, size, len(samples.rows) + samples.tally.total)
         samples.tally.add("unreadable", f"{name} from byte {error.offset}", lost)

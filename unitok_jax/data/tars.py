@@ -1,7 +1,6 @@
 """Samples of WebDataset tars by position: image and captions are read straight from the shard."""
 
 import functools
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from unitok_jax.data.folders import CAPTION_KEYS
 from unitok_jax.data.records import SampleError
 from unitok_jax.data.shards import Reader, expand
 from unitok_jax.data.tar_scan import BLOCK, NO_CAPTION, TEXT, CaptionRule, CutError, members, split
+from unitok_jax.foreign_json import parse_object
 
 _GAP = 64 << 10  # bytes between image and caption that are read rather than asked for twice
 
@@ -62,6 +62,8 @@ class TarSource:
         spans = [(image - begin, image + image_size)]
         if kind != NO_CAPTION:
             spans.append((caption, caption + caption_size))
+        if min(spans)[0] < 0 or max(end for _, end in spans) > self._index.sizes[shard]:
+            raise OSError(f"{path} does not hold what its index says: row {index} lies outside")
         member, *text = self._read(path, spans)
         header, encoded = bytes(member[:begin]), bytes(member[begin:])
         name = f"{shard_name}/{_key(path, header, image_size)}"
@@ -95,11 +97,9 @@ class TarSource:
 
     def _json_captions(self, name: str, text: str) -> list[str]:
         try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SampleError(f"{name}: not JSON ({error})", "bad_caption") from error
-        if not isinstance(record, dict):
-            raise SampleError(f"{name}: not a JSON object: {text:.80}", "bad_caption")
+            record = parse_object(text, name)
+        except ValueError as error:
+            raise SampleError(str(error), "bad_caption") from error
         keys = [key for key in ([self._field] if self._field else CAPTION_KEYS) if key in record]
         if len(keys) > 1:
             raise SampleError(
@@ -111,7 +111,7 @@ class TarSource:
         captions = [captions] if isinstance(captions, str) else captions or []
         if not isinstance(captions, list) or not all(isinstance(item, str) for item in captions):
             raise SampleError(
-                f"{name}: {keys[0]!r} must be a string or a list of strings, got {captions!r:.80}",
+                f"{name}: {keys[0]!r} must be a string or a list of strings, not {_kind(captions)}",
                 "bad_caption",
             )
         return captions
@@ -156,6 +156,14 @@ def _rule(captions: str) -> CaptionRule:
     if colon or extension.split(".")[-1] == "json":
         return CaptionRule("", extension, field)
     return CaptionRule(extension, "")
+
+
+def _kind(value: Any) -> str:
+    """Of JSON; the value itself may be as long and as deep as someone likes."""
+    if isinstance(value, list):
+        kinds = {type(item).__name__ for item in value if not isinstance(item, str)}
+        return f"a list with {' and '.join(sorted(kinds))}"
+    return type(value).__name__
 
 
 def _key(path: str, headers: bytes, image_size: int) -> str:

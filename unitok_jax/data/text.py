@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as BytePairTokenizer
 PADDING = 0
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
+MAX_CHARACTERS = 100_000  # of a caption that are read; a megabyte would take seconds
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # bytes, in Latin-1
@@ -50,8 +51,9 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str] | str) -> np.ndarray:
         """Token ids, int32 (n, context_length): start, caption, end, zeros; one text gives n = 1.
 
-        A long caption loses its last tokens, never the end token. A caption that spells out a
-        special token, such as "<end_of_text>", is text like any other.
+        A long caption loses its last tokens, never the end token, and is read no further than
+        `MAX_CHARACTERS`. A caption that spells out a special token, such as "<end_of_text>", is
+        text like any other.
 
         Raises:
             TypeError: an element is not a string.
@@ -65,6 +67,8 @@ class Tokenizer:
 
     def length(self, text: str) -> int:
         """Tokens of a whole caption, start and end included; above `context_length`: truncated.
+
+        Of a longer one, the tokens of its first `MAX_CHARACTERS`.
 
         Raises:
             TypeError: not a string.
@@ -100,7 +104,7 @@ def _encode(texts: Sequence[str]) -> list[list[int]]:
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"captions must be str, got {type(text).__name__}: {text!r:.80}")
-    cleaned = [clean(text) for text in texts]
+    cleaned = [clean(text[:MAX_CHARACTERS]) for text in texts]
     return [encoding.ids for encoding in _byte_pairs().encode_batch_fast(cleaned)]
 
 

@@ -7,8 +7,8 @@ from unitok_jax.data.array_records import Part, RecordFiles
 from unitok_jax.data.folders import CAPTION_KEYS
 from unitok_jax.data.labelled import CLASS_TEMPLATES, class_names, sentences
 from unitok_jax.data.records import SampleError
-
-DATA_DIR = "TFDS_DATA_DIR"  # tensorflow-datasets' own environment variable
+from unitok_jax.data.shard_names import inside
+from unitok_jax.data.tfds_folders import DATA_DIR, open_builder, tfds_errors
 
 
 class TfdsSource:
@@ -53,9 +53,14 @@ class TfdsSource:
     def _example(self, index: int) -> dict[str, Any]:
         from tensorflow_datasets import decode
 
-        return self._features.deserialize_example_np(
-            self._files[index], decoders={self._image: decode.SkipDecoding()}
-        )
+        record = self._files[index]
+        try:
+            with tfds_errors(self._files.name(index)):
+                return self._features.deserialize_example_np(
+                    record, decoders={self._image: decode.SkipDecoding()}
+                )
+        except ValueError as error:
+            raise SampleError(str(error), "unreadable") from error
 
     def _captions(self, example: dict[str, Any], index: int) -> tuple[str, ...]:
         if not self._caption_names:
@@ -120,7 +125,7 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
         raise ValueError(
             "data.path is empty: set --config.data.path=NAME[/CONFIG][:VERSION][@SPLIT]"
         )
-    builder = _builder(name)
+    builder = open_builder(name)
     array_record = tfds.core.FileFormat.ARRAY_RECORD
     if not builder.is_prepared():
         raise FileNotFoundError(
@@ -132,14 +137,9 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
             f"{builder.info.file_format.value}, which has no random access. {_fix(name)}"
         )
     builder.info.set_file_format(array_record, override=True, override_if_initialized=True)
-    try:
+    with tfds_errors(f"data.path={path}"):
         spans = builder.info.splits[split].file_instructions
-    except ValueError as error:
-        raise ValueError(f"data.path={path}: {error}") from error
-    parts = [
-        Part(os.fspath(span.filename), span.examples_in_shard, span.skip, span.take)
-        for span in spans
-    ]
+    parts = [_part(builder.data_dir, span) for span in spans]
     if not parts:
         raise ValueError(f"data.path={path} holds no records")
     files = RecordFiles(parts, "prepare the dataset again")
@@ -150,38 +150,25 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
     if not captions:
         found = [text for text in texts if text.split("/")[-1] in CAPTION_KEYS]
     if len(found) == 1:
-        return TfdsSource(files, features, image, tuple(found[0].split("/")), require_captions)
+        names = tuple(found[0].split("/"))
+        return TfdsSource(files, _only(features, image, *found), image, names, require_captions)
     labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
     if not found and labelled:
         names = class_names(features["label"].names, captions)
-        return LabelledTfdsSource(files, features, image, names)
+        return LabelledTfdsSource(files, _only(features, image, "label"), image, names)
     if captions or found or require_captions:
         raise ValueError(
             f"data.path={path} has the texts {', '.join(texts) or '(none)'} and no label that is "
             "a class: name one with --config.data.captions"
         )
-    return TfdsSource(files, features, image)
+    return TfdsSource(files, _only(features, image), image)
 
 
-def _builder(name: str):
-    import tensorflow_datasets as tfds
-
-    folder = os.path.expanduser(name)
-    try:
-        if os.path.isdir(folder) or os.path.isabs(folder):
-            return tfds.builder_from_directory(folder)
-        return tfds.builder(name, data_dir=os.environ.get(DATA_DIR), try_gcs=False)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"data.path={name}: no prepared dataset is there ({error}); give the folder of one "
-            "version, with its dataset_info.json"
-        ) from error
-    except (ValueError, AssertionError) as error:  # no such dataset; no such version
-        first = str(error).partition("\nAvailable datasets")[0]
-        raise ValueError(
-            f"data.path={name}: {first} Looked in "
-            f"{os.environ.get(DATA_DIR, '~/tensorflow_datasets')} ({DATA_DIR})"
-        ) from error
+def _part(folder, span) -> Part:
+    """The records of one file, whose name is made of a template in the dataset's own files."""
+    name = os.path.relpath(os.path.abspath(span.filename), os.path.abspath(folder))
+    path = inside(folder, name, f"{folder}/dataset_info.json")
+    return Part(path, span.examples_in_shard, span.skip, span.take)
 
 
 def _fix(name: str) -> str:
@@ -202,6 +189,23 @@ def _image(features, path: str) -> str:
             f"{', '.join(found) or 'none'} among {', '.join(features)}"
         )
     return "image" if "image" in found else found[0]
+
+
+def _only(features, *names: str):
+    """The features of some names, outer/inner: others, among them pictures and videos, are not
+    decoded."""
+    import tensorflow_datasets as tfds
+
+    found = {}
+    for name in names:
+        outer, _, inner = name.partition("/")
+        kind = features[outer]
+        if inner and isinstance(kind, tfds.features.Sequence):
+            kind = tfds.features.Sequence(_only(kind.feature, inner))
+        elif inner:
+            kind = _only(kind, inner)
+        found[outer] = kind
+    return tfds.features.FeaturesDict(found)
 
 
 def _texts(features, prefix: str = "") -> list[str]:

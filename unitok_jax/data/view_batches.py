@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from unitok_jax.data.chunks import stream
 from unitok_jax.data.records import LabelledSource, SampleError, Source
 from unitok_jax.data.transforms import decode_image
 from unitok_jax.data.views import VIEWS, views
+from unitok_jax.data.workers import Told
 
 
 class ShardedViews:
@@ -47,7 +47,7 @@ class ShardedViews:
         """Of one shard."""
         return -(-self.samples(shard) // self._batch_size)
 
-    def stream(self, data) -> grain.DatasetIterator:
+    def stream(self, data) -> Told:
         """All batches, read ahead as `data.num_threads` and `data.num_workers` say.
 
         Yields:

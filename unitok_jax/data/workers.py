@@ -1,8 +1,82 @@
-"""Worker processes."""
+"""Worker processes: how they end, and the shared memory that they hand images over in."""
 
+import errno
 import multiprocessing
 import os
+import re
+import signal
 import threading
+from collections.abc import Iterator
+
+SHARED_MEMORY = "/dev/shm"
+_FIX = (
+    "give the container more (docker run --shm-size=8g; in Kubernetes an emptyDir of medium "
+    "Memory, mounted at /dev/shm), or read in threads with data.num_workers=0"
+)
+
+
+def check_shared_memory(needed: int) -> None:
+    """Refuses to start workers that would fill the shared memory: a write beyond it kills them.
+
+    Args:
+        needed: bytes of the images that are in flight at a time.
+
+    Raises:
+        ValueError: there is less; containers have 64 MB if they are not given more.
+    """
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:  # a system that keeps it elsewhere
+        return
+    free = found.f_bavail * found.f_frsize
+    if free < needed:
+        raise ValueError(
+            f"data.num_workers: {SHARED_MEMORY} has {free / 2**20:.0f} MiB free, and the batches "
+            f"that workers read ahead take {needed / 2**20:.0f} MiB: {_FIX}"
+        )
+
+
+class Told:
+    """An iterator of what workers read; their sudden ends are told with the cause.
+
+    Args:
+        batches: a `grain.DatasetIterator`.
+    """
+
+    def __init__(self, batches):
+        self._batches = batches
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self):
+        """Raises an OSError if a worker was killed."""
+        try:
+            return next(self._batches)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(f"data.num_workers: {SHARED_MEMORY} is full: {_FIX}") from error
+        except RuntimeError as error:
+            code = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(_death(int(code[1]))) from error
+
+    def close(self) -> None:
+        """Ends the threads and worker processes."""
+        self._batches.close()
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGBUS:
+        return f"data.num_workers: a worker was killed, for {SHARED_MEMORY} is full: {_FIX}"
+    if code == -signal.SIGKILL:
+        return (
+            "data.num_workers: a worker was killed, perhaps for want of memory: lower "
+            "data.num_workers or data.num_threads"
+        )
+    return f"data.num_workers: a worker ended with exit code {code}"
 
 
 def end_with_parent() -> None:

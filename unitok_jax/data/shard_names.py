@@ -1,0 +1,101 @@
+"""Which files are shards: those of a folder, and those that a file beside them names."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name in a folder is no data: `.cache`, `._a.tar` of macOS, Spark's `_SUCCESS`."""
+    return name.startswith((".", "_"))
+
+
+def is_shard(name: str, suffix: str) -> bool:
+    """Whether an entry of a folder is called as a shard; its suffix in upper or lower case."""
+    return name.lower().endswith(suffix) and not is_hidden(name)
+
+
+def in_folder(folder: Path, suffix: str, key: str, *, below: bool = False) -> list[str]:
+    """Paths of the shards of a folder, sorted.
+
+    Hidden files and folders are passed over (`is_hidden`), links are followed. A folder that is
+    called as a shard is a folder, not a shard: Spark writes such.
+
+    Args:
+        folder: that exists.
+        suffix: in lower case, as '.tar'.
+        key: of the config, which messages name.
+        below: whether folders in it are searched, too.
+
+    Raises:
+        ValueError: what is called as a shard is neither a file nor a folder.
+    """
+    found = []
+    for home, names in _walk(folder, below):
+        for name in names:
+            path = os.path.join(home, name)
+            if is_shard(name, suffix) and not os.path.isdir(path):
+                check_file(path, key)
+                found.append(path)
+    return sorted(found)
+
+
+def _walk(folder: Path, below: bool) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the names in each that are no folders below it, or perhaps links to some."""
+    if not below:
+        yield str(folder), os.listdir(folder)
+        return
+    seen = set()
+    for home, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(home)
+        if real in seen:  # a link to a folder above would be walked for ever
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield home, names
+
+
+def check_file(path: str | os.PathLike, key: str = "") -> os.stat_result:
+    """The state of a shard, which must be a file: a pipe is waited for, a device has no end.
+
+    Args:
+        path: of the shard.
+        key: of the config, which messages name; '' for none.
+
+    Raises:
+        ValueError: it is a folder, a pipe, a device or a socket.
+        FileNotFoundError: it is not there, or a link that leads nowhere.
+    """
+    where = f"{key}: {path}" if key else path
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise FileNotFoundError(f"{where} is a link that leads nowhere") from error
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a device or a socket"
+        raise ValueError(f"{where} is {kind}; shards are files")
+    return found
+
+
+def inside(folder: str | os.PathLike, name: str, file: str | os.PathLike) -> str:
+    """The path of a shard that a file names, which must lie in the folder.
+
+    Args:
+        folder: that the name is relative to.
+        name: with '/' between folders.
+        file: that names it, for messages.
+
+    Raises:
+        ValueError: the name is absolute, holds '..' or a NUL, or leads elsewhere by a link.
+    """
+    parts = name.split("/")
+    if not all(parts) or "\0" in name or any(part in (".", "..") for part in parts):
+        raise ValueError(f"{file} names {name!r:.200}, which is no file inside {folder}")
+    path = os.path.join(folder, *parts)
+    if os.path.commonpath([home := os.path.realpath(folder), os.path.realpath(path)]) != home:
+        raise ValueError(f"{file} names {name!r:.200}, a link that leads out of {folder}")
+    return path
