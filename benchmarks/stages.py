@@ -135,9 +135,9 @@ def of_losses(config, batch: int) -> dict[str, Stage]:
     images = timing.fill(jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32))
     out = {}
     if config.loss.perceptual:
-        graph, shapes = frozen.abstract("lpips", dtype)
+        graph, shapes = frozen.abstract("lpips", "float32")
         call = functools.partial(lambda p, x, y, graph: nnx.merge(graph, p)(x, y), graph=graph)
-        out["LPIPS"] = Stage(call, (timing.fill(shapes), images, images), dtype, (1,))
+        out["LPIPS"] = Stage(call, (timing.fill(shapes), images, images), "float32", (1,))
     if not config.gan.weight:
         return out
 

@@ -255,6 +255,13 @@ class TestFrozenParts:
             jax.eval_shape(trainer.init)
 
 
+def test_the_perceptual_loss_is_float32_whatever_the_model_is(networks, batch):
+    generator = Trainer(configuration(model__dtype="bfloat16")).generator
+    images = batch["image"]
+    text = str(jax.make_jaxpr(generator._pixel_terms)(images, images, networks))
+    assert text.count("conv_general_dilated") >= 26 and "bf16" not in text  # 13 for each image
+
+
 @pytest.mark.parametrize(
     "changes, tolerance",
     [
