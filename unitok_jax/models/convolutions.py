@@ -12,11 +12,19 @@ from jax import lax
 fan_out_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 # The same for depthwise 3x3 kernels, where every output has nine weights.
 depthwise_fan_out_init = nnx.initializers.normal((2 / 9) ** 0.5)
-# Decoder convolutions: Xavier normal with gain 0.5 (the gain enters the variance squared).
+# The decoder's and the discriminator's: Xavier normal, gain 0.5 (it enters the variance squared).
 xavier_init = nnx.initializers.variance_scaling(0.25, "fan_avg", "normal")
 
 
-def conv3x3(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init, stride: int = 1) -> nnx.Conv:
+def conv3x3(
+    inputs: int,
+    outputs: int,
+    dtype,
+    rngs: nnx.Rngs,
+    init,
+    stride: int = 1,
+    bias_init=nnx.initializers.zeros,
+) -> nnx.Conv:
     """3x3 convolution that pads (1, 1): `SAME` would pad (0, 1) at stride 2 on even sizes."""
     return nnx.Conv(
         inputs,
@@ -25,6 +33,7 @@ def conv3x3(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init, stride: int 
         strides=stride,
         padding=((1, 1), (1, 1)),
         kernel_init=init,
+        bias_init=bias_init,
         dtype=dtype,
         rngs=rngs,
     )

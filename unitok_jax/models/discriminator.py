@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok_jax.models import layers
+from unitok_jax.models import convolutions, layers
 from unitok_jax.models.dinov2 import PATCH
 
 
@@ -18,7 +18,7 @@ class Head(nnx.Module):
                 outputs,
                 (size,),
                 padding="CIRCULAR",
-                kernel_init=layers.linear_init,
+                kernel_init=convolutions.xavier_init,
                 dtype=dtype,
                 rngs=rngs,
             )

@@ -115,8 +115,9 @@ class Pool(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, dtype, rngs: nnx.Rngs):
         self.norm = layers.layer_norm(inputs, 1e-6, dtype, rngs)
+        init = layers.uniform_init((9 * inputs) ** -0.5)  # PyTorch's default, as in the reference
         self.proj = convolutions.conv3x3(
-            inputs, outputs, dtype, rngs, convolutions.fan_out_init, stride=2
+            inputs, outputs, dtype, rngs, init, stride=2, bias_init=init
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -150,8 +151,8 @@ class Encoder(nnx.Module):
         )
         self.pool = Pool(size.stages[1], size.width, dtype=dtype, rngs=rngs)
         if num_query:
-            shape = (1, num_query, size.width)
-            self.query = nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
+            init, shape = nnx.initializers.normal(1e-6), (1, num_query, size.width)
+            self.query = nnx.Param(init(rngs.params(), shape, jnp.float32))
         else:
             self.query = None
         self.blocks = _trunk(size, drop_path, remat, dtype, rngs)
