@@ -143,7 +143,8 @@ def of_losses(config, batch: int) -> dict[str, Stage]:
 
     def views(images, key, fade, crop, offset):
         images = images if fade is None else augment.blur(images, fade)
-        draws = augment.draw(key, len(images), config.gan.augment_probability)
+        probability = 1.0 if fade is None else config.gan.augment_probability
+        draws = augment.draw(key, len(images), probability)
         return fit_to_patches(augment.diff_aug(images, draws), crop, offset)
 
     def all_views(both, key, fade, crop, offset):

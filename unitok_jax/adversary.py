@@ -166,8 +166,12 @@ class Adversary:
         return value, parts
 
     def _augment(self, images, fade, key):
-        images = images if fade is None else augment.blur(images, fade)
-        draws = augment.draw(key, images.shape[0], self.config["augment_probability"])
+        """A view of images; without `fade` the strong one of consistency, always augmented."""
+        if fade is None:
+            draws = augment.draw(key, images.shape[0], 1.0)
+        else:
+            images = augment.blur(images, fade)
+            draws = augment.draw(key, images.shape[0], self.config["augment_probability"])
         return augment.diff_aug(images, draws)
 
     def _features(self, dinov2, images, ramps):

@@ -1,7 +1,5 @@
 """DINOv2 ViT-S/14 (arXiv 2304.07193), the frozen trunk of the discriminator."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,32 +133,6 @@ def resample(table: jax.Array, rows: int, columns: int) -> jax.Array:
     """The (37, 37, D) float32 position table as (rows, columns, D), as DINOv2 resizes it."""
     if rows == columns == TABLE:
         return table
-    return jnp.einsum(
-        "yh,xw,hwd->yxd",
-        bicubic_matrix(rows),
-        bicubic_matrix(columns),
-        table,
-        precision=lax.Precision.HIGHEST,
-    )
-
-
-@functools.cache
-def bicubic_matrix(size: int) -> np.ndarray:
-    """(size, 37) float32 weights of PyTorch's bicubic resize: a = -0.75, no antialias.
-
-    Source coordinates come from the scale (size + 0.1) / 37 that DINOv2 passes, not from the
-    sizes; samples beyond the border repeat it.
-    """
-    source = (np.arange(size) + 0.5) * TABLE / (size + 0.1) - 0.5
-    left = np.floor(source)
-    matrix = np.zeros((size, TABLE))
-    for offset in (-1, 0, 1, 2):
-        index = np.clip(left + offset, 0, TABLE - 1).astype(int)
-        np.add.at(matrix, (np.arange(size), index), _cubic(np.abs(source - left - offset)))
-    return matrix.astype(np.float32)
-
-
-def _cubic(distance, a=-0.75):
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    # DINOv2 passes the scale (size + 0.1) / 37 instead of the size: so the steps are its inverse.
+    matrices = (layers.bicubic_matrix(TABLE, n, TABLE / (n + 0.1)) for n in (rows, columns))
+    return jnp.einsum("yh,xw,hwd->yxd", *matrices, table, precision=lax.Precision.HIGHEST)
