@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.size = "base"  # nano, tiny, small, base, large: a row of models/vitamin.py
     model.dtype = "bfloat16"  # of the computation; parameters and the quantizer are float32
+    model.residual_dtype = "float32"  # of what the blocks add to: docs/training.md, Precision
     model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/ablations.md
     model.vocab_size = 32_768  # rows of all codebooks
     model.num_codebooks = 8

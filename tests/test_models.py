@@ -73,6 +73,7 @@ class TestSizes:
         [
             ("size", "bse", ["model.size='bse'", "base"]),
             ("dtype", "float16", ["model.dtype='float16'", "bfloat16"]),
+            ("residual_dtype", "", ["model.residual_dtype=''", "float32, bfloat16"]),
             ("remat", "some", ["model.remat='some'", "everything"]),
             ("quant_proj", "attn", ["model.quant_proj='attn'", "attention"]),
             ("num_codebooks", 3, ["model.num_codebooks=3", "model.vocab_size=256"]),
@@ -279,7 +280,7 @@ class TestLayers:
 
         def stack(remat):
             def block(rngs):
-                return layers.Block(8, 2, dtype=jnp.float32, rngs=rngs)
+                return layers.Block(8, 2, dtype=jnp.float32, stream=jnp.float32, rngs=rngs)
 
             return layers.Stack(block, 3, rngs=nnx.Rngs(0), drop_path=0.5, remat=remat)
 
@@ -303,7 +304,7 @@ class TestLayers:
 
     def test_stack_equals_a_loop(self):
         def block(rngs):
-            return layers.Block(8, 2, dtype=jnp.float32, rngs=rngs)
+            return layers.Block(8, 2, dtype=jnp.float32, stream=jnp.float32, rngs=rngs)
 
         stack = layers.Stack(block, 3, rngs=nnx.Rngs(0), drop_path=0.0, remat=False)
         x = jax.random.normal(jax.random.key(0), (2, 5, 8))

@@ -29,7 +29,12 @@ class Adversary:
     """Pure functions of a step, closed over `config.gan`."""
 
     def __init__(self, config):
-        """config: the whole configuration; `gan steps optim.schedule model.{dtype,remat}`."""
+        """Builds the functions.
+
+        Args:
+          config: the whole configuration; `gan steps optim.schedule` and
+            `model.{dtype,residual_dtype,remat}` are read.
+        """
         gan, steps = config.gan, config.steps
         self.config = gan.to_dict()
         self.start = round(steps * gan.start_fraction)
@@ -42,10 +47,13 @@ class Adversary:
             start_fraction=0.0,
             final_fraction=gan.final_fraction,
         )
-        dtype = jnp.dtype(config.model.dtype)
         # The heads are float32: consistency squares the difference of nearly equal logits.
         self._heads = nnx.graphdef(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
-        kwargs = dict(dtype=dtype, remat=config.model.remat == "everything")
+        kwargs = dict(
+            dtype=jnp.dtype(config.model.dtype),
+            stream=jnp.promote_types(config.model.dtype, config.model.residual_dtype),
+            remat=config.model.remat == "everything",
+        )
         self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(**kwargs, rngs=nnx.Rngs(0))))
         self.optimizer = optim.adamw(
             betas=gan.betas,

@@ -18,14 +18,14 @@ STD = (0.229, 0.224, 0.225)
 
 
 class LayerScale(nnx.Module):
-    """One learned factor per channel (arXiv 2103.17239)."""
+    """One learned factor per channel (arXiv 2103.17239); the product is of dtype `stream`."""
 
-    def __init__(self, width: int, *, dtype):
+    def __init__(self, width: int, *, stream):
         self.gamma = nnx.Param(jnp.ones((width,)))
-        self.dtype = dtype
+        self.stream = stream
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x * self.gamma[...].astype(self.dtype)
+        return x * self.gamma[...].astype(self.stream)
 
 
 class MLP(nnx.Module):
@@ -42,13 +42,13 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block with LayerScale."""
 
-    def __init__(self, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, *, dtype, stream, rngs: nnx.Rngs):
         self.norm1 = layers.layer_norm(WIDTH, 1e-6, dtype, rngs)
         self.attn = layers.SelfAttention(WIDTH, HEADS, dtype=dtype, rngs=rngs)
-        self.ls1 = LayerScale(WIDTH, dtype=dtype)
+        self.ls1 = LayerScale(WIDTH, stream=stream)
         self.norm2 = layers.layer_norm(WIDTH, 1e-6, dtype, rngs)
         self.mlp = MLP(WIDTH, dtype=dtype, rngs=rngs)
-        self.ls2 = LayerScale(WIDTH, dtype=dtype)
+        self.ls2 = LayerScale(WIDTH, stream=stream)
 
     def __call__(self, x: jax.Array, rate=None, key=None) -> jax.Array:
         x = x + self.ls1(self.attn(self.norm1(x)))
@@ -77,20 +77,27 @@ class PatchEmbed(nnx.Module):
 class DinoV2(nnx.Module):
     """Features of five depths; a fresh one is a random stand-in whose LayerScale is 1."""
 
-    def __init__(self, *, dtype, rngs: nnx.Rngs, remat: bool = False):
-        """remat: recompute the blocks in the backward pass."""
+    def __init__(self, *, dtype, stream=jnp.float32, rngs: nnx.Rngs, remat: bool = False):
+        """Builds a stand-in.
+
+        Args:
+          dtype: of products and convolutions.
+          stream: dtype of the residual stream, at least `dtype`.
+          rngs: the stream `params`.
+          remat: recompute the blocks in the backward pass.
+        """
 
         def table(*shape):
             return nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
 
         def block(rngs):
-            return Block(dtype=dtype, rngs=rngs)
+            return Block(dtype=dtype, stream=stream, rngs=rngs)
 
         self.patch_embed = PatchEmbed(dtype=dtype, rngs=rngs)
         self.cls_token = table(1, 1, WIDTH)
         self.pos_embed = table(1, 1 + TABLE * TABLE, WIDTH)
         self.blocks = layers.Stack(block, DEPTH, rngs=rngs, drop_path=0.0, remat=remat)
-        self.dtype = dtype
+        self.stream = stream
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """Patch token + class token at the outputs of the blocks in `TAPS`.
@@ -126,7 +133,7 @@ class DinoV2(nnx.Module):
             1, -1, WIDTH
         )
         first = jnp.broadcast_to(self.cls_token[...] + first, (b, 1, WIDTH))
-        return jnp.concatenate([first, x], axis=1).astype(self.dtype)
+        return jnp.concatenate([first, x], axis=1).astype(self.stream)
 
 
 def resample(table: jax.Array, rows: int, columns: int) -> jax.Array:

@@ -100,10 +100,12 @@ def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array
 class Block(nnx.Module):
     """Pre-norm transformer block with a GeGLU MLP of hidden width 2 D."""
 
-    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, dtype, stream, rngs: nnx.Rngs):
+        """stream: dtype of the residual stream, at least `dtype`."""
         self.norm1 = layer_norm(width, 1e-6, dtype, rngs)
         self.attn = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(width, 1e-6, dtype, rngs)
+        # What it hands on is normalised again, not multiplied: nothing asks to round it.
+        self.norm2 = layer_norm(width, 1e-6, stream, rngs)
         self.mlp = GeGLU(width, 2 * width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -115,7 +117,8 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """Equal blocks held as one block whose parameters have a leading depth axis, run by a scan.
 
-    One block is compiled however deep the stack is. `block` is called as block(x, rate, key).
+    One block is compiled however deep the stack is. `block` is called as block(x, rate, key) and
+    returns the dtype of `x`: that of the residual stream, which the caller chooses.
     """
 
     def __init__(self, make_block, depth: int, *, rngs: nnx.Rngs, drop_path: float, remat: bool):
