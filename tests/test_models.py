@@ -258,6 +258,21 @@ class TestLayers:
         )
         np.testing.assert_array_equal(ours, exact.astype(jnp.bfloat16))
 
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_shortcuts_and_depthwise_convolutions_round_once(self, stride):
+        x = jax.random.normal(jax.random.key(0), (2, 8, 6, 16), jnp.bfloat16)
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 16), jnp.bfloat16)
+        exact = x.astype(jnp.float32), kernel.astype(jnp.float32)
+        for found, wanted in (
+            (convolutions.average_pool(x, stride), convolutions.average_pool(exact[0], stride)),
+            (
+                convolutions.depthwise_conv3x3(x, kernel, stride),
+                convolutions.depthwise_conv3x3(*exact, stride),
+            ),
+        ):
+            assert found.dtype == jnp.bfloat16
+            np.testing.assert_array_equal(found, wanted.astype(jnp.bfloat16))
+
     def test_average_pool_does_not_count_padding(self):
         assert np.allclose(convolutions.average_pool(jnp.ones((1, 6, 6, 2))), 1)
 
