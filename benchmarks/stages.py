@@ -18,7 +18,7 @@ from flax import nnx
 
 from benchmarks import inference, roofline, timing
 from unitok_jax import augment, frozen, parts
-from unitok_jax.models.dinov2 import PATCH, WIDTH
+from unitok_jax.models.dinov2 import PATCH, WIDTH, DinoV2
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
@@ -94,10 +94,11 @@ def of_model(config, params, batch: int) -> dict[str, Stage]:
 
     def encoder_trunk(m, x):
         # As many tokens as with the queries, whose values do not change the time.
-        return m.encoder.norm(m.encoder.blocks(jnp.pad(x, ((0, 0), (query, 0), (0, 0)))))
+        x = jnp.pad(x, ((0, 0), (query, 0), (0, 0))).astype(m.encoder.stream)
+        return m.encoder.norm(m.encoder.blocks(x))
 
     def decoder_trunk(m, x):
-        x = m.decoder.norm(m.decoder.blocks(x.astype(dtype))[:, query:])
+        x = m.decoder.norm(m.decoder.blocks(x.astype(m.decoder.stream))[:, query:])
         return x.reshape(batch, *grid, -1)
 
     x = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.dtype(dtype))
@@ -135,15 +136,16 @@ def of_losses(config, batch: int) -> dict[str, Stage]:
     images = timing.fill(jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32))
     out = {}
     if config.loss.perceptual:
-        graph, shapes = frozen.abstract("lpips", dtype)
+        graph, shapes = frozen.abstract("lpips", "float32")
         call = functools.partial(lambda p, x, y, graph: nnx.merge(graph, p)(x, y), graph=graph)
-        out["LPIPS"] = Stage(call, (timing.fill(shapes), images, images), dtype, (1,))
+        out["LPIPS"] = Stage(call, (timing.fill(shapes), images, images), "float32", (1,))
     if not config.gan.weight:
         return out
 
     def views(images, key, fade, crop, offset):
         images = images if fade is None else augment.blur(images, fade)
-        draws = augment.draw(key, len(images), config.gan.augment_probability)
+        probability = 1.0 if fade is None else config.gan.augment_probability
+        draws = augment.draw(key, len(images), probability)
         return fit_to_patches(augment.diff_aug(images, draws), crop, offset)
 
     def all_views(both, key, fade, crop, offset):
@@ -157,8 +159,10 @@ def of_losses(config, batch: int) -> dict[str, Stage]:
     out["augmentation, generator"] = Stage(views, (images, *ramps), "float32", (0,))
     both = jnp.concatenate([images, images])
     out["augmentation, discriminator"] = Stage(all_views, (both, *ramps), "float32", ())
-    graph, shapes = frozen.abstract("dinov2", dtype)
-    params = timing.fill(shapes)
+    stream = jnp.promote_types(dtype, config.model.residual_dtype)
+    kwargs = dict(dtype=jnp.dtype(dtype), stream=stream)
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: DinoV2(**kwargs, rngs=nnx.Rngs(0))))
+    params = timing.fill(nnx.to_pure_dict(shapes))
     heads, shapes = nnx.split(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
     head_params = timing.fill(nnx.to_pure_dict(shapes))
     sides = height // PATCH * PATCH, width // PATCH * PATCH

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.size = "base"  # nano, tiny, small, base, large: a row of models/vitamin.py
     model.dtype = "bfloat16"  # of the computation; parameters and the quantizer are float32
+    model.residual_dtype = "float32"  # of what the blocks add to: docs/training.md, Precision
     model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/ablations.md
     model.vocab_size = 32_768  # rows of all codebooks
     model.num_codebooks = 8
@@ -81,8 +82,8 @@ def get_config() -> ConfigDict:
     gan.blur_fraction = 0.06  # the blur of what the discriminator sees fades to nothing
     gan.loss = "hinge"  # hinge, softplus, linear: the discriminator's
     gan.consistency = 4.0  # balanced consistency between two augmentations
-    gan.augment_probability = 1.0  # of each of DiffAug's transforms
-    gan.crop_probability = 0.5  # to whole DINOv2 patches; otherwise a resize by areas
+    gan.augment_probability = 1.0  # of each of DiffAug's transforms; 1 in consistency's views
+    gan.crop_probability = 0.5  # to whole DINOv2 patches; otherwise a resize
     gan.learning_rate = 2e-5  # the release's; the paper says 2e-4
     gan.betas = (0.5, 0.9)
     gan.eps = 1e-6

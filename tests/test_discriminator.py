@@ -53,12 +53,25 @@ def test_every_entry_of_the_release_has_a_place():
 
 
 def test_a_resize_by_areas_is_adaptive_pooling():
-    image = np.random.default_rng(0).normal(size=(1, 28, 33, 3)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(1, 30, 33, 3)).astype(np.float32)
     ours = np.asarray(fit_to_patches(jnp.asarray(image), RESIZE, START))
     assert ours.shape == (1, 28, 28, 3)
-    for j in range(28):
-        columns = image[:, :, j * 33 // 28 : -(-(j + 1) * 33 // 28)]
-        np.testing.assert_allclose(ours[:, :, j], columns.mean(axis=2), atol=1e-6)
+    for i, j in np.ndindex(28, 28):
+        rows = image[:, i * 30 // 28 : -(-(i + 1) * 30 // 28)]
+        window = rows[:, :, j * 33 // 28 : -(-(j + 1) * 33 // 28)]
+        np.testing.assert_allclose(ours[:, i, j], window.mean(axis=(1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(28, 33), (33, 28), (42, 40)])
+def test_a_side_that_alone_does_not_fit_is_resized_bicubically(height, width):
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
+    ours = np.asarray(fit_to_patches(jnp.asarray(image), RESIZE, START))
+    theirs = torch.nn.functional.interpolate(
+        torch.tensor(image.transpose(0, 3, 1, 2)).double(), ours.shape[1:3], mode="bicubic"
+    )
+    assert ours.shape[1:3] == (height // 14 * 14, width // 14 * 14)
+    np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=2e-6)
 
 
 def test_a_crop_is_a_window():

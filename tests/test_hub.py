@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -72,6 +73,15 @@ class TestFolder:
         ours, theirs = unitok_jax.load(folder), unitok_jax.load(weights)
         assert ours.hash == theirs.hash
         assert ours.config.to_dict() == json.loads(theirs.config.to_json())
+        np.testing.assert_array_equal(ours.encode(images), theirs.encode(images))
+
+    def test_may_lack_a_key_that_came_later(self, weights, folder, tmp_path, images):
+        old = pathlib.Path(shutil.copytree(folder, tmp_path / "old"))
+        model = json.loads((old / "config.json").read_text())["model"]
+        assert model.pop("residual_dtype") == "float32"
+        edit(old, model=model)
+        ours, theirs = unitok_jax.load(old), unitok_jax.load(weights)
+        assert ours.hash == theirs.hash
         np.testing.assert_array_equal(ours.encode(images), theirs.encode(images))
 
     def test_has_the_public_names(self, weights, folder):

@@ -35,6 +35,12 @@ def config(tiny, folder):
     return tiny
 
 
+def test_networks_measure_in_float32_whatever_the_model_computes_in(config):
+    config.data.image_size = (48, 48)
+    config.model.dtype, config.loss.perceptual, config.frozen.lpips = "bfloat16", 1.0, "seeded"
+    assert Run(config, jax.devices()[:1]).evaluator.networks == {"lpips": "float32"}
+
+
 class TestTrainingImages:
     def test_bad_ones_are_left_out_and_told(self, config, caplog):
         run = Run(config, jax.devices()[:1])

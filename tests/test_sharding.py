@@ -192,6 +192,7 @@ def test_the_text_towers_gradient_exchanges_nothing_but_itself():
             embed_dim=8,
             remat=True,
             dtype=jnp.float32,
+            stream=jnp.float32,
             rngs=nnx.Rngs(0),
         )
     )

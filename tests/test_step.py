@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from configs import tiny_full
-from unitok_jax import frozen, parts
+from unitok_jax import augment, frozen, parts
 from unitok_jax.generator import split_batch
 from unitok_jax.step import Trainer, TrainState
 
@@ -98,6 +98,16 @@ class TestPhases:
         )
         total += metrics["loss/contrastive"] + metrics["gan/weight"] * metrics["loss/gan"]
         assert metrics["loss"] == pytest.approx(float(total), rel=1e-5)
+
+
+def test_consistencys_strong_views_are_always_augmented(trainer, batch):
+    """Whatever `gan.augment_probability` is, here 0; the other views follow it."""
+    adversary, images, key = trainer.adversary, jnp.asarray(batch["image"]), jax.random.key(3)
+    weak, strong = (jax.jit(adversary._augment)(images, fade, key) for fade in (0.0, None))
+    np.testing.assert_array_equal(weak, images)
+    always = augment.draw(key, len(images), 1.0)
+    np.testing.assert_allclose(strong, jax.jit(augment.diff_aug)(images, always), atol=1e-6)
+    assert np.abs(strong - images).mean() > 0.1
 
 
 class TestStepsThatAreNotFinite:
@@ -189,7 +199,10 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
 
 def test_the_discriminators_update_is_that_of_the_whole_batch(trainer, networks, batch, steps):
     player, images = steps[1].discriminator, batch["image"]
-    ramps = trainer.adversary.ramps(jnp.int32(10), jax.random.key(0))._replace(fade=0.5)
+    adversary = copy.copy(trainer.adversary)
+    # Every micro-batch has its own draws.
+    adversary._augment = lambda x, fade, key: x if fade is None else augment.blur(x, fade)
+    ramps = adversary.ramps(jnp.int32(10), jax.random.key(0))._replace(fade=0.5)
     found = []
     for count in (1, 2):
 
@@ -197,7 +210,7 @@ def test_the_discriminators_update_is_that_of_the_whole_batch(trainer, networks,
         def update(player, real, fake, count=count):
             real, fake = (split_batch(x, count) for x in (real, fake))
             key, dinov2 = jax.random.key(1), networks["dinov2"]
-            return trainer.adversary.update(
+            return adversary.update(
                 player, player.params, dinov2, real, fake, ramps, jnp.int32(10), key
             )
 
@@ -253,6 +266,13 @@ class TestFrozenParts:
         trainer = Trainer(configuration(optim__frozen=("enconder.*",)))
         with pytest.raises(ValueError, match="optim.frozen: 'enconder.*' matches no parameter"):
             jax.eval_shape(trainer.init)
+
+
+def test_the_perceptual_loss_is_float32_whatever_the_model_is(networks, batch):
+    generator = Trainer(configuration(model__dtype="bfloat16")).generator
+    images = batch["image"]
+    text = str(jax.make_jaxpr(generator._pixel_terms)(images, images, networks))
+    assert text.count("conv_general_dilated") >= 26 and "bf16" not in text  # 13 for each image
 
 
 @pytest.mark.parametrize(

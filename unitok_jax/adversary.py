@@ -29,7 +29,12 @@ class Adversary:
     """Pure functions of a step, closed over `config.gan`."""
 
     def __init__(self, config):
-        """config: the whole configuration; `gan steps optim.schedule model.{dtype,remat}`."""
+        """Builds the functions.
+
+        Args:
+          config: the whole configuration; `gan steps optim.schedule` and
+            `model.{dtype,residual_dtype,remat}` are read.
+        """
         gan, steps = config.gan, config.steps
         self.config = gan.to_dict()
         self.start = round(steps * gan.start_fraction)
@@ -42,10 +47,13 @@ class Adversary:
             start_fraction=0.0,
             final_fraction=gan.final_fraction,
         )
-        dtype = jnp.dtype(config.model.dtype)
         # The heads are float32: consistency squares the difference of nearly equal logits.
         self._heads = nnx.graphdef(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
-        kwargs = dict(dtype=dtype, remat=config.model.remat == "everything")
+        kwargs = dict(
+            dtype=jnp.dtype(config.model.dtype),
+            stream=jnp.promote_types(config.model.dtype, config.model.residual_dtype),
+            remat=config.model.remat == "everything",
+        )
         self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(**kwargs, rngs=nnx.Rngs(0))))
         self.optimizer = optim.adamw(
             betas=gan.betas,
@@ -166,8 +174,12 @@ class Adversary:
         return value, parts
 
     def _augment(self, images, fade, key):
-        images = images if fade is None else augment.blur(images, fade)
-        draws = augment.draw(key, images.shape[0], self.config["augment_probability"])
+        """A view of images; without `fade` the strong one of consistency, always augmented."""
+        if fade is None:
+            draws = augment.draw(key, images.shape[0], 1.0)
+        else:
+            images = augment.blur(images, fade)
+            draws = augment.draw(key, images.shape[0], self.config["augment_probability"])
         return augment.diff_aug(images, draws)
 
     def _features(self, dinov2, images, ramps):

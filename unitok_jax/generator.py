@@ -20,7 +20,7 @@ class Generator:
 
         Args:
           config: the whole configuration; `loss optim.accumulation data.decode_fraction` and
-            `model.{dtype,remat}` are read.
+            `model.remat` are read.
           graph: of the UniTok, for `nnx.merge`.
           adversary: whose loss is added in the adversarial phase, or None.
         """
@@ -30,8 +30,9 @@ class Generator:
         self.decode_every = round(1 / config.data.decode_fraction)
         self._lpips = None
         if weights["perceptual"]:
-            remat = config.model.remat == "everything"
-            self._lpips = _lpips(jnp.dtype(config.model.dtype), remat)
+            # Float32 whatever the model is: where images are near each other, so are features.
+            kwargs = dict(dtype=jnp.float32, remat=config.model.remat == "everything")
+            self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(**kwargs, rngs=nnx.Rngs(0))))
         # What the losses depend on: the rest of the model is not computed, nor differentiated.
         self._outputs = ["vq_loss", "logit_scale"]
         if adversary or any(weights[name] for name in ("l1", "l2", "perceptual")):
@@ -117,11 +118,6 @@ class Generator:
             grads, _ = jax.lax.scan(send_down, zeros, (inputs, cotangents))
         return grads, _join(codes), rebuilt, metrics
 
-    def lpips(self, frozen, rebuilt, images) -> jax.Array:
-        """Perceptual distance of every pair, (B, H, W, 3) twice -> (B,), float32 throughout."""
-        with jax.default_matmul_precision("highest"):
-            return nnx.merge(_lpips(jnp.float32), frozen["lpips"])(rebuilt, images)
-
     def _pixel_terms(self, rebuilt, images, frozen):
         """Reconstruction losses of a micro-batch and the cotangent of their weighted sum."""
 
@@ -194,10 +190,6 @@ def split_batch(x: jax.Array, count: int) -> jax.Array:
 def _join(x):
     """The inverse of `split_batch`; the batch axis stays split over the devices."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-
-
-def _lpips(dtype, remat=False):
-    return nnx.graphdef(nnx.eval_shape(lambda: Lpips(dtype=dtype, remat=remat, rngs=nnx.Rngs(0))))
 
 
 def _first(tree):

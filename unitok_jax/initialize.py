@@ -22,7 +22,7 @@ from unitok_jax.models.vitamin import SIZES
 from unitok_jax.report import Report, Used
 
 # Keys of the model that decide nothing about the weights.
-_FREE = ("drop_path", "remat", "dtype", "commitment_weight")
+_FREE = ("drop_path", "remat", "dtype", "residual_dtype", "commitment_weight")
 # key of the model -> the parts whose weights it gives their meaning; `size` is all but the text's
 _CONCERNS = {
     "size": ("encoder", "quant_proj", "post_quant_proj", "decoder", "fc_norm", "projection"),

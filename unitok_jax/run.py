@@ -66,11 +66,10 @@ class Run:
             f"digest of frozen.{kind}": _digest(params) for kind, params in networks.items()
         }
         self.frozen = sharding.replicate(networks, self.mesh)
-        dtypes = {"lpips": config.model.dtype, "inception": "float32"}
         self.evaluator = Evaluator(
             config.model.to_dict(),
             self.mesh,
-            {kind: dtypes[kind] for kind in networks.keys() & dtypes.keys()},
+            dict.fromkeys(networks.keys() & {"lpips", "inception"}, "float32"),
         )
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:

@@ -28,7 +28,7 @@ _AWAY = (
 _META = ("config", "step", "data", "digests")
 IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
 # What of `config.model` changes training, or the computation's precision, but not what codes mean.
-_NOT_HASHED = ("dtype", "remat", "drop_path", "commitment_weight")
+_NOT_HASHED = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
 _MOST_LINES = 20  # of differences in one message
 
 

@@ -44,6 +44,7 @@ def to_config(args: Mapping) -> ConfigDict:
     model = {
         "size": size,
         "dtype": "float32",
+        "residual_dtype": "float32",
         "quantizer": "multi_codebook",  # the only kind of the release
         "quant_proj": _QUANT_PROJ[args["quant_proj"]],
         # The release derives the number of heads; no option of its own says it.
@@ -103,6 +104,7 @@ def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
     model = {
         "size": size,
         "dtype": "float32",
+        "residual_dtype": "float32",
         "quantizer": "multi_codebook",
         "vocab_size": books * rows,
         "num_codebooks": books,

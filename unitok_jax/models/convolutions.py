@@ -12,11 +12,19 @@ from jax import lax
 fan_out_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 # The same for depthwise 3x3 kernels, where every output has nine weights.
 depthwise_fan_out_init = nnx.initializers.normal((2 / 9) ** 0.5)
-# Decoder convolutions: Xavier normal with gain 0.5 (the gain enters the variance squared).
+# The decoder's and the discriminator's: Xavier normal, gain 0.5 (it enters the variance squared).
 xavier_init = nnx.initializers.variance_scaling(0.25, "fan_avg", "normal")
 
 
-def conv3x3(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init, stride: int = 1) -> nnx.Conv:
+def conv3x3(
+    inputs: int,
+    outputs: int,
+    dtype,
+    rngs: nnx.Rngs,
+    init,
+    stride: int = 1,
+    bias_init=nnx.initializers.zeros,
+) -> nnx.Conv:
     """3x3 convolution that pads (1, 1): `SAME` would pad (0, 1) at stride 2 on even sizes."""
     return nnx.Conv(
         inputs,
@@ -25,13 +33,14 @@ def conv3x3(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init, stride: int 
         strides=stride,
         padding=((1, 1), (1, 1)),
         kernel_init=init,
+        bias_init=bias_init,
         dtype=dtype,
         rngs=rngs,
     )
 
 
 def depthwise_conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Depthwise 3x3 convolution with padding (1, 1).
+    """Depthwise 3x3 convolution with padding (1, 1), summed in float32.
 
     Args:
       x: (B, H, W, D).
@@ -44,7 +53,9 @@ def depthwise_conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.A
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _depthwise_by_shifts(x, kernel, stride),
+        cpu=lambda x, kernel: _depthwise_by_shifts(
+            x.astype(jnp.float32), kernel.astype(jnp.float32), stride
+        ).astype(x.dtype),
         default=lambda x, kernel: _depthwise_by_groups(x, kernel, stride),
     )
 
@@ -239,7 +250,10 @@ class UpsampleConv(nnx.Module):
 
 
 def average_pool(x: jax.Array, stride: int = 2) -> jax.Array:
-    """3x3 average, padding (1, 1) not counted: (B, H, W, D) -> (B, H / stride, W / stride, D)."""
+    """3x3 average, padding (1, 1) not counted: (B, H, W, D) -> (B, H / stride, W / stride, D).
+
+    Summed in float32: in bfloat16 every addition would round.
+    """
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
 
     def window_sum(x):
@@ -247,4 +261,5 @@ def average_pool(x: jax.Array, stride: int = 2) -> jax.Array:
             x, np.zeros((), x.dtype), lax.add, (1, 3, 3, 1), (1, stride, stride, 1), padding
         )
 
-    return window_sum(x) / window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+    counts = window_sum(jnp.ones((1, *x.shape[1:3], 1), jnp.float32))
+    return (window_sum(x.astype(jnp.float32)) / counts).astype(x.dtype)

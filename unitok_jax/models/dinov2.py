@@ -1,7 +1,5 @@
 """DINOv2 ViT-S/14 (arXiv 2304.07193), the frozen trunk of the discriminator."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,14 +18,14 @@ STD = (0.229, 0.224, 0.225)
 
 
 class LayerScale(nnx.Module):
-    """One learned factor per channel (arXiv 2103.17239)."""
+    """One learned factor per channel (arXiv 2103.17239); the product is of dtype `stream`."""
 
-    def __init__(self, width: int, *, dtype):
+    def __init__(self, width: int, *, stream):
         self.gamma = nnx.Param(jnp.ones((width,)))
-        self.dtype = dtype
+        self.stream = stream
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x * self.gamma[...].astype(self.dtype)
+        return x * self.gamma[...].astype(self.stream)
 
 
 class MLP(nnx.Module):
@@ -44,13 +42,13 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block with LayerScale."""
 
-    def __init__(self, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, *, dtype, stream, rngs: nnx.Rngs):
         self.norm1 = layers.layer_norm(WIDTH, 1e-6, dtype, rngs)
         self.attn = layers.SelfAttention(WIDTH, HEADS, dtype=dtype, rngs=rngs)
-        self.ls1 = LayerScale(WIDTH, dtype=dtype)
+        self.ls1 = LayerScale(WIDTH, stream=stream)
         self.norm2 = layers.layer_norm(WIDTH, 1e-6, dtype, rngs)
         self.mlp = MLP(WIDTH, dtype=dtype, rngs=rngs)
-        self.ls2 = LayerScale(WIDTH, dtype=dtype)
+        self.ls2 = LayerScale(WIDTH, stream=stream)
 
     def __call__(self, x: jax.Array, rate=None, key=None) -> jax.Array:
         x = x + self.ls1(self.attn(self.norm1(x)))
@@ -79,20 +77,27 @@ class PatchEmbed(nnx.Module):
 class DinoV2(nnx.Module):
     """Features of five depths; a fresh one is a random stand-in whose LayerScale is 1."""
 
-    def __init__(self, *, dtype, rngs: nnx.Rngs, remat: bool = False):
-        """remat: recompute the blocks in the backward pass."""
+    def __init__(self, *, dtype, stream=jnp.float32, rngs: nnx.Rngs, remat: bool = False):
+        """Builds a stand-in.
+
+        Args:
+          dtype: of products and convolutions.
+          stream: dtype of the residual stream, at least `dtype`.
+          rngs: the stream `params`.
+          remat: recompute the blocks in the backward pass.
+        """
 
         def table(*shape):
             return nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
 
         def block(rngs):
-            return Block(dtype=dtype, rngs=rngs)
+            return Block(dtype=dtype, stream=stream, rngs=rngs)
 
         self.patch_embed = PatchEmbed(dtype=dtype, rngs=rngs)
         self.cls_token = table(1, 1, WIDTH)
         self.pos_embed = table(1, 1 + TABLE * TABLE, WIDTH)
         self.blocks = layers.Stack(block, DEPTH, rngs=rngs, drop_path=0.0, remat=remat)
-        self.dtype = dtype
+        self.stream = stream
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """Patch token + class token at the outputs of the blocks in `TAPS`.
@@ -128,39 +133,13 @@ class DinoV2(nnx.Module):
             1, -1, WIDTH
         )
         first = jnp.broadcast_to(self.cls_token[...] + first, (b, 1, WIDTH))
-        return jnp.concatenate([first, x], axis=1).astype(self.dtype)
+        return jnp.concatenate([first, x], axis=1).astype(self.stream)
 
 
 def resample(table: jax.Array, rows: int, columns: int) -> jax.Array:
     """The (37, 37, D) float32 position table as (rows, columns, D), as DINOv2 resizes it."""
     if rows == columns == TABLE:
         return table
-    return jnp.einsum(
-        "yh,xw,hwd->yxd",
-        bicubic_matrix(rows),
-        bicubic_matrix(columns),
-        table,
-        precision=lax.Precision.HIGHEST,
-    )
-
-
-@functools.cache
-def bicubic_matrix(size: int) -> np.ndarray:
-    """(size, 37) float32 weights of PyTorch's bicubic resize: a = -0.75, no antialias.
-
-    Source coordinates come from the scale (size + 0.1) / 37 that DINOv2 passes, not from the
-    sizes; samples beyond the border repeat it.
-    """
-    source = (np.arange(size) + 0.5) * TABLE / (size + 0.1) - 0.5
-    left = np.floor(source)
-    matrix = np.zeros((size, TABLE))
-    for offset in (-1, 0, 1, 2):
-        index = np.clip(left + offset, 0, TABLE - 1).astype(int)
-        np.add.at(matrix, (np.arange(size), index), _cubic(np.abs(source - left - offset)))
-    return matrix.astype(np.float32)
-
-
-def _cubic(distance, a=-0.75):
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    # DINOv2 passes the scale (size + 0.1) / 37 instead of the size: so the steps are its inverse.
+    matrices = (layers.bicubic_matrix(TABLE, n, TABLE / (n + 0.1)) for n in (rows, columns))
+    return jnp.einsum("yh,xw,hwd->yxd", *matrices, table, precision=lax.Precision.HIGHEST)

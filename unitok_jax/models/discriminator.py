@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok_jax.models import layers
+from unitok_jax.models import convolutions, layers
 from unitok_jax.models.dinov2 import PATCH
 
 
@@ -18,7 +18,7 @@ class Head(nnx.Module):
                 outputs,
                 (size,),
                 padding="CIRCULAR",
-                kernel_init=layers.linear_init,
+                kernel_init=convolutions.xavier_init,
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -75,7 +75,8 @@ def fit_to_patches(images: jax.Array, crop: jax.Array, offset: jax.Array) -> jax
 
     Args:
       images: (B, H, W, 3) float32, sides of at least 14 px.
-      crop: bool scalar: crop instead of resizing by areas.
+      crop: bool scalar: crop instead of resizing, by areas; where one side fits already, the
+        other bicubically, as the reference does.
       offset: (2,) in [0, 1): where a crop begins in what is left over.
 
     Returns:
@@ -86,15 +87,22 @@ def fit_to_patches(images: jax.Array, crop: jax.Array, offset: jax.Array) -> jax
         raise ValueError(f"images of {h}x{w} px are smaller than DINOv2's patch of {PATCH} px")
     if not (h % PATCH or w % PATCH):
         return images
-    rows, columns = (_fit_matrix(side, crop, u) for side, u in zip((h, w), offset, strict=True))
+    by_areas = bool(h % PATCH and w % PATCH)
+    rows, columns = (
+        _fit_matrix(side, crop, u, by_areas) for side, u in zip((h, w), offset, strict=True)
+    )
     return jnp.einsum("ih,bhwc,jw->bijc", rows, images, columns, precision="highest")
 
 
-def _fit_matrix(side, crop, offset):
+def _fit_matrix(side, crop, offset, by_areas):
     fitted = side // PATCH * PATCH
     start = jnp.floor(offset * (side - fitted + 1)).astype(jnp.int32)
     window = jnp.arange(side) == start + jnp.arange(fitted)[:, None]
-    return jnp.where(crop, window, layers.pooling_matrix(side, fitted).T)
+    if by_areas:
+        resized = layers.pooling_matrix(side, fitted).T
+    else:
+        resized = layers.bicubic_matrix(side, fitted, side / fitted)
+    return jnp.where(crop, window, resized)
 
 
 def _leaky_relu(x):

@@ -4,6 +4,7 @@ Legend of the whole package: B batch, H W pixels or grid cells, N tokens, D widt
 V entries of one codebook, C width of one codebook. Images are NHWC.
 """
 
+import functools
 import math
 
 import jax
@@ -99,10 +100,12 @@ def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array
 class Block(nnx.Module):
     """Pre-norm transformer block with a GeGLU MLP of hidden width 2 D."""
 
-    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, dtype, stream, rngs: nnx.Rngs):
+        """stream: dtype of the residual stream, at least `dtype`."""
         self.norm1 = layer_norm(width, 1e-6, dtype, rngs)
         self.attn = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(width, 1e-6, dtype, rngs)
+        # What it hands on is normalised again, not multiplied: nothing asks to round it.
+        self.norm2 = layer_norm(width, 1e-6, stream, rngs)
         self.mlp = GeGLU(width, 2 * width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -114,7 +117,8 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """Equal blocks held as one block whose parameters have a leading depth axis, run by a scan.
 
-    One block is compiled however deep the stack is. `block` is called as block(x, rate, key).
+    One block is compiled however deep the stack is. `block` is called as block(x, rate, key) and
+    returns the dtype of `x`: that of the residual stream, which the caller chooses.
     """
 
     def __init__(self, make_block, depth: int, *, rngs: nnx.Rngs, drop_path: float, remat: bool):
@@ -169,6 +173,28 @@ def l2_normalize(x: jax.Array) -> jax.Array:
     # The maximum is taken under the root: the gradient of a norm at 0 is not a number.
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(square, 1e-24))
+
+
+@functools.cache
+def bicubic_matrix(inputs: int, outputs: int, step: float) -> np.ndarray:
+    """(outputs, inputs) float32 weights of PyTorch's bicubic resize: a = -0.75, no antialias.
+
+    step: samples between the centres of two outputs, inputs / outputs or near it. Samples beyond
+    the border repeat it.
+    """
+    source = (np.arange(outputs) + 0.5) * step - 0.5
+    left = np.floor(source)
+    matrix = np.zeros((outputs, inputs))
+    for offset in (-1, 0, 1, 2):
+        index = np.clip(left + offset, 0, inputs - 1).astype(int)
+        np.add.at(matrix, (np.arange(outputs), index), _cubic(np.abs(source - left - offset)))
+    return matrix.astype(np.float32)
+
+
+def _cubic(distance, a=-0.75):
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
 def pooling_matrix(inputs: int, outputs: int) -> jax.Array:

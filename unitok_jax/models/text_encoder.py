@@ -54,8 +54,10 @@ class TextEncoder(nnx.Module):
         embed_dim: int,
         remat: bool,
         dtype,
+        stream,
         rngs: nnx.Rngs,
     ):
+        """stream: dtype of the residual stream, at least `dtype`."""
         if heads < 1 or width % heads:
             raise ValueError(f"model.text.heads={heads} does not divide model.text.width={width}")
 
@@ -70,7 +72,7 @@ class TextEncoder(nnx.Module):
         self.blocks = layers.Stack(block, depth, rngs=rngs, drop_path=0.0, remat=remat)
         self.ln_final = layers.layer_norm(width, 1e-5, dtype, rngs)
         self.text_projection = table(width**-0.5, width, embed_dim)
-        self.dtype = dtype
+        self.dtype, self.stream = dtype, stream
 
     def __call__(self, text: jax.Array) -> jax.Array:
         length = text.shape[1]
@@ -80,7 +82,7 @@ class TextEncoder(nnx.Module):
                 f"{self.positional_embedding.shape[0]}"
             )
         x = self.token_embedding[...][text] + self.positional_embedding[...][:length]
-        x = self.blocks(x.astype(self.dtype))
+        x = self.blocks(x.astype(self.stream))
         x = jnp.take_along_axis(x, text.argmax(axis=-1)[:, None, None], axis=1)[:, 0]
         projection = self.text_projection[...].astype(self.dtype)
         return (self.ln_final(x) @ projection).astype(jnp.float32)

@@ -43,7 +43,7 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
     """Graph of a UniTok and the shapes of its parameters, without making any.
 
     Args:
-      model: the keyword arguments of `UniTok`.
+      model: the keyword arguments of `UniTok`; what older files lack has a default there.
 
     Returns:
       A graph for `nnx.merge(graph, params)`, and a nested dict of `jax.ShapeDtypeStruct`.
@@ -51,11 +51,17 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
     Raises:
       ValueError: keys are missing or unknown, or values do not fit.
     """
-    known = inspect.signature(UniTok.__init__).parameters.keys() - {"self", "rngs"}
-    if known != model.keys():
+    known = {
+        name: parameter.default is parameter.empty
+        for name, parameter in inspect.signature(UniTok.__init__).parameters.items()
+        if name not in ("self", "rngs")
+    }
+    missing = {name for name, needed in known.items() if needed} - model.keys()
+    unknown = model.keys() - known.keys()
+    if missing or unknown:
         raise ValueError(
-            f"these are not the keys of a model of this version: missing "
-            f"{sorted(known - model.keys())}, unknown {sorted(model.keys() - known)}"
+            f"these are not the keys of a model of this version: missing {sorted(missing)}, "
+            f"unknown {sorted(unknown)}"
         )
     graph, params = nnx.split(nnx.eval_shape(lambda: UniTok(**model, rngs=nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(params)
@@ -85,12 +91,13 @@ class UniTok(nnx.Module):
         text: Mapping,
         remat: str,
         rngs: nnx.Rngs,
+        residual_dtype: str = "float32",
     ):
         """Builds a model with fresh weights.
 
         Args:
           size: a row of `vitamin.SIZES`.
-          dtype: dtype of the computation outside the quantizer; parameters are float32.
+          dtype: dtype of products and convolutions outside the quantizer; parameters are float32.
           quantizer: a row of `QUANTIZERS`; the paper's is 'multi_codebook'.
           vocab_size: codebook rows in all, K V.
           num_codebooks: K, the codes of a token; the levels of 'residual'.
@@ -104,19 +111,20 @@ class UniTok(nnx.Module):
           text: width, heads, layers, vocab_size and context_length of the text tower.
           remat: what the backward pass recomputes: 'none', 'blocks' or 'everything'.
           rngs: the stream `params`.
+          residual_dtype: dtype of what the transformers' blocks add to, never less than `dtype`.
 
         Raises:
           ValueError: a value that does not exist or does not fit another; the message names both.
         """
         _check_choice("size", size, tuple(vitamin.SIZES))
         _check_choice("dtype", dtype, DTYPES)
+        _check_choice("residual_dtype", residual_dtype, DTYPES)
         _check_choice("quantizer", quantizer, tuple(QUANTIZERS))
         _check_choice("remat", remat, REMAT)
         _check_choice("quant_proj", quant_proj, ("attention", "linear"))
-        row, compute = vitamin.SIZES[size], jnp.dtype(dtype)
-        kwargs = dict(
-            num_query=num_query, drop_path=drop_path, remat=remat, dtype=compute, rngs=rngs
-        )
+        row = vitamin.SIZES[size]
+        dtypes = dict(dtype=jnp.dtype(dtype), stream=jnp.promote_types(dtype, residual_dtype))
+        kwargs = dict(num_query=num_query, drop_path=drop_path, remat=remat, rngs=rngs, **dtypes)
         self.encoder = vitamin.Encoder(row, **kwargs)
         self.quant_proj = make_projection(
             quant_proj, row.width, latent_width, quant_heads, rngs=rngs
@@ -140,8 +148,8 @@ class UniTok(nnx.Module):
             context_length=text["context_length"],
             embed_dim=embed_dim,
             remat=remat != "none",
-            dtype=compute,
             rngs=rngs,
+            **dtypes,
         )
         self.fc_norm = layers.layer_norm(row.width, 1e-6, jnp.float32, rngs)
         self.projection = layers.linear(row.width, embed_dim, jnp.float32, rngs)

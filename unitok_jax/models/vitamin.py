@@ -115,17 +115,18 @@ class Pool(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, dtype, rngs: nnx.Rngs):
         self.norm = layers.layer_norm(inputs, 1e-6, dtype, rngs)
+        init = layers.uniform_init((9 * inputs) ** -0.5)  # PyTorch's default, as in the reference
         self.proj = convolutions.conv3x3(
-            inputs, outputs, dtype, rngs, convolutions.fan_out_init, stride=2
+            inputs, outputs, dtype, rngs, init, stride=2, bias_init=init
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.proj(self.norm(x))
 
 
-def _trunk(size: Size, drop_path: float, remat: str, dtype, rngs: nnx.Rngs) -> layers.Stack:
+def _trunk(size, drop_path, remat, dtype, stream, rngs) -> layers.Stack:
     def block(rngs):
-        return layers.Block(size.width, size.heads, dtype=dtype, rngs=rngs)
+        return layers.Block(size.width, size.heads, dtype=dtype, stream=stream, rngs=rngs)
 
     return layers.Stack(block, size.blocks, rngs=rngs, drop_path=drop_path, remat=remat != "none")
 
@@ -138,8 +139,17 @@ class Encoder(nnx.Module):
     """
 
     def __init__(
-        self, size: Size, *, num_query: int, drop_path: float, remat: str, dtype, rngs: nnx.Rngs
+        self,
+        size: Size,
+        *,
+        num_query: int,
+        drop_path: float,
+        remat: str,
+        dtype,
+        stream,
+        rngs: nnx.Rngs,
     ):
+        """stream: dtype of the trunk's residual stream, at least `dtype`."""
         kwargs = dict(init=convolutions.fan_out_init, dtype=dtype, rngs=rngs)
         self.stem = Stem(size.stem, dtype=dtype, rngs=rngs)
         self.stages = nnx.List(
@@ -150,13 +160,13 @@ class Encoder(nnx.Module):
         )
         self.pool = Pool(size.stages[1], size.width, dtype=dtype, rngs=rngs)
         if num_query:
-            shape = (1, num_query, size.width)
-            self.query = nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
+            init, shape = nnx.initializers.normal(1e-6), (1, num_query, size.width)
+            self.query = nnx.Param(init(rngs.params(), shape, jnp.float32))
         else:
             self.query = None
-        self.blocks = _trunk(size, drop_path, remat, dtype, rngs)
-        self.norm = layers.layer_norm(size.width, 1e-6, dtype, rngs)
-        self.dtype, self.remat = dtype, remat
+        self.blocks = _trunk(size, drop_path, remat, dtype, stream, rngs)
+        self.norm = layers.layer_norm(size.width, 1e-6, stream, rngs)
+        self.dtype, self.stream, self.remat = dtype, stream, remat
 
     def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
         b, h, w, channels = images.shape
@@ -170,7 +180,7 @@ class Encoder(nnx.Module):
         for stage in self.stages:
             for block in stage:
                 x = layers.call(block, x, everything)
-        x = self.pool(x).reshape(b, h * w // STRIDE**2, -1)
+        x = self.pool(x).reshape(b, h * w // STRIDE**2, -1).astype(self.stream)
         if self.query is not None:
             query = jnp.broadcast_to(self.query[...], (b, *self.query.shape[1:]))
             x = jnp.concatenate([query.astype(x.dtype), x], axis=1)
@@ -181,17 +191,26 @@ class Decoder(nnx.Module):
     """Tokens to images, (B, num_query + h * w, D) -> (B, 16 h, 16 w, 3), float32, not bounded."""
 
     def __init__(
-        self, size: Size, *, num_query: int, drop_path: float, remat: str, dtype, rngs: nnx.Rngs
+        self,
+        size: Size,
+        *,
+        num_query: int,
+        drop_path: float,
+        remat: str,
+        dtype,
+        stream,
+        rngs: nnx.Rngs,
     ):
+        """stream: dtype of the trunk's residual stream, at least `dtype`."""
         kwargs = dict(init=convolutions.xavier_init, dtype=dtype, rngs=rngs)
         low, high = size.stages
-        self.blocks = _trunk(size, drop_path, remat, dtype, rngs)
+        self.blocks = _trunk(size, drop_path, remat, dtype, stream, rngs)
         self.norm = layers.layer_norm(size.width, 1e-6, dtype, rngs)
         self.up_conv1 = convolutions.UpsampleConv(size.width, high, **kwargs)
         self.up_conv2 = _stage(high, high, size.depths[1], "up", **kwargs)
         self.up_conv3 = _stage(high, low, size.depths[0], "up", **kwargs)
         self.up_conv4 = UpStem(low, dtype=dtype, rngs=rngs)
-        self.num_query, self.dtype, self.remat = num_query, dtype, remat
+        self.num_query, self.stream, self.remat = num_query, stream, remat
 
     def __call__(
         self, tokens: jax.Array, grid: tuple[int, int], key: jax.Array | None = None
@@ -208,7 +227,7 @@ class Decoder(nnx.Module):
                 f"with num_query={self.num_query}; pass the grid of the encoded images"
             )
         everything = self.remat == "everything"
-        x = self.blocks(tokens.astype(self.dtype), key)[:, self.num_query :]
+        x = self.blocks(tokens.astype(self.stream), key)[:, self.num_query :]
         x = self.norm(x).reshape(x.shape[0], *grid, -1)
         x = layers.call(self.up_conv1, x, everything)
         for block in (*self.up_conv2, *self.up_conv3):
