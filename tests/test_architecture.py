@@ -107,6 +107,7 @@ ARROWS = {
     "convert": {
         "clip_layout",
         "commands",
+        "data",
         "foreign_files",
         "frozen",
         "hub",

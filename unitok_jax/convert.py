@@ -24,6 +24,7 @@ from unitok_jax import (
     weight_files,
 )
 from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.data.transforms import check_size
 from unitok_jax.foreign_files import ConversionError
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.outputs import new_folder
@@ -131,7 +132,7 @@ def _read_folder(path, weights, heads):
         saved, digests = meta["config"], meta["digests"]
         try:
             abstract = abstract_model(saved["model"])[1]
-            torch_options.image_size(saved["data"]["image_size"], "data.image_size")
+            check_size(saved["data"].get("image_size"))
             config = ConfigDict({"model": saved["model"], "data": saved["data"]})
             torch_options.check_heads(config, heads)
         except ValueError as error:

@@ -280,11 +280,8 @@ def _heads(model, state):
     """Heads that a file without a configuration can be read with; no shape depends on them."""
     width = np.size(state.get("encoder.norm.weight", ()))
     heads = {size.width: size.heads for size in SIZES.values()}
-    return {
-        "heads": heads.get(width, SIZES[model["size"]].heads),
-        "quant_heads": 1,
-        "text_heads": 1,
-    }
+    image = heads.get(width, SIZES[model["size"]].heads)
+    return {"heads": image, "quant_heads": 1, "text_heads": 1}
 
 
 def _sizes(abstract):
