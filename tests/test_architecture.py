@@ -84,7 +84,7 @@ ARROWS = {
     "data": set(),
     "evaluate": {"models"},
     "foreign_files": set(),
-    "outputs": set(),
+    "outputs": {"foreign_files"},
     "strangers": set(),
     "torch_layout": set(),
     "torch_files": {"foreign_files", "outputs"},

@@ -333,7 +333,7 @@ class TestFiles:
             convert.read(tmp_path)
 
     def test_unknown_suffix(self, weights, tmp_path):
-        (tmp_path / "x.npz").touch()
+        (tmp_path / "x.npz").write_text("content")
         with pytest.raises(convert.ConversionError, match="safetensors"):
             convert.read(tmp_path / "x.npz")
         with pytest.raises(convert.ConversionError, match="safetensors"):

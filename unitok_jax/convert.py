@@ -123,8 +123,8 @@ def _read_folder(path, weights, heads):
         path, step = path.resolve().parent, int(path.name)
     if path.name != "checkpoints" and not (path / "checkpoints").is_dir():
         raise ConversionError(
-            f"{printable(path)} seems to be {describe(path)}. It is no workdir, which has a folder "
-            "'checkpoints', and no folder for the hub; one of these is wanted, or a .safetensors "
+            f"{printable(path)} seems to be {describe(path)}. It is no workdir: it has no folder "
+            "'checkpoints'; and no folder for the hub. One of these is wanted, or a .safetensors "
             "or .pth file"
         )
     with Checkpoints(path) as checkpoints:
@@ -243,7 +243,7 @@ def _check_new(source, target):
     """Refuses to write over anything, before the work."""
     if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
         return
-    if expand(source).exists() and os.path.samefile(expand(source), target):
+    if target.exists() and expand(source).exists() and os.path.samefile(expand(source), target):
         raise ConversionError(f"{printable(target)} is what is read; give another path to write")
     what = "not empty" if target.is_dir() else "a file"
     raise ConversionError(

@@ -118,7 +118,7 @@ def write(folder, config: ConfigDict, params) -> None:
     `layout` in config.json says which.
 
     Raises:
-      ValueError: the folder holds something.
+      ConversionError: the folder holds something.
       OSError: it cannot be written; the disk may be full.
     """
     try:

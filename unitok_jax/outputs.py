@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
+from unitok_jax.foreign_files import ConversionError
 from unitok_jax.paths import printable
 
 
@@ -39,13 +40,13 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """The path of a folder that is made, or is there and empty; if the block fails, it is so again.
 
     Raises:
-      ValueError: something is there.
+      ConversionError: something is there.
       OSError: as the block; or it cannot be made.
     """
     path = pathlib.Path(path)
     made = not path.exists()
     if not made and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{printable(path)} is there and not empty; give a new folder")
+        raise ConversionError(f"{printable(path)} is there and not empty; give a new folder")
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield path
