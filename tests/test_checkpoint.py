@@ -17,7 +17,7 @@ import pytest
 import mounts
 from configs import tiny
 from jobs import free_port
-from unitok_jax import cluster, differences, sharding, stored, workdir
+from unitok_jax import cluster, convert, differences, sharding, stored, workdir
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.checks import check
 
@@ -494,3 +494,63 @@ def test_binding_keys_exist():
     flat = differences.flat(tiny.get_config().to_dict())
     for name in differences.BINDING:
         assert any(key == name or key.startswith(name + ".") for key in flat), name
+
+
+class TestMetaOfStrangers:
+    """A checkpoint's JSON item, which no checksum covers."""
+
+    @pytest.mark.parametrize(
+        "change, words",
+        [
+            ({"config": None}, "config"),
+            ({"config": {"model": 3, "data": {}}}, "config.model"),
+            ({"config": {"model": {}}}, "config.data"),
+            ({"digests": []}, "digests"),
+            ({"digests": {"params": 3}}, "digests.params"),
+            ({"step": "5"}, "step"),
+            ({"data": [1]}, "data"),
+            ({"metrics": {"eval/psnr": "high"}}, "metrics"),
+        ],
+    )
+    def test_another_kind_of_value_is_damage(self, tmp_path, config, change, words):
+        save(tmp_path, config, [5])
+        path = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        with Checkpoints(tmp_path) as checkpoints:
+            with pytest.raises(stored.DamagedError, match=f"another kind of value at {words}$"):
+                checkpoints.meta(5)
+
+    @pytest.mark.parametrize("text", ["[" * 10**5, "[1]", "9" * 5000, "", "\xff"])
+    def test_no_object_is_damage(self, tmp_path, config, text):
+        save(tmp_path, config, [5])
+        path = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
+        path.write_text(text, encoding="latin1")
+        with Checkpoints(tmp_path) as checkpoints:
+            with pytest.raises(stored.DamagedError, match="metadata"):
+                checkpoints.meta(5)
+
+    @pytest.mark.parametrize(
+        "key, value", [("latent_width", "64"), ("num_codebooks", 0), ("vocab_size", 8 * 10**15)]
+    )
+    def test_a_model_that_no_config_has(self, tmp_path, config, key, value):
+        save(tmp_path, config, [5])
+        path = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
+        meta = json.loads(path.read_text())
+        meta["config"]["model"][key] = value
+        path.write_text(json.dumps(meta))
+        with pytest.raises(ValueError, match=f"checkpoints.*: model.{key}=.* must be an integer"):
+            convert.read(tmp_path)
+
+    def test_an_image_size(self, tmp_path, config):
+        save(tmp_path, config, [5])
+        path = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
+        meta = json.loads(path.read_text())
+        meta["config"]["data"]["image_size"] = [16 * 10**9, 64]
+        path.write_text(json.dumps(meta))
+        with pytest.raises(ValueError, match="data.image_size=.* is over 8192"):
+            convert.read(tmp_path)
+
+    def test_a_home_folder(self, tmp_path, config, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        save("~/run", config, [5])
+        assert (tmp_path / "run" / "checkpoints" / "5").is_dir()

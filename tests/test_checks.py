@@ -44,8 +44,13 @@ def test_the_configurations_that_come_with_it_pass():
         ({"optim.clip_norm": -1.0}, r"optim\.clip_norm=-1\.0 must be above 0"),
         ({"gan.eps": 0.0}, r"gan\.eps=0\.0 must be above 0"),
         ({"optim.betas": (0.9, 1.0)}, r"optim\.betas=\(0\.9, 1\.0\) must be at least 0 and below"),
-        ({"model.commitment_weight": -0.2}, r"model\.commitment_weight=-0\.2 must not be"),
+        ({"model.commitment_weight": -0.2}, r"model\.commitment_weight=-0\.2 must be at least 0"),
         ({"model.drop_path": 1.0}, r"model\.drop_path=1\.0 must be at least 0 and below 1"),
+        (
+            {"model.num_codebooks": 10**7},
+            r"model\.num_codebooks=10000000 must be an integer from 1",
+        ),
+        ({"data.image_size": (16 * 10**9, 64)}, r"data\.image_size=.*16000000000 is over 8192"),
         (
             {"model.quantizer": "fsq", "loss.entropy": 0.1},
             r"loss\.entropy=0\.1 has no meaning for model\.quantizer=fsq",
@@ -82,4 +87,11 @@ def test_nothing_to_learn():
     for key in ("l1", "l2", "perceptual", "contrastive"):
         config.loss[key] = 0.0
     with pytest.raises(ValueError, match="are all 0: nothing to learn"):
+        check(config)
+
+
+def test_a_depth_of_millions_is_the_line_that_weights_of_others_get():
+    config = tiny_full.get_config()
+    config.model.text.layers = 10**7
+    with pytest.raises(ValueError, match=r"^model\.text\.layers=10000000 must be .* 1 to 1024$"):
         check(config)

@@ -189,6 +189,22 @@ class TestInference:
         with pytest.raises(convert.ConversionError, match="not the state dict of a UniTok.*conv1"):
             convert.read(path)
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "encoder.norm.weight",
+            "projection.weight",
+            "text_encoder.token_embedding.weight",
+            "quantizer.codebooks.0.codebook.weight",
+            "encoder.reg_token",
+        ],
+    )
+    def test_arrays_without_axes(self, tmp_path, name):
+        state = dict(parity.state("tiny")) | {name: np.zeros((), np.float32)}
+        path = write_state(tmp_path / "x.safetensors", state)
+        with pytest.raises(convert.ConversionError, match=f"{name} has the shape .* axes"):
+            convert.read(path, heads=4, quant_heads=4, text_heads=4)
+
     def test_unknown_size(self, tmp_path):
         state = dict(parity.state("tiny"))
         state["encoder.norm.weight"] = np.zeros(96, np.float32)
@@ -230,6 +246,20 @@ class TestDifferences:
             ({"model": "vitamin_huge"}, "vitamin_huge.*vitamin_tiny"),
             ({"quant_proj": "conv"}, "quant_proj='conv'"),
             ({"num_codebooks": 3}, "num_codebooks=3 does not divide"),
+            ({"model": ["vitamin_tiny"]}, r"args\.model=\['vitamin_tiny'\] is not one of"),
+            ({"quant_proj": [1]}, r"args\.quant_proj=\[1\] is not one of attn, linear"),
+            ({"vocab_width": 0}, r"args\.vocab_width=0 must be an integer from 1"),
+            ({"vocab_width": None}, r"args\.vocab_width=None must be an integer from 1"),
+            ({"vocab_width": 4096}, r"128 / args\.vocab_width=0 must be an integer from 1"),
+            (
+                {"text_layers": 10**6},
+                r"args\.text_layers=1000000 must be an integer from 1 to 1024",
+            ),
+            ({"vq_beta": float("nan")}, r"args\.vq_beta=nan must be at least 0"),
+            ({"drop_path": "0.1"}, r"args\.drop_path='0.1' must be at least 0"),
+            ({"img_size": None}, r"args\.img_size=\(None, None\) must be \[height, width\]"),
+            ({"img_size": [64]}, r"args\.img_size=\(64,\) must be"),
+            ({"img_size": 16 * 10**9}, r"args\.img_size=.*16000000000 is over 8192"),
         ],
     )
     def test_options_that_do_not_fit(self, tmp_path, change, words):
@@ -258,6 +288,42 @@ class TestFiles:
         for path in (tmp_path / "a.safetensors", *(tmp_path / "hub").iterdir()):
             assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path
 
+    @pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "folder", "dangling.safetensors"])
+    def test_nothing_is_written_over(self, weights, tmp_path, name):
+        (tmp_path / "x.safetensors").write_text("mine")
+        (tmp_path / "x.pth").write_text("mine")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "mine").touch()
+        (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "nothing")
+        with pytest.raises(convert.ConversionError, match="not written over"):
+            convert.convert(str(weights), str(tmp_path / name))
+        assert (tmp_path / "x.safetensors").read_text() == "mine"
+        assert not (tmp_path / "nothing").exists()
+
+    def test_the_source_is_no_target(self, weights):
+        before = weights.read_bytes()
+        with pytest.raises(convert.ConversionError, match="is what is read"):
+            convert.convert(str(weights), str(weights.parent / "." / weights.name))
+        assert weights.read_bytes() == before
+
+    def test_a_home_folder(self, weights, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        convert.convert(str(weights), "~/a/x.safetensors")
+        assert (tmp_path / "a" / "x.safetensors").read_bytes() == weights.read_bytes()
+        assert load("~/a/x.safetensors").hash == load(weights).hash
+
+    def test_a_folder_that_is_something_else(self, tmp_path):
+        (tmp_path / "cat.png").touch()
+        with pytest.raises(convert.ConversionError, match="a folder of images.*no workdir"):
+            convert.read(tmp_path)
+
+    def test_a_write_that_fails_leaves_nothing(self, weights, tmp_path, monkeypatch):
+        config, params = convert.read(weights)
+        monkeypatch.setattr(convert.Checkpoints, "save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert.write(tmp_path / "folder", config, params)
+        assert not os.listdir(tmp_path)
+
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nothing.pth"):
             convert.read(tmp_path / "nothing.pth")
@@ -267,7 +333,7 @@ class TestFiles:
             convert.read(tmp_path)
 
     def test_unknown_suffix(self, weights, tmp_path):
-        (tmp_path / "x.npz").touch()
+        (tmp_path / "x.npz").write_text("content")
         with pytest.raises(convert.ConversionError, match="safetensors"):
             convert.read(tmp_path / "x.npz")
         with pytest.raises(convert.ConversionError, match="safetensors"):

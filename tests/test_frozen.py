@@ -288,3 +288,28 @@ def test_frozen_networks_are_written_as_safetensors_only(files, tmp_path):
 def test_unknown_network():
     with pytest.raises(ValueError, match="'vgg'.*lpips, dinov2"):
         load("vgg", "x.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["cls_token", "patch_embed.proj.weight", "fc.weight", "lins.0.model.1.weight"]
+)
+def test_arrays_without_axes_are_another_network(name):
+    state = {"cls_token": np.ones((1, 1, 384)), "pos_embed": np.ones((1, 2, 384))}
+    state |= {"patch_embed.proj.weight": np.ones((384, 3, 14, 14)), name: np.ones(())}
+    if name == "fc.weight":
+        state["Mixed_7c.branch_pool.conv.weight"] = np.ones(1)
+    assert frozen.recognise(state).kind is None
+
+
+def test_a_pointer_of_git_lfs_is_named_with_its_key(tmp_path):
+    path = tmp_path / "lpips.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(convert.ConversionError, match="^frozen.lpips=.*pointer of Git LFS"):
+        load("lpips", path)
+
+
+def test_files_in_a_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.safetensors", {name: np.ones(1)})
+    assert frozen.read_files("~/a.safetensors,~/b.safetensors")[1].keys() == {"a", "b"}

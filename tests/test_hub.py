@@ -7,17 +7,19 @@ import shutil
 import subprocess
 import sys
 
+import httpx
 import huggingface_hub
 import jax
 import numpy as np
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, errors
 from ml_collections import ConfigDict
 
 import unitok_jax
 from unitok_jax import convert, hub
 from unitok_jax.step import init_params
 
+ANSWER = httpx.Response(502, request=httpx.Request("GET", "http://hub"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -122,8 +124,10 @@ class TestFolder:
 
     def test_is_never_written_over(self, weights, folder):
         before = (folder / "README.md").read_bytes()
-        with pytest.raises(convert.ConversionError, match="not empty"):
+        with pytest.raises(convert.ConversionError, match="not written over"):
             convert.convert(str(weights), str(folder), format="hub")
+        with pytest.raises(ValueError, match="not empty"):
+            hub.write(folder, *convert.read(weights))
         assert (folder / "README.md").read_bytes() == before
 
 
@@ -156,8 +160,17 @@ class TestWrongFolders:
             ({"layout": "new"}, "layout='new'"),
             ({"model": None}, "lacks model"),
             ({"model": 3}, "'model' must be an object"),
-            ({"model": {"text": {}}}, "does not fit config.json.*missing"),
+            ({"model": {"text": {}}}, "config.json: .*missing"),
             ({"image_size": 64}, "image_size=64"),
+            ({"image_size": [64, 64.0]}, r"image_size=\[64, 64.0\] must be"),
+            ({"image_size": [64, True]}, r"image_size=\[64, True\] must be"),
+            ({"image_size": [64] * 10**5}, r"image_size=\[64, 64, .*\.\.\.\] must be"),
+            ({"image_size": [16 * 10**9, 64]}, "16000000000 is over 8192"),
+            ({"image_size": [64, 60]}, "60 is not a positive multiple of 16"),
+            ({"format_version": True}, "format_version=True"),
+            ({"format_version": 1.0}, "format_version=1.0"),
+            ({"layout": ["public"]}, r"layout=\['public'\]"),
+            ({"model": {"text": 3}}, "'model' must be an object that holds"),
         ],
     )
     def test_config(self, folder, tmp_path, changes, words):
@@ -165,6 +178,51 @@ class TestWrongFolders:
         edit(path, **changes)
         with pytest.raises(convert.ConversionError, match=words):
             unitok_jax.load(path)
+
+    @pytest.mark.parametrize(
+        "key, value, words",
+        [
+            ("embed_dim", "64", "model.embed_dim='64' must be an integer from 1 to 65536"),
+            ("num_codebooks", None, "model.num_codebooks=None must be an integer"),
+            ("latent_width", 32.0, "model.latent_width=32.0 must be an integer"),
+            ("vocab_size", 8 * 10**15, "model.vocab_size=8000000000000000 must be an integer"),
+            ("drop_path", float("nan"), "model.drop_path=nan must be at least 0 and below 1"),
+            ("commitment_weight", float("inf"), "model.commitment_weight=inf must be at least 0"),
+            ("size", {}, "model.size={} is not one of nano"),
+            ("heads", 3, "unknown ['heads']"),
+            ("text.layers", -1, "model.text.layers=-1 must be an integer from 1 to 1024"),
+            ("text.layers", 10**7, "model.text.layers=10000000 must be an integer"),
+            ("text.depth", 1, "unknown ['depth']"),
+            ("quant_heads", 3, "model.quant_heads=3 does not divide 128"),
+        ],
+    )
+    def test_a_model_that_no_config_has(self, folder, tmp_path, key, value, words):
+        path = copy(folder, tmp_path)
+        model = json.loads((path / "config.json").read_text())["model"]
+        (model["text"] if "." in key else model)[key.split(".")[-1]] = value
+        edit(path, model=model)
+        with pytest.raises(convert.ConversionError) as error:
+            convert.read(path)
+        assert f"{path / 'config.json'}: " in str(error.value) and words in str(error.value)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        "content, words",
+        [
+            (b"[" * 10**5, "nested too deeply"),
+            (b'{"model": ' + b"9" * 5000 + b"}", "no JSON that can be read"),
+            (b"\xff\xfe{}", "no JSON that can be read"),
+            (b"[1]", "expected a JSON object"),
+            (b" " * (2 << 20), "over 1048576 bytes"),
+            (b"", "is empty"),
+            (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS"),
+        ],
+    )
+    def test_config_that_is_none(self, folder, tmp_path, content, words):
+        path = copy(folder, tmp_path)
+        (path / "config.json").write_bytes(content)
+        with pytest.raises(convert.ConversionError, match=words):
+            convert.read(path)
 
     def test_config_that_does_not_fit_the_weights(self, folder, tmp_path):
         path = copy(folder, tmp_path)
@@ -179,7 +237,7 @@ class TestWrongFolders:
     def test_garbage(self, folder, tmp_path):
         path = copy(folder, tmp_path)
         (path / "config.json").write_text("{")
-        with pytest.raises(convert.ConversionError, match="not JSON"):
+        with pytest.raises(convert.ConversionError, match="no JSON"):
             unitok_jax.load(path)
 
     def test_heads_are_compared(self, folder):
@@ -216,6 +274,26 @@ class TestNames:
         (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
         with pytest.raises(convert.ConversionError, match="can run code"):
             unitok_jax.load("hf://someone/tiny")
+
+    @pytest.mark.parametrize(
+        "error, kind",
+        [
+            (errors.HfHubHTTPError("502 Bad Gateway\nmore", response=ANSWER), ValueError),
+            (errors.RevisionResolutionError("no such commit"), ValueError),
+            (errors.CorruptedCacheException("refs/main"), ValueError),
+            (httpx.ReadTimeout(""), ValueError),
+            (OSError(28, "No space left on device"), OSError),
+        ],
+    )
+    def test_what_the_hub_answers(self, monkeypatch, error, kind):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+        with pytest.raises(kind) as raised:
+            unitok_jax.load("hf://someone/tiny")
+        assert len(str(raised.value).splitlines()) == 1
+        assert (kind is OSError) == ("hf://someone/tiny cannot be" not in str(raised.value))
 
     def test_a_process_with_the_variables(self, cache, weights, tmp_path):
         target = tmp_path / "out.safetensors"

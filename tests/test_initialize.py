@@ -50,6 +50,53 @@ def check(params, expected, patterns):
         np.testing.assert_array_equal(jax.device_get(array), wanted, err_msg=name)
 
 
+class TestOtherPaths:
+    """What `init.path` should not name is called by what it is."""
+
+    @pytest.mark.parametrize(
+        "names, words",
+        [
+            (["a.jpg"], "a folder of images"),
+            (["manifest.json"], "what tokenize or data.pack wrote"),
+            (["export.json", "encode.jax"], "an exported tokenizer"),
+            (["00.tar", "01.tar"], "a folder with data"),
+            (["tiny.py"], "Python code, such as the configuration of a run"),
+            ([], "an empty folder"),
+        ],
+    )
+    def test_folders(self, tmp_path, abstract, fresh, model, names, words):
+        for name in names:
+            (tmp_path / name).touch()
+        with pytest.raises(convert.ConversionError, match=f"{words}.*no workdir.*is wanted"):
+            start(tmp_path, abstract, fresh, model)
+
+    @pytest.mark.parametrize(
+        "name, words", [("tiny.py", "Python code"), ("a.png", "an image"), ("a.npz", "arrays")]
+    )
+    def test_files(self, tmp_path, abstract, fresh, model, name, words):
+        (tmp_path / name).write_text("content")
+        with pytest.raises(convert.ConversionError, match=f"{words}.*known: .pth"):
+            start(tmp_path / name, abstract, fresh, model)
+
+    def test_home_folder(self, tmp_path, abstract, fresh, model, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        write(tmp_path / "clip.safetensors", vitamin_clip())
+        assert start("~/clip.safetensors", abstract, fresh, model)[1].used
+
+    def test_arrays_without_axes(self, tmp_path, abstract, fresh, model):
+        names = (
+            "visual.trunk.patch_embed.backbone.stem.conv1.weight",
+            "text.token_embedding.weight",
+        )
+        state = vitamin_clip() | {name: np.float32(0).reshape(()) for name in names}
+        _, found = start(write(tmp_path / "x.safetensors", state), abstract, fresh, model)
+        assert found.unused.keys() >= set(names)
+
+    def test_training_of_a_folder_that_holds_weights_only(self, model):
+        (line,) = initialize.training_differences({"model": model, "data": {}}, {"model": model})
+        assert "weights only" in line
+
+
 class TestClip:
     @pytest.mark.parametrize("prefix", ["text.", ""])
     @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

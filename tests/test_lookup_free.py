@@ -138,6 +138,7 @@ class TestBinarySpherical:
         [
             ((256, 4, 32), ["64 codes", "latent_width=32", "set model.latent_width=24", "=1024"]),
             ((240, 4, 24), ["60 codes", "not 2^6", "set model.vocab_size=256"]),
+            ((64, 4, 2**18), ["not 2^65536", "set model.latent_width=16 or a smaller"]),
             ((256, 4, 30), ["num_codebooks=4", "latent_width=30"]),
         ],
     )

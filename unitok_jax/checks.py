@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.data.transforms import check_size
 from unitok_jax.losses import DISCRIMINATOR_LOSSES
+from unitok_jax.models import limits
 from unitok_jax.optim import SCHEDULES
 
 PIXELS = ("l1", "l2", "perceptual")
@@ -21,6 +22,7 @@ def check(config: ConfigDict) -> None:
       ValueError: the message names the key, its value and what to set.
     """
     check_size(config.data.image_size)
+    limits.check(config.model.to_dict())
     positive = {
         "steps": config.steps,
         "eval.every": config.eval.every,
@@ -90,7 +92,6 @@ def batch_divisor(config: ConfigDict, devices: int) -> int:
 
 
 def _check_losses(config):
-    _at_least_zero("model.commitment_weight", config.model.commitment_weight)
     if config.loss.entropy and config.model.quantizer == "fsq":
         raise ValueError(
             f"loss.entropy={config.loss.entropy} has no meaning for model.quantizer=fsq, which "
@@ -145,8 +146,6 @@ def _check_gan(config):
 
 def _check_optim(config):
     optim = config.optim
-    if not 0 <= config.model.drop_path < 1:
-        raise ValueError(f"model.drop_path={config.model.drop_path} must be at least 0 and below 1")
     _adamw("optim", optim)
     for key in ("learning_rate", "weight_decay"):
         _at_least_zero(f"optim.{key}", optim[key])

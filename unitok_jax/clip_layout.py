@@ -93,18 +93,23 @@ def sizes(shapes: Mapping[str, tuple]) -> dict[str, int | str]:
     No shape tells the heads of the text tower: CLIP's have a width of 64.
     """
     out = {}
-    stem = shapes.get("encoder.patch_embed.backbone.stem.conv1.weight", (0,))[0]
+    stem = _length(shapes, "encoder.patch_embed.backbone.stem.conv1.weight", 0)
     blocks = _count(shapes, "encoder.blocks.")
     for name, size in SIZES.items():
         if (size.stem, size.blocks) == (stem, blocks):
             out["size"] = name
     for key, (name, axis) in _LENGTHS.items():
-        if name in shapes:
-            out[key] = shapes[name][axis]
+        if _length(shapes, name, axis):
+            out[key] = _length(shapes, name, axis)
     if out.get("text.width", 1) % 64 == 0:
         out["text.heads"] = out["text.width"] // 64
     layers = _count(shapes, "text_encoder.transformer.resblocks.")
     return out | ({"text.layers": layers} if layers else {})
+
+
+def _length(shapes, name, axis):
+    """Of an array's axis; 0 without the array or the axis."""
+    return (*shapes.get(name, ()), 0, 0)[axis]
 
 
 def _count(shapes, prefix):

@@ -6,6 +6,7 @@ DINOv2, Inception) becomes a .safetensors, so that training needs no PyTorch.
 """
 
 import json
+import os
 import pathlib
 
 import jax
@@ -17,14 +18,19 @@ from unitok_jax import (
     commands,
     frozen,
     hub,
+    torch_files,
     torch_layout,
     torch_options,
     weight_files,
 )
 from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.data.transforms import check_size
+from unitok_jax.foreign_files import ConversionError
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.outputs import new_folder
+from unitok_jax.paths import expand, printable
 from unitok_jax.report import collapse, subtrees
-from unitok_jax.weight_files import ConversionError
+from unitok_jax.strangers import describe
 
 _ONE_SET = (
     "weights={weights}: {path} holds one set of weights and does not say whether they are an "
@@ -44,6 +50,11 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
     Returns:
       A ConfigDict with the keys `model` and `data`, and the parameters as a nested dict of float32
       arrays.
+
+    Raises:
+      FileNotFoundError: nothing is there.
+      ValueError: it is something else, which the message names, or does not fit its configuration.
+      ImportError: a PyTorch file without PyTorch.
     """
     path = _local(path)
     unknown = heads.keys() - set(torch_options.HEADS)
@@ -52,7 +63,7 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
             f"unknown arguments {sorted(unknown)}; known: {', '.join(torch_options.HEADS)}"
         )
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise FileNotFoundError(f"{printable(path)} does not exist")
     if weights not in (None, *commands.WEIGHTS):
         raise ValueError(f"weights={weights!r} is not one of {', '.join(commands.WEIGHTS)}")
     if path.is_dir() and not hub.is_folder(path):
@@ -65,7 +76,7 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
 
 
 def _local(path) -> pathlib.Path:
-    return hub.fetch(path) if str(path).startswith(hub.SCHEME) else pathlib.Path(path)
+    return hub.fetch(path) if str(path).startswith(hub.SCHEME) else expand(path)
 
 
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
@@ -75,27 +86,34 @@ def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
         torch_options.check_heads(config, heads)
         return config, torch_layout.from_torch(state, abstract_model(config.model.to_dict())[1])
     except ValueError as error:
-        raise ConversionError(f"{path}: {error}") from error
+        raise ConversionError(f"{printable(path)}: {error}") from error
 
 
 def write(path, config: ConfigDict, params) -> None:
-    """Writes `params` as whatever `path` is: see `read`. An existing file is replaced."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes `params` as whatever `path` is: see `read`. All of it or nothing.
+
+    Args:
+      path: an existing file is replaced, an existing folder must be empty.
+      config: with the keys `model` and `data`.
+      params: as `read` returns them.
+
+    Raises:
+      ValueError: a suffix that is not known, a model that the file's layout cannot hold, a folder
+        that is not empty.
+      OSError: it cannot be written; the disk may be full.
+      ImportError: a PyTorch file without PyTorch.
+    """
+    path = expand(path)
     if path.suffix == ".safetensors":
         metadata = {"args": json.dumps(torch_options.from_config(config))}
         weight_files.write_safetensors(torch_layout.to_torch(params), path, metadata)
     elif path.suffix in weight_files.TORCH:
-        torch, args = weight_files.import_torch(path), torch_options.from_config(config)
-        # A copy: torch cannot hold the read-only views of JAX arrays.
-        state = {k: torch.from_numpy(v.copy()) for k, v in torch_layout.to_torch(params).items()}
-        torch.save({"args": args, "trainer": {"unitok": state}}, path)
+        args = torch_options.from_config(config)
+        torch_files.write(path, args, torch_layout.to_torch(params))
     elif path.suffix:
-        raise ConversionError(f"{path}: {weight_files.kinds()}")
+        raise ConversionError(f"{printable(path)}: {weight_files.kinds()}")
     else:
-        if path.exists() and any(path.iterdir()):
-            raise ConversionError(f"{path} is not empty; give a new folder")
-        with Checkpoints(path, create=True) as checkpoints:
+        with new_folder(path), Checkpoints(path, create=True) as checkpoints:
             checkpoints.save(0, {"params": params}, config, {})
 
 
@@ -103,15 +121,26 @@ def _read_folder(path, weights, heads):
     step = None
     if path.resolve().parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.resolve().parent, int(path.name)
+    if path.name != "checkpoints" and not (path / "checkpoints").is_dir():
+        raise ConversionError(
+            f"{printable(path)} seems to be {describe(path)}. It is no workdir: it has no folder "
+            "'checkpoints'; and no folder for the hub. One of these is wanted, or a .safetensors "
+            "or .pth file"
+        )
     with Checkpoints(path) as checkpoints:
         meta = checkpoints.meta(step)
         saved, digests = meta["config"], meta["digests"]
-        config = ConfigDict({"model": saved["model"], "data": saved["data"]})
-        torch_options.check_heads(config, heads)
+        try:
+            abstract = abstract_model(saved["model"])[1]
+            check_size(saved["data"].get("image_size"))
+            config = ConfigDict({"model": saved["model"], "data": saved["data"]})
+            torch_options.check_heads(config, heads)
+        except ValueError as error:
+            where = checkpoints.folder if step is None else checkpoints.folder / str(step)
+            raise ConversionError(f"{printable(where)}: {error}") from error
         shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         params = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings),
-            abstract_model(config.model.to_dict())[1],
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings), abstract
         )
         if weights is not None and "training" not in digests:
             raise ConversionError(_ONE_SET.format(path=path, weights=weights))
@@ -130,35 +159,31 @@ def _read_folder(path, weights, heads):
 
 
 def _write_frozen(source, target, kind, state) -> str:
-    target = pathlib.Path(target)
     if target.suffix != ".safetensors":
         raise ConversionError(
             f"{source} is {frozen.NETWORKS[kind].what}, which is written as .safetensors only, "
             f"not as {target}"
         )
     state = frozen.public_state(kind, source, state)
-    target.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
     weight_files.write_safetensors(arrays, target, {"kind": kind})
     count = sum(array.size for array in arrays.values())
-    return f"{target}: {frozen.NETWORKS[kind].what}, {count:,} parameters"
+    return f"{printable(target)}: {frozen.NETWORKS[kind].what}, {count:,} parameters"
 
 
 def _write_clip(source, target, state) -> str:
     """A CLIP under its own names, so that starting from it needs no PyTorch."""
     what = clip_layout.describe(state)
-    target = pathlib.Path(target)
     if target.suffix != ".safetensors":
         raise ConversionError(
             f"{source} seems to be {what}, which is written as .safetensors only, not as {target}"
         )
     names = clip_layout.translate(state)
     unused = {name: why for name, (public, why) in names.items() if not public}
-    target.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(state[name], order="C") for name in state}
     weight_files.write_safetensors(arrays, target, {"kind": "clip"})
     lines = [
-        f"{target}: {what}, {sum(array.size for array in arrays.values()):,} parameters",
+        f"{printable(target)}: {what}, {sum(array.size for array in arrays.values()):,} parameters",
         f"{len(names) - len(unused)} of {len(names)} arrays have a place in UniTok; what fits a "
         f"configuration: python -m unitok_jax.initialize {target} --config=...",
     ]
@@ -179,17 +204,20 @@ def convert(
 
     Args:
       source: a UniTok (see `read`), or the file of a frozen network.
-      target: what to write: see `write`; a .safetensors file for a frozen network.
+      target: what to write: see `write`; a .safetensors file for a frozen network. Nothing may be
+        there but an empty folder.
       weights: 'ema' or 'raw': see `tokenizer.load`.
       format: 'hub' makes of `target` a folder for the Hugging Face hub: see `hub.write`.
       **heads: see `tokenizer.load`.
 
     Raises:
-      ConversionError, FileNotFoundError, ImportError: as `read`, `write` and `frozen.load`.
+      ValueError, OSError, ImportError: as `read`, `write` and `frozen.load`; something is there.
     """
     if format not in (None, "hub"):
         raise ValueError(f"format={format!r} is not 'hub'")
-    if source.startswith(hub.SCHEME) or pathlib.Path(source).is_dir() or weights:
+    target = expand(target)
+    _check_new(source, target)
+    if source.startswith(hub.SCHEME) or expand(source).is_dir() or weights:
         config, params = read(source, weights, **heads)
     else:
         args, state = frozen.read_files(source)
@@ -208,7 +236,20 @@ def convert(
         config, params = from_state(source, args, state, heads)
     (hub.write if format else write)(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return f"{target}: {config.model.size}, {count:,} parameters"
+    return f"{printable(target)}: {config.model.size}, {count:,} parameters"
+
+
+def _check_new(source, target):
+    """Refuses to write over anything, before the work."""
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+        return
+    if target.exists() and expand(source).exists() and os.path.samefile(expand(source), target):
+        raise ConversionError(f"{printable(target)} is what is read; give another path to write")
+    what = "not empty" if target.is_dir() else "a file"
+    raise ConversionError(
+        f"{printable(target)} is there and {what}, and is not written over; give a new path, or "
+        "remove it first"
+    )
 
 
 def main() -> None:
@@ -219,7 +260,7 @@ def main() -> None:
         help="folder, hf://owner/name, .pth, .pt, .ckpt, .bin or .safetensors; a.pth,b.pth joins "
         "files",
     )
-    parser.add_argument("target", help="the same kinds; an existing file is replaced")
+    parser.add_argument("target", help="the same kinds; nothing that is there is written over")
     parser.add_argument("--format", choices=("hub",), help="a folder for the Hugging Face hub")
     commands.add_weights(parser)
     args = parser.parse_args()

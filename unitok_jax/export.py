@@ -20,6 +20,7 @@ from jax import export
 from unitok_jax import commands, differences, weight_files
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.paths import expand
 from unitok_jax.pixels import to_float
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -87,7 +88,7 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
       ImportError: flatbuffers is not installed.
       OSError: writing failed; what was written is removed.
     """
-    folder = pathlib.Path(folder)
+    folder = expand(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--output={folder} is there and not empty; give a new folder")
     if importlib.util.find_spec("flatbuffers") is None:

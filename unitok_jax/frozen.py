@@ -12,10 +12,12 @@ import numpy as np
 from flax import nnx
 
 from unitok_jax import torch_layout
+from unitok_jax.foreign_files import ConversionError
 from unitok_jax.models import lpips
 from unitok_jax.models.dinov2 import DEPTH, PATCH, WIDTH, DinoV2
 from unitok_jax.models.inception import CLASSES, Inception
-from unitok_jax.weight_files import ConversionError, read_state
+from unitok_jax.paths import expand
+from unitok_jax.weight_files import read_state
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +98,9 @@ def read_files(path: str | pathlib.Path) -> tuple[dict | None, dict[str, np.ndar
       FileNotFoundError: a file is not there.
       ConversionError: a file is not what its suffix says, two files hold the same name.
     """
-    files = [path] if pathlib.Path(path).exists() else str(path).split(",")
+    files = [path] if expand(path).exists() else str(path).split(",")
     args, state = None, {}
     for file in files:
-        if not pathlib.Path(file).is_file():
-            raise FileNotFoundError(f"{file} does not exist")
         args, part = read_state(file)
         both = sorted(part.keys() & state.keys())
         if both:
@@ -184,6 +184,8 @@ def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.G
             f"{network.file} {kind}.safetensors` and {key}={kind}.safetensors; without the "
             f"network: {turn_off}; random weights, for trying things out: {key}={SEEDED}"
         ) from error
+    except ConversionError as error:
+        raise ConversionError(f"{key}={path}: {error}") from error
     graph, shapes = abstract(kind, dtype)
     state = public_state(kind, f"{key}={path}", state)
     return graph, torch_layout.from_torch(state, shapes, network.rows, fixed={})
@@ -202,7 +204,7 @@ def _as_unitok(state):
 def _as_inception(state):
     if "Mixed_7c.branch_pool.conv.weight" not in state:
         return None
-    classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
+    classes = _length(state, "fc.weight", 0)
     if classes == CLASSES:
         return Found("inception", "FID's Inception-v3")
     return Found(None, f"an Inception-v3 with {classes} classes (FID's has {CLASSES})")
@@ -211,7 +213,7 @@ def _as_inception(state):
 def _as_transformer(state):
     if not {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= state.keys():
         return None
-    width, patch = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
+    width, patch = _length(state, "cls_token", 2), _length(state, "patch_embed.proj.weight", 3)
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     size = {384: "S", 768: "B", 1024: "L", 1536: "g"}.get(width, "?")
     shape = f"ViT-{size}/{patch} of width {width} and {depth} blocks"
@@ -227,7 +229,7 @@ def _as_vgg(state):
     names = {_lpips_name(name): name for name in state}
     convolutions = any(name and name.startswith("net.") for name in names)
     widths = [
-        state[names[head]].shape[1]
+        _length(state, names[head], 1)
         for i in range(5)
         if (head := f"lins.{i}.model.1.weight") in names
     ]
@@ -241,6 +243,12 @@ def _as_vgg(state):
     if convolutions and not widths:
         return Found(None, f"VGG16 without the heads of LPIPS ({both})")
     return Found("lpips", "LPIPS with VGG16") if widths else None
+
+
+def _length(state, name, axis):
+    """Of an array's axis; 0 without the array or the axis."""
+    shape = state[name].shape if name in state else ()
+    return shape[axis] if axis < len(shape) else 0
 
 
 _SLICE_STARTS = (0, 4, 9, 16, 23)  # layers of torchvision's VGG16 where the slices begin

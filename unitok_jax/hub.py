@@ -8,10 +8,20 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import differences, stored, torch_layout, torch_options, weight_files
+from unitok_jax import (
+    differences,
+    foreign_json,
+    stored,
+    torch_layout,
+    torch_options,
+    weight_files,
+)
+from unitok_jax.foreign_files import ConversionError, check_file
+from unitok_jax.models.limits import show
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
-from unitok_jax.weight_files import ConversionError
+from unitok_jax.outputs import new_folder
+from unitok_jax.paths import printable
 
 SCHEME = "hf://"
 LIBRARY = "unitok_jax"
@@ -20,6 +30,7 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 _FILES = (CONFIG, WEIGHTS, INDEX, "README.md")  # all that is fetched: never a pickle
 _KEYS = ("library_name", "format_version", "layout", "image_size", "model")
 _LAYOUTS = ("public", "unitok_jax")
+_MOST_CONFIG = 1 << 20  # bytes of a config.json; ours have a thousand
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -62,6 +73,12 @@ def fetch(name: str) -> pathlib.Path:
             "cannot be reached: is there a network, is HF_HUB_OFFLINE set? A folder that was "
             "downloaded elsewhere can be given by its path"
         ) from error
+    # Answers of the hub, which are no errors of a disk, and a cache that is not as it was left:
+    # these have no base of their own.
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, errors.HfHubHTTPError):
+            raise
+        raise ConversionError(f"{name} cannot be fetched: {_first_line(error)}") from error
     return pathlib.Path(folder)
 
 
@@ -75,33 +92,35 @@ def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
     folder = pathlib.Path(folder)
     _check_files(folder)
     saved = _read_config(folder / CONFIG)
-    config = ConfigDict({"model": saved["model"], "data": {"image_size": saved["image_size"]}})
+    try:
+        _, abstract = abstract_model(saved["model"])
+        size = torch_options.image_size(saved["image_size"], "image_size")
+    except ValueError as error:
+        raise ConversionError(f"{printable(folder / CONFIG)}: {error}") from error
+    config = ConfigDict({"model": saved["model"], "data": {"image_size": size}})
     _, state = weight_files.read_state(folder / WEIGHTS)
     try:
-        _, abstract = abstract_model(config.model.to_dict())
         torch_options.check_heads(config, heads)
         if saved["layout"] == "public":
             return config, torch_layout.from_torch(state, abstract)
         named = differences.leaves(abstract)
         stored.refuse(differences.tree_differences(state, named), "the arrays do not fit the model")
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise ConversionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
     arrays = [np.asarray(state[name], np.float32) for name in named]
     return config, jax.tree.unflatten(jax.tree.structure(abstract), arrays)
 
 
 def write(folder, config: ConfigDict, params) -> None:
-    """Writes such a folder, which must be new or empty.
+    """Writes such a folder, which must be new or empty, whole or not at all.
 
     The arrays have the names of the public layout where that can express the model, else ours;
     `layout` in config.json says which.
 
     Raises:
       ConversionError: the folder holds something.
+      OSError: it cannot be written; the disk may be full.
     """
-    folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConversionError(f"{folder} is there and not empty; give a new folder")
     try:
         metadata = {"args": json.dumps(torch_options.from_config(config)), "format": "pt"}
         layout, state = "public", torch_layout.to_torch(params)
@@ -109,11 +128,12 @@ def write(folder, config: ConfigDict, params) -> None:
         layout, metadata = "unitok_jax", None
         state = {k: np.array(v, order="C") for k, v in differences.leaves(params).items()}
     values = (LIBRARY, FORMAT, layout, list(config.data.image_size), config.model.to_dict())
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=2)
-    (folder / CONFIG).write_text(text + "\n")
-    weight_files.write_safetensors(state, folder / WEIGHTS, metadata)
-    (folder / "README.md").write_text(_card(config, params))
+    with new_folder(folder) as folder:
+        weight_files.write_safetensors(state, folder / WEIGHTS, metadata)
+        (folder / "README.md").write_text(_card(config, params))
+        # The last one: without it a folder that a kill cut short is none.
+        (folder / CONFIG).write_text(text + "\n")
 
 
 def _check_files(folder):
@@ -146,30 +166,33 @@ def _read_config(path):
             f"{path.parent / WEIGHTS}, with --heads, --quant_heads and --text_heads if it needs "
             "them"
         )
+    check_file(path)
+    with open(path, "rb") as file:
+        content = file.read(_MOST_CONFIG + 1)
+    if len(content) > _MOST_CONFIG:
+        raise ConversionError(f"{path} has over {_MOST_CONFIG} bytes, more than a configuration")
     try:
-        config = json.loads(path.read_text())
+        config = foreign_json.parse_object(content, printable(path))
     except ValueError as error:
-        raise ConversionError(f"{path} is not JSON: {error}") from error
-    library = config.get("library_name") if isinstance(config, dict) else None
+        raise ConversionError(str(error)) from error
+    library = config.get("library_name")
     if library != LIBRARY:
         raise ConversionError(
-            f"{path} is not of {LIBRARY}: it has library_name={library!r}; was it saved by another "
-            "library?"
+            f"{path} is not of {LIBRARY}: it has library_name={show(library)}; was it saved by "
+            "another library?"
         )
     missing = [key for key in _KEYS if key not in config]
     if missing:
         raise ConversionError(f"{path} lacks {', '.join(missing)}")
-    if config["format_version"] != FORMAT or config["layout"] not in _LAYOUTS:
+    version, layout = config["format_version"], config["layout"]
+    if type(version) is not int or version != FORMAT or layout not in _LAYOUTS:
         raise ConversionError(
-            f"{path} has format_version={config['format_version']!r} and layout="
-            f"{config['layout']!r}; this version of {LIBRARY} reads {FORMAT} and "
-            f"{' or '.join(_LAYOUTS)}: install a newer one"
+            f"{path} has format_version={show(version)} and layout={show(layout)}; this version of "
+            f"{LIBRARY} reads {FORMAT} and {' or '.join(_LAYOUTS)}: install a newer one"
         )
-    model, size = config["model"], config["image_size"]
+    model = config["model"]
     if not isinstance(model, dict) or not isinstance(model.get("text"), dict):
         raise ConversionError(f"{path}: 'model' must be an object that holds an object 'text'")
-    if not isinstance(size, list) or len(size) != 2:
-        raise ConversionError(f"{path}: image_size={size!r} must be [height, width]")
     return config
 
 
@@ -179,7 +202,7 @@ def _pickles(folder):
 
 
 def _first_line(error) -> str:
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _card(config, params) -> str:

@@ -5,7 +5,6 @@ configuration would take from the file, and starts nothing. `--config.model.embe
 key; `--include='encoder.*'`, which may be repeated, takes only the parameters that a glob matches.
 """
 
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from ml_collections import config_flags
 from unitok_jax import clip_layout, convert, parts, torch_layout, weight_files
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import SIZES
+from unitok_jax.paths import expand, printable
 from unitok_jax.report import Report, Used
 
 # Keys of the model that decide nothing about the weights.
@@ -103,10 +103,10 @@ def match(
         or vocabulary differ from the model's; nothing of the file fits. The message says what.
       OSError: the file is not there.
     """
-    path = pathlib.Path(path)
+    path = expand(path)
     mask = parts.flatten(parts.name_mask(abstract, include, key))
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise FileNotFoundError(f"{printable(path)} does not exist")
     if path.is_dir():
         return _match_unitok(path, *convert.read(path), abstract, model, mask, key, ())
     args, state = weight_files.read_state(path)
@@ -141,9 +141,7 @@ def _match_unitok(path, config, params, abstract, model, mask, key, notes):
     report = Report(
         path=str(path),
         kind=f"a UniTok of size {config.model.size}"
-        + (
-            "" if notes else f", trained at {config.data.image_size[0]}x{config.data.image_size[1]}"
-        ),
+        + ("" if notes else ", trained at {}x{}".format(*config.data.image_size)),
         used={name: Used(name, None, array.size) for name, (array, _) in taken.items()},
         unused={name: f"left out by {key}" for name in saved if name not in taken},
         sizes=_sizes(abstract),
@@ -254,6 +252,8 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     The model, the parts that are trained, and whether there is a discriminator; the average is made
     anew.
     """
+    if not {"optim", "gan"} <= saved.keys():
+        return ["it holds weights only, as converted ones do: leave out init.training"]
     lines = [
         line
         for key in sorted((saved["model"].keys() | present["model"].keys()) - set(_FREE))
@@ -278,14 +278,10 @@ def _differences(key, saved, present):
 
 def _heads(model, state):
     """Heads that a file without a configuration can be read with; no shape depends on them."""
-    norm = state.get("encoder.norm.weight")
+    width = np.size(state.get("encoder.norm.weight", ()))
     heads = {size.width: size.heads for size in SIZES.values()}
-    default = SIZES[model["size"]].heads
-    return {
-        "heads": default if norm is None else heads.get(len(norm), default),
-        "quant_heads": 1,
-        "text_heads": 1,
-    }
+    image = heads.get(width, SIZES[model["size"]].heads)
+    return {"heads": image, "quant_heads": 1, "text_heads": 1}
 
 
 def _sizes(abstract):

@@ -6,18 +6,31 @@ them; ours also hold `count` and `facts`, where they come from.
 
 import hashlib
 import json
+import lzma
 import os
-import secrets
+import struct
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unitok_jax import foreign_json
 from unitok_jax.data.records import Source
 from unitok_jax.evaluate.frechet import Moments
+from unitok_jax.foreign_files import check_file
+from unitok_jax.outputs import replacing
+from unitok_jax.paths import expand, printable
 
 WIDTH = 2048  # of Inception's pool3
+_SHAPES = {"mu": (WIDTH,), "sigma": (WIDTH, WIDTH)}
+_MOST_BYTES = 16 * WIDTH**2  # of a member: sigma in float64 takes half of it
+# What NumPy, zipfile and zlib raise of damaged members.
+_DAMAGE = (
+    *(ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, SyntaxError, struct.error),
+)
 PROBES = 16
 COMPARED = ("inception", "preprocessing")  # facts that two sides of a distance must have alike
 
@@ -30,21 +43,14 @@ def write(path: str | os.PathLike, moments: Moments, facts: dict[str, Any]) -> N
       moments: of pool3.
       facts: JSON values; `COMPARED` among them.
     """
-    path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("xb") as file:
-            np.savez(
-                file,
-                mu=moments.mean,
-                sigma=moments.covariance,
-                count=moments.count,
-                facts=json.dumps(facts),
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(expand(path)) as partial, partial.open("xb") as file:
+        np.savez(
+            file,
+            mu=moments.mean,
+            sigma=moments.covariance,
+            count=moments.count,
+            facts=json.dumps(facts),
+        )
 
 
 def read(path: str | os.PathLike) -> tuple[Moments, dict[str, Any]]:
@@ -54,24 +60,48 @@ def read(path: str | os.PathLike) -> tuple[Moments, dict[str, Any]]:
       FileNotFoundError: there is no such file.
       ValueError: it is not an .npz with the moments of Inception's pool3.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
+    path = expand(path)
+    name = printable(path)
+    check_file(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile) or not {"mu", "sigma"} <= set(file.files):
-                raise ValueError("it does not hold the arrays mu and sigma")
-            mean, covariance = (np.asarray(file[key], np.float64) for key in ("mu", "sigma"))
-            count = int(file["count"]) if "count" in file.files else 0
-            facts = json.loads(str(file["facts"])) if "facts" in file.files else {}
-    except (ValueError, EOFError, OSError, zlib.error, KeyError) as error:
-        raise ValueError(f"{path} is not a file of reference statistics: {error}") from error
-    if mean.shape != (WIDTH,) or covariance.shape != (WIDTH, WIDTH):
-        raise ValueError(
-            f"{path}: mu {mean.shape} and sigma {covariance.shape} are not those of Inception's "
-            f"pool3, ({WIDTH},) and ({WIDTH}, {WIDTH})"
-        )
+        with zipfile.ZipFile(path) as archive:
+            mean, covariance = (_moment(archive, *each) for each in _SHAPES.items())
+            count = int(_member(archive, "count", (), "iu")) if _has(archive, "count") else 0
+            text = str(_member(archive, "facts", (), "U")) if _has(archive, "facts") else "{}"
+        if count < 0:
+            raise ValueError(f"count={count} must not be negative")
+        facts = foreign_json.parse_object(text, "the entry facts")
+    except _DAMAGE as error:
+        raise ValueError(f"{name} is not a file of reference statistics: {error}") from error
     return Moments(mean, covariance, count), facts
+
+
+def _has(archive, key):
+    return f"{key}.npy" in archive.namelist()
+
+
+def _moment(archive, key, shape):
+    if not _has(archive, key):
+        raise ValueError(f"it does not hold the array {key}")
+    array = _member(archive, key, shape, "f")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{key} holds values that are not finite")
+    return np.asarray(array, np.float64)
+
+
+def _member(archive, key, shape, kinds):
+    """An array whose header is looked at before memory is taken or more is unpacked."""
+    member, formats = archive.getinfo(f"{key}.npy"), np.lib.format
+    if member.file_size > _MOST_BYTES:
+        raise ValueError(f"{key} takes {member.file_size:,} bytes, over {_MOST_BYTES:,}")
+    with archive.open(member) as file:
+        first = formats.read_magic(file) == (1, 0)
+        read = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
+        found, _, dtype = read(file)
+    if found != shape or dtype.kind not in kinds or dtype.itemsize > _MOST_BYTES:
+        raise ValueError(f"{key} is {dtype} {found}, not of Inception's pool3, whose is {shape}")
+    with archive.open(member) as file:
+        return formats.read_array(file, allow_pickle=False)
 
 
 def check(path: str, found: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -111,7 +141,7 @@ def source_facts(data, source: Source) -> dict[str, Any]:
 def cache_folder(given: str) -> Path:
     """`--cache`, or where caches of this user lie."""
     if given:
-        return Path(given).expanduser()
+        return expand(given)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "unitok_jax"
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from unitok_jax import differences
+from unitok_jax import differences, foreign_json
 
 # What missing, truncated or overwritten files raise. Anything else, such as no memory, no
 # permission or an error of the disk, says nothing about the checkpoint.
@@ -25,7 +25,7 @@ _AWAY = (
     *("RESOURCE_EXHAUSTED:", "UNAVAILABLE:", "DEADLINE_EXCEEDED:", "ABORTED:", "CANCELLED:"),
     *("UNKNOWN:", "INTERNAL:", os.strerror(errno.EIO), os.strerror(errno.ESTALE)),
 )
-_META = ("config", "step", "data", "digests")
+_META = {"config": dict, "step": int, "data": dict, "digests": dict}
 IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
 # What of `config.model` changes training, or the computation's precision, but not what codes mean.
 _NOT_HASHED = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
@@ -86,16 +86,18 @@ class Stored:
         """
         path = self.path / "meta" / "metadata"
         try:
-            meta = json.loads(path.read_text())
+            meta = foreign_json.parse_object(path.read_bytes(), str(path))
         except _DAMAGE as error:
             raise DamagedError(f"{path} cannot be read: {error}") from error
         except OSError as error:
             if _is_away(str(error)):
                 raise RuntimeError(f"{path} cannot be read now: {error}") from error
             raise
-        missing = [key for key in _META if not isinstance(meta, dict) or key not in meta]
+        missing = [key for key in _META if key not in meta]
         if missing:
             raise DamagedError(f"{path} lacks {', '.join(missing)}")
+        if wrong := list(_wrong_kinds(meta)):
+            raise DamagedError(f"{path} has another kind of value at {', '.join(wrong)}")
         return meta
 
     def read(self, targets: dict[str, Any], partial: bool = False) -> dict[str, Any]:
@@ -165,6 +167,24 @@ class Stored:
                 raise
             reason = text.splitlines()[0].split(" [tensorstore_spec=")[0].split(" [source ")[0]
             raise DamagedError(f"{self.path} cannot be read: {reason}") from error
+
+
+def _wrong_kinds(meta):
+    """Keys of a meta item, or of an object in it, whose values no save of ours has."""
+    yield from (key for key, kind in _META.items() if not isinstance(meta[key], kind))
+    if isinstance(meta["config"], dict):
+        for key in ("model", "data"):
+            if not isinstance(meta["config"].get(key), dict):
+                yield f"config.{key}"
+    if isinstance(meta["digests"], dict):
+        for key, value in meta["digests"].items():
+            if not isinstance(value, dict):
+                yield f"digests.{key}"
+    metrics = meta.get("metrics", {})
+    if not isinstance(metrics, dict) or not all(
+        isinstance(value, float) for value in metrics.values()
+    ):
+        yield "metrics"
 
 
 def _is_away(text: str) -> bool:

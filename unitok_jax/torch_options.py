@@ -5,8 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
+from unitok_jax.data.transforms import check_size
+from unitok_jax.foreign_files import ConversionError
+from unitok_jax.models import limits
 from unitok_jax.models.vitamin import SIZES
-from unitok_jax.weight_files import ConversionError
+from unitok_jax.paths import printable
 
 # The release's option name -> our key of `config`, and the values that are called otherwise.
 _OPTIONS = {
@@ -31,24 +34,27 @@ HEADS = ("heads", "quant_heads", "text_heads")
 
 
 def to_config(args: Mapping) -> ConfigDict:
-    """Our configuration from the release's options; more of them are ignored."""
+    """Our configuration from the release's options; more of them are ignored.
+
+    Raises:
+      ValueError: an option is missing, or its value none that is allowed; the message names both.
+    """
     missing = [name for name in _OPTIONS if name not in args]
     if missing:
         raise ConversionError(f"the options 'args' lack {', '.join(missing)}")
-    size = str(args["model"]).removeprefix("vitamin_")
-    if size not in SIZES or size == args["model"]:
-        known = ", ".join(f"vitamin_{name}" for name in SIZES)
-        raise ConversionError(f"args.model={args['model']!r} is not one of {known}")
-    if args["quant_proj"] not in _QUANT_PROJ:
-        raise ConversionError(f"args.quant_proj={args['quant_proj']!r} is not attn or linear")
+    size = _choice(args, "model", {f"vitamin_{name}": name for name in SIZES})
+    quant_proj = _choice(args, "quant_proj", _QUANT_PROJ)
+    names = {key.removeprefix("model."): f"args.{option}" for option, key in _OPTIONS.items()}
+    limits.check_one("latent_width", args["vocab_width"], names["latent_width"])
+    # The release derives the number of heads; no option of its own says it.
+    heads = SIZES[size].width // args["vocab_width"]
     model = {
         "size": size,
         "dtype": "float32",
         "residual_dtype": "float32",
         "quantizer": "multi_codebook",  # the only kind of the release
-        "quant_proj": _QUANT_PROJ[args["quant_proj"]],
-        # The release derives the number of heads; no option of its own says it.
-        "quant_heads": SIZES[size].width // args["vocab_width"],
+        "quant_proj": quant_proj,
+        "quant_heads": heads if quant_proj == "attention" else max(heads, 1),
         "remat": "none",
         "text": {},
     }
@@ -58,25 +64,49 @@ def to_config(args: Mapping) -> ConfigDict:
             model["text"][name] = args[option]
         elif parents == ["model"] and name not in model:
             model[name] = args[option]
+    limits.check(model, names | {"quant_heads": f"{SIZES[size].width} / args.vocab_width"})
     side = args["img_size"]
-    size = tuple(side) if isinstance(side, list | tuple) else (side, side)
-    return ConfigDict({"model": model, "data": {"image_size": size}})
+    sides = tuple(side) if isinstance(side, list | tuple) else (side, side)
+    return ConfigDict({"model": model, "data": {"image_size": image_size(sides, "args.img_size")}})
+
+
+def image_size(sides, name: str):
+    """The pair (height, width) as it was given, which must be one that a model can take.
+
+    Args:
+      sides: what stands where a pair is wanted.
+      name: what messages call it.
+
+    Raises:
+      ConversionError: no two integers.
+      ValueError: no multiples of 16, or too large.
+    """
+    whole = isinstance(sides, list | tuple) and len(sides) == 2
+    if not whole or not all(type(side) is int for side in sides):
+        raise ConversionError(f"{name}={limits.show(sides)} must be [height, width], two integers")
+    check_size(sides, key=name)
+    return sides
+
+
+def _choice(args, option, choices):
+    value = args[option]
+    if not isinstance(value, str) or value not in choices:
+        raise ConversionError(
+            f"args.{option}={limits.show(value)} is not one of {', '.join(choices)}"
+        )
+    return choices[value]
 
 
 def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
     """Our configuration from shapes, and from `heads`, which no shape tells."""
-    try:
-        stem = state["encoder.patch_embed.backbone.stem.conv1.weight"].shape[0]
-        width = state["encoder.norm.weight"].shape[0]
-        text = state["text_encoder.token_embedding.weight"].shape
-        context = state["text_encoder.positional_embedding"].shape[0]
-        embed_dim = state["projection.weight"].shape[0]
-        rows, chunk = state["quantizer.codebooks.0.codebook.weight"].shape
-    except KeyError as error:
-        raise ConversionError(
-            f"not the state dict of a UniTok: there is no entry {error}; the file has "
-            f"{', '.join(sorted(state)[:5])}, ..."
-        ) from error
+    stem = _shape(state, "encoder.patch_embed.backbone.stem.conv1.weight", 4)[0]
+    width = _shape(state, "encoder.norm.weight", 1)[0]
+    text = _shape(state, "text_encoder.token_embedding.weight", 2)
+    context = _shape(state, "text_encoder.positional_embedding", 2)[0]
+    embed_dim = _shape(state, "projection.weight", 2)[0]
+    rows, chunk = _shape(state, "quantizer.codebooks.0.codebook.weight", 2)
+    query = "encoder.reg_token"
+    num_query = _shape(state, query, 3)[1] if query in state else 0
     blocks, layers, books = (
         len({name.split(".")[prefix.count(".")] for name in state if name.startswith(prefix)})
         for prefix in (
@@ -112,7 +142,7 @@ def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
         "quant_proj": "linear" if linear else "attention",
         "quant_heads": heads.get("quant_heads", 1),
         "commitment_weight": 0.25,  # of the loss only
-        "num_query": state.get("encoder.reg_token", np.empty((1, 0, 0))).shape[1],
+        "num_query": num_query,
         "drop_path": 0.1,  # of training only
         "embed_dim": embed_dim,
         "text": {
@@ -125,6 +155,18 @@ def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
         "remat": "none",
     }
     return ConfigDict({"model": model, "data": {"image_size": (256, 256)}})
+
+
+def _shape(state, name, axes):
+    if name not in state:
+        raise ConversionError(
+            f"not the state dict of a UniTok: there is no entry {name!r}; the file has "
+            f"{', '.join(map(printable, sorted(state)[:5]))}, ..."
+        )
+    shape = state[name].shape
+    if len(shape) != axes:
+        raise ConversionError(f"{name} has the shape {shape}, not one of {axes} axes")
+    return shape
 
 
 def check_heads(config, heads):

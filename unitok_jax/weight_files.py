@@ -1,61 +1,66 @@
 """Named arrays in .safetensors and PyTorch files. Nothing in a file is ever executed."""
 
-import json
-import os
-import pathlib
-import pickle
-import zipfile
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from unitok_jax import foreign_json, torch_files
+from unitok_jax.foreign_files import ConversionError, check_file
+from unitok_jax.outputs import replacing
+from unitok_jax.paths import expand, printable
+from unitok_jax.strangers import describe
+
 TORCH = (".pth", ".pt", ".ckpt", ".bin")
+# What training puts between the names of modules: DistributedDataParallel, torch.compile, FSDP.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_DTYPES = {
+    "BF16": ml_dtypes.bfloat16,
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+    "BOOL": np.dtype(bool),
+}
 
 
-class ConversionError(ValueError):
-    """A file is not what it should be; the message names it and what to do."""
-
-
-def read_state(path) -> tuple[dict | None, dict[str, np.ndarray]]:
+def read_state(path) -> tuple[Mapping | None, dict[str, np.ndarray]]:
     """The release's options, where the file carries them, and name -> array.
 
-    It may be any network's: a state dict, bare or under `state_dict`, with or without the prefix
-    `module.` of a training run, or what the release of UniTok saves.
+    It may be any network's: a state dict, bare or under `state_dict`, or what the release of UniTok
+    saves. The words that wrappers of training put into names are left out: `module.`,
+    `_orig_mod.`.
 
     Args:
       path: a .pth, .pt, .ckpt, .bin or .safetensors file.
 
     Raises:
+      FileNotFoundError: nothing is there.
       ConversionError: a suffix that is not known, a file that is not what its suffix says.
+      ImportError: a PyTorch file without PyTorch.
     """
-    path = pathlib.Path(path)
-    if path.suffix == ".safetensors":
-        args, state = _read_safetensors(path)
-    elif path.suffix in TORCH:
-        args, state = _read_torch(path)
-    else:
-        raise ConversionError(f"{path}: {kinds()}")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): array for name, array in state.items()}
-    return args, state
+    path = expand(path)
+    head = check_file(path)
+    if path.suffix not in (*TORCH, ".safetensors"):
+        raise ConversionError(f"{printable(path)} seems to be {describe(path)}: {kinds()}")
+    args, state = (
+        _read_safetensors(path) if path.suffix not in TORCH else torch_files.read(path, head)
+    )
+    return args, _unwrap(state, printable(path))
 
 
 def write_safetensors(arrays: Mapping[str, np.ndarray], path, metadata=None) -> None:
-    """Writes name -> array, C-contiguous, as a file whose mode follows the umask.
+    """Writes name -> array, C-contiguous, whole or not at all; an existing file is replaced.
 
     Raises:
       OSError: it cannot be written; the disk may be full.
     """
-    try:
-        safetensors.numpy.save_file(dict(arrays), path, metadata)
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-    # It was made by the library for its owner alone, and nobody else could be served from it.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    pathlib.Path(path).chmod(0o666 & ~mask)
+    with replacing(path) as partial:
+        try:
+            safetensors.numpy.save_file(dict(arrays), partial, metadata)
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{printable(path)} cannot be written: {error}") from error
 
 
 def kinds() -> str:
@@ -66,59 +71,46 @@ def kinds() -> str:
     )
 
 
-def import_torch(path):
-    """PyTorch, or an ImportError that says what `path` needs it for."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: {path.suffix} files need PyTorch (the extra 'torch'); a .safetensors file "
-            "does not"
-        ) from error
-    return torch
+def _unwrap(state, path):
+    out = {}
+    for name, array in state.items():
+        bare = ".".join(word for word in name.split(".") if word not in _WRAPPERS)
+        if bare in out:
+            raise ConversionError(
+                f"{path}: two entries are {printable(bare)} once the words of wrappers "
+                f"({', '.join(_WRAPPERS)}) are left out"
+            )
+        out[bare] = array
+    return out
 
 
 def _read_safetensors(path):
+    name = printable(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except safetensors.SafetensorError as error:
-        raise ConversionError(f"{path} is not a safetensors file: {error}") from error
+            for key in file.keys():
+                _check_dtype(name, key, file.get_slice(key).get_dtype())
+            state = {key: file.get_tensor(key) for key in file.keys()}
+    # NumPy's own errors are of shapes that it cannot hold, such as those of over 64 axes.
+    except (safetensors.SafetensorError, ValueError, OverflowError) as error:
+        if isinstance(error, ConversionError):
+            raise
+        raise ConversionError(f"{name} is not a safetensors file: {error}") from error
     if "args" not in metadata:
         return None, state
     try:
-        return json.loads(metadata["args"]), state
-    except json.JSONDecodeError as error:
-        raise ConversionError(f"{path}: the metadata entry 'args' is not JSON: {error}") from error
+        return foreign_json.parse_object(
+            metadata["args"], f"{name}: the metadata entry 'args'"
+        ), state
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
 
 
-def _read_torch(path):
-    torch = import_torch(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+def _check_dtype(path, name, dtype):
+    if dtype not in _DTYPES:
+        hint = ", without their scales" if dtype.startswith("F8") else ""
         raise ConversionError(
-            f"{path} is not a checkpoint that can be loaded safely, with weights only: {error}"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict")
-    args = None
-    if "trainer" in content:
-        args, trainer = content.get("args"), content["trainer"]
-        if not isinstance(trainer, Mapping) or "unitok" not in trainer:
-            raise ConversionError(f"{path} has no entry 'trainer.unitok', the tokenizer's weights")
-        if not isinstance(args, Mapping):
-            raise ConversionError(f"{path} has no entry 'args', the options of the release")
-        content = trainer["unitok"]
-    elif "state_dict" in content:
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise ConversionError(f"{path}: 'trainer.unitok' or 'state_dict' is no state dict")
-    strangers = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
-    if strangers or not content:
-        raise ConversionError(
-            f"{path} is not a state dict: {strangers[:5] or 'it is empty'}; expected names and "
-            "tensors, the same under 'state_dict', or {'args': ..., 'trainer': {'unitok': ...}}"
+            f"{path}: {printable(name)} has the dtype {dtype}{hint}; known: {', '.join(_DTYPES)}: "
+            "convert it to float16 or float32 where it was made"
         )
-    return args, {name: tensor.float().numpy() for name, tensor in content.items()}

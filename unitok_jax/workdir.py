@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from unitok_jax import cluster
+from unitok_jax.paths import expand
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def open_folder(path) -> epath.Path:
     except KeyError as error:
         raise ValueError(f"{path}: no path begins with {error}; use a folder or gs://") from error
     if is_local(folder):
-        return epath.Path(os.path.abspath(folder))
+        return epath.Path(os.path.abspath(expand(folder)))
     try:
         folder.exists()
     except ImportError as error:

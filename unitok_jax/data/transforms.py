@@ -18,6 +18,7 @@ from unitok_jax.paths import printable
 MAX_PIXELS = 1 << 27
 _MAX_WEBP_PIXELS = MAX_PIXELS // 2
 MAX_SIDE = 1 << 20  # pixels: codecs keep whole rows besides
+MAX_INPUT_SIDE = 8192  # of what a model takes: its attention is over (side / 16)^2 tokens
 
 # Raster formats only: Pillow also opens others, and one of them runs an external program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -178,12 +179,16 @@ def check_size(
     """The (height, width) that `size` stands for: n, (n,) or (height, width).
 
     Raises:
-        ValueError: not one or two positive multiples of `stride`, the pixels per token.
+        ValueError: not one or two positive multiples of `stride`, the pixels per token, up to
+            `MAX_INPUT_SIDE`.
     """
-    sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2) or not all(isinstance(side, int | np.integer) for side in sides):
+    sides = tuple(size) if isinstance(size, Sequence | np.ndarray) else (size,)
+    whole = all(isinstance(side, int | np.integer) and side is not True for side in sides)
+    if len(sides) not in (1, 2) or not whole:
         raise ValueError(f"{key}={size!r}: give one integer or (height, width)")
     for side in sides:
+        if side > MAX_INPUT_SIDE:
+            raise ValueError(f"{key}={size!r}: {side} is over {MAX_INPUT_SIDE}, the longest side")
         if side <= 0 or side % stride:
             below = side // stride * stride
             nearest = [str(near) for near in (below, below + stride) if near > 0]

@@ -148,7 +148,9 @@ class BinarySphericalQuantizer(nnx.Module):
         self.channels = split_evenly("latent_width", latent_width, num_codebooks)
         if self.entries != 2**self.channels:
             bits = self.entries.bit_length() - 1
-            fixes = [f"model.vocab_size={num_codebooks << self.channels}"]
+            fixes = ["a smaller model.latent_width"]
+            if self.channels < 32:  # more bits are no int32, and a number of many digits
+                fixes = [f"model.vocab_size={num_codebooks << self.channels}"]
             if bits and self.entries == 1 << bits:
                 fixes.insert(0, f"model.latent_width={bits * num_codebooks}")
             raise ValueError(

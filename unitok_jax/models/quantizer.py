@@ -186,7 +186,10 @@ class ProjectionAttention(nnx.Module):
     def __init__(self, inputs: int, outputs: int, heads: int, *, dtype, rngs: nnx.Rngs):
         width = max(inputs, outputs)
         if heads < 1 or width % heads:
-            raise ValueError(f"{heads} projection heads do not divide the width {width}")
+            raise ValueError(
+                f"model.quant_heads={heads} does not divide {width}, the larger of the trunk's "
+                "width and model.latent_width"
+            )
         self.qkv = nnx.Linear(
             inputs,
             3 * width,

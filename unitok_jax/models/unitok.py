@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unitok_jax.models import layers, vitamin
+from unitok_jax.models import layers, limits, vitamin
 from unitok_jax.models.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
 from unitok_jax.models.quantizer import MultiCodebookQuantizer, make_projection
 from unitok_jax.models.residual_quantizer import ResidualQuantizer
@@ -49,7 +49,8 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
       A graph for `nnx.merge(graph, params)`, and a nested dict of `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: keys are missing or unknown, or values do not fit.
+      ValueError: keys are missing or unknown, a value is out of `limits.BOUNDS` or does not fit
+        another, or the model is too large.
     """
     known = {
         name: parameter.default is parameter.empty
@@ -61,10 +62,14 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
     if missing or unknown:
         raise ValueError(
             f"these are not the keys of a model of this version: missing {sorted(missing)}, "
-            f"unknown {sorted(unknown)}"
+            f"unknown {limits.show(sorted(map(str, unknown)))}"
         )
+    limits.check(model)
     graph, params = nnx.split(nnx.eval_shape(lambda: UniTok(**model, rngs=nnx.Rngs(0))))
-    return graph, nnx.to_pure_dict(params)
+    params = nnx.to_pure_dict(params)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    limits.check_parameters({_dotted(path): leaf.shape for path, leaf in leaves})
+    return graph, params
 
 
 class UniTok(nnx.Module):
@@ -227,8 +232,13 @@ def _grid(images):
     return images.shape[1] // vitamin.STRIDE, images.shape[2] // vitamin.STRIDE
 
 
+def _dotted(path):
+    return ".".join(str(key.key) for key in path)
+
+
 def _check_choice(key, value, choices):
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
+    if not isinstance(value, str) or value not in choices:
+        shown = limits.show(value)
+        near = difflib.get_close_matches(shown.strip("'"), choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"model.{key}={value!r} is not one of {', '.join(choices)}{hint}")
+        raise ValueError(f"model.{key}={shown} is not one of {', '.join(choices)}{hint}")

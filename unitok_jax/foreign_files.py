@@ -1,0 +1,55 @@
+"""Files that came from elsewhere: whether one is there, is a file, and is what was meant."""
+
+import os
+import stat
+
+from unitok_jax.paths import printable
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_PAGES = (b"<!doctype html", b"<html", b"<?xml")
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+HEAD = 512
+
+
+class ConversionError(ValueError):
+    """A file is not what it should be; the message names it and what to do."""
+
+
+def check_file(path: str | os.PathLike) -> bytes:
+    """The first `HEAD` bytes of a file, which is none that a download that went wrong leaves.
+
+    Raises:
+      FileNotFoundError: nothing is there.
+      ConversionError: it is no regular file, which reading could wait for without end; or it is
+        empty, a pointer of Git LFS, or a web page.
+      OSError: it cannot be read.
+    """
+    name = printable(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{name} does not exist") from error
+    for test, kind in _KINDS:
+        if test(mode):
+            raise ConversionError(f"{name} is {kind}, not a file")
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if not head:
+        raise ConversionError(f"{name} is empty: was it written, or downloaded, to its end?")
+    if head.startswith(_POINTER):
+        raise ConversionError(
+            f"{name} is a pointer of Git LFS, not the file that it stands for: run `git lfs pull` "
+            "in its repository"
+        )
+    if head.lstrip().lower().startswith(_PAGES):
+        raise ConversionError(
+            f"{name} is a web page, not the file: the site that it was downloaded from asked for "
+            "something, or had no such file"
+        )
+    return head

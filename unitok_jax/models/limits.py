@@ -1,0 +1,127 @@
+"""What every number of `config.model` may be: one table for training and for foreign weights.
+
+A configuration that comes with weights is a stranger's. What it says is checked here before a model
+is built from it: a depth of ten million takes hours and all memory long before any shape differs.
+"""
+
+import math
+import numbers
+import reprlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+MOST_PARAMETERS = 2**34
+"""Of a model, 64 GiB in float32; the largest size has 6 x 10^8."""
+
+
+class Whole(NamedTuple):
+    """Integers from `low` to `high`."""
+
+    low: int
+    high: int
+
+    def allows(self, value: Any) -> bool:
+        """Whether the value is such an integer; True and False are none."""
+        return _is(value, numbers.Integral) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"an integer from {self.low} to {self.high}"
+
+
+class Real(NamedTuple):
+    """Finite numbers at least 0 and below `below`."""
+
+    below: float
+
+    def allows(self, value: Any) -> bool:
+        """Whether the value is such a number; True, False and NaN are none."""
+        return _is(value, numbers.Real) and 0 <= value < self.below
+
+    def __str__(self) -> str:
+        return f"at least 0 and below {self.below:.7g}"
+
+
+_WIDTH = Whole(1, 2**16)
+BOUNDS = {
+    "vocab_size": Whole(1, 2**24),
+    "num_codebooks": Whole(1, 1024),
+    "latent_width": _WIDTH,
+    "quant_heads": Whole(1, 1024),
+    "commitment_weight": Real(1e6),
+    "num_query": Whole(0, 2**16),
+    "drop_path": Real(1.0),
+    "embed_dim": _WIDTH,
+    "text.width": _WIDTH,
+    "text.heads": Whole(1, 1024),
+    "text.layers": Whole(1, 1024),
+    "text.vocab_size": Whole(1, 2**24),
+    "text.context_length": Whole(1, 2**16),
+}
+"""Key of `config.model` -> its bound. The other keys choose from lists: see `unitok`."""
+
+
+def check(model: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+    """Refuses numbers that no model of this package has.
+
+    Args:
+      model: the keyword arguments of `UniTok`; those that are missing are not looked at.
+      names: key of `BOUNDS` -> what it is called where it was found; else `model.<key>`.
+
+    Raises:
+      ValueError: one line that names the key, its value and what is allowed.
+    """
+    text = model.get("text", {})
+    keys = {key.removeprefix("text.") for key in BOUNDS if key.startswith("text.")}
+    if not isinstance(text, Mapping):
+        raise ValueError(
+            f"model.text={show(text)} must be an object with the keys {', '.join(sorted(keys))}"
+        )
+    if "text" in model and text.keys() != keys:
+        raise ValueError(
+            f"model.text has not the keys of this version: missing {sorted(keys - text.keys())}, "
+            f"unknown {show(sorted(map(str, text.keys() - keys)))}"
+        )
+    flat = {**model, **{f"text.{key}": value for key, value in text.items()}}
+    for key in BOUNDS:
+        if key in flat:
+            check_one(key, flat[key], (names or {}).get(key, f"model.{key}"))
+
+
+def check_one(key: str, value: Any, name: str) -> None:
+    """Refuses a value of one key of `BOUNDS`; `name` is what the message calls it.
+
+    Raises:
+      ValueError: as `check`.
+    """
+    if not BOUNDS[key].allows(value):
+        raise ValueError(f"{name}={show(value)} must be {BOUNDS[key]}")
+
+
+def check_parameters(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses a model that is too large as a whole, though each of its numbers is allowed.
+
+    Args:
+      shapes: dotted name of a parameter -> its shape.
+
+    Raises:
+      ValueError: over `MOST_PARAMETERS`; the message names the largest array.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    if sum(sizes.values()) > MOST_PARAMETERS:
+        largest = max(sizes, key=sizes.get)
+        raise ValueError(
+            f"such a model has {sum(sizes.values()):,} parameters, {sizes[largest]:,} of them in "
+            f"{largest} {shapes[largest]}; at most {MOST_PARAMETERS:,} are allowed"
+        )
+
+
+def show(value: Any) -> str:
+    """A value in one short line, whatever it is."""
+    try:
+        return " ".join(reprlib.repr(value).split())
+    except ValueError:  # an integer of more digits than Python prints
+        return "<an integer of thousands of digits>"
+
+
+def _is(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool)

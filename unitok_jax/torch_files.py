@@ -1,0 +1,187 @@
+"""The tensors of PyTorch files. Nothing in a file is ever executed, nor given more memory than its
+size allows."""
+
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from unitok_jax.foreign_files import ConversionError
+from unitok_jax.outputs import replacing
+from unitok_jax.paths import printable
+
+EXPANSION = 8
+"""Times a file's size that its arrays may take as float32; int8 weights take 4."""
+
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
+_MAGIC = (
+    b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of before PyTorch 1.6 begin, after the protocol
+)
+
+
+def _import_torch(path: pathlib.Path):
+    """PyTorch, or an ImportError that says what `path` needs it for."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: {path.suffix} files need PyTorch (the extra 'torch'); a .safetensors file "
+            "does not"
+        ) from error
+    return torch
+
+
+def read(path: pathlib.Path, head: bytes) -> tuple[Mapping | None, dict[str, np.ndarray]]:
+    """As `weight_files.read_state`, of a PyTorch file.
+
+    Args:
+      path: of the file.
+      head: its first bytes, from `foreign_files.check_file`.
+
+    Raises:
+      ConversionError: it is no such file, holds something else than tensors, or tensors that take
+        over `EXPANSION` times its size.
+      ImportError: PyTorch is not installed.
+    """
+    torch, name, size = _import_torch(path), printable(path), os.path.getsize(path)
+    if head.startswith(_ZIP):
+        _check_archive(path, name, size)
+    elif not (head.startswith(_PICKLE) and _MAGIC in head[:32]):
+        raise ConversionError(
+            f"{name} is not a PyTorch file: it begins neither as a zip archive nor as torch.save's "
+            "older format"
+        )
+    args, tensors = _split(_load(torch, path, name), name)
+    strangers = [
+        k for k, v in tensors.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))
+    ]
+    if strangers or not tensors:
+        raise ConversionError(
+            f"{name} is not a state dict: {strangers[:5] or 'it is empty'}; expected names and "
+            "tensors, the same under 'state_dict', or {'args': ..., 'trainer': {'unitok': ...}}"
+        )
+    for key, tensor in tensors.items():
+        _check_tensor(torch, f"{name}: {printable(key)}", tensor, size)
+    total = 4 * sum(tensor.numel() for tensor in tensors.values())
+    if total > EXPANSION * size:
+        raise ConversionError(
+            f"{name} has {size:,} bytes, and its tensors would take {total:,} as float32, over "
+            f"{EXPANSION} times as many: they repeat what is stored once"
+        )
+    return args, {key: tensor.detach().float().numpy() for key, tensor in tensors.items()}
+
+
+def write(path: pathlib.Path, args: Mapping, state: Mapping[str, np.ndarray]) -> None:
+    """Writes what the release of UniTok saves, whole or not at all; an existing file is replaced.
+
+    Raises:
+      ImportError: PyTorch is not installed.
+      OSError: it cannot be written; the disk may be full.
+    """
+    torch = _import_torch(path)
+    # A copy: torch cannot hold the read-only views of JAX arrays.
+    tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
+    with replacing(path) as partial:
+        try:
+            torch.save({"args": args, "trainer": {"unitok": tensors}}, partial)
+        except RuntimeError as error:  # PyTorch's word for a full disk
+            raise OSError(f"{printable(path)} cannot be written: {error}") from error
+
+
+def _check_archive(path, name, size):
+    """Refuses members that would be unpacked to more than the file, before PyTorch unpacks them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    # Of a damaged directory, the standard library raises more than BadZipFile.
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
+        raise ConversionError(f"{name} is a damaged zip archive: {error}") from error
+    names = [member.filename for member in members]
+    if any(member.endswith("/constants.pkl") for member in names):
+        raise ConversionError(
+            f"{name} is a TorchScript program, not weights; save its state dict: "
+            "torch.save(module.state_dict(), path)"
+        )
+    if not any(member.endswith("/data.pkl") for member in names):
+        raise ConversionError(f"{name} is a zip archive, but not one that torch.save wrote")
+    if sum(member.file_size for member in members) > size:
+        raise ConversionError(
+            f"{name} holds compressed members, which torch.save does not write: unpack it and "
+            "save the state dict again"
+        )
+
+
+def _load(torch, path, name):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    # Who wrote the file chose the calls and arguments, and they fail as they like. PyTorch's own
+    # words advise to switch the safe loading off: neither they nor their cause is shown.
+    except Exception as error:
+        raise ConversionError(f"{name} {_reason(error)}") from None
+
+
+def _reason(error):
+    what = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.\w+)", str(error))
+    if what:
+        return (
+            f"cannot be loaded safely: it holds {what[1]}, which is no tensor, and to make one "
+            "could run code. Where it was made, save the weights alone: "
+            "torch.save(model.state_dict(), path)"
+        )
+    return (
+        "cannot be loaded safely: it is damaged, or holds more than tensors "
+        f"({type(error).__name__})"
+    )
+
+
+def _split(content, name):
+    if not isinstance(content, Mapping):
+        raise ConversionError(f"{name} holds a {type(content).__name__}, not a state dict")
+    args = None
+    if "trainer" in content:
+        args, trainer = content.get("args"), content["trainer"]
+        if not isinstance(trainer, Mapping) or "unitok" not in trainer:
+            raise ConversionError(f"{name} has no entry 'trainer.unitok', the tokenizer's weights")
+        if not isinstance(args, Mapping):
+            raise ConversionError(f"{name} has no entry 'args', the options of the release")
+        content = trainer["unitok"]
+    elif "state_dict" in content:
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ConversionError(f"{name}: 'trainer.unitok' or 'state_dict' is no state dict")
+    return args, content
+
+
+def _check_tensor(torch, name, tensor, size):
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        kind = f"of the kind {type(tensor).__name__}"
+    elif tensor.layout != torch.strided:
+        kind = "sparse"
+    elif tensor.is_quantized:
+        kind = "quantized"
+    elif tensor.device.type != "cpu":
+        kind = f"without values, on the device {tensor.device.type}"
+    elif tensor.dtype not in _dtypes(torch):
+        kind = f"of {str(tensor.dtype).removeprefix('torch.')}"
+    # A storage says how long it is, and PyTorch takes its word.
+    elif tensor.untyped_storage().nbytes() > size:
+        kind = "larger than the file"
+    else:
+        return
+    raise ConversionError(
+        f"{name} is {kind}; dense tensors of float16, bfloat16, float32, float64 or integers are "
+        "read: convert it where it was made"
+    )
+
+
+def _dtypes(torch):
+    return (
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    )
