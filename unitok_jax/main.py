@@ -5,6 +5,7 @@ import logging as standard_logging
 import os
 import re
 import runpy
+import signal
 import sys
 import time
 
@@ -55,8 +56,9 @@ def main(argv: list[str]) -> None:
     """Trains, or compiles.
 
     Exit codes: 0 finished; 2 the configuration or its input is wrong, told in one line; 75 SIGTERM
-    came and all that was done is saved, the same command continues. After any other end, too, the
-    same command continues, from the newest checkpoint.
+    came and all that was done is saved, the same command continues; 130 likewise for Ctrl-C, which
+    means that a person does not want it to go on by itself. After any other end, too, the same
+    command continues, from the newest checkpoint.
     """
     if argv[1:]:
         _exit(f"unexpected arguments: {' '.join(argv[1:])}; keys are set by --config.KEY=VALUE")
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> None:
     with cluster.Departure():
         try:
             _compile() if MODE.value == "compile" else _train()
-        except (ValueError, OSError, ArithmeticError, cluster.TryAgainError) as error:
+        except (*cluster.REFUSALS, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
             _exit(f"{error}\n(--v=1 shows where)", 1 if cluster.may_pass(error) else 2)
 
@@ -98,7 +100,7 @@ def _train() -> None:
         train.train(CONFIG.value, WORKDIR.value, _BEGAN)
     except train.Preempted as notice:
         logging.warning("%s", notice)
-        sys.exit(cluster.EXIT_PREEMPTED)
+        sys.exit(cluster.EXIT_INTERRUPTED if notice.interrupted else cluster.EXIT_PREEMPTED)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -173,4 +175,7 @@ def _exit(message: str, code: int = 2) -> None:
 
 
 if __name__ == "__main__":
+    # Until there is something to save, Ctrl-C ends the process at once, inside a library too.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     app.run(main, flags_parser=_parse_or_exit)

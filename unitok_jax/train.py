@@ -28,7 +28,17 @@ _LAG_SECONDS = 90
 
 
 class Preempted(Exception):
-    """SIGTERM came; what was done is saved, and the same command continues from there."""
+    """SIGTERM or Ctrl-C came; what was done is saved, and the same command continues there.
+
+    Attributes:
+      interrupted: whether it was Ctrl-C, to any process of the job.
+    """
+
+    def __init__(self, preemption: cluster.Preemption, where: str):
+        """where: the run stopped, as 'after step 5'. All processes must come here."""
+        self.interrupted = preemption.interrupted()
+        name = "Ctrl-C" if self.interrupted else "SIGTERM"
+        super().__init__(f"{name}: stopped {where}; the same command continues there")
 
 
 def train(
@@ -48,7 +58,7 @@ def train(
       ValueError: the configuration or the checkpoint does not fit.
       OSError: the workdir cannot be written, or its disk is full.
       workdir.BusyError: another run writes to it.
-      Preempted: the machine is about to be taken away.
+      Preempted: the machine is about to be taken away, or a person pressed Ctrl-C.
     """
     began = time.time() if began is None else began
     cluster.agree(_command(config, workdir))
@@ -97,7 +107,7 @@ def train(
         if unseen:
             _evaluate(run, state, start, writer, clock)
         if preemption.come():
-            raise Preempted(f"SIGTERM: stopped at step {start}; the same command continues there")
+            raise Preempted(preemption, f"at step {start}")
         metrics = _loop(
             run, state, batches, checkpoints, preemption, writer, progress, clock, tracer
         )
@@ -157,7 +167,7 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock,
         if stops and not last:
             clock.switch("saving")
             checkpoints.wait()  # an error of the save must not be told as a success
-            raise Preempted(f"SIGTERM: stopped after step {step}; the same command continues there")
+            raise Preempted(preemption, f"after step {step}")
     return evaluation
 
 
