@@ -13,7 +13,8 @@ PACKAGE = ROOT / "unitok_jax"
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
     "__init__": {"data", "tokenizer"},
-    "main": {"cluster", "compilation_cache", "fit", "membership", "train"},
+    "config_flag": set(),
+    "main": {"cluster", "compilation_cache", "config_flag", "fit", "membership", "train"},
     "compilation_cache": set(),
     "membership": set(),
     "cluster": {"membership"},
@@ -81,7 +82,7 @@ ARROWS = {
     "workdir": {"cluster"},
     "metrics": {"editing", "workdir"},
     "models": set(),
-    "data": set(),
+    "data": {"config_flag"},
     "evaluate": {"models"},
     "torch_layout": set(),
     "weight_files": set(),
@@ -105,6 +106,7 @@ ARROWS = {
     },
     "initialize": {
         "clip_layout",
+        "config_flag",
         "convert",
         "models",
         "parts",

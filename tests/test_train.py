@@ -13,7 +13,6 @@ from PIL import Image
 
 import unitok_jax
 from tar_files import make_tar, sample
-from unitok_jax import main
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.train import _Window
 
@@ -227,13 +226,6 @@ class TestCommandLine:
         assert result.returncode == 2, result.stderr
         assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
         assert all(word in result.stderr for word in words), result.stderr
-
-    def test_types_of_all_keys_are_known(self):
-        from configs import default
-
-        types = main._types(default.get_config())
-        assert types["optim.betas"] is tuple and types["data.batch_size"] is int
-        assert "model.text.heads" in types
 
     @pytest.mark.parametrize(
         "settings, words",

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from unitok_jax import clip_layout, convert, parts, torch_layout, weight_files
+from unitok_jax import clip_layout, config_flag, convert, parts, torch_layout, weight_files
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.report import Report, Used
@@ -326,9 +326,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     values.set_gnu_getopt(True)  # flags after the file
     try:
-        rest = values(argv)[1:]
+        rest = config_flag.parse(argv, values)[1:]
         config, include = values.config, tuple(values.include)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (flags.Error, ValueError) as error:
         _exit(error)
     if values.help:
         print(__doc__)

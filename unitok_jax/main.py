@@ -1,16 +1,15 @@
 """The door: `python -m unitok_jax.main --config=configs/b16.py --workdir=DIR`."""
 
-import difflib
 import logging as standard_logging
 import os
-import re
-import runpy
 import signal
 import sys
 import time
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
+
+from unitok_jax import config_flag
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file with get_config(), such as configs/b16.py; --config.a.b=... sets a key."
@@ -103,65 +102,9 @@ def _train() -> None:
         sys.exit(cluster.EXIT_INTERRUPTED if notice.interrupted else cluster.EXIT_PREEMPTED)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with errors that name near keys and wanted types.
-
-    Raises:
-      flags.Error: a flag or a key that does not exist, or a value of another type.
-    """
-    try:
-        return flags.FLAGS(argv)
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        flags.IllegalFlagValueError,
-        flags.UnrecognizedFlagError,
-    ) as error:
-        message = _explain(argv)
-        raise flags.Error(message or str(error)) from error
-    except OSError as error:
-        raise flags.Error(f"--config: {error}") from error
-
-
-def _explain(argv: list[str]) -> str:
-    """What is wrong with the first --config.key=value of argv that does not fit its config."""
-    joined = re.sub(r"^(--config[\w.]*)\n(?!-)", r"\1=", "\n".join(argv), flags=re.M)
-    given = dict(re.findall(r"^--(?:no)?(config(?:\.[^=\n]+)?)=?(.*)$", joined, re.M))
-    if "config" not in given:
-        return "--config is missing; for example --config=configs/tiny.py"
-    chosen = given.pop("config")
-    path, *variant = chosen.split(":", 1)
-    try:
-        types = _types(runpy.run_path(path)["get_config"](*variant))
-    except ValueError as error:
-        return f"--config={chosen}: {error}"
-    for name, value in given.items():
-        key = name.removeprefix("config.")
-        if key not in types:
-            near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
-            hint = f"; near: {', '.join(near)}" if near else ""
-            return f"--{name}: the config has no key {key!r}{hint}"
-        try:
-            types[key](value)
-        except ValueError:
-            return f"--{name}={value}: expected a value of type {types[key].__name__}"
-    return ""
-
-
-def _types(config: ConfigDict, prefix: str = "") -> dict[str, type]:
-    out = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            out |= _types(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = type(value)
-    return out
-
-
 def _parse_or_exit(argv: list[str]) -> list[str]:
     try:
-        rest = parse_flags(argv)
+        rest = config_flag.parse(argv)
         if CONFIG.value is None:
             raise flags.Error("--config is missing; for example --config=configs/tiny.py")
         return rest
