@@ -11,6 +11,7 @@ from unitok_jax.losses import DISCRIMINATOR_LOSSES
 from unitok_jax.optim import SCHEDULES
 
 PIXELS = ("l1", "l2", "perceptual")
+_MODEL_SIZES = ("vocab_size", "num_codebooks", "latent_width", "quant_heads", "embed_dim")
 MIN_PERCEPTUAL = 48  # pixels of a side, below which the reference leaves LPIPS out
 
 
@@ -23,6 +24,7 @@ def check(config: ConfigDict) -> None:
     check_size(config.data.image_size)
     positive = {
         "steps": config.steps,
+        "data.batch_size": config.data.batch_size,
         "eval.every": config.eval.every,
         "eval.batch_size": config.eval.batch_size,
         "eval.max_images": config.eval.max_images,
@@ -39,9 +41,14 @@ def check(config: ConfigDict) -> None:
     for key, value in positive.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
+    _at_least_zero("seed", config.seed)
     _at_least_zero("data.num_workers", config.data.num_workers)
+    _in_unit_range("data.max_bad", config.data.max_bad)
+    _crop_range("data.crop_scale", config.data.crop_scale, 1.0)
+    _crop_range("data.crop_ratio", config.data.crop_ratio, math.inf)
     for key in ("keep_best", "keep_every"):
         _at_least_zero(f"checkpoint.{key}", config.checkpoint[key])
+    _check_model(config)
     if config.model.text.vocab_size <= END_OF_TEXT:
         raise ValueError(
             f"model.text.vocab_size={config.model.text.vocab_size} has no row for the token ids of "
@@ -67,6 +74,23 @@ def check(config: ConfigDict) -> None:
     _check_losses(config)
     _check_gan(config)
     _check_optim(config)
+
+
+def _check_model(config):
+    model = config.model
+    sizes = {f"model.{key}": model[key] for key in _MODEL_SIZES}
+    sizes |= {f"model.text.{key}": value for key, value in model.text.items()}
+    for key, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{key}={value} must be at least 1")
+    _at_least_zero("model.num_query", model.num_query)
+    if not 0 <= model.drop_path < 1:
+        raise ValueError(f"model.drop_path={model.drop_path} must be at least 0 and below 1")
+    if model.text.context_length < 2:
+        raise ValueError(
+            f"model.text.context_length={model.text.context_length} must be at least 2, for the "
+            "marks of a caption's beginning and end"
+        )
 
 
 def _check_log(config):
@@ -125,7 +149,10 @@ def _check_gan(config):
         _at_least_zero(f"gan.{key}", gan[key])
     for key in ("augment_probability", "crop_probability", "warmup_fraction", "final_fraction"):
         _in_unit_range(f"gan.{key}", gan[key])
-    if gan.start_fraction < 0 or round(gan.start_fraction * config.steps) >= config.steps - 1:
+    if (
+        not 0 <= gan.start_fraction <= 1
+        or round(gan.start_fraction * config.steps) >= config.steps - 1
+    ):
         raise ValueError(
             f"gan.start_fraction={gan.start_fraction} of steps={config.steps} leaves the "
             "discriminator no step; set it between 0 and 1, or gan.weight=0"
@@ -145,8 +172,6 @@ def _check_gan(config):
 
 def _check_optim(config):
     optim = config.optim
-    if not 0 <= config.model.drop_path < 1:
-        raise ValueError(f"model.drop_path={config.model.drop_path} must be at least 0 and below 1")
     _adamw("optim", optim)
     for key in ("learning_rate", "weight_decay"):
         _at_least_zero(f"optim.{key}", optim[key])
@@ -166,6 +191,9 @@ def _check_optim(config):
             f"optim.accumulation={optim.accumulation} does not divide "
             f"data.batch_size={config.data.batch_size} into micro-batches of one size"
         )
+    for key, globs in {"init.include": config.init.include, "optim.frozen": optim.frozen}.items():
+        if not all(isinstance(glob, str) for glob in globs):
+            raise ValueError(f"{key}={tuple(globs)} must hold globs of parameters: ('encoder.*',)")
     if config.init.training and not config.init.path:
         raise ValueError("init.training=True needs init.path, the workdir to take it from")
     if config.init.training and tuple(config.init.include) != ("*",):
@@ -202,5 +230,12 @@ def _in_unit_range(key, value):
 
 
 def _two_values(key, values):
-    if len(values) != 2:
-        raise ValueError(f"{key}={tuple(values)} must hold two values")
+    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
+        raise ValueError(f"{key}={tuple(values)} must hold two values, both numbers")
+
+
+def _crop_range(key, values, largest):
+    _two_values(key, values)
+    if not 0 < values[0] <= values[1] <= largest or not math.isfinite(values[1]):
+        bound = "" if math.isinf(largest) else f", at most {largest:g}"
+        raise ValueError(f"{key}={tuple(values)} must be a smaller and a larger one above 0{bound}")

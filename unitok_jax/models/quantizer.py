@@ -186,7 +186,12 @@ class ProjectionAttention(nnx.Module):
     def __init__(self, inputs: int, outputs: int, heads: int, *, dtype, rngs: nnx.Rngs):
         width = max(inputs, outputs)
         if heads < 1 or width % heads:
-            raise ValueError(f"{heads} projection heads do not divide the width {width}")
+            fitting = [count for count in range(1, width + 1) if width % count == 0]
+            nearest = min(fitting, key=lambda count: abs(count - heads))
+            raise ValueError(
+                f"model.quant_heads={heads} does not divide {width}, the larger of "
+                f"model.latent_width and the width of model.size; nearest: {nearest}"
+            )
         self.qkv = nnx.Linear(
             inputs,
             3 * width,
