@@ -108,6 +108,7 @@ ARROWS = {
         "clip_layout",
         "config_flag",
         "convert",
+        "differences",
         "models",
         "parts",
         "report",

@@ -16,13 +16,19 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from unitok_jax import clip_layout, config_flag, convert, parts, torch_layout, weight_files
+from unitok_jax import (
+    clip_layout,
+    config_flag,
+    convert,
+    differences,
+    parts,
+    torch_layout,
+    weight_files,
+)
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.report import Report, Used
 
-# Keys of the model that decide nothing about the weights.
-_FREE = ("drop_path", "remat", "dtype", "commitment_weight")
 # key of the model -> the parts whose weights it gives their meaning; `size` is all but the text's
 _CONCERNS = {
     "size": ("encoder", "quant_proj", "post_quant_proj", "decoder", "fc_norm", "projection"),
@@ -128,7 +134,7 @@ def _match_unitok(path, config, params, abstract, model, mask, key, notes):
     problems = []
     for name in sorted(saved.keys() | present.keys()):
         # a key that no row knows concerns everything
-        free = name in _FREE or (linear and name == "quant_heads")
+        free = name in differences.FREE_OF_MODEL or (linear and name == "quant_heads")
         if not free and chosen & set(_CONCERNS.get(name, chosen)):
             problems += _differences(f"model.{name}", saved.get(name), present.get(name))
     if problems:
@@ -256,7 +262,9 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     """
     lines = [
         line
-        for key in sorted((saved["model"].keys() | present["model"].keys()) - set(_FREE))
+        for key in sorted(
+            (saved["model"].keys() | present["model"].keys()) - set(differences.FREE_OF_MODEL)
+        )
         for line in _differences(f"model.{key}", saved["model"].get(key), present["model"].get(key))
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])

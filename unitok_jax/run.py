@@ -5,6 +5,7 @@ import functools
 import logging
 import re
 import zlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from unitok_jax import differences, frozen, initialize, paths, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health
+from unitok_jax.data.identity import identity
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
 from unitok_jax.data.records import LabelledSource, SampleError, Tally
 from unitok_jax.data.sources import open_source
@@ -170,22 +172,26 @@ class Run:
             divisor=self._divisor,
         )
 
-    @property
-    def facts(self) -> dict[str, int]:
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
         """What a state means only together with: saved, and compared on resuming.
 
-        The data position belongs to a number of samples, the discriminator's heads to a DINOv2.
+        The data position belongs to samples in an order, the discriminator's heads to a DINOv2.
         """
         facts = {"samples in the data": len(self.source), "batch size": self.batch_size}
         parts = getattr(self.source, "parts", (self.source,))
         if any(hasattr(part, "blocks") for part in parts):
             facts["data.window"] = self.config.data.window
-        return facts | self._dinov2
+        return facts | identity(self.source) | self._dinov2
 
     @property
-    def shared(self) -> dict[str, int]:
+    def shared(self) -> dict[str, Any]:
         """What the processes of a job must have alike: their data and frozen networks."""
-        return self.facts | self._digests | {"samples to evaluate": len(self.eval_source)}
+        return (
+            differences.flat(self.facts)
+            | self._digests
+            | {"samples to evaluate": len(self.eval_source)}
+        )
 
     @property
     def _dinov2(self):

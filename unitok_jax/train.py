@@ -68,9 +68,10 @@ def train(
             folder = make(workdir)
             stack.enter_context(lock(folder))
             run = Run(config)
+            shared = run.shared  # reads some samples
         clock = stack.enter_context(Clock(folder, began, cluster.is_lead()))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
-        cluster.agree(run.shared | {"checkpoints in --workdir": _settled(checkpoints)})
+        cluster.agree(shared | {"checkpoints in --workdir": _settled(checkpoints)})
         unseen = False
         if checkpoints.latest_step() is None or not config.eval.source:
             with cluster.together():
