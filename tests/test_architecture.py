@@ -20,6 +20,7 @@ ARROWS = {
     "cluster": {"membership"},
     "train": {
         "cluster",
+        "overview",
         "run",
         "sharding",
         "checkpoint",
@@ -31,6 +32,7 @@ ARROWS = {
         "timing",
         "workdir",
     },
+    "overview": {"step"},
     "timing": {"workdir"},
     "profiling": {"timing"},
     "goodput": {"timing"},
@@ -107,8 +109,8 @@ ARROWS = {
     "initialize": {
         "clip_layout",
         "config_flag",
-        "convert",
         "differences",
+        "convert",
         "models",
         "parts",
         "report",

@@ -10,16 +10,15 @@ import zlib
 
 import jax
 import numpy as np
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from unitok_jax import cluster, differences, goodput, sharding
+from unitok_jax import cluster, differences, goodput, overview, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
 from unitok_jax.profiling import Tracer
 from unitok_jax.run import Run
 from unitok_jax.step import TrainState
-from unitok_jax.timing import Clock
+from unitok_jax.timing import FILE, Clock, read
 from unitok_jax.workdir import lock, make, write
 
 log = logging.getLogger(__name__)
@@ -88,12 +87,17 @@ def train(
             due = int(state.step) % config.eval.every == 0
             evaluated = checkpoints.meta(int(state.step)).get("evaluated", True)
             unseen = cluster.from_lead(due and not evaluated)
-        _overview(state)
         start = int(state.step)
         if start >= config.steps:
             log.info("step %d of %d is done: nothing to train", start, config.steps)
             return _evaluation(run.evaluate(state.params)[0])
         checkpoints.check_space(state.items())
+        size = config, len(run.source), run.batch_size, run.mesh, folder
+        for line in overview.run_lines(*size):
+            log.info("%s", line)
+        table = overview.parameter_table(state, config.log.parameters)
+        log.info("parameters:\n%s", table)
+        earlier = read(folder) if clock.lead and (folder / FILE).exists() else []
         clock.open(start, config.steps, run.batch_size, _facts())
         tracer = Tracer(folder, config.log, start + 1, clock)
         stack.callback(tracer.close)
@@ -109,6 +113,7 @@ def train(
             _evaluate(run, state, start, writer, clock)
         if preemption.come():
             raise Preempted(preemption, f"at step {start}")
+        log.info("%s", overview.waiting_line(earlier, _facts()))
         metrics = _loop(
             run, state, batches, checkpoints, preemption, writer, progress, clock, tracer
         )
@@ -243,13 +248,6 @@ def _line(values):
         f"{name} {np.array2string(np.asarray(value), precision=3)}"
         for name, value in values.items()
     )
-
-
-def _overview(state: TrainState) -> None:
-    table = parameter_overview.get_parameter_overview(
-        state.generator.params, include_stats="sharding"
-    )
-    log.info("parameters:\n%s", table)
 
 
 def _settled(checkpoints: Checkpoints) -> list[int]:
