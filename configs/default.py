@@ -136,6 +136,7 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every = 50  # steps; values are means since the last line
     config.log.tensorboard = True
+    config.log.wandb = ""  # a project of Weights & Biases to write to; empty: none
     config.log.parameters = False  # every array in the log, not a row for each part
     config.log.profile_steps = ()  # where traces begin, as (10, 500): docs/profiling.md
     config.log.profile_count = 3  # steps of a trace

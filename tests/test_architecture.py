@@ -19,6 +19,7 @@ ARROWS = {
     "membership": set(),
     "cluster": {"membership"},
     "train": {
+        "boards",
         "cluster",
         "overview",
         "run",
@@ -32,6 +33,7 @@ ARROWS = {
         "timing",
         "workdir",
     },
+    "boards": {"workdir"},
     "overview": {"step"},
     "timing": {"workdir"},
     "profiling": {"timing"},

@@ -49,6 +49,7 @@ SYNONYMS = {
     "numsteps": ("steps",),
     "precision": ("model.dtype",),
     "pretrained": ("init.path",),
+    "project": ("log.wandb",),
     "res": ("data.image_size",),
     "resolution": ("data.image_size",),
     "threads": ("data.num_threads",),

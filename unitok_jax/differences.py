@@ -24,7 +24,7 @@ BINDING = (
 # Keys of the model that change training or the precision, and not what weights and codes mean.
 FREE_OF_MODEL = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
 # Keys that older checkpoints lack, and what they did.
-ADDED = {"data.mixture": [], "frozen.inception": "", "log.parameters": False}
+ADDED = {"data.mixture": [], "frozen.inception": "", "log.parameters": False, "log.wandb": ""}
 # Keys of which it matters whether they are 0: with them comes a part of the training state.
 SWITCHES = ("gan.weight", "optim.ema_decay")
 

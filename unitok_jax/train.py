@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax import cluster, differences, goodput, overview, sharding
+from unitok_jax.boards import TensorBoard, WeightsAndBiases, check_wandb
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
 from unitok_jax.profiling import Tracer
@@ -64,6 +65,7 @@ def train(
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(contextlib.closing(cluster.Preemption()))
         with cluster.together():
+            check_wandb(config.log.wandb)
             folder = make(workdir)
             stack.enter_context(lock(folder))
             run = Run(config)
@@ -104,7 +106,7 @@ def train(
         writer = NoWriter()
         if clock.lead:
             write(folder / "config.json", config.to_json(indent=2) + "\n")
-            writer = Writer(folder, start, config.log.tensorboard, reevaluate=unseen)
+            writer = Writer(folder, start, _boards(config, folder, start), reevaluate=unseen)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
@@ -248,6 +250,13 @@ def _line(values):
         f"{name} {np.array2string(np.asarray(value), precision=3)}"
         for name, value in values.items()
     )
+
+
+def _boards(config, folder, start):
+    boards = [TensorBoard(folder, start)] if config.log.tensorboard else []
+    if config.log.wandb:
+        boards.append(WeightsAndBiases(folder, config.log.wandb, config.to_dict()))
+    return boards
 
 
 def _settled(checkpoints: Checkpoints) -> list[int]:
