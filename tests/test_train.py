@@ -89,7 +89,7 @@ class TestWhatARunLeaves:
         _, log = finished
         assert "step 6/6  loss " in log and "images/s" in log and "left" in log
         assert re.search(r"  encoder +[\d,]+ .*\n(.*\n)*  total +5,423,972 +21\.7 MB", log)
-        assert "data: 18 samples of photos, batches of 8: 2.25 steps an epoch" in log
+        assert "data: 18 samples of photos, batches of 8: 2.2 steps an epoch, 2.67 epochs" in log
         assert "compiling the first step ..." in log
 
     def test_records(self, finished):

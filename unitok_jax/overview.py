@@ -28,8 +28,8 @@ def run_lines(
     kind = mesh.devices.flat[0].device_kind
     return [
         f"data: {samples:,} samples of {config.data.source}, batches of {batch_size:,}: "
-        f"{epoch:,.4g} steps an epoch, {epochs:,.4g} epochs in {config.steps:,} steps",
-        f"devices: {mesh.size} x {kind} in {jax.process_count()} processes, mesh {axes}; "
+        f"{epoch:,.1f} steps an epoch, {epochs:,.2f} epochs in {config.steps:,} steps",
+        f"devices: {mesh.size} x {kind}, mesh {axes}, processes: {jax.process_count()}; "
         f"model.dtype={config.model.dtype}",
         f"workdir: {workdir}",
     ]
