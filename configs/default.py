@@ -4,7 +4,7 @@ Other configs start from `get_config()` and say what differs. Any key can be set
 line: `--config.optim.learning_rate=1e-3`. Where a checkpoint and the command line both speak:
 weights, optimiser and step come from the newest checkpoint of the workdir; the configuration comes
 from the command line, and must agree with the checkpoint's wherever it decides what the weights or
-the data position mean (`checkpoint.py` lists those keys).
+the data position mean (`differences.py` lists those keys). Paths may begin with `~`.
 """
 
 import difflib
@@ -137,6 +137,8 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every = 50  # steps; values are means since the last line
     config.log.tensorboard = True
+    config.log.wandb = ""  # a project of Weights & Biases to write to; empty: none
+    config.log.parameters = False  # every array in the log, not a row for each part
     config.log.profile_steps = ()  # where traces begin, as (10, 500): docs/profiling.md
     config.log.profile_count = 3  # steps of a trace
     config.log.memory_profile = False  # after the first step of every start

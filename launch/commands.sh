@@ -102,12 +102,18 @@ call() {
   fi
 }
 
-child='' interrupted='' stopping='' status=0
+child='' interrupted='' stopping='' presses=0 status=0
 
-# forward_signals: from here on TERM, INT and HUP reach the child of run_child as TERM.
+# forward_signals: from here on TERM, INT and HUP reach the child of run_child as TERM; the second
+# INT, of a person who does not want to wait, kills it.
 forward_signals() {
-  trap 'stopping=1 interrupted=1
-        [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' TERM INT HUP
+  trap 'forward TERM' TERM HUP
+  trap 'presses=$((presses + 1)); if ((presses > 1)); then forward KILL; else forward TERM; fi' INT
+}
+
+forward() {
+  stopping=1 interrupted=1
+  [[ -z $child ]] || kill -"$1" "$child" 2>/dev/null || true
 }
 
 # run_child COMMAND...: runs it to its end and leaves its exit code in `status`; `stopping` is set

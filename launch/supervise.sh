@@ -12,10 +12,11 @@ Runs COMMAND and, by its exit code,
   0      is done: exits with 0
   2      stops: the configuration or the input is wrong and would be wrong again
   75     was preempted and has saved: the same command again, not counted as a crash
+  130    stops: a person pressed Ctrl-C in it
   other  has crashed: the same command again
 
 TERM, INT and HUP reach COMMAND as TERM. After one of them nothing is started again: the exit code is
-COMMAND's, 75 if it saved or was not running.
+COMMAND's, 75 if it saved or was not running. The second INT (Ctrl-C) kills COMMAND.
 
 Settings (environment):
   MAX_CRASHES       give up after so many crashes in a row, with the last one's exit code (10)
@@ -45,7 +46,7 @@ while :; do
   started=$SECONDS
   run_child "$@"
   lasted=$((SECONDS - started))
-  if [[ -n $stopping || $status == 0 || $status == 2 ]]; then
+  if [[ -n $stopping || $status == 0 || $status == 2 || $status == 130 ]]; then
     break
   elif [[ $status == 75 ]]; then
     crashes=0

@@ -51,8 +51,10 @@ def environment(devices: int) -> dict[str, str]:
 class Job:
     """`main` in one or several processes, whose output goes to files."""
 
-    def __init__(self, logs: pathlib.Path, workdir, processes: int, devices: int, *more, each=()):
-        """each: further arguments of every process, in their order."""
+    def __init__(
+        self, logs: pathlib.Path, workdir, processes: int, devices: int, *more, each=(), **options
+    ):
+        """each: further arguments of every process, in their order; options: of `Popen`."""
         logs.mkdir(parents=True, exist_ok=True)
         self.logs = [logs / f"{process}.log" for process in range(processes)]
         where = [()]
@@ -71,6 +73,7 @@ class Job:
                         env=environment(devices),
                         stdout=log,
                         stderr=subprocess.STDOUT,
+                        **options,
                     )
                 )
 

@@ -13,12 +13,15 @@ PACKAGE = ROOT / "unitok_jax"
 # room -> the rooms of the package it may import (itself always)
 ARROWS = {
     "__init__": {"data", "tokenizer"},
-    "main": {"cluster", "compilation_cache", "fit", "membership", "train"},
+    "config_flag": set(),
+    "main": {"cluster", "compilation_cache", "config_flag", "fit", "membership", "train"},
     "compilation_cache": set(),
     "membership": set(),
     "cluster": {"membership"},
     "train": {
+        "boards",
         "cluster",
+        "overview",
         "run",
         "sharding",
         "checkpoint",
@@ -30,6 +33,8 @@ ARROWS = {
         "timing",
         "workdir",
     },
+    "boards": {"workdir"},
+    "overview": {"step"},
     "timing": {"workdir"},
     "profiling": {"timing"},
     "goodput": {"timing"},
@@ -82,7 +87,7 @@ ARROWS = {
     "workdir": {"cluster"},
     "metrics": {"editing", "workdir"},
     "models": set(),
-    "data": set(),
+    "data": {"config_flag"},
     "evaluate": {"models"},
     "foreign_files": set(),
     "outputs": {"foreign_files"},
@@ -124,6 +129,8 @@ ARROWS = {
     },
     "initialize": {
         "clip_layout",
+        "config_flag",
+        "differences",
         "convert",
         "models",
         "parts",

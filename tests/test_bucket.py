@@ -83,7 +83,7 @@ def test_checkpoints(run, caplog):
 
 
 def test_metrics_and_pictures(run):
-    writer = Writer(run, 0, tensorboard=False)
+    writer = Writer(run, 0)
     for step in (1, 2, 3):
         writer.scalars(step, {"loss": step})
     writer.image(3, "reconstruction", np.zeros((4, 4, 3), np.uint8))
@@ -91,7 +91,7 @@ def test_metrics_and_pictures(run):
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]  # before it is closed
     writer.close()
     assert bucket.OBJECTS["bucket/run/images/reconstruction_00000003.png"].startswith(b"\x89PNG")
-    writer = Writer(run, 2, tensorboard=False)
+    writer = Writer(run, 2)
     writer.scalars(3, {"loss": 30})
     writer.close()
     lines = bucket.OBJECTS["bucket/run/metrics.jsonl"].decode().splitlines()

@@ -1,9 +1,15 @@
 """Values that do not fit are refused before anything is built, with the key and what to set."""
 
+import functools
+import types
+
 import pytest
 
-from configs import default, tiny_full
+from configs import default, tiny, tiny_full
 from unitok_jax.checks import check
+from unitok_jax.run import Run
+
+NAN = float("nan")
 
 
 def test_the_configurations_that_come_with_it_pass():
@@ -95,3 +101,88 @@ def test_a_depth_of_millions_is_the_line_that_weights_of_others_get():
     config.model.text.layers = 10**7
     with pytest.raises(ValueError, match=r"^model\.text\.layers=10000000 must be .* 1 to 1024$"):
         check(config)
+
+
+class TestMessages:
+    """What a person who sets one key too far reads: the key, the value, and what to set."""
+
+    @pytest.mark.parametrize(
+        "key, value, words",
+        [
+            ("seed", -1, ["must not be negative"]),
+            ("steps", 0, ["must be at least 1"]),
+            ("data.source", "webdataset", ["did you mean 'tar'"]),
+            ("data.source", "ImageFolder", ["did you mean 'labelled'"]),
+            ("data.source", "hf", ["did you mean 'parquet'"]),
+            ("data.source", "fodler", ["did you mean 'folder'"]),
+            ("data.source", "folder", ["data.path is empty", "--config.data.path="]),
+            ("data.batch_size", 0, ["must be at least 1"]),
+            ("data.batch_size", -8, ["must be at least 1"]),
+            ("data.batch_size", 12, ["is not a multiple of 8", "nearest: 8 or 16"]),
+            ("data.batch_size", 3, ["of 8", "nearest: 8"]),
+            ("data.image_size", (0, 0), ["multiple of 16", "nearest: 16"]),
+            ("data.image_size", (64, 64, 3), ["(height, width)"]),
+            ("data.image_size", (), ["(height, width)"]),
+            ("data.image_size", (64.0, 64.0), ["(height, width)"]),
+            ("data.max_bad", 1.5, ["between 0 and 1"]),
+            ("data.max_bad", NAN, ["between 0 and 1"]),
+            ("data.crop_scale", (0.5, 1.5), ["a smaller and a larger one", "at most 1"]),
+            ("data.crop_scale", (0.9,), ["two values"]),
+            ("data.crop_ratio", (2.0, 1.0), ["a smaller and a larger one"]),
+            ("data.crop_ratio", (1.0, float("inf")), ["a smaller and a larger one"]),
+            ("data.crop_ratio", ("a", "b"), ["two values, both numbers"]),
+            ("data.decode_fraction", NAN, ["1, 1/2, 1/3"]),
+            ("data.num_threads", 0, ["must be at least 1"]),
+            ("data.num_workers", -1, ["must not be negative"]),
+            ("model.size", "bse", ["did you mean 'base'"]),
+            ("model.dtype", "float16", ["float32, bfloat16"]),
+            ("model.remat", "all", ["none, blocks, everything"]),
+            ("model.quantizer", "vq", ["multi_codebook, residual, fsq, bsq"]),
+            ("model.quant_proj", "conv", ["attention", "linear"]),
+            ("model.quant_heads", 5, ["does not divide", "nearest: 4"]),
+            ("model.quant_heads", 0, ["must be an integer from 1 to "]),
+            ("model.num_codebooks", 3, ["does not divide model.vocab_size=256"]),
+            ("model.num_codebooks", 0, ["must be an integer from 1 to "]),
+            ("model.latent_width", -32, ["must be an integer from 1 to "]),
+            ("model.embed_dim", 0, ["must be an integer from 1 to "]),
+            ("model.num_query", -1, ["must be an integer from 0 to "]),
+            ("model.drop_path", NAN, ["at least 0 and below 1"]),
+            ("model.text.heads", 5, ["does not divide model.text.width=64"]),
+            ("model.text.layers", 0, ["must be an integer from 1 to "]),
+            ("model.text.context_length", 1, ["must be an integer from 2 to "]),
+            ("optim.learning_rate", NAN, ["not a finite number"]),
+            ("optim.warmup_fraction", 1.5, ["between 0 and 1"]),
+            ("optim.warmup_fraction", NAN, ["between 0 and 1"]),
+            ("optim.betas", (0.9, 0.9, 0.9), ["two values"]),
+            ("optim.betas", (NAN, 0.9), ["below 1"]),
+            ("optim.frozen", (1,), ["globs of parameters"]),
+            ("init.include", (1,), ["globs of parameters"]),
+            ("init.path", "/no/such/file", []),
+            ("mesh.data", 3, ["the 8 devices of this job"]),
+            ("eval.source", "wds", ["did you mean 'tar'"]),
+            ("eval.batch_size", 0, ["must be at least 1"]),
+        ],
+    )
+    def test_of_one_key(self, key, value, words):
+        config = tiny.get_config()
+        *rooms, leaf = key.split(".")
+        functools.reduce(getattr, rooms, config)[leaf] = value
+        if key == "init.path":
+            run = Run(config)
+            run.programs = types.SimpleNamespace()  # so that nothing is compiled
+            with pytest.raises(OSError, match="init.path=/no/such/file: there is no such file"):
+                run.initial_state()
+            return
+        with pytest.raises(ValueError) as error:
+            Run(config)
+        message = str(error.value)
+        assert "\n" not in message and f"{key}" in message
+        assert all(word in message for word in words), message
+        told = value if not isinstance(value, str) else repr(value)
+        assert str(told) in message or key == "data.source" and value == "folder", message
+
+    def test_adversary_without_a_step(self):
+        config = tiny_full.get_config()
+        config.gan.start_fraction = NAN
+        with pytest.raises(ValueError, match="gan.start_fraction=nan of steps=200"):
+            check(config)

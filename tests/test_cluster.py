@@ -133,8 +133,17 @@ class TestPreemption:
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
             assert preemption.come()
+        assert not preemption.interrupted()
         preemption.close()
         assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_ctrl_c(self):
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        preemption = cluster.Preemption()
+        signal.raise_signal(signal.SIGINT)
+        assert preemption.come() and preemption.interrupted()
+        preemption.close()
+        assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 def test_one_process_agrees_with_itself():
@@ -161,6 +170,8 @@ def test_what_may_pass_is_worth_another_try(error, passes):
 def test_one_process_fails_by_its_own_error():
     with pytest.raises(FileNotFoundError, match="none"), cluster.together():
         raise FileNotFoundError("none")
+    with pytest.raises(ImportError, match="skimage"), cluster.together():
+        raise ImportError("skimage")
     with cluster.together():
         value = cluster.from_lead([1, "a"])
     assert value == [1, "a"]

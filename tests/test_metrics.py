@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unitok_jax.boards import TensorBoard
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.reconstruction import Reconstruction, psnr
 from unitok_jax.evaluate.retrieval import caption_retrieval
@@ -26,13 +27,13 @@ def test_running_mean():
 
 def test_writer_drops_what_will_come_again(tmp_path):
     """A run killed after step 4 that resumes at step 2 must not write steps 3 and 4 twice."""
-    writer = Writer(tmp_path, 0, tensorboard=False)
+    writer = Writer(tmp_path, 0)
     for step in range(1, 5):
         writer.scalars(step, {"loss": np.float32(step), "usage": np.array([0.5, 1.0])})
     writer.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')  # cut short by the kill
-    writer = Writer(tmp_path, 2, tensorboard=False)
+    writer = Writer(tmp_path, 2)
     writer.scalars(3, {"loss": 30.0})
     writer.close()
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -41,7 +42,7 @@ def test_writer_drops_what_will_come_again(tmp_path):
 
 
 def test_pictures_are_files(tmp_path):
-    writer = Writer(tmp_path, 0, tensorboard=True)
+    writer = Writer(tmp_path, 0, [TensorBoard(tmp_path, 0)])
     writer.image(3, "reconstruction", np.full((4, 6, 3), 7, np.uint8))
     writer.close()
     with Image.open(tmp_path / "images" / "reconstruction_00000003.png") as image:

@@ -276,9 +276,9 @@ class TestBadInput:
         "more, message",
         [
             (["--ouput=x"], "Unknown command line flag 'ouput'. Did you mean: output"),
-            (["--config.data.sourc=x"], 'Did you mean "source" instead of "sourc"'),
-            (["--config.dta.source=x"], "no such key: 'dta'\nDid you mean \"data\" instead of"),
-            (["--config.seed=many"], "flag --config.seed=many: invalid literal"),
+            (["--config.data.sourc=x"], "no key 'data.sourc'; near: data.source"),
+            (["--config.dta.source=x"], "no key 'dta.source'; near: data.source"),
+            (["--config.seed=many"], "--config.seed=many: expected a value of type int"),
             (["--shard_size=0"], "flag --shard_size=0"),
             (["--workers=0"], "flag --workers=0"),
             (["more"], "unexpected arguments: more"),

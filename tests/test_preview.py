@@ -380,8 +380,8 @@ class TestCommand:
         ("arguments", "message"),
         [
             ((), "--config is missing; for example --config=configs/photos.py"),
-            (("--config=configs/photos.py", "--config.data.sorce=x"), 'Did you mean "source"'),
-            (("--config=configs/photos.py", "--config.dta.path=x"), "--config: no such key: 'dta'"),
+            (("--config=configs/photos.py", "--config.data.sorce=x"), "near: data.source"),
+            (("--config=configs/photos.py", "--config.dta.path=x"), "near: data.path"),
             (("--config=configs/ablations.py:zz",), "no variant 'zz'"),
             (("--config=configs/photos.py", "--images=-1"), "--images=-1: -1 is not a non-nega"),
             (("--config=configs/photos.py", "photos"), "unexpected arguments: photos"),

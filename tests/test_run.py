@@ -1,10 +1,13 @@
 """What a run evaluates: the first images that can be used, and no other."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import default
 from unitok_jax import differences
 from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.records import SampleError
@@ -98,15 +101,40 @@ def test_subset_keeps_labels():
 
 
 class TestSavedConfig:
-    def test_a_mixture_is_the_same_after_json(self):
-        saved = {"data": {"mixture": [[1.0, "tar", "a"], [2, "photos", ""]]}}
-        now = {"data": {"mixture": ((1.0, "tar", "a"), (2, "photos", ""))}}
+    def test_where_data_lie_plays_no_part(self):
+        """Nor does what changes no meaning of weights; what does is told."""
+        saved = default.get_config().to_dict()
+        now = json.loads(json.dumps(saved))
+        saved["data"] |= {"source": "mixture", "mixture": ((1.0, "tar", "/a/1.tar"),)}
+        now["data"] |= {"source": "tar", "path": "/b", "captions": "/c.jsonl", "index": "/d"}
+        now["eval"] |= {"source": "folder", "path": "/e"}
+        now["model"] |= {"remat": "none", "dtype": "float32", "drop_path": 0.0}
+        now["model"] |= {"commitment_weight": 1.0, "residual_dtype": "float32"}
         assert differences.config_differences(saved, now) == []
-        now["data"]["mixture"] = ((1.0, "tar", "b"), (2, "photos", ""))
-        assert len(differences.config_differences(saved, now)) == 1
+        now["model"]["num_query"] = 3
+        assert differences.config_differences(saved, now) == ["model.num_query: saved 0, now 3"]
 
-    def test_one_that_knows_no_mixtures(self):
+    def test_one_that_knows_no_mixtures(self, caplog):
         saved, now = {"data": {"source": "tar"}}, {"data": {"source": "tar", "mixture": ()}}
-        assert differences.config_differences(saved, now) == []
-        now["data"]["mixture"] = ((1.0, "tar", "a"),)
-        assert len(differences.config_differences(saved, now)) == 1
+        with caplog.at_level("INFO"):
+            assert differences.config_differences(saved, now) == []
+        assert not caplog.text
+
+    def test_changes_are_logged(self, caplog):
+        with caplog.at_level("INFO"):
+            differences.config_differences({"model": {"remat": "a"}}, {"model": {"remat": "b"}})
+        line = "the configuration changed since the checkpoint: model.remat: saved 'a', now 'b'"
+        assert line in caplog.text
+
+
+class TestFacts:
+    def test_the_first_of_many_that_differ_is_told(self):
+        saved = {"n": 1, "samples": {"3": "a", "5": "b", "7": "c"}}
+        now = {"n": 1, "samples": {"3": "a", "5": "x", "7": "y", "9": "what was not read then"}}
+        assert differences.fact_differences(saved, saved) == []
+        told = ["samples: 5: saved 'b', now 'x' (and 1 more)"]
+        assert differences.fact_differences(saved, now) == told
+
+    def test_an_older_checkpoint_that_tells_less(self, caplog):
+        assert differences.fact_differences({"n": 1}, {"n": 1, "samples": {"3": "a"}}) == []
+        assert "the checkpoint does not tell its samples, which are not compared" in caplog.text

@@ -1,7 +1,10 @@
 """launch/supervise.sh and launch/local.sh with real processes and real signals."""
 
+import contextlib
+import os
 import re
 import signal
+import subprocess
 
 import pytest
 
@@ -40,6 +43,7 @@ def runs(host):
     [
         ([0], 3, 0),
         ([2, 0], 3, 2),
+        ([130, 0], 3, 130),
         ([75, 0], 3, 0),
         (["kill", 1, 0], 3, 0),
         ([7, 7, 7, 0], 3, 7),
@@ -54,7 +58,7 @@ def test_what_is_run_again(host, values, limit, code):
     expected = len(values) if values[-1] == code else len(values) - 1
     assert runs(host) == expected
     assert len(re.findall("again in 0 s", ended.stderr)) == expected - 1
-    assert ("giving up" in ended.stderr) == (code not in (0, 2))
+    assert ("giving up" in ended.stderr) == (code not in (0, 2, 130))
 
 
 def test_a_long_run_starts_the_count_again(host):
@@ -99,6 +103,48 @@ def test_more_signals_during_the_save_change_nothing(host):
     process.communicate(timeout=30)
     assert process.returncode == 75
     assert (host.root / "complete").exists()
+
+
+@pytest.fixture
+def terminal(host):
+    """A started supervisor and its command in a group of their own, as a terminal starts them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    groups = []
+
+    def start(body):
+        command = host.script("training", body)
+        process = subprocess.Popen(
+            [SUPERVISE, command],
+            cwd=host.root,
+            env=host.environment,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        groups.append(process.pid)
+        launchers.wait_for(host.root / "ready")
+        return process
+
+    yield start
+    signal.signal(signal.SIGINT, before)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def test_one_ctrl_c_saves_and_nothing_is_started_again(host, terminal):
+    process = terminal(TRAINING.format(saving="echo run >>runs.txt"))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 75
+    assert (host.root / "saved").read_text() == "saved\n" and runs(host) == 1
+
+
+def test_the_second_ctrl_c_waits_for_no_save(host, terminal):
+    process = terminal(TRAINING.format(saving="sleep 60; echo >complete"))
+    os.killpg(process.pid, signal.SIGINT)
+    launchers.wait_for(host.root / "saved")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 137
+    assert not (host.root / "complete").exists()
 
 
 @pytest.mark.parametrize(

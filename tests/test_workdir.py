@@ -33,6 +33,10 @@ class TestMake:
         monkeypatch.chdir(tmp_path)
         assert str(workdir.make("run")) == str(tmp_path / "run")
 
+    def test_a_home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert str(workdir.make("~/run")) == str(tmp_path / "run")
+
     def test_a_file_in_its_place(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(OSError, match="--workdir=.*file cannot be written"):
@@ -55,7 +59,7 @@ class TestMake:
     def test_a_bucket_without_the_package(self, monkeypatch):
         for name in ("gcsfs", "tensorflow"):
             monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ValueError, match=r"gs://bucket/run needs .*unitok-jax\[gcs\]"):
+        with pytest.raises(ValueError, match=r"gs://bucket/run needs .*'\.\[gcs\]'"):
             workdir.make("gs://bucket/run")
 
 

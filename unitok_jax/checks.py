@@ -25,6 +25,7 @@ def check(config: ConfigDict) -> None:
     limits.check(config.model.to_dict())
     positive = {
         "steps": config.steps,
+        "data.batch_size": config.data.batch_size,
         "eval.every": config.eval.every,
         "eval.batch_size": config.eval.batch_size,
         "eval.max_images": config.eval.max_images,
@@ -41,7 +42,11 @@ def check(config: ConfigDict) -> None:
     for key, value in positive.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
+    _at_least_zero("seed", config.seed)
     _at_least_zero("data.num_workers", config.data.num_workers)
+    _in_unit_range("data.max_bad", config.data.max_bad)
+    _crop_range("data.crop_scale", config.data.crop_scale, 1.0)
+    _crop_range("data.crop_ratio", config.data.crop_ratio, math.inf)
     for key in ("keep_best", "keep_every"):
         _at_least_zero(f"checkpoint.{key}", config.checkpoint[key])
     if config.model.text.vocab_size <= END_OF_TEXT:
@@ -126,7 +131,10 @@ def _check_gan(config):
         _at_least_zero(f"gan.{key}", gan[key])
     for key in ("augment_probability", "crop_probability", "warmup_fraction", "final_fraction"):
         _in_unit_range(f"gan.{key}", gan[key])
-    if gan.start_fraction < 0 or round(gan.start_fraction * config.steps) >= config.steps - 1:
+    if (
+        not 0 <= gan.start_fraction <= 1
+        or round(gan.start_fraction * config.steps) >= config.steps - 1
+    ):
         raise ValueError(
             f"gan.start_fraction={gan.start_fraction} of steps={config.steps} leaves the "
             "discriminator no step; set it between 0 and 1, or gan.weight=0"
@@ -165,6 +173,9 @@ def _check_optim(config):
             f"optim.accumulation={optim.accumulation} does not divide "
             f"data.batch_size={config.data.batch_size} into micro-batches of one size"
         )
+    for key, globs in {"init.include": config.init.include, "optim.frozen": optim.frozen}.items():
+        if not all(isinstance(glob, str) for glob in globs):
+            raise ValueError(f"{key}={tuple(globs)} must hold globs of parameters: ('encoder.*',)")
     if config.init.training and not config.init.path:
         raise ValueError("init.training=True needs init.path, the workdir to take it from")
     if config.init.training and tuple(config.init.include) != ("*",):
@@ -201,5 +212,12 @@ def _in_unit_range(key, value):
 
 
 def _two_values(key, values):
-    if len(values) != 2:
-        raise ValueError(f"{key}={tuple(values)} must hold two values")
+    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
+        raise ValueError(f"{key}={tuple(values)} must hold two values, both numbers")
+
+
+def _crop_range(key, values, largest):
+    _two_values(key, values)
+    if not 0 < values[0] <= values[1] <= largest or not math.isfinite(values[1]):
+        bound = "" if math.isinf(largest) else f", at most {largest:g}"
+        raise ValueError(f"{key}={tuple(values)} must be a smaller and a larger one above 0{bound}")

@@ -23,6 +23,7 @@ from unitok_jax.membership import ClusterError, Member
 log = logging.getLogger(__name__)
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
+EXIT_INTERRUPTED = 130  # what shells make of SIGINT: a person ended it, nobody starts it again
 HEARTBEAT_SECONDS = 30  # without a sign of life, after which the other processes give up
 _LAST_WORDS_SECONDS = 5  # that process 0, with which all others end, leaves them to tell theirs
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EHOSTUNREACH)
@@ -30,6 +31,10 @@ _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY,
 
 class TryAgainError(Exception):
     """What is wrong may pass: the same command may work later."""
+
+
+# What one process raises for its input or its disk, a package that its input needs included.
+REFUSALS = (ValueError, OSError, ImportError, TryAgainError)
 
 
 class Unreachable(TryAgainError):
@@ -127,13 +132,13 @@ def together():
     """A block that fails on all processes if it fails on one; all must come through it.
 
     Raises:
-      ValueError, OSError, TryAgainError: the process's own error; or what another process said, as
-        a ClusterError, or as a TryAgainError if that may pass.
+      ValueError, OSError, ImportError, TryAgainError: the process's own error; or what another
+        process said, as a ClusterError, or as a TryAgainError if that may pass.
     """
     own = None
     try:
         yield
-    except (ValueError, OSError, TryAgainError) as error:
+    except REFUSALS as error:
         own = error
     said = None if own is None else {"text": str(own), "passing": may_pass(own)}
     everywhere = from_all(said)
@@ -187,7 +192,7 @@ class Departure:
             code = error.code
         else:
             sys.excepthook(kind, error, traceback)
-        if code not in (0, EXIT_PREEMPTED):  # in which all leave together
+        if code not in (0, EXIT_PREEMPTED, EXIT_INTERRUPTED):  # in which all leave together
             if is_lead():
                 time.sleep(_LAST_WORDS_SECONDS)
             logging.shutdown()
@@ -197,19 +202,47 @@ class Departure:
 
 
 class Preemption:
-    """Whether SIGTERM came to any process: the notice that a machine will be taken away."""
+    """Whether the run is to stop: SIGTERM, of a machine that is taken away, or Ctrl-C, of a person.
+
+    Either comes to any process. The second SIGINT ends the process at once, inside a compilation or
+    another call that Python's own handlers wait for, too. A SIGINT that whoever started the process
+    told it to ignore, as shells do for what runs in the background, stays ignored.
+    """
 
     def __init__(self):
         """Listens from now on."""
-        self._come, self._asked = False, -1
-        # JAX's own service, which tells all processes, listens to the signal of a larger job.
+        self._come, self._interrupted, self._asked = False, False, -1
+        # JAX's own service, which tells all processes, listens to SIGTERM of a larger job.
         self._shared = jax.distributed.is_initialized()
-        self._before = None
+        self._before = {}
         if not self._shared:
-            self._before = signal.signal(signal.SIGTERM, self._notice)
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._notice)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._notice)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def _notice(self, *_):
+    def _notice(self, number, _):
         self._come = True
+        self._interrupted |= number == signal.SIGINT
+
+    def _listen(self):
+        """Reads the signals as they come, while the main thread may be anywhere."""
+        presses = 0
+        while number := os.read(self._reader, 1):
+            if number[0] != signal.SIGINT:
+                continue
+            presses += 1
+            if presses > 1:
+                os.write(2, b"Ctrl-C again: ended at once, nothing more is saved\n")
+                os._exit(EXIT_INTERRUPTED)
+            os.write(2, b"Ctrl-C: this step is finished and saved; once more ends at once\n")
+            self._come = self._interrupted = True
+            if self._shared:
+                os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells to all processes
+        os.close(self._reader)
 
     def come(self) -> bool:
         """Whether to stop now; the same on all processes, which must ask equally often."""
@@ -220,10 +253,16 @@ class Preemption:
             return multihost_utils.reached_preemption_sync_point(self._asked)
         return self._come
 
+    def interrupted(self) -> bool:
+        """Whether it was Ctrl-C, to any process; all must call it."""
+        return any(from_all(self._interrupted))
+
     def close(self) -> None:
-        """Gives the signal back."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        """Gives the signals back."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._writer)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 def _check_coordinator(member, timeout) -> None:

@@ -1,6 +1,7 @@
 """What keeps a checkpoint from being used: differences of configurations and of trees of arrays."""
 
 import logging
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,14 +9,11 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 # Keys that decide what the weights or the data position mean. A run that resumes must agree on
-# them; everything else may change between one start and the next.
+# them, and on its samples (`data.identity`), wherever these lie; everything else may change between
+# one start and the next.
 BINDING = (
     "model",
     "seed",
-    "data.source",
-    "data.path",
-    "data.captions",
-    "data.mixture",
     "data.batch_size",
     "data.image_size",
     "data.crop_scale",
@@ -23,8 +21,10 @@ BINDING = (
     "data.context_length",
     "optim.frozen",
 )
+# Keys of the model that change training or the precision, and not what weights and codes mean.
+FREE_OF_MODEL = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
 # Keys that older checkpoints lack, and what they did.
-ADDED = {"data.mixture": [], "frozen.inception": ""}
+ADDED = {"data.mixture": [], "frozen.inception": "", "log.parameters": False, "log.wandb": ""}
 # Keys of which it matters whether they are 0: with them comes a part of the training state.
 SWITCHES = ("gan.weight", "optim.ema_decay")
 
@@ -39,6 +39,7 @@ def config_differences(saved: dict, current: dict) -> list[str]:
         if saved.get(key) != current.get(key):
             line = f"{key}: saved {saved.get(key)!r}, now {current.get(key)!r}"
             bound = any(key == name or key.startswith(name + ".") for name in BINDING)
+            bound &= key not in [f"model.{name}" for name in FREE_OF_MODEL]
             bound |= key in SWITCHES and bool(saved.get(key)) != bool(current.get(key))
             (binding if bound else free).append(line)
     for line in free:
@@ -46,13 +47,26 @@ def config_differences(saved: dict, current: dict) -> list[str]:
     return binding
 
 
-def fact_differences(saved: dict[str, int], current: dict[str, int]) -> list[str]:
-    """Facts about the data and the networks of a run that are not as they were saved."""
-    return [
-        f"{key}: saved {saved.get(key)}, now {value}"
-        for key, value in current.items()
-        if saved.get(key) != value
-    ]
+def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Facts about the data and the networks of a run that are not as they were saved.
+
+    A fact that is a dict is compared in the entries that both have; the first that differs is told.
+    """
+    lines = []
+    for key, value in current.items():
+        before = saved.get(key)
+        if not isinstance(value, dict):
+            if before != value:
+                lines.append(f"{key}: saved {before}, now {value}")
+        elif before is None:
+            log.warning("the checkpoint does not tell its %s, which are not compared", key)
+        else:
+            changed = [name for name in value if name in before and before[name] != value[name]]
+            if changed:
+                name, more = changed[0], f" (and {len(changed) - 1} more)" * (len(changed) > 1)
+                told = f"saved {before[name]!r}, now {value[name]!r}"
+                lines.append(f"{key}: {name}: {told}{more}")
+    return lines
 
 
 def tree_differences(found, target) -> list[str]:

@@ -15,14 +15,20 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from unitok_jax import clip_layout, convert, parts, torch_layout, weight_files
+from unitok_jax import (
+    clip_layout,
+    config_flag,
+    convert,
+    differences,
+    parts,
+    torch_layout,
+    weight_files,
+)
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.paths import expand, printable
 from unitok_jax.report import Report, Used
 
-# Keys of the model that decide nothing about the weights.
-_FREE = ("drop_path", "remat", "dtype", "residual_dtype", "commitment_weight")
 # key of the model -> the parts whose weights it gives their meaning; `size` is all but the text's
 _CONCERNS = {
     "size": ("encoder", "quant_proj", "post_quant_proj", "decoder", "fc_norm", "projection"),
@@ -128,7 +134,7 @@ def _match_unitok(path, config, params, abstract, model, mask, key, notes):
     problems = []
     for name in sorted(saved.keys() | present.keys()):
         # a key that no row knows concerns everything
-        free = name in _FREE or (linear and name == "quant_heads")
+        free = name in differences.FREE_OF_MODEL or (linear and name == "quant_heads")
         if not free and chosen & set(_CONCERNS.get(name, chosen)):
             problems += _differences(f"model.{name}", saved.get(name), present.get(name))
     if problems:
@@ -256,7 +262,9 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
         return ["it holds weights only, as converted ones do: leave out init.training"]
     lines = [
         line
-        for key in sorted((saved["model"].keys() | present["model"].keys()) - set(_FREE))
+        for key in sorted(
+            (saved["model"].keys() | present["model"].keys()) - set(differences.FREE_OF_MODEL)
+        )
         for line in _differences(f"model.{key}", saved["model"].get(key), present["model"].get(key))
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
@@ -322,9 +330,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     values.set_gnu_getopt(True)  # flags after the file
     try:
-        rest = values(argv)[1:]
+        rest = config_flag.parse(argv, values)[1:]
         config, include = values.config, tuple(values.include)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (flags.Error, ValueError) as error:
         _exit(error)
     if values.help:
         print(__doc__)

@@ -1,15 +1,15 @@
 """The door: `python -m unitok_jax.main --config=configs/b16.py --workdir=DIR`."""
 
-import difflib
 import logging as standard_logging
 import os
-import re
-import runpy
+import signal
 import sys
 import time
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
+
+from unitok_jax import config_flag
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file with get_config(), such as configs/b16.py; --config.a.b=... sets a key."
@@ -55,8 +55,9 @@ def main(argv: list[str]) -> None:
     """Trains, or compiles.
 
     Exit codes: 0 finished; 2 the configuration or its input is wrong, told in one line; 75 SIGTERM
-    came and all that was done is saved, the same command continues. After any other end, too, the
-    same command continues, from the newest checkpoint.
+    came and all that was done is saved, the same command continues; 130 likewise for Ctrl-C, which
+    means that a person does not want it to go on by itself. After any other end, too, the same
+    command continues, from the newest checkpoint.
     """
     if argv[1:]:
         _exit(f"unexpected arguments: {' '.join(argv[1:])}; keys are set by --config.KEY=VALUE")
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     with cluster.Departure():
         try:
             _compile() if MODE.value == "compile" else _train()
-        except (ValueError, OSError, ArithmeticError, cluster.TryAgainError) as error:
+        except (*cluster.REFUSALS, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
             _exit(f"{error}\n(--v=1 shows where)", 1 if cluster.may_pass(error) else 2)
 
@@ -98,68 +99,12 @@ def _train() -> None:
         train.train(CONFIG.value, WORKDIR.value, _BEGAN)
     except train.Preempted as notice:
         logging.warning("%s", notice)
-        sys.exit(cluster.EXIT_PREEMPTED)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with errors that name near keys and wanted types.
-
-    Raises:
-      flags.Error: a flag or a key that does not exist, or a value of another type.
-    """
-    try:
-        return flags.FLAGS(argv)
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        flags.IllegalFlagValueError,
-        flags.UnrecognizedFlagError,
-    ) as error:
-        message = _explain(argv)
-        raise flags.Error(message or str(error)) from error
-    except OSError as error:
-        raise flags.Error(f"--config: {error}") from error
-
-
-def _explain(argv: list[str]) -> str:
-    """What is wrong with the first --config.key=value of argv that does not fit its config."""
-    joined = re.sub(r"^(--config[\w.]*)\n(?!-)", r"\1=", "\n".join(argv), flags=re.M)
-    given = dict(re.findall(r"^--(?:no)?(config(?:\.[^=\n]+)?)=?(.*)$", joined, re.M))
-    if "config" not in given:
-        return "--config is missing; for example --config=configs/tiny.py"
-    chosen = given.pop("config")
-    path, *variant = chosen.split(":", 1)
-    try:
-        types = _types(runpy.run_path(path)["get_config"](*variant))
-    except ValueError as error:
-        return f"--config={chosen}: {error}"
-    for name, value in given.items():
-        key = name.removeprefix("config.")
-        if key not in types:
-            near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
-            hint = f"; near: {', '.join(near)}" if near else ""
-            return f"--{name}: the config has no key {key!r}{hint}"
-        try:
-            types[key](value)
-        except ValueError:
-            return f"--{name}={value}: expected a value of type {types[key].__name__}"
-    return ""
-
-
-def _types(config: ConfigDict, prefix: str = "") -> dict[str, type]:
-    out = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            out |= _types(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = type(value)
-    return out
+        sys.exit(cluster.EXIT_INTERRUPTED if notice.interrupted else cluster.EXIT_PREEMPTED)
 
 
 def _parse_or_exit(argv: list[str]) -> list[str]:
     try:
-        rest = parse_flags(argv)
+        rest = config_flag.parse(argv)
         if CONFIG.value is None:
             raise flags.Error("--config is missing; for example --config=configs/tiny.py")
         return rest
@@ -173,4 +118,7 @@ def _exit(message: str, code: int = 2) -> None:
 
 
 if __name__ == "__main__":
+    # Until there is something to save, Ctrl-C ends the process at once, inside a library too.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     app.run(main, flags_parser=_parse_or_exit)

@@ -1,8 +1,9 @@
-"""What a person sees of a run: running means, metrics.jsonl, TensorBoard, progress, pictures."""
+"""What a person sees of a run: running means, metrics.jsonl, progress, pictures."""
 
 import json
 import logging
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
@@ -35,28 +36,28 @@ class RunningMean:
 
 
 class Writer:
-    """metrics.jsonl, TensorBoard event files and PNGs of one workdir."""
+    """metrics.jsonl and PNGs of one workdir; boards show the same as curves and pictures."""
 
     def __init__(
-        self, folder: epath.Path, start_step: int, tensorboard: bool, reevaluate: bool = False
+        self, folder: epath.Path, start_step: int, boards: Sequence = (), reevaluate: bool = False
     ):
         """Records after `start_step`, of a run that was killed, are dropped: they come again.
 
         So is the evaluation of `start_step` itself, if `reevaluate`.
+
+        Args:
+          folder: the workdir.
+          start_step: the last that was done before.
+          boards: as in the file of that name; they are closed with this.
+          reevaluate: whether the weights of `start_step` will be evaluated now.
         """
 
         def keep(line):
             again = reevaluate and _step(line) == start_step and '"eval/' in line
             return _step(line) <= start_step and not again
 
-        self._folder = folder
+        self._folder, self._boards = folder, tuple(boards)
         self._file = Lines(folder / "metrics.jsonl", keep)
-        self._board = None
-        if tensorboard:
-            # It imports PyTorch where that is installed: seconds, for commands that draw pictures.
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """One record. Vectors, one value per codebook, become lists and separate curves."""
@@ -65,25 +66,27 @@ class Writer:
         self.curves(step, values)
 
     def curves(self, step: int, values: dict[str, float | np.ndarray]) -> None:
-        """Values for TensorBoard alone: what another start would not write again alike."""
-        for key, value in values.items() if self._board is not None else ():
-            for name, scalar in _curves(key, np.asarray(value)):
-                self._board.add_scalar(name, scalar, step)
+        """Values for the boards alone: what another start would not write again alike."""
+        curves = {}
+        for key, value in values.items():
+            curves |= dict(_curves(key, np.asarray(value)))
+        for board in self._boards if curves else ():
+            board.scalars(step, curves)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A uint8 (H, W, 3) picture, as images/<name>_<step>.png and in TensorBoard."""
+        """A uint8 (H, W, 3) picture, as images/<name>_<step>.png and on the boards."""
         folder = self._folder / "images"
         folder.mkdir(exist_ok=True)
         with (folder / f"{name}_{step:08d}.png").open("wb") as file:
             Image.fromarray(image).save(file, "PNG")
-        if self._board is not None:
-            self._board.add_image(name, image, step, dataformats="HWC")
+        for board in self._boards:
+            board.image(step, name, image)
 
     def close(self) -> None:
         """Flushes and closes the files."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close()
 
 
 class NoWriter:

@@ -5,16 +5,18 @@ import functools
 import logging
 import re
 import zlib
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import differences, frozen, initialize, sharding
+from unitok_jax import differences, frozen, initialize, paths, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health
+from unitok_jax.data.identity import identity
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
 from unitok_jax.data.records import LabelledSource, SampleError, Tally
 from unitok_jax.data.sources import open_source
@@ -48,6 +50,7 @@ class Run:
         check(config)
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+        self.trainer = Trainer(config)  # before the data, whose index may take an hour
         self.source = open_source(config.data)
         Health(config.data.max_bad).check_source(self.source)
         self._divisor = batch_divisor(config, self.mesh.size)
@@ -59,7 +62,6 @@ class Run:
             )
         evaluated = _open_eval_source(config) if config.eval.source else self.source
         self.eval_source = subset(evaluated, range(min(len(evaluated), config.eval.max_images)))
-        self.trainer = Trainer(config)
         self.programs = Programs(self.trainer, self.mesh)
         networks = _load_frozen(config)
         self._digests = {
@@ -116,11 +118,14 @@ class Run:
         init = self.config.init
         if not init.path:
             return self.programs.init()
+        path = paths.expand(init.path)
+        if "://" not in init.path and not path.exists():
+            raise FileNotFoundError(f"init.path={init.path}: there is no such file or folder")
         if init.training:
             return self._trained_state(init.path)
         fresh = self.programs.init()
         params, report = initialize.initial_params(
-            init.path,
+            path,
             self.programs.abstract.generator.params,
             fresh.generator.params,
             model=self.config.model.to_dict(),
@@ -166,22 +171,26 @@ class Run:
             divisor=self._divisor,
         )
 
-    @property
-    def facts(self) -> dict[str, int]:
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
         """What a state means only together with: saved, and compared on resuming.
 
-        The data position belongs to a number of samples, the discriminator's heads to a DINOv2.
+        The data position belongs to samples in an order, the discriminator's heads to a DINOv2.
         """
         facts = {"samples in the data": len(self.source), "batch size": self.batch_size}
         parts = getattr(self.source, "parts", (self.source,))
         if any(hasattr(part, "blocks") for part in parts):
             facts["data.window"] = self.config.data.window
-        return facts | self._dinov2
+        return facts | identity(self.source) | self._dinov2
 
     @property
-    def shared(self) -> dict[str, int]:
+    def shared(self) -> dict[str, Any]:
         """What the processes of a job must have alike: their data and frozen networks."""
-        return self.facts | self._digests | {"samples to evaluate": len(self.eval_source)}
+        return (
+            differences.flat(self.facts)
+            | self._digests
+            | {"samples to evaluate": len(self.eval_source)}
+        )
 
     @property
     def _dinov2(self):
@@ -280,13 +289,18 @@ def _load_frozen(config: ConfigDict) -> dict:
     return {
         kind: frozen.load(
             kind,
-            config.frozen[kind],
+            _expanded(config.frozen[kind]),
             config.model.dtype,
             key=f"frozen.{kind}",
             turn_off=turn_off,
         )[1]
         for kind, turn_off in wanted.items()
     }
+
+
+def _expanded(files: str) -> str:
+    """One or several files, joined by commas, with each `~` replaced."""
+    return ",".join(str(paths.expand(file)) if file else "" for file in files.split(","))
 
 
 def _digest(params) -> int:

@@ -27,8 +27,6 @@ _AWAY = (
 )
 _META = {"config": dict, "step": int, "data": dict, "digests": dict}
 IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
-# What of `config.model` changes training, or the computation's precision, but not what codes mean.
-_NOT_HASHED = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
 _MOST_LINES = 20  # of differences in one message
 
 
@@ -65,7 +63,7 @@ def named_digests(tree) -> dict[str, int]:
 
 def weights_hash(model: dict[str, Any], params) -> str:
     """32 hexadecimal digits of weights and of how `config.model` uses them: `Tokenizer.hash`."""
-    model = {key: value for key, value in model.items() if key not in _NOT_HASHED}
+    model = {key: value for key, value in model.items() if key not in differences.FREE_OF_MODEL}
     facts = json.dumps([model, named_digests(params)], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
 

@@ -10,16 +10,16 @@ import zlib
 
 import jax
 import numpy as np
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from unitok_jax import cluster, differences, goodput, sharding
+from unitok_jax import cluster, differences, goodput, overview, sharding
+from unitok_jax.boards import TensorBoard, WeightsAndBiases, check_wandb
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
 from unitok_jax.profiling import Tracer
 from unitok_jax.run import Run
 from unitok_jax.step import TrainState
-from unitok_jax.timing import Clock
+from unitok_jax.timing import FILE, Clock, read
 from unitok_jax.workdir import lock, make, write
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,17 @@ _LAG_SECONDS = 90
 
 
 class Preempted(Exception):
-    """SIGTERM came; what was done is saved, and the same command continues from there."""
+    """SIGTERM or Ctrl-C came; what was done is saved, and the same command continues there.
+
+    Attributes:
+      interrupted: whether it was Ctrl-C, to any process of the job.
+    """
+
+    def __init__(self, preemption: cluster.Preemption, where: str):
+        """where: the run stopped, as 'after step 5'. All processes must come here."""
+        self.interrupted = preemption.interrupted()
+        name = "Ctrl-C" if self.interrupted else "SIGTERM"
+        super().__init__(f"{name}: stopped {where}; the same command continues there")
 
 
 def train(
@@ -48,19 +58,21 @@ def train(
       ValueError: the configuration or the checkpoint does not fit.
       OSError: the workdir cannot be written, or its disk is full.
       workdir.BusyError: another run writes to it.
-      Preempted: the machine is about to be taken away.
+      Preempted: the machine is about to be taken away, or a person pressed Ctrl-C.
     """
     began = time.time() if began is None else began
     cluster.agree(_command(config, workdir))
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(contextlib.closing(cluster.Preemption()))
         with cluster.together():
+            check_wandb(config.log.wandb)
             folder = make(workdir)
             stack.enter_context(lock(folder))
             run = Run(config)
+            shared = run.shared  # reads some samples
         clock = stack.enter_context(Clock(folder, began, cluster.is_lead()))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
-        cluster.agree(run.shared | {"checkpoints in --workdir": _settled(checkpoints)})
+        cluster.agree(shared | {"checkpoints in --workdir": _settled(checkpoints)})
         unseen = False
         if checkpoints.latest_step() is None or not config.eval.source:
             with cluster.together():
@@ -77,19 +89,24 @@ def train(
             due = int(state.step) % config.eval.every == 0
             evaluated = checkpoints.meta(int(state.step)).get("evaluated", True)
             unseen = cluster.from_lead(due and not evaluated)
-        _overview(state)
         start = int(state.step)
         if start >= config.steps:
             log.info("step %d of %d is done: nothing to train", start, config.steps)
             return _evaluation(run.evaluate(state.params)[0])
         checkpoints.check_space(state.items())
+        size = config, len(run.source), run.batch_size, run.mesh, folder
+        for line in overview.run_lines(*size):
+            log.info("%s", line)
+        table = overview.parameter_table(state, config.log.parameters)
+        log.info("parameters:\n%s", table)
+        earlier = read(folder) if clock.lead and (folder / FILE).exists() else []
         clock.open(start, config.steps, run.batch_size, _facts())
         tracer = Tracer(folder, config.log, start + 1, clock)
         stack.callback(tracer.close)
         writer = NoWriter()
         if clock.lead:
             write(folder / "config.json", config.to_json(indent=2) + "\n")
-            writer = Writer(folder, start, config.log.tensorboard, reevaluate=unseen)
+            writer = Writer(folder, start, _boards(config, folder, start), reevaluate=unseen)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
@@ -97,7 +114,8 @@ def train(
         if unseen:
             _evaluate(run, state, start, writer, clock)
         if preemption.come():
-            raise Preempted(f"SIGTERM: stopped at step {start}; the same command continues there")
+            raise Preempted(preemption, f"at step {start}")
+        log.info("%s", overview.waiting_line(earlier, _facts()))
         metrics = _loop(
             run, state, batches, checkpoints, preemption, writer, progress, clock, tracer
         )
@@ -157,7 +175,7 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock,
         if stops and not last:
             clock.switch("saving")
             checkpoints.wait()  # an error of the save must not be told as a success
-            raise Preempted(f"SIGTERM: stopped after step {step}; the same command continues there")
+            raise Preempted(preemption, f"after step {step}")
     return evaluation
 
 
@@ -234,11 +252,11 @@ def _line(values):
     )
 
 
-def _overview(state: TrainState) -> None:
-    table = parameter_overview.get_parameter_overview(
-        state.generator.params, include_stats="sharding"
-    )
-    log.info("parameters:\n%s", table)
+def _boards(config, folder, start):
+    boards = [TensorBoard(folder, start)] if config.log.tensorboard else []
+    if config.log.wandb:
+        boards.append(WeightsAndBiases(folder, config.log.wandb, config.to_dict()))
+    return boards
 
 
 def _settled(checkpoints: Checkpoints) -> list[int]:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from unitok_jax import cluster
-from unitok_jax.paths import expand
+from unitok_jax import cluster, paths
+from unitok_jax.extras import how_to_install
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class BusyError(cluster.TryAgainError):
 
 
 def open_folder(path) -> epath.Path:
-    """A local path made absolute, or a path in a bucket such as gs://bucket/folder.
+    """A local path made absolute, `~` expanded; or one in a bucket such as gs://bucket/folder.
 
     Raises:
       ValueError: it is in a bucket and the package that reads buckets is not installed, or it is
@@ -36,13 +36,12 @@ def open_folder(path) -> epath.Path:
     except KeyError as error:
         raise ValueError(f"{path}: no path begins with {error}; use a folder or gs://") from error
     if is_local(folder):
-        return epath.Path(os.path.abspath(expand(folder)))
+        return epath.Path(os.path.abspath(paths.expand(folder)))
     try:
         folder.exists()
     except ImportError as error:
         raise ValueError(
-            f"{folder} needs a package to be read and written: pip install 'unitok-jax[gcs]' "
-            f"({error})"
+            f"{folder} needs a package to be read and written: {how_to_install('gcs')} ({error})"
         ) from error
     return folder
 

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from unitok_jax.data.health import Notes
-from unitok_jax.data.workers import Told, check_shared_memory, end_with_parent
+from unitok_jax.data.workers import Told, check_shared_memory, end_with_parent, starting
 
 CHUNK = 16  # samples that one thread reads at a time, at most
 ENDLESS = 2**40  # batches
@@ -67,7 +67,13 @@ def stream(
         )
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
         examples = examples.mp_prefetch(options, _begin_worker)
-    return Told(iter(examples.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join)))
+    batched = examples.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join)
+    if not data.num_workers:
+        return Told(iter(batched))
+    with starting():
+        iterator = iter(batched)
+        iterator.start_prefetch()
+    return Told(iterator)
 
 
 class _Chunks:

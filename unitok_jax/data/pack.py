@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from unitok_jax import config_flag
 from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.packing import pack, plan
 from unitok_jax.data.records import Tally
@@ -44,23 +45,16 @@ HELP = flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_value
 
 
 def _parse(argv: Sequence[str]) -> None:
-    """Raises ValueError for flags that are not there, missing or of another type."""
-    try:
-        rest = FLAGS(argv)[1:]
-        if HELP.value:
-            return
-        if rest:
-            raise ValueError(f"unexpected arguments: {' '.join(rest)}")
-        if CONFIG.value is None:
-            raise ValueError("--config is missing; for example --config=configs/b16.py")
-        if not OUTPUT.value:
-            raise ValueError("--output is missing: the folder to write to")
-    except OSError as error:
-        raise ValueError(f"--config: {error}") from error
-    except KeyError as error:
-        raise ValueError(f"--config: no such key: {error.args[0]}") from error
-    except (flags.Error, AttributeError, TypeError) as error:
-        raise ValueError(str(error)) from error
+    """Raises flags.Error for flags that are not there, missing or of another type."""
+    rest = config_flag.parse(argv, FLAGS)[1:]
+    if HELP.value:
+        return
+    if rest:
+        raise flags.Error(f"unexpected arguments: {' '.join(rest)}")
+    if CONFIG.value is None:
+        raise flags.Error("--config is missing; for example --config=configs/b16.py")
+    if not OUTPUT.value:
+        raise flags.Error("--output is missing: the folder to write to")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -87,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         claim(output, settings, "python -m unitok_jax.data.pack")
         if data.source == "mixture":
             print("warning: the weights of data.mixture are not packed", file=sys.stderr)
-    except (ValueError, OSError, ImportError) as error:
+    except (flags.Error, ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:

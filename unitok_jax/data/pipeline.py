@@ -45,10 +45,15 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
         ValueError: `data.batch_size` is not a positive multiple of `divisor`, or the source has
             fewer samples than that.
     """
-    if data.batch_size <= 0 or data.batch_size % divisor:
+    if data.batch_size < 1:
+        raise ValueError(f"data.batch_size={data.batch_size} must be at least 1")
+    if data.batch_size % divisor:
+        below = data.batch_size // divisor * divisor
+        nearest = [str(near) for near in (below, below + divisor) if near]
         raise ValueError(
-            f"data.batch_size={data.batch_size} is not a positive multiple of {divisor}, "
-            "the number of devices times optim.accumulation / data.decode_fraction"
+            f"data.batch_size={data.batch_size} is not a multiple of {divisor}, "
+            "the number of devices times optim.accumulation / data.decode_fraction; nearest: "
+            + " or ".join(nearest)
         )
     if data.batch_size <= source_length:
         return data.batch_size

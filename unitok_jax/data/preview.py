@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
+from unitok_jax import config_flag
 from unitok_jax.data import sheet, statistics
 from unitok_jax.data.records import Source, Tally
 from unitok_jax.data.sources import open_source
@@ -163,15 +164,12 @@ def command() -> None:
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(argv)
-            if config.value is None:
-                _exit("--config is missing; for example --config=configs/photos.py")
-            return rest
-        except (AttributeError, KeyError, TypeError, OSError, flags.Error) as error:
-            for cause in (error, *error.args[:1]):  # or AttributeError(KeyError(message))
-                if isinstance(cause, KeyError):
-                    _exit("--config: no such key: " + cause.args[0].replace("\n", "; "))
-            _exit(str(error).strip().splitlines()[-1])  # above: the traceback of a config file
+            rest = config_flag.parse(argv)
+        except flags.Error as error:
+            _exit(str(error))
+        if config.value is None:
+            _exit("--config is missing; for example --config=configs/photos.py")
+        return rest
 
     def main(argv: list[str]) -> None:
         if argv[1:]:

@@ -32,10 +32,17 @@ def open_source(data, *, require_captions: bool = True) -> Source:
         ImportError: the source needs a package that is not installed.
     """
     if data.source not in SOURCES:
-        near = difflib.get_close_matches(data.source, SOURCES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = near_source(data.source)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"data.source={data.source!r} is not one of {', '.join(SOURCES)}{hint}")
     return SOURCES[data.source](data, require_captions)
+
+
+def near_source(name: str) -> str:
+    """The source that is meant by a name that is none, '' if that cannot be told."""
+    plain = "".join(character for character in name.lower() if character.isalnum())
+    near = difflib.get_close_matches(name, SOURCES, n=1)
+    return OTHER_NAMES.get(plain) or (near[0] if near else "")
 
 
 def mixture_source(data, require_captions: bool = True) -> Mixture:
@@ -94,6 +101,21 @@ def _photos(data, require_captions: bool) -> Source:
     return photo_source()
 
 
+# What other projects call a source, in small letters and digits -> ours.
+OTHER_NAMES = {
+    "arrayrecord": "array_record",
+    "datasets": "parquet",
+    "files": "folder",
+    "hf": "parquet",
+    "huggingface": "parquet",
+    "imagefolder": "labelled",
+    "imagenet": "labelled",
+    "images": "folder",
+    "img2dataset": "tar",
+    "tensorflowdatasets": "tfds",
+    "wds": "tar",
+    "webdataset": "tar",
+}
 SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     "folder": lambda data, require_captions: folder_source(
         data.path, data.captions, require_captions=require_captions

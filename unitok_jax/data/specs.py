@@ -1,6 +1,5 @@
 """Data named in one argument of a command: `labelled:/data/val`, `shards/{00..99}.tar`, ..."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from unitok_jax.data.shard_files import MANIFEST
-from unitok_jax.data.sources import SOURCES
+from unitok_jax.data.sources import SOURCES, near_source
 
 _WITHOUT_PATH = ("photos", "shapes")
 _SUFFIXES = {".tar": "tar", ".parquet": "parquet", ".array_record": "array_record"}
@@ -67,8 +66,8 @@ def _split(spec: str) -> tuple[str, str]:
     if spec in _WITHOUT_PATH:
         return spec, ""
     if colon and not path.startswith("//") and not os.path.exists(spec):
-        near = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = near_source(name)
+        hint = f"did you mean {near}? " if near else ""
         raise ValueError(
             f"--data={spec}: there is no source {name!r}; {hint}one of {', '.join(SOURCES)}"
         )

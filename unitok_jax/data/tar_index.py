@@ -21,6 +21,7 @@ from unitok_jax.data.cloud import is_remote
 from unitok_jax.data.records import Tally
 from unitok_jax.data.shards import Reader, Shard
 from unitok_jax.data.tar_scan import CaptionRule, scan
+from unitok_jax.data.workers import end_with_parent, starting
 
 BESIDE = ".unitok_index"
 _FEW = 8  # shards that are not worth starting processes for
@@ -168,11 +169,14 @@ def _scan_all(shards: list[Shard], root: str, query: Query) -> Iterator[tuple[np
         pool = concurrent.futures.ThreadPoolExecutor(min(count, len(shards)))
     else:
         pool = concurrent.futures.ProcessPoolExecutor(
-            min(cpus, len(shards) // 4), multiprocessing.get_context("spawn")
+            min(cpus, len(shards) // 4),
+            multiprocessing.get_context("spawn"),
+            initializer=end_with_parent,
         )
     task = _Task(len(root) + 1, query.rule, query.require_captions)
     try:
-        done = pool.map(task, shards)
+        with starting():
+            done = pool.map(task, shards)
         for found in tqdm(done, "indexing", len(shards), unit="shard", disable=None):
             for warning in found.warnings:
                 log.warning("%s", warning)

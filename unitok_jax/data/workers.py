@@ -1,5 +1,6 @@
 """Worker processes: how they end, and the shared memory that they hand images over in."""
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 SHARED_MEMORY = "/dev/shm"
 _FIX = (
@@ -79,8 +81,24 @@ def _death(code: int) -> str:
     return f"data.num_workers: a worker ended with exit code {code}"
 
 
+@contextlib.contextmanager
+def starting():
+    """A block in which worker processes start. Ctrl-C goes to all processes of a terminal: one that
+    is not yet in `end_with_parent` keeps it waiting, and no traceback is printed."""
+    resource_tracker.ensure_running()  # where it starts later, Python 3.11 lifts the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_with_parent() -> None:
-    """Ends this worker when its parent is killed: it would wait for ever, with its memory."""
+    """Ends this worker with its parent and not before: Ctrl-C is the parent's to decide.
+
+    A worker whose parent is killed would wait for ever, with its memory.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         multiprocessing.parent_process().join()

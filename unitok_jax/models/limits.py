@@ -55,7 +55,7 @@ BOUNDS = {
     "text.heads": Whole(1, 1024),
     "text.layers": Whole(1, 1024),
     "text.vocab_size": Whole(1, 2**24),
-    "text.context_length": Whole(1, 2**16),
+    "text.context_length": Whole(2, 2**16),  # a caption has a beginning and an end
 }
 """Key of `config.model` -> its bound. The other keys choose from lists: see `unitok`."""
 

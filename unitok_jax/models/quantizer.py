@@ -186,9 +186,11 @@ class ProjectionAttention(nnx.Module):
     def __init__(self, inputs: int, outputs: int, heads: int, *, dtype, rngs: nnx.Rngs):
         width = max(inputs, outputs)
         if heads < 1 or width % heads:
+            fitting = [count for count in range(1, width + 1) if width % count == 0]
+            nearest = min(fitting, key=lambda count: abs(count - heads))
             raise ValueError(
-                f"model.quant_heads={heads} does not divide {width}, the larger of the trunk's "
-                "width and model.latent_width"
+                f"model.quant_heads={heads} does not divide {width}, the larger of "
+                f"model.latent_width and the width of model.size; nearest: {nearest}"
             )
         self.qkv = nnx.Linear(
             inputs,

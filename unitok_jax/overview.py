@@ -1,0 +1,82 @@
+"""What a log says at the start of a run: its size, devices and parameters, how long to wait."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from unitok_jax.step import TrainState
+
+
+def run_lines(
+    config: ConfigDict, samples: int, batch_size: int, mesh: jax.sharding.Mesh, workdir
+) -> list[str]:
+    """The size of a run and what it runs on.
+
+    Args:
+      config: the whole configuration.
+      samples: in the training data.
+      batch_size: global.
+      mesh: of all devices.
+      workdir: the folder of the run.
+    """
+    epoch = samples / batch_size
+    epochs = config.steps / epoch
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    kind = mesh.devices.flat[0].device_kind
+    return [
+        f"data: {samples:,} samples of {config.data.source}, batches of {batch_size:,}: "
+        f"{epoch:,.1f} steps an epoch, {epochs:,.2f} epochs in {config.steps:,} steps",
+        f"devices: {mesh.size} x {kind}, mesh {axes}, processes: {jax.process_count()}; "
+        f"model.dtype={config.model.dtype}",
+        f"workdir: {workdir}",
+    ]
+
+
+def parameter_table(state: TrainState, every: bool = False) -> str:
+    """Parameters and bytes of each part of the model, and of the discriminator.
+
+    every: instead a row for each array of the generator, with its sharding.
+    """
+    if every:
+        return parameter_overview.get_parameter_overview(
+            state.generator.params, include_stats="sharding"
+        )
+    parts = dict(state.generator.params)
+    if state.discriminator is not None:
+        parts["discriminator"] = state.discriminator.params
+    rows = {name: _size(tree) for name, tree in parts.items()}
+    rows["total"] = tuple(map(sum, zip(*rows.values(), strict=True)))
+    width = max(map(len, rows))
+    return "\n".join(
+        f"  {name:<{width}}{count:>15,}{size / 1e6:>12,.1f} MB"
+        for name, (count, size) in rows.items()
+    )
+
+
+def waiting_line(records: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """What to expect of the wait for the first step, by an earlier start on such devices.
+
+    Args:
+      records: of `timing`, of the starts before this one.
+      facts: of this start, as `Clock.open` takes them.
+    """
+    alike, seconds = set(), None
+    for record in records:
+        if "goal" in record:
+            if all(record.get(key) == value for key, value in facts.items()):
+                alike.add(record["start"])
+        elif record["start"] in alike and "starting" in record["seconds"]:
+            seconds = record["seconds"]["starting"]
+    if seconds is None:
+        return "compiling the first step ..."
+    return f"compiling the first step; the last start took {seconds:.0f} s for it ..."
+
+
+def _size(tree) -> tuple[int, int]:
+    """Elements and bytes of a tree of arrays."""
+    leaves = jax.tree.leaves(tree)
+    count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
+    return count, sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
