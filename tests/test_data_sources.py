@@ -253,7 +253,7 @@ class TestPhotos:
 
     def test_without_scikit_image(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "skimage", None)  # what an absent package looks like
-        with pytest.raises(ImportError, match=r"pip install 'unitok_jax\[photos\]'"):
+        with pytest.raises(ImportError, match=r"pip install -e '\.\[photos\]'"):
             open_source(config(source="photos"))
 
 

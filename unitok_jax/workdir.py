@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from unitok_jax import cluster
+from unitok_jax.extras import how_to_install
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,7 @@ def open_folder(path) -> epath.Path:
         folder.exists()
     except ImportError as error:
         raise ValueError(
-            f"{folder} needs a package to be read and written: pip install 'unitok-jax[gcs]' "
-            f"({error})"
+            f"{folder} needs a package to be read and written, {how_to_install('gcs')} ({error})"
         ) from error
     return folder
 

@@ -1,6 +1,7 @@
 """Sets of class names and sentence templates for zero-shot classification."""
 
 import importlib.util
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 from unitok_jax.data.folders import lines
 from unitok_jax.data.labelled import CLASS_TEMPLATES
+from unitok_jax.paths import is_regular
 
 IMAGENET = "imagenet"
 # Of the two missiles and the two sunglasses of the package's list.
@@ -69,8 +71,8 @@ def _wrong(names: Sequence[str]) -> str:
 
 
 def _listed(text: str, flag: str, separator: str | None = None) -> Sequence[str]:
-    path = Path(text).expanduser()
-    if text and path.is_file():
+    path = Path(os.path.expanduser(text))  # which leaves a user alone that it does not know
+    if text and is_regular(path):
         return [line.strip() for line in lines(path) if line.strip()]
     if path.suffix == ".txt":
         raise FileNotFoundError(f"{flag}={text}: there is no such file")

@@ -4,6 +4,8 @@ captions written for this project."""
 import importlib.util
 from pathlib import Path
 
+from unitok_jax.extras import how_to_install
+
 CAPTIONS: dict[str, tuple[str, ...]] = {
     "astronaut.png": (
         "a smiling astronaut in an orange space suit",
@@ -137,7 +139,7 @@ def photo_folder() -> Path:
     if package is None:
         raise ImportError(
             "data.source=photos reads the photographs inside scikit-image, which is not installed: "
-            "pip install 'unitok_jax[photos]', or set --config.data.source=folder "
+            f"{how_to_install('photos')}, or set --config.data.source=folder "
             "--config.data.path=..."
         )
     return Path(package.submodule_search_locations[0], "data")

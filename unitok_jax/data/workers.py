@@ -2,11 +2,16 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 
 
 def end_with_parent() -> None:
-    """Ends this worker when its parent is killed: it would wait for ever, with its memory."""
+    """Ends this worker when its parent is killed: it would wait for ever, with its memory.
+
+    Ctrl-C, which a terminal sends to both, is left to the parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         multiprocessing.parent_process().join()
