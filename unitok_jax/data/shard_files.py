@@ -45,7 +45,10 @@ def claim(output: Path, settings: dict[str, Any], command: str) -> None:
     """
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"--output={output} is not a folder")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"--output={output} cannot be made: {error.strerror}") from error
     file = output / SETTINGS
     strangers = sorted(
         entry.name
