@@ -164,6 +164,15 @@ class TestNames:
             (tmp_path / name).write_bytes(b"")
         assert Inputs(tmp_path).names == ["B.png", "a", "a.jpg.png", "b.webp", "c"]
 
+    def test_need_no_captions(self, tmp_path):
+        """Tables that would be captions of a run are not read."""
+        for name in ("a.png", "captions.csv", "metadata.jsonl"):
+            (tmp_path / name).write_bytes(b"")
+        assert Inputs(tmp_path).names == ["a"]
+        with pytest.raises(ValueError, match="--input=.*none holds no images .*.webp"):
+            (tmp_path / "none").mkdir()
+            Inputs(tmp_path / "none")
+
     def test_of_two_folders(self, tmp_path):
         for folder in ("one", "two"):
             (tmp_path / folder).mkdir()

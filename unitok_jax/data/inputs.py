@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from unitok_jax.data.folders import FileSource, folder_source, photo_source
+from unitok_jax.data.folders import IMAGE_SUFFIXES, FileSource, image_names, photo_source
 from unitok_jax.data.transforms import decode_image, resize_center_crop
 
 
@@ -26,7 +26,10 @@ class Inputs(Sequence):
         if path.is_file():
             self._source = FileSource(path.parent, {path.name: ()})
         elif path.is_dir():
-            self._source = folder_source(str(path), require_captions=False)
+            names = list(image_names(path))
+            if not names:
+                raise ValueError(f"--input={path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+            self._source = FileSource(path, dict.fromkeys(names, ()))
         elif str(path) == "photos":
             self._source = photo_source()
         else:
