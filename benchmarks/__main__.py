@@ -164,8 +164,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: rougher figures")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("benchmarks.json"))
     parser.add_argument("--compare", type=pathlib.Path, help="a report to stand beside this one")
-    args = parser.parse_args()
-    commands.run(lambda: work(args))
+    commands.run(parser, work)
 
 
 if __name__ == "__main__":

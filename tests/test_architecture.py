@@ -182,6 +182,7 @@ ARROWS = {
     },
     "reference": {"data", "evaluate", "foreign_files", "outputs"},
     "card_pictures": {"metrics"},
+    "training_images": set(),
     "card_page": set(),
     "fid": {"cluster", "evaluate", "evaluation", "reference"},
     "measuring": {
@@ -194,6 +195,7 @@ ARROWS = {
         "fid",
         "frozen",
         "sharding",
+        "training_images",
     },
     "card": {
         "card_page",
@@ -204,13 +206,15 @@ ARROWS = {
         "reference",
     },
     "evaluate/__main__": {"card"},
-    "reconstruct": {"commands", "data", "evaluate", "metrics", "models", "tokenizer"},
+    "comparison": {"data", "editing"},
+    "reconstruct": {"commands", "comparison", "data", "evaluate", "models", "tokenizer"},
 }
-# what every room may import: plain values of the standard library, below the data
-EVERYWHERE = {"extras", "foreign_json", "paths"}
+# what every room may import: the standard library, the system and its console, below the data
+EVERYWHERE = {"console", "extras", "foreign_json", "paths"}
 ARROWS |= {name: set() for name in EVERYWHERE}
 # what a room may import from outside, where that is part of its promise
 OUTSIDE = {
+    "console": set(),
     "extras": set(),
     "foreign_json": set(),
     "paths": set(),

@@ -16,6 +16,7 @@ import in_process
 from configs import tiny as tiny_config
 from jobs import environment, free_port
 from unitok_jax import card, convert, evaluation, load, reference
+from unitok_jax.data import progress
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluate.frechet import Moments
 from unitok_jax.step import init_params
@@ -90,6 +91,10 @@ def read(folder):
     return json.loads((folder / "card.json").read_text())
 
 
+def used(books, book):
+    return round(books["usage"][book] * books["rows"])
+
+
 def assert_same_figures(one, other):
     assert one["metrics"].keys() == other["metrics"].keys()
     for key in one["metrics"]:
@@ -122,6 +127,24 @@ class TestCard:
         assert any(f"FID of {COUNT} images" in warning for warning in found["warnings"])
         assert any("random weights" in warning for warning in found["warnings"])
         assert f"warning: FID of {COUNT} images" in whole[2]
+
+    def test_how_many_rows_the_tokens_can_use(self, whole):
+        found, home = read(whole[0] / "card"), whole[0] / "card"
+        books, tokens = found["codebooks"], COUNT * 16
+        assert (books["tokens"], books["rows"]) == (tokens, books["dead"][0] + used(books, 0))
+        assert books["usable"] == min(tokens, books["rows"])
+        for book, share in enumerate(books["usage_of_usable"]):
+            assert share == used(books, book) / books["usable"]
+        told = f"{tokens} tokens were measured"
+        assert sum(told in warning for warning in found["warnings"]) == 1
+        told += f"; they can use at most {books['usable']} of the {books['rows']} rows"
+        for name in ("card.html", "card.md"):
+            assert told in (home / name).read_text(encoding="utf-8")
+
+    def test_weights_alone_do_not_tell_of_their_training(self, whole):
+        found = read(whole[0] / "card")
+        assert found["provenance"]["training_images"].startswith("not known")
+        assert not any("trained on" in warning for warning in found["warnings"])
 
     def test_pages_hold_the_figures_and_their_pictures(self, whole):
         home, found = whole[0] / "card", read(whole[0] / "card")
@@ -175,6 +198,11 @@ def test_training_measures_what_the_card_does(tiny, tmp_path, capsys, monkeypatc
     )
     assert code == 0, error
     found = read(tmp_path / "card")
+    assert found["provenance"]["training_images"] == "yes: it was trained on photos"
+    told = "the model was trained on these images: figures of others may be worse"
+    assert told in found["warnings"] and f"warning: {told}" in error
+    for name in ("card.html", "card.md"):
+        assert told in (tmp_path / "card" / name).read_text(encoding="utf-8")
     assert np.isfinite(evaluated["eval/rfid"]) and evaluated["eval/rfid"] > 0
     for key in ("rfid", "psnr"):
         np.testing.assert_allclose(
@@ -283,6 +311,29 @@ class TestLimits:
         (fid,) = [m for m in found["not_measured"] if m["what"].startswith("FID")]
         assert "at least 2 images" in fid["reason"]
 
+    def test_a_line_a_minute(self, fast, capsys, monkeypatch):
+        """Of the pass and of the comparison of dtypes, which measures image by image."""
+        monkeypatch.setattr(progress, "EVERY", 0.0)
+        code, _, error = run(capsys, monkeypatch, *fast, "--no_text")
+        assert code == 0
+        lines = [line.split(",")[0] for line in error.splitlines() if " left" in line]
+        assert "measuring: 4 of 4 images" in lines and "codes by dtype: 4 of 4 images" in lines
+
+    def test_names_that_are_not_utf8(self, fast, folder, tmp_path, capsys, monkeypatch):
+        data = tmp_path / os.fsdecode(b"d\xe9ta")
+        (data / "cat").mkdir(parents=True)
+        for number, path in enumerate(sorted((folder / "cat").iterdir())[:3]):
+            shutil.copy(path, data / "cat" / os.fsdecode(b"caf\xe9%d.png" % number))
+        given = [*fast, f"--data=folder:{data}", "--no_text"]
+        code, _, error = run(capsys, monkeypatch, *given)
+        assert code == 0, error
+        found = json.loads((tmp_path / "card" / "card.json").read_bytes().decode())
+        assert {shown["name"] for shown in found["pictures"]} == {
+            rf"cat/caf\xe9{number}.png" for number in range(3)
+        }
+        assert found["data"] == rf"folder:{tmp_path}/d\xe9ta"
+        assert r"caf\xe91.png" in (tmp_path / "card" / "card.html").read_text(encoding="utf-8")
+
     def test_no_text(self, fast, weights, tmp_path, capsys, monkeypatch):
         """By choice, and where the text tower has another vocabulary."""
         for number, more in enumerate((["--no_text"], [f"--checkpoint={weights}"])):
@@ -360,6 +411,7 @@ LAST = ["--inception=seeded", "--checkpoint=nothing"]  # whatever is refused com
         (["--max_bad=2"], "--max_bad=2.0"),
         (["--output=/proc/nothing/card"], "--output=/proc/nothing/card cannot be written"),
         ([*LAST, "--save_reference=/proc/no/a.npz"], "--save_reference=/proc/no/a.npz cannot be"),
+        ([*LAST, f"--save_reference={__file__}"], f"--save_reference={__file__} is there"),
         ([*LAST, "--save_reference=/proc"], "--save_reference=/proc cannot be written"),
         ([*LAST, "--cache=/proc/no"], "--cache=/proc/no/reference.npz cannot be written"),
     ],

@@ -131,6 +131,65 @@ def test_a_folder_of_others_is_a_warning(environment, tmp_path, pattern, others)
     assert "JAX_COMPILATION_CACHE_DIR" in error
 
 
+@pytest.mark.parametrize("pattern", FOLDERS)
+def test_a_link_is_a_warning_and_nothing_behind_it_is_touched(environment, tmp_path, pattern):
+    finish(start(environment, ENABLES))
+    (path,) = tmp_path.glob(pattern)
+    behind = tmp_path / "thesis" / "jax-notes"
+    behind.mkdir(parents=True)
+    for name in ("chapter.tex", "1-cache"):
+        with (behind / name).open("wb") as file:
+            file.truncate(5 << 30)  # over the limit, and nothing on the disk
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(behind.parent)
+    (folder,), error = finish(start(environment, ENABLES))
+    assert folder == "None" and error.count("\n") == 1
+    assert f"{path} is a link" in error and "JAX_COMPILATION_CACHE_DIR" in error
+    assert sorted(os.listdir(behind)) == ["1-cache", "chapter.tex"]
+
+
+def test_only_what_jax_wrote_goes(tmp_path):
+    """Neither other files, nor what lies deeper, beside or behind a link."""
+    others = tmp_path / "others"
+    programs = tmp_path / "programs"
+    kept = [
+        others / "1-cache",
+        programs / "mine" / "2-cache",
+        programs / "3-cache",
+        programs / "jax-0" / "notes.txt",
+        programs / "jax-0" / "deeper" / "4-cache",
+        programs / "jax-0" / "5-cache" / "file",
+        programs / "jax-file",
+    ]
+    gone = programs / "jax-0" / "6-cache"
+    for path in [*kept, gone]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(100))
+    (programs / "jax-1").symlink_to(others)
+    (programs / "jax-0" / "7-cache").symlink_to(others / "1-cache")
+    compilation_cache.prune(programs, 0)
+    assert not gone.exists() and all(path.is_file() for path in kept)
+    assert (programs / "jax-1").is_symlink() and (programs / "jax-0" / "7-cache").is_symlink()
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_pruned(tmp_path, monkeypatch):
+    """What was found in the folder is deleted there, not where the link points to."""
+    folder, others = tmp_path / "programs" / "jax-0", tmp_path / "others"
+    for path in (folder, others):
+        path.mkdir(parents=True)
+        (path / "1-cache").write_bytes(bytes(100))
+    entries = compilation_cache._entries
+
+    def swapped(number):
+        yield from list(entries(number))
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(others)
+
+    monkeypatch.setattr(compilation_cache, "_entries", swapped)
+    compilation_cache.prune(tmp_path / "programs", 0)
+    assert (others / "1-cache").is_file() and not (tmp_path / "moved" / "1-cache").exists()
+
+
 def test_other_caches_beside_it_may_be_the_groups(environment, tmp_path):
     """As they are where the umask is 002."""
     (tmp_path / "home" / "unitok_jax").mkdir(parents=True)

@@ -378,5 +378,5 @@ def test_without_gradio(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 2
-    assert result.stderr.strip().endswith("pip install 'unitok_jax[demo]'")
+    assert result.stderr.strip().endswith("pip install -e '.[demo]'")
     assert len(result.stderr.strip().splitlines()) == 1

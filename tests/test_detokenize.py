@@ -14,6 +14,7 @@ import unitok_jax
 from tokenized import command, kill_when, loaded_once, make_images, run
 from tokenized import start as start_process
 from unitok_jax import convert, detokenize, tokenize
+from unitok_jax.data.shard_files import PARTIAL, sweep
 from unitok_jax.data.transforms import to_uint8
 
 
@@ -78,6 +79,18 @@ def test_the_same_command_continues(weights, made, tmp_path, capsys, monkeypatch
     assert code == 0 and "1 pictures of" in printed and "5 were there" in printed
     assert (output / "0000.png").read_bytes() == b"mine"
     assert (output / "0001.png").read_bytes() == before["0001.png"]
+
+
+def test_only_what_was_left_half_written_is_removed(tmp_path):
+    """A key may make a folder that is called as a file that is being written, or a user has one."""
+    left = tmp_path / "below" / f"0000.png.0123456789ab{PARTIAL}"
+    others = tmp_path / f"a{PARTIAL}" / "0000.png", tmp_path / f"film{PARTIAL}"
+    for path in (left, *others):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / f"b.0123456789ab{PARTIAL}").mkdir()
+    sweep(tmp_path)
+    assert not left.exists() and all(path.is_file() for path in others)
 
 
 def test_killed_and_continued(weights, made, tmp_path):

@@ -134,7 +134,7 @@ def test_part_of_a_node():
 
 def test_without_the_compiler(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
-    with pytest.raises(ValueError, match=r"pip install 'unitok_jax\[tpu-compile\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[tpu-compile\]'"):
         topology.find("v5e:4x4")
 
 

@@ -90,7 +90,7 @@ def test_shards_that_are_not_whole_are_written_again(tmp_path):
         (output / name).unlink()
     with open(output / "000001.array_record", "ab") as file:
         file.truncate(66_000)
-    (output / f"000002.array_record{PARTIAL}").write_bytes(b"half")
+    (output / f"000002.array_record.0123456789ab{PARTIAL}").write_bytes(b"half")
     assert run(*command(folder, output))[0] == 0
     assert hashes(output) == before
 
@@ -118,6 +118,23 @@ def test_killed_and_continued(tmp_path):
     assert run(*arguments)[0] == 0
     assert all(p.stat().st_mtime_ns == modified for p, modified in before.items())
     assert not list(output.glob(f"*{PARTIAL}"))
+    assert records(packed(output)) == records(open_source(config("folder", folder)))
+
+
+def test_interrupted_and_continued(tmp_path):
+    folder, output = make_images(tmp_path / "in", 400), tmp_path / "out"
+    arguments = command(folder, output, "--shard_size=1", "--check")
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    facts = output / "000010.json"
+    deadline = time.monotonic() + 60
+    while not facts.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "interrupted; the same command continues\n"
+    assert process.returncode == 130 and not (output / "manifest.json").exists()
+    assert run(*arguments)[0] == 0
     assert records(packed(output)) == records(open_source(config("folder", folder)))
 
 

@@ -370,6 +370,7 @@ class TestCommand:
         done = run("--config=configs/photos.py", f"--output={output}", "--images=2", "--samples=3")
         assert done.returncode == 0, done.stderr
         assert {path.name for path in output.iterdir()} == {
+            "settings.json",
             "sheet.png",
             "sheet.txt",
             "statistics.json",
@@ -403,8 +404,8 @@ class TestCommand:
             ({"source": "photos", "image_size": 60}, {}, "data.image_size=60"),
             ({"source": "photos", "context_length": 1}, {}, "data.context_length=1"),
             ({"source": "photos"}, {"font": "none.ttf"}, "--font=none.ttf: .*give a .ttf"),
-            ({"source": "photos"}, {"output": "file"}, "--output=.*file: File exists; give a fol"),
-            ({"source": "photos"}, {"output": "file/a"}, "--output=.*: Not a directory; give a"),
+            ({"source": "photos"}, {"output": "file"}, "--output=.*file is not a folder"),
+            ({"source": "photos"}, {"output": "file/a"}, "--output=.*file/a cannot be made: Not"),
         ],
     )
     def test_what_does_not_fit_is_named(self, tmp_path, values, options, message):
@@ -413,6 +414,23 @@ class TestCommand:
         with pytest.raises((ValueError, OSError), match=message):
             preview(config(**values), output, **options)
         assert not (tmp_path / "out").exists()
+
+    def test_it_replaces_its_own_files_and_no_others(self, tmp_path, capsys):
+        (tmp_path / "in").mkdir()
+        save(tmp_path / "in" / "a.png", 32, 32)
+        source, output = config(tmp_path / "in"), tmp_path / "out"
+        preview(source, output, images=1, samples=1)
+        before = {path.name: path.read_bytes() for path in output.iterdir()}
+        (output / "sheet.png").write_bytes(b"old")
+        source.seed = 4
+        preview(source, output, images=1, samples=1)
+        assert {path.name for path in output.iterdir()} == set(before)
+        assert (output / "sheet.png").read_bytes() != b"old"
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "sheet.png").write_bytes(b"mine")
+        with pytest.raises(ValueError, match="is not empty .sheet.png"):
+            preview(source, tmp_path / "mine", images=1, samples=1)
+        assert (tmp_path / "mine" / "sheet.png").read_bytes() == b"mine"
 
     def test_images_without_captions_are_named(self, tmp_path):
         save(tmp_path / "a.png", 32, 32)

@@ -1,8 +1,13 @@
 """The tokenize command: what it writes, kills, several processes and devices, bad input."""
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import random
+import signal
+import termios
+import time
 
 import jax
 import numpy as np
@@ -51,8 +56,7 @@ def tokenizer(weights):
 def here(capsys, monkeypatch, weights, data, output, *more):
     """Runs the command in this process, which has eight devices: (exit code, printed, error)."""
     arguments = command(weights, data, output, *more)[3:]
-    code, printed, error = in_process.run(tokenize, capsys, monkeypatch, *arguments)
-    return code, printed, error.rpartition("sample/s]")[2].lstrip()
+    return in_process.run(tokenize, capsys, monkeypatch, *arguments)
 
 
 class TestViews:
@@ -189,19 +193,52 @@ def test_killed_three_times(weights, sixty, undisturbed, tmp_path, capsys, monke
     assert (code, printed) == (0, f"{output} is finished: nothing to do\n")
 
 
+def test_interrupted_and_continued(weights, sixty, undisturbed, tmp_path):
+    """By Ctrl-C, which a terminal sends to the worker processes as well."""
+    output = tmp_path / "out"
+    arguments = command(weights, sixty, output, "--shard_size=3", "--num_workers=2")
+    process = start(arguments, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(shards(output)) < 4 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, error = process.communicate(timeout=120)
+    assert (printed, error) == ("", "interrupted; the same command continues\n")
+    assert process.returncode == 130 and 4 <= len(shards(output)) < 20
+    before = {name: (output / name).stat().st_mtime_ns for name in shards(output)}
+    code, printed, error = run(arguments)
+    assert code == 0 and "codes of 60 samples in 20 files" in printed, error
+    assert hashes(output) == undisturbed
+    assert all((output / name).stat().st_mtime_ns == then for name, then in before.items())
+
+
 def test_two_processes_share_the_work(weights, sixty, undisturbed, tmp_path):
     output, port = tmp_path / "out", free_port()
     job = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
-    processes = [
-        start(command(weights, sixty, output, "--shard_size=3", *job, f"--process={i}"), devices=2)
-        for i in range(2)
+    each = [
+        command(weights, sixty, output, "--shard_size=3", *job, f"--process={i}") for i in range(2)
     ]
-    ended = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], ended
-    assert all("codes of 60 samples in 20 files" in printed for printed, _ in ended)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda arguments: run_on_terminal(arguments, devices=2), each))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert all("codes of 60 samples in 20 files" in printed for _, printed, _ in ended)
     assert hashes(output) == undisturbed
     # each did its half
-    assert all("30.0/30.0" in error for _, error in ended), ended
+    assert all("30.0/30.0" in bar for _, _, bar in ended), ended
+
+
+def run_on_terminal(arguments, devices):
+    """Exit code, what is printed, and what a terminal shows of the rest."""
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (24, 100))
+    process = start(arguments, devices, stderr=slave)
+    os.close(slave)
+    shown = []
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(master, 1024):
+            shown.append(part)
+    os.close(master)
+    return process.wait(timeout=300), process.stdout.read(), b"".join(shown).decode()
 
 
 def test_the_same_command_twice_at_once(weights, sixty, undisturbed, tmp_path):
@@ -310,7 +347,7 @@ class TestBadInput:
         os.truncate(output / "000002.array_record", 100)
         os.truncate(output / "000003.json", 20)
         os.truncate(output / "000004.keys", 8)
-        (output / f"000000.array_record.0{PARTIAL}").write_bytes(b"half")
+        (output / f"000000.array_record.0123456789ab{PARTIAL}").write_bytes(b"half")
         assert here(*call, output, "--shard_size=2")[0] == 0
         assert hashes(output) == before
         os.truncate(output / "manifest.json", 20)

@@ -1,5 +1,11 @@
 """UniTok, the unified visual tokenizer, in JAX and Flax."""
 
+import os
+
+from unitok_jax import console
+
+console.begin(os.path.dirname(__file__))
+
 __version__ = "0.1.0"
 __all__ = ["Tokenizer", "load", "open_codes", "__version__"]
 

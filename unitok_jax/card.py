@@ -5,14 +5,12 @@ card.json, card.md, card.html and pictures/. docs/evaluation.md says what each f
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
-import os
 import pathlib
-import secrets
 import shlex
-import shutil
 import sys
 
 import jax
@@ -21,6 +19,7 @@ from PIL import Image
 
 from unitok_jax import __version__, card_page, card_pictures, cluster, commands, reference
 from unitok_jax.measuring import Measured, measure
+from unitok_jax.paths import printable
 
 
 def main() -> None:
@@ -29,48 +28,54 @@ def main() -> None:
     commands.add_checkpoint(parser)
     commands.add_data(parser)
     add = parser.add_argument
-    add("--output", required=True, type=pathlib.Path, help="folder of the card; new or empty")
+    add("--output", required=True, type=commands.path, help="folder of the card; new or empty")
     add("--size", help="N or HEIGHTxWIDTH; default: the model's")
     add("--max_images", type=int, default=50_000, help="the first of the data; 0: all")
     add("--batch_size", type=int, default=64, help="of all devices, rounded up to a multiple")
     add("--max_bad", type=float, default=0.0, help="share of images that may be left out")
-    add("--inception", default="", help="weights of Inception, for FID and IS; or seeded")
-    add("--lpips", default="", help="weights of LPIPS; or seeded")
-    add("--reference", default="", help=".npz with mu and sigma to compare with as well")
-    add("--save_reference", type=pathlib.Path, help=".npz to write the originals' mu and sigma to")
-    add("--cache", default="", help="folder of reference statistics; default: the user's cache")
+    add(
+        "--inception",
+        default="",
+        type=commands.place,
+        help="weights of Inception, for FID and IS; or seeded",
+    )
+    add("--lpips", default="", type=commands.place, help="weights of LPIPS; or seeded")
+    add("--reference", default="", type=commands.place, help=".npz with mu and sigma to compare to")
+    add("--save_reference", type=commands.path, help="new .npz for the originals' mu and sigma")
+    add("--cache", default="", type=commands.place, help="of statistics; default: the user's cache")
     add("--labels", help="names of the data's classes: a,b,c, a file or imagenet")
     add("--templates", help="sentences with {}: a file, one sentence or imagenet")
-    add("--probe", default="", help="labelled training images of a linear probe, as --data")
+    add(
+        "--probe",
+        default="",
+        type=commands.place,
+        help="labelled training images of a linear probe, as --data",
+    )
     add("--probe_method", choices=("logistic", "ridge"), default="logistic", help="of the probe")
     add("--no_text", action="store_true", help="measure nothing that needs the text tower")
     commands.add_cluster(parser)
-    args = parser.parse_args()
-    commands.run(lambda: _run(args))
+    commands.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
     _check(args)
     commands.connect(args)
-    folder = None
-    try:
+    with contextlib.ExitStack() as stack:
+        folder = None
         with cluster.together():
             if cluster.is_lead():
                 if args.save_reference:
-                    commands.check_writable(args.save_reference.expanduser(), "save_reference")
+                    commands.check_new(args.save_reference, "save_reference")
                 if args.inception:
                     cache = reference.cache_folder(args.cache)
                     commands.check_writable(cache / "reference.npz", "cache")
-                folder = _begin(args.output)
+                folder = stack.enter_context(commands.new_folder(args.output))
         size = commands.image_size(args.size) if args.size else None
         found = measure(args, size)
-        if cluster.is_lead():
-            _write(folder, args, found)
-            os.replace(folder, args.output)
-            print(f"{args.output / 'card.html'}")
-    finally:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            _write(folder, args, found)
+    if folder is not None:
+        print(printable(args.output / "card.html"))
 
 
 def _check(args):
@@ -84,23 +89,6 @@ def _check(args):
             raise ValueError(f"--{flag} needs Inception: give its weights as --inception=FILE")
     if args.templates and args.no_text:
         raise ValueError("--templates means nothing with --no_text; leave one of them out")
-
-
-def _begin(output: pathlib.Path) -> pathlib.Path:
-    """A new folder beside the output, which it will become."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(
-            f"--output={output} exists and is not empty; name a new folder, so that no two cards "
-            "mix"
-        )
-    try:
-        parent = output.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = parent / f".{output.name}.{secrets.token_hex(4)}"
-        folder.mkdir()
-        return folder
-    except OSError as error:
-        raise type(error)(f"--output={output} cannot be written: {error}") from error
 
 
 def _write(folder: pathlib.Path, args, found: Measured) -> None:
@@ -140,11 +128,25 @@ def _write(folder: pathlib.Path, args, found: Measured) -> None:
         "code_map": found.names[found.order[middle]],
         "provenance": found.provenance | _versions(),
     }
-    (folder / "card.json").write_text(json.dumps(card, indent=2, allow_nan=False) + "\n")
-    (folder / "card.md").write_text(card_page.markdown(card))
-    (folder / "card.html").write_text(card_page.page(card, folder))
+    card = _escaped(card)
+    texts = {
+        "card.json": json.dumps(card, indent=2, allow_nan=False) + "\n",
+        "card.md": card_page.markdown(card),
+        "card.html": card_page.page(card, folder),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     for name, value, _, _ in card_page.rows(card):
         print(f"{name:28} {value}")
+
+
+def _escaped(value):
+    """A value of JSON whose texts can be printed: names of files need be neither that nor UTF-8."""
+    if isinstance(value, dict):
+        return {key: _escaped(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _number(value) -> float | str:

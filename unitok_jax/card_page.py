@@ -51,7 +51,8 @@ def rows(card: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 def _codebooks(card):
     books = card["codebooks"]
     for book, usage in enumerate(books["usage"]):
-        cells = [str(book), f"{usage:.1%}", f"{books['perplexity'][book]:.1f}"]
+        cells = [str(book), f"{usage:.1%}", f"{books['usage_of_usable'][book]:.1%}"]
+        cells.append(f"{books['perplexity'][book]:.1f}")
         cells.append(str(books["dead"][book]))
         if "codes_changed_per_book" in books:
             cells.append(f"{books['codes_changed_per_book'][book]:.3%}")
@@ -59,8 +60,16 @@ def _codebooks(card):
 
 
 def _codebook_columns(card):
-    columns = ["codebook", "rows in use", "perplexity", "dead rows"]
+    columns = ["codebook", "rows in use", "of the usable", "perplexity", "dead rows"]
     return columns + (["changed"] if "codes_changed_per_book" in card["codebooks"] else [])
+
+
+def _usable(card):
+    books = card["codebooks"]
+    return (
+        f"{books['tokens']:,} tokens were measured; they can use at most {books['usable']:,} of "
+        f"the {books['rows']:,} rows of a codebook."
+    )
 
 
 def _provenance(card):
@@ -75,7 +84,8 @@ def markdown(card: dict[str, Any]) -> str:
     lines = [f"# {card['title']}", "", f"{card['images']} images of `{card['data']}`.", ""]
     lines += [f"> **{warning}**\n" for warning in card["warnings"]]
     lines += _table(["figure", "value", "better", "what"], rows(card))
-    lines += ["", "## Codebooks", ""] + _table(_codebook_columns(card), _codebooks(card))
+    lines += ["", "## Codebooks", "", _usable(card), ""]
+    lines += _table(_codebook_columns(card), _codebooks(card))
     lines += ["", "![code use](pictures/code_use.png)", "", "![code map](pictures/code_map.png)"]
     lines += ["", "## Reconstructions", "", "Original, reconstruction, error x 2.", ""]
     for shown in card["pictures"]:
@@ -160,7 +170,8 @@ def page(card: dict[str, Any], folder: pathlib.Path) -> str:
         f'<div class="tiles">{tiles}</div>',
         "<h2>Reconstructions</h2><p class=soft>Original, reconstruction, error x 2; best, median "
         f'and worst by PSNR.</p><div class="pictures">{figures}</div>',
-        "<h2>Codebooks</h2>" + _html_table(_codebook_columns(card), _codebooks(card)),
+        f"<h2>Codebooks</h2><p class=soft>{_usable(card)}</p>"
+        + _html_table(_codebook_columns(card), _codebooks(card)),
         "<h2>How often codes are chosen</h2><p class=soft>Rows of each codebook, most frequent "
         "first; dead rows are the empty part.</p>" + picture("pictures/code_use.png", "class=wide"),
         f"<h2>Codes of one image</h2><p class=soft>{text(card['code_map'])}, and a map of each "

@@ -6,13 +6,13 @@ prints for each image the most probable classes. Probabilities are among the nam
 
 import argparse
 import json
-import pathlib
 
 import numpy as np
 
 from unitok_jax import commands
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.labels import label_set
+from unitok_jax.paths import printable
 
 
 def main() -> None:
@@ -31,9 +31,8 @@ def main() -> None:
         help="one sentence with {} for the name, a text file with one a line, or imagenet",
     )
     parser.add_argument("--top", type=int, default=5, help="classes to print; default: 5")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the same results")
-    args = parser.parse_args()
-    commands.run(lambda: _run(args))
+    parser.add_argument("--output", type=commands.path, help="new JSON file for the same results")
+    commands.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -41,7 +40,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.top < 1:
         raise ValueError(f"--top={args.top} must be at least 1")
     if args.output:
-        commands.check_writable(args.output, "output")
+        commands.check_new(args.output, "output")
     inputs = Inputs(args.input)
     tokenizer = commands.load_tokenizer(args)
     classes = tokenizer.class_features(labels.names, labels.templates)
@@ -49,12 +48,14 @@ def _run(args: argparse.Namespace) -> None:
     for images in inputs.batches(tokenizer.image_size, tokenizer.batch_size):
         for row in tokenizer.probabilities(images, classes):
             top = np.argsort(-row, kind="stable")[: args.top]
-            found = {labels.names[i]: round(float(row[i]), 6) for i in top}
-            results.append({"name": inputs.names[len(results)], "classes": found})
-            line = "  ".join(f"{name} {share:.1%}" for name, share in found.items())
-            print(f"{results[-1]['name']}  {line}", flush=True)
+            found = {printable(labels.names[i]): round(float(row[i]), 6) for i in top}
+            name = printable(inputs.names[len(results)])
+            results.append({"name": name, "classes": found})
+            line = "  ".join(f"{label} {share:.1%}" for label, share in found.items())
+            print(f"{name}  {line}", flush=True)
     if args.output:
-        args.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+        commands.write_new(args.output, text.encode(), "output")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """What commands have in common: their arguments for weights, data and jobs, and how errors end."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import re
+import secrets
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
-from unitok_jax import membership
+from unitok_jax import console, membership, paths
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import check_size
 from unitok_jax.torch_options import HEADS
@@ -25,6 +28,23 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def path(text: str) -> pathlib.Path:
+    """The type of an argument that is a path: `~` is a home folder."""
+    try:
+        return paths.expand(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def place(text: str) -> str:
+    """The type of an argument that may name paths: `~` at the beginning of one is a home folder.
+
+    Such are paths with commas between them, SOURCE:PATH, hf://owner/name and words as `photos`.
+    """
+    parts = (re.fullmatch(r"(\w+:)?(.*)", part, re.DOTALL) for part in text.split(","))
+    return ",".join((part[1] or "") + os.path.expanduser(part[2]) for part in parts)
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +66,10 @@ def heads(args: argparse.Namespace) -> dict[str, int]:
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """The weights, and how they compute."""
     parser.add_argument(
-        "--checkpoint", required=True, help="workdir, folder, .pth, .safetensors or hf://owner/name"
+        "--checkpoint",
+        required=True,
+        type=place,
+        help="workdir, folder, .pth, .safetensors or hf://owner/name",
     )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the computation; default: the model's"
@@ -72,7 +95,7 @@ def add_input(
     parser.add_argument(
         "--input",
         required=True,
-        type=pathlib.Path,
+        type=path,
         help=f"{images}, or photos: the built-in photographs",
     )
 
@@ -82,10 +105,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
+        type=place,
         help="SOURCE:PATH, as labelled:/data/val or tar:/data/{00..99}.tar; a path; or photos",
     )
-    parser.add_argument("--captions", default="", help="as data.captions of a run")
-    parser.add_argument("--index", default="", help="as data.index of a run")
+    parser.add_argument("--captions", default="", type=place, help="as data.captions of a run")
+    parser.add_argument("--index", default="", type=place, help="as data.index of a run")
     parser.add_argument(
         "--num_threads", type=int, default=0, help="that read and decode; default: all cores"
     )
@@ -121,6 +145,18 @@ def image_size(text: str) -> tuple[int, int]:
     return check_size((int(match[1]), int(match[2] or match[1])), key="--size")
 
 
+def check_new(path: pathlib.Path, flag: str) -> None:
+    """Refuses a file that is there, or cannot be written, before the work whose results it is for.
+
+    Raises:
+      ValueError: it is there.
+      OSError: it lies where nothing can be written.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        raise ValueError(f"--{flag}={path} is there; name a new file, or remove it")
+    check_writable(path, flag)
+
+
 def check_writable(path: pathlib.Path, flag: str) -> None:
     """Refuses a file that cannot be written, before the work whose results it is for.
 
@@ -135,6 +171,71 @@ def check_writable(path: pathlib.Path, flag: str) -> None:
             pass
     except OSError as error:
         raise type(error)(f"--{flag}={path} cannot be written: {error}") from error
+
+
+def write_new(path: pathlib.Path, content: bytes, flag: str) -> None:
+    """Writes a file that `check_new` let pass, whole or not at all.
+
+    Raises:
+      OSError: it has come meanwhile, or writing failed.
+    """
+    try:
+        with path.open("xb") as file:
+            try:
+                file.write(content)
+                file.flush()
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise type(error)(f"--{flag}={path} cannot be written: {error}") from error
+
+
+_ASIDE = ".unfinished-"  # how the name of a folder begins that is being filled
+
+
+@contextlib.contextmanager
+def new_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A block that fills a folder; `output` has all of it, or after an error nothing.
+
+    It is filled within `output`, which may be a link or the place of a mounted disk.
+
+    Args:
+      output: not there yet, or empty; errors call it --output.
+
+    Yields:
+      the folder to fill.
+
+    Raises:
+      ValueError: `output` holds something.
+      OSError: it cannot be made, or something came there meanwhile.
+    """
+    there = output.exists()
+    if there and (not output.is_dir() or any(map(_is_strange, output.iterdir()))):
+        raise ValueError(
+            f"--output={output} exists and is not empty; name a new folder, so that nothing mixes"
+        )
+    aside = output / f"{_ASIDE}{secrets.token_hex(4)}"
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise type(error)(f"--output={output} cannot be written: {error}") from error
+    try:
+        yield aside
+        strange = sorted(entry.name for entry in output.iterdir() if _is_strange(entry))
+        if strange:
+            raise FileExistsError(f"--output={output} is not empty any more: it has {strange[0]}")
+        for entry in sorted(aside.iterdir()):
+            entry.rename(output / entry.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not there:
+            with contextlib.suppress(OSError):  # it has what was made
+                output.rmdir()
+
+
+def _is_strange(entry: pathlib.Path) -> bool:
+    return not re.fullmatch(rf"{re.escape(_ASIDE)}[0-9a-f]{{8}}", entry.name)
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -164,18 +265,36 @@ def connect(args: argparse.Namespace) -> None:
     cluster.connect(member, args.connect_timeout)
 
 
-def run(work: Callable[[], None]) -> None:
+def run(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], None],
+    continues: bool = False,
+) -> None:
     """Does a command's work; what is wrong with its input ends as one line.
 
-    What it compiles is kept for later commands. Exit codes: 2, and 1 if the same command may work
-    later.
+    What it compiles is kept for later commands. Exit codes: 2, or 1 if the same command may work
+    later; those of `console.command`.
+
+    Args:
+      parser: of its arguments.
+      work: what it does with them.
+      continues: as for `console.command`.
     """
+    args = parser.parse_args()
     from unitok_jax import cluster, compilation_cache
 
     with cluster.Departure():
         try:
-            compilation_cache.enable()
-            work()
+            with console.command(continues):
+                compilation_cache.enable()
+                work(args)
         except (ValueError, OSError, ImportError, cluster.TryAgainError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            console.complain(error)
             sys.exit(1 if cluster.may_pass(error) else 2)
+        except (MemoryError, RuntimeError) as error:
+            # XLA tells what does not fit into a device's memory in its text alone.
+            if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            first = str(error).partition("\n")[0]
+            console.complain(f"out of memory, fewer or smaller images at once may fit: {first}")
+            sys.exit(2)

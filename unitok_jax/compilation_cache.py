@@ -1,11 +1,14 @@
 """Compiled programs are kept on disk: the next process reads them instead of compiling."""
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
 import platform
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -13,6 +16,8 @@ import jax
 log = logging.getLogger(__name__)
 
 LIMIT = 4 * 2**30  # bytes, of all machines and versions of JAX together
+VERSIONS = "jax-"  # how the name of a folder of programs begins
+ENTRY = "-cache"  # how JAX ends the name of a program
 MIN_SECONDS = 0.1  # of compilation, from which a program is kept
 
 
@@ -25,8 +30,8 @@ def enable() -> Path | None:
     empty, or `JAX_ENABLE_COMPILATION_CACHE` is false, nothing is kept.
 
     Returns:
-      The folder; None if JAX's settings hold, or, with a warning, if the folder cannot be written
-      or others can write to it: a program that they left would run as this user's.
+      The folder; None if JAX's settings hold, or, with a warning, if the folder cannot be written,
+      is a link, or others can write to it: a program that they left would run as this user's.
     """
     given = jax.config.jax_compilation_cache_dir
     if given == "":
@@ -37,7 +42,7 @@ def enable() -> Path | None:
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         programs = Path(home).absolute() / "unitok_jax" / "programs"
-        folder = programs / f"jax-{jax.__version__}-{_machine()}"
+        folder = programs / f"{VERSIONS}{jax.__version__}-{_machine()}"
         for own in (programs, folder):
             _claim(own)
         tempfile.TemporaryFile(dir=folder).close()
@@ -51,24 +56,64 @@ def enable() -> Path | None:
     return folder
 
 
-def prune(folder: Path, limit: int) -> None:
-    """Deletes the files below a folder that were not used for longest, until `limit` bytes stay.
+def prune(programs: Path, limit: int) -> None:
+    """Deletes the programs that were not used for longest, until `limit` bytes of them stay.
+
+    Only what JAX wrote counts and goes: files `*-cache` right in a folder `jax-*`. No link is
+    followed, whoever changes what while this runs.
 
     JAX's own limit is not used: it locks the folder for every program, and an entry whose writer
     was killed in between stops it for good (jax 0.10.2).
+
+    Args:
+      programs: the folder of the folders `jax-*`.
+      limit: bytes.
     """
-    files = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # another process prunes too
-            stat = path.stat()
-            if path.is_file():
-                files.append((max(stat.st_atime, stat.st_mtime), stat.st_size, path))
-    total = sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
-        if total <= limit:
-            break
-        path.unlink(missing_ok=True)
-        total -= size
+    found = []
+    with contextlib.ExitStack() as stack:
+        top = stack.enter_context(_opened(programs))
+        for version in os.listdir(top):
+            if not version.startswith(VERSIONS):
+                continue
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # gone, or no folder
+                folder = stack.enter_context(_opened(version, top))
+                found += [(*facts, folder, name) for name, facts in _entries(folder)]
+        total = sum(size for _, size, _, _ in found)
+        for _, size, folder, name in sorted(found):
+            if total <= limit:
+                break
+            with contextlib.suppress(FileNotFoundError):  # another process prunes too
+                os.unlink(name, dir_fd=folder)
+            total -= size
+
+
+def _entries(folder: int) -> Iterator[tuple[str, tuple[float, int]]]:
+    """(name, (last use, bytes)) of the programs in an open folder."""
+    for name in os.listdir(folder):
+        if name.endswith(ENTRY):
+            with contextlib.suppress(FileNotFoundError):
+                facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISREG(facts.st_mode):
+                    yield name, (max(facts.st_atime, facts.st_mtime), facts.st_size)
+
+
+@contextlib.contextmanager
+def _opened(folder: str | Path, parent: int | None = None) -> Iterator[int]:
+    """A descriptor of a folder; what is reached through it stays in it.
+
+    Raises:
+      NotADirectoryError: it is a link, or no folder.
+    """
+    try:
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # how some systems tell a link
+            raise NotADirectoryError(error.errno, error.strerror, str(folder)) from error
+        raise
+    try:
+        yield number
+    finally:
+        os.close(number)
 
 
 def _claim(folder: Path) -> None:
@@ -78,14 +123,18 @@ def _claim(folder: Path) -> None:
     another folder in its place owns that one.
 
     Raises:
-      PermissionError: it is there already, and is not such a one.
+      PermissionError: it is there already, and is not such a one, or is a link to one.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise PermissionError(
+            f"{folder} is a link, and what it points to may be others' files: delete it"
+        )
     folder.mkdir(mode=0o700, exist_ok=True)
-    stat = folder.stat()
-    if stat.st_uid != os.geteuid():
-        raise PermissionError(f"{folder} belongs to user {stat.st_uid}, whose programs would run")
-    if stat.st_mode & 0o022:
+    facts = folder.lstat()
+    if facts.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to user {facts.st_uid}, whose programs would run")
+    if facts.st_mode & 0o022:
         raise PermissionError(
             f"{folder} can be written by others, whose programs would run: delete it, or chmod "
             "go-w if you trust what is in it"

@@ -5,6 +5,7 @@
 DINOv2, Inception) becomes a .safetensors, so that training needs no PyTorch.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -257,15 +258,23 @@ def main() -> None:
     parser = commands.make_parser("convert", __doc__)
     parser.add_argument(
         "source",
+        type=commands.place,
         help="folder, hf://owner/name, .pth, .pt, .ckpt, .bin or .safetensors; a.pth,b.pth joins "
         "files",
     )
-    parser.add_argument("target", help="the same kinds; nothing that is there is written over")
+    parser.add_argument(
+        "target",
+        type=commands.place,
+        help="the same kinds; nothing that is there is written over",
+    )
     parser.add_argument("--format", choices=("hub",), help="a folder for the Hugging Face hub")
     commands.add_weights(parser)
-    args = parser.parse_args()
+    commands.run(parser, _run)
+
+
+def _run(args: argparse.Namespace) -> None:
     options = {"weights": args.weights, "format": args.format, **commands.heads(args)}
-    commands.run(lambda: print(convert(args.source, args.target, **options)))
+    print(convert(args.source, args.target, **options))
 
 
 if __name__ == "__main__":

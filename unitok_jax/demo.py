@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 
 from unitok_jax import actions, commands, page
+from unitok_jax.extras import how_to_install
 
 MAX_FILE = "64mb"
 CSS = """
@@ -25,13 +26,12 @@ def main() -> None:
     commands.add_checkpoint(parser)
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for all who can reach it")
-    args = parser.parse_args()
-    commands.run(lambda: _run(args))
+    commands.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("gradio") is None:
-        raise ImportError("the page needs gradio: pip install 'unitok_jax[demo]'")
+        raise ImportError(f"the page needs gradio: {how_to_install('demo')}")
     paths = [path.strip() for path in args.checkpoint.split(",") if path.strip()]
     if not paths or len(set(paths)) != len(paths):
         raise ValueError(f"--checkpoint={args.checkpoint}: give different paths, as A,B")

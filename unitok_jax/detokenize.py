@@ -12,13 +12,14 @@ from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from unitok_jax import commands
 from unitok_jax.data.codes import CodeRecords, open_codes
+from unitok_jax.data.progress import Progress
 from unitok_jax.data.shard_files import claim, sweep, write_bytes
 from unitok_jax.data.transforms import to_uint8
 from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.paths import printable
 
 FORMAT = "unitok_jax.detokenized"
 COMMAND = "python -m unitok_jax.detokenize"
@@ -44,7 +45,7 @@ def detokenize(tokenizer, codes: CodeRecords, output: pathlib.Path, view: int) -
     check(tokenizer, codes, view)
     names = file_names(record["key"] for record in codes)
     missing = [i for i, name in enumerate(names) if not (output / name).is_file()]
-    with tqdm(total=len(names), initial=len(names) - len(missing), unit="picture") as progress:
+    with Progress(len(names), "picture", len(names) - len(missing)) as progress:
         for start in range(0, len(missing), tokenizer.batch_size):
             places = missing[start : start + tokenizer.batch_size]
             rows = np.stack([codes[i]["codes"][view] for i in places])
@@ -129,14 +130,15 @@ def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
     parser = commands.make_parser("detokenize", __doc__)
     commands.add_checkpoint(parser)
-    parser.add_argument("--codes", required=True, help="folder that unitok_jax.tokenize wrote")
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for the PNGs")
+    parser.add_argument(
+        "--codes", required=True, type=commands.path, help="folder that unitok_jax.tokenize wrote"
+    )
+    parser.add_argument("--output", required=True, type=commands.path, help="folder for the PNGs")
     parser.add_argument("--keys", default="", help="of the records, with commas; default: all")
     parser.add_argument("--limit", type=int, help="so many pictures at most")
     parser.add_argument("--view", type=int, default=0, help="which view of each record")
     parser.add_argument("--batch_size", type=int, help="pictures at once")
-    args = parser.parse_args()
-    commands.run(lambda: _run(args))
+    commands.run(parser, _run, continues=True)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -145,7 +147,6 @@ def _run(args: argparse.Namespace) -> None:
     chosen = _chosen(codes, keys, args.limit)
     tokenizer = commands.load_tokenizer(args, batch_size=args.batch_size)
     check(tokenizer, chosen, args.view)
-    output = args.output.expanduser()
     settings = {
         "format": FORMAT,
         "--codes": [shard["sha256"] for shard in codes.manifest["shards"]],
@@ -155,11 +156,12 @@ def _run(args: argparse.Namespace) -> None:
         "tokenizer": tokenizer.hash,
         "dtype": tokenizer.config.model.dtype,
     }
-    claim(output, settings, COMMAND)
-    wrote = detokenize(tokenizer, chosen, output, args.view)
-    sweep(output)
+    claim(args.output, settings, COMMAND)
+    wrote = detokenize(tokenizer, chosen, args.output, args.view)
+    sweep(args.output)
     side = " x ".join(str(STRIDE * cells) for cells in codes.grid)
-    print(f"{wrote} pictures of {side} px written to {output}, {len(chosen) - wrote} were there")
+    there = len(chosen) - wrote
+    print(f"{wrote} pictures of {side} px written to {printable(args.output)}, {there} were there")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -176,6 +176,7 @@ class Evaluator:
         show: int = 0,
         what: str = "all",
         max_left_out: int | None = None,
+        told: Callable[[int], None] | None = None,
     ) -> Pass:
         """Measures all images of a source, resized and centre-cropped. All processes call it.
 
@@ -191,6 +192,7 @@ class Evaluator:
             on any number of devices.
           max_left_out: images that cannot be used are left out and not an error; where they are
             more, the pass ends early, on all processes at the same batch.
+          told: is called with the number of images of each batch once it is measured.
 
         Raises:
           SampleError, OSError: an image cannot be used; the message names it.
@@ -203,8 +205,11 @@ class Evaluator:
         with contextlib.closing(outputs):
             for number, (out, kept) in enumerate(outputs):
                 mask = out["mask"]
-                unusable += min(batch_size, len(source) - number * batch_size) - int(mask.sum())
+                count = min(batch_size, len(source) - number * batch_size)
+                unusable += count - int(mask.sum())
                 self._add(found, out, mask)
+                if told is not None:
+                    told(count)
                 rows["positions"].append(number * batch_size + np.flatnonzero(mask))
                 for key in rows.keys() & out.keys():
                     rows[key].append(out[key][mask])

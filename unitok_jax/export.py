@@ -18,9 +18,10 @@ from flax import nnx
 from jax import export
 
 from unitok_jax import commands, differences, weight_files
+from unitok_jax.extras import how_to_install
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
-from unitok_jax.paths import expand
+from unitok_jax.paths import expand, printable
 from unitok_jax.pixels import to_float
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -86,54 +87,49 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
     Raises:
       ValueError: the folder holds something.
       ImportError: flatbuffers is not installed.
-      OSError: writing failed; what was written is removed.
+      OSError: writing failed; nothing of it stays.
     """
     folder = expand(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--output={folder} is there and not empty; give a new folder")
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise ImportError(
-            "jax.export writes its files with flatbuffers, which is not installed: "
-            "pip install 'unitok_jax[export]'"
-        )
-    exported, weights = programs(tokenizer, size, platforms, batch)
-    _, rows = tokenizer.codebook_shape
-    facts = {
-        "image_size": list(size),
-        "codes": list(exported["encode"].out_avals[0].shape[1:]),  # (K, N)
-        "codebook_rows": rows,
-        "batch_size": batch,
-        "platforms": list(platforms),
-        "dtype": tokenizer.config.model.dtype,
-        "hash": tokenizer.hash,
-        "jax": jax.__version__,
-        "calling_convention": exported["encode"].calling_convention_version,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        for name, program in exported.items():
-            (folder / f"{name}.jax").write_bytes(program.serialize())
-        weight_files.write_safetensors(weights, folder / "weights.safetensors")
-        (folder / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
-        shutil.copyfile(_EXAMPLE, folder / "example.py")
-    except OSError as error:
-        for file in folder.iterdir():  # it was empty: the same command may try again
-            file.unlink()
-        raise OSError(f"--output={folder} cannot be written: {error}") from error
+    with commands.new_folder(folder) as aside:
+        if importlib.util.find_spec("flatbuffers") is None:
+            raise ImportError(
+                "jax.export writes its files with flatbuffers, which is not installed: "
+                + how_to_install("export")
+            )
+        exported, weights = programs(tokenizer, size, platforms, batch)
+        _, rows = tokenizer.codebook_shape
+        facts = {
+            "image_size": list(size),
+            "codes": list(exported["encode"].out_avals[0].shape[1:]),  # (K, N)
+            "codebook_rows": rows,
+            "batch_size": batch,
+            "platforms": list(platforms),
+            "dtype": tokenizer.config.model.dtype,
+            "hash": tokenizer.hash,
+            "jax": jax.__version__,
+            "calling_convention": exported["encode"].calling_convention_version,
+        }
+        try:
+            for name, program in exported.items():
+                (aside / f"{name}.jax").write_bytes(program.serialize())
+            weight_files.write_safetensors(weights, aside / "weights.safetensors")
+            (aside / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
+            shutil.copyfile(_EXAMPLE, aside / "example.py")
+        except OSError as error:
+            raise OSError(f"--output={folder} cannot be written: {error}") from error
 
 
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
     parser = commands.make_parser("export", __doc__)
     commands.add_checkpoint(parser)
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="a new folder")
+    parser.add_argument("--output", required=True, type=commands.path, help="a new folder")
     parser.add_argument("--size", help="N or HEIGHTxWIDTH of the images; default: the model's")
     parser.add_argument(
         "--platforms", default="cpu,cuda,tpu", help=f"some of {','.join(PLATFORMS)}"
     )
     parser.add_argument("--batch_size", type=int, help="images of a call; default: any number")
-    args = parser.parse_args()
-    commands.run(lambda: _run(args))
+    commands.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -149,7 +145,8 @@ def _run(args: argparse.Namespace) -> None:
     tokenizer = commands.load_tokenizer(args)
     write(args.output, tokenizer, size or tokenizer.image_size, platforms, args.batch_size)
     total = sum(path.stat().st_size for path in args.output.iterdir())
-    print(f"{args.output}: {total / 1e6:.1f} MB; try python {args.output / 'example.py'} IMAGE")
+    output, example = printable(args.output), printable(args.output / "example.py")
+    print(f"{output}: {total / 1e6:.1f} MB; try python {example} IMAGE")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ import argparse
 import dataclasses
 import itertools
 import math
+import os
 import sys
 import time
 from typing import Any
 
 from etils import epath
 
-from unitok_jax import timing
+from unitok_jax import console, timing
 
 _ROWS = ("training", "repeated", *(kind for kind in timing.KINDS if kind != "training"), "down")
 
@@ -124,12 +125,18 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", type=epath.Path, help="of a run that trains or has trained")
+    parser.add_argument("workdir", type=_workdir, help="of a run that trains or has trained")
+    args = parser.parse_args()
     try:
-        print(measure(parser.parse_args().workdir).table())
+        with console.command():
+            print(measure(args.workdir).table())
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        console.complain(error)
         sys.exit(2)
+
+
+def _workdir(text: str) -> epath.Path:
+    return epath.Path(os.path.expanduser(text))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ configuration would take from the file, and starts nothing. `--config.model.embe
 key; `--include='encoder.*'`, which may be repeated, takes only the parameters that a glob matches.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from ml_collections import config_flags
 from unitok_jax import (
     clip_layout,
     config_flag,
+    console,
     convert,
     differences,
     parts,
@@ -340,15 +342,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(rest) != 1 or config is None:
         _exit("expected FILE and --config=CONFIG; --help shows more")
     try:
-        model = config.model.to_dict()  # a file that cannot be loaded is an OSError here
-        abstract = abstract_model(model)[1]
-        print(match(rest[0], abstract, model=model, include=include, key="--include")[1])
+        with console.command():
+            model = config.model.to_dict()  # a file that cannot be loaded is an OSError here
+            abstract, file = abstract_model(model)[1], os.path.expanduser(rest[0])
+            print(match(file, abstract, model=model, include=include, key="--include")[1])
     except (ValueError, OSError, ImportError) as error:
         _exit(error)
 
 
 def _exit(error):
-    print(f"error: {error}", file=sys.stderr)
+    console.complain(error)
     sys.exit(2)
 
 

@@ -1,6 +1,7 @@
 """All figures of a card: which pass gives them, what they are compared with, what is left out."""
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
@@ -9,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from unitok_jax import card_pictures, cluster, commands, frozen, sharding
+from unitok_jax import card_pictures, cluster, commands, frozen, sharding, training_images
 from unitok_jax.data.labels import label_set
+from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import LabelledSource, Tally
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
@@ -23,6 +25,8 @@ from unitok_jax.evaluation import Evaluator, Pass, Shown, caption_tokens, digest
 from unitok_jax.fid import RESIZE, Fid
 
 COMPARED = 1000  # images whose codes are computed in float32 and in bfloat16
+FEW = 10  # tokens for each row of a codebook, below which its usage says little
+_DOING = {"originals": "originals", "features": "features", "dtypes": "codes by dtype"}
 
 
 @dataclasses.dataclass
@@ -146,11 +150,20 @@ class _Job:
             )
         return names, templates
 
-    def run(self, source, data=None, batch_size=None, **options) -> Pass:
+    def run(self, source, data=None, batch_size=None, what="all", **options) -> Pass:
         batch_size = batch_size or self.batch_size
-        return self.evaluator.run(
-            self.params, self.networks, source, data or self.data, batch_size, **options
-        )
+        data, told = data or self.data, None
+        with contextlib.ExitStack() as stack:
+            if cluster.is_lead():
+                what_is_done = _DOING.get(what, "measuring")
+                progress = Progress(len(source), "image", what=what_is_done)
+                told = stack.enter_context(progress).update
+            return self.evaluator.run(
+                *(self.params, self.networks, source, data, batch_size),
+                **options,
+                what=what,
+                told=told,
+            )
 
     def run_usable(self, flag, value, source, data=None, **options) -> tuple[Pass, Tally]:
         """A pass over the images that can be used, and what all processes left out.
@@ -202,6 +215,7 @@ def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
     books = found.codebooks.result() | agreement.result()
     for key in ("bits_per_token", "max_bits_per_token", "codes_changed", "tokens_changed"):
         metrics[key] = books.pop(key)
+    books |= _usable(found.codebooks.counts, notes)
     if "lpips" not in job.networks:
         notes.skip("LPIPS", "no weights of LPIPS were named", "Give --lpips=FILE.")
     metrics |= _text_measures(args, job, source, found, notes)
@@ -211,6 +225,8 @@ def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
     order = sorted(position for positions in chosen.values() for position in positions)
     # The program of the pass, whose batches have one shape: nothing is compiled again.
     shown = job.run(subset(source, order), show=len(order), what=what).shown
+    if training_images.same(job.config.data, job.data):
+        notes.warn("the model was trained on these images: figures of others may be worse")
     for kind in ("inception", "lpips"):
         if getattr(args, kind) == frozen.SEEDED:
             notes.warn(f"{kind} has random weights: its figures mean nothing beside published ones")
@@ -229,6 +245,19 @@ def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
         left_out.to_json(),
         _provenance(args, job, found, fid),
     )
+
+
+def _usable(counts: np.ndarray, notes: Notes) -> dict[str, Any]:
+    """How many rows of a codebook the tokens that were measured can use at all."""
+    tokens, rows = int(counts[0].sum()), counts.shape[1]
+    usable = min(rows, tokens)
+    if tokens < FEW * rows:
+        notes.warn(
+            f"{tokens:,} tokens were measured, which can use {usable:,} of the {rows:,} rows of a "
+            f"codebook at most: usage says little below {FEW} tokens for each row"
+        )
+    used = (counts > 0).sum(axis=1)
+    return {"tokens": tokens, "rows": rows, "usable": usable, "usage_of_usable": used / usable}
 
 
 def _text_measures(args, job, source, found, notes) -> Mapping[str, float]:
@@ -293,6 +322,7 @@ def _provenance(args, job, found, fid) -> dict[str, Any]:
         "preprocessing": RESIZE,
         "pixels": f"sha256 {found.digest}",
         "checkpoint": args.checkpoint,
+        "training_images": training_images.describe(job.config.data, job.data),
         "tokenizer_hash": job.hash,
         "dtype": job.config.model.dtype,
         **fid.statistics,

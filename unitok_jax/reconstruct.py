@@ -1,18 +1,21 @@
 """Rebuilds images through their codes: what a tokenizer keeps, seen and measured.
 
 `python -m unitok_jax.reconstruct --checkpoint=DIR --input=FILE_OR_FOLDER --output=DIR` writes a PNG
-per image and `comparison.png` (original | reconstruction | error), and prints the PSNR of each.
+per image and `comparison.png` (original | reconstruction | error), and prints the PSNR of each. The
+same command again replaces what it wrote, and nothing else.
 """
 
 import argparse
+import io
+import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from unitok_jax import commands
+from unitok_jax import commands, comparison
 from unitok_jax.data.inputs import Inputs
+from unitok_jax.data.shard_files import SETTINGS, claim, sweep, write_bytes
 from unitok_jax.data.transforms import (
     decode_image,
     resize_center_crop,
@@ -20,46 +23,90 @@ from unitok_jax.data.transforms import (
     to_uint8,
 )
 from unitok_jax.evaluate.reconstruction import psnr
-from unitok_jax.metrics import comparison, tile
 from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.paths import printable
 from unitok_jax.tokenizer import Tokenizer
 
+FORMAT = "unitok_jax.reconstructed"
+COMMAND = "python -m unitok_jax.reconstruct"
 _COMPARED = 24  # images in comparison.png
 
 
 def reconstruct(
     tokenizer: Tokenizer,
-    inputs: Sequence[tuple[str, bytes]],
+    inputs: Inputs,
     output: pathlib.Path,
     size: tuple[int, int] | None,
-) -> dict[str, float]:
-    """Rebuilds encoded image files one by one.
+    facts: dict | None = None,
+) -> tuple[dict[str, float], pathlib.Path]:
+    """Rebuilds images one by one, and prints a line for each.
 
     Args:
       tokenizer: the model.
-      inputs: names without suffix, may have folders, and the bytes of image files.
-      output: folder for the PNGs.
+      inputs: the images.
+      output: folder for the PNGs: new, empty, or of an earlier call with the same `size` and
+        `facts`, whose files are replaced.
       size: (height, width) to resize and crop to; None cuts each image to multiples of 16.
+      facts: JSON values that tell the model and the inputs from others.
 
     Returns:
-      name -> PSNR in dB, of the 8-bit pictures, in the order of `inputs`.
+      name -> PSNR in dB, of the 8-bit pictures, in the order of `inputs`; and the picture that
+      compares the first images, which is `comparison.png` unless an image has this name.
+
+    Raises:
+      ValueError: the folder holds anything else, an image cannot be used, or its name is that of a
+        folder with other images.
+      OSError: reading or writing failed.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    files = [pathlib.PurePath(f"{name}.png") for name in inputs.names]
+    sheet = _sheet_name(files)
+    claim(output, {"format": FORMAT, "--size": size and list(size), **(facts or {})}, COMMAND)
     ratios, rows = {}, []
-    for name, data in inputs:
+    for (name, data), file in zip(inputs, files, strict=True):
         image = decode_image(data, name)
         image = resize_center_crop(image, size or _native(image, name))
         rebuilt = to_uint8(tokenizer.reconstruct(image[None]))[0]
-        path = output / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rebuilt).save(path)
+        (output / file).parent.mkdir(parents=True, exist_ok=True)
+        _write(output / file, Image.fromarray(rebuilt))
         error = np.mean((to_float(rebuilt) - to_float(image)) ** 2, dtype=np.float64)
         ratios[name] = float(psnr(error))
-        print(f"{name}  {ratios[name]:.2f} dB  {image.shape[0]}x{image.shape[1]}", flush=True)
+        print(
+            f"{printable(name)}  {ratios[name]:.2f} dB  {image.shape[0]}x{image.shape[1]}  "
+            f"({len(ratios)} of {len(files)})",
+            flush=True,
+        )
         if len(rows) < _COMPARED:
-            rows.append(comparison(image[None], rebuilt[None]))
-    Image.fromarray(tile(rows)).save(output / "comparison.png")
-    return ratios
+            rows.append(comparison.row(name, ratios[name], image, rebuilt))
+    _write(output / sheet, comparison.draw(rows))
+    sweep(output)
+    return ratios, output / sheet
+
+
+def _sheet_name(files: list[pathlib.PurePath]) -> str:
+    """comparison.png, or comparison_2.png and so on where an image has that name.
+
+    Raises:
+      ValueError: a file has the name of a folder.
+    """
+    folders = {folder for file in files for folder in file.parents}
+    taken = {str(file).casefold() for file in [*files, *folders]}
+    for file in [*files, pathlib.PurePath(SETTINGS)]:
+        if file in folders:
+            raise ValueError(
+                f"{printable(file)} would be a picture or {SETTINGS} and also a folder of pictures;"
+                " rename that folder of --input"
+            )
+    number, name = 1, "comparison.png"
+    while name in taken:
+        number += 1
+        name = f"comparison_{number}.png"
+    return name
+
+
+def _write(path: pathlib.Path, picture: Image.Image) -> None:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    write_bytes(path, file.getvalue())
 
 
 def _native(image: np.ndarray, name: str) -> tuple[int, int]:
@@ -76,28 +123,26 @@ def main() -> None:
     parser = commands.make_parser("reconstruct", __doc__)
     commands.add_checkpoint(parser)
     commands.add_input(parser)
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for the PNGs")
+    parser.add_argument("--output", required=True, type=commands.path, help="folder for the PNGs")
     parser.add_argument(
         "--size", help="N, HEIGHTxWIDTH or native (cut to multiples of 16); default: the model's"
     )
-    args = parser.parse_args()
-    commands.run(lambda: _run(args))
+    commands.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
     native = args.size == "native"
     size = commands.image_size(args.size) if args.size and not native else None
     inputs = Inputs(args.input)
-    home = args.input if args.input.is_dir() else args.input.parent
-    if args.input.exists() and args.output.resolve() == home.resolve():
-        raise ValueError(
-            f"--output={args.output} is the folder of the input, whose images would be "
-            "overwritten; give another"
-        )
     tokenizer = commands.load_tokenizer(args)
     size = None if native else size or tokenizer.image_size
-    ratios = reconstruct(tokenizer, inputs, args.output, size)
-    print(f"mean  {np.mean(list(ratios.values())):.2f} dB  {args.output / 'comparison.png'}")
+    facts = {
+        "--input": printable(os.path.abspath(args.input)),
+        "tokenizer": tokenizer.hash,
+        "dtype": tokenizer.config.model.dtype,
+    }
+    ratios, sheet = reconstruct(tokenizer, inputs, args.output, size, facts)
+    print(f"mean  {np.mean(list(ratios.values())):.2f} dB  {printable(sheet)}")
 
 
 if __name__ == "__main__":

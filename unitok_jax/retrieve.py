@@ -5,7 +5,7 @@
 """
 
 import argparse
-import pathlib
+import io
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,9 @@ from unitok_jax import commands
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.sheet import contact_sheet, load_font
 from unitok_jax.metrics import tile
+from unitok_jax.paths import printable
+
+_KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def retrieve(tokenizer, inputs: Inputs, queries: list[str], top: int) -> list[dict[int, float]]:
@@ -47,9 +50,8 @@ def main() -> None:
         "--query", required=True, action="append", help="a text; give it again for more"
     )
     parser.add_argument("--top", type=int, default=5, help="images for each; default: 5")
-    parser.add_argument("--output", type=pathlib.Path, help=".png, .jpg or .webp to draw them in")
-    args = parser.parse_args()
-    commands.run(lambda: _run(args))
+    parser.add_argument("--output", type=commands.path, help="new .png, .jpg or .webp of them")
+    commands.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -57,30 +59,37 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError("--query is empty; for example --query='a red car'")
     if args.top < 1:
         raise ValueError(f"--top={args.top} must be at least 1")
-    if args.output and args.output.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"--output={args.output} is no kind of picture; for example sheet.png")
+    if args.output and args.output.suffix.lower() not in _KINDS:
+        raise ValueError(
+            f"--output={args.output} is none of {', '.join(_KINDS)}; for example sheet.png"
+        )
     if args.output:
-        commands.check_writable(args.output, "output")
+        commands.check_new(args.output, "output")
     inputs = Inputs(args.input)
     tokenizer = commands.load_tokenizer(args)
     found = retrieve(tokenizer, inputs, args.query, args.top)
     for query, nearest in zip(args.query, found, strict=True):
-        print(query)
+        print(printable(query))
         for index, cosine in nearest.items():
-            print(f"  {cosine:.4f}  {inputs.names[index]}")
+            print(f"  {cosine:.4f}  {printable(inputs.names[index])}")
     if args.output:
         rows = [
             _row(inputs, tokenizer.image_size, query, nearest)
             for query, nearest in zip(args.query, found, strict=True)
         ]
-        Image.fromarray(tile(rows, height=len(rows))).save(args.output)
-        print(args.output)
+        picture = io.BytesIO()
+        kind = _KINDS[args.output.suffix.lower()]
+        Image.fromarray(tile(rows, height=len(rows))).save(picture, kind)
+        commands.write_new(args.output, picture.getvalue(), "output")
+        print(printable(args.output))
 
 
 def _row(inputs, size, query, nearest):
     images = np.stack([inputs.image(index, size) for index in nearest])
-    captions = [f"{cosine:.3f} {inputs.names[index]}" for index, cosine in nearest.items()]
-    captions[0] = f"{query}: {captions[0]}"
+    captions = [
+        f"{cosine:.3f} {printable(inputs.names[index])}" for index, cosine in nearest.items()
+    ]
+    captions[0] = f"{printable(query)}: {captions[0]}"
     marked = [True] + [False] * (len(captions) - 1)
     return np.asarray(contact_sheet(images, captions, marked, load_font()))
 

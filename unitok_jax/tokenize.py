@@ -14,16 +14,17 @@ import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from unitok_jax import commands
 from unitok_jax.data import code_shards
+from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import Source, Tally
 from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.view_batches import ShardedViews, of_shards
 from unitok_jax.data.views import VIEWS
 from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.paths import printable
 
 POLL = 0.5  # seconds between two looks at what the other processes have written
 
@@ -75,7 +76,10 @@ def tokenize(
     )
     total = sum(map(reader.samples, own))
     there = total - sum(map(reader.samples, missing))
-    with contextlib.closing(reader.stream(data)) as batches, _progress(total, there) as progress:
+    with (
+        contextlib.closing(reader.stream(data)) as batches,
+        Progress(total, "sample", there) as progress,
+    ):
         coded = encoded(tokenizer, batches)
         for number, of_shard in of_shards(coded, reader, missing):
             told = _told(of_shard, progress)
@@ -118,10 +122,6 @@ def _told(batches, progress) -> Iterator[tuple]:
         progress.update(sum(sample is not None for sample in samples))
 
 
-def _progress(total: int, there: int) -> tqdm:
-    return tqdm(total=total, initial=there, unit="sample", unit_scale=True, dynamic_ncols=True)
-
-
 def settings_of(args: argparse.Namespace, tokenizer, source: Source, data) -> dict:
     """What decides the bytes of a command's output."""
     import jax
@@ -154,7 +154,7 @@ def main() -> None:
     parser = commands.make_parser("tokenize", __doc__)
     commands.add_checkpoint(parser)
     commands.add_data(parser)
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder for the shards")
+    parser.add_argument("--output", required=True, type=commands.path, help="folder for the shards")
     parser.add_argument("--format", choices=sorted(code_shards.SUFFIXES), default="array_record")
     parser.add_argument("--shard_size", type=int, default=10_000, help="samples per file")
     parser.add_argument("--views", choices=VIEWS, default="center", help="crops of each image")
@@ -167,8 +167,7 @@ def main() -> None:
         "--max_bad", type=float, default=0.0, help="part of the samples that may be left out, 0..1"
     )
     commands.add_cluster(parser)
-    args = parser.parse_args()
-    commands.run(lambda: _run(args))
+    commands.run(parser, _run, continues=True)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -184,10 +183,10 @@ def _run(args: argparse.Namespace) -> None:
     data = commands.data(args, tokenizer, size)
     source = open_source(data, require_captions=False)
     settings = settings_of(args, tokenizer, source, data)
-    output = args.output.expanduser()
+    output = args.output
     claim(output, settings, code_shards.COMMAND)
     if code_shards.is_finished(output, settings):
-        print(f"{output} is finished: nothing to do")
+        print(f"{printable(output)} is finished: nothing to do")
         return
     manifest = tokenize(
         tokenizer,
@@ -200,7 +199,8 @@ def _run(args: argparse.Namespace) -> None:
         processes=jax.process_count(),
     )
     skipped = Tally.from_json(manifest["skipped"])
-    print(f"codes of {manifest['count']} samples in {len(manifest['shards'])} files in {output}")
+    files = len(manifest["shards"])
+    print(f"codes of {manifest['count']} samples in {files} files in {printable(output)}")
     if skipped.total:
         print(f"{skipped.total} left out:\n{skipped}", file=sys.stderr)
 

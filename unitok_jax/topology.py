@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from unitok_jax.extras import how_to_install
+
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBE = tuple("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16".split())
 
@@ -130,7 +132,7 @@ def _slices(chip: Chip, shape: str, slices: int) -> list:
     except ImportError as error:
         raise ValueError(
             "--topology of a TPU needs its compiler, the package libtpu: "
-            "pip install 'unitok_jax[tpu-compile]'"
+            + how_to_install("tpu-compile")
         ) from error
     # The compiler asks a cloud machine's metadata for these, and waits where there is none.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

@@ -1,5 +1,7 @@
 """Google Cloud Storage as a file system: what it is opened with, and how it fails."""
 
+from unitok_jax.extras import how_to_install
+
 
 def is_remote(path: str) -> bool:
     """Whether a path is in a bucket, and not on a file system of this machine."""
@@ -20,7 +22,7 @@ def open_files(pattern: str, where: str):
         return fsspec.filesystem("gs")
     except ImportError as error:
         raise ValueError(
-            f"{where} needs a package to be read: pip install 'unitok_jax[gcs]' ({error})"
+            f"{where} needs a package to be read, {how_to_install('gcs')} ({error})"
         ) from error
     except errors() as error:
         raise ValueError(f"{where} cannot be read: {error}") from error

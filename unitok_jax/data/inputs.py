@@ -13,7 +13,7 @@ from unitok_jax.data.transforms import decode_image, resize_center_crop
 class Inputs(Sequence):
     """Encoded image files by position: (name, bytes), read when asked for.
 
-    Names have no suffix, but for images that differ by nothing else, and may have folders.
+    Names may have folders, and have no suffix, but where that would be the name of another.
     """
 
     def __init__(self, path: Path):
@@ -34,14 +34,7 @@ class Inputs(Sequence):
             self._source = photo_source()
         else:
             raise FileNotFoundError(f"--input={path} is no file, no folder and not 'photos'")
-        stems = [str(PurePath(name).with_suffix("")) for name in self._source.names]
-        count = Counter(stems)
-        self.names = [
-            stem if count[stem] == 1 else name
-            for name, stem in zip(self._source.names, stems, strict=True)
-        ]
-        if len(set(self.names)) < len(self.names):  # of a.jpg, a.png and a.jpg.png
-            self.names = self._source.names
+        self.names = _names(self._source.names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,3 +52,17 @@ class Inputs(Sequence):
         for start in range(0, len(self), batch_size):
             indices = range(start, min(start + batch_size, len(self)))
             yield np.stack([self.image(index, size) for index in indices])
+
+
+def _names(files: list[str]) -> list[str]:
+    """Different names of different files: without suffix where that is no other's name.
+
+    Upper and lower case are the same, as on some disks.
+    """
+    stems = [str(PurePath(file).with_suffix("")) for file in files]
+    count = Counter(stem.casefold() for stem in stems)
+    count.update({file.casefold() for file in files})
+    return [
+        stem if count[stem.casefold()] == 1 else file
+        for file, stem in zip(files, stems, strict=True)
+    ]

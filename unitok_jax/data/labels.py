@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from unitok_jax.data.folders import lines
 from unitok_jax.data.labelled import CLASS_TEMPLATES
-from unitok_jax.paths import expand
 
 IMAGENET = "imagenet"
 # Of the two missiles and the two sunglasses of the package's list.
@@ -71,7 +70,7 @@ def _wrong(names: Sequence[str]) -> str:
 
 
 def _listed(text: str, flag: str, separator: str | None = None) -> Sequence[str]:
-    path = expand(text)
+    path = Path(os.path.expanduser(text))  # which leaves a user alone that it does not know
     if text and os.path.exists(path) and not path.is_dir():
         return [line.strip() for line in lines(path) if line.strip()]
     if path.suffix == ".txt":

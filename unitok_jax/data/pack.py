@@ -8,12 +8,11 @@ import concurrent.futures
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from unitok_jax import config_flag
+from unitok_jax import config_flag, console, paths
 from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.packing import pack, plan
 from unitok_jax.data.records import Tally
@@ -63,13 +62,21 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         0 when all is written; 1 when writing failed, or too much of the source is bad: the same
         command continues; 2 when the flags or the input are wrong, which may show while writing.
+
+    Raises:
+        SystemExit: as of `console.command`.
     """
+    with console.command(continues=True):
+        return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
         _parse(argv)
         if HELP.value:
             print(f"{__doc__}\n{FLAGS.get_help()}")
             return 0
-        data, output = CONFIG.value.data, Path(OUTPUT.value).expanduser()
+        data, output = CONFIG.value.data, paths.expand(OUTPUT.value)
         source = open_source(data, require_captions=NEED_CAPTIONS.value)
         settings = plan(
             data,
@@ -82,18 +89,19 @@ def main(argv: Sequence[str]) -> int:
         if data.source == "mixture":
             print("warning: the weights of data.mixture are not packed", file=sys.stderr)
     except (flags.Error, ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        console.complain(error)
         return 2
     try:
         manifest = pack(source, settings, output, workers=WORKERS.value, max_bad=data.max_bad)
     except (TooManyBadSamples, OSError, concurrent.futures.BrokenExecutor) as error:
-        print(f"error: {error}", file=sys.stderr)
+        console.complain(error)
         return 1
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        console.complain(error)
         return 2
     left_out = Tally.from_json(manifest["skipped"])
-    print(f"{manifest['count']} samples in {len(manifest['shards'])} files in {output}")
+    files = len(manifest["shards"])
+    print(f"{manifest['count']} samples in {files} files in {paths.printable(output)}")
     if left_out.total:
         print(f"{left_out.total} left out:\n{left_out}", file=sys.stderr)
     return 0

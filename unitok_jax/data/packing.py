@@ -8,10 +8,10 @@ from typing import Any
 
 import msgpack
 from ftfy.fixes import fix_surrogates
-from tqdm import tqdm
 
 from unitok_jax.data.array_records import FORMAT, NAME_ERRORS, SUFFIX, VERSION
 from unitok_jax.data.health import TooManyBadSamples
+from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import LabelledSource, SampleError, Source, Tally
 from unitok_jax.data.shard_files import (
     MANIFEST,
@@ -81,18 +81,23 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
     facts = {number: facts_if_whole(_path(output, number)) for number in shards}
     missing = [number for number in shards if facts[number] is None]
     there = samples - sum(min(size, samples - number * size) for number in missing)
-    with tqdm(total=samples, initial=there, unit="sample", unit_scale=True) as progress:
+    with Progress(samples, "sample", there) as progress:
         with concurrent.futures.ProcessPoolExecutor(
             min(workers, max(1, len(missing))),
             multiprocessing.get_context("spawn"),
             initializer=_start,
             initargs=(source, settings, output),
         ) as executor:
+            others = set(multiprocessing.active_children())
             running = {executor.submit(_write_shard, number): number for number in missing}
             try:
                 for done in concurrent.futures.as_completed(running):
                     facts[running[done]] = done.result()
                     progress.update(min(size, samples - running[done] * size))
+            except KeyboardInterrupt:
+                for worker in set(multiprocessing.active_children()) - others:
+                    worker.terminate()  # the shards they write are written again
+                raise
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
     before = getattr(source, "tally", Tally())

@@ -1,10 +1,12 @@
 """Shows what a run would train on: a contact sheet of its first samples, and statistics.
 
 `python -m unitok_jax.data.preview --config=configs/photos.py --output=preview` writes
-`sheet.png`, the captions of its pictures line by line as `sheet.txt`, and `statistics.json`.
+`sheet.png`, the captions of its pictures line by line as `sheet.txt`, and `statistics.json`. The
+folder is new, empty or of an earlier preview, whose files are replaced.
 """
 
 import contextlib
+import io
 import json
 import logging
 import pathlib
@@ -13,14 +15,18 @@ import sys
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
-from tqdm import tqdm
 
-from unitok_jax import config_flag
+from unitok_jax import config_flag, console, paths
 from unitok_jax.data import sheet, statistics
+from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.shard_files import claim, write_bytes
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import END_OF_TEXT, Tokenizer
 from unitok_jax.data.transforms import check_size
+
+FORMAT = "unitok_jax.preview"
+COMMAND = "python -m unitok_jax.data.preview"
 
 
 def preview(
@@ -36,7 +42,7 @@ def preview(
 
     Args:
         config: of a run; `data` and `seed` are read.
-        output: the folder.
+        output: the folder; what an earlier preview wrote there is replaced.
         images: on the sheet; 0: no sheet.
         samples: how many to measure, drawn with `config.seed`, or all of a smaller source; 0: none.
         start_step: of training, whose samples the sheet begins with.
@@ -52,10 +58,7 @@ def preview(
     if config.data.num_threads < 1:
         raise ValueError(f"data.num_threads={config.data.num_threads} must be at least 1 thread")
     source = open_source(config.data)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--output={output}: {error.strerror}; give a folder") from error
+    claim(output, {"format": FORMAT}, COMMAND)
     if samples:
         _statistics(config, source, size, tokenizer, samples, output / "statistics.json")
     if images:
@@ -98,8 +101,10 @@ def _sheet(config, source, tokenizer, font, images, start_step, path) -> None:
     samples = training_samples(config, source, images, start_step)
     captions = tokenizer.decode(samples["text"])
     full = samples["text"][:, -1] == END_OF_TEXT
-    sheet.contact_sheet(samples["image"], captions, full, font).save(path)
-    path.with_suffix(".txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+    picture = io.BytesIO()
+    sheet.contact_sheet(samples["image"], captions, full, font).save(picture, "PNG")
+    write_bytes(path, picture.getvalue())
+    write_bytes(path.with_suffix(".txt"), ("\n".join(captions) + "\n").encode())
     print(f"{path}: {images} samples from step {start_step} of seed {config.seed}")
     if full.any():
         print(f"  {full.sum()} captions fill data.context_length and are red: ends may be cut off")
@@ -114,8 +119,14 @@ def _sheet(config, source, tokenizer, font, images, start_step, path) -> None:
 def _statistics(config, source, size, tokenizer, samples, path) -> None:
     indices = statistics.choose(len(source), samples, config.seed)
     measured = statistics.measure(source, indices, tokenizer, config.data.num_threads)
-    with tqdm(measured, total=len(indices), unit="sample", disable=None) as bar:
-        found, bad = statistics.summarize(bar, size, tokenizer.context_length)
+    with Progress(len(indices), "sample") as progress:
+
+        def counted():
+            for each in measured:
+                yield each
+                progress.update()
+
+        found, bad = statistics.summarize(counted(), size, tokenizer.context_length)
     left_out = getattr(source, "tally", Tally())
     known = {"source": config.data.source, "path": config.data.path, "length": len(source)}
     known |= {"left_out": left_out.to_json()}
@@ -127,7 +138,7 @@ def _statistics(config, source, size, tokenizer, samples, path) -> None:
         print(line)
     told = json.dumps(known | found, indent=2, ensure_ascii=False) + "\n"
     # A path need not be UTF-8; what is not becomes an escape, which JSON knows.
-    path.write_text(told, "utf-8", errors="backslashreplace")
+    write_bytes(path, told.encode(errors="backslashreplace"))
     print(f"\n{path}")
 
 
@@ -176,14 +187,18 @@ def command() -> None:
             _exit(f"unexpected arguments: {' '.join(argv[1:])}; keys are --config.KEY=VALUE")
         for noisy in ("jax", "absl"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        with console.command():
+            show()
+
+    def show():
         try:
             preview(
                 config.value,
-                pathlib.Path(output.value).expanduser(),
+                paths.expand(output.value),
                 images=images.value,
                 samples=samples.value,
                 start_step=start_step.value,
-                font=font.value,
+                font=font.value and str(paths.expand(font.value)),
             )
         except (ValueError, OSError, ImportError) as error:
             _exit(str(error))
@@ -192,7 +207,7 @@ def command() -> None:
 
 
 def _exit(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    console.complain(message)
     sys.exit(2)
 
 

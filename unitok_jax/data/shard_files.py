@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 # Process ids are those of one host or container; the folder may be shared by several.
 _MINE = f".{uuid.uuid4().hex[:12]}{PARTIAL}"
+_LEFT = re.compile(rf".+\.[0-9a-f]{{12}}{re.escape(PARTIAL)}", re.DOTALL)  # of any process
 
 
 def claim(output: Path, settings: dict[str, Any], command: str) -> None:
@@ -45,7 +47,10 @@ def claim(output: Path, settings: dict[str, Any], command: str) -> None:
     """
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"--output={output} is not a folder")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"--output={output} cannot be made: {error.strerror}") from error
     file = output / SETTINGS
     strangers = sorted(
         entry.name
@@ -149,9 +154,13 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def sweep(output: Path) -> None:
-    """Removes what killed processes left half-written; when all is there."""
+    """Removes what killed processes left half-written; when all is there.
+
+    Only files that have the name of `partial`: a key may make a folder that ends like one.
+    """
     for file in output.rglob(f"*{PARTIAL}"):
-        file.unlink(missing_ok=True)
+        if _LEFT.fullmatch(file.name) and file.is_file() and not file.is_symlink():
+            file.unlink(missing_ok=True)
 
 
 def written_to(path: Path, call: Callable, *arguments):
