@@ -22,7 +22,8 @@ from unitok_jax.data.specs import data_config
 from unitok_jax.data.subset import subset
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.step import init_params, to_float
+from unitok_jax.pixels import to_float
+from unitok_jax.step import init_params
 
 
 def measure(config, images: int, batch: int, rounds: int, names=()) -> dict[str, dict]:

@@ -73,14 +73,6 @@ def test_codes_and_images_are_the_tokenizers(exported, weights, tmp_path):
     np.testing.assert_array_equal(found["together"], together)
 
 
-def test_every_grey_value_is_the_hosts():
-    """The programs' float images are the tokenizer's to the last bit."""
-    from unitok_jax.data.transforms import to_float
-
-    grey = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(to_float(grey), grey.astype(np.float32) / 127.5 - 1)
-
-
 def test_files(exported, weights):
     names = {path.name for path in exported.iterdir()}
     assert names == {

@@ -11,6 +11,7 @@ from flax import nnx
 
 from unitok_jax.batching import Batcher, fetch
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.pixels import to_float
 
 METHODS = ("encode", "decode", "encode_image", "encode_text")
 # Pairs of a method and a size of image that are kept; of more, the longest unused are dropped.
@@ -72,12 +73,3 @@ class CompiledModel:
                 return getattr(model, method)(rows)
 
         return jax.jit(program)
-
-
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 pixels -> float32 in [-1, 1]: `data.transforms.to_float` on the device, bit for bit."""
-    # The host's x / 127.5 - 1, rounded twice, is an integer times 2^-24. A compiler that divides,
-    # or fuses what follows, rounds otherwise; integers leave it no choice. 255 * 65793 = 2^24 - 1.
-    x = images.astype(jnp.int32)
-    rounded = (x >= 128).astype(jnp.int32) - (x < 64).astype(jnp.int32)
-    return ((2 * x - 255) * 65793 + rounded).astype(jnp.float32) * np.float32(2**-24)

@@ -25,7 +25,8 @@ from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.frechet import FeatureMoments
 from unitok_jax.evaluate.reconstruction import Reconstruction
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.step import codebook_counts, to_float
+from unitok_jax.pixels import to_float
+from unitok_jax.step import codebook_counts
 
 
 class Shown:

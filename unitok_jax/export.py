@@ -18,9 +18,9 @@ from flax import nnx
 from jax import export
 
 from unitok_jax import commands, differences, weight_files
-from unitok_jax.compiled import to_float
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.pixels import to_float
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _PARTS = ("encoder", "quant_proj", "quantizer", "post_quant_proj", "decoder")

@@ -13,6 +13,7 @@ from unitok_jax.adversary import Adversary
 from unitok_jax.generator import Generator, split_batch
 from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.optim import Player
+from unitok_jax.pixels import to_float
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
 
@@ -66,11 +67,6 @@ class TrainState:
 def init_params(model: dict, key: jax.Array):
     """Fresh parameters of a UniTok as a nested dict."""
     return nnx.to_pure_dict(nnx.state(UniTok(**model, rngs=nnx.Rngs(params=key))))
-
-
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 images to float32 in [-1, 1]; float images as they are."""
-    return images / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
 
 
 def codebook_counts(codes: jax.Array, rows: int, weights: jax.Array | None = None) -> jax.Array:
