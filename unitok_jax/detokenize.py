@@ -153,7 +153,7 @@ def _run(args: argparse.Namespace) -> None:
         "--limit": args.limit,
         "--view": args.view,
         "tokenizer": tokenizer.hash,
-        "dtype": tokenizer.config.model.dtype,
+        "precision": tokenizer.precision,
     }
     claim(output, settings, COMMAND)
     wrote = detokenize(tokenizer, chosen, output, args.view)

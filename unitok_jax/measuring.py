@@ -70,6 +70,7 @@ class _Job:
     def __init__(self, args: argparse.Namespace, size: tuple[int, int] | None):
         tokenizer = commands.load_tokenizer(args)
         self.hash, self.config = tokenizer.hash, tokenizer.config
+        self.precision = tokenizer.precision
         self.size = size or tokenizer.image_size
         self.data = commands.data(args, tokenizer, self.size, max_bad=args.max_bad)
         self.max_bad = args.max_bad
@@ -90,7 +91,10 @@ class _Job:
         self.params = sharding.replicate(jax.device_get(tokenizer.params), self.mesh)
         self.networks = sharding.replicate(networks, self.mesh)
         self.evaluator = Evaluator(
-            self.config.model.to_dict(), self.mesh, dict.fromkeys(networks, "float32")
+            self.config.model.to_dict(),
+            self.mesh,
+            dict.fromkeys(networks, "float32"),
+            self.precision,
         )
         self.batch_size = self.evaluator.batch_size(args.batch_size, len(self.source))
         self.text = not args.no_text and self.config.model.text.vocab_size > END_OF_TEXT
@@ -294,7 +298,7 @@ def _provenance(args, job, found, fid) -> dict[str, Any]:
         "pixels": f"sha256 {found.digest}",
         "checkpoint": args.checkpoint,
         "tokenizer_hash": job.hash,
-        "dtype": job.config.model.dtype,
+        "precision": job.precision,
         **fid.statistics,
         **{
             f"{kind}_weights": f"{getattr(args, kind)}, sha256 {value}"

@@ -50,7 +50,7 @@ def plan(
         storage: one of `SUFFIXES`.
         shard_size: samples of the source per shard.
         views, crop_scale: as in `views.views`.
-        tokenizer: 'tokenizer' (its hash), 'dtype', 'grid' (rows, columns), 'num_codebooks' K,
+        tokenizer: 'tokenizer' (its hash), 'precision', 'grid' (rows, columns), 'num_codebooks' K,
             'codebook_size' V, 'tokens' N, and what else of it moves codes.
 
     Raises:
