@@ -306,7 +306,10 @@ class TestBadInput:
         assert here(*call, output, "--shard_size=2")[0] == 0
         before = hashes(output)
         facts = json.loads((output / "000001.json").read_text())
+        assert facts["precision"] == "float32"
         (output / "000001.json").write_text(json.dumps({**facts, "tokenizer": "0" * 32}))
+        facts = json.loads((output / "000005.json").read_text())
+        (output / "000005.json").write_text(json.dumps({**facts, "precision": "bfloat16"}))
         os.truncate(output / "000002.array_record", 100)
         os.truncate(output / "000003.json", 20)
         os.truncate(output / "000004.keys", 8)

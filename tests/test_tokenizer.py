@@ -326,8 +326,10 @@ class TestPrecision:
         rows = np.zeros((1, 64, 64, 3), np.float32)
         text = jax.jit(functions.encode).lower(tokenizer.params, rows).as_text()
         asked = [line for line in text.splitlines() if re.search("dot_general|convolution", line)]
-        high = [line for line in asked if line.count("HIGH,") + line.count("HIGH>") == 2]
-        highest = [line for line in asked if line.count("HIGHEST") == 2]
+        high, highest = (
+            [line for line in asked if len(re.findall(rf"\b{word}\b", line)) == 2]
+            for word in ("HIGH", "HIGHEST")
+        )
         assert len(high) + len(highest) == len(asked) and len(high) > len(highest) > 0
         assert "bf16" not in text
         assert name in precision.available(platform)

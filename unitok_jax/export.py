@@ -36,13 +36,13 @@ def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> 
       platforms: some of `PLATFORMS`; each adds a lowering to the file.
       batch: images of a call; None leaves it open, and each number compiles once.
 
-    Raises:
-      ValueError: a platform does not compute in the tokenizer's precision.
-
     Returns:
       name -> `jax.export.Exported`, and name -> float32 array, the weights that all of them take.
       encode: (weights, uint8 (B, H, W, 3)) -> int32 (B, K, N); decode: (weights, int32 (B, K, N))
       -> uint8 (B, H, W, 3).
+
+    Raises:
+      ValueError: a platform does not compute in the tokenizer's precision.
     """
     for platform in platforms:
         precision.find(tokenizer.precision, platform)
