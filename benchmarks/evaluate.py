@@ -13,7 +13,6 @@ import time
 
 import jax
 import numpy as np
-from flax import nnx
 
 from benchmarks import timing
 from unitok_jax import frozen, sharding
@@ -21,8 +20,8 @@ from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.subset import subset
 from unitok_jax.evaluation import Evaluator
-from unitok_jax.models.unitok import abstract_model
-from unitok_jax.pixels import to_float
+from unitok_jax.functions import Functions
+from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.step import init_params
 
 
@@ -30,7 +29,7 @@ def measure(config, images: int, batch: int, rounds: int, names=()) -> dict[str,
     """The pass over `images` drawn shapes, and plain encoding and decoding of as many.
 
     Args:
-      config: the whole configuration.
+      config: the whole configuration; both compute in the precision of its `model.dtype`.
       images: in all.
       batch: global; it becomes a multiple of the devices.
       rounds: in which the two take turns; a first one is not counted.
@@ -49,12 +48,17 @@ def measure(config, images: int, batch: int, rounds: int, names=()) -> dict[str,
         for kind in names
     }
     networks = sharding.replicate(networks, mesh)
-    evaluator = Evaluator(model, mesh, dict.fromkeys(names, "float32"))
+    evaluator = Evaluator(model, mesh, dict.fromkeys(names, "float32"), model["dtype"])
     size = evaluator.batch_size(batch, images)
     data = data_config("shapes:held_out", image_size=config.data.image_size, context_length=77)
     source = subset(open_source(data, require_captions=False), range(images))
-    graph, _ = abstract_model(model)
-    plain = jax.jit(lambda p, x: nnx.merge(graph, p).reconstruct(to_float(x))[0])
+    functions = Functions(model, model["dtype"], jax.default_backend())
+    grid = tuple(side // STRIDE for side in data.image_size)
+
+    @jax.jit
+    def plain(params, images):
+        return functions.decode(params, functions.encode(params, images), grid)
+
     pixels = np.random.default_rng(0).integers(0, 256, (size, *data.image_size, 3), np.uint8)
     pixels = sharding.shard_whole(pixels, mesh)
 

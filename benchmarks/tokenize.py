@@ -61,7 +61,8 @@ class _Timed:
 
 def make_tokenizer(config, batch: int | None) -> Tokenizer:
     """A model of random weights."""
-    return Tokenizer(config, init_params(config.model.to_dict(), jax.random.key(0)), batch)
+    params = init_params(config.model.to_dict(), jax.random.key(0))
+    return Tokenizer(config, params, batch, precision=config.model.dtype)
 
 
 def make_images(folder: pathlib.Path, count: int) -> None:

@@ -2,10 +2,12 @@
 
     python -m benchmarks.tokenizer [--size tiny] [--side 256] [--batches 1 8 32] [--rounds 5]
     python -m benchmarks.tokenizer --checkpoint=DIR
+    python -m benchmarks.tokenizer --checkpoint=seeded --size=base
 
 Everything runs in one process in turns, because on a shared machine only ratios of neighbouring
-measurements mean anything. Weights are random for the speed, as they do not change it; for codes
-they must be trained ones: the images are the built-in photographs.
+measurements mean anything. Weights are random for the speed, as they do not change it; codes of
+random ones change more often than those of trained ones. The images of --checkpoint are the
+built-in photographs.
 """
 
 import argparse
@@ -17,13 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import timing
+from benchmarks import emulated, timing
+from benchmarks.emulated import EMULATED
 from configs import default
 from unitok_jax import load
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float
+from unitok_jax.evaluate.agreement import CodeAgreement
+from unitok_jax.frozen import SEEDED
+from unitok_jax.functions import Functions
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.precision import PRECISIONS, available
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import Tokenizer
 
@@ -39,12 +46,7 @@ def speed(size: str, side: int, batch: int, rounds: int) -> list[dict]:
       `API / compiled`, the ratio of the seconds; and for 'encode' `ahead / waiting`, the ratio of
       the seconds of `encode_batches` to those of `encode` of each of the batches.
     """
-    config = default.get_config()
-    config.model.size, config.model.quant_heads = size, timing.HEADS[size]
-    config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    config.data.image_size = (side, side)
-    params = init_params(config.model.to_dict(), jax.random.key(0))
-    tokenizer = Tokenizer(config, params, batch)
+    tokenizer = seeded(size, side, batch)
     images = np.random.default_rng(0).integers(0, 256, (PIECES, batch, side, side, 3), np.uint8)
     codes = tokenizer.encode(images[0])
     tokenizer.compile(batch_sizes=[batch])
@@ -71,14 +73,10 @@ def speed(size: str, side: int, batch: int, rounds: int) -> list[dict]:
 
 
 def _compiled(tokenizer, method, rows, grid):
-    graph, _ = abstract_model(tokenizer.config.model.to_dict())
     rest = (grid,) if method == "decode" else ()
-
-    def run(params, rows):
-        return getattr(nnx.merge(graph, params), method)(rows, *rest)
-
+    function = getattr(tokenizer.functions, method)
     rows = jax.device_put(rows)
-    program = jax.jit(run).lower(tokenizer.params, rows).compile()
+    program = jax.jit(lambda p, x: function(p, x, *rest)).lower(tokenizer.params, rows).compile()
     return lambda: jax.block_until_ready(program(tokenizer.params, rows))
 
 
@@ -87,51 +85,83 @@ def _ratio(seconds, above, below):
     return statistics.median(a / b for a, b in pairs)
 
 
-def precision(checkpoint, side: int | None = None) -> list[dict]:
+def seeded(size: str, side: int, batch: int = 1) -> Tokenizer:
+    """A tokenizer of the recipe's model with random weights."""
+    config = default.get_config()
+    config.model.size, config.model.quant_heads = size, timing.HEADS[size]
+    config.data.image_size = (side, side)
+    params = init_params(config.model.to_dict(), jax.random.key(0))
+    return Tokenizer(config, params, batch)
+
+
+def precision(tokenizer: Tokenizer, side: int | None = None, rounds: int = 3) -> list[dict]:
     """How many codes of the photographs differ from those in float32, image by image.
 
     Args:
-      checkpoint: as for `unitok_jax.load`.
+      tokenizer: whose weights are meant.
       side: of the images; by default the model's.
+      rounds: of the measurement of speed.
 
     Returns:
-      dicts of `what`, `codes`, `differ` and `share`: float32 in one batch; bfloat16 as
-      `load(dtype='bfloat16')` is; the same in one batch, beside itself one by one; and bfloat16
-      everywhere, projection, codebooks and lookup too, which no option of the package is.
+      dicts of `what`, `codes` and `tokens` that there are, the shares `codes changed` and `tokens
+      changed`, and `time / float32's` of encoding: every precision of this platform beside float32
+      one by one; those of other platforms, emulated (`benchmarks.emulated`); float32 and bfloat16
+      in one batch, beside themselves one by one; and bfloat16 everywhere, projection, codebooks and
+      lookup too, which no option of the package is.
     """
-    exact = load(checkpoint, 1, dtype="float32")
-    size = exact.image_size if side is None else (side, side)
+    config, params = tokenizer.config, jax.device_get(tokenizer.params)
+    size = tokenizer.image_size if side is None else (side, side)
     source = open_source(data_config("photos", image_size=size, context_length=8))
     records = (source[index] for index in range(len(source)))
     images = np.stack(
         [resize_center_crop(decode_image(r["image"], r["name"]), size) for r in records]
     )
-    base = exact.encode(images)
-    half = load(checkpoint, 1, dtype="bfloat16")
-    alone = half.encode(images)
-    compared = {
-        "float32 in one batch": (_together(checkpoint, "float32", images), base),
-        "bfloat16": (alone, base),
-        "bfloat16 in one batch, beside one by one": (
-            _together(checkpoint, "bfloat16", images),
-            alone,
-        ),
-        "everything in bfloat16": (_all_in_bfloat16(half, images), base),
+
+    def make(name, batch_size=1):
+        return Tokenizer(config, params, batch_size, precision=name)
+
+    names = available(jax.default_backend())
+    native = {name: make(name) for name in names}
+    alone = {name: np.asarray(each.encode(images)) for name, each in native.items()}
+    calls = {n: functools.partial(each.encode, images[:4]) for n, each in native.items()}
+    seconds = timing.in_turns(calls, rounds)
+    rows = [_row(name, alone[name], alone["float32"]) for name in names[1:]]
+    for row, name in zip(rows, names[1:], strict=True):
+        row["time / float32's"] = _ratio(seconds, name, "float32")
+    for name in sorted(EMULATED.keys() - set(names)):
+        rows.append(
+            _row(f"{name}, emulated", _emulated(config, name, params, images), alone["float32"])
+        )
+    for name in ("float32", "bfloat16"):
+        together = make(name, len(images)).encode(images)
+        rows.append(_row(f"{name} in one batch, beside one by one", together, alone[name]))
+    everything = _all_in_bfloat16(native["bfloat16"], images)
+    return [*rows, _row("everything in bfloat16", everything, alone["float32"])]
+
+
+def _row(what, ours, theirs):
+    measure = CodeAgreement()
+    measure.update(np.asarray(ours), np.asarray(theirs))
+    found, (images, _, tokens) = measure.result(), theirs.shape
+    return {
+        "what": what,
+        "codes": theirs.size,
+        "tokens": images * tokens,
+        "codes changed": f"{found['codes_changed']:.3%}",
+        "tokens changed": f"{found['tokens_changed']:.3%}",
+        "time / float32's": None,
     }
-    rows = []
-    for what, (ours, theirs) in compared.items():
-        differ = int(np.count_nonzero(np.asarray(ours) != np.asarray(theirs)))
-        rows.append({"what": what, "codes": base.size, "differ": differ})
-        rows[-1]["share"] = differ / base.size
-    return rows
 
 
-def _together(checkpoint, dtype, images):
-    return load(checkpoint, len(images), dtype=dtype).encode(images)
+def _emulated(config, name, params, images):
+    platform = PRECISIONS[name].platforms[0]
+    with emulated.products(name):
+        encode = jax.jit(Functions(config.model.to_dict(), name, platform).encode)
+        return np.concatenate([encode(params, image[None]) for image in images])
 
 
 def _all_in_bfloat16(tokenizer, images):
-    graph, _ = abstract_model(tokenizer.config.model.to_dict())
+    graph, _ = abstract_model(tokenizer.config.model.to_dict() | {"dtype": "bfloat16"})
     params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), tokenizer.params)
 
     @jax.jit
@@ -158,12 +188,14 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="of images; default: 256, or the checkpoint's")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--checkpoint", help="count its codes instead of measuring speed")
+    parser.add_argument("--checkpoint", help="count its codes instead; seeded: random weights")
     args = parser.parse_args()
-    if args.checkpoint:
-        _print(precision(args.checkpoint, args.side))
-        return
     side = args.side or 256
+    if args.checkpoint:
+        random = args.checkpoint == SEEDED
+        tokenizer = seeded(args.size, side) if random else load(args.checkpoint, 1)
+        _print(precision(tokenizer, args.side, args.rounds))
+        return
     _print([r for n in args.batches for r in speed(args.size, side, n, args.rounds)])
 
 

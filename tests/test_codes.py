@@ -34,6 +34,7 @@ def write(output, storage, tokenizer="a" * 32, count=COUNT, bad=()):
         "--shard_size": SIZE,
         "--views": "center+flip",
         "tokenizer": tokenizer,
+        "precision": "bfloat16",
         "grid": [2, 3],
         "num_codebooks": 4,
         "codebook_size": 65536,
@@ -76,7 +77,7 @@ class TestSequence:
         codes = unitok_jax.open_codes(folder)
         assert len(codes) == COUNT - 2
         assert (codes.grid, codes.codebook_shape) == ((2, 3), (4, 65536))
-        assert codes.tokenizer_hash == "a" * 32
+        assert (codes.tokenizer_hash, codes.precision) == ("a" * 32, "bfloat16")
         assert codes.manifest == json.loads((folder / "manifest.json").read_text())
         assert [index_of(r) for r in codes] == [i for i in range(COUNT) if i not in (0, 300)]
         for record in (codes[0], codes[298], codes[-1]):

@@ -142,12 +142,12 @@ def test_other_models(tiny, tmp_path, change):
 
 def test_command(weights, tmp_path, capsys, monkeypatch):
     given = [f"--checkpoint={weights}", f"--output={tmp_path / 'out'}", "--platforms=cpu"]
-    options = ["--size=32x48", "--batch_size=2", "--dtype=bfloat16"]
+    options = ["--size=32x48", "--batch_size=2", "--precision=bfloat16"]
     code, printed, error = run_export(capsys, monkeypatch, *given, *options)
     assert code == 0, error
     facts = json.loads((tmp_path / "out" / "export.json").read_text())
     assert (facts["image_size"], facts["batch_size"]) == ([32, 48], 2)
-    assert facts["dtype"] == "bfloat16" and "example.py" in printed
+    assert facts["precision"] == "bfloat16" and "example.py" in printed
     code, _, error = run_export(capsys, monkeypatch, *given)
     assert code == 2 and "not empty" in error
 

@@ -299,11 +299,11 @@ class TestBadInput:
         call = (capsys, monkeypatch)
         assert here(*call, weights, pictures, tmp_path / "out")[0] == 0
         before = hashes(tmp_path / "out")
-        more = ("--views=ten", "--shard_size=5", "--size=32", "--dtype=bfloat16")
+        more = ("--views=ten", "--shard_size=5", "--size=32", "--precision=bfloat16")
         code, _, error = here(*call, weights, pictures, tmp_path / "out", *more)
         assert code == 2 and "--views: 'center' before, 'ten' now" in error
         assert "--shard_size: 10000 before, 5 now" in error and "--size: 64 before, 32 now" in error
-        assert "dtype: 'float32' before, 'bfloat16' now" in error and "another folder" in error
+        assert "precision: 'float32' before, 'bfloat16' now" in error and "another folder" in error
         other = other_weights(tokenizer, tmp_path)
         code, _, error = here(*call, other, pictures, tmp_path / "out")
         assert code == 2 and f"tokenizer: '{tokenizer.hash}' before, '" in error
@@ -343,7 +343,10 @@ class TestBadInput:
         assert here(*call, output, "--shard_size=2")[0] == 0
         before = hashes(output)
         facts = json.loads((output / "000001.json").read_text())
+        assert facts["precision"] == "float32"
         (output / "000001.json").write_text(json.dumps({**facts, "tokenizer": "0" * 32}))
+        facts = json.loads((output / "000005.json").read_text())
+        (output / "000005.json").write_text(json.dumps({**facts, "precision": "bfloat16"}))
         os.truncate(output / "000002.array_record", 100)
         os.truncate(output / "000003.json", 20)
         os.truncate(output / "000004.keys", 8)

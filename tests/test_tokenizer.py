@@ -2,16 +2,22 @@
 
 import concurrent.futures
 import gc
+import io
+import multiprocessing
 import pickle
 import re
+import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import parity
 import unitok_jax
-from unitok_jax import arguments, compiled
+from unitok_jax import arguments, compiled, precision
+from unitok_jax.data.transforms import decode_image
 from unitok_jax.tokenizer import Codes
 
 
@@ -197,7 +203,7 @@ class TestImagesOfManySizes:
     def test_a_bad_one_is_named_after_the_codes_before_it(self, tokenizer, pictures):
         for bad, kind, words in (
             (np.zeros((30, 32, 3), np.uint8), ValueError, "image 4: .*30 is not a positive"),
-            (np.zeros((32, 32), np.uint8), ValueError, r"image 4 .*\(32, 32\): .*\(H, W, 3\)"),
+            (np.zeros((32, 32), np.uint8), ValueError, r"image 4: .*\(32, 32\): .*\(H, W, 3\)"),
             (np.zeros((32, 32, 3), int), TypeError, "image 4: .*int64"),
         ):
             found = []
@@ -255,9 +261,9 @@ def test_a_buffer_may_be_used_again_while_its_images_are_in_work(tokenizer, pict
 
 
 class TestPixels:
-    @pytest.mark.parametrize("dtype", ["float16", "float64", ">f4"])
+    @pytest.mark.parametrize("dtype", ["float16", "float64", ">f4", "bfloat16"])
     def test_floats_of_any_width_are_float32(self, dtype):
-        images = np.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3).astype(dtype)
+        images = np.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3).astype(np.dtype(dtype))
         images.flags.writeable = False
         checked = arguments.check_images(images)
         assert checked.dtype == np.float32 and checked.dtype.isnative
@@ -272,9 +278,9 @@ class TestPixels:
 
 
 class TestPrecision:
-    def products(self, weights, dtype, method="encode"):
+    def products(self, weights, name, method="encode"):
         """(products and convolutions, those in the highest precision) of a method's program."""
-        tokenizer = unitok_jax.load(weights, 1, dtype=dtype)
+        tokenizer = unitok_jax.load(weights, 1, precision=name)
         rows = np.zeros((1, 64, 64, 3), np.float32)
         grid = None
         if method == "decode":
@@ -293,10 +299,50 @@ class TestPrecision:
         total, highest = self.products(weights, "bfloat16")
         assert 0 < highest < total
 
-    def test_what_the_user_asks_of_jax_comes_first(self, weights):
+    def test_is_what_its_name_says_whatever_jax_is_told(self, weights):
+        asked = [self.products(weights, name) for name in ("float32", "bfloat16")]
         with jax.default_matmul_precision("default"):
-            total, highest = self.products(weights, "float32")
-        assert (total, highest) == self.products(weights, "bfloat16")
+            assert self.products(weights, "float32") == asked[0]
+        with jax.default_matmul_precision("highest"):
+            assert self.products(weights, "bfloat16") == asked[1]
+
+    def test_is_float32_whatever_the_weights_were_trained_in(self, tokenizer):
+        config = tokenizer.config.copy_and_resolve_references()
+        config.model.dtype = "bfloat16"
+        again = unitok_jax.Tokenizer(config, tokenizer.params, 1)
+        rows = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+        traced = [
+            str(jax.make_jaxpr(each.functions.encode)(each.params, rows))
+            for each in (again, tokenizer)
+        ]
+        assert again.precision == "float32" and traced[0] == traced[1]
+        assert "bf16" not in traced[0]
+
+    @pytest.mark.parametrize("name, platform", [("bfloat16_3x", "tpu"), ("tensorfloat32", "gpu")])
+    def test_between_asks_for_high_where_the_platform_has_it(self, tokenizer, name, platform):
+        from unitok_jax.functions import Functions
+
+        functions = Functions(tokenizer.config.model.to_dict(), name, platform)
+        rows = np.zeros((1, 64, 64, 3), np.float32)
+        text = jax.jit(functions.encode).lower(tokenizer.params, rows).as_text()
+        asked = [line for line in text.splitlines() if re.search("dot_general|convolution", line)]
+        high, highest = (
+            [line for line in asked if len(re.findall(rf"\b{word}\b", line)) == 2]
+            for word in ("HIGH", "HIGHEST")
+        )
+        assert len(high) + len(highest) == len(asked) and len(high) > len(highest) > 0
+        assert "bf16" not in text
+        assert name in precision.available(platform)
+
+    @pytest.mark.parametrize("name", ["bfloat16_3x", "tensorfloat32"])
+    def test_one_that_the_platform_does_not_compute_is_refused(self, weights, name):
+        words = f"{name}.*'cpu'; choose from float32, bfloat16$"
+        with pytest.raises(ValueError, match=words):
+            unitok_jax.load(weights, precision=name)
+
+    def test_unknown(self, weights):
+        with pytest.raises(ValueError, match="precision='float16' is not one of float32, bfloat16"):
+            unitok_jax.load(weights, precision="float16")
 
 
 class TestDevices:
@@ -346,8 +392,8 @@ class TestHash:
             tokenizer.save(tmp_path / name)
             assert unitok_jax.load(tmp_path / name).hash == tokenizer.hash
 
-    def test_the_dtype_is_not_part_of_it(self, weights, tokenizer):
-        assert unitok_jax.load(weights, dtype="bfloat16").hash == tokenizer.hash
+    def test_the_precision_is_not_part_of_it(self, weights, tokenizer):
+        assert unitok_jax.load(weights, precision="bfloat16").hash == tokenizer.hash
 
     @pytest.mark.parametrize("change", ["weights", "quant_heads"])
     def test_anything_else_is(self, tokenizer, change):
@@ -365,12 +411,18 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "images, words",
         [
-            (np.zeros((64, 64, 3)), "single image"),
+            (np.zeros((64, 64)), r"expected \(B, H, W, 3\), or \(H, W, 3\)"),
+            (np.zeros((1, 64, 64, 4), np.uint8), r"expected \(B, H, W, 3\)"),
             (np.zeros((1, 3, 64, 64)), r"expected \(B, H, W, 3\)"),
             (np.zeros((1, 60, 64, 3)), "60"),
             (np.zeros((1, 8, 8, 3)), "8"),
             (np.full((1, 32, 32, 3), 200.0), r"127\.5"),
-            (np.full((1, 32, 32, 3), np.nan), "nan"),
+            (np.full((1, 32, 32, 3), np.nan), "image 0 of the batch holds nan"),
+            (np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), -np.inf)]), "image 1 .* inf"),
+            (np.full((1, 32, 32, 3), 1e300), "holds nan or inf"),
+            ([np.zeros((32, 32, 3), np.uint8), np.zeros((32, 48, 3), np.uint8)], "image 1 of the"),
+            ([np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32, 3))], "image 1 .*float64.*uint8"),
+            ([], r"shape \(0,\)"),
             (np.zeros((0, 32, 32, 3)), "empty"),
         ],
     )
@@ -409,22 +461,197 @@ class TestBadInput:
             unitok_jax.load(weights, text_head=4)
 
 
+class TestWhatUsersHave:
+    """Images of every form give the codes of the same pixels."""
+
+    @pytest.fixture
+    def picture(self):
+        return np.random.default_rng(5).integers(0, 256, (32, 48, 3), np.uint8)
+
+    @pytest.fixture
+    def codes(self, tokenizer, picture):
+        return tokenizer.encode(picture[None])
+
+    def test_a_single_image_is_a_batch_of_one(self, tokenizer, picture, codes):
+        single = tokenizer.encode(picture)
+        np.testing.assert_array_equal(single, codes)
+        assert single.grid == codes.grid == (2, 3)
+        rebuilt = tokenizer.reconstruct(picture)
+        assert rebuilt.shape == (1, 32, 48, 3)
+        np.testing.assert_array_equal(tokenizer.decode(single[0]), rebuilt)
+        assert tokenizer.encode_image(picture).shape == (1, 32)
+
+    def test_pillow_images_and_lists(self, tokenizer, picture, codes):
+        image = Image.fromarray(picture)
+        for given in (image, [image], [picture], (picture,)):
+            np.testing.assert_array_equal(tokenizer.encode(given), codes)
+        both = tokenizer.encode([picture, Image.fromarray(picture[::-1])])
+        np.testing.assert_array_equal(both[0], codes[0])
+        np.testing.assert_array_equal(both[1], tokenizer.encode(picture[::-1])[0])
+        (each,) = tokenizer.encode_each([image])
+        np.testing.assert_array_equal(each, codes)
+
+    def test_arrays_of_jax_and_of_half_the_bits(self, tokenizer, picture, codes):
+        for array in (jnp.asarray(picture), jnp.asarray(picture)[None]):
+            np.testing.assert_array_equal(tokenizer.encode(array), codes)
+        half = jnp.asarray(picture / 127.5 - 1, jnp.bfloat16)
+        wide = np.asarray(half).astype(np.float32)
+        for array in (half, np.asarray(half)):
+            np.testing.assert_array_equal(tokenizer.encode(array), tokenizer.encode(wide))
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "I"])
+    def test_pillow_modes_follow_the_rule_of_files(self, picture, mode):
+        rng = np.random.default_rng(0)
+        if mode.startswith("I"):
+            grey = rng.integers(0, 65536, (32, 48)).astype(
+                np.uint16 if mode == "I;16" else np.int32
+            )
+            image = Image.fromarray(grey)
+        else:
+            image = Image.fromarray(rng.integers(0, 256, (32, 48, 4), np.uint8), "RGBA").convert(
+                mode
+            )
+        assert image.mode == mode
+        file = io.BytesIO()
+        image.save(file, "TIFF" if mode == "I" else "PNG")
+        np.testing.assert_array_equal(
+            arguments.check_images(image)[0], decode_image(file.getvalue(), "file")
+        )
+
+    @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX"])
+    def test_other_modes_are_converted(self, picture, mode):
+        image = Image.fromarray(picture).convert("RGB")
+        image = Image.new(mode, (48, 32)) if mode == "LAB" else image.convert(mode)
+        np.testing.assert_array_equal(
+            arguments.check_images(image)[0], np.asarray(image.convert("RGB"))
+        )
+
+    @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+    def test_a_turned_photograph_is_upright(self, picture, kind):
+        exif, file = Image.Exif(), io.BytesIO()
+        exif[0x0112] = 6
+        Image.fromarray(picture).save(file, kind, exif=exif)
+        expected = decode_image(file.getvalue(), "file")
+        assert expected.shape == (48, 32, 3)
+        with Image.open(file) as image:
+            np.testing.assert_array_equal(arguments.check_images(image)[0], expected)
+
+    def test_pixels_without_a_fixed_range(self, picture):
+        with pytest.raises(ValueError, match="no fixed range"):
+            arguments.check_images(Image.fromarray(picture[..., 0].astype(np.float32)))
+        with pytest.raises(ValueError, match="no fixed range"):
+            arguments.check_images(Image.fromarray(np.full((32, 32), -5, np.int32)))
+
+
+class TestRange:
+    @pytest.fixture(autouse=True)
+    def fresh(self):
+        """As in a process of its own."""
+        arguments._warn_of_range.cache_clear()
+        yield
+        arguments._warn_of_range.cache_clear()
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+    def test_floats_from_0_are_warned_of_once(self, tokenizer, images, dtype):
+        floats = (images / 255).astype(np.dtype(dtype))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                tokenizer.encode(floats)
+        (warning,) = caught
+        assert "uint8" in str(warning.message) and "2 * images - 1" in str(warning.message)
+        assert warning.filename == __file__
+
+    def test_one_by_one_too(self, tokenizer, images):
+        with pytest.warns(UserWarning, match="uint8"):
+            list(tokenizer.encode_each(images / 255))
+
+    @pytest.mark.parametrize(
+        "floats",
+        [
+            np.zeros((1, 16, 16, 3)),
+            np.full((2, 16, 16, 3), 0.5),
+            np.linspace(-0.01, 1, 768).reshape(1, 16, 16, 3),
+            np.linspace(0, 255, 768).reshape(1, 16, 16, 3).astype(np.uint8),
+            np.zeros((0, 16, 16, 3)),
+        ],
+        ids=["black or grey", "constant", "one value below 0", "pixels", "none"],
+    )
+    def test_nothing_else_is(self, floats):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            arguments.check_images(floats)
+
+
+class TestInsideJax:
+    def test_methods_say_what_to_use_instead(self, tokenizer, pictures):
+        words = r"tokenizer.functions.encode\(tokenizer.params, images\)"
+        for transform in (jax.jit, jax.vmap, jax.grad):
+            with pytest.raises(TypeError, match=words):
+                transform(tokenizer.encode)(pictures)
+        with pytest.raises(TypeError, match=words):
+            jax.jit(tokenizer.decode)(np.zeros((1, 4, 4), np.int32))
+
+    def test_functions_are_the_methods(self, tokenizer, images):
+        functions, params = tokenizer.functions, tokenizer.params
+        codes = tokenizer.encode(images)
+
+        @jax.jit
+        def both(params, images):
+            codes = functions.encode(params, images)
+            return codes, functions.decode(params, codes, (4, 4)), functions.features(params, codes)
+
+        found, rebuilt, features = both(params, images)
+        np.testing.assert_array_equal(found, codes)
+        np.testing.assert_allclose(rebuilt, tokenizer.decode(codes), atol=1e-5)
+        np.testing.assert_allclose(features, tokenizer.encode_image(images), atol=1e-5)
+
+
+def _codes_of(tokenizer, images):
+    """In another process: codes, and on how many devices."""
+    return np.asarray(tokenizer.encode(images)), tokenizer.batch_size, repr(tokenizer)
+
+
+class TestPickle:
+    def test_goes_to_another_process(self, tokenizer, weights, images):
+        many = unitok_jax.load(weights, 16, devices=jax.local_devices())
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+            codes, size, told = pool.submit(_codes_of, many, images).result(timeout=120)
+        np.testing.assert_array_equal(codes, tokenizer.encode(images))
+        assert size == 2 and told.endswith("float32 on cpu:0)")
+
+    def test_keeps_its_precision_and_hash(self, weights, images):
+        half = unitok_jax.load(weights, 2, precision="bfloat16")
+        again = pickle.loads(pickle.dumps(half))
+        assert (again.precision, again.hash) == ("bfloat16", half.hash)
+        np.testing.assert_array_equal(again.encode(images), half.encode(images))
+
+
+def test_repr_tells_what_it_is(tokenizer):
+    count = sum(leaf.size for leaf in jax.tree.leaves(tokenizer.params)) / 1e6
+    assert repr(tokenizer) == (
+        f"Tokenizer(tiny, {count:.1f} M parameters, 64x64 px, 4 codebooks of 64 rows, float32 on "
+        "cpu:0)"
+    )
+
+
 def test_save_and_load(tokenizer, pictures, tmp_path):
     tokenizer.save(tmp_path / "folder")
     again = unitok_jax.load(tmp_path / "folder", batch_size=2)
     np.testing.assert_array_equal(again.encode(pictures), tokenizer.encode(pictures))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_codes_do_not_depend_on_the_rest_of_a_batch(weights, dtype):
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_codes_do_not_depend_on_the_rest_of_a_batch(weights, name):
     """On its neighbours, its place, what fills a batch up, or how many devices share the rest."""
     images = np.random.default_rng(2).integers(0, 256, (20, 32, 32, 3), np.uint8)
-    five = unitok_jax.load(weights, 5, dtype=dtype)
+    five = unitok_jax.load(weights, 5, precision=name)
     codes, order = five.encode(images), np.random.default_rng(0).permutation(20)
     np.testing.assert_array_equal(five.encode(images[order]), codes[order])
     np.testing.assert_array_equal(five.encode(images[7:8]), codes[7:8])
     np.testing.assert_array_equal(five.encode(images[:18]), codes[:18])
-    shared = unitok_jax.load(weights, 20, dtype=dtype, devices=jax.devices()[:4])
+    shared = unitok_jax.load(weights, 20, precision=name, devices=jax.devices()[:4])
     np.testing.assert_array_equal(shared.encode(images), codes)
 
 

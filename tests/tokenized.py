@@ -58,7 +58,7 @@ def loaded_once():
     load, loaded = commands.load_tokenizer, {}
 
     def shared(args, **options):
-        key = str(args.checkpoint), args.dtype, args.weights, str(options)
+        key = str(args.checkpoint), args.precision, args.weights, str(options)
         if key not in loaded:
             loaded[key] = load(args, **options)
         return loaded[key]

@@ -1,59 +1,62 @@
 """What the methods of a `Tokenizer` take, checked: images, codes and their grid."""
 
+import functools
+import io
 import math
+import struct
+import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-from unitok_jax.data.transforms import check_size
+from unitok_jax.data.transforms import check_size, decode_image
 from unitok_jax.models.vitamin import STRIDE
 
-
-class Codes(np.ndarray):
-    """int32 (B, K, N) codes that remember their grid, so that `decode` needs nothing else.
-
-    `grid` is (rows, columns) of image tokens. It survives slicing along B; any other array can be
-    decoded by passing `grid` to `decode`.
-    """
-
-    grid: tuple[int, int] | None
-
-    def __new__(cls, codes, grid: tuple[int, int]):
-        """Copy of an int array with a grid: what a device computed is read-only."""
-        out = np.array(codes, np.int32).view(cls)
-        out.grid = tuple(grid)
-        return out
-
-    def __array_finalize__(self, source):
-        self.grid = getattr(source, "grid", None)
-
-    def __reduce__(self):
-        # ndarray's own pickling would lose the grid between processes.
-        return Codes, (np.asarray(self), self.grid)
+_ORIENTATION = 0x0112  # the EXIF tag
+_PNG = ("1", "L", "LA", "P", "I;16", "RGB", "RGBA")  # modes that a PNG holds as they are
+_WITH_ALPHA = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 
 
 def check_images(images) -> np.ndarray:
     """(B, H, W, 3) images as they go to the devices: uint8, or float32 in [-1, 1].
 
+    Args:
+      images: an array (B, H, W, 3) or (H, W, 3), a batch of one; a Pillow image of any mode; or a
+        list of either, of one size. uint8, or floats of any width, bfloat16 too.
+
     Raises:
-      ValueError, TypeError: another shape, dtype or range.
+      ValueError, TypeError: another shape, dtype or range, or values that are not finite.
     """
-    images = np.asarray(images)
+    images = _array(images)
+    if images.ndim == 3:
+        images = images[None]
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(
-            f"images of shape {images.shape}: expected (B, H, W, 3); a single image is images[None]"
+            f"images of shape {images.shape}: expected (B, H, W, 3), or (H, W, 3) for one"
         )
     check_size(images.shape[1:3], STRIDE, "the image size")
     if images.dtype == np.uint8:
         return images
-    if not np.issubdtype(images.dtype, np.floating):
+    if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"images have dtype {images.dtype}; pass uint8, or float in [-1, 1]")
-    low, high = images.min(initial=0), images.max(initial=0)
-    if not (low >= -1.001 and high <= 1.001):
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        images = images.astype(np.float32, copy=False)
+    if not images.size:
+        return images
+    low, high = images.min(), images.max()
+    if not np.isfinite([low, high]).all():
+        bad = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+        raise ValueError(f"image {bad} of the batch holds nan or inf; floats must be in [-1, 1]")
+    if low < -1.001 or high > 1.001:
         raise ValueError(
             f"float images reach from {low:.4g} to {high:.4g}; they must be in [-1, 1]: pass uint8 "
             "images, or images / 127.5 - 1"
         )
-    return images.astype(np.float32, copy=False)
+    if 0 <= low < high:
+        _warn_of_range()
+    return images
 
 
 def check_image(image, index: int) -> np.ndarray:
@@ -62,22 +65,83 @@ def check_image(image, index: int) -> np.ndarray:
     Raises:
       ValueError, TypeError: another shape, dtype or range.
     """
-    image = np.asarray(image)
-    if image.ndim != 3:
-        raise ValueError(f"image {index} has the shape {image.shape}: expected (H, W, 3)")
     try:
-        return check_images(image[None])[0]
+        image = _array(image)
+        if image.ndim != 3:
+            raise ValueError(f"it has the shape {image.shape}: expected (H, W, 3)")
+        return check_images(image)[0]
     except (ValueError, TypeError) as error:
         raise type(error)(f"image {index}: {error}") from error
+
+
+@functools.cache  # once in a process, whatever the filters of warnings say
+def _warn_of_range() -> None:
+    warnings.warn(
+        "float images without a value below 0: they are taken to be in [-1, 1]; if they are in "
+        "[0, 1], pass uint8 images, or 2 * images - 1",
+        stacklevel=4,
+    )
+
+
+def _array(images) -> np.ndarray:
+    """An array of what users have: any array, a Pillow image, a list of either."""
+    if isinstance(images, jax.core.Tracer):
+        raise TypeError(_TRACED)
+    if isinstance(images, Image.Image):
+        return _pixels(images)
+    if not isinstance(images, list | tuple) or not images:
+        return np.asarray(images)
+    arrays = [_array(image) for image in images]
+    first = arrays[0]
+    for number, array in enumerate(arrays):
+        if (array.shape, array.dtype) != (first.shape, first.dtype):
+            raise ValueError(
+                f"image {number} of the list is {array.dtype} {array.shape} and the first is "
+                f"{first.dtype} {first.shape}: give images of one size and dtype, or call "
+                "encode_each"
+            )
+    return np.stack(arrays)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3), by the rules for files: upright, on white, whatever the mode."""
+    if image.mode not in (*_PNG, "I", "F"):
+        image = image.convert(_WITH_ALPHA.get(image.mode, "RGB"))
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        orientation = 1  # as of a file without a legible tag
+    if image.mode == "RGB" and orientation == 1 and not image.has_transparency_data:
+        return np.asarray(image)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[_ORIENTATION] = orientation
+    if image.mode in _PNG:
+        image.save(file, "PNG", exif=exif, compress_level=0)
+    else:
+        image.save(file, "TIFF", tiffinfo={_ORIENTATION: orientation})
+    return decode_image(file.getvalue(), "the image")
+
+
+_TRACED = (
+    "a Tokenizer's methods run programs of their own and take arrays, not what jit, vmap or grad "
+    "trace; inside these call tokenizer.functions, as in "
+    "tokenizer.functions.encode(tokenizer.params, images)"
+)
 
 
 def check_codes(codes, books: int, rows: int) -> np.ndarray:
     """Codes as they go to the devices: int32 (B, K, N) for K = `books` of V = `rows` entries.
 
+    codes: (B, K, N), or (K, N) of one image.
+
     Raises:
       ValueError, TypeError: another shape, dtype or range.
     """
+    if isinstance(codes, jax.core.Tracer):
+        raise TypeError(_TRACED)
     codes = np.asarray(codes)
+    if codes.ndim == 2:
+        codes = codes[None]
     if not np.issubdtype(codes.dtype, np.integer):
         raise TypeError(f"codes have dtype {codes.dtype}; they are integers in [0, {rows})")
     if codes.ndim != 3 or codes.shape[1] != books:

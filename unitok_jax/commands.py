@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from unitok_jax import console, membership, paths
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import check_size
+from unitok_jax.precision import PRECISIONS
 from unitok_jax.torch_options import HEADS
 
 WEIGHTS = ("ema", "raw")
@@ -72,7 +73,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         help="workdir, folder, .pth, .safetensors or hf://owner/name",
     )
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="of the computation; default: the model's"
+        "--precision", choices=tuple(PRECISIONS), default="float32", help="docs/inference.md"
     )
     add_weights(parser)
 
@@ -84,7 +85,7 @@ def load_tokenizer(args: argparse.Namespace, **options):
     """
     from unitok_jax.tokenizer import load  # --help does not wait for JAX
 
-    given = {"dtype": args.dtype, "weights": args.weights}
+    given = {"precision": args.precision, "weights": args.weights}
     return load(args.checkpoint, **given, **options, **heads(args))
 
 

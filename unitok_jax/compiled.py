@@ -1,16 +1,12 @@
 """The methods of a model as compiled programs, for batches of any size."""
 
-import contextlib
 import functools
-from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from unitok_jax.batching import Batcher, fetch
-from unitok_jax.models.unitok import abstract_model
+from unitok_jax.functions import Functions
 from unitok_jax.pixels import to_float
 
 METHODS = ("encode", "decode", "encode_image", "encode_text")
@@ -21,10 +17,9 @@ PROGRAMS = 64
 class CompiledModel:
     """A UniTok with its weights on the devices of a `Batcher`."""
 
-    def __init__(self, model: Mapping, params, batcher: Batcher):
-        """model: the keyword arguments of `UniTok`; params: nested dict of arrays."""
-        self._graph, _ = abstract_model(model)
-        self._dtype, self._batcher = model["dtype"], batcher
+    def __init__(self, functions: Functions, params, batcher: Batcher):
+        """functions: of the model; params: nested dict of its arrays."""
+        self.functions, self._batcher = functions, batcher
         self.params = jax.device_put(params, batcher.replicated)
         self._program = functools.lru_cache(maxsize=PROGRAMS)(self._make_program)
         self._to_float = jax.jit(to_float)
@@ -33,7 +28,7 @@ class CompiledModel:
         """Results of (B, ...) rows: whole pieces of the batch size, then what is left.
 
         Args:
-          method: of `UniTok`.
+          method: one of `METHODS`.
           rows: what the method takes; for images uint8 pixels too.
           grid: the second argument of 'decode'.
 
@@ -55,21 +50,9 @@ class CompiledModel:
             placed = self._to_float(placed)
         return self._program(method, placed.shape[1:], grid)(self.params, placed)
 
-    def products(self):
-        """Context to trace the model in: products of float32 in full, unless JAX's configuration
-        says how they are made."""
-        asked = jax.config.jax_default_matmul_precision
-        if self._dtype != "float32" or asked is not None:
-            return contextlib.nullcontext()
-        return jax.default_matmul_precision("highest")
-
     def _make_program(self, method, shape, grid):
         # The shape of a row only tells programs apart: each has its own jit, to be dropped alone.
-        def program(params, rows):
-            with self.products():
-                model = nnx.merge(self._graph, params)
-                if method == "decode":
-                    return jnp.clip(model.decode(rows, grid), -1.0, 1.0)
-                return getattr(model, method)(rows)
-
-        return jax.jit(program)
+        function = getattr(self.functions, method)
+        if method == "decode":
+            return jax.jit(lambda params, codes: function(params, codes, grid))
+        return jax.jit(lambda params, rows: function(params, rows))

@@ -154,7 +154,7 @@ def _run(args: argparse.Namespace) -> None:
         "--limit": args.limit,
         "--view": args.view,
         "tokenizer": tokenizer.hash,
-        "dtype": tokenizer.config.model.dtype,
+        "precision": tokenizer.precision,
     }
     claim(args.output, settings, COMMAND)
     wrote = detokenize(tokenizer, chosen, args.output, args.view)

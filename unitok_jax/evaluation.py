@@ -24,9 +24,21 @@ from unitok_jax.evaluate.agreement import CodeAgreement
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.frechet import FeatureMoments
 from unitok_jax.evaluate.reconstruction import Reconstruction
-from unitok_jax.models.unitok import abstract_model
+from unitok_jax.functions import Functions
+from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.pixels import to_float
 from unitok_jax.step import codebook_counts
+
+
+def _in_full(measure):
+    """A function whose float32 products are float32 on every platform, as figures are published."""
+
+    @functools.wraps(measure)
+    def traced(*args, **options):
+        with jax.default_matmul_precision("highest"):
+            return measure(*args, **options)
+
+    return traced
 
 
 class Shown:
@@ -70,6 +82,7 @@ class Evaluator:
         model: Mapping,
         mesh: Mesh,
         networks: Mapping[str, str],
+        precision: str = "float32",
     ):
         """Compiles nothing yet.
 
@@ -77,26 +90,36 @@ class Evaluator:
           model: `config.model`.
           mesh: whose devices share every batch.
           networks: of 'lpips' and 'inception' those to measure with -> dtype they compute in.
+          precision: of the model, as of `tokenizer.load`.
         """
         self.mesh, self.networks = mesh, dict(networks)
-        self._graph, _ = abstract_model(dict(model))
-        self._dtypes = [
-            abstract_model(dict(model) | {"dtype": dtype})[0] for dtype in ("float32", "bfloat16")
-        ]
         self._rows = model["vocab_size"] // model["num_codebooks"]
         self._graphs = {kind: frozen.abstract(kind, d)[0] for kind, d in networks.items()}
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        platform = mesh.devices.flat[0].platform
 
-        steps = {
+        # Programs of their own, as a `Tokenizer`'s: what is measured is what it computes.
+        functions = Functions(model, precision, platform)
+        self._to_float = jax.jit(to_float, out_shardings=split)
+        self._encode = jax.jit(functions.encode, out_shardings=split)
+        self._decode = jax.jit(functions.decode, static_argnums=2, out_shardings=split)
+        self._features = jax.jit(functions.features, out_shardings=whole)
+        self._text = jax.jit(functions.encode_text, out_shardings=whole)
+        self._encode_by_dtype = {
+            name: jax.jit(Functions(model, name, platform).encode, out_shardings=whole)
+            for name in ("float32", "bfloat16")
+        }
+        self._measure = jax.jit(
+            self._measures, static_argnames="originals", out_shardings=(whole, split)
+        )
+        self._pool3 = jax.jit(self._inception_features, out_shardings=whole)
+        self._mark = jax.jit(_marks, out_shardings=whole)
+        self._steps = {
             "all": self.step,
             "rebuilt": functools.partial(self.step, originals=False),
             "originals": self._original_features,
             "features": self._image_features,
             "dtypes": self._codes_by_dtype,
-        }
-        self._steps = {
-            name: jax.jit(_keeping(step), out_shardings=(whole, split))
-            for name, step in steps.items()
         }
         # The first rows of arrays that are split, for every process.
         self._first_rows = jax.jit(
@@ -104,62 +127,71 @@ class Evaluator:
             static_argnums=1,
             out_shardings=whole,
         )
-        self._text = jax.jit(
-            lambda params, tokens: nnx.merge(self._graph, params).encode_text(tokens),
-            out_shardings=whole,
-        )
 
-    def step(self, params, networks, batch, *, originals: bool = True) -> dict[str, jax.Array]:
+    def step(self, params, networks, batch, *, originals: bool = True) -> tuple[dict, dict]:
         """One batch; what is measured of a reconstruction is measured of its 8-bit picture.
 
         Args:
           params: of the tokenizer.
           networks: parameters, {'lpips': ..., 'inception': ...}, of those measured with.
           batch: {'image': (B, H, W, 3) uint8, 'mask': (B,) bool, 'crc32': (B,) uint32}.
-          originals: static; whether Inception also sees the originals.
+          originals: whether Inception also sees the originals.
 
         Returns:
-          Of every image: 'mask', 'crc32', 'squared_error' of images in [-1, 1], 'ssim',
-          'ssim_uniform', 'image_features' (B, E), with LPIPS 'lpips', with Inception 'pool3' and
-          'logits' of the reconstruction and 'pool3_original'; 'counts' (K, V); and 'rebuilt'
-          (B, H, W, 3) uint8 and 'codes' (B, K, N) int32.
+          Of every image, for the host: 'mask', 'crc32', 'squared_error' of images in [-1, 1],
+          'ssim', 'ssim_uniform', 'image_features' (B, E), with LPIPS 'lpips', with Inception
+          'pool3' and 'logits' of the reconstruction and 'pool3_original'; and 'counts' (K, V).
+          What stays on the devices: 'rebuilt' (B, H, W, 3) uint8 and 'codes' (B, K, N) int32.
         """
-        images = to_float(batch["image"])
-        reconstruction, codes, features = nnx.merge(self._graph, params).reconstruct(images)
-        levels = jnp.rint((jnp.clip(reconstruction, -1.0, 1.0) + 1) * 127.5)
-        pixels, rounded = batch["image"].astype(jnp.float32), to_float(levels.astype(jnp.uint8))
+        images = self._to_float(batch["image"])
+        codes = self._encode(params, images)
+        grid = tuple(side // STRIDE for side in images.shape[1:3])
+        reconstruction = self._decode(params, codes, grid)
+        out, rebuilt = self._measure(
+            networks, batch, images, codes, reconstruction, originals=originals
+        )
+        out["image_features"] = self._features(params, codes)
+        return out, {"rebuilt": rebuilt, "codes": codes}
+
+    @_in_full
+    def _measures(self, networks, batch, images, codes, reconstruction, originals):
+        levels = jnp.rint((reconstruction + 1) * 127.5)
+        rebuilt = levels.astype(jnp.uint8)
+        pixels, rounded = batch["image"].astype(jnp.float32), to_float(rebuilt)
         out = _marks(batch) | {
             "squared_error": losses.squared_error(rounded, images),
             "ssim": measures.ssim(levels, pixels, window="gaussian"),
             "ssim_uniform": measures.ssim(levels, pixels, window="uniform"),
-            "image_features": features,
             "counts": codebook_counts(codes, self._rows, batch["mask"]),
-            "rebuilt": levels.astype(jnp.uint8),
-            "codes": codes,
         }
         if "lpips" in self._graphs:
             lpips = nnx.merge(self._graphs["lpips"], networks["lpips"])
             out["lpips"] = lpips(rounded, images)
         if "inception" in self._graphs:
             inception = nnx.merge(self._graphs["inception"], networks["inception"])
-            seen = inception(out["rebuilt"])
+            seen = inception(rebuilt)
             out |= {"pool3": seen.pool3, "logits": seen.logits_unbiased}
             if originals:
                 out["pool3_original"] = inception(batch["image"]).pool3
-        return out
+        return out, rebuilt
+
+    @_in_full
+    def _inception_features(self, params, images):
+        return nnx.merge(self._graphs["inception"], params)(images).pool3
 
     def _original_features(self, params, networks, batch):
-        inception = nnx.merge(self._graphs["inception"], networks["inception"])
-        return _marks(batch) | {"pool3_original": inception(batch["image"]).pool3}
+        out = self._mark(batch)
+        return out | {"pool3_original": self._pool3(networks["inception"], batch["image"])}, {}
 
     def _image_features(self, params, networks, batch):
-        features = nnx.merge(self._graph, params).encode_image(to_float(batch["image"]))
-        return _marks(batch) | {"image_features": features}
+        codes = self._encode(params, self._to_float(batch["image"]))
+        return self._mark(batch) | {"image_features": self._features(params, codes)}, {}
 
     def _codes_by_dtype(self, params, networks, batch):
-        images = to_float(batch["image"])
-        codes = [nnx.merge(graph, params).encode(images) for graph in self._dtypes]
-        return _marks(batch) | dict(zip(("codes_float32", "codes_bfloat16"), codes, strict=True))
+        images, out = self._to_float(batch["image"]), self._mark(batch)
+        for name, encode in self._encode_by_dtype.items():
+            out[f"codes_{name}"] = encode(params, images)
+        return out, {}
 
     def batch_size(self, wanted: int, count: int) -> int:
         """A global batch size: a multiple of the devices, not much over `count` images."""
@@ -281,16 +313,6 @@ class Evaluator:
 
 def _marks(batch):
     return {key: batch[key] for key in ("mask", "crc32")}
-
-
-def _keeping(step):
-    """A step whose pictures and codes, which stay on the devices, are a second result."""
-
-    def both(params, networks, batch):
-        out = step(params, networks, batch)
-        return out, {key: out.pop(key) for key in ("rebuilt", "codes") if key in out}
-
-    return both
 
 
 def caption_tokens(source: Source, context_length: int) -> tuple[np.ndarray, np.ndarray]:

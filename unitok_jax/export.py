@@ -14,15 +14,12 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import export
 
-from unitok_jax import commands, differences, weight_files
+from unitok_jax import commands, differences, precision, weight_files
 from unitok_jax.extras import how_to_install
-from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import expand, printable
-from unitok_jax.pixels import to_float
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _PARTS = ("encoder", "quant_proj", "quantizer", "post_quant_proj", "decoder")
@@ -45,26 +42,29 @@ def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> 
       name -> `jax.export.Exported`, and name -> float32 array, the weights that all of them take.
       encode: (weights, uint8 (B, H, W, 3)) -> int32 (B, K, N); decode: (weights, int32 (B, K, N))
       -> uint8 (B, H, W, 3).
+
+    Raises:
+      ValueError: a platform does not compute in the tokenizer's precision.
     """
-    graph, abstract = abstract_model(tokenizer.config.model.to_dict())
+    for platform in platforms:
+        precision.find(tokenizer.precision, platform)
+    functions = tokenizer.functions
     used = {name: tokenizer.params[name] for name in _PARTS if name in tokenizer.params}
     tree = jax.tree.structure(used)
     weights = differences.leaves(used)
     order = tuple(weights)
 
-    def model(weights):
+    def params(weights):
         # What stands for the text tower is never computed with.
         parts = jax.tree.unflatten(tree, [weights[name] for name in order])
-        return nnx.merge(graph, abstract | parts)
+        return functions.shapes | parts
 
     def encode(weights, images):
-        with tokenizer.compiled.products():
-            return model(weights).encode(to_float(images))
+        return functions.encode(params(weights), images)
 
     def decode(weights, codes):
         grid = size[0] // STRIDE, size[1] // STRIDE
-        with tokenizer.compiled.products():
-            images = jnp.clip(model(weights).decode(codes, grid), -1.0, 1.0)
+        images = functions.decode(params(weights), codes, grid)
         return jnp.rint((images + 1) * 127.5).astype(jnp.uint8)
 
     (b,) = export.symbolic_shape("b") if batch is None else (batch,)
@@ -104,7 +104,7 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
             "codebook_rows": rows,
             "batch_size": batch,
             "platforms": list(platforms),
-            "dtype": tokenizer.config.model.dtype,
+            "precision": tokenizer.precision,
             "hash": tokenizer.hash,
             "jax": jax.__version__,
             "calling_convention": exported["encode"].calling_convention_version,

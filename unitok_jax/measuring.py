@@ -74,6 +74,7 @@ class _Job:
     def __init__(self, args: argparse.Namespace, size: tuple[int, int] | None):
         tokenizer = commands.load_tokenizer(args)
         self.hash, self.config = tokenizer.hash, tokenizer.config
+        self.precision = tokenizer.precision
         self.size = size or tokenizer.image_size
         self.data = commands.data(args, tokenizer, self.size, max_bad=args.max_bad)
         self.max_bad = args.max_bad
@@ -94,7 +95,10 @@ class _Job:
         self.params = sharding.replicate(jax.device_get(tokenizer.params), self.mesh)
         self.networks = sharding.replicate(networks, self.mesh)
         self.evaluator = Evaluator(
-            self.config.model.to_dict(), self.mesh, dict.fromkeys(networks, "float32")
+            self.config.model.to_dict(),
+            self.mesh,
+            dict.fromkeys(networks, "float32"),
+            self.precision,
         )
         self.batch_size = self.evaluator.batch_size(args.batch_size, len(self.source))
         self.text = not args.no_text and self.config.model.text.vocab_size > END_OF_TEXT
@@ -324,7 +328,7 @@ def _provenance(args, job, found, fid) -> dict[str, Any]:
         "checkpoint": args.checkpoint,
         "training_images": training_images.describe(job.config.data, job.data),
         "tokenizer_hash": job.hash,
-        "dtype": job.config.model.dtype,
+        "precision": job.precision,
         **fid.statistics,
         **{
             f"{kind}_weights": f"{getattr(args, kind)}, sha256 {value}"

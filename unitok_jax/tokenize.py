@@ -137,7 +137,7 @@ def settings_of(args: argparse.Namespace, tokenizer, source: Source, data) -> di
         crop_scale=args.crop_scale,
         tokenizer={
             "tokenizer": tokenizer.hash,
-            "dtype": tokenizer.config.model.dtype,
+            "precision": tokenizer.precision,
             # Both move the last bits of features, and so a code now and then.
             "platform": jax.default_backend(),
             "images per device": tokenizer.batch_size // jax.local_device_count(),

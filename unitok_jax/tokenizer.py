@@ -10,13 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax import arguments, convert
-from unitok_jax.arguments import Codes
 from unitok_jax.batching import Batcher, by_shape, fetch, in_order
+from unitok_jax.codes import Codes
 from unitok_jax.compiled import METHODS, PROGRAMS, CompiledModel
 from unitok_jax.data import text as captions
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluate import zero_shot
+from unitok_jax.functions import Functions
 from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.stored import weights_hash
 
@@ -24,10 +25,23 @@ from unitok_jax.stored import weights_hash
 class Tokenizer:
     """A UniTok with its weights. Every method takes batches of any size and returns NumPy arrays.
 
+    A single image, text or its codes (K, N) is a batch of one, and so is its result. Images are
+    arrays of NumPy, JAX or PyTorch, Pillow images, or lists of either: `encode` has their ranges.
+
     A batch is cut into pieces of `batch_size`; what is left is padded to the next of `batch_sizes`,
     1, 2, 4, ... images for each device. So a method compiles at most 1 + log2(batch_size / devices)
     programs for an image size, rounded up. While the devices work on one piece the next is
-    prepared; uint8 images become floats on the devices. Threads may share a tokenizer.
+    prepared; uint8 images become floats on the devices. Threads may share a tokenizer; pickled, it
+    takes its weights along, as NumPy arrays, and lies on the default device where it is loaded.
+
+    Attributes:
+      config: as saved with the weights; how it computes is `precision` and not `model.dtype`.
+      params: nested dict of arrays on the devices.
+      functions: `Functions`, the methods without checks and batches, for use inside `jit`, `vmap`
+        and `grad`, as in `tokenizer.functions.encode(tokenizer.params, images)`.
+      precision: as given.
+      image_size: (height, width) of the images the model was trained with.
+      batch_size, batch_sizes: as above.
     """
 
     def __init__(
@@ -36,6 +50,7 @@ class Tokenizer:
         params,
         batch_size: int | None = None,
         devices: Sequence[jax.Device] | None = None,
+        precision: str = "float32",
     ):
         """Most users call `load` instead.
 
@@ -45,13 +60,36 @@ class Tokenizer:
           batch_size: images that go through the model at once, a multiple of the devices; by
             default 1 for each device on a CPU, where more gain nothing, and 32 elsewhere.
           devices: of this process, that share the images; by default one.
+          precision: as for `load`.
+
+        Raises:
+          ValueError: a value that does not fit; the message names it.
         """
-        batcher = Batcher(batch_size, jax.local_devices()[:1] if devices is None else devices)
+        self._devices = jax.local_devices()[:1] if devices is None else list(devices)
+        batcher = Batcher(batch_size, self._devices)
         self.batch_size, self.batch_sizes = batcher.batch_size, batcher.sizes
-        self.compiled = CompiledModel(config.model.to_dict(), params, batcher)
+        self.precision = precision
+        model = config.model.to_dict()
+        self.functions = Functions(model, precision, self._devices[0].platform)
+        self.compiled = CompiledModel(self.functions, params, batcher)
         self.config, self.params = config, self.compiled.params
         self.image_size = check_size(config.data.image_size)
         self._text = captions.Tokenizer(config.model.text.context_length)
+
+    def __repr__(self) -> str:
+        millions = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6
+        books, rows = self.codebook_shape
+        devices = {f"{device.platform}:{device.id}": None for device in self._devices}
+        return (
+            f"Tokenizer({self.config.model.size}, {millions:.1f} M parameters, "
+            f"{self.image_size[0]}x{self.image_size[1]} px, {books} codebooks of {rows} rows, "
+            f"{self.precision} on {', '.join(devices)})"
+        )
+
+    def __reduce__(self):
+        each = self.batch_size // len(self._devices)
+        params = jax.device_get(self.params)
+        return Tokenizer, (self.config, params, each, None, self.precision)
 
     @property
     def codebook_shape(self) -> tuple[int, int]:
@@ -64,7 +102,7 @@ class Tokenizer:
         """32 hexadecimal digits of the weights and of how they are used.
 
         Codes mean the same to two tokenizers of one hash, whatever file each was loaded from. The
-        dtype of the computation, which moves a few codes, is not part of it.
+        precision of the computation, which moves some codes, is not part of it.
         """
         return weights_hash(self.config.model.to_dict(), self.params)
 
@@ -72,13 +110,16 @@ class Tokenizer:
         """Images to codes.
 
         Args:
-          images: (B, H, W, 3), float in [-1, 1] or uint8; H and W multiples of 16.
+          images: (B, H, W, 3) or (H, W, 3), uint8 or float in [-1, 1], bfloat16 too; a Pillow
+            image of any mode; or a list of either, of one size. H and W are multiples of 16. Floats
+            without a value below 0 that are not all equal look like [0, 1]: a warning, once.
 
         Returns:
           int32 (B, K, N) with the attribute `grid`, (H / 16, W / 16); N counts query tokens too.
 
         Raises:
-          ValueError, TypeError: another shape, dtype or range.
+          ValueError, TypeError: another shape, dtype or range, values that are not finite, or what
+            `jit`, `vmap` or `grad` traces.
         """
         images = arguments.check_images(images)
         return Codes(self.compiled.run("encode", images), arguments.grid_of(images[0]))
@@ -155,7 +196,7 @@ class Tokenizer:
         """Codes to images.
 
         Args:
-          codes: integers (B, K, N) in [0, V).
+          codes: integers (B, K, N), or (K, N) of one image, in [0, V).
           grid: rows and columns; by default the grid that `encode` left on the codes, else a
             square.
 
@@ -266,7 +307,7 @@ def load(
     path,
     batch_size: int | None = None,
     *,
-    dtype: str | None = None,
+    precision: str = "float32",
     devices: Sequence[jax.Device] | None = None,
     weights: str | None = None,
     **heads: int,
@@ -278,10 +319,11 @@ def load(
         the Hugging Face hub, `hf://owner/name` or `hf://owner/name@revision` there, or a .pth, .pt
         or .safetensors file of the public layout.
       batch_size, devices: as for `Tokenizer`.
-      dtype: of the computation, 'float32' or 'bfloat16'; by default the checkpoint's. float32 is
-        float32 everywhere: unless `jax_default_matmul_precision` is set, products have the highest
-        precision, which accelerators must be asked for. With bfloat16 the projections, the
-        quantizer and the features still are float32. docs/inference.md has what differs.
+      precision: of the computation, whatever the weights were trained with. 'float32': products of
+        the highest precision on every platform. 'bfloat16_3x' (TPU) and 'tensorfloat32' (NVIDIA
+        GPU): float32 whose products are less precise. 'bfloat16': of encoder, decoder and text
+        tower. Projections, quantizer and features are float32 always. docs/inference.md has what
+        each costs and changes.
       weights: of a run's checkpoint: 'ema', the average, or 'raw', the weights that were trained;
         by default what evaluation uses, the average if there is one.
       **heads: `heads`, `quant_heads` and `text_heads`, needed only for a file that carries no
@@ -289,9 +331,8 @@ def load(
 
     Raises:
       FileNotFoundError: nothing there.
-      ValueError: not a checkpoint, or one that does not fit its configuration.
+      ValueError: not a checkpoint, one that does not fit its configuration, or a precision that is
+        unknown or not of the devices.
     """
     config, params = convert.read(path, weights, **heads)
-    if dtype is not None:
-        config.model.dtype = dtype
-    return Tokenizer(config, params, batch_size, devices)
+    return Tokenizer(config, params, batch_size, devices, precision)

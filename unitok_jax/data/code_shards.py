@@ -31,6 +31,7 @@ from unitok_jax.foreign_json import parse_object
 VERSION = 1
 COMMAND = "python -m unitok_jax.tokenize"
 MAX_ROWS = 2**16  # of a codebook, that a uint16 can name
+MADE_BY = ("tokenizer", "precision")  # settings that every shard repeats: sets are not mixed
 KEYS = ".keys"  # uint64 digests of a shard's keys, in order
 
 
@@ -52,7 +53,7 @@ def plan(
         storage: one of `SUFFIXES`.
         shard_size: samples of the source per shard.
         views, crop_scale: as in `views.views`.
-        tokenizer: 'tokenizer' (its hash), 'dtype', 'grid' (rows, columns), 'num_codebooks' K,
+        tokenizer: 'tokenizer' (its hash), 'precision', 'grid' (rows, columns), 'num_codebooks' K,
             'codebook_size' V, 'tokens' N, and what else of it moves codes.
 
     Raises:
@@ -97,10 +98,10 @@ def shard_path(output: Path, settings: dict[str, Any], number: int) -> Path:
 
 
 def shard_facts(output: Path, settings: dict[str, Any], number: int) -> dict[str, Any] | None:
-    """The facts of a shard that is whole and of this tokenizer, else None."""
+    """The facts of a shard that is whole and of this tokenizer and precision, else None."""
     path = shard_path(output, settings, number)
     facts = facts_if_whole(path)
-    if facts is None or facts.get("tokenizer") != settings["tokenizer"]:
+    if facts is None or any(facts.get(key) != settings.get(key) for key in MADE_BY):
         return None
     keys = path.with_suffix(KEYS)
     return facts if keys.is_file() and keys.stat().st_size == 8 * facts["count"] else None
@@ -142,7 +143,7 @@ def write_shard(
     facts = {
         **sealed,
         "count": len(keys),
-        "tokenizer": settings["tokenizer"],
+        **{key: settings.get(key) for key in MADE_BY},
         "skipped": left_out.to_json(),
     }
     write_json(facts_of(path), facts)

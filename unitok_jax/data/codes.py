@@ -58,6 +58,11 @@ class CodeRecords(Sequence):
         """`Tokenizer.hash` of the tokenizer that made them."""
         return self.manifest["settings"]["tokenizer"]
 
+    @property
+    def precision(self) -> str:
+        """`Tokenizer.precision` of the tokenizer that made them."""
+        return self.manifest["settings"]["precision"]
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -171,7 +171,11 @@ class UniTok(nnx.Module):
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         """(B, H, W, 3) in [-1, 1] -> unit vectors (B, E) of the joint space."""
-        return self._pool(self.tokens(self.encode(images)))
+        return self.features(self.encode(images))
+
+    def features(self, codes: jax.Array) -> jax.Array:
+        """Codes (B, K, N) -> unit vectors (B, E) of the joint space."""
+        return self._pool(self.tokens(codes))
 
     def reconstruct(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Images to (reconstruction, not bounded; codes; image features) in one pass."""

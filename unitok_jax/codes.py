@@ -1,0 +1,112 @@
+"""Codes that know the grid of their image."""
+
+import functools
+
+import numpy as np
+
+
+class Codes(np.ndarray):
+    """Codes (B, K, N), or (K, N) of one image, with their grid: `decode` needs nothing else.
+
+    `grid` is (rows, columns) of image tokens. It stays with whole images: where some of a batch are
+    picked, single ones stacked or batches concatenated, in copies, in other dtypes and in pickles.
+    Whatever else is made of codes is a plain array, which `decode` takes with `grid=`.
+    """
+
+    grid: tuple[int, int] | None
+
+    def __new__(cls, codes, grid: tuple[int, int]):
+        """Copy of an int array with a grid: what a device computed is read-only."""
+        return _with_grid(np.array(codes, np.int32), tuple(grid))
+
+    def __array_finalize__(self, source):
+        self.grid = None  # of what NumPy makes of codes; who knows better sets it
+
+    def __getitem__(self, index):
+        part = np.asarray(self)[index]
+        indices = index if isinstance(index, tuple) else (index,)
+        fits = np.ndim(part) in (2, 3) and part.shape[-2:] == self.shape[-2:]
+        if fits and self.ndim == 3:
+            fits = np.ndim(indices[0]) < 2 if indices else True
+            indices = indices[1:]  # the first picks images
+        return _with_grid(part, self.grid) if fits and all(map(_takes_all, indices)) else part
+
+    def __iter__(self):
+        return (self[row] for row in range(len(self)))
+
+    def copy(self, order="C"):
+        """As of any array."""
+        return _with_grid(np.asarray(self).copy(order), self.grid)
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def astype(self, *args, **options):
+        """As of any array."""
+        return _with_grid(np.asarray(self).astype(*args, **options), self.grid)
+
+    def __reduce__(self):
+        # ndarray's own pickling would lose the grid between processes.
+        return _with_grid, (np.asarray(self), self.grid)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        return getattr(ufunc, method)(*_plain(inputs), **_plain(options))
+
+    def __array_function__(self, function, types, args, options):
+        out = function(*_plain(args), **_plain(options))
+        joins = function in (np.concatenate, np.stack) and args and options.keys() <= {"axis"}
+        if function is np.copy or (joins and out.ndim == 3 and self._joined(*args, **options)):
+            return _with_grid(out, self.grid)
+        return out
+
+    def _joined(self, parts, axis=0):
+        """Whether all parts of what is joined are images of this grid, one after the other."""
+        return axis == 0 and all(
+            getattr(part, "grid", None) == self.grid and part.shape[-2:] == self.shape[-2:]
+            for part in parts
+        )
+
+
+def _with_grid(array, grid):
+    """A view of an array as codes of a grid; without a grid the array."""
+    if grid is None:
+        return array
+    codes = array.view(Codes)
+    codes.grid = grid
+    return codes
+
+
+def _takes_all(index):
+    """Whether an index leaves the tokens of an image as they are."""
+    return index is Ellipsis or index is None or (isinstance(index, slice) and index == slice(None))
+
+
+def _plain(value):
+    if isinstance(value, Codes):
+        return np.asarray(value)
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value
+
+
+def _without_grid(method):
+    @functools.wraps(method)
+    def call(self, *args, **options):
+        return method(np.asarray(self), *args, **options)
+
+    return call
+
+
+# What these make is no longer images of tokens in their places.
+for _name in (
+    *("reshape", "transpose", "swapaxes", "ravel", "flatten", "squeeze", "view", "repeat", "take"),
+    *("compress", "diagonal", "cumsum", "cumprod", "argsort", "choose", "byteswap", "round"),
+):
+    setattr(Codes, _name, _without_grid(getattr(np.ndarray, _name)))
+Codes.T = property(lambda self: np.asarray(self).T)
+Codes.mT = property(lambda self: np.asarray(self).mT)
