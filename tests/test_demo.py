@@ -9,10 +9,10 @@ import sys
 
 import jax
 import numpy as np
-import pages
 import pytest
 from PIL import Image
 
+import pages
 from unitok_jax import actions, convert, demo
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import resize_center_crop, to_uint8

@@ -7,10 +7,10 @@ import re
 
 import jax
 import numpy as np
-import pages
 import pytest
 from PIL import Image
 
+import pages
 from unitok_jax import convert, examples, visitors
 from unitok_jax.step import init_params
 
