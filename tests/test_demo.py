@@ -278,7 +278,9 @@ def test_in_a_browser(browser, server, tokenizer, pictures, bad):
     click("reconstruct")
     until(lambda: "choose a picture first" in browser.page_source)
     assert len(messages()) == 1 and "choose a picture first" in messages()[0]
-    assert not [pill for pill in find("span.error") if pill.is_displayed()]
+    assert not [
+        pill for pill in find("[data-testid='status-tracker'] .error") if pill.is_displayed()
+    ]
     until(lambda: find("button.gallery-item img"))[0].click()
     until(lambda: find("#first img"))
     click("reconstruct")
