@@ -255,7 +255,7 @@ def test_in_a_browser(browser, server, tokenizer, pictures, bad):
         return browser.find_elements("css selector", css)
 
     def until(condition):
-        return WebDriverWait(browser, 30).until(lambda _: condition())
+        return WebDriverWait(browser, 120).until(lambda _: condition())
 
     def upload(name, path):
         for cross in find(f"#{name} button[aria-label='Clear'], #{name} button[title='Clear']"):

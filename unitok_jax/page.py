@@ -279,12 +279,20 @@ def _books(ui, models):
 def _upload(label, name):
     import gradio as gr
 
-    image = gr.Image(
+    class Upload(gr.Image):
+        """The file as it is: Gradio would open it with Pillow first, whose errors do not name it.
+
+        A class, as Gradio makes another object of it when an example is chosen.
+        """
+
+        is_template = True  # the browser knows it as an image
+
+        def preprocess(self, payload):
+            return payload and payload.path
+
+    return Upload(
         label=label, height=230, elem_id=name, buttons=[], sources=["upload", "clipboard"]
     )
-    # The file as it is: Gradio would open it with Pillow first, whose errors do not name it.
-    image.preprocess = lambda payload: payload and payload.path
-    return image
 
 
 def _picture(label, name):
