@@ -173,8 +173,11 @@ ARROWS = {
     "retrieve": {"commands", "data", "metrics"},
     "editing": set(),
     "actions": {"data", "editing", "evaluate"},
-    "page": {"actions", "editing"},
-    "demo": {"actions", "commands", "page"},
+    "examples": {"data"},
+    "visitors": set(),
+    "refusals": {"visitors"},
+    "page": {"actions", "editing", "examples", "refusals"},
+    "demo": {"actions", "commands", "page", "visitors"},
     "evaluation": {
         "data",
         "evaluate",

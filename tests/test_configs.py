@@ -146,21 +146,33 @@ class TestFineTuning:
         assert list(rest) == ["decoder"]
 
 
-def test_recipe():
-    """The numbers of the published recipe, in the config that claims to be it."""
-    config = default.get_config()
+@pytest.mark.parametrize("name", ["default", "b16", "l16"])
+def test_recipe(name):
+    """The numbers of the published recipe, in the configs that claim to be it."""
+    config = get_config(name)
+    model = config.model
+    assert (model.vocab_size, model.num_codebooks, model.latent_width) == (32_768, 8, 64)
+    assert (model.drop_path, model.commitment_weight, model.quantizer) == (
+        0.1,
+        0.25,
+        "multi_codebook",
+    )
     assert (config.steps, config.data.batch_size) == (78_125, 16_384)
     weights = {"l1": 0.2, "l2": 1, "perceptual": 1, "vq": 1, "entropy": 0, "contrastive": 1}
     assert config.loss.to_dict() == weights
     assert config.optim.betas == (0.9, 0.95) and config.optim.eps == 1e-6
     assert (config.optim.weight_decay, config.optim.clip_norm) == (0.02, 10)
     assert (config.optim.learning_rate, config.optim.warmup_fraction) == (5e-4, 0.01)
-    assert config.data.crop_scale == (0.9, 1.0)
+    assert (config.optim.schedule, config.optim.final_fraction) == ("cosine", 0.1)
+    assert (config.optim.ema_decay, config.optim.frozen) == (0, ())
+    assert config.data.image_size == (256, 256) and config.data.decode_fraction == 1
+    assert config.data.crop_scale == (0.9, 1.0) and config.data.crop_ratio == (3 / 4, 4 / 3)
     gan = config.gan
     assert (gan.weight, gan.loss, gan.consistency) == (0.4, "hinge", 4)
     assert (gan.start_fraction, gan.ramp_fraction, gan.blur_fraction) == (0.375, 0.03, 0.06)
     assert gan.betas == (0.5, 0.9) and (gan.weight_decay, gan.clip_norm) == (0.2, 10)
     assert (gan.learning_rate, gan.warmup_fraction, gan.final_fraction) == (2e-5, 0.03, 0.1)
+    assert (gan.augment_probability, gan.crop_probability) == (1, 0.5)
     assert gan.adaptive_limits == (0.015, 1e4)
 
 

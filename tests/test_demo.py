@@ -1,20 +1,18 @@
 """The demo page: a real server, asked by Gradio's client and clicked through in a browser."""
 
-import json
-import os
 import pathlib
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import urllib.request
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import pages
 from unitok_jax import actions, convert, demo
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import resize_center_crop, to_uint8
@@ -59,25 +57,8 @@ def pictures(folder):
 @pytest.fixture(scope="module")
 def server(checkpoint, weights, folder):
     """The address of the page, served by a process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unitok_jax.demo"]
-        + [f"--checkpoint={checkpoint},{weights}", f"--port={port}"],
-        cwd=ROOT,
-        env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "XLA_FLAGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=(folder / "stderr").open("w"),
-        text=True,
-    )
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("open http://127.0.0.1"), (folder / "stderr").read_text()
-        yield line.split()[1]
-    finally:
-        process.terminate()
-        process.wait(30)
+    with pages.serve([checkpoint, weights], folder) as page:
+        yield page.address
 
 
 @pytest.fixture(scope="module")
@@ -244,21 +225,6 @@ def test_other_bad_inputs(ask, checkpoint, weights, pictures):
     assert len(ask("blend", *values, 1.5, 0.5, 0.5, 0)) == 3
 
 
-def test_only_uploads_and_the_named_checkpoints_are_read(server, checkpoint, pictures):
-    """Whoever reaches the page can ask it without the page; gradio_client would upload the file."""
-    outside = {"path": str(pictures[0]), "meta": {"_type": "gradio.FileData"}}
-    for values in ([str(checkpoint), outside, "64"], [str(pictures[0]), None, "64"]):
-        url = f"{server}gradio_api/call/reconstruct"
-        body = json.dumps({"data": values}).encode()
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            event = json.load(answer)["event_id"]
-        with urllib.request.urlopen(f"{url}/{event}") as answer:
-            text = answer.read().decode()
-        assert "event: error" in text and "PSNR" not in text
-        assert "Cannot move" in text or "not in the list of choices" in text, text
-
-
 @pytest.fixture
 def browser(server):
     """A headless Chromium with the page open."""
@@ -289,7 +255,7 @@ def test_in_a_browser(browser, server, tokenizer, pictures, bad):
         return browser.find_elements("css selector", css)
 
     def until(condition):
-        return WebDriverWait(browser, 30).until(lambda _: condition())
+        return WebDriverWait(browser, 120).until(lambda _: condition())
 
     def upload(name, path):
         for cross in find(f"#{name} button[aria-label='Clear'], #{name} button[title='Clear']"):
@@ -306,6 +272,19 @@ def test_in_a_browser(browser, server, tokenizer, pictures, bad):
     def text(name):
         return " ".join(element.text for element in find(f"#{name}"))
 
+    def messages():
+        return [toast.text for toast in find(".toast-body") if toast.is_displayed()]
+
+    click("reconstruct")
+    until(lambda: "choose a picture first" in browser.page_source)
+    assert len(messages()) == 1 and "choose a picture first" in messages()[0]
+    assert not [
+        pill for pill in find("[data-testid='status-tracker'] .error") if pill.is_displayed()
+    ]
+    until(lambda: find("button.gallery-item img"))[0].click()
+    until(lambda: find("#first img"))
+    click("reconstruct")
+    until(lambda: "PSNR" in text("facts"))
     upload("first", pictures[0])
     click("reconstruct")
     image = cut(pictures[0])

@@ -82,6 +82,12 @@ class TestBlocks:
         changes = sum(one != other for one, other in itertools.pairwise(blocks))
         assert changes > 20
 
+    def test_samples_of_a_window_come_in_a_new_order(self):
+        """With one block, and so one window, nothing else can differ between epochs."""
+        source = Numbers(50, blocks=[50])
+        epochs = [tuple(take(source, 50, start=50 * epoch)) for epoch in range(4)]
+        assert len(set(epochs)) == 4 and all(sorted(e) == list(range(50)) for e in epochs)
+
     def test_blocks_come_in_a_new_order(self):
         def first_blocks(epoch):
             taken = take(BLOCKS, 42, window=1, start=42 * epoch)

@@ -290,8 +290,52 @@ class TestFiles:
             torch_layout.from_torch({}, params)
 
 
+def take(rows, codes):
+    """(K, V, C) and (B, K, N) -> (B, K, N, C)."""
+    return rows[jnp.arange(len(rows))[:, None], codes]
+
+
+@pytest.mark.parametrize("kind, name", [("multi_codebook", "codebook"), ("residual", "levels")])
+def test_each_term_of_the_loss_moves_its_own_side(kind, name):
+    """The commitment moves what is quantized, by its weight, and the other term the rows."""
+    module, latent = make(kind), latents(kind)
+    if kind == "residual":
+        module.levels[...] *= 20  # long enough to matter
+    graph, params = nnx.split(module)
+    params = nnx.to_pure_dict(params)
+    ours = jax.grad(lambda p, x: nnx.merge(graph, p)(x).loss, argnums=(0, 1))(params, latent)
+    codes = module.indices(latent)
+    if kind == "residual":
+        chosen = take(params[name], codes)
+        taken = jnp.cumsum(chosen, axis=1) - chosen  # by the levels before
+        chunks = lambda x: layers.l2_normalize(x)[:, None] - taken  # noqa: E731
+        rows = lambda rows: take(rows, codes)  # noqa: E731
+    else:
+        chunks = lambda x: layers.l2_normalize(split_chunks(x, 4))  # noqa: E731
+        rows = lambda rows: take(layers.l2_normalize(rows), codes)  # noqa: E731
+    still_chunks, still_rows = chunks(latent), rows(params[name])
+    for gradient, expected in (
+        (ours[0][name], jax.grad(lambda x: jnp.mean((rows(x) - still_chunks) ** 2))(params[name])),
+        (ours[1], jax.grad(lambda x: 0.25 * jnp.mean((still_rows - chunks(x)) ** 2))(latent)),
+    ):
+        assert np.abs(expected).max() > 1e-5
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
 class TestNearestRow:
-    """The form for CPUs finds what argmax finds, the first of equal rows included."""
+    """The form for CPUs finds what argmax finds, and both the first of equal rows."""
+
+    @pytest.mark.parametrize("entries", [1024, 4096, 1056, 96])
+    @pytest.mark.parametrize("find", [quantizer._argmax_rows, quantizer._fold_rows])
+    def test_of_equal_rows_the_first_is_found(self, entries, find):
+        """Every row stands there four times, in whole numbers, whose products are exact."""
+        rng = np.random.default_rng(0)
+        rows = np.tile(rng.integers(-2, 3, (entries // 4, 8)), (4, 1))[rng.permutation(entries)]
+        chunk = rng.integers(-2, 3, (2, 200, 8))
+        products = chunk @ rows.T
+        assert ((products == products.max(-1, keepdims=True)).sum(-1) >= 4).all()
+        codes = find(jnp.asarray(chunk, jnp.float32), jnp.asarray(rows, jnp.float32))
+        np.testing.assert_array_equal(codes, products.argmax(-1))
 
     @pytest.mark.parametrize("entries", [1024, 4096, 1056, 96])
     def test_forms_agree(self, entries):

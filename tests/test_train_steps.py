@@ -144,7 +144,7 @@ def test_every_scalar_of_the_step(run, step):
     for theirs, ours in NAMES.items():
         if not adversarial and ours.startswith(("gan/", "loss/gan")):
             continue
-        # The weight is a quotient of two gradient norms.
+        # Norms of gradients, and the quotient of two.
         tolerance = 1e-3 if "Gradnorm" in theirs or theirs == "Wei_g" else 1e-4
         assert metrics[ours] == pytest.approx(golden[theirs], rel=tolerance, abs=1e-6), theirs
     pixels = 0.2 * metrics["loss/l1"] + metrics["loss/l2"] + metrics["loss/perceptual"]

@@ -17,6 +17,7 @@ NATIVE = "native"
 MAX_FILE_PIXELS = 50_000_000  # of an uploaded picture
 MAX_NATIVE_PIXELS = 1024 * 1024  # of one that is not made smaller
 MAX_LABELS = 100  # each is six sentences through the text tower, while others wait
+MAX_LABEL_CHARACTERS = 10_000  # of all labels of one question
 GREY = 128  # of the flat picture whose codes erase a region
 
 
@@ -61,6 +62,8 @@ def classify(tokenizer, image: np.ndarray, labels: str) -> dict[str, float]:
     """Probabilities of comma-separated labels for a uint8 (H, W, 3) picture, as
     `Tokenizer.classify`, whose errors it raises, and a ValueError for too few or too many."""
     # Never `label_set`: a visitor of the page must not name files of this machine.
+    if labels is None or len(labels) > MAX_LABEL_CHARACTERS:
+        raise ValueError(f"labels: give 1 to {MAX_LABEL_CHARACTERS} characters")
     names = [name.strip() for name in labels.split(",") if name.strip()]
     if not 2 <= len(names) <= MAX_LABELS:
         raise ValueError(
@@ -130,6 +133,7 @@ def edit(models: Models, checkpoint, first, second, size, region, action, books,
     one = models.encoded(checkpoint, first, size)
     tokens = editing.region_tokens(one.codes, one.grid, region)
     if action == "shuffle":
+        _check_seed(seed)
         codes = editing.shuffle(one.codes, tokens, books, seed)
     else:
         if action == "swap":
@@ -160,7 +164,15 @@ def blend(models: Models, checkpoint, first, second, size, way, books, share, sp
     if way == "books":
         codes = editing.blend_books(one.codes, two.codes, books)
     elif way == "share":
+        _check_seed(seed)
         codes = editing.blend_share(one.codes, two.codes, share, seed)
     else:
+        if not 0 <= split <= 1:
+            raise ValueError(f"a width of {split}: it is a number from 0 to 1")
         codes = editing.blend_split(one.codes, two.codes, one.grid, round(split * one.grid[1]))
     return [models.decode(checkpoint, c, one.grid) for c in (one.codes, codes, two.codes)]
+
+
+def _check_seed(seed):
+    if seed is None:
+        raise ValueError("give a seed: a whole number from 0")

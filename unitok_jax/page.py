@@ -1,12 +1,17 @@
 """The page of `unitok_jax.demo`, in Gradio: what is where, and what a click does."""
 
-import functools
+import abc
 import types
+from pathlib import Path
 
-from unitok_jax import actions, editing
+from unitok_jax import actions, editing, examples, refusals
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 CACHE = (3600, 86400)  # seconds: how often uploads are looked through, and how long they stay
+WAITING = 32  # clicks that may wait; one more is told to try later
+AT_ONCE = 2  # clicks that work on pictures at one time
+MAX_SEED = 2**32 - 1
+WORK = {"concurrency_id": "pictures", "concurrency_limit": AT_ONCE}
 
 INTRO = """# Try the tokenizer
 A picture becomes a small grid of **tokens**, one for 16 × 16 pixels. Each token is a few whole
@@ -39,11 +44,16 @@ def build(models: actions.Models, checkpoints: list[str]):
     Args:
       models: serves the tokenizers.
       checkpoints: their paths; the first is chosen at the start.
+
+    Files come from Gradio's upload folder of now, `GRADIO_TEMP_DIR`, and from nowhere else.
     """
     import gradio as gr
+    from gradio.utils import get_upload_folder
 
     side = str(max(models[checkpoints[0]].image_size))
     sizes = sorted({*SIZES, int(side)})
+    folder = Path(get_upload_folder())
+    pictures = [[str(path)] for path in examples.write(folder / "examples")]
     with gr.Blocks(title="Try the tokenizer", analytics_enabled=False, delete_cache=CACHE) as page:
         gr.Markdown(INTRO)
         with gr.Row():
@@ -64,12 +74,15 @@ def build(models: actions.Models, checkpoints: list[str]):
                         visible=len(checkpoints) > 1,
                     ),
                 )
+                gr.Examples(pictures, ui.first, label="Pictures to try", cache_examples=False)
+                ui.first.keep_in_cache.update(path for (path,) in pictures)  # not after a day
             with gr.Column(scale=3), gr.Tabs():
                 _reconstruct_tab(ui, models)
                 _labels_tab(ui, models)
                 _edit_tab(ui, models)
                 _blend_tab(ui, models)
-    return page
+    refusals.guard(page, folder)
+    return page.queue(max_size=WAITING, api_open=False, default_concurrency_limit=AT_ONCE)
 
 
 def _reconstruct_tab(ui, models):
@@ -92,10 +105,11 @@ def _reconstruct_tab(ui, models):
         return actions.reconstruction(models, checkpoint, _need(first, "picture"), size)
 
     button.click(
-        _shown(work),
+        refusals.shown(work),
         [ui.checkpoint, ui.first, ui.size],
         [original, rebuilt, error, facts, maps],
         api_name="reconstruct",
+        **WORK,
     )
 
 
@@ -113,7 +127,7 @@ def _labels_tab(ui, models):
         return actions.classify(models[checkpoint], image, labels)
 
     inputs = [ui.checkpoint, ui.first, ui.size, labels]
-    button.click(_shown(work), inputs, answer, api_name="classify")
+    button.click(refusals.shown(work), inputs, answer, api_name="classify", **WORK)
 
 
 def _edit_tab(ui, models):
@@ -128,7 +142,9 @@ def _edit_tab(ui, models):
             width = gr.Slider(1, 4, 2, step=1, label="Width", elem_id="width")
         with gr.Row():
             action = gr.Dropdown(EDITS, value="grey", label="Change", elem_id="action", scale=3)
-            seed = gr.Number(0, label="Seed of the shuffle", precision=0, minimum=0)
+            seed = gr.Number(
+                0, label="Seed of the shuffle", precision=0, minimum=0, maximum=MAX_SEED
+            )
         books = _books(ui, models)
         button = gr.Button("Edit", variant="primary", elem_id="edit")
         with gr.Row():
@@ -169,22 +185,29 @@ def _edit_tab(ui, models):
             seed,
         )
 
-    hidden = {"show_progress": "hidden", "api_visibility": "private"}
+    hidden = {"show_progress": "hidden", "api_visibility": "private", **WORK}
     source = [ui.first, ui.size]
-    gr.on([ui.first.change, ui.size.change], _shown(place), source, [preview, *region], **hidden)
+    gr.on(
+        [ui.first.change, ui.size.change],
+        refusals.shown(place),
+        source,
+        [preview, *region],
+        **hidden,
+    )
     gr.on(
         [slider.change for slider in region],
-        _shown(outlined),
+        refusals.shown(outlined),
         [*source, *region],
         preview,
         trigger_mode="always_last",
         **hidden,
     )
     button.click(
-        _shown(work),
+        refusals.shown(work),
         [ui.checkpoint, ui.first, ui.second, ui.size, *region, action, books, seed],
         [before, after, facts],
         api_name="edit",
+        **WORK,
     )
 
 
@@ -196,7 +219,14 @@ def _blend_tab(ui, models):
         gr.Markdown(BLEND)
         with gr.Row():
             way = gr.Radio(BLENDS, value="books", label="What each picture gives", scale=2)
-            seed = gr.Number(0, label="Seed of the choice", precision=0, minimum=0, visible=False)
+            seed = gr.Number(
+                0,
+                label="Seed of the choice",
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+                visible=False,
+            )
         books = gr.Slider(0, count, count // 2, step=1, label="Codebooks of the first picture")
         share = gr.Slider(0, 1, 0.5, label="Share of the second picture", visible=False)
         split = gr.Slider(0, 1, 0.5, label="Width of the first picture", visible=False)
@@ -220,12 +250,13 @@ def _blend_tab(ui, models):
         return actions.blend(models, checkpoint, *pair, size, way, int(books), *values)
 
     way.change(choose, way, [books, share, split, seed], api_visibility="private")
-    ui.checkpoint.change(_shown(fit), ui.checkpoint, books, api_visibility="private")
+    ui.checkpoint.change(refusals.shown(fit), ui.checkpoint, books, api_visibility="private")
     button.click(
-        _shown(work),
+        refusals.shown(work),
         [ui.checkpoint, ui.first, ui.second, ui.size, way, books, share, split, seed],
         pictures,
         api_name="blend",
+        **WORK,
     )
 
 
@@ -242,19 +273,22 @@ def _books(ui, models):
     def fit(checkpoint):
         return gr.CheckboxGroup(numbers(checkpoint), value=numbers(checkpoint))
 
-    ui.checkpoint.change(_shown(fit), ui.checkpoint, books, api_visibility="private")
+    ui.checkpoint.change(refusals.shown(fit), ui.checkpoint, books, api_visibility="private")
     return books
 
 
 def _upload(label, name):
     import gradio as gr
 
-    image = gr.Image(
+    # The file as it is: Gradio would open it with Pillow first, whose errors do not name it. A
+    # class, as Gradio makes another object of it when an example is chosen; made without Gradio's
+    # metaclass, which would write a file beside this one. The browser knows it as an image.
+    methods = {"is_template": True, "preprocess": lambda self, payload: payload and payload.path}
+    upload = abc.ABCMeta.__new__(type(gr.Image), "Upload", (gr.Image,), methods)
+
+    return upload(
         label=label, height=230, elem_id=name, buttons=[], sources=["upload", "clipboard"]
     )
-    # The file as it is: Gradio would open it with Pillow first, whose errors do not name it.
-    image.preprocess = lambda payload: payload and payload.path
-    return image
 
 
 def _picture(label, name):
@@ -280,17 +314,3 @@ def _need(path, what):
     if not path:
         raise ValueError(f"choose a {what} first")
     return path
-
-
-def _shown(function):
-    """What is wrong with an input becomes a message on the page."""
-    import gradio as gr
-
-    @functools.wraps(function)
-    def call(*values):
-        try:
-            return function(*values)
-        except (ValueError, OSError) as error:
-            raise gr.Error(str(error), title="Not possible", print_exception=False) from error
-
-    return call

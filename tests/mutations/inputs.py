@@ -1,0 +1,145 @@
+"""Faults of what is fed and where it lies: recipes, crops, order, mixtures, shards, masks."""
+
+from . import Mutation
+
+DEFAULT, CROPS = "configs/default.py", "unitok_jax/data/crops.py"
+ORDER, MIXTURE = "unitok_jax/data/order.py", "unitok_jax/data/mixture.py"
+SHARDING = "unitok_jax/sharding.py"
+RANDOMNESS, TEST_ORDER = "tests/test_randomness.py", "tests/test_order.py"
+TEST_SHARDING, TEST_CONFIGS = "tests/test_sharding.py", "tests/test_configs.py"
+
+MUTATIONS = [
+    Mutation(
+        "a recipe without stochastic depth",
+        DEFAULT,
+        "model.drop_path = 0.1",
+        "model.drop_path = 0.0",
+        f"{TEST_CONFIGS} -k test_recipe",
+    ),
+    Mutation(
+        "a recipe of square crops alone",
+        DEFAULT,
+        "data.crop_ratio = (3 / 4, 4 / 3)",
+        "data.crop_ratio = (1.0, 1.0)",
+        f"{TEST_CONFIGS} -k test_recipe",
+    ),
+    Mutation(
+        "a recipe without augmentations",
+        DEFAULT,
+        "gan.augment_probability = 1.0",
+        "gan.augment_probability = 0.0",
+        f"{TEST_CONFIGS} -k test_recipe",
+    ),
+    Mutation(
+        "a recipe of the paper's learning rate",
+        DEFAULT,
+        "optim.learning_rate = 5e-4",
+        "optim.learning_rate = 1e-3",
+        f"{TEST_CONFIGS} -k test_recipe",
+    ),
+    Mutation(
+        "areas from half of their range",
+        CROPS,
+        "rng.uniform(scale[0], scale[1])",
+        "rng.uniform(scale[0], (scale[0] + scale[1]) / 2)",
+        f"{RANDOMNESS} -k areas",
+    ),
+    Mutation(
+        "aspects that are uniform themselves",
+        CROPS,
+        "math.exp(rng.uniform(math.log(low), math.log(high)))",
+        "rng.uniform(low, high)",
+        f"{RANDOMNESS} -k aspects",
+    ),
+    Mutation(
+        "crops that never reach the last row",
+        CROPS,
+        "rng.integers(0, height - h + 1)",
+        "rng.integers(0, max(1, height - h))",
+        f"{RANDOMNESS} -k every_place",
+    ),
+    Mutation(
+        "crops that never reach the last column",
+        CROPS,
+        "rng.integers(0, width - w + 1)",
+        "rng.integers(0, max(1, width - w))",
+        f"{RANDOMNESS} -k every_place",
+    ),
+    Mutation(
+        "the same permutation within windows in every epoch",
+        ORDER,
+        "(self._seed, epoch, window)",
+        "(self._seed, window)",
+        f"{TEST_ORDER} -k new_order",
+    ),
+    Mutation(
+        "the same order of blocks in every epoch",
+        ORDER,
+        "default_rng((self._seed, epoch)).permutation(len(sizes))",
+        "default_rng((self._seed, 0)).permutation(len(sizes))",
+        f"{TEST_ORDER} -k new_order",
+    ),
+    Mutation(
+        "the same order in parts alike",
+        ORDER,
+        "order(part, seed + number, window)",
+        "order(part, seed, window)",
+        f"{TEST_ORDER} -k parts_alike",
+    ),
+    Mutation(
+        "one crop for every sample",
+        ORDER,
+        "Philox(key=[seed, position])",
+        "Philox(key=[seed, 0])",
+        f"{TEST_ORDER} -k generators",
+    ),
+    Mutation(
+        "parts in turn, whatever their weights",
+        ORDER,
+        "grain.MapDataset.mix(shifted, source.weights)",
+        "grain.MapDataset.mix(shifted)",
+        f"{TEST_ORDER} -k by_weight",
+    ),
+    Mutation(
+        "a part that is a sample too small for its share",
+        MIXTURE,
+        "share = math.ceil(",
+        "share = math.floor(",
+        f"{TEST_ORDER} -k too_small",
+    ),
+    Mutation(
+        "the smallest axis split over devices",
+        SHARDING,
+        "key=lambda axis: -shape[axis]",
+        "key=lambda axis: shape[axis]",
+        f"{TEST_SHARDING} -k test_rule",
+    ),
+    Mutation(
+        "an axis split that devices do not divide",
+        SHARDING,
+        "if shape[axis] % fsdp == 0:",
+        "if shape[axis] >= fsdp:",
+        f"{TEST_SHARDING} -k test_rule",
+    ),
+    Mutation(
+        "masked rows counted as images",
+        "unitok_jax/evaluate/reconstruction.py",
+        "np.asarray(values, np.float64)[mask]",
+        "np.asarray(values, np.float64)",
+        "tests/test_metrics.py -k mean_over_images",
+    ),
+    Mutation(
+        "masked rows counted as features",
+        "unitok_jax/evaluate/frechet.py",
+        "features = features[np.asarray(mask)]",
+        "features = features[np.asarray(mask) | True]",
+        "tests/test_frechet.py",
+    ),
+    Mutation(
+        "masked rows counted as codes that changed",
+        "unitok_jax/evaluate/agreement.py",
+        "changed = changed[np.asarray(mask)]",
+        "changed = changed[np.asarray(mask) | True]",
+        "tests/test_agreement.py",
+    ),
+]

@@ -1,0 +1,149 @@
+"""What a step holds to whatever the networks are: keys, limits, what is skipped and what is kept.
+
+The two sides of the step are stand-ins of a few numbers, so every rule is seen by itself.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import tiny_full
+from unitok_jax.optim import Player
+from unitok_jax.step import MAX_LOG_SCALE, Trainer
+
+
+class Sides:
+    """Generator and adversary of a `Trainer`: what they return is set, what they get is kept."""
+
+    decode_every = 1
+
+    def __init__(self, **values):
+        self.values = {"loss": 1.0, "gradient": 0.5, "gan_norm": 1.0, "heads": 0.25} | values
+        self.keys = []
+
+    def gradients(self, trainable, fixed, heads, frozen, batches, ramps, keys):
+        self.keys += list(keys)
+        grads = jax.tree.map(lambda p: jnp.full_like(p, self.values["gradient"]), trainable)
+        return grads, jnp.zeros((1, 1, 1), int), None, {"loss": jnp.float32(self.values["loss"])}
+
+    def ramps(self, step, key):
+        self.keys.append(key)
+
+    def update(self, player, heads, dinov2, real, fake, ramps, step, key):
+        self.keys.append(key)
+        params = jax.tree.map(lambda p: jnp.full_like(p, self.values["heads"]), player.params)
+        return player.replace(params=params), {
+            "gan/grad_norm": jnp.float32(self.values["gan_norm"])
+        }
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    config = tiny_full.get_config()
+    config.model.size, config.model.quant_heads = "nano", 2
+    config.loss.perceptual = 0.0
+    config.optim.warmup_fraction = 0.0
+    config.optim.ema_decay = 0.5
+    return Trainer(config)
+
+
+@pytest.fixture
+def state(trainer):
+    params = {"logit_scale": jnp.float32(2.0), "layer": {"kernel": jnp.ones(3)}}
+    return trainer.start(params, Player({"kernel": jnp.ones(2)}, {}))
+
+
+def run(trainer, state, adversarial=True, **values):
+    """(next state, metrics, sides) of a step; `values` as of `Sides`."""
+    trainer.generator = trainer.adversary = sides = Sides(**values)
+    batch = {"image": jnp.zeros((1, 16, 16, 3)), "text": jnp.zeros((1, 4), jnp.int32)}
+    frozen = {"dinov2": None}
+    after, metrics = trainer.train_step(state, frozen, batch, adversarial=adversarial)
+    return after, metrics, sides
+
+
+def equal(one, other):
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": np.nan},
+        {"gradient": 1e30},  # whose square is infinite: clipped by its norm it would be 0
+        {"gan_norm": np.inf},
+        {"heads": np.nan},
+    ],
+    ids=str,
+)
+def test_each_side_alone_can_stop_a_step(trainer, state, values):
+    after, _, _ = run(trainer, state, **values)
+    assert (after.step, after.skipped, after.skipped_in_a_row) == (1, 1, 1)
+    assert equal(after.generator, state.generator) and equal(after.ema, state.ema)
+    assert equal(after.discriminator, state.discriminator)
+
+
+def test_weights_that_are_not_finite_are_not_kept(trainer, state):
+    broken = state.generator.replace(
+        params={"logit_scale": jnp.float32(2.0), "layer": {"kernel": jnp.full(3, np.inf)}}
+    )
+    after, _, _ = run(trainer, state.replace(generator=broken), adversarial=False)
+    assert after.skipped == 1
+
+
+def test_steps_in_a_row_are_counted_from_the_last_good_one(trainer, state):
+    seen = []
+    for loss in (np.nan, 1.0, np.inf, np.nan, 1.0):
+        state, metrics, _ = run(trainer, state, loss=loss)
+        assert metrics["skipped"] == state.skipped
+        assert metrics["skipped_in_a_row"] == state.skipped_in_a_row
+        seen.append((int(state.step), int(state.skipped), int(state.skipped_in_a_row)))
+    assert seen == [(1, 1, 1), (2, 1, 0), (3, 2, 1), (4, 3, 2), (5, 3, 0)]
+
+
+def test_the_logit_scale_stays_within_the_limits_of_clip(trainer, state):
+    """From 1 to 100, as its logarithm."""
+    for start, gradient, expected in ((4.7, 0.1, MAX_LOG_SCALE), (-0.3, -0.1, 0.0)):
+        params = state.generator.params | {"logit_scale": jnp.float32(start)}
+        late = state.replace(generator=state.generator.replace(params=params))
+        after, _, _ = run(trainer, late, gradient=gradient)
+        assert float(after.generator.params["logit_scale"]) == pytest.approx(expected)
+        assert after.skipped == 0
+    after, _, _ = run(trainer, state)
+    rate = float(trainer.learning_rate(0))
+    assert float(after.generator.params["logit_scale"]) == pytest.approx(2 - rate, rel=1e-5)
+
+
+def test_the_average_is_of_the_new_weights(trainer, state):
+    after, _, _ = run(trainer, state)
+    old, new = (s.generator.params["layer"]["kernel"] for s in (state, after))
+    assert not equal(old, new)
+    np.testing.assert_allclose(after.ema["layer"]["kernel"], 0.1 * old + 0.9 * new, rtol=1e-6)
+    assert after.params is after.ema
+
+
+def test_both_players_are_the_new_ones(trainer, state):
+    after, metrics, _ = run(trainer, state)
+    np.testing.assert_array_equal(after.discriminator.params["kernel"], 0.25)
+    assert metrics["grad_norm"] == pytest.approx(1.0)  # four numbers of 0.5
+    early, _, _ = run(trainer, state, adversarial=False)
+    assert equal(early.discriminator, state.discriminator)
+
+
+def drawn(trainer, state, step):
+    """The keys that both sides get at a step."""
+    keys = run(trainer, state.replace(step=jnp.int32(step)))[2].keys
+    return [tuple(jax.random.key_data(key).tolist()) for key in keys]
+
+
+def test_every_step_and_every_purpose_has_a_key_of_its_own(trainer, state):
+    """Crop or resize, stochastic depth, the generator's augmentations and the discriminator's."""
+    keys = [key for step in range(5) for key in drawn(trainer, state, step)]
+    assert len(keys) == len(set(keys)) == 20
+    assert drawn(trainer, state, 3) == keys[12:16]
+    seed, trainer.seed = trainer.seed, trainer.seed + 1
+    try:
+        assert not set(drawn(trainer, state, 3)) & set(keys)
+    finally:
+        trainer.seed = seed

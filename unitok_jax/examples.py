@@ -1,0 +1,24 @@
+"""Pictures to try the page with, for those who have none at hand."""
+
+from pathlib import Path
+
+from unitok_jax.data.photos import photo_folder
+from unitok_jax.data.shapes import shape_source
+
+DRAWINGS = (0, 1, 2, 3)  # pictures of the `shapes` data
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image
+
+
+def write(folder: str | Path) -> list[Path]:
+    """Writes the pictures into a folder, made if need be, and gives their paths: drawings of this
+    package, and photographs where scikit-image is installed. Nothing is downloaded."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {f"shapes{i}.png": shape_source()[i]["image"] for i in DRAWINGS}
+    try:
+        pictures |= {name: (photo_folder() / name).read_bytes() for name in PHOTOS}
+    except ImportError:  # the page works without them
+        pass
+    for name, data in pictures.items():
+        (folder / name).write_bytes(data)
+    return [folder / name for name in pictures]
