@@ -1,4 +1,4 @@
-"""Image files put together by hand: what no encoder writes."""
+"""Image files, of encoders and put together by hand."""
 
 import io
 import struct
@@ -21,6 +21,14 @@ def picture(height=24, width=40):
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[: height // 2, : width // 2] = 255
     return Image.fromarray(pixels)
+
+
+def make_images(folder, *names):
+    """Small files of these names, of different colours."""
+    for index, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (index, 0, 0)).save(path)
 
 
 def exif(orientation, order="<", tag=0x0112, kind=3):
