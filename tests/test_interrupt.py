@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from jobs import Job, free_port, records
+from jobs import Job, environment, free_port, records
 from unitok_jax import cluster
 from unitok_jax.checkpoint import Checkpoints
 
@@ -68,6 +68,38 @@ def test_all_processes_stop_with_the_one_that_is_interrupted(tmp_path):
     assert quiet(job.output()) and FIRST in job.output(1) and FIRST not in job.output(0)
     stopped = int(re.search(r"Ctrl-C: stopped after step (\d+)", job.output(0))[1])
     assert Checkpoints(tmp_path).steps() == [stopped]
+
+
+AGREE = """
+import os, signal, sys, time
+import jax
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from unitok_jax import cluster
+preemption, asked = cluster.Preemption(), 0
+cluster.everyone(True)
+if sys.argv[2] == "1":
+    os.kill(os.getpid(), signal.SIGINT)
+while not preemption.come():
+    asked += 1
+    assert asked < 6000, "no notice"
+    time.sleep(0.01)
+print("stopped", asked, preemption.interrupted())
+"""
+
+
+def test_processes_agree_where_to_stop_and_why():
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", AGREE, address, str(number)],
+            env=environment(1),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    told = [process.communicate(timeout=200)[0].splitlines()[-1] for process in processes]
+    assert told[0] == told[1] and re.fullmatch(r"stopped \d+ True", told[0])
 
 
 def test_a_process_that_waits_for_others_ends_at_once(tmp_path):
