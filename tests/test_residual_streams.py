@@ -39,9 +39,11 @@ def carries(jaxpr):
                 if hasattr(inner, "eqns"):
                     found += carries(inner)
         if equation.primitive.name == "scan":
-            first, count = equation.params["num_consts"], equation.params["num_carry"]
-            carried = equation.invars[first : first + count]
-            found += [str(x.aval.dtype) for x in carried if x.aval.ndim == 3]
+            body = equation.params["jaxpr"]
+            # What is carried goes out as it leaves the body; the rest gets a leading axis.
+            outputs = zip(equation.outvars, getattr(body, "jaxpr", body).outvars, strict=True)
+            carried = (x.aval for x, of_body in outputs if x.aval.shape == of_body.aval.shape)
+            found += [str(aval.dtype) for aval in carried if aval.ndim == 3]
     return found
 
 
