@@ -479,7 +479,7 @@ class TestWhatUsersHave:
         rebuilt = tokenizer.reconstruct(picture)
         assert rebuilt.shape == (1, 32, 48, 3)
         np.testing.assert_array_equal(tokenizer.decode(single[0]), rebuilt)
-        assert tokenizer.encode_image(picture).shape == (1, 32)
+        assert tokenizer.encode_image(picture).shape == (1, 64)
 
     def test_pillow_images_and_lists(self, tokenizer, picture, codes):
         image = Image.fromarray(picture)

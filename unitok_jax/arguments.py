@@ -105,6 +105,7 @@ def _array(images) -> np.ndarray:
 
 def _pixels(image: Image.Image) -> np.ndarray:
     """uint8 (H, W, 3), by the rules for files: upright, on white, whatever the mode."""
+    image.load()  # Pillow turns a TIFF upright only now, and takes its tag away
     if image.mode not in (*_PNG, "I", "F"):
         image = image.convert(_WITH_ALPHA.get(image.mode, "RGB"))
     try:
