@@ -78,7 +78,9 @@ class TestEveryConfig:
         marks = {"mask": bool, "crc32": jnp.uint32}
         batch |= {key: jax.ShapeDtypeStruct((size,), dtype) for key, dtype in marks.items()}
         kinds = dict.fromkeys(networks.keys() & {"lpips"}, config.model.dtype)
-        evaluator = Evaluator(config.model.to_dict(), sharding.make_mesh(-1, 1), kinds)
+        evaluator = Evaluator(
+            config.model.to_dict(), sharding.make_mesh(-1, 1, jax.devices()[:1]), kinds
+        )
         _, kept = jax.eval_shape(evaluator.step, state.params, networks, batch)
         assert kept["rebuilt"].shape == (size, height, width, 3)
 
