@@ -290,6 +290,8 @@ def _upload(label, name):
         def preprocess(self, payload):
             return payload and payload.path
 
+    # Gradio writes stubs of a class beside its source; these would be of no use.
+    Path(__file__).with_suffix(".pyi").unlink(missing_ok=True)
     return Upload(
         label=label, height=230, elem_id=name, buttons=[], sources=["upload", "clipboard"]
     )
