@@ -94,10 +94,14 @@ def test_adamw_is_optax_adamw():
     grads = {"kernel": jnp.array([[0.3, 0.1]]), "bias": jnp.array([-0.2])}
     ours = optim.adamw(betas=(0.9, 0.95), eps=1e-6, weight_decay=0.02, clip_norm=10.0)
     theirs = optax.adamw(0.1, 0.9, 0.95, 1e-6, weight_decay=0.02, mask=optim.decay_mask)
-    expected, _ = theirs.update(grads, theirs.init(params), params)
-    updates, _ = ours.update(grads, ours.init(params), params)
-    for key in params:
-        np.testing.assert_allclose(-0.1 * updates[key], expected[key], rtol=1e-6)
+    states = ours.init(params), theirs.init(params)
+    for factor in (1.0, -3.0):  # the first update has the same size whatever the decays
+        given = jax.tree.map(lambda g, factor=factor: factor * g, grads)
+        updates, mine = ours.update(given, states[0], params)
+        expected, other = theirs.update(given, states[1], params)
+        states = mine, other
+        for key in params:
+            np.testing.assert_allclose(-0.1 * updates[key], expected[key], rtol=1e-5)
 
 
 def test_clipping_is_by_the_global_norm():
