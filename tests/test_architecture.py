@@ -167,7 +167,7 @@ ARROWS = {
     },
     "tokenize": {"commands", "data", "models"},
     "detokenize": {"commands", "data", "models"},
-    "export": {"commands", "differences", "models", "precision", "weight_files"},
+    "export": {"commands", "differences", "models", "outputs", "precision", "weight_files"},
     "export_example": set(),
     "classify": {"commands", "data"},
     "retrieve": {"commands", "data", "metrics"},
@@ -208,6 +208,7 @@ ARROWS = {
         "training_images",
     },
     "card": {
+        "outputs",
         "card_page",
         "card_pictures",
         "cluster",

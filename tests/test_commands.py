@@ -39,7 +39,7 @@ PATHS = {
 }
 # those that name none, so that a new argument is thought of here
 WORDS = {
-    *("help", "weights", "heads", "quant_heads", "text_heads", "dtype", "num_threads"),
+    *("help", "weights", "heads", "quant_heads", "text_heads", "precision", "num_threads"),
     *("num_workers", "labels", "templates", "top", "query", "size", "max_images", "batch_size"),
     *("max_bad", "probe_method", "no_text", "cluster", "coordinator", "processes", "process"),
     *("connect_timeout", "port", "host", "keys", "limit", "view", "platforms", "format"),
@@ -121,50 +121,6 @@ class TestLabels:
     def test_longer_than_the_name_of_a_file(self):
         names = tuple(f"class number {number}" for number in range(1000))
         assert label_set(",".join(names)).names == names
-
-
-class TestNewFolder:
-    def test_has_all_or_nothing(self, tmp_path):
-        output = tmp_path / "a" / "out"
-        with pytest.raises(KeyboardInterrupt), commands.new_folder(output) as folder:
-            (folder / "half").write_text("")
-            raise KeyboardInterrupt
-        assert not output.exists()
-        with commands.new_folder(output) as folder:
-            (folder / "below").mkdir()
-            (folder / "below" / "file").write_text("x")
-            assert [path.name for path in output.iterdir()] == [folder.name]
-        assert [str(path.relative_to(output)) for path in output.rglob("*")] == [
-            "below", "below/file"
-        ]  # fmt: skip
-
-    def test_may_be_a_link_and_stays_one(self, tmp_path):
-        (tmp_path / "there").mkdir(mode=0o750)
-        (tmp_path / "link").symlink_to(tmp_path / "there")
-        with commands.new_folder(tmp_path / "link") as folder:
-            (folder / "file").write_text("x")
-        assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "file").is_file()
-        assert (tmp_path / "there").stat().st_mode & 0o777 == 0o750
-
-    def test_what_is_there_stays(self, tmp_path):
-        (tmp_path / "mine").write_text("mine")
-        for output in (tmp_path, tmp_path / "mine"):
-            with pytest.raises(ValueError, match="not empty"), commands.new_folder(output):
-                pass
-        assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-    def test_what_comes_meanwhile_stays(self, tmp_path):
-        output = tmp_path / "out"
-        with pytest.raises(FileExistsError, match="file"), commands.new_folder(output) as folder:
-            (folder / "file").write_text("new")
-            (output / "file").write_text("mine")
-        assert (output / "file").read_text() == "mine" and len(list(output.iterdir())) == 1
-
-    def test_a_killed_one_can_be_tried_again(self, tmp_path):
-        (tmp_path / ".unfinished-0123abcd").mkdir()
-        with commands.new_folder(tmp_path) as folder:
-            (folder / "file").write_text("x")
-        assert (tmp_path / "file").is_file()
 
 
 def test_files_that_are_there_are_refused(tmp_path):

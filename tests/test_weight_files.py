@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from unitok_jax import foreign_files, outputs, strangers, torch_files, weight_files
+from unitok_jax import foreign_files, strangers, torch_files, weight_files
 from unitok_jax.weight_files import ConversionError, read_state
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
@@ -352,36 +352,11 @@ class TestDamage:
 
 
 class TestOutputs:
-    def test_a_failure_leaves_what_was_there(self, tmp_path):
-        path = tmp_path / "x.safetensors"
-        path.write_text("mine")
-        with pytest.raises(KeyError), outputs.replacing(path) as partial:
-            partial.write_text("half")
-            raise KeyError
-        assert path.read_text() == "mine" and os.listdir(tmp_path) == ["x.safetensors"]
-
     def test_a_link_stays_one(self, tmp_path):
         (tmp_path / "link.safetensors").symlink_to(tmp_path / "x.safetensors")
         weight_files.write_safetensors(arrays(), tmp_path / "link.safetensors")
         assert (tmp_path / "link.safetensors").is_symlink()
         assert read_state(tmp_path / "x.safetensors")[1].keys() == arrays().keys()
-
-    @pytest.mark.parametrize("made", [False, True])
-    def test_a_folder_is_as_before(self, tmp_path, made):
-        folder = tmp_path / "a" / "b"
-        if made:
-            folder.mkdir(parents=True)
-        with pytest.raises(KeyError), outputs.new_folder(folder):
-            (folder / "c").mkdir()
-            (folder / "d").touch()
-            raise KeyError
-        assert folder.exists() == made and (not made or not os.listdir(folder))
-
-    def test_a_folder_that_holds_something(self, tmp_path):
-        (tmp_path / "mine").touch()
-        with pytest.raises(ValueError, match="not empty"), outputs.new_folder(tmp_path):
-            pass
-        assert (tmp_path / "mine").exists()
 
     @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
     def test_a_full_disk(self, tmp_path, suffix):

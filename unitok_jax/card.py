@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from unitok_jax import __version__, card_page, card_pictures, cluster, commands, reference
+from unitok_jax import __version__, card_page, card_pictures, cluster, commands, outputs, reference
 from unitok_jax.measuring import Measured, measure
 from unitok_jax.paths import printable
 
@@ -69,7 +69,7 @@ def _run(args: argparse.Namespace) -> None:
                 if args.inception:
                     cache = reference.cache_folder(args.cache)
                     commands.check_writable(cache / "reference.npz", "cache")
-                folder = stack.enter_context(commands.new_folder(args.output))
+                folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
         size = commands.image_size(args.size) if args.size else None
         found = measure(args, size)
         if folder is not None:

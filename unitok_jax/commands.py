@@ -1,15 +1,12 @@
 """What commands have in common: their arguments for weights, data and jobs, and how errors end."""
 
 import argparse
-import contextlib
 import os
 import pathlib
 import re
-import secrets
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -190,53 +187,6 @@ def write_new(path: pathlib.Path, content: bytes, flag: str) -> None:
                 raise
     except OSError as error:
         raise type(error)(f"--{flag}={path} cannot be written: {error}") from error
-
-
-_ASIDE = ".unfinished-"  # how the name of a folder begins that is being filled
-
-
-@contextlib.contextmanager
-def new_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A block that fills a folder; `output` has all of it, or after an error nothing.
-
-    It is filled within `output`, which may be a link or the place of a mounted disk.
-
-    Args:
-      output: not there yet, or empty; errors call it --output.
-
-    Yields:
-      the folder to fill.
-
-    Raises:
-      ValueError: `output` holds something.
-      OSError: it cannot be made, or something came there meanwhile.
-    """
-    there = output.exists()
-    if there and (not output.is_dir() or any(map(_is_strange, output.iterdir()))):
-        raise ValueError(
-            f"--output={output} exists and is not empty; name a new folder, so that nothing mixes"
-        )
-    aside = output / f"{_ASIDE}{secrets.token_hex(4)}"
-    try:
-        aside.mkdir(parents=True)
-    except OSError as error:
-        raise type(error)(f"--output={output} cannot be written: {error}") from error
-    try:
-        yield aside
-        strange = sorted(entry.name for entry in output.iterdir() if _is_strange(entry))
-        if strange:
-            raise FileExistsError(f"--output={output} is not empty any more: it has {strange[0]}")
-        for entry in sorted(aside.iterdir()):
-            entry.rename(output / entry.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        if not there:
-            with contextlib.suppress(OSError):  # it has what was made
-                output.rmdir()
-
-
-def _is_strange(entry: pathlib.Path) -> bool:
-    return not re.fullmatch(rf"{re.escape(_ASIDE)}[0-9a-f]{{8}}", entry.name)
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:

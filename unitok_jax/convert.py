@@ -114,7 +114,7 @@ def write(path, config: ConfigDict, params) -> None:
     elif path.suffix:
         raise ConversionError(f"{printable(path)}: {weight_files.kinds()}")
     else:
-        with new_folder(path), Checkpoints(path, create=True) as checkpoints:
+        with new_folder(path) as folder, Checkpoints(folder, create=True) as checkpoints:
             checkpoints.save(0, {"params": params}, config, {})
 
 

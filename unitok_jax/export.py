@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from unitok_jax import commands, differences, precision, weight_files
+from unitok_jax import commands, differences, outputs, precision, weight_files
 from unitok_jax.extras import how_to_install
 from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import expand, printable
@@ -90,7 +90,7 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
       OSError: writing failed; nothing of it stays.
     """
     folder = expand(folder)
-    with commands.new_folder(folder) as aside:
+    with outputs.new_folder(folder, "--output") as aside:
         if importlib.util.find_spec("flatbuffers") is None:
             raise ImportError(
                 "jax.export writes its files with flatbuffers, which is not installed: "

@@ -3,17 +3,10 @@
 import os
 import stat
 
-from unitok_jax.paths import printable
+from unitok_jax.paths import kind, printable
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 HEAD = 512
 
 
@@ -35,9 +28,8 @@ def check_file(path: str | os.PathLike) -> bytes:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{name} does not exist") from error
-    for test, kind in _KINDS:
-        if test(mode):
-            raise ConversionError(f"{name} is {kind}, not a file")
+    if not stat.S_ISREG(mode):
+        raise ConversionError(f"{name} is {kind(mode)}, not a file")
     with open(path, "rb") as file:
         head = file.read(HEAD)
     if not head:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -35,24 +36,51 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         partial.unlink(missing_ok=True)
 
 
+_ASIDE = ".unfinished-"  # how the name of a folder begins that is being filled
+
+
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """The path of a folder that is made, or is there and empty; if the block fails, it is so again.
+def new_folder(path: str | os.PathLike, flag: str = "") -> Iterator[pathlib.Path]:
+    """A block that fills a folder; `path` has all of it, or after an error nothing.
+
+    It is filled within `path`, which may be a link or the place of a mounted disk.
+
+    Args:
+      path: not there yet, or empty.
+      flag: that gave the path, as '--output', for messages.
+
+    Yields:
+      the folder to fill.
 
     Raises:
-      ConversionError: something is there.
-      OSError: as the block; or it cannot be made.
+      ConversionError: `path` holds something.
+      OSError: as the block; or it cannot be made, or something came there meanwhile.
     """
     path = pathlib.Path(path)
-    made = not path.exists()
-    if not made and (not path.is_dir() or any(path.iterdir())):
-        raise ConversionError(f"{printable(path)} is there and not empty; give a new folder")
-    path.mkdir(parents=True, exist_ok=True)
+    name = f"{flag}={printable(path)}" if flag else printable(path)
+    there = path.exists()
+    if there and (not path.is_dir() or any(map(_is_strange, path.iterdir()))):
+        raise ConversionError(
+            f"{name} exists and is not empty; name a new folder, so that nothing mixes"
+        )
+    aside = path / f"{_ASIDE}{secrets.token_hex(4)}"
     try:
-        yield path
-    except BaseException:  # Ctrl-C too
-        for each in path.iterdir():
-            shutil.rmtree(each) if each.is_dir() else each.unlink()
-        if made:
-            path.rmdir()
-        raise
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise type(error)(f"{name} cannot be written: {error}") from error
+    try:
+        yield aside
+        strange = sorted(entry.name for entry in path.iterdir() if _is_strange(entry))
+        if strange:
+            raise FileExistsError(f"{name} is not empty any more: it has {printable(strange[0])}")
+        for entry in sorted(aside.iterdir()):
+            entry.rename(path / entry.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not there:
+            with contextlib.suppress(OSError):  # it has what was made
+                path.rmdir()
+
+
+def _is_strange(entry: pathlib.Path) -> bool:
+    return not re.fullmatch(rf"{re.escape(_ASIDE)}[0-9a-f]{{8}}", entry.name)

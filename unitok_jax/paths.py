@@ -66,7 +66,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         os.close(descriptor)
         raise
     os.close(descriptor)
-    raise OSError(errno.EINVAL, f"{_kind(mode)}, not a file", os.fspath(path))
+    raise OSError(errno.EINVAL, f"{kind(mode)}, not a file", os.fspath(path))
 
 
 def read_regular(path: str | os.PathLike, limit: int) -> bytes:
@@ -85,6 +85,7 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
         return file.read(size)
 
 
-def _kind(mode: int) -> str:
+def kind(mode: int) -> str:
+    """What is no file, in words, by its `st_mode`: a folder, a pipe, a socket, a device."""
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
