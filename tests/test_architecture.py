@@ -221,7 +221,7 @@ ARROWS = {
     "reconstruct": {"commands", "comparison", "data", "evaluate", "models", "tokenizer"},
 }
 # what every room may import: the standard library, the system and its console, below the data
-EVERYWHERE = {"console", "extras", "foreign_json", "paths"}
+EVERYWHERE = {"console", "extras", "foreign_json", "paths", "signals"}
 ARROWS |= {name: set() for name in EVERYWHERE}
 # what a room may import from outside, where that is part of its promise
 OUTSIDE = {
@@ -229,6 +229,7 @@ OUTSIDE = {
     "extras": set(),
     "foreign_json": set(),
     "paths": set(),
+    "signals": set(),
     "arguments": {"jax", "numpy", "PIL"},
     "batching": {"jax", "numpy"},
     "codes": {"numpy"},

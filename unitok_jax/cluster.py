@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from unitok_jax import signals
 from unitok_jax.membership import ClusterError, Member
 
 log = logging.getLogger(__name__)
@@ -219,30 +220,24 @@ class Preemption:
             self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._notice)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._notice)
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._presses = 0
+        self._listener = signals.Listener(self._told)
 
     def _notice(self, number, _):
         self._come = True
         self._interrupted |= number == signal.SIGINT
 
-    def _listen(self):
-        """Reads the signals as they come, while the main thread may be anywhere."""
-        presses = 0
-        while number := os.read(self._reader, 1):
-            if number[0] != signal.SIGINT:
-                continue
-            presses += 1
-            if presses > 1:
-                os.write(2, b"Ctrl-C again: ended at once, nothing more is saved\n")
-                os._exit(EXIT_INTERRUPTED)
-            os.write(2, b"Ctrl-C: this step is finished and saved; once more ends at once\n")
-            self._come = self._interrupted = True
-            if self._shared:
-                os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells to all processes
-        os.close(self._reader)
+    def _told(self, number):
+        if number != signal.SIGINT:
+            return
+        self._presses += 1
+        if self._presses > 1:
+            os.write(2, b"Ctrl-C again: ended at once, nothing more is saved\n")
+            os._exit(EXIT_INTERRUPTED)
+        os.write(2, b"Ctrl-C: this step is finished and saved; once more ends at once\n")
+        self._come = self._interrupted = True
+        if self._shared:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells to all processes
 
     def come(self) -> bool:
         """Whether to stop now; the same on all processes, which must ask equally often."""
@@ -259,8 +254,7 @@ class Preemption:
 
     def close(self) -> None:
         """Gives the signals back."""
-        signal.set_wakeup_fd(-1)
-        os.close(self._writer)
+        self._listener.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from unitok_jax import signals
 from unitok_jax.paths import printable
 
 # As shells tell a process that SIGINT or SIGPIPE ended.
@@ -103,33 +104,27 @@ def _interrupt_again() -> None:
 class _Interrupts:
     """A context that does for Ctrl-C what Python's own handler cannot.
 
-    That one waits until the main thread leaves C code, which a compiler may do in minutes; and what
-    it raises is lost where Python runs code that cannot fail, as at the end of a collection.
+    That one waits until the main thread leaves C code; and what it raises is lost where Python runs
+    code that cannot fail, as at the end of a collection.
     """
 
     def __init__(self, line: str):
         self._line, self._count = line, 0
 
     def __enter__(self):
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._lost
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._listener = signals.Listener(self._told)
         return self
 
     def __exit__(self, *_):
+        self._listener.close()
         sys.unraisablehook = self._hook
-        signal.set_wakeup_fd(self._wakeup)
-        os.close(self._writer)
 
-    def _watch(self):
-        while number := os.read(self._reader, 1):
-            self._count += number[0] == signal.SIGINT
-            if self._count == 2:
-                print(self._line, file=sys.stderr, flush=True)
-                os._exit(EXIT_INTERRUPTED)
-        os.close(self._reader)
+    def _told(self, number):
+        self._count += number == signal.SIGINT
+        if self._count == 2:
+            print(self._line, file=sys.stderr, flush=True)
+            os._exit(EXIT_INTERRUPTED)
 
     def _lost(self, unraisable):
         if unraisable.exc_type is KeyboardInterrupt:
