@@ -108,7 +108,12 @@ child='' interrupted='' stopping='' presses=0 status=0
 # INT, of a person who does not want to wait, kills it.
 forward_signals() {
   trap 'forward TERM' TERM HUP
-  trap 'presses=$((presses + 1)); if ((presses > 1)); then forward KILL; else forward TERM; fi' INT
+  trap interrupt INT
+}
+
+interrupt() {
+  presses=$((presses + 1))
+  if ((presses > 1)); then forward KILL; else forward TERM; fi
 }
 
 forward() {

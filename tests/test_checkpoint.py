@@ -194,7 +194,7 @@ DAMAGES = {
     "no meta": (lambda f: shutil.rmtree(f / "meta"), "cannot be read"),
     "broken meta": (lambda f: (f / "meta" / "metadata").write_text('{"conf'), "cannot be read"),
     "empty meta": (lambda f: (f / "meta" / "metadata").write_text(""), "cannot be read"),
-    "another meta": (lambda f: (f / "meta" / "metadata").write_text("[]"), "lacks config"),
+    "another meta": (lambda f: (f / "meta" / "metadata").write_text("[]"), "a JSON object"),
     "an empty folder": (empty, "cannot be read"),
     "a half-deleted folder": (half_deleted, "cannot be read|lacks files"),
 }
@@ -305,7 +305,7 @@ class TestDamage:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
         with Checkpoints(copy) as checkpoints:
-            monkeypatch.setattr(type(checkpoints.folder), "read_text", fail)
+            monkeypatch.setattr(type(checkpoints.folder), "read_bytes", fail)
             with pytest.raises(RuntimeError, match="cannot be read now: .*Stale file handle"):
                 checkpoints.meta()
 

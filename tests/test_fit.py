@@ -141,7 +141,7 @@ def test_without_the_compiler(monkeypatch):
 def test_main_tells_in_one_line():
     done = run("tiny", "host:8", settings=NANO | {"data.batch_size": 12})
     assert done.returncode == 2
-    assert "data.batch_size=12 is not a positive multiple of 8" in done.stderr
+    assert "data.batch_size=12 is not a multiple of 8" in done.stderr
     assert "Traceback" not in done.stderr
     done = run("tiny", "host:8", "--efficiency=1.5")
     assert done.returncode == 2 and "--efficiency=1.5" in done.stderr

@@ -293,7 +293,7 @@ class TestEffectiveBatchSize:
         assert len(share["image"]) == 2
 
     def test_batch_that_devices_cannot_share(self):
-        with pytest.raises(ValueError, match="data.batch_size=6 is not a positive multiple of 4"):
+        with pytest.raises(ValueError, match="data.batch_size=6 is not a multiple of 4"):
             effective_batch_size(ml_collections.ConfigDict({"batch_size": 6}), 100, 4)
 
     def test_source_smaller_than_the_devices(self):

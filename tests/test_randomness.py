@@ -42,7 +42,7 @@ class TestStochasticDepth:
 
     def test_attention_and_mlp_are_dropped_independently(self):
         """Equal samples come out in four ways: with both residuals, either, or none."""
-        block = layers.Block(8, 1, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        block = layers.Block(8, 1, dtype=jnp.float32, stream=jnp.float32, rngs=nnx.Rngs(0))
         x = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, 2, 8)), (2000, 2, 8))
         out = block(x, jnp.float32(0.5), jax.random.key(2)).reshape(2000, -1)
         _, counts = np.unique(np.round(out, 4), axis=0, return_counts=True)

@@ -1,6 +1,8 @@
 """What a run evaluates: the first images that can be used, and no other."""
 
+import errno
 import json
+import os
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from configs import default
 from unitok_jax import differences
+from unitok_jax.data import folders
 from unitok_jax.data.health import TooManyBadSamples
 from unitok_jax.data.records import SampleError
 from unitok_jax.data.shapes import shape_source
@@ -64,10 +67,20 @@ class TestTrainingImages:
         with pytest.raises(TooManyBadSamples, match="1 of 10 .*data.max_bad=0.05.*\n.*03.png"):
             run.leave_out(run.bad_evaluation_images())
 
-    def test_file_that_cannot_be_read_is_an_error(self, config, folder):
+    def test_file_that_has_gone_is_left_out(self, config, folder):
         run = Run(config, jax.devices()[:1])
         (folder / "05.png").unlink()
-        with pytest.raises(OSError, match="05.png"):
+        found = {index: reason for index, reason, _ in run.bad_evaluation_images()}
+        assert found == {3: "not_an_image", 5: "unreadable"}
+
+    def test_disk_that_does_not_answer_is_an_error(self, config, folder, monkeypatch):
+        run = Run(config, jax.devices()[:1])
+
+        def read(path, limit):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+        monkeypatch.setattr(folders, "read_regular", read)
+        with pytest.raises(OSError, match="Input/output error"):
             run.bad_evaluation_images()
 
 

@@ -215,7 +215,7 @@ class TestBucket:
     def test_without_the_package(self, monkeypatch):
         monkeypatch.delitem(_registry, "gs", raising=False)
         monkeypatch.setitem(sys.modules, "gcsfs", None)
-        with pytest.raises(ValueError, match=r"gs://b/a\.tar needs .*install 'unitok_jax\[gcs\]'"):
+        with pytest.raises(ValueError, match=r"gs://b/a\.tar needs .*install -e '\.\[gcs\]'"):
             expand("gs://b/a.tar")
 
     def refuse(self, monkeypatch, error):

@@ -210,7 +210,7 @@ class TestCommandLine:
             ("--config.optim.learing_rate=1", ["optim.learing_rate", "optim.learning_rate"]),
             ("--config.stpes=5", ["stpes", "steps"]),
             ("--config.steps=1.5", ["--config.steps=1.5", "int"]),
-            ("--config.log.tensorboard=maybe", ["log.tensorboard=maybe", "boolean"]),
+            ("--config.log.tensorboard=maybe", ["log.tensorboard=maybe", "type bool"]),
             ("--config.data.source.x=1", ["data.source.x", "data.source"]),
             ("--config=configs/nothing.py", ["configs/nothing.py"]),
             ("--config=configs/ablations.py:book4", ["no variant 'book4'", "books4", "bsq"]),

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -85,7 +86,13 @@ def _death(code: int) -> str:
 def starting():
     """A block in which worker processes start. Ctrl-C goes to all processes of a terminal: one that
     is not yet in `end_with_parent` keeps it waiting, and no traceback is printed."""
-    resource_tracker.ensure_running()  # where it starts later, Python 3.11 lifts the mask
+    # Here, as one that starts later lifts the mask in Python 3.11; and told to remove silently what
+    # batches in flight leave in the shared memory: Grain leaves some at every end.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.pop()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
