@@ -14,7 +14,7 @@ from unitok_jax.adversary import Adversary
 class Features(nnx.Module):
     """In place of DINOv2: the mean colours of four rows."""
 
-    def __init__(self, *, dtype, remat=False, rngs):
+    def __init__(self, *, dtype, stream=None, remat=False, rngs):
         pass
 
     def __call__(self, images):
