@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from image_files import (
     EXIF,
+    TURNED,
     XMP,
     chunk,
     encoded,
@@ -29,18 +30,6 @@ JPEG = encoded(picture(), "JPEG", quality=95, subsampling=0)
 PNG = encoded(picture())
 WEBP = encoded(picture(), "WEBP", lossless=True)
 PLAIN = {"JPEG": JPEG, "PNG": PNG, "WEBP": WEBP}
-
-# What a viewer must do to the stored pixels, after the EXIF standard.
-TURNED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 def hexadecimal(data):

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from image_files import TURNED
 from PIL import Image
 
 from unitok_jax.data.transforms import (
@@ -61,17 +62,7 @@ class TestDecode:
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_exif_orientation_gives_upright_pixels(self, orientation):
-        # What a viewer must do to the stored pixels, after the EXIF standard.
-        upright = {
-            1: lambda a: a,
-            2: lambda a: a[:, ::-1],
-            3: lambda a: a[::-1, ::-1],
-            4: lambda a: a[::-1],
-            5: lambda a: a.swapaxes(0, 1),
-            6: lambda a: np.rot90(a, -1),
-            7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-            8: lambda a: np.rot90(a, 1),
-        }[orientation]
+        upright = TURNED[orientation]
         exif = Image.Exif()
         exif[0x0112] = orientation
         data = encoded(picture(), "JPEG", exif=exif, quality=95)

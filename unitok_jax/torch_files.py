@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from unitok_jax.extras import how_to_install
 from unitok_jax.foreign_files import ConversionError
 from unitok_jax.outputs import replacing
 from unitok_jax.paths import printable
@@ -29,8 +30,8 @@ def _import_torch(path: pathlib.Path):
         import torch
     except ImportError as error:
         raise ImportError(
-            f"{path}: {path.suffix} files need PyTorch (the extra 'torch'); a .safetensors file "
-            "does not"
+            f"{path}: {path.suffix} files need PyTorch, a .safetensors file does not; "
+            f"{how_to_install('torch')}"
         ) from error
     return torch
 
