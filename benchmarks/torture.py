@@ -99,7 +99,7 @@ def live(target: Victim, aim: str, chance: random.Random, run: int = 0, delay=No
         if aim == WORKER:
             os.kill(chance.choice(workers), signal.SIGKILL)
             code, text = target.wait(GIVES_UP), target.text()
-            assert code == 1 and "Worker process was terminated" in text, (code, text[-2000:])
+            assert code == 1 and "a worker was killed" in text, (code, text[-2000:])
             life.hit = WORKER
         else:
             target.kill()

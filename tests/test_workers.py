@@ -7,11 +7,14 @@ import os
 import re
 import signal
 
+import ml_collections
+import numpy as np
 import pytest
 
 from formats import config, jpeg, take
 from mounts import tmpfs
-from unitok_jax.data import workers
+from unitok_jax import cluster
+from unitok_jax.data import chunks, workers
 from unitok_jax.data.pipeline import train_batches
 
 ENDED = "Worker process was terminated unexpectedly with exit code {}. Search the logs above"
@@ -65,8 +68,9 @@ class TestEnds:
     def test_the_cause_is_named(self, error, message):
         told = workers.Told(failing(error))
         assert next(told) == 1
-        with pytest.raises(OSError, match=f"^data.num_workers: .*{message}") as raised:
+        with pytest.raises(workers.LostWorker, match=f"^data.num_workers: .*{message}") as raised:
             next(told)
+        assert cluster.may_pass(raised.value)  # a supervisor starts the run again
         assert "\n" not in str(raised.value)
 
     @pytest.mark.parametrize("error", [RuntimeError("x"), OSError(errno.EIO, "x"), ValueError("x")])
@@ -84,6 +88,23 @@ class TestEnds:
             next(found)
             (child,) = multiprocessing.active_children()
             os.kill(child.pid, getattr(signal, name))
-            with pytest.raises(OSError, match=re.escape(message)):
+            with pytest.raises(workers.LostWorker, match=re.escape(message)):
                 for _ in range(100):
                     next(found)
+
+
+def blocked(_, images):
+    """Whether the thread that reads was born deaf to SIGINT, as all of its process then were."""
+    return {"deaf": np.array([signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])])}
+
+
+blocked.image_shape = (1, 1, 3)
+
+
+def test_workers_never_hear_ctrl_c():
+    """Not even while Python starts in them: whoever presses it sees no traceback of theirs."""
+    data = ml_collections.ConfigDict({"num_threads": 1, "num_workers": 3})
+    # One batch is fewer chunks than there are workers: the last starts with a later batch.
+    with contextlib.closing(chunks.stream(blocked, 1, [0], data, batches=6)) as found:
+        assert [batch["deaf"].tolist() for batch in found] == [[True]] * 6
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

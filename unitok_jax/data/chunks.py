@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from unitok_jax.data.health import Notes
-from unitok_jax.data.workers import Told, check_shared_memory, end_with_parent, starting
+from unitok_jax.data.workers import Told, check_shared_memory, end_with_parent
 
 CHUNK = 16  # samples that one thread reads at a time, at most
 ENDLESS = 2**40  # batches
@@ -42,7 +42,7 @@ def stream(
 
     Raises:
         ValueError: no thread, fewer than no workers, or too little shared memory for them; from
-            the iterator, an OSError if a worker was killed.
+            the iterator, a LostWorker if one was killed.
     """
     if data.num_threads < 1 or data.num_workers < 0:
         raise ValueError(
@@ -68,12 +68,7 @@ def stream(
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
         examples = examples.mp_prefetch(options, _begin_worker)
     batched = examples.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join)
-    if not data.num_workers:
-        return Told(iter(batched))
-    with starting():
-        iterator = iter(batched)
-        iterator.start_prefetch()
-    return Told(iterator)
+    return Told(iter(batched), workers=data.num_workers > 0)
 
 
 class _Chunks:

@@ -39,32 +39,40 @@ def check_shared_memory(needed: int) -> None:
         )
 
 
+class LostWorker(ConnectionError):
+    """A worker was killed, or ran out of memory: it may not happen again."""
+
+
 class Told:
     """An iterator of what workers read; their sudden ends are told with the cause.
 
     Args:
-        batches: a `grain.DatasetIterator`.
+        batches: a `grain.DatasetIterator`, which starts its workers when it is first asked.
+        workers: whether it has any.
     """
 
-    def __init__(self, batches):
+    def __init__(self, batches, workers: bool = False):
         self._batches = batches
+        self._around = starting if workers else contextlib.nullcontext
 
     def __iter__(self) -> Iterator:
         return self
 
     def __next__(self):
-        """Raises an OSError if a worker was killed."""
+        """Raises a LostWorker if one was killed, or has found no shared memory."""
+        around, self._around = self._around, contextlib.nullcontext
         try:
-            return next(self._batches)
+            with around():
+                return next(self._batches)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise OSError(f"data.num_workers: {SHARED_MEMORY} is full: {_FIX}") from error
+            raise LostWorker(f"data.num_workers: {SHARED_MEMORY} is full: {_FIX}") from error
         except RuntimeError as error:
             code = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
             if code is None:
                 raise
-            raise OSError(_death(int(code[1]))) from error
+            raise LostWorker(_death(int(code[1]))) from error
 
     def close(self) -> None:
         """Ends the threads and worker processes."""
