@@ -27,7 +27,7 @@ from benchmarks import (
     tokenize,
     train_step,
 )
-from unitok_jax import commands
+from unitok_jax.commands import arguments
 
 
 class Suite:
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: rougher figures")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("benchmarks.json"))
     parser.add_argument("--compare", type=pathlib.Path, help="a report to stand beside this one")
-    commands.run(parser, work)
+    arguments.run(parser, work)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ _NEWS = "import time; began = time.perf_counter(), time.process_time()\n"
 _TOLD = "\nprint(time.perf_counter() - began[0], time.process_time() - began[1])\n"
 _WEIGHTS = """
 import importlib, sys, jax
-from unitok_jax import convert, step
+from unitok_jax import loading, step
 config = importlib.import_module(f"configs.{sys.argv[2]}").get_config()
 params = jax.jit(lambda key: step.init_params(config.model.to_dict(), key))(jax.random.key(0))
-convert.write(sys.argv[1], config, params)
+loading.write(sys.argv[1], config, params)
 """
 _ENCODE = """
 import sys, numpy as np, unitok_jax

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import timing
-from unitok_jax import tokenize
+from unitok_jax.commands import tokenize
 from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config

@@ -31,13 +31,13 @@ def make_input(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     import jax
 
     from configs import tiny
-    from unitok_jax import convert
+    from unitok_jax import loading
     from unitok_jax.step import init_params
 
     config = tiny.get_config()
     config.model.size, config.model.quant_heads = "nano", 2
     params = init_params(config.model.to_dict(), jax.random.key(0))
-    convert.write(folder / "nano.safetensors", config, params)
+    loading.write(folder / "nano.safetensors", config, params)
     source, pictures = shape_source("train"), folder / "pictures"
     pictures.mkdir()
     for index in range(PICTURES):
@@ -97,7 +97,7 @@ def torture(storage: str, kills: int, seed: int, folder: pathlib.Path) -> bool:
 
     def command(output):
         return [
-            *(sys.executable, "-m", "unitok_jax.tokenize", f"--checkpoint={checkpoint}"),
+            *(sys.executable, "-m", "unitok_jax", "tokenize", f"--checkpoint={checkpoint}"),
             *(f"--data={pictures}", f"--output={output}", f"--format={storage}"),
             *(f"--shard_size={SHARD_SIZE}", "--views=ten", "--num_threads=1"),
         ]

@@ -75,7 +75,7 @@ def reference():
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A .safetensors file of the public layout with the tiny reference weights."""
-    from unitok_jax import convert, torch_options
+    from unitok_jax import loading, torch_options
 
     config = torch_options.to_config(parity.manifest("tiny")["config"])
     from unitok_jax import torch_layout
@@ -85,7 +85,7 @@ def weights(tmp_path_factory):
         parity.state("tiny"), abstract_model(config.model.to_dict())[1]
     )
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    convert.write(path, config, params)
+    loading.write(path, config, params)
     return path
 
 

@@ -62,7 +62,7 @@ def serve(checkpoints, folder):
         port = free.getsockname()[1]
     stderr = folder / "stderr"
     process = subprocess.Popen(
-        [sys.executable, "-m", "unitok_jax.demo", f"--port={port}"]
+        [sys.executable, "-m", "unitok_jax", "demo", f"--port={port}"]
         + [f"--checkpoint={','.join(map(str, checkpoints))}"],
         cwd=ROOT,
         env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "XLA_FLAGS": ""},

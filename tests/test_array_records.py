@@ -144,7 +144,7 @@ class TestBadInput:
 
     def test_no_manifest(self, tmp_path):
         write(tmp_path / "a.array_record-00000-of-00001", [b"x"])
-        with pytest.raises(ValueError, match="has no manifest.json.*unitok_jax.data.pack.*tfds"):
+        with pytest.raises(ValueError, match="has no manifest.json.*unitok data pack.*tfds"):
             opened(tmp_path)
 
     def test_packing_that_has_not_ended(self, folder):

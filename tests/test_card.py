@@ -15,7 +15,8 @@ from PIL import Image
 import in_process
 from configs import tiny as tiny_config
 from jobs import environment, free_port
-from unitok_jax import card, convert, evaluation, load, reference
+from unitok_jax import evaluation, load, loading, reference
+from unitok_jax.commands import evaluate
 from unitok_jax.data import progress
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluate.frechet import Moments
@@ -25,7 +26,7 @@ from unitok_jax.train import train
 COUNT = 20
 
 
-run = functools.partial(in_process.run, card)
+run = functools.partial(in_process.run, evaluate)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def checkpoint(tmp_path_factory):
     """A fresh model of CLIP's vocabulary at 64 px."""
     config = tiny_config.get_config()
     path = tmp_path_factory.mktemp("clip") / "tiny.safetensors"
-    convert.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
+    loading.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
     return path
 
 
@@ -70,7 +71,7 @@ def processes(commands, devices, **variables):
     flags = f"--xla_force_host_platform_device_count={devices}"
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "unitok_jax.evaluate", *command],
+            [sys.executable, "-m", "unitok_jax", "evaluate", *command],
             env=environment(devices) | {"XLA_FLAGS": flags} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -432,6 +433,6 @@ def test_an_output_that_exists_is_refused_before_any_work(fast, tmp_path, capsys
 
 
 def test_help_is_a_process():
-    command = [sys.executable, "-m", "unitok_jax.evaluate", "--help"]
+    command = [sys.executable, "-m", "unitok_jax", "evaluate", "--help"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and "--checkpoint" in result.stdout

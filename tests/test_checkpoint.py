@@ -17,7 +17,7 @@ import pytest
 import mounts
 from configs import tiny
 from jobs import free_port
-from unitok_jax import cluster, convert, differences, sharding, stored, workdir
+from unitok_jax import cluster, differences, loading, sharding, stored, workdir
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.checks import check
 
@@ -539,7 +539,7 @@ class TestMetaOfStrangers:
         meta["config"]["model"][key] = value
         path.write_text(json.dumps(meta))
         with pytest.raises(ValueError, match=f"checkpoints.*: model.{key}=.* must be an integer"):
-            convert.read(tmp_path)
+            loading.read(tmp_path)
 
     def test_an_image_size(self, tmp_path, config):
         save(tmp_path, config, [5])
@@ -548,7 +548,7 @@ class TestMetaOfStrangers:
         meta["config"]["data"]["image_size"] = [16 * 10**9, 64]
         path.write_text(json.dumps(meta))
         with pytest.raises(ValueError, match="data.image_size=.* is over 8192"):
-            convert.read(tmp_path)
+            loading.read(tmp_path)
 
     def test_a_home_folder(self, tmp_path, config, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from in_process import run
-from unitok_jax import classify, convert, retrieve
+from unitok_jax import loading
+from unitok_jax.commands import classify, retrieve
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.evaluate.zero_shot import probabilities
 from unitok_jax.step import init_params
@@ -25,7 +26,7 @@ def model(tmp_path_factory):
     config = tiny.get_config()
     params = init_params(config.model.to_dict(), jax.random.key(0))
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    convert.write(path, config, params)
+    loading.write(path, config, params)
     return path
 
 

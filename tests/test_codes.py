@@ -136,7 +136,7 @@ class TestSequence:
 
 class TestBadInput:
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="none is no folder.*unitok_jax.tokenize"):
+        with pytest.raises(FileNotFoundError, match="none is no folder.*unitok tokenize"):
             unitok_jax.open_codes(tmp_path / "none")
         with pytest.raises(ValueError, match="holds no codes"):
             unitok_jax.open_codes(make_images(tmp_path, 1))

@@ -10,14 +10,15 @@ import pytest
 from PIL import Image
 
 import in_process
-from unitok_jax import classify, commands, console, retrieve
+from unitok_jax import console
+from unitok_jax.commands import arguments, classify, retrieve
 from unitok_jax.data.labels import label_set
 
 NEEDED = {
     "classify": ("checkpoint", "input", "labels"),
     "demo": ("checkpoint",),
     "detokenize": ("checkpoint", "codes", "output"),
-    "card": ("checkpoint", "data", "output"),
+    "evaluate": ("checkpoint", "data", "output"),
     "export": ("checkpoint", "output"),
     "reconstruct": ("checkpoint", "input", "output"),
     "retrieve": ("checkpoint", "input", "query"),
@@ -28,7 +29,7 @@ PATHS = {
     "classify": ("checkpoint", "input", "output"),
     "demo": ("checkpoint",),
     "detokenize": ("checkpoint", "codes", "output"),
-    "card": (
+    "evaluate": (
         *("checkpoint", "data", "captions", "index", "output", "inception", "lpips"),
         *("reference", "save_reference", "cache", "probe"),
     ),
@@ -50,8 +51,8 @@ WORDS = {
 def parser_of(module, monkeypatch):
     """The parser of a command, which is not run."""
     found = []
-    monkeypatch.setattr(commands, "run", lambda parser, *_, **__: found.append(parser))
-    importlib.import_module(f"unitok_jax.{module}").main()
+    monkeypatch.setattr(arguments, "run", lambda parser, *_, **__: found.append(parser))
+    importlib.import_module(f"unitok_jax.commands.{module}").main()
     return found[0]
 
 
@@ -75,7 +76,7 @@ def test_both_sides_of_convert(monkeypatch):
 
 
 def test_the_workdir_of_goodput(monkeypatch, tmp_path, capsys):
-    from unitok_jax import goodput
+    from unitok_jax.commands import goodput
 
     monkeypatch.setenv("HOME", str(tmp_path))
     code, _, error = in_process.run(goodput, capsys, monkeypatch, "~/run")
@@ -98,7 +99,7 @@ def test_the_workdir_of_goodput(monkeypatch, tmp_path, capsys):
 )
 def test_words_that_may_be_paths(text, expected, monkeypatch):
     monkeypatch.setenv("HOME", "/h")
-    assert commands.place(text) == expected
+    assert arguments.place(text) == expected
 
 
 def test_a_home_that_is_not_there_is_told(monkeypatch, capsys):
@@ -129,9 +130,9 @@ def test_files_that_are_there_are_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("mine", "link"):
         with pytest.raises(ValueError, match=f"--output=.*{name} is there"):
-            commands.check_new(tmp_path / name, "output")
+            arguments.check_new(tmp_path / name, "output")
     with pytest.raises(FileExistsError, match="--output=.*mine cannot be written"):
-        commands.write_new(mine, b"other", "output")  # it came after the check
+        arguments.write_new(mine, b"other", "output")  # it came after the check
     assert mine.read_text() == "mine" and not (tmp_path / "nowhere").exists()
 
 
@@ -144,7 +145,7 @@ def test_memory_that_does_not_suffice_is_one_line(error, monkeypatch, capsys):
 
     monkeypatch.setattr("sys.argv", ["x"])
     with pytest.raises(SystemExit) as stop:
-        commands.run(commands.make_parser("x", "x"), work)
+        arguments.run(arguments.make_parser("x", "x"), work)
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines() == [
         f"error: out of memory, fewer or smaller images at once may fit: {error}"
@@ -176,7 +177,7 @@ def latin(tmp_path, monkeypatch):
     folder.mkdir()
     for name in (b"a.png", b"caf\xe9.png", b"z.png"):
         Image.new("RGB", (32, 32)).save(folder / os.fsdecode(name))
-    monkeypatch.setattr(commands, "load_tokenizer", lambda _: Known())
+    monkeypatch.setattr(arguments, "load_tokenizer", lambda _: Known())
     return folder
 
 

@@ -246,7 +246,7 @@ def test_a_command_reads_what_it_compiled_before(environment, weights, tmp_path)
     Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 20).convert("RGB").save(tmp_path / "a.png")
     kept = []
     for output in ("first", "second"):
-        command = [sys.executable, "-m", "unitok_jax.reconstruct", f"--checkpoint={weights}"]
+        command = [sys.executable, "-m", "unitok_jax", "reconstruct", f"--checkpoint={weights}"]
         command += [f"--input={tmp_path / 'a.png'}", f"--output={tmp_path / output}"]
         subprocess.run(command, env=environment, cwd=ROOT, check=True)
         kept.append(entries(tmp_path / "home"))

@@ -77,7 +77,7 @@ def test_imports_are_interrupted_quietly(tmp_path):
     """Also before a command has begun, which takes as long as JAX takes to be imported."""
     (tmp_path / "jax.py").write_text("import time; print('ready', flush=True); time.sleep(60)")
     process = subprocess.Popen(
-        [sys.executable, "-m", "unitok_jax.reconstruct", "--help"],
+        [sys.executable, "-m", "unitok_jax", "reconstruct", "--help"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,

@@ -13,7 +13,8 @@ import safetensors
 import safetensors.numpy
 
 import parity
-from unitok_jax import convert, torch_layout, torch_options
+from unitok_jax import loading, torch_layout, torch_options
+from unitok_jax.commands import convert
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.tokenizer import load
 
@@ -63,12 +64,12 @@ class TestRoundTrips:
 
     def test_through_every_kind_of_file(self, weights, tmp_path):
         pytest.importorskip("torch")
-        config, params = convert.read(weights)
+        config, params = loading.read(weights)
         path = weights
         for target in ("a.pth", "folder", "b.safetensors"):
-            convert.write(tmp_path / target, *convert.read(path))
+            loading.write(tmp_path / target, *loading.read(path))
             path = tmp_path / target
-        again, final = convert.read(path)
+        again, final = loading.read(path)
         assert again.to_dict() == config.to_dict()
         assert_equal(final, params)
         assert (tmp_path / "b.safetensors").read_bytes() == weights.read_bytes()
@@ -83,7 +84,7 @@ class TestRoundTrips:
         code = (
             "import sys; sys.modules['torch'] = None\n"
             "from unitok_jax import convert\n"
-            f"convert.write({str(tmp_path / 'o.safetensors')!r}, *convert.read({str(weights)!r}))\n"
+            f"loading.write({str(tmp_path / 'o.safetensors')!r}, *loading.read({str(weights)!r}))\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
         assert (tmp_path / "o.safetensors").read_bytes() == weights.read_bytes()
@@ -102,7 +103,7 @@ class TestRelease:
         return path
 
     def test_read(self, release, reference):
-        config, params = convert.read(release)
+        config, params = loading.read(release)
         assert config.model.text.heads == 4 and tuple(config.data.image_size) == (64, 64)
         assert_equal(torch_layout.to_torch(params), parity.state("tiny"))
 
@@ -111,7 +112,7 @@ class TestRelease:
         from benchmarks.torch_unitok import UniTok
 
         path = tmp_path / "ours.pth"
-        convert.write(path, *convert.read(weights))
+        loading.write(path, *loading.read(weights))
         content = torch.load(path, weights_only=True)
         model = UniTok(**content["args"])
         model.load_state_dict(content["trainer"]["unitok"], strict=True)
@@ -128,7 +129,7 @@ class TestRelease:
         from unitok_jax.step import init_params
 
         tiny.model.latent_width, tiny.model.quant_heads = 64, 2  # the trunk has 4
-        convert.write(
+        loading.write(
             tmp_path / "ours.pth", tiny, init_params(tiny.model.to_dict(), jax.random.key(0))
         )
         content = torch.load(tmp_path / "ours.pth", weights_only=True)
@@ -150,9 +151,9 @@ class TestRelease:
         torch = pytest.importorskip("torch")
         path = tmp_path / "bare.pth"
         torch.save({k: torch.tensor(v) for k, v in parity.state("tiny").items()}, path)
-        with pytest.raises(convert.ConversionError, match="heads, quant_heads, text_heads"):
-            convert.read(path)
-        _, params = convert.read(path, heads=4, quant_heads=4, text_heads=4)
+        with pytest.raises(loading.ConversionError, match="heads, quant_heads, text_heads"):
+            loading.read(path)
+        _, params = loading.read(path, heads=4, quant_heads=4, text_heads=4)
         assert_equal(torch_layout.to_torch(params), parity.state("tiny"))
 
 
@@ -163,7 +164,7 @@ class TestInference:
     def test_sizes_come_from_shapes(self, tmp_path, name):
         path = write_state(tmp_path / "bare.safetensors", parity.state(name))
         heads = {"heads": 4, "text_heads": 4} | ({"quant_heads": 4} if name == "tiny" else {})
-        config, _ = convert.read(path, **heads)
+        config, _ = loading.read(path, **heads)
         expected = torch_options.to_config(parity.manifest(name)["config"])
         for key in expected.model:
             if key not in ("quant_heads", "drop_path", "commitment_weight"):
@@ -171,23 +172,23 @@ class TestInference:
 
     def test_heads_are_checked_against_the_size(self, tmp_path):
         path = write_state(tmp_path / "bare.safetensors", parity.state("tiny"))
-        with pytest.raises(convert.ConversionError, match="heads=8 .* heads=4"):
-            convert.read(path, heads=8, quant_heads=4, text_heads=4)
+        with pytest.raises(loading.ConversionError, match="heads=8 .* heads=4"):
+            loading.read(path, heads=8, quant_heads=4, text_heads=4)
 
     def test_heads_are_checked_against_the_file(self, weights):
-        with pytest.raises(convert.ConversionError, match="text_heads=8 .*text_heads=4"):
-            convert.read(weights, text_heads=8)
+        with pytest.raises(loading.ConversionError, match="text_heads=8 .*text_heads=4"):
+            loading.read(weights, text_heads=8)
 
     def test_head_count_that_the_layout_cannot_carry(self, weights, tmp_path):
-        config, params = convert.read(weights)
+        config, params = loading.read(weights)
         config.model.quant_heads = 2
-        with pytest.raises(convert.ConversionError, match="quant_heads=2"):
-            convert.write(tmp_path / "x.safetensors", config, params)
+        with pytest.raises(loading.ConversionError, match="quant_heads=2"):
+            loading.write(tmp_path / "x.safetensors", config, params)
 
     def test_another_network(self, tmp_path):
         path = write_state(tmp_path / "resnet.safetensors", {"conv1.weight": np.zeros((4, 3))})
-        with pytest.raises(convert.ConversionError, match="not the state dict of a UniTok.*conv1"):
-            convert.read(path)
+        with pytest.raises(loading.ConversionError, match="not the state dict of a UniTok.*conv1"):
+            loading.read(path)
 
     @pytest.mark.parametrize(
         "name",
@@ -202,15 +203,15 @@ class TestInference:
     def test_arrays_without_axes(self, tmp_path, name):
         state = dict(parity.state("tiny")) | {name: np.zeros((), np.float32)}
         path = write_state(tmp_path / "x.safetensors", state)
-        with pytest.raises(convert.ConversionError, match=f"{name} has the shape .* axes"):
-            convert.read(path, heads=4, quant_heads=4, text_heads=4)
+        with pytest.raises(loading.ConversionError, match=f"{name} has the shape .* axes"):
+            loading.read(path, heads=4, quant_heads=4, text_heads=4)
 
     def test_unknown_size(self, tmp_path):
         state = dict(parity.state("tiny"))
         state["encoder.norm.weight"] = np.zeros(96, np.float32)
         path = write_state(tmp_path / "x.safetensors", state)
-        with pytest.raises(convert.ConversionError, match="trunk width 96"):
-            convert.read(path, heads=4, quant_heads=4, text_heads=4)
+        with pytest.raises(loading.ConversionError, match="trunk width 96"):
+            loading.read(path, heads=4, quant_heads=4, text_heads=4)
 
 
 class TestDifferences:
@@ -221,8 +222,8 @@ class TestDifferences:
         state["projection.bias"] = np.zeros(63, np.float32)
         state["encoder.pos_embed"] = np.ones((1, 1, 128), np.float32)
         path = write_state(tmp_path / "x.safetensors", state, parity.manifest("tiny")["config"])
-        with pytest.raises(convert.ConversionError) as error:
-            convert.read(path)
+        with pytest.raises(loading.ConversionError) as error:
+            loading.read(path)
         for line in (
             "5 entries",
             "missing: fc_norm.weight (128,)",
@@ -237,8 +238,8 @@ class TestDifferences:
         state, metadata = read_state(weights)
         args = dict(json.loads(metadata["args"]), model="vitamin_base")
         path = write_state(tmp_path / "x.safetensors", state, args)
-        with pytest.raises(convert.ConversionError, match="shape: encoder.norm.weight is"):
-            convert.read(path)
+        with pytest.raises(loading.ConversionError, match="shape: encoder.norm.weight is"):
+            loading.read(path)
 
     @pytest.mark.parametrize(
         "change, words",
@@ -265,15 +266,15 @@ class TestDifferences:
     def test_options_that_do_not_fit(self, tmp_path, change, words):
         args = dict(parity.manifest("tiny")["config"], **change)
         path = write_state(tmp_path / "x.safetensors", parity.state("tiny"), args)
-        with pytest.raises(convert.ConversionError, match=words):
-            convert.read(path)
+        with pytest.raises(loading.ConversionError, match=words):
+            loading.read(path)
 
     def test_options_that_are_missing(self, tmp_path):
         args = dict(parity.manifest("tiny")["config"])
         del args["vq_beta"], args["text_heads"]
         path = write_state(tmp_path / "x.safetensors", parity.state("tiny"), args)
-        with pytest.raises(convert.ConversionError, match="lack vq_beta, text_heads"):
-            convert.read(path)
+        with pytest.raises(loading.ConversionError, match="lack vq_beta, text_heads"):
+            loading.read(path)
 
 
 class TestFiles:
@@ -295,14 +296,14 @@ class TestFiles:
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "mine").touch()
         (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "nothing")
-        with pytest.raises(convert.ConversionError, match="not written over"):
+        with pytest.raises(loading.ConversionError, match="not written over"):
             convert.convert(str(weights), str(tmp_path / name))
         assert (tmp_path / "x.safetensors").read_text() == "mine"
         assert not (tmp_path / "nothing").exists()
 
     def test_the_source_is_no_target(self, weights):
         before = weights.read_bytes()
-        with pytest.raises(convert.ConversionError, match="is what is read"):
+        with pytest.raises(loading.ConversionError, match="is what is read"):
             convert.convert(str(weights), str(weights.parent / "." / weights.name))
         assert weights.read_bytes() == before
 
@@ -314,48 +315,48 @@ class TestFiles:
 
     def test_a_folder_that_is_something_else(self, tmp_path):
         (tmp_path / "cat.png").touch()
-        with pytest.raises(convert.ConversionError, match="a folder of images.*no workdir"):
-            convert.read(tmp_path)
+        with pytest.raises(loading.ConversionError, match="a folder of images.*no workdir"):
+            loading.read(tmp_path)
 
     def test_a_write_that_fails_leaves_nothing(self, weights, tmp_path, monkeypatch):
-        config, params = convert.read(weights)
-        monkeypatch.setattr(convert.Checkpoints, "save", lambda *_: 1 / 0)
+        config, params = loading.read(weights)
+        monkeypatch.setattr(loading.Checkpoints, "save", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            convert.write(tmp_path / "folder", config, params)
+            loading.write(tmp_path / "folder", config, params)
         assert not os.listdir(tmp_path)
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nothing.pth"):
-            convert.read(tmp_path / "nothing.pth")
+            loading.read(tmp_path / "nothing.pth")
 
     def test_folder_without_checkpoints(self, tmp_path):
         with pytest.raises(ValueError, match="no folder 'checkpoints'"):
-            convert.read(tmp_path)
+            loading.read(tmp_path)
 
     def test_unknown_suffix(self, weights, tmp_path):
         (tmp_path / "x.npz").write_text("content")
-        with pytest.raises(convert.ConversionError, match="safetensors"):
-            convert.read(tmp_path / "x.npz")
-        with pytest.raises(convert.ConversionError, match="safetensors"):
-            convert.write(tmp_path / "y.npz", *convert.read(weights))
+        with pytest.raises(loading.ConversionError, match="safetensors"):
+            loading.read(tmp_path / "x.npz")
+        with pytest.raises(loading.ConversionError, match="safetensors"):
+            loading.write(tmp_path / "y.npz", *loading.read(weights))
 
     def test_folder_that_is_not_empty(self, weights, tmp_path):
         (tmp_path / "mine").touch()
-        with pytest.raises(convert.ConversionError, match="not empty"):
-            convert.write(tmp_path, *convert.read(weights))
+        with pytest.raises(loading.ConversionError, match="not empty"):
+            loading.write(tmp_path, *loading.read(weights))
 
     def test_garbage_safetensors(self, tmp_path):
         (tmp_path / "x.safetensors").write_bytes(b"\x00" * 100)
-        with pytest.raises(convert.ConversionError, match="not a safetensors file"):
-            convert.read(tmp_path / "x.safetensors")
+        with pytest.raises(loading.ConversionError, match="not a safetensors file"):
+            loading.read(tmp_path / "x.safetensors")
 
     @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"weights": [1, 2]})])
     def test_no_torch_file(self, tmp_path, content):
         pytest.importorskip("torch")
         path = tmp_path / "x.pth"
         path.write_bytes(content)
-        with pytest.raises(convert.ConversionError, match="x.pth"):
-            convert.read(path)
+        with pytest.raises(loading.ConversionError, match="x.pth"):
+            loading.read(path)
 
     def test_pickle_with_code_is_not_run(self, tmp_path):
         torch = pytest.importorskip("torch")
@@ -366,8 +367,8 @@ class TestFiles:
                 return open, (str(trace), "w")
 
         torch.save({"args": Evil(), "trainer": {"unitok": {}}}, path)
-        with pytest.raises(convert.ConversionError, match="safely"):
-            convert.read(path)
+        with pytest.raises(loading.ConversionError, match="safely"):
+            loading.read(path)
         assert not trace.exists()
 
     @pytest.mark.parametrize(
@@ -384,8 +385,8 @@ class TestFiles:
         torch = pytest.importorskip("torch")
         path = tmp_path / "x.pth"
         torch.save(content, path)
-        with pytest.raises(convert.ConversionError, match=words):
-            convert.read(path)
+        with pytest.raises(loading.ConversionError, match=words):
+            loading.read(path)
 
     def test_command_ends_in_one_line(self, tmp_path):
         run = command(tmp_path / "nothing.pth", tmp_path / "x")
@@ -395,7 +396,7 @@ class TestFiles:
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "unitok_jax.convert", *map(str, arguments)],
+        [sys.executable, "-m", "unitok_jax", "convert", *map(str, arguments)],
         capture_output=True,
         text=True,
     )
@@ -424,7 +425,7 @@ class TestClip:
         import clip_files
 
         source = clip_files.write(tmp_path / "clip.safetensors", clip_files.vitamin_clip())
-        with pytest.raises(convert.ConversionError, match="written as .safetensors only"):
+        with pytest.raises(loading.ConversionError, match="written as .safetensors only"):
             convert.convert(str(source), str(tmp_path / "folder"))
 
 
@@ -454,11 +455,11 @@ class TestWeightsOfARun:
             ("ema", state.ema),
             ("raw", state.generator.params),
         ):
-            assert_equal(convert.read(path, weights)[1], params)
-            assert_equal(convert.read(path / "checkpoints" / "3", weights)[1], params)
+            assert_equal(loading.read(path, weights)[1], params)
+            assert_equal(loading.read(path / "checkpoints" / "3", weights)[1], params)
         run = command(path, tmp_path / "raw.safetensors", "--weights=raw")
         assert run.returncode == 0, run.stderr
-        assert_equal(convert.read(tmp_path / "raw.safetensors")[1], state.generator.params)
+        assert_equal(loading.read(tmp_path / "raw.safetensors")[1], state.generator.params)
         assert load(path, weights="raw").hash == load(tmp_path / "raw.safetensors").hash
         assert load(path, weights="raw").hash != load(path).hash
 
@@ -468,23 +469,23 @@ class TestWeightsOfARun:
         content = json.loads(meta.read_text())
         content["digests"]["training"]["params.fc_norm.scale"] ^= 1
         meta.write_text(json.dumps(content))
-        convert.read(path)
+        loading.read(path)
         with pytest.raises(ValueError, match="params.fc_norm.scale"):
-            convert.read(path, "raw")
+            loading.read(path, "raw")
 
     def test_run_without_an_average(self, saved):
         path, state = saved(0.0)
-        assert_equal(convert.read(path, "raw")[1], state.params)
-        with pytest.raises(convert.ConversionError, match="weights=ema.*no average"):
-            convert.read(path, "ema")
+        assert_equal(loading.read(path, "raw")[1], state.params)
+        with pytest.raises(loading.ConversionError, match="weights=ema.*no average"):
+            loading.read(path, "ema")
 
     def test_what_holds_one_set(self, weights, tmp_path):
-        convert.write(tmp_path / "folder", *convert.read(weights))
+        loading.write(tmp_path / "folder", *loading.read(weights))
         for path in (weights, tmp_path / "folder"):
             for choice in ("ema", "raw"):
-                with pytest.raises(convert.ConversionError, match="one set"):
-                    convert.read(path, choice)
+                with pytest.raises(loading.ConversionError, match="one set"):
+                    loading.read(path, choice)
 
     def test_another_word(self, weights):
         with pytest.raises(ValueError, match="weights='mean' is not one of ema, raw"):
-            convert.read(weights, "mean")
+            loading.read(weights, "mean")

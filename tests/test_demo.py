@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 import pages
-from unitok_jax import actions, convert, demo
+from unitok_jax import actions, loading
+from unitok_jax.commands import demo
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import resize_center_crop, to_uint8
 from unitok_jax.step import init_params
@@ -34,7 +35,7 @@ def checkpoint(folder):
 
     config = tiny.get_config()
     path = folder / "clip.safetensors"
-    convert.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
+    loading.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
     return path
 
 

@@ -13,7 +13,8 @@ import in_process
 import unitok_jax
 from tokenized import command, kill_when, loaded_once, make_images, run
 from tokenized import start as start_process
-from unitok_jax import convert, detokenize, tokenize
+from unitok_jax import loading
+from unitok_jax.commands import detokenize, tokenize
 from unitok_jax.data.shard_files import PARTIAL, sweep
 from unitok_jax.data.transforms import to_uint8
 
@@ -96,7 +97,7 @@ def test_only_what_was_left_half_written_is_removed(tmp_path):
 def test_killed_and_continued(weights, made, tmp_path):
     output = tmp_path / "out"
     arguments = [
-        *command("", "", "")[:2], "unitok_jax.detokenize", f"--checkpoint={weights}",
+        *command("", "", "")[:3], "detokenize", f"--checkpoint={weights}",
         f"--codes={made}", f"--output={output}",
     ]  # fmt: skip
     process = start_process(arguments)
@@ -132,7 +133,7 @@ class TestBadInput:
         params = jax.tree.map(np.array, tokenizer.params)
         jax.tree.leaves(params)[0].flat[0] += 1
         other = tmp_path / "other.safetensors"
-        convert.write(other, tokenizer.config, params)
+        loading.write(other, tokenizer.config, params)
         code, _, error = run_here(capsys, monkeypatch, other, made, tmp_path / "out")
         assert code == 2 and tokenizer.hash in error and unitok_jax.load(other).hash in error
         assert not (tmp_path / "out").exists()
@@ -194,5 +195,5 @@ class TestNames:
 
 
 def test_help_is_a_process():
-    code, printed, _ = run([*command("", "", "")[:2], "unitok_jax.detokenize", "--help"])
+    code, printed, _ = run([*command("", "", "")[:3], "detokenize", "--help"])
     assert code == 0 and "--view" in printed

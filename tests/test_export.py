@@ -12,7 +12,7 @@ from PIL import Image
 
 import in_process
 from mounts import remount, tmpfs
-from unitok_jax import convert, export
+from unitok_jax import export, loading
 from unitok_jax.data.transforms import to_uint8
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import load
@@ -131,7 +131,7 @@ def test_full_disk(weights, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("change", [{"quantizer": "residual"}, {"num_query": 2}])
 def test_other_models(tiny, tmp_path, change):
     tiny.model.update(change)
-    convert.write(tmp_path / "model", tiny, init_params(tiny.model.to_dict(), jax.random.key(0)))
+    loading.write(tmp_path / "model", tiny, init_params(tiny.model.to_dict(), jax.random.key(0)))
     tokenizer = load(tmp_path / "model", batch_size=1)
     export.write(tmp_path / "out", tokenizer, (32, 32), ("cpu",), 1)
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)

@@ -14,7 +14,8 @@ import safetensors.numpy
 from flax import nnx
 
 import parity
-from unitok_jax import convert, frozen, torch_layout
+from unitok_jax import frozen, loading, torch_layout
+from unitok_jax.commands import convert
 from unitok_jax.models import lpips
 
 KINDS = tuple(frozen.NETWORKS)
@@ -134,7 +135,7 @@ class TestEveryNetwork:
             f"frozen.{kind}={path!r}",
             network.file,
             network.project,
-            f"python -m unitok_jax.convert {network.file} {kind}.safetensors",
+            f"unitok convert {network.file} {kind}.safetensors",
             "loss.it=0",
             f"frozen.{kind}=seeded",
         ):
@@ -145,7 +146,7 @@ class TestEveryNetwork:
         names = torch_layout.entries(frozen.abstract(kind, jnp.float32)[1], rows(kind))
         dropped = [name for name in names if name.endswith("bias")]
         state["surplus"] = np.zeros(3, np.float32)
-        with pytest.raises(convert.ConversionError) as error:
+        with pytest.raises(loading.ConversionError) as error:
             load(kind, save(tmp_path / "x.safetensors", state))
         text = str(error.value)
         assert f"{len(dropped) + 1} entries do not fit" in text and "missing" in text
@@ -162,7 +163,7 @@ class TestLpipsLayouts:
         assert_is("lpips", load("lpips", f"{one},{two}")[1])
         target = tmp_path / "lpips.safetensors"
         run = subprocess.run(
-            [sys.executable, "-m", "unitok_jax.convert", f"{two},{one}", str(target)],
+            [sys.executable, "-m", "unitok_jax", "convert", f"{two},{one}", str(target)],
             capture_output=True,
             text=True,
         )
@@ -172,7 +173,7 @@ class TestLpipsLayouts:
 
     def test_name_in_both_files(self, tmp_path):
         one = save(tmp_path / "a.safetensors", heads())
-        with pytest.raises(convert.ConversionError, match="lin0.model.1.weight is in more than"):
+        with pytest.raises(loading.ConversionError, match="lin0.model.1.weight is in more than"):
             load("lpips", f"{one},{one}")
 
     @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ class TestLpipsLayouts:
         ],
     )
     def test_contradictions(self, tmp_path, change, words):
-        with pytest.raises(convert.ConversionError, match=words):
+        with pytest.raises(loading.ConversionError, match=words):
             load("lpips", save(tmp_path / "x.safetensors", package() | change))
 
 
@@ -276,12 +277,12 @@ def test_wrong_file(kind, other, wrong_files):
 @pytest.mark.parametrize("other", [name for name in WRONG if name not in ("unitok", "resnet")])
 def test_convert_says_what_it_does_not_know(other, wrong_files, tmp_path):
     path, words = wrong_files[other]
-    with pytest.raises(convert.ConversionError, match=f"seems to be .*{words}"):
+    with pytest.raises(loading.ConversionError, match=f"seems to be .*{words}"):
         convert.convert(str(path), str(tmp_path / "x.safetensors"))
 
 
 def test_frozen_networks_are_written_as_safetensors_only(files, tmp_path):
-    with pytest.raises(convert.ConversionError, match="safetensors only"):
+    with pytest.raises(loading.ConversionError, match="safetensors only"):
         convert.convert(str(files["lpips"]), str(tmp_path / "folder"))
 
 
@@ -304,7 +305,7 @@ def test_arrays_without_axes_are_another_network(name):
 def test_a_pointer_of_git_lfs_is_named_with_its_key(tmp_path):
     path = tmp_path / "lpips.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(convert.ConversionError, match="^frozen.lpips=.*pointer of Git LFS"):
+    with pytest.raises(loading.ConversionError, match="^frozen.lpips=.*pointer of Git LFS"):
         load("lpips", path)
 
 

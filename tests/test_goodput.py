@@ -103,7 +103,9 @@ def test_a_clock_that_was_set_back():
 
 def command(workdir):
     return subprocess.run(
-        [sys.executable, "-m", "unitok_jax.goodput", str(workdir)], capture_output=True, text=True
+        [sys.executable, "-m", "unitok_jax", "goodput", str(workdir)],
+        capture_output=True,
+        text=True,
     )
 
 

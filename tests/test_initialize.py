@@ -10,7 +10,7 @@ import pytest
 
 import parity
 from clip_files import text, timm_vit, vit_clip, vitamin, vitamin_clip, write
-from unitok_jax import convert, initialize, parts, sharding, torch_layout, torch_options
+from unitok_jax import initialize, loading, parts, sharding, torch_layout, torch_options
 from unitok_jax.models.unitok import abstract_model
 
 
@@ -67,7 +67,7 @@ class TestOtherPaths:
     def test_folders(self, tmp_path, abstract, fresh, model, names, words):
         for name in names:
             (tmp_path / name).touch()
-        with pytest.raises(convert.ConversionError, match=f"{words}.*no workdir.*is wanted"):
+        with pytest.raises(loading.ConversionError, match=f"{words}.*no workdir.*is wanted"):
             start(tmp_path, abstract, fresh, model)
 
     @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ class TestOtherPaths:
     )
     def test_files(self, tmp_path, abstract, fresh, model, name, words):
         (tmp_path / name).write_text("content")
-        with pytest.raises(convert.ConversionError, match=f"{words}.*known: .pth"):
+        with pytest.raises(loading.ConversionError, match=f"{words}.*known: .pth"):
             start(tmp_path / name, abstract, fresh, model)
 
     def test_home_folder(self, tmp_path, abstract, fresh, model, monkeypatch):
@@ -258,9 +258,9 @@ def saved(request, weights, tmp_path_factory):
     if request.param.endswith(".pth"):
         pytest.importorskip("torch")
     path = tmp_path_factory.mktemp("saved") / request.param
-    config, params = convert.read(weights)
+    config, params = loading.read(weights)
     config.data.image_size = (64, 96)
-    convert.write(path, config, params)
+    loading.write(path, config, params)
     return path
 
 
@@ -370,7 +370,7 @@ class TestCommand:
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "unitok_jax.initialize", *map(str, arguments)],
+        [sys.executable, "-m", "unitok_jax", "inspect", *map(str, arguments)],
         capture_output=True,
         text=True,
     )

@@ -34,7 +34,7 @@ def make_images(folder, count, bad=()):
 
 def command(path, output, *more, source="folder"):
     return [
-        *(sys.executable, "-m", "unitok_jax.data.pack", "--config=configs/tiny.py"),
+        *(sys.executable, "-m", "unitok_jax", "data", "pack", "--config=configs/tiny.py"),
         *(f"--config.data.source={source}", f"--config.data.path={path}", f"--output={output}"),
         *("--workers=1", "--shard_size=4", *more),
     ]
@@ -312,7 +312,9 @@ class TestBadInput:
         assert not (tmp_path / "out").exists()
 
     def test_no_config(self, tmp_path):
-        code, _, error = run(sys.executable, "-m", "unitok_jax.data.pack", f"--output={tmp_path}")
+        code, _, error = run(
+            sys.executable, "-m", "unitok_jax", "data", "pack", f"--output={tmp_path}"
+        )
         assert code == 2 and error == "error: --config is missing; for example " + (
             "--config=configs/b16.py\n"
         )
@@ -344,5 +346,5 @@ class TestBadInput:
         assert len(packed(output)) == 300
 
     def test_help(self):
-        code, printed, _ = run(sys.executable, "-m", "unitok_jax.data.pack", "--help")
+        code, printed, _ = run(sys.executable, "-m", "unitok_jax", "data", "pack", "--help")
         assert code == 0 and "--shard_size" in printed and "data.source=array_record" in printed

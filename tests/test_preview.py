@@ -343,7 +343,7 @@ def _three(quantiles):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "unitok_jax.data.preview", *arguments]
+    command = [sys.executable, "-m", "unitok_jax", "data", "preview", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from unitok_jax import convert, torch_layout
+from unitok_jax import loading, torch_layout
 from unitok_jax.models import layers, quantizer
 from unitok_jax.models.quantizer import join_chunks, split_chunks
 from unitok_jax.models.unitok import QUANTIZERS, abstract_model
@@ -272,7 +272,7 @@ class TestFiles:
         assert codes.shape == (1, 4, 4)
         np.testing.assert_array_equal(codes, tokenizer.encode(images))
         assert again.decode(codes).shape == (1, 32, 32, 3)
-        with pytest.raises(convert.ConversionError, match="quant_heads=2 was given"):
+        with pytest.raises(loading.ConversionError, match="quant_heads=2 was given"):
             load(tmp_path / "folder", quant_heads=2)
 
     @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
@@ -281,8 +281,8 @@ class TestFiles:
             pytest.importorskip("torch")
         config = tiny_config(kind)
         params = abstract_model(config.model.to_dict())[1]
-        with pytest.raises(convert.ConversionError, match=f"model.quantizer='{kind}'.*folder"):
-            convert.write(tmp_path / name, config, params)
+        with pytest.raises(loading.ConversionError, match=f"model.quantizer='{kind}'.*folder"):
+            loading.write(tmp_path / name, config, params)
         assert not (tmp_path / name).exists()
         with pytest.raises(torch_layout.LayoutError, match="quantizer"):
             torch_layout.to_torch(params)

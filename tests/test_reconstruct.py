@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import in_process
-from unitok_jax import reconstruct
+from unitok_jax.commands import reconstruct
 from unitok_jax.data.inputs import Inputs
 
 run = functools.partial(in_process.run, reconstruct)
@@ -197,6 +197,8 @@ def test_image_smaller_than_a_token(weights, tmp_path, capsys, monkeypatch):
 
 def test_help_is_a_process():
     result = subprocess.run(
-        [sys.executable, "-m", "unitok_jax.reconstruct", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "unitok_jax", "reconstruct", "--help"],
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0 and "--checkpoint" in result.stdout

@@ -26,7 +26,7 @@ from tokenized import (
     shards,
     start,
 )
-from unitok_jax import tokenize
+from unitok_jax.commands import tokenize
 from unitok_jax.data.shard_files import PARTIAL
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
@@ -411,9 +411,9 @@ def pack(folder, output):
 
 def other_weights(tokenizer, folder):
     """The same model with one number changed."""
-    from unitok_jax import convert
+    from unitok_jax import loading
 
     params = jax.tree.map(np.array, tokenizer.params)
     jax.tree.leaves(params)[0].flat[0] += 1
-    convert.write(folder / "other.safetensors", tokenizer.config, params)
+    loading.write(folder / "other.safetensors", tokenizer.config, params)
     return folder / "other.safetensors"

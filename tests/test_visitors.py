@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import pages
-from unitok_jax import convert, examples, visitors
+from unitok_jax import examples, loading, visitors
 from unitok_jax.step import init_params
 
 META = {"_type": "gradio.FileData"}
@@ -29,7 +29,7 @@ def page(tmp_path_factory):
     config = tiny.get_config()
     config.model.size = "nano"
     checkpoint = folder / "nano"
-    convert.write(checkpoint, config, init_params(config.model.to_dict(), jax.random.key(0)))
+    loading.write(checkpoint, config, init_params(config.model.to_dict(), jax.random.key(0)))
     with pages.serve([checkpoint], folder) as served:
         yield served
     assert not list(served.folder.iterdir())  # the process took its folder with it

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jobs import environment
-from unitok_jax import commands
+from unitok_jax.commands import arguments
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -35,7 +35,7 @@ def make_images(folder, count, size=(70, 90), start=0):
 
 def command(weights, data, output, *more):
     return [
-        *(sys.executable, "-m", "unitok_jax.tokenize", f"--checkpoint={weights}"),
+        *(sys.executable, "-m", "unitok_jax", "tokenize", f"--checkpoint={weights}"),
         *(f"--data={data}", f"--output={output}", "--num_threads=1", *more),
     ]
 
@@ -55,7 +55,7 @@ def run(arguments, devices=1):
 @contextlib.contextmanager
 def loaded_once():
     """Commands of this process share tokenizers of one file, so that each compiles once."""
-    load, loaded = commands.load_tokenizer, {}
+    load, loaded = arguments.load_tokenizer, {}
 
     def shared(args, **options):
         key = str(args.checkpoint), args.precision, args.weights, str(options)
@@ -64,7 +64,7 @@ def loaded_once():
         return loaded[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "load_tokenizer", shared)
+        patch.setattr(arguments, "load_tokenizer", shared)
         yield
 
 

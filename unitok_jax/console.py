@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 from unitok_jax import signals
 from unitok_jax.paths import printable
@@ -57,6 +58,12 @@ def complain(error: BaseException | str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
 
 
+def refuse(error: BaseException | str, code: int = 2) -> NoReturn:
+    """Ends the process with what is wrong, told as `complain` does."""
+    complain(error)
+    sys.exit(code)
+
+
 def begin(package: str) -> None:
     """Makes Ctrl-C quiet from the first import of a command on: imports take seconds.
 
@@ -66,7 +73,8 @@ def begin(package: str) -> None:
       package: its folder, which holds the commands.
     """
     script = sys.argv[0] if sys.argv else ""
-    if script == "-m":  # so it is until `python -m` has imported the packages around a module
+    # "-m" it is until `python -m` has imported the packages around a module
+    if script == "-m" or os.path.basename(script) == "unitok":
         _be_quiet()
     elif os.path.abspath(script).startswith(os.path.join(package, "")):
         from multiprocessing import parent_process

@@ -1,6 +1,6 @@
 """One pass of a tokenizer over a source of images: all that its measures need, each image once.
 
-Training and the command `python -m unitok_jax.evaluate` use this same pass.
+Training and the command `unitok evaluate` use this same pass.
 """
 
 import contextlib

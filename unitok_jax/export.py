@@ -1,11 +1,9 @@
 """Writes a tokenizer as compiled-on-load programs that run without this package.
 
-`python -m unitok_jax.export --checkpoint=DIR --output=DIR` writes `encode.jax` and `decode.jax`
-(jax.export), `weights.safetensors`, `export.json` and `example.py`, which shows how to use them:
-it needs jax, flatbuffers, numpy, safetensors and pillow.
+They are `encode.jax` and `decode.jax` (jax.export), beside `weights.safetensors`, `export.json` and
+`example.py`, which shows how to use them: it needs jax, flatbuffers, numpy, safetensors and pillow.
 """
 
-import argparse
 import importlib.util
 import json
 import pathlib
@@ -16,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from unitok_jax import commands, differences, outputs, precision, weight_files
+from unitok_jax import differences, outputs, precision, weight_files
 from unitok_jax.extras import how_to_install
 from unitok_jax.models.vitamin import STRIDE
-from unitok_jax.paths import expand, printable
+from unitok_jax.paths import expand
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _PARTS = ("encoder", "quant_proj", "quantizer", "post_quant_proj", "decoder")
@@ -117,37 +115,3 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
             shutil.copyfile(_EXAMPLE, aside / "example.py")
         except OSError as error:
             raise OSError(f"--output={folder} cannot be written: {error}") from error
-
-
-def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = commands.make_parser("export", __doc__)
-    commands.add_checkpoint(parser)
-    parser.add_argument("--output", required=True, type=commands.path, help="a new folder")
-    parser.add_argument("--size", help="N or HEIGHTxWIDTH of the images; default: the model's")
-    parser.add_argument(
-        "--platforms", default="cpu,cuda,tpu", help=f"some of {','.join(PLATFORMS)}"
-    )
-    parser.add_argument("--batch_size", type=int, help="images of a call; default: any number")
-    commands.run(parser, _run)
-
-
-def _run(args: argparse.Namespace) -> None:
-    platforms = args.platforms.split(",")
-    unknown = [name for name in platforms if name not in PLATFORMS]
-    if unknown or len(set(platforms)) < len(platforms):
-        raise ValueError(
-            f"--platforms={args.platforms}: expected different ones of {','.join(PLATFORMS)}"
-        )
-    if args.batch_size is not None and args.batch_size < 1:
-        raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
-    size = commands.image_size(args.size) if args.size else None
-    tokenizer = commands.load_tokenizer(args)
-    write(args.output, tokenizer, size or tokenizer.image_size, platforms, args.batch_size)
-    total = sum(path.stat().st_size for path in args.output.iterdir())
-    output, example = printable(args.output), printable(args.output / "example.py")
-    print(f"{output}: {total / 1e6:.1f} MB; try python {example} IMAGE")
-
-
-if __name__ == "__main__":
-    main()

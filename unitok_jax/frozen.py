@@ -180,7 +180,7 @@ def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.G
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{key}={path!r}: {error}. It must name the weights of {network.what}: get "
-            f"{network.file} of {network.project}, then `python -m unitok_jax.convert "
+            f"{network.file} of {network.project}, then `unitok convert "
             f"{network.file} {kind}.safetensors` and {key}={kind}.safetensors; without the "
             f"network: {turn_off}; random weights, for trying things out: {key}={SEEDED}"
         ) from error

@@ -1,4 +1,4 @@
-"""What part of a run's time was training: `python -m unitok_jax.goodput WORKDIR`.
+"""What part of a run's time was training.
 
 Adds up `timing.jsonl` over all starts of a run. `training` is the time of steps that count, of each
 step its last execution; `repeated` that of steps which a later start had to do again, because it
@@ -7,18 +7,15 @@ beginning of the next. The clock of `timing` tells what the others are. The sum 
 beginning of the first process to the last record.
 """
 
-import argparse
 import dataclasses
 import itertools
 import math
-import os
-import sys
 import time
 from typing import Any
 
 from etils import epath
 
-from unitok_jax import console, timing
+from unitok_jax import timing
 
 _ROWS = ("training", "repeated", *(kind for kind in timing.KINDS if kind != "training"), "down")
 
@@ -116,28 +113,3 @@ def _part_beyond(kept: float, first: int, last: int) -> float:
     if last == first:
         return float(last > kept)
     return min(max(last - max(first, kept), 0.0) / (last - first), 1.0)
-
-
-def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unitok_jax.goodput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("workdir", type=_workdir, help="of a run that trains or has trained")
-    args = parser.parse_args()
-    try:
-        with console.command():
-            print(measure(args.workdir).table())
-    except (ValueError, OSError) as error:
-        console.complain(error)
-        sys.exit(2)
-
-
-def _workdir(text: str) -> epath.Path:
-    return epath.Path(os.path.expanduser(text))
-
-
-if __name__ == "__main__":
-    main()

@@ -83,7 +83,7 @@ def fetch(name: str) -> pathlib.Path:
 
 
 def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
-    """Configuration and parameters of such a folder; see `convert.read`.
+    """Configuration and parameters of such a folder; see `loading.read`.
 
     Raises:
       ConversionError: files that are missing, of another library or version, or that do not fit
@@ -149,13 +149,13 @@ def _check_files(folder):
         raise ConversionError(
             f"{folder} holds no {WEIGHTS}, only {', '.join(pickles)}: a pickle can run code when "
             "it is opened by a library that trusts it, so none is read from such a folder. If you "
-            f"trust its origin: python -m unitok_jax.convert {folder / pickles[0]} NEW_FOLDER "
+            f"trust its origin: unitok convert {folder / pickles[0]} NEW_FOLDER "
             "--format=hub"
         )
     raise ConversionError(
         f"{folder} holds no {WEIGHTS} (and no folder 'checkpoints', as a workdir has once a "
         "checkpoint was saved). Pickles of the hub are not fetched: download one and convert it "
-        "with python -m unitok_jax.convert FILE NEW_FOLDER --format=hub"
+        "with unitok convert FILE NEW_FOLDER --format=hub"
     )
 
 

@@ -1,32 +1,20 @@
-"""Starting a run from weights: a UniTok's of ours or released, or a CLIP's.
+"""Starting a run from weights: a UniTok's of ours or released, or a CLIP's."""
 
-`python -m unitok_jax.initialize FILE --config=configs/l16.py` prints what a run of that
-configuration would take from the file, and starts nothing. `--config.model.embed_dim=512` sets a
-key; `--include='encoder.*'`, which may be repeated, takes only the parameters that a glob matches.
-"""
-
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 
 from unitok_jax import (
     clip_layout,
-    config_flag,
-    console,
-    convert,
     differences,
+    loading,
     parts,
     torch_layout,
     weight_files,
 )
-from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.paths import expand, printable
 from unitok_jax.report import Report, Used
@@ -116,14 +104,14 @@ def match(
     if not path.exists():
         raise FileNotFoundError(f"{printable(path)} does not exist")
     if path.is_dir():
-        return _match_unitok(path, *convert.read(path), abstract, model, mask, key, ())
+        return _match_unitok(path, *loading.read(path), abstract, model, mask, key, ())
     args, state = weight_files.read_state(path)
     if args is None and "quantizer.codebooks.0.codebook.weight" not in state:
         return _match_clip(path, state, abstract, model, mask, key)
     if args is not None:
-        read = convert.from_state(path, args, state, {})
+        read = loading.from_state(path, args, state, {})
         return _match_unitok(path, *read, abstract, model, mask, key, ())
-    config, params = convert.from_state(path, None, state, _heads(model, state))
+    config, params = loading.from_state(path, None, state, _heads(model, state))
     config.model.quant_heads, config.model.text.heads = model["quant_heads"], model["text"]["heads"]
     notes = ("the file has no configuration: its numbers of heads are taken to be the model's",)
     return _match_unitok(path, config, params, abstract, model, mask, key, notes)
@@ -313,47 +301,3 @@ def _place(taken, leaf, default):
 
 def _dotted(entry):
     return ".".join(map(str, entry.path))
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m unitok_jax.initialize FILE --config=CONFIG`: see the module."""
-    argv = list(sys.argv if argv is None else argv)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "A file with get_config(); --config.a.b=... sets a key.",
-        flag_values=values,
-        sys_argv=argv,
-    )
-    flags.DEFINE_multi_string(
-        "include", ["*"], "A glob of parameters to take; may be repeated.", flag_values=values
-    )
-    flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
-    values.set_gnu_getopt(True)  # flags after the file
-    try:
-        rest = config_flag.parse(argv, values)[1:]
-        config, include = values.config, tuple(values.include)
-    except (flags.Error, ValueError) as error:
-        _exit(error)
-    if values.help:
-        print(__doc__)
-        return
-    if len(rest) != 1 or config is None:
-        _exit("expected FILE and --config=CONFIG; --help shows more")
-    try:
-        with console.command():
-            model = config.model.to_dict()  # a file that cannot be loaded is an OSError here
-            abstract, file = abstract_model(model)[1], os.path.expanduser(rest[0])
-            print(match(file, abstract, model=model, include=include, key="--include")[1])
-    except (ValueError, OSError, ImportError) as error:
-        _exit(error)
-
-
-def _exit(error):
-    console.complain(error)
-    sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The door: `python -m unitok_jax.main --config=configs/b16.py --workdir=DIR`."""
+"""Trains a model: `unitok train --config=configs/b16.py --workdir=DIR`."""
 
 import logging as standard_logging
 import os
@@ -9,7 +9,8 @@ import time
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from unitok_jax import config_flag
+from unitok_jax import console
+from unitok_jax.commands.config_flags import parse_or_exit
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file with get_config(), such as configs/b16.py; --config.a.b=... sets a key."
@@ -51,7 +52,7 @@ EFFICIENCY = flags.DEFINE_float(
 )
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Trains, or compiles.
 
     Exit codes: 0 finished; 2 the configuration or its input is wrong, told in one line; 75 SIGTERM
@@ -59,8 +60,6 @@ def main(argv: list[str]) -> None:
     means that a person does not want it to go on by itself. After any other end, too, the same
     command continues, from the newest checkpoint.
     """
-    if argv[1:]:
-        _exit(f"unexpected arguments: {' '.join(argv[1:])}; keys are set by --config.KEY=VALUE")
     if logging.get_verbosity() < logging.INFO:
         logging.set_verbosity(logging.INFO)
     for noisy in ("orbax", "jax", "absl"):
@@ -72,7 +71,7 @@ def main(argv: list[str]) -> None:
             _compile() if MODE.value == "compile" else _train()
         except (*cluster.REFUSALS, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
-            _exit(f"{error}\n(--v=1 shows where)", 1 if cluster.may_pass(error) else 2)
+            console.refuse(f"{error}\n(--v=1 shows where)", 1 if cluster.may_pass(error) else 2)
 
 
 def _compile() -> None:
@@ -102,23 +101,8 @@ def _train() -> None:
         sys.exit(cluster.EXIT_INTERRUPTED if notice.interrupted else cluster.EXIT_PREEMPTED)
 
 
-def _parse_or_exit(argv: list[str]) -> list[str]:
-    try:
-        rest = config_flag.parse(argv)
-        if CONFIG.value is None:
-            raise flags.Error("--config is missing; for example --config=configs/tiny.py")
-        return rest
-    except flags.Error as error:
-        _exit(str(error))
-
-
-def _exit(message: str, code: int = 2) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
     # Until there is something to save, Ctrl-C ends the process at once, inside a library too.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    app.run(main, flags_parser=_parse_or_exit)
+    app.run(main, flags_parser=lambda argv: parse_or_exit(argv, example="configs/tiny.py"))

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from unitok_jax import card_pictures, cluster, commands, frozen, sharding, training_images
+from unitok_jax import card_pictures, cluster, frozen, sharding, training_images
+from unitok_jax.commands import arguments
 from unitok_jax.data.labels import label_set
 from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import LabelledSource, Tally
@@ -72,11 +73,11 @@ class _Job:
     """
 
     def __init__(self, args: argparse.Namespace, size: tuple[int, int] | None):
-        tokenizer = commands.load_tokenizer(args)
+        tokenizer = arguments.load_tokenizer(args)
         self.hash, self.config = tokenizer.hash, tokenizer.config
         self.precision = tokenizer.precision
         self.size = size or tokenizer.image_size
-        self.data = commands.data(args, tokenizer, self.size, max_bad=args.max_bad)
+        self.data = arguments.data(args, tokenizer, self.size, max_bad=args.max_bad)
         self.max_bad = args.max_bad
         self.source, self.left_out = self._open("data", args.data, self.data, args.max_images)
         self.probe = None
@@ -191,7 +192,7 @@ def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
     """Measures what the command's arguments ask for. All processes call it.
 
     Args:
-      args: of `unitok_jax.card`.
+      args: of `unitok evaluate`.
       size: (height, width); None: the model's.
 
     Raises:

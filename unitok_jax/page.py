@@ -1,4 +1,4 @@
-"""The page of `unitok_jax.demo`, in Gradio: what is where, and what a click does."""
+"""The page of `unitok demo`, in Gradio: what is where, and what a click does."""
 
 import abc
 import types

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import arguments, convert
+from unitok_jax import arguments, loading
 from unitok_jax.batching import Batcher, by_shape, fetch, in_order
 from unitok_jax.codes import Codes
 from unitok_jax.compiled import METHODS, PROGRAMS, CompiledModel
@@ -267,7 +267,7 @@ class Tokenizer:
 
     def save(self, path) -> None:
         """Writes the weights: a .safetensors or .pth file of the public layout, or a folder."""
-        convert.write(path, self.config, self.params)
+        loading.write(path, self.config, self.params)
 
     def compile(
         self,
@@ -334,5 +334,5 @@ def load(
       ValueError: not a checkpoint, one that does not fit its configuration, or a precision that is
         unknown or not of the devices.
     """
-    config, params = convert.read(path, weights, **heads)
+    config, params = loading.read(path, weights, **heads)
     return Tokenizer(config, params, batch_size, devices, precision)

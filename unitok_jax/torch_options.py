@@ -31,6 +31,7 @@ _OPTIONS = {
 }
 _QUANT_PROJ = {"attn": "attention", "linear": "linear"}
 HEADS = ("heads", "quant_heads", "text_heads")
+WEIGHTS = ("ema", "raw")  # of a run: the average, and those that are trained
 
 
 def to_config(args: Mapping) -> ConfigDict:

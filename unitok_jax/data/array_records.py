@@ -19,7 +19,7 @@ from unitok_jax.paths import expand
 
 FORMAT = "unitok_jax.array_record"
 VERSION = 1
-COMMAND = "python -m unitok_jax.data.pack"
+COMMAND = "unitok data pack"
 CLASS_KEYS = ("class_names", "class_templates")  # of the manifest, for labelled sources
 SUFFIX = ".array_record"
 NAME_ERRORS = "surrogateescape"  # names of files need not be UTF-8
@@ -151,7 +151,7 @@ class LabelledPackedSource(PackedSource):
 
 
 def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
-    """What `python -m unitok_jax.data.pack` wrote.
+    """What `unitok data pack` wrote.
 
     Args:
         path: its folder, or a pattern (`*`, `?`, `[...]`, `**`) of such folders or of
@@ -168,8 +168,7 @@ def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
     """
     if not path:
         raise ValueError(
-            "data.path is empty: set --config.data.path to a folder that "
-            "python -m unitok_jax.data.pack wrote"
+            "data.path is empty: set --config.data.path to a folder that unitok data pack wrote"
         )
     shards, classes = [], None
     for folder, wanted in _folders(path).items():

@@ -29,7 +29,7 @@ from unitok_jax.data.views import VIEWS
 from unitok_jax.foreign_json import parse_object
 
 VERSION = 1
-COMMAND = "python -m unitok_jax.tokenize"
+COMMAND = "unitok tokenize"
 MAX_ROWS = 2**16  # of a codebook, that a uint16 can name
 MADE_BY = ("tokenizer", "precision")  # settings that every shard repeats: sets are not mixed
 KEYS = ".keys"  # uint64 digests of a shard's keys, in order

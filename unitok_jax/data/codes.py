@@ -1,4 +1,4 @@
-"""Codes on disk, as `python -m unitok_jax.tokenize` wrote them: a sequence of records."""
+"""Codes on disk, as `unitok tokenize` wrote them: a sequence of records."""
 
 import contextlib
 import math
@@ -107,7 +107,7 @@ class CodeRecords(Sequence):
 
 
 def open_codes(path) -> CodeRecords:
-    """The codes that `python -m unitok_jax.tokenize` wrote.
+    """The codes that `unitok tokenize` wrote.
 
     Args:
         path: its folder.

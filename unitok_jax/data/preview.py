@@ -1,22 +1,17 @@
 """Shows what a run would train on: a contact sheet of its first samples, and statistics.
 
-`python -m unitok_jax.data.preview --config=configs/photos.py --output=preview` writes
-`sheet.png`, the captions of its pictures line by line as `sheet.txt`, and `statistics.json`. The
-folder is new, empty or of an earlier preview, whose files are replaced.
+Its folder holds `sheet.png`, the captions of its pictures line by line as `sheet.txt`, and
+`statistics.json`. It is new, empty or of an earlier preview, whose files are replaced.
 """
 
 import contextlib
 import io
 import json
-import logging
 import pathlib
-import sys
 
 import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from unitok_jax import config_flag, console, paths
 from unitok_jax.data import sheet, statistics
 from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import Source, Tally
@@ -26,7 +21,7 @@ from unitok_jax.data.text import END_OF_TEXT, Tokenizer
 from unitok_jax.data.transforms import check_size
 
 FORMAT = "unitok_jax.preview"
-COMMAND = "python -m unitok_jax.data.preview"
+COMMAND = "unitok data preview"
 
 
 def preview(
@@ -154,62 +149,3 @@ def _too_bad(left_out: Tally, there: int, bad: Tally, measured: int, config) -> 
         for end, share, what in found
         if share > allowed
     ]
-
-
-def command() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
-    config = config_flags.DEFINE_config_file(
-        "config", None, "That of a run, such as configs/b16.py; --config.a.b=... sets a key."
-    )
-    output = flags.DEFINE_string("output", "preview", "The folder of the files.")
-    images = flags.DEFINE_integer("images", 32, "On the sheet; 0: no sheet.", lower_bound=0)
-    samples = flags.DEFINE_integer(
-        "samples", 1000, "To measure, drawn at random; 0: none.", lower_bound=0
-    )
-    start_step = flags.DEFINE_integer(
-        "start_step", 0, "Of training: where the sheet begins.", lower_bound=0
-    )
-    font = flags.DEFINE_string(
-        "font", "", "A font file, where captions need more than ASCII, as DejaVuSans.ttf."
-    )
-
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            rest = config_flag.parse(argv)
-        except flags.Error as error:
-            _exit(str(error))
-        if config.value is None:
-            _exit("--config is missing; for example --config=configs/photos.py")
-        return rest
-
-    def main(argv: list[str]) -> None:
-        if argv[1:]:
-            _exit(f"unexpected arguments: {' '.join(argv[1:])}; keys are --config.KEY=VALUE")
-        for noisy in ("jax", "absl"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        with console.command():
-            show()
-
-    def show():
-        try:
-            preview(
-                config.value,
-                paths.expand(output.value),
-                images=images.value,
-                samples=samples.value,
-                start_step=start_step.value,
-                font=font.value and str(paths.expand(font.value)),
-            )
-        except (ValueError, OSError, ImportError) as error:
-            _exit(str(error))
-
-    app.run(main, flags_parser=parse)
-
-
-def _exit(message: str) -> None:
-    console.complain(message)
-    sys.exit(2)
-
-
-if __name__ == "__main__":
-    command()

@@ -14,9 +14,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from unitok_jax import paths
+from unitok_jax import console, paths
 
-_HOME = Path(__file__).resolve().parents[1]  # where the configs of this package are
+_HOME = Path(__file__).resolve().parents[2]  # where the configs of this package are
 # What other projects call a key -> ours.
 SYNONYMS = {
     "accum": ("optim.accumulation",),
@@ -88,6 +88,38 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     ]
     with _importable(Path(expanded.partition(":")[0])):
         return _parse(argv, values, given, key_types(read(expanded)))
+
+
+def parse_or_exit(
+    argv: Sequence[str],
+    values: flags.FlagValues = flags.FLAGS,
+    *,
+    usage: str = "",
+    example: str = "configs/b16.py",
+    beside: int = 0,
+) -> list[str]:
+    """What `parse` returns; prints what is wrong as one line and ends the command with exit code 2.
+
+    Args:
+      argv: the command's name and its arguments.
+      values: of a command that defines --config.
+      usage: of a command that defines --help, which prints it and the flags.
+      example: a file for --config, for the message that none was given.
+      beside: how many arguments that are no flags the command takes.
+    """
+    try:
+        rest = parse(argv, values)
+    except flags.Error as error:
+        console.refuse(error)
+    if usage and values.help:
+        print(f"{usage}\n{values.get_help()}")
+        sys.exit(0)
+    if rest[1 + beside :]:
+        unknown = " ".join(rest[1 + beside :])
+        console.refuse(f"unexpected arguments: {unknown}; keys are set by --config.KEY=VALUE")
+    if values.config is None:
+        console.refuse(f"--config is missing; for example --config={example}")
+    return rest
 
 
 def read(chosen: str) -> ConfigDict:

@@ -1,6 +1,6 @@
 """Says what is in images, among classes that you name: zero-shot classification, as CLIP's.
 
-`python -m unitok_jax.classify --checkpoint=DIR --input=FILE_OR_FOLDER --labels="cat,dog,car"`
+`unitok classify --checkpoint=DIR --input=FILE_OR_FOLDER --labels="cat,dog,car"`
 prints for each image the most probable classes. Probabilities are among the named classes alone.
 """
 
@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from unitok_jax import commands
+from unitok_jax.commands import arguments
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.labels import label_set
 from unitok_jax.paths import printable
@@ -17,9 +17,9 @@ from unitok_jax.paths import printable
 
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = commands.make_parser("classify", __doc__)
-    commands.add_checkpoint(parser)
-    commands.add_input(parser)
+    parser = arguments.make_parser("classify", __doc__)
+    arguments.add_checkpoint(parser)
+    arguments.add_input(parser)
     parser.add_argument(
         "--labels",
         required=True,
@@ -31,8 +31,8 @@ def main() -> None:
         help="one sentence with {} for the name, a text file with one a line, or imagenet",
     )
     parser.add_argument("--top", type=int, default=5, help="classes to print; default: 5")
-    parser.add_argument("--output", type=commands.path, help="new JSON file for the same results")
-    commands.run(parser, _run)
+    parser.add_argument("--output", type=arguments.path, help="new JSON file for the same results")
+    arguments.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -40,9 +40,9 @@ def _run(args: argparse.Namespace) -> None:
     if args.top < 1:
         raise ValueError(f"--top={args.top} must be at least 1")
     if args.output:
-        commands.check_new(args.output, "output")
+        arguments.check_new(args.output, "output")
     inputs = Inputs(args.input)
-    tokenizer = commands.load_tokenizer(args)
+    tokenizer = arguments.load_tokenizer(args)
     classes = tokenizer.class_features(labels.names, labels.templates)
     results = []
     for images in inputs.batches(tokenizer.image_size, tokenizer.batch_size):
@@ -55,8 +55,4 @@ def _run(args: argparse.Namespace) -> None:
             print(f"{name}  {line}", flush=True)
     if args.output:
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        commands.write_new(args.output, text.encode(), "output")
-
-
-if __name__ == "__main__":
-    main()
+        arguments.write_new(args.output, text.encode(), "output")

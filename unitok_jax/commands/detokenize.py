@@ -1,6 +1,6 @@
 """Turns codes on disk back into pictures.
 
-`python -m unitok_jax.detokenize --checkpoint=DIR --codes=DIR --output=DIR` writes a PNG per record,
+`unitok detokenize --checkpoint=DIR --codes=DIR --output=DIR` writes a PNG per record,
 named by its key; the same command again continues.
 """
 
@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from unitok_jax import commands
+from unitok_jax.commands import arguments
 from unitok_jax.data.codes import CodeRecords, open_codes
 from unitok_jax.data.progress import Progress
 from unitok_jax.data.shard_files import claim, sweep, write_bytes
@@ -22,7 +22,7 @@ from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import printable
 
 FORMAT = "unitok_jax.detokenized"
-COMMAND = "python -m unitok_jax.detokenize"
+COMMAND = "unitok detokenize"
 
 
 def detokenize(tokenizer, codes: CodeRecords, output: pathlib.Path, view: int) -> int:
@@ -128,24 +128,24 @@ def _chosen(codes: CodeRecords, keys: Sequence[str], limit: int | None) -> CodeR
 
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = commands.make_parser("detokenize", __doc__)
-    commands.add_checkpoint(parser)
+    parser = arguments.make_parser("detokenize", __doc__)
+    arguments.add_checkpoint(parser)
     parser.add_argument(
-        "--codes", required=True, type=commands.path, help="folder that unitok_jax.tokenize wrote"
+        "--codes", required=True, type=arguments.path, help="folder that unitok tokenize wrote"
     )
-    parser.add_argument("--output", required=True, type=commands.path, help="folder for the PNGs")
+    parser.add_argument("--output", required=True, type=arguments.path, help="folder for the PNGs")
     parser.add_argument("--keys", default="", help="of the records, with commas; default: all")
     parser.add_argument("--limit", type=int, help="so many pictures at most")
     parser.add_argument("--view", type=int, default=0, help="which view of each record")
     parser.add_argument("--batch_size", type=int, help="pictures at once")
-    commands.run(parser, _run, continues=True)
+    arguments.run(parser, _run, continues=True)
 
 
 def _run(args: argparse.Namespace) -> None:
     codes = open_codes(args.codes)
     keys = [key for key in args.keys.split(",") if key]
     chosen = _chosen(codes, keys, args.limit)
-    tokenizer = commands.load_tokenizer(args, batch_size=args.batch_size)
+    tokenizer = arguments.load_tokenizer(args, batch_size=args.batch_size)
     check(tokenizer, chosen, args.view)
     settings = {
         "format": FORMAT,
@@ -162,7 +162,3 @@ def _run(args: argparse.Namespace) -> None:
     side = " x ".join(str(STRIDE * cells) for cells in codes.grid)
     there = len(chosen) - wrote
     print(f"{wrote} pictures of {side} px written to {printable(args.output)}, {there} were there")
-
-
-if __name__ == "__main__":
-    main()

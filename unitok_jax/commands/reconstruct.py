@@ -1,6 +1,6 @@
 """Rebuilds images through their codes: what a tokenizer keeps, seen and measured.
 
-`python -m unitok_jax.reconstruct --checkpoint=DIR --input=FILE_OR_FOLDER --output=DIR` writes a PNG
+`unitok reconstruct --checkpoint=DIR --input=FILE_OR_FOLDER --output=DIR` writes a PNG
 per image and `comparison.png` (original | reconstruction | error), and prints the PSNR of each. The
 same command again replaces what it wrote, and nothing else.
 """
@@ -13,7 +13,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from unitok_jax import commands, comparison
+from unitok_jax import comparison
+from unitok_jax.commands import arguments
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.shard_files import SETTINGS, claim, sweep, write_bytes
 from unitok_jax.data.transforms import (
@@ -28,7 +29,7 @@ from unitok_jax.paths import printable
 from unitok_jax.tokenizer import Tokenizer
 
 FORMAT = "unitok_jax.reconstructed"
-COMMAND = "python -m unitok_jax.reconstruct"
+COMMAND = "unitok reconstruct"
 _COMPARED = 24  # images in comparison.png
 
 
@@ -120,21 +121,21 @@ def _native(image: np.ndarray, name: str) -> tuple[int, int]:
 
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = commands.make_parser("reconstruct", __doc__)
-    commands.add_checkpoint(parser)
-    commands.add_input(parser)
-    parser.add_argument("--output", required=True, type=commands.path, help="folder for the PNGs")
+    parser = arguments.make_parser("reconstruct", __doc__)
+    arguments.add_checkpoint(parser)
+    arguments.add_input(parser)
+    parser.add_argument("--output", required=True, type=arguments.path, help="folder for the PNGs")
     parser.add_argument(
         "--size", help="N, HEIGHTxWIDTH or native (cut to multiples of 16); default: the model's"
     )
-    commands.run(parser, _run)
+    arguments.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
     native = args.size == "native"
-    size = commands.image_size(args.size) if args.size and not native else None
+    size = arguments.image_size(args.size) if args.size and not native else None
     inputs = Inputs(args.input)
-    tokenizer = commands.load_tokenizer(args)
+    tokenizer = arguments.load_tokenizer(args)
     size = None if native else size or tokenizer.image_size
     facts = {
         "--input": printable(os.path.abspath(args.input)),
@@ -143,7 +144,3 @@ def _run(args: argparse.Namespace) -> None:
     }
     ratios, sheet = reconstruct(tokenizer, inputs, args.output, size, facts)
     print(f"mean  {np.mean(list(ratios.values())):.2f} dB  {printable(sheet)}")
-
-
-if __name__ == "__main__":
-    main()

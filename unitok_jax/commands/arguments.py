@@ -4,7 +4,6 @@ import argparse
 import os
 import pathlib
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
@@ -14,15 +13,13 @@ from unitok_jax import console, membership, paths
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import check_size
 from unitok_jax.precision import PRECISIONS
-from unitok_jax.torch_options import HEADS
-
-WEIGHTS = ("ema", "raw")
+from unitok_jax.torch_options import HEADS, WEIGHTS
 
 
-def make_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """The parser of `python -m unitok_jax.MODULE`."""
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `unitok COMMAND`."""
     return argparse.ArgumentParser(
-        prog=f"python -m unitok_jax.{module}",
+        prog=f"unitok {command}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -190,7 +187,7 @@ def write_new(path: pathlib.Path, content: bytes, flag: str) -> None:
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """How the processes of a job find each other; as those of `unitok_jax.main`."""
+    """How the processes of a job find each other; as those of `unitok train`."""
     parser.add_argument("--cluster", default="auto", choices=membership.CLUSTERS)
     parser.add_argument("--coordinator", help="HOST:PORT of process 0")
     parser.add_argument("--processes", type=int, help="how many the job has")
@@ -240,12 +237,10 @@ def run(
                 compilation_cache.enable()
                 work(args)
         except (ValueError, OSError, ImportError, cluster.TryAgainError) as error:
-            console.complain(error)
-            sys.exit(1 if cluster.may_pass(error) else 2)
+            console.refuse(error, 1 if cluster.may_pass(error) else 2)
         except (MemoryError, RuntimeError) as error:
             # XLA tells what does not fit into a device's memory in its text alone.
             if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             first = str(error).partition("\n")[0]
-            console.complain(f"out of memory, fewer or smaller images at once may fit: {first}")
-            sys.exit(2)
+            console.refuse(f"out of memory, fewer or smaller images at once may fit: {first}")

@@ -1,6 +1,6 @@
 """Finds the images of a folder that are nearest to a text, by the cosine of their features.
 
-`python -m unitok_jax.retrieve --checkpoint=DIR --input=FOLDER --query="a red car"` prints them;
+`unitok retrieve --checkpoint=DIR --input=FOLDER --query="a red car"` prints them;
 `--output=sheet.png` draws them.
 """
 
@@ -10,7 +10,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from unitok_jax import commands
+from unitok_jax.commands import arguments
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.sheet import contact_sheet, load_font
 from unitok_jax.metrics import tile
@@ -43,15 +43,15 @@ def retrieve(tokenizer, inputs: Inputs, queries: list[str], top: int) -> list[di
 
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = commands.make_parser("retrieve", __doc__)
-    commands.add_checkpoint(parser)
-    commands.add_input(parser, "a folder of images")
+    parser = arguments.make_parser("retrieve", __doc__)
+    arguments.add_checkpoint(parser)
+    arguments.add_input(parser, "a folder of images")
     parser.add_argument(
         "--query", required=True, action="append", help="a text; give it again for more"
     )
     parser.add_argument("--top", type=int, default=5, help="images for each; default: 5")
-    parser.add_argument("--output", type=commands.path, help="new .png, .jpg or .webp of them")
-    commands.run(parser, _run)
+    parser.add_argument("--output", type=arguments.path, help="new .png, .jpg or .webp of them")
+    arguments.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -64,9 +64,9 @@ def _run(args: argparse.Namespace) -> None:
             f"--output={args.output} is none of {', '.join(_KINDS)}; for example sheet.png"
         )
     if args.output:
-        commands.check_new(args.output, "output")
+        arguments.check_new(args.output, "output")
     inputs = Inputs(args.input)
-    tokenizer = commands.load_tokenizer(args)
+    tokenizer = arguments.load_tokenizer(args)
     found = retrieve(tokenizer, inputs, args.query, args.top)
     for query, nearest in zip(args.query, found, strict=True):
         print(printable(query))
@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> None:
         picture = io.BytesIO()
         kind = _KINDS[args.output.suffix.lower()]
         Image.fromarray(tile(rows, height=len(rows))).save(picture, kind)
-        commands.write_new(args.output, picture.getvalue(), "output")
+        arguments.write_new(args.output, picture.getvalue(), "output")
         print(printable(args.output))
 
 
@@ -92,7 +92,3 @@ def _row(inputs, size, query, nearest):
     captions[0] = f"{printable(query)}: {captions[0]}"
     marked = [True] + [False] * (len(captions) - 1)
     return np.asarray(contact_sheet(images, captions, marked, load_font()))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Turns the images of a data set into codes on disk, for generators to train on.
 
-`python -m unitok_jax.tokenize --checkpoint=DIR --data=SOURCE:PATH --output=DIR` writes shards of
+`unitok tokenize --checkpoint=DIR --data=SOURCE:PATH --output=DIR` writes shards of
 codes; the same command again continues. Any number of hosts may share the work, started as those of
 a training run with one shared --output. `unitok_jax.open_codes(DIR)` reads them.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from unitok_jax import commands
+from unitok_jax.commands import arguments
 from unitok_jax.data import code_shards
 from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import Source, Tally
@@ -151,10 +151,12 @@ def settings_of(args: argparse.Namespace, tokenizer, source: Source, data) -> di
 
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = commands.make_parser("tokenize", __doc__)
-    commands.add_checkpoint(parser)
-    commands.add_data(parser)
-    parser.add_argument("--output", required=True, type=commands.path, help="folder for the shards")
+    parser = arguments.make_parser("tokenize", __doc__)
+    arguments.add_checkpoint(parser)
+    arguments.add_data(parser)
+    parser.add_argument(
+        "--output", required=True, type=arguments.path, help="folder for the shards"
+    )
     parser.add_argument("--format", choices=sorted(code_shards.SUFFIXES), default="array_record")
     parser.add_argument("--shard_size", type=int, default=10_000, help="samples per file")
     parser.add_argument("--views", choices=VIEWS, default="center", help="crops of each image")
@@ -166,8 +168,8 @@ def main() -> None:
     parser.add_argument(
         "--max_bad", type=float, default=0.0, help="part of the samples that may be left out, 0..1"
     )
-    commands.add_cluster(parser)
-    commands.run(parser, _run, continues=True)
+    arguments.add_cluster(parser)
+    arguments.run(parser, _run, continues=True)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -175,12 +177,12 @@ def _run(args: argparse.Namespace) -> None:
 
     if not 0 <= args.max_bad <= 1:
         raise ValueError(f"--max_bad={args.max_bad} is a part of the samples: give 0..1")
-    commands.connect(args)
-    tokenizer = commands.load_tokenizer(
+    arguments.connect(args)
+    tokenizer = arguments.load_tokenizer(
         args, batch_size=args.batch_size, devices=jax.local_devices()
     )
-    size = commands.image_size(args.size) if args.size else tokenizer.image_size
-    data = commands.data(args, tokenizer, size)
+    size = arguments.image_size(args.size) if args.size else tokenizer.image_size
+    data = arguments.data(args, tokenizer, size)
     source = open_source(data, require_captions=False)
     settings = settings_of(args, tokenizer, source, data)
     output = args.output
@@ -203,7 +205,3 @@ def _run(args: argparse.Namespace) -> None:
     print(f"codes of {manifest['count']} samples in {files} files in {printable(output)}")
     if skipped.total:
         print(f"{skipped.total} left out:\n{skipped}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,17 +5,17 @@ import sys
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections.config_flags import DEFINE_config_file
 
 from configs import default
-from unitok_jax import config_flag
+from unitok_jax.commands import config_flags
 
 
 def parsed(*arguments):
     """What a command would get."""
     values, argv = flags.FlagValues(), ["command", *map(str, arguments)]
-    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-    config_flag.parse(argv, values)
+    DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
+    config_flags.parse(argv, values)
     return values.config
 
 
@@ -30,7 +30,7 @@ class TestFromAnyFolder:
     @pytest.fixture(autouse=True)
     def elsewhere(self, tmp_path, monkeypatch):
         """The working folder holds a package of the same name, as many projects do."""
-        self.root = config_flag._HOME
+        self.root = config_flags._HOME
         (tmp_path / "work" / "configs").mkdir(parents=True)
         (tmp_path / "work" / "configs" / "__init__.py").write_text("raise RuntimeError('mine')")
         monkeypatch.chdir(tmp_path / "work")
@@ -68,12 +68,12 @@ class TestFromAnyFolder:
         assert parsed("--config=~/mine.py").model.size == "tiny"
         assert parsed("--config", "~/mine.py").model.size == "tiny"
 
-    @pytest.mark.parametrize("command", ["main", "data.preview", "data.pack", "initialize"])
+    @pytest.mark.parametrize("command", ["train", "fit", "data preview", "data pack", "inspect"])
     def test_every_command_that_reads_one(self, command):
         file = self.folder / "bad.py"
         file.write_text("from configs import default\n\nimport no_such_module\n")
         done = subprocess.run(
-            [sys.executable, "-m", f"unitok_jax.{command}", f"--config={file}"],
+            [sys.executable, "-m", "unitok_jax", *command.split(), f"--config={file}"],
             capture_output=True,
             text=True,
         )
@@ -162,12 +162,12 @@ def test_what_is_wrong_on_a_command_line(arguments, told):
     ],
 )
 def test_the_key_that_is_meant_comes_first(key, near):
-    types = config_flag.key_types(default.get_config())
-    assert config_flag.near_keys(key, list(types))[0] == near
+    types = config_flags.key_types(default.get_config())
+    assert config_flags.near_keys(key, list(types))[0] == near
 
 
 def test_synonyms_name_keys_and_are_none():
-    types = config_flag.key_types(default.get_config())
+    types = config_flags.key_types(default.get_config())
     assert types["optim.betas"] is tuple and types["data.batch_size"] is int
-    for word, keys in config_flag.SYNONYMS.items():
+    for word, keys in config_flags.SYNONYMS.items():
         assert set(keys) <= types.keys() and word not in types, word

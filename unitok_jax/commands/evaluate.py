@@ -1,6 +1,6 @@
 """Measures a tokenizer on a set of images, and writes what it found as a card.
 
-`python -m unitok_jax.evaluate --checkpoint=DIR --data=labelled:/data/val --output=card/` writes
+`unitok evaluate --checkpoint=DIR --data=labelled:/data/val --output=card/` writes
 card.json, card.md, card.html and pictures/. docs/evaluation.md says what each figure means.
 """
 
@@ -17,18 +17,19 @@ import jax
 import numpy as np
 from PIL import Image
 
-from unitok_jax import __version__, card_page, card_pictures, cluster, commands, outputs, reference
+from unitok_jax import __version__, card_page, card_pictures, cluster, outputs, reference
+from unitok_jax.commands import arguments
 from unitok_jax.measuring import Measured, measure
 from unitok_jax.paths import printable
 
 
 def main() -> None:
     """The command; what is wrong with its input ends as one line and exit code 2."""
-    parser = commands.make_parser("evaluate", __doc__)
-    commands.add_checkpoint(parser)
-    commands.add_data(parser)
+    parser = arguments.make_parser("evaluate", __doc__)
+    arguments.add_checkpoint(parser)
+    arguments.add_data(parser)
     add = parser.add_argument
-    add("--output", required=True, type=commands.path, help="folder of the card; new or empty")
+    add("--output", required=True, type=arguments.path, help="folder of the card; new or empty")
     add("--size", help="N or HEIGHTxWIDTH; default: the model's")
     add("--max_images", type=int, default=50_000, help="the first of the data; 0: all")
     add("--batch_size", type=int, default=64, help="of all devices, rounded up to a multiple")
@@ -36,41 +37,45 @@ def main() -> None:
     add(
         "--inception",
         default="",
-        type=commands.place,
+        type=arguments.place,
         help="weights of Inception, for FID and IS; or seeded",
     )
-    add("--lpips", default="", type=commands.place, help="weights of LPIPS; or seeded")
-    add("--reference", default="", type=commands.place, help=".npz with mu and sigma to compare to")
-    add("--save_reference", type=commands.path, help="new .npz for the originals' mu and sigma")
-    add("--cache", default="", type=commands.place, help="of statistics; default: the user's cache")
+    add("--lpips", default="", type=arguments.place, help="weights of LPIPS; or seeded")
+    add(
+        "--reference", default="", type=arguments.place, help=".npz with mu and sigma to compare to"
+    )
+    add("--save_reference", type=arguments.path, help="new .npz for the originals' mu and sigma")
+    add(
+        "--cache", default="", type=arguments.place, help="of statistics; default: the user's cache"
+    )
     add("--labels", help="names of the data's classes: a,b,c, a file or imagenet")
     add("--templates", help="sentences with {}: a file, one sentence or imagenet")
     add(
         "--probe",
         default="",
-        type=commands.place,
+        type=arguments.place,
         help="labelled training images of a linear probe, as --data",
     )
     add("--probe_method", choices=("logistic", "ridge"), default="logistic", help="of the probe")
     add("--no_text", action="store_true", help="measure nothing that needs the text tower")
-    commands.add_cluster(parser)
-    commands.run(parser, _run)
+    arguments.add_cluster(parser)
+    arguments.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
     _check(args)
-    commands.connect(args)
+    arguments.connect(args)
     with contextlib.ExitStack() as stack:
         folder = None
         with cluster.together():
             if cluster.is_lead():
                 if args.save_reference:
-                    commands.check_new(args.save_reference, "save_reference")
+                    arguments.check_new(args.save_reference, "save_reference")
                 if args.inception:
                     cache = reference.cache_folder(args.cache)
-                    commands.check_writable(cache / "reference.npz", "cache")
+                    arguments.check_writable(cache / "reference.npz", "cache")
                 folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
-        size = commands.image_size(args.size) if args.size else None
+        size = arguments.image_size(args.size) if args.size else None
         found = measure(args, size)
         if folder is not None:
             _write(folder, args, found)
@@ -164,5 +169,5 @@ def _versions() -> dict:
         "versions": packages,
         "devices": f"{len(devices)} {devices[0].device_kind}, {jax.process_count()} processes",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "unitok_jax.evaluate", *sys.argv[1:]]),
+        "command": shlex.join(["unitok", "evaluate", *sys.argv[1:]]),
     }

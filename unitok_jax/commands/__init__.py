@@ -1,0 +1,1 @@
+"""The commands of `unitok`: a module each, whose `main` is the command."""

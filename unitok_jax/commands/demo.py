@@ -1,0 +1,44 @@
+"""Serves a page to try a tokenizer: rebuild pictures, name them, change their codes by hand.
+
+`unitok demo --checkpoint=PATH[,PATH...]` serves it at http://127.0.0.1:7860. The page asks nothing
+of the network.
+"""
+
+import argparse
+import importlib.util
+import os
+import tempfile
+
+from unitok_jax import actions, demo, page
+from unitok_jax.commands import arguments
+from unitok_jax.extras import how_to_install
+
+
+def main() -> None:
+    """The command; what is wrong with its input ends as one line and exit code 2."""
+    parser = arguments.make_parser("demo", __doc__)
+    arguments.add_checkpoint(parser)
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for all who can reach it")
+    arguments.run(parser, _run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError(f"the page needs gradio: {how_to_install('demo')}")
+    paths = [path.strip() for path in args.checkpoint.split(",") if path.strip()]
+    if not paths or len(set(paths)) != len(paths):
+        raise ValueError(f"--checkpoint={args.checkpoint}: give different paths, as A,B")
+
+    def load(path):
+        return arguments.load_tokenizer(argparse.Namespace(**{**vars(args), "checkpoint": path}))
+
+    models = actions.Models(load)
+    models[paths[0]]  # a wrong path ends the command, not the first visitor's click
+    # A folder of this process: what others left in Gradio's folder is not to be had here.
+    parent = os.environ.get("GRADIO_TEMP_DIR")
+    if parent:
+        os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unitok-demo-", dir=parent) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        demo.serve(page.build(models, paths), folder, args.host, args.port)

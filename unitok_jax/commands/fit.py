@@ -1,0 +1,11 @@
+"""Tells whether a train step fits a cluster: `unitok fit` is `unitok train --mode=compile`."""
+
+import sys
+
+from unitok_jax.commands import train
+
+
+def main() -> None:
+    """The command; its exit codes are those of `unitok_jax.main`."""
+    sys.argv.insert(1, "--mode=compile")
+    train.main()
