@@ -155,7 +155,7 @@ class TestBadInput:
     @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": "x"}'])
     def test_manifest_of_something_else(self, folder, content):
         (folder / "manifest.json").write_text(content)
-        with pytest.raises(ValueError, match="manifest.json was not written by python -m"):
+        with pytest.raises(ValueError, match="manifest.json was not written by unitok data pack"):
             opened(folder)
 
     @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ class TestBadInput:
     @pytest.mark.parametrize("content", [b"[" * 10**5, b'{"a": 1' + b"0" * 5000 + b"}", b"\xff"])
     def test_manifest_that_cannot_be_parsed(self, folder, content):
         (folder / "manifest.json").write_bytes(content)
-        with pytest.raises(ValueError, match="manifest.json was not written by python -m"):
+        with pytest.raises(ValueError, match="manifest.json was not written by unitok data pack"):
             opened(folder)
 
     @pytest.mark.parametrize("labels", [[0, 1, 2, 0], [0, 1, -1, 0], [0], ["a"] * 4, None, 5])
@@ -274,7 +274,7 @@ class TestBadInput:
     )
     def test_records_of_somebody_else(self, tmp_path, packed):
         folder = make(tmp_path / "packed", [packed])
-        with pytest.raises(ValueError, match="record 0 was not written by python -m .*tfds"):
+        with pytest.raises(ValueError, match="record 0 was not written by unitok data pack.*tfds"):
             opened(folder)[0]
 
     def test_damaged_record(self, folder):

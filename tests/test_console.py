@@ -73,13 +73,21 @@ def test_an_interrupt_that_python_loses_comes_again():
     assert interrupt(start(code)) == (130, "", "interrupted\n")
 
 
-def test_imports_are_interrupted_quietly(tmp_path):
+# as pip writes it
+SCRIPT = "import sys\nfrom unitok_jax.__main__ import main\nsys.exit(main())\n"
+
+
+@pytest.mark.parametrize("door", ["script", "module"])
+def test_imports_are_interrupted_quietly(tmp_path, door):
     """Also before a command has begun, which takes as long as JAX takes to be imported."""
     (tmp_path / "jax.py").write_text("import time; print('ready', flush=True); time.sleep(60)")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/unitok").write_text(SCRIPT)
+    command = ["-m", "unitok_jax"] if door == "module" else [tmp_path / "bin/unitok"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "unitok_jax", "reconstruct", "--help"],
+        [sys.executable, *command, "reconstruct", "--help"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

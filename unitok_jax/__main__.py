@@ -22,7 +22,7 @@ COMMANDS = {
     "export": "encode and decode as programs that run without this package",
     "data preview": "what a run would train on, seen and measured",
     "data pack": "a few large files of any source",
-    "fit": "whether the step fits a cluster that you do not have, and how fast it is",
+    "fit": "whether a step fits machines that are not here, and its least time",
     "goodput": "what part of a run's time was training",
 }
 _WIDTH = max(map(len, COMMANDS))

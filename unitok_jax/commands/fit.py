@@ -1,4 +1,4 @@
-"""Tells whether a train step fits a cluster: `unitok fit` is `unitok train --mode=compile`."""
+"""Tells whether a step fits machines that are not here: `unitok train --mode=compile`."""
 
 import sys
 
