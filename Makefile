@@ -8,8 +8,8 @@ EXTRAS ?= test,torch
 .PHONY: demo test mutations lint clean
 
 demo: $(VENV)/photos
-	$(RUN) -m unitok_jax.main --config=configs/photos.py --workdir=demo
-	$(RUN) -m unitok_jax.reconstruct --checkpoint=demo --input=photos --output=demo/photos
+	$(RUN) -m unitok_jax train --config=configs/photos.py --workdir=demo
+	$(RUN) -m unitok_jax reconstruct --checkpoint=demo --input=photos --output=demo/photos
 	cp demo/photos/comparison.png demo.png
 	@echo "look at demo.png: original | reconstruction | error"
 
