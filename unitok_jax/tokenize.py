@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from unitok_jax import commands
-from unitok_jax.data import code_shards
+from unitok_jax.data import code_files, code_shards
 from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import Source, Tally
 from unitok_jax.data.shard_files import claim
@@ -155,7 +155,7 @@ def main() -> None:
     commands.add_checkpoint(parser)
     commands.add_data(parser)
     parser.add_argument("--output", required=True, type=commands.path, help="folder for the shards")
-    parser.add_argument("--format", choices=sorted(code_shards.SUFFIXES), default="array_record")
+    parser.add_argument("--format", choices=sorted(code_files.SUFFIXES), default="array_record")
     parser.add_argument("--shard_size", type=int, default=10_000, help="samples per file")
     parser.add_argument("--views", choices=VIEWS, default="center", help="crops of each image")
     parser.add_argument(
@@ -184,7 +184,7 @@ def _run(args: argparse.Namespace) -> None:
     source = open_source(data, require_captions=False)
     settings = settings_of(args, tokenizer, source, data)
     output = args.output
-    claim(output, settings, code_shards.COMMAND)
+    claim(output, settings, code_files.COMMAND)
     if code_shards.is_finished(output, settings):
         print(f"{printable(output)} is finished: nothing to do")
         return
