@@ -18,8 +18,8 @@ from flax import nnx
 
 from benchmarks import inference, roofline, timing
 from unitok_jax import augment, frozen, parts
-from unitok_jax.models.dinov2 import PATCH, WIDTH, DinoV2
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
+from unitok_jax.models.pretrained.dinov2 import PATCH, WIDTH, DinoV2
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.models.vitamin import STRIDE
 

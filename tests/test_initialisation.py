@@ -12,7 +12,7 @@ from configs import tiny
 from unitok_jax import parts
 from unitok_jax.models import UniTok
 from unitok_jax.models.discriminator import DiscriminatorHeads
-from unitok_jax.models.quantizer import make_projection
+from unitok_jax.models.projection import make_projection
 
 TEXT_WIDTH, TEXT_LAYERS, CHUNK = 64, 2, 8  # of the tiny model
 SIGMAS = 5  # that a statistic of a sample may be off by

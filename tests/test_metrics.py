@@ -12,7 +12,7 @@ from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.reconstruction import Reconstruction, psnr
 from unitok_jax.evaluate.retrieval import caption_retrieval
 from unitok_jax.metrics import Progress, RunningMean, Writer, comparison, tile
-from unitok_jax.step import codebook_counts, codebook_health
+from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
 
 
 def test_running_mean():

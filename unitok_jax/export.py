@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from unitok_jax import commands, differences, outputs, precision, weight_files
+from unitok_jax import commands, differences, outputs, weight_files
 from unitok_jax.extras import how_to_install
+from unitok_jax.models import precision
 from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import expand, printable
 

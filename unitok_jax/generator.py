@@ -9,7 +9,7 @@ from flax import nnx
 
 from unitok_jax import losses, parts
 from unitok_jax.adversary import Adversary, Ramps
-from unitok_jax.models.lpips import Lpips
+from unitok_jax.models.pretrained.lpips import Lpips
 
 
 class Generator:

@@ -11,9 +11,10 @@ import numpy as np
 from flax import nnx
 
 from unitok_jax.models import layers, limits, vitamin
-from unitok_jax.models.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
-from unitok_jax.models.quantizer import MultiCodebookQuantizer, make_projection
-from unitok_jax.models.residual_quantizer import ResidualQuantizer
+from unitok_jax.models.projection import make_projection
+from unitok_jax.models.quantizers.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
+from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
+from unitok_jax.models.quantizers.residual import ResidualQuantizer
 from unitok_jax.models.text_encoder import TextEncoder
 
 REMAT = ("none", "blocks", "everything")
