@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from unitok_jax import commands, differences, outputs, weight_files
+from unitok_jax import commands, outputs, trees, weight_files
 from unitok_jax.extras import how_to_install
 from unitok_jax.models import precision
 from unitok_jax.models.vitamin import STRIDE
@@ -52,7 +52,7 @@ def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> 
     functions = tokenizer.functions
     used = {name: tokenizer.params[name] for name in _PARTS if name in tokenizer.params}
     tree = jax.tree.structure(used)
-    weights = differences.leaves(used)
+    weights = trees.flatten(used)
     order = tuple(weights)
 
     def params(weights):

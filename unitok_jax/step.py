@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
-from unitok_jax import optim, parts
+from unitok_jax import optim, trees
 from unitok_jax.adversary import Adversary
 from unitok_jax.generator import Generator, split_batch
 from unitok_jax.models.images import to_float
@@ -155,7 +155,7 @@ class Trainer:
         rate = self.learning_rate(state.step)
         player = Player(trainable, state.generator.opt_state)
         player = optim.apply(self.optimizer, player, grads, rate)
-        params = parts.merge(player.params, fixed)
+        params = trees.merge(player.params, fixed)
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
         new = state.replace(generator=Player(params, player.opt_state))
         metrics |= {
@@ -194,7 +194,7 @@ class Trainer:
         }
 
     def _split(self, params):
-        return parts.split(params, self.frozen_parts, "optim.frozen")
+        return trees.split(params, self.frozen_parts, "optim.frozen")
 
     def _key(self, name: str) -> jax.Array:
         # Folded in from (seed, name, step) and never stored, so that resuming is exact.

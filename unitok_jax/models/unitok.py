@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from unitok_jax import trees
 from unitok_jax.models import layers, limits, vitamin
 from unitok_jax.models.projection import make_projection
 from unitok_jax.models.quantizers.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
@@ -68,8 +69,7 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
     limits.check(model)
     graph, params = nnx.split(nnx.eval_shape(lambda: UniTok(**model, rngs=nnx.Rngs(0))))
     params = nnx.to_pure_dict(params)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    limits.check_parameters({_dotted(path): leaf.shape for path, leaf in leaves})
+    limits.check_parameters({name: leaf.shape for name, leaf in trees.flatten(params).items()})
     return graph, params
 
 
@@ -235,10 +235,6 @@ class UniTok(nnx.Module):
 
 def _grid(images):
     return images.shape[1] // vitamin.STRIDE, images.shape[2] // vitamin.STRIDE
-
-
-def _dotted(path):
-    return ".".join(str(key.key) for key in path)
 
 
 def _check_choice(key, value, choices):
