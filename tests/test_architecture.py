@@ -48,7 +48,7 @@ ARROWS = {
         "data",
         "evaluate",
         "evaluation",
-        "metrics",
+        "pictures",
         "programs",
         "step",
     },
@@ -84,9 +84,9 @@ ARROWS = {
     "differences": set(),
     "preservation": set(),
     "workdir": {"cluster"},
-    "metrics": {"editing", "workdir"},
+    "metrics": {"workdir"},
     "models": {"trees"},
-    "data": {"config_flag"},
+    "data": {"config_flag", "pictures"},
     "evaluate": {"models"},
     "foreign_files": set(),
     "outputs": {"foreign_files"},
@@ -166,13 +166,14 @@ ARROWS = {
     "export": {"commands", "models", "outputs", "trees", "weight_files"},
     "export_example": set(),
     "classify": {"commands", "data"},
-    "retrieve": {"commands", "data", "metrics"},
-    "editing": set(),
-    "actions": {"data", "editing", "evaluate"},
+    "retrieve": {"commands", "data", "pictures"},
+    "pictures": {"codes"},
+    "editing": {"codes"},
+    "actions": {"data", "editing", "evaluate", "pictures"},
     "examples": {"data"},
     "visitors": set(),
     "refusals": {"visitors"},
-    "page": {"actions", "editing", "examples", "refusals"},
+    "page": {"actions", "editing", "examples", "pictures", "refusals"},
     "demo": {"actions", "commands", "page", "visitors"},
     "evaluation": {
         "data",
@@ -183,7 +184,7 @@ ARROWS = {
         "sharding",
     },
     "reference": {"data", "evaluate", "foreign_files", "outputs"},
-    "card_pictures": {"metrics"},
+    "card_pictures": {"pictures"},
     "training_images": set(),
     "card_page": set(),
     "fid": {"cluster", "evaluate", "evaluation", "reference"},
@@ -209,8 +210,7 @@ ARROWS = {
         "reference",
     },
     "evaluate/__main__": {"card"},
-    "comparison": {"data", "editing"},
-    "reconstruct": {"commands", "comparison", "data", "evaluate", "models", "tokenizer"},
+    "reconstruct": {"commands", "data", "evaluate", "models", "pictures", "tokenizer"},
 }
 # what every room may import: the standard library, the system and its console, below the data
 EVERYWHERE = {"console", "extras", "foreign_json", "paths", "signals"}
@@ -235,6 +235,7 @@ OUTSIDE = {
     "differences": set(),
     "evaluate": {"numpy", "scipy"},
     "editing": {"numpy"},
+    "pictures": {"numpy", "PIL"},
 }
 
 

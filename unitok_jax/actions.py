@@ -11,6 +11,8 @@ import numpy as np
 from unitok_jax import editing
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float, to_uint8
 from unitok_jax.evaluate.reconstruction import psnr
+from unitok_jax.pictures.codes import code_maps, outline
+from unitok_jax.pictures.comparison import error_picture
 
 CELL = 16  # pixels of a token's side
 NATIVE = "native"
@@ -123,9 +125,9 @@ def reconstruction(models: Models, checkpoint: str, path: str, size: str):
         f"({books} codebooks of {rows:,}) · {bits:,.0f} bits, "
         f"{bits / (height * width):.3f} a pixel"
     )
-    maps = editing.code_maps(codes, grid, rows)
+    maps = code_maps(codes, grid, rows, CELL)
     pairs = [(picture, str(number)) for number, picture in enumerate(maps, 1)]
-    return image, rebuilt, editing.error_picture(image, rebuilt), facts, pairs
+    return image, rebuilt, error_picture(image, rebuilt), facts, pairs
 
 
 def edit(models: Models, checkpoint, first, second, size, region, action, books, seed):
@@ -155,7 +157,7 @@ def edit(models: Models, checkpoint, first, second, size, region, action, books,
     )
     if not inside.all():
         facts += f" and by {moved[~inside].mean():.1f} outside"
-    return *(editing.outline(picture, region) for picture in (before, after)), facts + "."
+    return *(outline(picture, region, CELL) for picture in (before, after)), facts + "."
 
 
 def blend(models: Models, checkpoint, first, second, size, way, books, share, split, seed):

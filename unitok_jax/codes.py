@@ -70,6 +70,18 @@ class Codes(np.ndarray):
         )
 
 
+def first_image_token(codes: np.ndarray, grid: tuple[int, int]) -> int:
+    """The position in N of the first token that has a place in the grid: query tokens are before.
+
+    Raises:
+      ValueError: codes (..., N) of fewer tokens than a grid of (rows, columns) holds.
+    """
+    first = codes.shape[-1] - grid[0] * grid[1]
+    if first < 0:
+        raise ValueError(f"{codes.shape[-1]} tokens are fewer than a grid of {grid} holds")
+    return first
+
+
 def _with_grid(array, grid):
     """A view of an array as codes of a grid; without a grid the array."""
     if grid is None:

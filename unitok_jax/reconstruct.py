@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from unitok_jax import commands, comparison
+from unitok_jax import commands
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.shard_files import SETTINGS, claim, sweep, write_bytes
 from unitok_jax.data.transforms import (
@@ -25,6 +25,7 @@ from unitok_jax.data.transforms import (
 from unitok_jax.evaluate.reconstruction import psnr
 from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import printable
+from unitok_jax.pictures import captioned
 from unitok_jax.tokenizer import Tokenizer
 
 FORMAT = "unitok_jax.reconstructed"
@@ -76,8 +77,8 @@ def reconstruct(
             flush=True,
         )
         if len(rows) < _COMPARED:
-            rows.append(comparison.row(name, ratios[name], image, rebuilt))
-    _write(output / sheet, comparison.draw(rows))
+            rows.append(captioned.row(name, ratios[name], image, rebuilt))
+    _write(output / sheet, captioned.draw(rows))
     sweep(output)
     return ratios, output / sheet
 

@@ -27,7 +27,7 @@ from unitok_jax.evaluate.frechet import frechet_distance
 from unitok_jax.evaluate.retrieval import caption_retrieval
 from unitok_jax.evaluate.zero_shot import classify
 from unitok_jax.evaluation import Evaluator, caption_tokens
-from unitok_jax.metrics import comparison
+from unitok_jax.pictures.comparison import comparison
 from unitok_jax.programs import Programs
 from unitok_jax.step import Trainer, TrainState
 
