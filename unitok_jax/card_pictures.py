@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from unitok_jax.codes import STRIDE
 from unitok_jax.pictures.codes import code_maps
 from unitok_jax.pictures.comparison import comparison, tile
 
@@ -75,7 +76,7 @@ def code_map(image: np.ndarray, codes: np.ndarray, query: int) -> np.ndarray:
     Returns:
       uint8 picture: the image, then K maps of rows x columns.
     """
-    rows, columns = image.shape[0] // 16, image.shape[1] // 16
+    rows, columns = image.shape[0] // STRIDE, image.shape[1] // STRIDE
     cell = max(4, _SIDE // max(rows, columns))
     size = columns * cell, rows * cell
     pictures = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))]

@@ -1,8 +1,10 @@
-"""Codes that know the grid of their image."""
+"""Codes that know the grid of their image, and the side of a token."""
 
 import functools
 
 import numpy as np
+
+STRIDE = 16  # pixels of a token's side
 
 
 class Codes(np.ndarray):

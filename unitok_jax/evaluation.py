@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from unitok_jax import frozen, measures, sharding
+from unitok_jax.codes import STRIDE
 from unitok_jax.data.pipeline import eval_batches
 from unitok_jax.data.records import Source, Tally
 from unitok_jax.data.text import Tokenizer
@@ -27,7 +28,6 @@ from unitok_jax.evaluate.reconstruction import Reconstruction
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.images import squared_error, to_float
 from unitok_jax.models.quantizers.base import codebook_counts
-from unitok_jax.models.vitamin import STRIDE
 
 
 def _in_full(measure):

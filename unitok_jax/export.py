@@ -17,9 +17,9 @@ import numpy as np
 from jax import export
 
 from unitok_jax import commands, outputs, trees, weight_files
+from unitok_jax.codes import STRIDE
 from unitok_jax.extras import how_to_install
 from unitok_jax.models import precision
-from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import expand, printable
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

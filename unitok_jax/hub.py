@@ -16,10 +16,10 @@ from unitok_jax import (
     trees,
     weight_files,
 )
+from unitok_jax.codes import STRIDE
 from unitok_jax.foreign_files import ConversionError, check_file
 from unitok_jax.models.limits import show
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.outputs import new_folder
 from unitok_jax.paths import printable
 

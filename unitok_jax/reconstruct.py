@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from unitok_jax import commands
+from unitok_jax.codes import STRIDE
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.shard_files import SETTINGS, claim, sweep, write_bytes
 from unitok_jax.data.transforms import (
@@ -23,7 +24,6 @@ from unitok_jax.data.transforms import (
     to_uint8,
 )
 from unitok_jax.evaluate.reconstruction import psnr
-from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import printable
 from unitok_jax.pictures import captioned
 from unitok_jax.tokenizer import Tokenizer

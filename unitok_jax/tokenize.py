@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from unitok_jax import commands
+from unitok_jax.codes import STRIDE
 from unitok_jax.data import code_files, code_shards
 from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import Source, Tally
@@ -23,7 +24,6 @@ from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.view_batches import ShardedViews, of_shards
 from unitok_jax.data.views import VIEWS
-from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import printable
 
 POLL = 0.5  # seconds between two looks at what the other processes have written

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from unitok_jax import trees
+from unitok_jax.codes import STRIDE
 from unitok_jax.models import layers, limits, vitamin
 from unitok_jax.models.projection import make_projection
 from unitok_jax.models.quantizers.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
@@ -234,7 +235,7 @@ class UniTok(nnx.Module):
 
 
 def _grid(images):
-    return images.shape[1] // vitamin.STRIDE, images.shape[2] // vitamin.STRIDE
+    return images.shape[1] // STRIDE, images.shape[2] // STRIDE
 
 
 def _check_choice(key, value, choices):
