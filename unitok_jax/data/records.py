@@ -1,4 +1,4 @@
-"""What a sample is, and what a source of samples promises; every format keeps to it."""
+"""Samples, and the promises of a source of samples, which every format keeps; parts of a source."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -141,3 +141,34 @@ class LabelledSource(Source, Protocol):
     def label(self, index: int) -> int:
         """The position in `class_names` of record `index`. May read it, decodes no image."""
         ...
+
+
+class Subset:
+    """Records of another source, by their positions there."""
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._source[self._indices[index]]
+
+
+class LabelledSubset(Subset):
+    """Records of a labelled source, with all its classes."""
+
+    def __init__(self, source: LabelledSource, indices: Sequence[int]):
+        super().__init__(source, indices)
+        self.class_names, self.class_templates = source.class_names, source.class_templates
+
+    def label(self, index: int) -> int:
+        """The position in `class_names` of record `index`."""
+        return self._source.label(self._indices[index])
+
+
+def subset(source: Source, indices: Sequence[int]) -> Subset:
+    """The records of `source` at `indices`, labelled if it is."""
+    kind = LabelledSubset if isinstance(source, LabelledSource) else Subset
+    return kind(source, indices)
