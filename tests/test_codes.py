@@ -17,7 +17,7 @@ import unitok_jax
 from formats import outcomes
 from tokenized import make_images
 from unitok_jax.data import code_files, code_shards, shard_files
-from unitok_jax.data.records import Tally
+from unitok_jax.data.health import Tally
 from unitok_jax.data.shard_files import claim
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 
 from unitok_jax import frozen, measures, sharding
 from unitok_jax.codes import STRIDE
+from unitok_jax.data.health import Tally
 from unitok_jax.data.pipeline import eval_batches
-from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.records import Source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.evaluate.agreement import CodeAgreement
 from unitok_jax.evaluate.codebook import CodebookUse

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 from unitok_jax import differences, frozen, initialize, paths, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
-from unitok_jax.data.health import Health
+from unitok_jax.data.health import Health, SampleError, Tally
 from unitok_jax.data.identity import identity
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
-from unitok_jax.data.records import LabelledSource, SampleError, Tally, subset
+from unitok_jax.data.records import LabelledSource, subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import decode_image

@@ -18,8 +18,9 @@ import numpy as np
 from unitok_jax import commands
 from unitok_jax.codes import STRIDE
 from unitok_jax.data import code_files, code_shards
+from unitok_jax.data.health import Tally
 from unitok_jax.data.progress import Progress
-from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.records import Source
 from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.view_batches import ShardedViews, of_shards

@@ -19,8 +19,8 @@ from unitok_jax.data.code_files import (
     digests,
 )
 from unitok_jax.data.codes import records_of
-from unitok_jax.data.health import TooManyBadSamples
-from unitok_jax.data.records import LabelledSource, Source, Tally
+from unitok_jax.data.health import Tally, TooManyBadSamples
+from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.shard_files import (
     MANIFEST,
     facts_if_whole,

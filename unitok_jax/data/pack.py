@@ -13,9 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from unitok_jax import config_flag, console, paths
-from unitok_jax.data.health import TooManyBadSamples
+from unitok_jax.data.health import Tally, TooManyBadSamples
 from unitok_jax.data.packing import pack, plan
-from unitok_jax.data.records import Tally
 from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 

@@ -18,8 +18,9 @@ from ml_collections import ConfigDict, config_flags
 
 from unitok_jax import config_flag, console, paths
 from unitok_jax.data import statistics
+from unitok_jax.data.health import Tally
 from unitok_jax.data.progress import Progress
-from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.records import Source
 from unitok_jax.data.shard_files import claim, write_bytes
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import END_OF_TEXT, Tokenizer

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from unitok_jax.codes import STRIDE
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.metadata import MAX_SCANS, orientation, scans, without_metadata
-from unitok_jax.data.records import SampleError
 from unitok_jax.paths import printable
 
 # A file of a few kilobytes can unpack to gigabytes. Decoding takes 12 bytes for a pixel, or 24 of a
