@@ -146,7 +146,7 @@ def _distance(lpips, unitok, vgg, params, pictures):
     import jax.numpy as jnp
     from flax import nnx
 
-    from unitok_jax.pixels import to_float
+    from unitok_jax.models.images import to_float
 
     images = to_float(pictures)
     rebuilt, _, _ = nnx.merge(unitok, params).reconstruct(images)

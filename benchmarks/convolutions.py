@@ -297,10 +297,10 @@ def nearest_with(form):
     def nearest(latent, rows):
         from jax import lax
 
-        from unitok_jax.models import quantizer
+        from unitok_jax.models.quantizers import base, multi_codebook
 
-        chunks = quantizer.split_chunks(latent, len(rows)).swapaxes(0, 1)
-        return lax.map(lambda book: getattr(quantizer, form)(*book), (chunks, rows))
+        chunks = base.split_chunks(latent, len(rows)).swapaxes(0, 1)
+        return lax.map(lambda book: getattr(multi_codebook, form)(*book), (chunks, rows))
 
     return nearest
 

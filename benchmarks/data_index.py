@@ -25,7 +25,7 @@ import time
 import numpy as np
 
 from unitok_jax.data import index_files, tar_index
-from unitok_jax.data.records import Tally
+from unitok_jax.data.health import Tally
 from unitok_jax.data.shards import Shard
 from unitok_jax.data.tar_scan import ROW, CaptionRule
 from unitok_jax.data.tars import TarSource, tar_source

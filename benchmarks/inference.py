@@ -28,8 +28,8 @@ def methods(config, params, batch: int) -> dict:
     from flax import nnx
 
     from benchmarks.roofline import Job
+    from unitok_jax.codes import STRIDE
     from unitok_jax.models.unitok import abstract_model
-    from unitok_jax.models.vitamin import STRIDE
 
     graph, _ = abstract_model(config.model.to_dict())
     rng, (height, width) = np.random.default_rng(0), config.data.image_size

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks import inference, roofline, timing
-from unitok_jax import augment, frozen, parts
-from unitok_jax.models.dinov2 import PATCH, WIDTH, DinoV2
+from unitok_jax import augment, frozen, trees
+from unitok_jax.codes import STRIDE
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
+from unitok_jax.models.pretrained.dinov2 import PATCH, WIDTH, DinoV2
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.models.vitamin import STRIDE
 
 
 class Stage(NamedTuple):
@@ -58,10 +58,10 @@ class _Model:
 
     def add(self, name, globs, function, x, dtype=None, by_input=True):
         """Adds function(module, x), which uses the parameters of `globs`; returns its output."""
-        own, rest = parts.split(self.params, globs)[0], parts.split(self.abstract, globs)[1]
+        own, rest = trees.split(self.params, globs)[0], trees.split(self.abstract, globs)[1]
 
         def run(own, x, graph=self.graph):
-            return function(nnx.merge(graph, parts.merge(own, rest)), x)
+            return function(nnx.merge(graph, trees.merge(own, rest)), x)
 
         self.stages[name] = Stage(
             run,

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
-from unitok_jax import differences
+from unitok_jax import trees
 
 ROOT = pathlib.Path(__file__).parents[1]
 POLL = 0.002  # seconds
@@ -177,10 +177,10 @@ def arrays(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
         with ocp.PyTreeCheckpointer() as reader:
             metadata = reader.metadata(path).item_metadata.tree
             wanted = ocp.checkpoint_utils.construct_restore_args(metadata)
-            for args in differences.leaves(wanted).values():
+            for args in trees.flatten(wanted).values():
                 args.restore_type, args.sharding = np.ndarray, None
             tree = reader.restore(path, restore_args=wanted)
-        out |= {f"{item}.{name}": leaf for name, leaf in differences.leaves(tree).items()}
+        out |= {f"{item}.{name}": leaf for name, leaf in trees.flatten(tree).items()}
     return out
 
 

@@ -15,8 +15,9 @@ from formats import config, jpeg, outcomes, take
 from unitok_jax.data import array_records
 from unitok_jax.data.array_records import Part, RecordFiles
 from unitok_jax.data.cache import Cache
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import train_batches
-from unitok_jax.data.records import LabelledSource, SampleError
+from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
 
 

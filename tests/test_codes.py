@@ -16,8 +16,8 @@ import pytest
 import unitok_jax
 from formats import outcomes
 from tokenized import make_images
-from unitok_jax.data import code_shards, shard_files
-from unitok_jax.data.records import Tally
+from unitok_jax.data import code_files, code_shards, shard_files
+from unitok_jax.data.health import Tally
 from unitok_jax.data.shard_files import claim
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,8 +28,8 @@ COUNT, SIZE = 600, 280  # more than a row group in a shard, three shards
 def write(output, storage, tokenizer="a" * 32, count=COUNT, bad=()):
     """Codes that tell their index."""
     settings = {
-        "format": code_shards.FORMAT,
-        "version": code_shards.VERSION,
+        "format": code_files.FORMAT,
+        "version": code_files.VERSION,
         "--format": storage,
         "--shard_size": SIZE,
         "--views": "center+flip",
@@ -314,7 +314,7 @@ def test_names_that_are_not_utf8(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
     for storage in STORAGES:
         settings = {
-            **{"format": code_shards.FORMAT, "version": 1, "--format": storage, "--shard_size": 1},
+            **{"format": code_files.FORMAT, "version": 1, "--format": storage, "--shard_size": 1},
             **{"--views": "center", "tokenizer": "a", "grid": [1, 1], "num_codebooks": 1},
             **{"codebook_size": 2, "tokens": 1, "samples": 1},
         }

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import ablations, default, finetune
-from unitok_jax import frozen, parts, sharding
+from unitok_jax import frozen, sharding, trees
 from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluation import Evaluator
@@ -143,7 +143,7 @@ class TestFineTuning:
     def test_the_decoder_alone_is_trained(self):
         config = get_config("finetune:decoder")
         _, params = abstract_model(config.model.to_dict())
-        _, rest = parts.split(params, config.optim.frozen)
+        _, rest = trees.split(params, config.optim.frozen)
         assert list(rest) == ["decoder"]
 
 

@@ -8,7 +8,8 @@ from flax import nnx
 
 import parity
 from unitok_jax import frozen, torch_layout
-from unitok_jax.models import dinov2, layers
+from unitok_jax.models import layers
+from unitok_jax.models.pretrained import dinov2
 
 
 def build(dtype=jnp.float32, stream=jnp.float32):

@@ -1,4 +1,4 @@
-"""Codes changed by hand: regions, mixtures and their pictures."""
+"""Codes changed by hand: regions and mixtures."""
 
 import numpy as np
 import pytest
@@ -14,23 +14,6 @@ def pair():
     """Two (3, 14) codes that differ everywhere: a grid of 3 x 4 behind two query tokens."""
     codes = np.arange(3 * 14, dtype=np.int32).reshape(3, 14)
     return codes, codes + 100
-
-
-def test_palette_is_the_same_for_every_size_and_tells_codes_apart():
-    colours = editing.palette(4096)
-    np.testing.assert_array_equal(editing.palette(256), colours[:256])
-    assert colours.dtype == np.uint8 and len(np.unique(colours[:256], axis=0)) == 256
-    steps = np.abs(np.diff(colours.astype(int), axis=0)).max(axis=1)
-    assert steps.min() > 60
-
-
-def test_code_maps_paint_each_token_and_no_query_token(pair):
-    maps = editing.code_maps(pair[0], GRID, 64, cell=5)
-    assert maps.shape == (3, 15, 20, 3)
-    for book, row, column in np.ndindex(3, *GRID):
-        square = maps[book, 5 * row : 5 * row + 5, 5 * column : 5 * column + 5].reshape(-1, 3)
-        colour = editing.palette(64)[pair[0][book, 2 + 4 * row + column]]
-        np.testing.assert_array_equal(square, np.tile(colour, (25, 1)))
 
 
 def test_region_tokens(pair):
@@ -124,16 +107,3 @@ def test_bad_blends(pair):
         editing.blend_split(codes, other, GRID, 5)
     with pytest.raises(ValueError, match="cannot be mixed"):
         editing.blend_books(codes, other[:, :5], 1)
-
-
-def test_outline_frames_the_region():
-    image = np.full((48, 64, 3), 7, np.uint8)
-    out = editing.outline(image, Region(1, 2, 2, 1))
-    rows, columns = np.nonzero((out != image).any(axis=-1))
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (16, 47, 32, 47)
-    assert (out[20:40, 36:44] == 7).all() and (image == 7).all()
-
-
-def test_error_picture():
-    first, second = np.array([[10, 200, 0]], np.uint8), np.array([[20, 180, 255]], np.uint8)
-    assert editing.error_picture(first, second).tolist() == [[20, 40, 255]]

@@ -8,8 +8,8 @@ import pytest
 
 from configs import tiny as tiny_config
 from unitok_jax import frozen, sharding
+from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.subset import subset
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.step import init_params

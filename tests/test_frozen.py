@@ -16,7 +16,7 @@ from flax import nnx
 import parity
 from unitok_jax import frozen, loading, torch_layout
 from unitok_jax.commands import convert
-from unitok_jax.models import lpips
+from unitok_jax.models.pretrained import lpips
 
 KINDS = tuple(frozen.NETWORKS)
 SECTIONS = {"lpips": "lpips", "dinov2": "dino", "inception": "inception"}

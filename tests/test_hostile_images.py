@@ -10,7 +10,7 @@ from image_files import encoded, png, xmp
 from PIL import Image
 
 from unitok_jax.data.crops import decode_random_crop
-from unitok_jax.data.records import REASONS, SampleError
+from unitok_jax.data.health import REASONS, SampleError
 from unitok_jax.data.transforms import (
     MAX_PIXELS,
     MAX_SIDE,

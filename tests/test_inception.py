@@ -8,7 +8,7 @@ from flax import nnx
 
 import parity
 from unitok_jax import frozen, torch_layout
-from unitok_jax.models import inception
+from unitok_jax.models.pretrained import inception
 
 TAPS = {
     "pool1": "features_64",

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from configs import tiny
-from unitok_jax import parts
+from unitok_jax import trees
 from unitok_jax.models import UniTok
 from unitok_jax.models.discriminator import DiscriminatorHeads
-from unitok_jax.models.quantizer import make_projection
+from unitok_jax.models.projection import make_projection
 
 TEXT_WIDTH, TEXT_LAYERS, CHUNK = 64, 2, 8  # of the tiny model
 SIGMAS = 5  # that a statistic of a sample may be off by
@@ -80,10 +80,10 @@ def fresh():
     model.text.vocab_size, model.text.context_length = 512, 16
     assert (model.text.width, model.text.layers) == (TEXT_WIDTH, TEXT_LAYERS)
     assert model.latent_width == CHUNK * model.num_codebooks
-    tokenizer = parts.flatten(_params(UniTok(**model.to_dict(), rngs=nnx.Rngs(0))))
+    tokenizer = trees.flatten(_params(UniTok(**model.to_dict(), rngs=nnx.Rngs(0))))
     linear = _params(make_projection("linear", 128, 32, 4, rngs=nnx.Rngs(1)))
     linear = {f"quant_proj.{name}": array for name, array in linear.items()}
-    heads = parts.flatten(_params(DiscriminatorHeads(depths=2, rngs=nnx.Rngs(2))))
+    heads = trees.flatten(_params(DiscriminatorHeads(depths=2, rngs=nnx.Rngs(2))))
     assert tokenizer.keys().isdisjoint(linear) and tokenizer.keys().isdisjoint(heads)
     return {k: np.asarray(v, np.float64) for k, v in (tokenizer | linear | heads).items()}
 

@@ -10,7 +10,7 @@ import pytest
 
 import parity
 from clip_files import text, timm_vit, vit_clip, vitamin, vitamin_clip, write
-from unitok_jax import initialize, loading, parts, sharding, torch_layout, torch_options
+from unitok_jax import initialize, loading, sharding, torch_layout, torch_options, trees
 from unitok_jax.models.unitok import abstract_model
 
 
@@ -33,18 +33,18 @@ def fresh(abstract):
 @pytest.fixture(scope="module")
 def expected(abstract):
     """The reference's weights as our parameters: dotted path -> array."""
-    return parts.flatten(torch_layout.from_torch(parity.state("tiny"), abstract))
+    return trees.flatten(torch_layout.from_torch(parity.state("tiny"), abstract))
 
 
 def start(path, abstract, fresh, model, **kwargs):
     params, found = initialize.initial_params(path, abstract, fresh, model=model, **kwargs)
     assert jax.tree.structure(params) == jax.tree.structure(fresh)
-    return parts.flatten(params), found
+    return trees.flatten(params), found
 
 
 def check(params, expected, patterns):
     """What the patterns match is the reference's, the rest is fresh."""
-    mask = parts.name_mask(params, patterns)
+    mask = trees.name_mask(params, patterns)
     for name, array in params.items():
         wanted = expected[name] if mask[name] else np.full(expected[name].shape, -7, np.float32)
         np.testing.assert_array_equal(jax.device_get(array), wanted, err_msg=name)
@@ -247,7 +247,7 @@ class TestClip:
         placed = jax.device_put(fresh, split)
         state = {name: a for name, a in vitamin_clip().items() if ".resblocks.1." not in name}
         params, found = start(write(tmp_path / "x.safetensors", state), target, placed, model)
-        for name, leaf in parts.flatten(target).items():
+        for name, leaf in trees.flatten(target).items():
             assert params[name].sharding == leaf.sharding, name
             if name not in found.fresh:
                 np.testing.assert_array_equal(jax.device_get(params[name]), expected[name])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from unitok_jax.models import layers, lookup_free
-from unitok_jax.models.quantizer import split_chunks
+from unitok_jax.models import layers
+from unitok_jax.models.quantizers import lookup_free
+from unitok_jax.models.quantizers.base import split_chunks
 from unitok_jax.models.unitok import QUANTIZERS
 
 # vocab_size, num_codebooks, latent_width: 64 entries for 4 books

@@ -1,4 +1,4 @@
-"""Means, writers, progress, pictures and the measures of an evaluation."""
+"""Means, writers, progress and the measures of an evaluation."""
 
 import json
 import logging
@@ -11,8 +11,8 @@ from unitok_jax.boards import TensorBoard
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.reconstruction import Reconstruction, psnr
 from unitok_jax.evaluate.retrieval import caption_retrieval
-from unitok_jax.metrics import Progress, RunningMean, Writer, comparison, tile
-from unitok_jax.step import codebook_counts, codebook_health
+from unitok_jax.metrics import Progress, RunningMean, Writer
+from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
 
 
 def test_running_mean():
@@ -56,23 +56,6 @@ def test_progress_in_a_log(caplog):
         progress.update(5, {"loss": 0.25}, 0.5)
     assert "step 1/10  loss 0.5  ? left" in caplog.text
     assert "step 5/10  loss 0.25  0.5 images/s  0:00:40 left" in caplog.text
-
-
-def test_comparison():
-    images = np.zeros((2, 4, 6, 3), np.uint8)
-    rebuilt = np.full_like(images, 40)
-    picture = comparison(images, rebuilt)
-    assert picture.shape == (2 * 8, 3 * 10, 3)
-    row = picture[4]
-    assert row[4].tolist() == [0] * 3 and row[14].tolist() == [40] * 3
-    assert row[24].tolist() == [80] * 3 and row[0].tolist() == [255] * 3
-
-
-def test_tile_fills_up_with_white():
-    picture = tile([np.zeros((2, n, 3), np.uint8) for n in (3, 5, 4)], height=2)
-    assert picture.shape == (4, 9, 3)
-    assert picture[0, 4].tolist() == [255] * 3 and picture[3, 6].tolist() == [255] * 3
-    assert picture[2, 4].tolist() == picture[0, 8].tolist() == [0] * 3
 
 
 def test_psnr():

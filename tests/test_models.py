@@ -7,7 +7,9 @@ import pytest
 from flax import nnx
 
 from configs import default
-from unitok_jax.models import convolutions, layers, quantizer, vitamin
+from unitok_jax.models import convolutions, layers, vitamin
+from unitok_jax.models.quantizers import base
+from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
 from unitok_jax.models.unitok import abstract_model
 
 
@@ -127,16 +129,14 @@ class TestGrids:
 
 class TestQuantizer:
     def make(self, **kwargs):
-        return quantizer.MultiCodebookQuantizer(
-            64, 4, 32, commitment_weight=0.25, rngs=nnx.Rngs(0), **kwargs
-        )
+        return MultiCodebookQuantizer(64, 4, 32, commitment_weight=0.25, rngs=nnx.Rngs(0), **kwargs)
 
     def test_lookup_of_indices_is_the_output(self):
         module, latent = self.make(), jax.random.normal(jax.random.key(1), (2, 5, 32))
         out = module(latent)
         assert np.array_equal(module.indices(latent), out.codes)
         np.testing.assert_allclose(module.lookup(out.codes), out.latent, atol=1e-6)
-        norms = jnp.linalg.norm(quantizer.split_chunks(out.latent, 4), axis=-1)
+        norms = jnp.linalg.norm(base.split_chunks(out.latent, 4), axis=-1)
         np.testing.assert_allclose(norms, 1, atol=1e-5)
 
     def test_straight_through_is_the_identity_on_the_normalised_chunk(self):
@@ -145,7 +145,7 @@ class TestQuantizer:
         cotangent = jax.random.normal(jax.random.key(2), (2, 5, 32))
 
         def normalised(x):
-            return quantizer.join_chunks(layers.l2_normalize(quantizer.split_chunks(x, 4)))
+            return base.join_chunks(layers.l2_normalize(base.split_chunks(x, 4)))
 
         ours = jax.vjp(lambda x: module(x).latent, latent)[1](cotangent)[0]
         expected = jax.vjp(normalised, latent)[1](cotangent)[0]
@@ -159,7 +159,7 @@ class TestQuantizer:
         codes = module.indices(latent)
 
         def first_book(params):
-            return quantizer.split_chunks(nnx.merge(graph, params).lookup(codes), 4)[:, 0].sum()
+            return base.split_chunks(nnx.merge(graph, params).lookup(codes), 4)[:, 0].sum()
 
         grads = jax.grad(first_book)(params)["codebook"]
         assert np.any(grads[0]) and not np.any(grads[1:])

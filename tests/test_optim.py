@@ -9,7 +9,7 @@ from flax import nnx
 
 import parity
 from configs import tiny, tiny_full
-from unitok_jax import optim, parts, torch_layout
+from unitok_jax import optim, torch_layout, trees
 from unitok_jax.adversary import Adversary
 from unitok_jax.models.discriminator import DiscriminatorHeads
 from unitok_jax.models.unitok import abstract_model
@@ -83,7 +83,7 @@ def test_decay_mask_of_the_discriminator_is_the_references():
     params = nnx.to_pure_dict(
         nnx.state(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
     )
-    mask = parts.flatten(optim.decay_mask(params))
+    mask = trees.flatten(optim.decay_mask(params))
     names = torch_layout.entries(params, torch_layout.DISCRIMINATOR_ROWS)
     ours = {name for name, e in names.items() if mask[".".join(map(str, e.path))]}
     assert ours == set(parity.json_file("param_groups.json")["disc_weight_decay"])

@@ -7,9 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
+from unitok_jax.data.health import Tally
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.order import generator, order
-from unitok_jax.data.records import Tally
 
 
 class Numbers:

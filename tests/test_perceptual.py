@@ -8,7 +8,7 @@ from flax import nnx
 
 import parity
 from unitok_jax import frozen, torch_layout
-from unitok_jax.models.lpips import Lpips
+from unitok_jax.models.pretrained.lpips import Lpips
 
 
 def build(dtype=jnp.float32, seed=0):

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unitok_jax.data import sheet, statistics
+from unitok_jax.data import statistics
+from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.preview import preview, training_samples
-from unitok_jax.data.records import SampleError, Tally
 from unitok_jax.data.sources import SOURCES, open_source
 from unitok_jax.data.text import Tokenizer
+from unitok_jax.pictures import sheet
 
 ROOT = Path(__file__).parents[1]
 SHORT, LONG = "a red cup", "one two three four five six seven eight nine ten eleven twelve"

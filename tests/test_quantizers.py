@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from unitok_jax import loading, torch_layout
-from unitok_jax.models import layers, quantizer
-from unitok_jax.models.quantizer import join_chunks, split_chunks
+from unitok_jax.models import layers
+from unitok_jax.models.quantizers import multi_codebook
+from unitok_jax.models.quantizers.base import join_chunks, split_chunks
 from unitok_jax.models.unitok import QUANTIZERS, abstract_model
 from unitok_jax.step import Trainer
 
@@ -326,7 +327,7 @@ class TestNearestRow:
     """The form for CPUs finds what argmax finds, and both the first of equal rows."""
 
     @pytest.mark.parametrize("entries", [1024, 4096, 1056, 96])
-    @pytest.mark.parametrize("find", [quantizer._argmax_rows, quantizer._fold_rows])
+    @pytest.mark.parametrize("find", [multi_codebook._argmax_rows, multi_codebook._fold_rows])
     def test_of_equal_rows_the_first_is_found(self, entries, find):
         """Every row stands there four times, in whole numbers, whose products are exact."""
         rng = np.random.default_rng(0)
@@ -343,13 +344,13 @@ class TestNearestRow:
         rows = rng.standard_normal((entries, 8)).astype(np.float32)
         rows[rng.permutation(entries)[: entries // 2]] = rows[3]  # a collapsed codebook
         chunk = jnp.asarray(rng.standard_normal((2, 200, 8)).astype(np.float32))
-        plain = quantizer._argmax_rows(chunk, jnp.asarray(rows))
+        plain = multi_codebook._argmax_rows(chunk, jnp.asarray(rows))
         assert (plain == plain.min()).sum() < plain.size
-        np.testing.assert_array_equal(quantizer._fold_rows(chunk, jnp.asarray(rows)), plain)
+        np.testing.assert_array_equal(multi_codebook._fold_rows(chunk, jnp.asarray(rows)), plain)
         assert int(plain.max()) < entries
 
     def test_what_is_not_a_number_gets_a_valid_code(self):
         rows = jnp.ones((1024, 4))
         chunk = jnp.full((1, 2, 4), jnp.nan)
-        codes = quantizer._fold_rows(chunk, rows)
+        codes = multi_codebook._fold_rows(chunk, rows)
         assert (0 <= codes).all() and (codes < 1024).all()

@@ -12,10 +12,9 @@ from PIL import Image
 from configs import default
 from unitok_jax import differences
 from unitok_jax.data import folders
-from unitok_jax.data.health import TooManyBadSamples
-from unitok_jax.data.records import SampleError
+from unitok_jax.data.health import SampleError, TooManyBadSamples
+from unitok_jax.data.records import subset
 from unitok_jax.data.shapes import shape_source
-from unitok_jax.data.subset import subset
 from unitok_jax.run import Run
 
 

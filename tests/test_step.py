@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from configs import tiny_full
-from unitok_jax import augment, frozen, parts
+from unitok_jax import augment, frozen, trees
 from unitok_jax.generator import split_batch
 from unitok_jax.step import Trainer, TrainState
 
@@ -258,7 +258,7 @@ class TestFrozenParts:
             assert equal(before[part], now[part]), part
         for part in ("decoder", "quantizer", "projection"):
             assert not equal(before[part], now[part]), part
-        moments = parts.flatten(state.generator.opt_state[1].mu)
+        moments = trees.flatten(state.generator.opt_state[1].mu)
         assert not any(name.startswith("encoder.") for name in moments)
         assert jax.tree.structure(before) == jax.tree.structure(now)
 

@@ -17,8 +17,8 @@ from fsspec.registry import _registry
 import bucket
 from tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
 from unitok_jax.data import pipeline, tar_scan
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import eval_batches, train_batches
-from unitok_jax.data.records import SampleError
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.tars import tar_source
 

@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from formats import config, jpeg, outcomes, take
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import train_batches
-from unitok_jax.data.records import LabelledSource, SampleError
+from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
 
 FEATURES = tfds.features

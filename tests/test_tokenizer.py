@@ -16,8 +16,9 @@ from PIL import Image
 
 import parity
 import unitok_jax
-from unitok_jax import arguments, compiled, precision
+from unitok_jax import arguments, compiled
 from unitok_jax.data.transforms import decode_image
+from unitok_jax.models import precision
 from unitok_jax.tokenizer import Codes
 
 
@@ -320,7 +321,7 @@ class TestPrecision:
 
     @pytest.mark.parametrize("name, platform", [("bfloat16_3x", "tpu"), ("tensorfloat32", "gpu")])
     def test_between_asks_for_high_where_the_platform_has_it(self, tokenizer, name, platform):
-        from unitok_jax.functions import Functions
+        from unitok_jax.models.functions import Functions
 
         functions = Functions(tokenizer.config.model.to_dict(), name, platform)
         rows = np.zeros((1, 64, 64, 3), np.float32)

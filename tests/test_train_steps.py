@@ -10,8 +10,8 @@ import parity
 from configs import tiny_full
 from unitok_jax import augment, torch_layout, torch_options
 from unitok_jax.frozen import DINOV2_ROWS, LPIPS_ROWS
-from unitok_jax.models.dinov2 import DinoV2
-from unitok_jax.models.lpips import Lpips
+from unitok_jax.models.pretrained.dinov2 import DinoV2
+from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.step import Trainer
 
 GOLDEN = parity.json_file("train_steps.json")

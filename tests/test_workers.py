@@ -14,7 +14,7 @@ import pytest
 from formats import config, jpeg, take
 from mounts import tmpfs
 from unitok_jax import cluster
-from unitok_jax.data import chunks, workers
+from unitok_jax.data import reading, workers
 from unitok_jax.data.pipeline import train_batches
 
 ENDED = "Worker process was terminated unexpectedly with exit code {}. Search the logs above"
@@ -105,6 +105,6 @@ def test_workers_never_hear_ctrl_c():
     """Not even while Python starts in them: whoever presses it sees no traceback of theirs."""
     data = ml_collections.ConfigDict({"num_threads": 1, "num_workers": 3})
     # One batch is fewer chunks than there are workers: the last starts with a later batch.
-    with contextlib.closing(chunks.stream(blocked, 1, [0], data, batches=6)) as found:
+    with contextlib.closing(reading.stream(blocked, 1, [0], data, batches=6)) as found:
         assert [batch["deaf"].tolist() for batch in found] == [[True]] * 6
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

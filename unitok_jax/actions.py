@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from unitok_jax import editing
+from unitok_jax.codes import STRIDE
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float, to_uint8
 from unitok_jax.evaluate.reconstruction import psnr
+from unitok_jax.pictures.codes import code_maps, outline
+from unitok_jax.pictures.comparison import error_picture
 
-CELL = 16  # pixels of a token's side
 NATIVE = "native"
 MAX_FILE_PIXELS = 50_000_000  # of an uploaded picture
 MAX_NATIVE_PIXELS = 1024 * 1024  # of one that is not made smaller
@@ -47,9 +49,11 @@ def read_image(path: str, size: str) -> np.ndarray:
     image = decode_image(Path(path).read_bytes(), name, MAX_FILE_PIXELS)
     if size != NATIVE:
         return resize_center_crop(image, int(size))
-    height, width = (side // CELL * CELL for side in image.shape[:2])
+    height, width = (side // STRIDE * STRIDE for side in image.shape[:2])
     if not height or not width:
-        raise ValueError(f"{name} is smaller than a token, {CELL} x {CELL} pixels: choose a size")
+        raise ValueError(
+            f"{name} is smaller than a token, {STRIDE} x {STRIDE} pixels: choose a size"
+        )
     if height * width > MAX_NATIVE_PIXELS:
         raise ValueError(
             f"{name}: {height} x {width} is over the {MAX_NATIVE_PIXELS} pixels that are encoded "
@@ -123,9 +127,9 @@ def reconstruction(models: Models, checkpoint: str, path: str, size: str):
         f"({books} codebooks of {rows:,}) · {bits:,.0f} bits, "
         f"{bits / (height * width):.3f} a pixel"
     )
-    maps = editing.code_maps(codes, grid, rows)
+    maps = code_maps(codes, grid, rows, STRIDE)
     pairs = [(picture, str(number)) for number, picture in enumerate(maps, 1)]
-    return image, rebuilt, editing.error_picture(image, rebuilt), facts, pairs
+    return image, rebuilt, error_picture(image, rebuilt), facts, pairs
 
 
 def edit(models: Models, checkpoint, first, second, size, region, action, books, seed):
@@ -146,7 +150,7 @@ def edit(models: Models, checkpoint, first, second, size, region, action, books,
         codes = editing.replace(one.codes, other, tokens, books)
     before, after = (models.decode(checkpoint, c, one.grid) for c in (one.codes, codes))
     inside = np.zeros(before.shape[:2], bool)
-    top, left, height, width = (CELL * n for n in region)
+    top, left, height, width = (STRIDE * n for n in region)
     inside[top : top + height, left : left + width] = True
     moved = np.abs(before.astype(int) - after).mean(axis=-1)
     facts = (
@@ -155,7 +159,7 @@ def edit(models: Models, checkpoint, first, second, size, region, action, books,
     )
     if not inside.all():
         facts += f" and by {moved[~inside].mean():.1f} outside"
-    return *(editing.outline(picture, region) for picture in (before, after)), facts + "."
+    return *(outline(picture, region, STRIDE) for picture in (before, after)), facts + "."
 
 
 def blend(models: Models, checkpoint, first, second, size, way, books, share, split, seed):

@@ -12,8 +12,8 @@ import optax
 from flax import nnx
 
 from unitok_jax import augment, losses, optim
-from unitok_jax.models.dinov2 import DinoV2
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
+from unitok_jax.models.pretrained.dinov2 import DinoV2
 
 
 class Ramps(NamedTuple):

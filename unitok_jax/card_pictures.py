@@ -1,12 +1,13 @@
 """The pictures of a card: reconstructions, how often codes are used, and where they lie."""
 
-import colorsys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unitok_jax.metrics import comparison, tile
+from unitok_jax.codes import STRIDE
+from unitok_jax.pictures.codes import code_maps
+from unitok_jax.pictures.comparison import comparison, tile
 
 EACH = 3  # reconstructions of each kind
 _SIDE = 150  # pixels of a code map, about
@@ -75,15 +76,11 @@ def code_map(image: np.ndarray, codes: np.ndarray, query: int) -> np.ndarray:
     Returns:
       uint8 picture: the image, then K maps of rows x columns.
     """
-    rows, columns = image.shape[0] // 16, image.shape[1] // 16
-    maps = codes[:, query:].reshape(-1, rows, columns)
+    rows, columns = image.shape[0] // STRIDE, image.shape[1] // STRIDE
     cell = max(4, _SIDE // max(rows, columns))
     size = columns * cell, rows * cell
     pictures = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))]
-    for grid in maps:
-        colours = np.array([_colour(int(code)) for code in grid.ravel()], np.uint8)
-        cells = colours.reshape(rows, columns, 3)
-        pictures.append(cells.repeat(cell, axis=0).repeat(cell, axis=1))
+    pictures += [*code_maps(codes[:, query:], (rows, columns), int(codes.max()) + 1, cell)]
     gap = ((3, 3), (3, 3), (0, 0))
     padded = [np.pad(picture, gap, constant_values=255) for picture in pictures]
     per_row = min(len(padded), max(1, 900 // padded[0].shape[1]))
@@ -92,9 +89,3 @@ def code_map(image: np.ndarray, codes: np.ndarray, query: int) -> np.ndarray:
         for start in range(0, len(padded), per_row)
     ]
     return tile(lines, len(lines))
-
-
-def _colour(code: int) -> tuple[int, ...]:
-    # Neighbouring codes get hues far apart, by the golden ratio.
-    hue, shade = (code * 0.61803399) % 1, 0.55 + 0.4 * ((code * 0.754877666) % 1)
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.65, shade))

@@ -1,8 +1,10 @@
-"""Codes that know the grid of their image."""
+"""Codes that know the grid of their image, and the side of a token."""
 
 import functools
 
 import numpy as np
+
+STRIDE = 16  # pixels of a token's side
 
 
 class Codes(np.ndarray):
@@ -68,6 +70,18 @@ class Codes(np.ndarray):
             getattr(part, "grid", None) == self.grid and part.shape[-2:] == self.shape[-2:]
             for part in parts
         )
+
+
+def first_image_token(codes: np.ndarray, grid: tuple[int, int]) -> int:
+    """The position in N of the first token that has a place in the grid: query tokens are before.
+
+    Raises:
+      ValueError: codes (..., N) of fewer tokens than a grid of (rows, columns) holds.
+    """
+    first = codes.shape[-1] - grid[0] * grid[1]
+    if first < 0:
+        raise ValueError(f"{codes.shape[-1]} tokens are fewer than a grid of {grid} holds")
+    return first
 
 
 def _with_grid(array, grid):

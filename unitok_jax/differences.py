@@ -1,10 +1,8 @@
-"""What keeps a checkpoint from being used: differences of configurations and of trees of arrays."""
+"""Differences of configurations and of facts, which keep a checkpoint from being used."""
 
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import jax
-import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -69,44 +67,19 @@ def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str
     return lines
 
 
-def tree_differences(found, target) -> list[str]:
-    """What of `found` (arrays' metadata) is missing, surplus or of another shape for `target`."""
-    found, target = _shapes(found), _shapes(target)
-    lines = [f"missing: {name} {target[name]}" for name in sorted(target.keys() - found.keys())]
-    lines += [f"unknown: {name} {found[name]}" for name in sorted(found.keys() - target.keys())]
-    for name in sorted(found.keys() & target.keys()):
-        if found[name] != target[name]:
-            lines.append(f"shape: {name} is {found[name]}, the model has {target[name]}")
-    return lines
-
-
-def leaves(tree) -> dict:
-    """The leaves of a tree under dotted names."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def flat(tree: dict, prefix: str = "") -> dict:
+def flat(tree: Mapping) -> dict[str, Any]:
     """A nested dict as one level with dotted keys; tuples become lists, as JSON has them."""
-    out = {}
+    return {key: _as_json(value) for key, value in walk(tree)}
+
+
+def walk(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a nested dict that is no dict."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            out |= flat(value, f"{prefix}{key}.")
+            yield from walk(value, f"{prefix}{key}.")
         else:
-            out[prefix + key] = _as_json(value)
-    return out
+            yield prefix + key, value
 
 
 def _as_json(value):
     return [_as_json(each) for each in value] if isinstance(value, (tuple, list)) else value
-
-
-def _shapes(tree) -> dict[str, tuple]:
-    return {
-        name: tuple(leaf.shape if hasattr(leaf, "shape") else np.shape(leaf))
-        for name, leaf in leaves(tree).items()
-    }
-
-
-def _name(path) -> str:
-    keys = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", None))) for p in path)
-    return ".".join(str(key) for key in keys)

@@ -1,4 +1,4 @@
-"""Codes as something to look at and to change by hand: pictures of them, regions, mixtures.
+"""Codes as something to change by hand: regions and mixtures.
 
 Codes here are those of one image, int (K, N): K codebooks, and N tokens, of which the last
 rows * columns of the grid are the image's, row by row, and those before belong to no place.
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unitok_jax.codes import first_image_token
+
 
 class Region(NamedTuple):
     """A rectangle of the grid, in tokens."""
@@ -18,38 +20,6 @@ class Region(NamedTuple):
     left: int
     height: int
     width: int
-
-
-def palette(rows: int) -> np.ndarray:
-    """(rows, 3) uint8: a colour for each code, always the same; neighbours differ in hue."""
-    index = np.arange(rows)
-    hue = index * 0.6180339887 % 1  # golden section: no two of a short run come near each other
-    saturation, value = 0.35 + 0.6 * (index * 0.3819 % 1), 1 - 0.5 * (index * 0.7548 % 1)
-    wheel = np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
-    rgb = value[:, None] * (1 - saturation[:, None] * (1 - np.clip(wheel, 0, 1)))
-    return np.rint(255 * rgb).astype(np.uint8)
-
-
-def code_maps(codes: np.ndarray, grid: tuple[int, int], rows: int, cell: int = 16) -> np.ndarray:
-    """A picture per codebook: a square of `cell` pixels per token, coloured by its code.
-
-    Args:
-      codes: (K, N) in [0, rows).
-      grid: rows and columns of image tokens.
-      rows: of a codebook.
-
-    Returns:
-      (K, h cell, w cell, 3) uint8.
-    """
-    height, width = grid
-    cells = codes[:, _first(codes, grid) :].reshape(-1, height, width)
-    return palette(rows)[cells].repeat(cell, axis=1).repeat(cell, axis=2)
-
-
-def error_picture(image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Absolute error x 2 of two uint8 pictures of one shape, uint8."""
-    error = np.abs(image.astype(np.int16) - other.astype(np.int16))
-    return np.minimum(2 * error, 255).astype(np.uint8)
 
 
 def check_region(region: Region, grid: tuple[int, int]) -> Region:
@@ -72,7 +42,7 @@ def region_tokens(codes: np.ndarray, grid: tuple[int, int], region: Region) -> n
     """Positions in (K, N) codes of a region's tokens, row by row. Raises as `check_region`."""
     top, left, height, width = check_region(region, grid)
     numbers = np.arange(grid[0] * grid[1]).reshape(grid)
-    return numbers[top : top + height, left : left + width].ravel() + _first(codes, grid)
+    return numbers[top : top + height, left : left + width].ravel() + first_image_token(codes, grid)
 
 
 def most_frequent(codes: np.ndarray) -> np.ndarray:
@@ -151,28 +121,6 @@ def blend_split(
         return np.array(codes)
     tokens = region_tokens(codes, grid, Region(0, columns, grid[0], grid[1] - columns))
     return replace(codes, other, tokens, range(len(codes)))
-
-
-def outline(image: np.ndarray, region: Region, cell: int = 16) -> np.ndarray:
-    """(H, W, 3) uint8 with a frame around a region of tokens of `cell` pixels."""
-    top, left, height, width = (cell * n for n in region)
-    out = np.array(image)
-    line = max(1, min(out.shape[:2]) // 128)
-    for margin, colour in ((0, (255, 40, 40)), (line, (255, 255, 255))):
-        inside = np.zeros(out.shape[:2], bool)
-        inside[top + margin : top + height - margin, left + margin : left + width - margin] = True
-        edge = inside.copy()
-        margin += line
-        edge[top + margin : top + height - margin, left + margin : left + width - margin] = False
-        out[edge] = colour
-    return out
-
-
-def _first(codes, grid):
-    first = codes.shape[1] - grid[0] * grid[1]
-    if first < 0:
-        raise ValueError(f"{codes.shape[1]} tokens are fewer than a grid of {grid} holds")
-    return first
 
 
 def _check_same(codes, other):

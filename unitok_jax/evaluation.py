@@ -16,18 +16,19 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from unitok_jax import frozen, losses, measures, sharding
+from unitok_jax import frozen, measures, sharding
+from unitok_jax.codes import STRIDE
+from unitok_jax.data.health import Tally
 from unitok_jax.data.pipeline import eval_batches
-from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.records import Source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.evaluate.agreement import CodeAgreement
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.frechet import FeatureMoments
 from unitok_jax.evaluate.reconstruction import Reconstruction
-from unitok_jax.functions import Functions
-from unitok_jax.models.vitamin import STRIDE
-from unitok_jax.pixels import to_float
-from unitok_jax.step import codebook_counts
+from unitok_jax.models.functions import Functions
+from unitok_jax.models.images import squared_error, to_float
+from unitok_jax.models.quantizers.base import codebook_counts
 
 
 def _in_full(measure):
@@ -159,7 +160,7 @@ class Evaluator:
         rebuilt = levels.astype(jnp.uint8)
         pixels, rounded = batch["image"].astype(jnp.float32), to_float(rebuilt)
         out = _marks(batch) | {
-            "squared_error": losses.squared_error(rounded, images),
+            "squared_error": squared_error(rounded, images),
             "ssim": measures.ssim(levels, pixels, window="gaussian"),
             "ssim_uniform": measures.ssim(levels, pixels, window="uniform"),
             "counts": codebook_counts(codes, self._rows, batch["mask"]),

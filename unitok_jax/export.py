@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from unitok_jax import differences, outputs, precision, weight_files
+from unitok_jax import outputs, trees, weight_files
+from unitok_jax.codes import STRIDE
 from unitok_jax.extras import how_to_install
-from unitok_jax.models.vitamin import STRIDE
+from unitok_jax.models import precision
 from unitok_jax.paths import expand
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -49,7 +50,7 @@ def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> 
     functions = tokenizer.functions
     used = {name: tokenizer.params[name] for name in _PARTS if name in tokenizer.params}
     tree = jax.tree.structure(used)
-    weights = differences.leaves(used)
+    weights = trees.flatten(used)
     order = tuple(weights)
 
     def params(weights):

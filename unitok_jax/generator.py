@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from unitok_jax import losses, parts
+from unitok_jax import losses, trees
 from unitok_jax.adversary import Adversary, Ramps
-from unitok_jax.models.lpips import Lpips
+from unitok_jax.models.pretrained.lpips import Lpips
 
 
 class Generator:
@@ -66,7 +66,7 @@ class Generator:
         """
 
         def forward(trainable, batch, key):
-            model = nnx.merge(self._graph, parts.merge(trainable, fixed))
+            model = nnx.merge(self._graph, trees.merge(trainable, fixed))
             entropy = bool(self._weights["entropy"])
             # What is frozen computes what it does at inference: no stochastic depth.
             encoder_key, decoder_key = jax.random.split(key)
@@ -82,7 +82,7 @@ class Generator:
                 return {"named": {}}
             terms = self._pixel_terms(rebuilt, batch["image"][:: self.decode_every], frozen)
             if ramps is not None:
-                decoder = nnx.merge(self._graph, parts.merge(trainable, fixed)).decoder
+                decoder = nnx.merge(self._graph, trees.merge(trainable, fixed)).decoder
                 at_kernel = functools.partial(decoder.to_rgb, last_features)
                 kernel = decoder.up_conv4.conv2.kernel[...]
                 terms |= self._gan_terms(

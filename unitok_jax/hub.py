@@ -9,17 +9,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax import (
-    differences,
     foreign_json,
     stored,
     torch_layout,
     torch_options,
+    trees,
     weight_files,
 )
+from unitok_jax.codes import STRIDE
 from unitok_jax.foreign_files import ConversionError, check_file
 from unitok_jax.models.limits import show
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.outputs import new_folder
 from unitok_jax.paths import printable
 
@@ -103,8 +103,8 @@ def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
         torch_options.check_heads(config, heads)
         if saved["layout"] == "public":
             return config, torch_layout.from_torch(state, abstract)
-        named = differences.leaves(abstract)
-        stored.refuse(differences.tree_differences(state, named), "the arrays do not fit the model")
+        named = trees.flatten(abstract)
+        stored.refuse(trees.differences(state, named), "the arrays do not fit the model")
     except ValueError as error:
         raise ConversionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
     arrays = [np.asarray(state[name], np.float32) for name in named]
@@ -126,7 +126,7 @@ def write(folder, config: ConfigDict, params) -> None:
         layout, state = "public", torch_layout.to_torch(params)
     except ConversionError:
         layout, metadata = "unitok_jax", None
-        state = {k: np.array(v, order="C") for k, v in differences.leaves(params).items()}
+        state = {k: np.array(v, order="C") for k, v in trees.flatten(params).items()}
     values = (LIBRARY, FORMAT, layout, list(config.data.image_size), config.model.to_dict())
     text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=2)
     with new_folder(folder) as folder:

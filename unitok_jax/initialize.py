@@ -11,8 +11,8 @@ from unitok_jax import (
     clip_layout,
     differences,
     loading,
-    parts,
     torch_layout,
+    trees,
     weight_files,
 )
 from unitok_jax.models.vitamin import SIZES
@@ -70,7 +70,7 @@ def initial_params(
     taken, report = match(path, abstract, model=model, include=include, key=key)
 
     def choose(keys, leaf, default):
-        name = parts.dotted(keys)
+        name = trees.dotted(keys)
         return _place(taken[name], leaf, default) if name in taken else default
 
     return jax.tree_util.tree_map_with_path(choose, abstract, fresh), report
@@ -100,7 +100,7 @@ def match(
       OSError: the file is not there.
     """
     path = expand(path)
-    mask = parts.flatten(parts.name_mask(abstract, include, key))
+    mask = trees.flatten(trees.name_mask(abstract, include, key))
     if not path.exists():
         raise FileNotFoundError(f"{printable(path)} does not exist")
     if path.is_dir():
@@ -132,7 +132,7 @@ def _match_unitok(path, config, params, abstract, model, mask, key, notes):
             f"{path} was saved with another model:\n  " + "\n  ".join(problems) + "\nset the saved "
             f"values, or leave out the parts that depend on them: {key}=('encoder.*',) for example"
         )
-    saved = parts.flatten(jax.device_get(params))
+    saved = trees.flatten(jax.device_get(params))
     taken = {name: Taken(saved[name], None) for name in mask if mask[name]}
     report = Report(
         path=str(path),
@@ -149,7 +149,7 @@ def _match_unitok(path, config, params, abstract, model, mask, key, notes):
 
 def _match_clip(path, state, abstract, model, mask, key):
     table = torch_layout.entries(abstract)
-    leaves = parts.flatten(abstract)
+    leaves = trees.flatten(abstract)
     _check_text(path, state, table, mask, key)
     taken, used, unused, fits = {}, {}, {}, set()
     names = clip_layout.translate(state)
@@ -159,7 +159,7 @@ def _match_clip(path, state, abstract, model, mask, key):
             unused[name] = why or f"no counterpart: the model has no {target}"
             continue
         entry = table[target]
-        ours = _dotted(entry)
+        ours = trees.dotted(entry.path)
         if have != tuple(entry.shape):
             unused[name] = f"shape {have}, the model's {ours} wants {tuple(entry.shape)}"
             continue
@@ -205,7 +205,7 @@ def _check_text(path, state, table, mask, key):
         entry = table[f"text_encoder.{name}"]
         for found in {name, f"text.{name}"} & state.keys():
             have, want = np.shape(state[found]), entry.shape
-            if mask[_dotted(entry)] and have[1:] == want[1:] and have != want:
+            if mask[trees.dotted(entry.path)] and have[1:] == want[1:] and have != want:
                 raise ValueError(
                     f"{path}: {found} has {have[0]} rows, model.text.{option}={want[0]}; "
                     f"{words.format(have[0])}, or leave the text tower out with {key}"
@@ -225,7 +225,7 @@ def _check_any(report, fits, key):
 
 def _clip_notes(used, names, state, model, key):
     shapes = {target: np.shape(state[name]) for name, (target, _) in names.items() if target}
-    present = parts.flatten(dict(model))
+    present = trees.flatten(dict(model))
     found = clip_layout.sizes(shapes)
     other = [f"model.{name}={value}" for name, value in found.items() if value != present[name]]
     if other:
@@ -283,7 +283,7 @@ def _heads(model, state):
 
 
 def _sizes(abstract):
-    return {name: int(np.prod(leaf.shape)) for name, leaf in parts.flatten(abstract).items()}
+    return {name: int(np.prod(leaf.shape)) for name, leaf in trees.flatten(abstract).items()}
 
 
 def _place(taken, leaf, default):
@@ -297,7 +297,3 @@ def _place(taken, leaf, default):
         return placed
     rows = taken.rows.reshape(-1, *(1,) * (array.ndim - 1))
     return jax.jit(lambda a, b: jnp.where(rows, a, b), out_shardings=sharding)(placed, default)
-
-
-def _dotted(entry):
-    return ".".join(map(str, entry.path))

@@ -34,11 +34,6 @@ def contrastive_loss(
     return (by_image.mean() + by_text.mean()) / 2
 
 
-def squared_error(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
-    """Mean squared error of every image, (B, H, W, 3) twice -> (B,)."""
-    return jnp.mean((reconstruction - images) ** 2, axis=(1, 2, 3))
-
-
 DISCRIMINATOR_LOSSES = {
     "hinge": lambda margin: jax.nn.relu(1 - margin),
     "softplus": lambda margin: jax.nn.softplus(-margin),

@@ -12,12 +12,12 @@ import numpy as np
 
 from unitok_jax import card_pictures, cluster, frozen, sharding, training_images
 from unitok_jax.commands import arguments
+from unitok_jax.data.health import Tally
 from unitok_jax.data.labels import label_set
 from unitok_jax.data.progress import Progress
-from unitok_jax.data.records import LabelledSource, Tally
+from unitok_jax.data.records import LabelledSource, subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
-from unitok_jax.data.subset import subset
 from unitok_jax.data.text import END_OF_TEXT, Tokenizer
 from unitok_jax.evaluate import zero_shot
 from unitok_jax.evaluate.probe import linear_probe

@@ -1,4 +1,4 @@
-"""What a person sees of a run: running means, metrics.jsonl, progress, pictures."""
+"""Records of a run for people: running means, metrics.jsonl and its pictures, progress."""
 
 import json
 import logging
@@ -10,7 +10,6 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from unitok_jax.editing import error_picture
 from unitok_jax.workdir import Lines
 
 log = logging.getLogger(__name__)
@@ -136,39 +135,6 @@ class Progress:
         """Ends the bar's line."""
         if self._bar is not None:
             self._bar.close()
-
-
-def comparison(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """A picture with a row per image: original | reconstruction | absolute error x 2.
-
-    Args:
-      images, reconstructions: (B, H, W, 3) uint8.
-
-    Returns:
-      (B H, 3 W, 3) uint8, with thin white gaps.
-    """
-    error = error_picture(images, reconstructions)
-    gap = ((0, 0), (2, 2), (2, 2), (0, 0))
-    panels = [np.pad(x, gap, constant_values=255) for x in (images, reconstructions, error)]
-    rows = np.concatenate(panels, axis=2)
-    return rows.reshape(-1, *rows.shape[2:])
-
-
-def tile(rows: list[np.ndarray], height: int = 6) -> np.ndarray:
-    """Pictures of any size, uint8 (h, w, 3), below each other in columns of `height` pictures."""
-    columns = [_stack(rows[i : i + height], 0) for i in range(0, len(rows), height)]
-    return _stack(columns, 1)
-
-
-def _stack(pictures, axis):
-    """Concatenates along one axis; the other is filled up with white."""
-    other = 1 - axis
-    length = max(picture.shape[other] for picture in pictures)
-    pads = [[(0, 0)] * 3 for _ in pictures]
-    for pad, picture in zip(pads, pictures, strict=True):
-        pad[other] = (0, length - picture.shape[other])
-    padded = [np.pad(x, p, constant_values=255) for x, p in zip(pictures, pads, strict=True)]
-    return np.concatenate(padded, axis)
 
 
 def _curves(key, array):

@@ -5,6 +5,8 @@ import types
 from pathlib import Path
 
 from unitok_jax import actions, editing, examples, refusals
+from unitok_jax.codes import STRIDE
+from unitok_jax.pictures.codes import outline
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 CACHE = (3600, 86400)  # seconds: how often uploads are looked through, and how long they stay
@@ -159,16 +161,16 @@ def _edit_tab(ui, models):
         if not first:
             return None, *(gr.skip() for _ in region)
         image = actions.read_image(first, size)
-        grid = [length // actions.CELL for length in image.shape[:2]]
+        grid = [length // STRIDE for length in image.shape[:2]]
         middle = editing.Region(grid[0] // 4, grid[1] // 4, -(-grid[0] // 2), -(-grid[1] // 2))
         tops = [gr.Slider(maximum=n - 1, value=v) for n, v in zip(grid, middle[:2], strict=True)]
         lengths = [gr.Slider(maximum=n, value=v) for n, v in zip(grid, middle[2:], strict=True)]
-        return editing.outline(image, middle), *tops, *lengths
+        return outline(image, middle, STRIDE), *tops, *lengths
 
     def outlined(first, size, *region):
         if not first:
             return None
-        return editing.outline(actions.read_image(first, size), _region(region))
+        return outline(actions.read_image(first, size), _region(region), STRIDE)
 
     def work(checkpoint, first, second, size, top, left, height, width, action, books, seed):
         if action == "swap":

@@ -15,19 +15,18 @@ from ml_collections import ConfigDict
 from unitok_jax import differences, frozen, initialize, paths, sharding
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
-from unitok_jax.data.health import Health
+from unitok_jax.data.health import Health, SampleError, Tally
 from unitok_jax.data.identity import identity
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
-from unitok_jax.data.records import LabelledSource, SampleError, Tally
+from unitok_jax.data.records import LabelledSource, subset
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.subset import subset
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import decode_image
 from unitok_jax.evaluate.frechet import frechet_distance
 from unitok_jax.evaluate.retrieval import caption_retrieval
 from unitok_jax.evaluate.zero_shot import classify
 from unitok_jax.evaluation import Evaluator, caption_tokens
-from unitok_jax.metrics import comparison
+from unitok_jax.pictures.comparison import comparison
 from unitok_jax.programs import Programs
 from unitok_jax.step import Trainer, TrainState
 

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
-from unitok_jax import optim, parts
+from unitok_jax import optim, trees
 from unitok_jax.adversary import Adversary
 from unitok_jax.generator import Generator, split_batch
+from unitok_jax.models.images import to_float
+from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
 from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.optim import Player
-from unitok_jax.pixels import to_float
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
 
@@ -67,26 +68,6 @@ class TrainState:
 def init_params(model: dict, key: jax.Array):
     """Fresh parameters of a UniTok as a nested dict."""
     return nnx.to_pure_dict(nnx.state(UniTok(**model, rngs=nnx.Rngs(params=key))))
-
-
-def codebook_counts(codes: jax.Array, rows: int, weights: jax.Array | None = None) -> jax.Array:
-    """How often each row of each codebook is used: (B, K, N) -> (K, V) float32.
-
-    weights: (B,) factor of each image; 1 if not given.
-    """
-    b, k, n = codes.shape
-    weights = jnp.ones((b,)) if weights is None else weights.astype(jnp.float32)
-    index = codes + rows * jnp.arange(k)[:, None]
-    weights = jnp.broadcast_to(weights[:, None, None], codes.shape)
-    counts = jnp.zeros((k * rows,)).at[index.ravel()].add(weights.ravel())
-    return counts.reshape(k, rows)
-
-
-def codebook_health(counts: jax.Array) -> dict[str, jax.Array]:
-    """Counts (K, V) -> usage (part of the rows in use, 0 to 1) and perplexity, both (K,)."""
-    p = counts / jnp.maximum(counts.sum(axis=-1, keepdims=True), 1)
-    entropy = -jnp.sum(p * jnp.log(jnp.maximum(p, 1e-30)), axis=-1)
-    return {"usage": jnp.mean(counts > 0, axis=-1), "perplexity": jnp.exp(entropy)}
 
 
 class Trainer:
@@ -174,7 +155,7 @@ class Trainer:
         rate = self.learning_rate(state.step)
         player = Player(trainable, state.generator.opt_state)
         player = optim.apply(self.optimizer, player, grads, rate)
-        params = parts.merge(player.params, fixed)
+        params = trees.merge(player.params, fixed)
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
         new = state.replace(generator=Player(params, player.opt_state))
         metrics |= {
@@ -213,7 +194,7 @@ class Trainer:
         }
 
     def _split(self, params):
-        return parts.split(params, self.frozen_parts, "optim.frozen")
+        return trees.split(params, self.frozen_parts, "optim.frozen")
 
     def _key(self, name: str) -> jax.Array:
         # Folded in from (seed, name, step) and never stored, so that resuming is exact.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from unitok_jax import differences, foreign_json
+from unitok_jax import differences, foreign_json, trees
 
 # What missing, truncated or overwritten files raise. Anything else, such as no memory, no
 # permission or an error of the disk, says nothing about the checkpoint.
@@ -58,7 +58,7 @@ def digests(tree):
 
 def named_digests(tree) -> dict[str, int]:
     """The digests of a tree of arrays under dotted names."""
-    return {name: int(x) for name, x in differences.leaves(jax.device_get(digests(tree))).items()}
+    return {name: int(x) for name, x in trees.flatten(jax.device_get(digests(tree))).items()}
 
 
 def weights_hash(model: dict[str, Any], params) -> str:
@@ -129,7 +129,7 @@ class Stored:
                 tree = found[name]
                 if partial:
                     tree = {key: tree[key] for key in target if key in tree}
-                problems += differences.tree_differences(tree, target)
+                problems += trees.differences(tree, target)
             refuse(
                 problems, f"{self.path} does not fit the model", "was it saved by another version?"
             )

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from unitok_jax import trees
+
 # axis orders: how one of our arrays becomes PyTorch's, and back
 _TO_TORCH = {
     "same": lambda x: x,
@@ -152,7 +154,7 @@ def entries(params, rows=ROWS) -> dict[str, Entry]:
     table = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
-        name, order = _translate(".".join(str(key) for key in path), rows)
+        name, order = _translate(trees.dotted(path), rows)
         stacked = "{i}" in name
         shape = leaf.shape[1:] if stacked else leaf.shape
         shape = _TO_TORCH[order](np.broadcast_to(np.float32(0), shape)).shape

@@ -4,8 +4,9 @@ from . import Mutation
 
 ADVERSARY, AUGMENT = "unitok_jax/adversary.py", "unitok_jax/augment.py"
 HEADS, LAYERS = "unitok_jax/models/discriminator.py", "unitok_jax/models/layers.py"
-QUANTIZER, RESIDUAL = (f"unitok_jax/models/{x}quantizer.py" for x in ("", "residual_"))
-LOOKUP_FREE = "unitok_jax/models/lookup_free.py"
+QUANTIZER, RESIDUAL, LOOKUP_FREE = (
+    f"unitok_jax/models/quantizers/{x}.py" for x in ("multi_codebook", "residual", "lookup_free")
+)
 TEST_ADVERSARY, RANDOMNESS = "tests/test_adversary.py", "tests/test_randomness.py"
 TEST_AUGMENT, TEST_QUANTIZERS = "tests/test_augment.py", "tests/test_quantizers.py"
 TEST_OPTIM, TEST_HEADS = "tests/test_optim.py", "tests/test_discriminator.py"

@@ -4,6 +4,7 @@ from . import Mutation
 
 STEP, OPTIM = "unitok_jax/step.py", "unitok_jax/optim.py"
 LOSSES, GENERATOR = "unitok_jax/losses.py", "unitok_jax/generator.py"
+CODEBOOKS = "unitok_jax/models/quantizers/base.py"
 RULES, GRADIENTS = "tests/test_step_rules.py", "tests/test_generator.py"
 TEST_OPTIM, TEST_LOSSES = "tests/test_optim.py", "tests/test_losses.py"
 
@@ -115,14 +116,14 @@ MUTATIONS = [
     ),
     Mutation(
         "all codebooks counted as one",
-        STEP,
+        CODEBOOKS,
         "index = codes + rows * jnp.arange(k)[:, None]",
         "index = codes",
         "tests/test_metrics.py -k counts_of_codes",
     ),
     Mutation(
         "a mask that counts of codes ignore",
-        STEP,
+        CODEBOOKS,
         "jnp.ones((b,)) if weights is None else weights.astype(jnp.float32)",
         "jnp.ones((b,))",
         "tests/test_metrics.py -k counts_of_codes",

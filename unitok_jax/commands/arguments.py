@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from unitok_jax import console, membership, paths
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import check_size
-from unitok_jax.precision import PRECISIONS
+from unitok_jax.models.precision import PRECISIONS
 from unitok_jax.torch_options import HEADS, WEIGHTS
 
 

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from unitok_jax import console, paths
+from unitok_jax.differences import walk
 
 _HOME = Path(__file__).resolve().parents[2]  # where the configs of this package are
 # What other projects call a key -> ours.
@@ -151,15 +152,9 @@ def read(chosen: str) -> ConfigDict:
     return config
 
 
-def key_types(config: ConfigDict, prefix: str = "") -> dict[str, type]:
+def key_types(config: ConfigDict) -> dict[str, type]:
     """The type of every key of a configuration, under dotted names."""
-    out = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            out |= key_types(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = type(value)
-    return out
+    return {key: type(value) for key, value in walk(config.to_dict())}
 
 
 def near_keys(key: str, known: Sequence[str]) -> list[str]:

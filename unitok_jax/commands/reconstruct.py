@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from unitok_jax import comparison
+from unitok_jax.codes import STRIDE
 from unitok_jax.commands import arguments
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.shard_files import SETTINGS, claim, sweep, write_bytes
@@ -24,8 +24,8 @@ from unitok_jax.data.transforms import (
     to_uint8,
 )
 from unitok_jax.evaluate.reconstruction import psnr
-from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import printable
+from unitok_jax.pictures import captioned
 from unitok_jax.tokenizer import Tokenizer
 
 FORMAT = "unitok_jax.reconstructed"
@@ -77,8 +77,8 @@ def reconstruct(
             flush=True,
         )
         if len(rows) < _COMPARED:
-            rows.append(comparison.row(name, ratios[name], image, rebuilt))
-    _write(output / sheet, comparison.draw(rows))
+            rows.append(captioned.row(name, ratios[name], image, rebuilt))
+    _write(output / sheet, captioned.draw(rows))
     sweep(output)
     return ratios, output / sheet
 

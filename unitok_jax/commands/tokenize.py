@@ -15,15 +15,16 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from unitok_jax.codes import STRIDE
 from unitok_jax.commands import arguments
-from unitok_jax.data import code_shards
+from unitok_jax.data import code_files, code_shards
+from unitok_jax.data.health import Tally
 from unitok_jax.data.progress import Progress
-from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.records import Source
 from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.view_batches import ShardedViews, of_shards
 from unitok_jax.data.views import VIEWS
-from unitok_jax.models.vitamin import STRIDE
 from unitok_jax.paths import printable
 
 POLL = 0.5  # seconds between two looks at what the other processes have written
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument(
         "--output", required=True, type=arguments.path, help="folder for the shards"
     )
-    parser.add_argument("--format", choices=sorted(code_shards.SUFFIXES), default="array_record")
+    parser.add_argument("--format", choices=sorted(code_files.SUFFIXES), default="array_record")
     parser.add_argument("--shard_size", type=int, default=10_000, help="samples per file")
     parser.add_argument("--views", choices=VIEWS, default="center", help="crops of each image")
     parser.add_argument(
@@ -186,7 +187,7 @@ def _run(args: argparse.Namespace) -> None:
     source = open_source(data, require_captions=False)
     settings = settings_of(args, tokenizer, source, data)
     output = args.output
-    claim(output, settings, code_shards.COMMAND)
+    claim(output, settings, code_files.COMMAND)
     if code_shards.is_finished(output, settings):
         print(f"{printable(output)} is finished: nothing to do")
         return

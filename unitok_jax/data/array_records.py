@@ -10,9 +10,9 @@ import msgpack
 import numpy as np
 
 from unitok_jax.data.cache import Cache
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.manifests import Whole, read_manifest
 from unitok_jax.data.recognise import other_format
-from unitok_jax.data.records import SampleError
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS
 from unitok_jax.data.shard_names import check_file, is_hidden
 from unitok_jax.paths import expand

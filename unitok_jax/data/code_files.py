@@ -1,8 +1,9 @@
-"""A file of codes: what a record is in it, and how each format is written."""
+"""A file of codes: its records, the digests of their keys, and how each format is written."""
 
 import json
 import math
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import numpy as np
 
 from unitok_jax.data.array_records import NAME_ERRORS
 from unitok_jax.data.shard_files import written_to
+from unitok_jax.data.shard_names import check_file
 from unitok_jax.data.views import VIEWS
 
 FORMAT = "unitok_jax.codes"
+VERSION = 1
+COMMAND = "unitok tokenize"
 SUFFIXES = {"array_record": ".array_record", "parquet": ".parquet"}
+KEYS = ".keys"  # uint64 digests of a shard's keys, in order
+MAX_ROWS = 2**16  # of a codebook, that a uint16 can name
 ROW_GROUP = 256  # records that a reader of Parquet unpacks at a time
 
 
@@ -33,6 +39,21 @@ def pack_record(key: str, label: int | None, captions: Sequence[str], codes, tok
         "tokenizer": tokenizer,
     }
     return msgpack.packb(record, unicode_errors=NAME_ERRORS)
+
+
+def digest(key: str) -> int:
+    """64 bits of a key."""
+    name = key.encode(errors=NAME_ERRORS)
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
+
+
+def digests(path: Path, count: int) -> np.ndarray:
+    """uint64 (count,) of a shard's keys; a ValueError if there are more or fewer."""
+    file = path.with_suffix(KEYS)
+    keys, rest = divmod(check_file(file).st_size, 8)
+    if keys != count or rest:
+        raise ValueError(f"{file} tells of {keys} keys, not {count}; copy it again")
+    return np.fromfile(file, "<u8")
 
 
 class _ArrayRecords:

@@ -2,17 +2,25 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ftfy.fixes import fix_surrogates
 
-from unitok_jax.data.array_records import NAME_ERRORS
-from unitok_jax.data.code_files import FORMAT, SUFFIXES, WRITERS
-from unitok_jax.data.health import TooManyBadSamples
-from unitok_jax.data.records import LabelledSource, Source, Tally
+from unitok_jax.data.code_files import (
+    FORMAT,
+    KEYS,
+    MAX_ROWS,
+    SUFFIXES,
+    VERSION,
+    WRITERS,
+    digest,
+    digests,
+)
+from unitok_jax.data.codes import records_of
+from unitok_jax.data.health import Tally, TooManyBadSamples
+from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.shard_files import (
     MANIFEST,
     facts_if_whole,
@@ -24,15 +32,10 @@ from unitok_jax.data.shard_files import (
     write_json,
     writing,
 )
-from unitok_jax.data.shard_names import check_file
 from unitok_jax.data.views import VIEWS
 from unitok_jax.foreign_json import parse_object
 
-VERSION = 1
-COMMAND = "unitok tokenize"
-MAX_ROWS = 2**16  # of a codebook, that a uint16 can name
 MADE_BY = ("tokenizer", "precision")  # settings that every shard repeats: sets are not mixed
-KEYS = ".keys"  # uint64 digests of a shard's keys, in order
 
 
 def plan(
@@ -199,21 +202,6 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     return told == (settings, [shard and shard["sha256"] for shard in facts])
 
 
-def digest(key: str) -> int:
-    """64 bits of a key."""
-    name = key.encode(errors=NAME_ERRORS)
-    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
-
-
-def digests(path: Path, count: int) -> np.ndarray:
-    """uint64 (count,) of a shard's keys; a ValueError if there are more or fewer."""
-    file = path.with_suffix(KEYS)
-    keys, rest = divmod(check_file(file).st_size, 8)
-    if keys != count or rest:
-        raise ValueError(f"{file} tells of {keys} keys, not {count}; copy it again")
-    return np.fromfile(file, "<u8")
-
-
 def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -> None:
     paths = [output / shard["file"] for shard in facts]
     counts = [shard["count"] for shard in facts]
@@ -223,8 +211,6 @@ def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -
     again = np.flatnonzero(ordered[1:] == ordered[:-1])
     if not len(again):
         return
-    from unitok_jax.data.codes import records_of  # which reads what this writes
-
     records, ends = records_of(output, settings, facts), np.cumsum(counts)
     for place in again:
         first, second = (int(order[place + step]) for step in (0, 1))

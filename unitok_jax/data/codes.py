@@ -11,8 +11,17 @@ import numpy as np
 
 from unitok_jax.data.array_records import NAME_ERRORS, Part, RecordFiles
 from unitok_jax.data.cache import Cache
-from unitok_jax.data.code_files import FORMAT, ROW_GROUP, SUFFIXES, record_shape
-from unitok_jax.data.code_shards import COMMAND, MAX_ROWS, VERSION, digest, digests
+from unitok_jax.data.code_files import (
+    COMMAND,
+    FORMAT,
+    MAX_ROWS,
+    ROW_GROUP,
+    SUFFIXES,
+    VERSION,
+    digest,
+    digests,
+    record_shape,
+)
 from unitok_jax.data.manifests import Whole, read_manifest
 from unitok_jax.data.parquet_groups import arrow_errors, read_group, texts_of
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS, facts_of

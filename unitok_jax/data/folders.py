@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.photos import CAPTIONS, photo_folder
 from unitok_jax.data.recognise import other_format
-from unitok_jax.data.records import SampleError, first_names
+from unitok_jax.data.records import first_names
 from unitok_jax.foreign_json import parse_object
 from unitok_jax.paths import expand, is_regular, open_regular, printable, read_regular
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.mixture import Mixture
-from unitok_jax.data.records import SampleError, Source
+from unitok_jax.data.records import Source
 
 PROBES = 16  # samples that are read
 

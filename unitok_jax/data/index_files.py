@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unitok_jax.data.records import Tally
+from unitok_jax.data.health import Tally
 from unitok_jax.data.shards import Descriptor, Shard
 from unitok_jax.data.tar_scan import ROW
 from unitok_jax.foreign_json import parse_object

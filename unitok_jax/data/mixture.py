@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from unitok_jax.data.records import Source, Tally
+from unitok_jax.data.health import Tally
+from unitok_jax.data.records import Source
 
 
 class Mixture:

@@ -10,9 +10,9 @@ import msgpack
 from ftfy.fixes import fix_surrogates
 
 from unitok_jax.data.array_records import FORMAT, NAME_ERRORS, SUFFIX, VERSION
-from unitok_jax.data.health import TooManyBadSamples
+from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
 from unitok_jax.data.progress import Progress
-from unitok_jax.data.records import LabelledSource, SampleError, Source, Tally
+from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.shard_files import (
     MANIFEST,
     facts_if_whole,

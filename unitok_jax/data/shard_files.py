@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unitok_jax.data.records import SampleError, Source, Tally
+from unitok_jax.data.health import SampleError, Tally
+from unitok_jax.data.records import Source
 from unitok_jax.foreign_json import parse_object
 from unitok_jax.paths import is_regular
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.metadata import without_metadata
-from unitok_jax.data.records import SampleError, Source, Tally
+from unitok_jax.data.records import Source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import FORMATS, decode_image
 
@@ -30,7 +31,7 @@ class Measured(NamedTuple):
 class Unusable(NamedTuple):
     """One sample that training replaces."""
 
-    reason: str  # one of records.REASONS
+    reason: str  # one of health.REASONS
     name: str
 
 

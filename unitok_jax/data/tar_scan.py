@@ -6,8 +6,8 @@ import numpy as np
 
 from unitok_jax.data.cloud import is_remote
 from unitok_jax.data.folders import IMAGE_SUFFIXES
+from unitok_jax.data.health import Tally
 from unitok_jax.data.recognise import other_format
-from unitok_jax.data.records import Tally
 from unitok_jax.data.tar_members import (
     BLOCK,
     CutError,

@@ -9,7 +9,7 @@ import numpy as np
 
 from unitok_jax.data import index_files, tar_index
 from unitok_jax.data.folders import CAPTION_KEYS
-from unitok_jax.data.records import SampleError
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.shards import Reader, expand
 from unitok_jax.data.tar_scan import BLOCK, NO_CAPTION, TEXT, CaptionRule, CutError, members, split
 from unitok_jax.foreign_json import parse_object

@@ -5,8 +5,8 @@ from typing import Any
 
 from unitok_jax.data.array_records import Part, RecordFiles
 from unitok_jax.data.folders import CAPTION_KEYS
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.labelled import CLASS_TEMPLATES, class_names, sentences
-from unitok_jax.data.records import SampleError
 from unitok_jax.data.shard_names import inside
 from unitok_jax.data.tfds_folders import DATA_DIR, open_builder, tfds_errors
 

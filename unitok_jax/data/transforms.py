@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
+from unitok_jax.codes import STRIDE
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.metadata import MAX_SCANS, orientation, scans, without_metadata
-from unitok_jax.data.records import SampleError
 from unitok_jax.paths import printable
 
 # A file of a few kilobytes can unpack to gigabytes. Decoding takes 12 bytes for a pixel, or 24 of a
@@ -174,7 +175,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def check_size(
-    size: int | Sequence[int], stride: int = 16, key: str = "data.image_size"
+    size: int | Sequence[int], stride: int = STRIDE, key: str = "data.image_size"
 ) -> tuple[int, int]:
     """The (height, width) that `size` stands for: n, (n,) or (height, width).
 

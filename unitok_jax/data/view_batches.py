@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from unitok_jax.data.chunks import stream
-from unitok_jax.data.records import LabelledSource, SampleError, Source
+from unitok_jax.data.health import SampleError
+from unitok_jax.data.reading import stream
+from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.transforms import decode_image
 from unitok_jax.data.views import VIEWS, views
 from unitok_jax.data.workers import Told

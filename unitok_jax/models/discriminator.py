@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok_jax.models import convolutions, layers
-from unitok_jax.models.dinov2 import PATCH
+from unitok_jax.models.pretrained.dinov2 import PATCH
 
 
 class Head(nnx.Module):

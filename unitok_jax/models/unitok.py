@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from unitok_jax import trees
+from unitok_jax.codes import STRIDE
 from unitok_jax.models import layers, limits, vitamin
-from unitok_jax.models.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
-from unitok_jax.models.quantizer import MultiCodebookQuantizer, make_projection
-from unitok_jax.models.residual_quantizer import ResidualQuantizer
+from unitok_jax.models.projection import make_projection
+from unitok_jax.models.quantizers.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
+from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
+from unitok_jax.models.quantizers.residual import ResidualQuantizer
 from unitok_jax.models.text_encoder import TextEncoder
 
 REMAT = ("none", "blocks", "everything")
@@ -67,8 +70,7 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
     limits.check(model)
     graph, params = nnx.split(nnx.eval_shape(lambda: UniTok(**model, rngs=nnx.Rngs(0))))
     params = nnx.to_pure_dict(params)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    limits.check_parameters({_dotted(path): leaf.shape for path, leaf in leaves})
+    limits.check_parameters({name: leaf.shape for name, leaf in trees.flatten(params).items()})
     return graph, params
 
 
@@ -233,11 +235,7 @@ class UniTok(nnx.Module):
 
 
 def _grid(images):
-    return images.shape[1] // vitamin.STRIDE, images.shape[2] // vitamin.STRIDE
-
-
-def _dotted(path):
-    return ".".join(str(key.key) for key in path)
+    return images.shape[1] // STRIDE, images.shape[2] // STRIDE
 
 
 def _check_choice(key, value, choices):

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unitok_jax.codes import STRIDE
 from unitok_jax.models import convolutions, layers
-
-STRIDE = 16  # pixels of a token's side
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok_jax import precision
+from unitok_jax.models import precision
+from unitok_jax.models.images import to_float
 from unitok_jax.models.unitok import UniTok, abstract_model
-from unitok_jax.pixels import to_float
 
 
 class Functions:

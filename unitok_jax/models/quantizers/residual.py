@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok_jax.models import layers
-from unitok_jax.models.quantizer import Quantized, entropy_loss, split_evenly
+from unitok_jax.models.quantizers.base import Quantized, entropy_loss, split_evenly
 
 
 class ResidualQuantizer(nnx.Module):

@@ -1,4 +1,4 @@
-"""Pixels on the device."""
+"""Images on the device: their pixels as floats, and how far two are apart."""
 
 import jax
 import jax.numpy as jnp
@@ -17,3 +17,8 @@ def to_float(images: jax.Array) -> jax.Array:
     x = images.astype(jnp.int32)
     rounded = (x >= 128).astype(jnp.int32) - (x < 64).astype(jnp.int32)
     return ((2 * x - 255) * 65793 + rounded).astype(jnp.float32) * np.float32(2**-24)
+
+
+def squared_error(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
+    """Mean squared error of every image, (B, H, W, 3) twice -> (B,)."""
+    return jnp.mean((reconstruction - images) ** 2, axis=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""Parts of a nested dict of arrays, chosen by globs over dotted paths.
+"""Trees of arrays under dotted paths: their leaves, parts chosen by globs, and differences.
 
 A parameter's dotted path joins its keys, as `encoder.stages.0.1.conv1_1x1.kernel`. A `*` of a glob
 matches dots too: `encoder.*` is the whole encoder. Case counts.
@@ -12,8 +12,9 @@ import jax
 
 
 def dotted(path) -> str:
-    """A path of `jax.tree_util` through nested dicts, as a dotted path."""
-    return ".".join(str(key.key) for key in path)
+    """A path of `jax.tree_util`, or a sequence of keys, as a dotted path."""
+    keys = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
+    return ".".join(map(str, keys))
 
 
 def flatten(tree) -> dict:
@@ -63,6 +64,17 @@ def merge(a: dict, b: dict) -> dict:
     return _merge(a, b, "")
 
 
+def differences(found, target) -> list[str]:
+    """Differences of `found` from `target` in names and shapes, one line each; metadata will do."""
+    found, target = _shapes(found), _shapes(target)
+    lines = [f"missing: {name} {target[name]}" for name in sorted(target.keys() - found.keys())]
+    lines += [f"unknown: {name} {found[name]}" for name in sorted(found.keys() - target.keys())]
+    for name in sorted(found.keys() & target.keys()):
+        if found[name] != target[name]:
+            lines.append(f"shape: {name} is {found[name]}, the model has {target[name]}")
+    return lines
+
+
 def _merge(a, b, prefix):
     out = {}
     for key in sorted(a.keys() | b.keys()):
@@ -98,3 +110,7 @@ def _near(pattern, names):
     near = difflib.get_close_matches(pattern, inner, n=3)
     hint = f"near: {', '.join(near)}; " if near else ""
     return f"{hint}top level: {', '.join(top)}"
+
+
+def _shapes(tree) -> dict[str, tuple]:
+    return {name: tuple(getattr(leaf, "shape", ())) for name, leaf in flatten(tree).items()}

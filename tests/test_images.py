@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unitok_jax.data import transforms
-from unitok_jax.pixels import to_float
+from unitok_jax.models.images import squared_error, to_float
 
 GREY = np.arange(256, dtype=np.uint8)
 HOST = GREY.astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -29,3 +29,8 @@ def test_the_device_has_the_hosts_floats_to_the_last_bit(wrap):
 def test_floats_stay_as_they_are(dtype):
     images = jnp.linspace(-1, 1, 12).reshape(2, 2, 3).astype(dtype)
     assert to_float(images) is images
+
+
+def test_squared_error_is_of_every_image():
+    a, b = jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)
+    np.testing.assert_allclose(squared_error(a, b.at[1].set(1)), [0.25, 1])

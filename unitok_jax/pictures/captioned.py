@@ -6,9 +6,17 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unitok_jax.data.sheet import FONT_SIZE, GAP, INK, NARROWEST, PAPER, load_font, magnification
-from unitok_jax.editing import error_picture
 from unitok_jax.paths import printable
+from unitok_jax.pictures.comparison import error_picture
+from unitok_jax.pictures.sheet import (
+    FONT_SIZE,
+    GAP,
+    INK,
+    NARROWEST,
+    PAPER,
+    load_font,
+    magnification,
+)
 
 COLUMNS = ("original", "reconstruction", "error x 2")
 ROWS = 6  # of images in a column, at most

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from unitok_jax import comparison
-from unitok_jax.data.sheet import GAP, load_font
-from unitok_jax.editing import error_picture
+from unitok_jax.pictures import captioned
+from unitok_jax.pictures.comparison import error_picture
+from unitok_jax.pictures.sheet import GAP, load_font
 
 
 def noise(seed, height, width):
@@ -30,7 +30,7 @@ def written(monkeypatch):
 
 def test_pixels_and_words(written):
     image, rebuilt = noise(0, 64, 64)
-    sheet = comparison.draw([comparison.row("a/cat", 21.347, image, rebuilt)])
+    sheet = captioned.draw([captioned.row("a/cat", 21.347, image, rebuilt)])
     assert written == ["original", "reconstruction", "error x 2", "a/cat", "21.35 dB"]
     pixels = np.asarray(sheet)
     top = pixels.shape[0] - GAP - 192
@@ -44,11 +44,11 @@ def test_pixels_and_words(written):
 
 
 def test_columns_are_of_one_length(written):
-    rows = [comparison.row(str(i), np.inf, *noise(i, 32, 48)) for i in range(8)]
-    sheet = comparison.draw(rows)
+    rows = [captioned.row(str(i), np.inf, *noise(i, 32, 48)) for i in range(8)]
+    sheet = captioned.draw(rows)
     assert sheet.width == GAP + 2 * (3 * 192 + 2 * 6 + GAP)
     assert written.count("original") == 2 and written.count("identical") == 8
-    assert comparison.draw(rows[:4]).height == sheet.height
+    assert captioned.draw(rows[:4]).height == sheet.height
 
 
 @pytest.mark.parametrize(
@@ -63,19 +63,19 @@ def test_columns_are_of_one_length(written):
     ],
 )
 def test_sizes(size, shown):
-    row = comparison.row("x", 1.0, *noise(0, *size))
+    row = captioned.row("x", 1.0, *noise(0, *size))
     assert [panel.size[::-1] for panel in row.panels] == [shown] * 3
-    assert comparison.draw([row]).width >= 3 * 192
+    assert captioned.draw([row]).width >= 3 * 192
 
 
 class TestNames:
     def test_that_cannot_be_printed(self):
-        assert comparison.row("caf\udce9\n", 1.0, *noise(0, 16, 16)).name == r"caf\xe9\n"
+        assert captioned.row("caf\udce9\n", 1.0, *noise(0, 16, 16)).name == r"caf\xe9\n"
 
     def test_keep_their_ends(self):
         font, name = load_font(), "first/" + "x" * 200 + "/last"
-        short = comparison.shortened(name, 300, font)
+        short = captioned.shortened(name, 300, font)
         assert short.startswith("first/") and short.endswith("/last") and "..." in short
         assert 250 < font.getlength(short) <= 300
-        assert comparison.shortened("short", 300, font) == "short"
-        assert comparison.shortened(name, 1, font) == "..."
+        assert captioned.shortened("short", 300, font) == "short"
+        assert captioned.shortened(name, 1, font) == "..."

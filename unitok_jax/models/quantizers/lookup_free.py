@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from unitok_jax.models import layers
-from unitok_jax.models.quantizer import (
+from unitok_jax.models.quantizers.base import (
     Quantized,
     join_chunks,
     split_chunks,

@@ -1,4 +1,4 @@
-"""How batches are read: a few rows at a time, in threads or worker processes, by Grain."""
+"""Reading of batches: a few rows at a time, in threads or worker processes, by Grain."""
 
 import math
 import threading

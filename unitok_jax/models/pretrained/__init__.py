@@ -1,0 +1,1 @@
+"""Networks that others trained, which losses and measures look through; they are not trained."""

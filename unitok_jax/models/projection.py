@@ -1,0 +1,89 @@
+"""Projections between the trunk's width and the latent's, around the quantizer.
+
+They are float32 with the highest matmul precision, whatever the rest of the model uses: what comes
+before the quantizer decides the codes, as `quantizers.base` tells.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unitok_jax.models import layers
+
+
+class ProjectionAttention(nnx.Module):
+    """Attention between two widths, (B, N, D) -> (B, N, E), no k bias.
+
+    Head width is max(D, E) / heads. Going down the heads are averaged (and pooled to E where the
+    head width differs from it), going up they are concatenated.
+    """
+
+    def __init__(self, inputs: int, outputs: int, heads: int, *, dtype, rngs: nnx.Rngs):
+        width = max(inputs, outputs)
+        if heads < 1 or width % heads:
+            fitting = [count for count in range(1, width + 1) if width % count == 0]
+            nearest = min(fitting, key=lambda count: abs(count - heads))
+            raise ValueError(
+                f"model.quant_heads={heads} does not divide {width}, the larger of "
+                f"model.latent_width and the width of model.size; nearest: {nearest}"
+            )
+        self.qkv = nnx.Linear(
+            inputs,
+            3 * width,
+            use_bias=False,
+            kernel_init=layers.linear_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.q_bias = nnx.Param(jnp.zeros((width,)))
+        self.v_bias = nnx.Param(jnp.zeros((width,)))
+        self.proj = layers.linear(outputs, outputs, dtype, rngs)
+        self.inputs, self.outputs, self.heads = inputs, outputs, heads
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, n, _ = x.shape
+        zero = jnp.zeros_like(self.q_bias[...])
+        qkv = self.qkv(x) + jnp.concatenate([self.q_bias[...], zero, self.v_bias[...]])
+        qkv = qkv.reshape(b, n, 3, self.heads, -1)
+        out = layers.attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        if self.inputs > self.outputs:
+            out = out.mean(axis=2)
+            if out.shape[-1] != self.outputs:
+                out = out @ layers.pooling_matrix(out.shape[-1], self.outputs)
+        else:
+            out = out.reshape(b, n, -1)
+        return self.proj(out)
+
+
+class AttentionProjection(nnx.Module):
+    """Factorises or expands tokens with attention, (B, N, D) -> (B, N, E), in float32."""
+
+    def __init__(self, inputs: int, outputs: int, heads: int, *, rngs: nnx.Rngs):
+        dtype = jnp.float32
+        self.norm1 = layers.layer_norm(inputs, 1e-5, dtype, rngs)
+        self.attn = ProjectionAttention(inputs, outputs, heads, dtype=dtype, rngs=rngs)
+        self.norm3 = layers.layer_norm(inputs, 1e-5, dtype, rngs)
+        self.proj = layers.linear(inputs, outputs, dtype, rngs)
+        self.norm2 = layers.layer_norm(outputs, 1e-5, dtype, rngs)
+        self.mlp = layers.GeGLU(outputs, 2 * outputs, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            x = self.proj(self.norm3(x)) + self.attn(self.norm1(x))
+            return x + self.mlp(self.norm2(x))
+
+
+def make_projection(kind: str, inputs: int, outputs: int, heads: int, *, rngs: nnx.Rngs):
+    """'attention' or 'linear' projection between the trunk's width and the latent's."""
+    if kind == "attention":
+        return AttentionProjection(inputs, outputs, heads, rngs=rngs)
+    if kind == "linear":
+        return nnx.Linear(
+            inputs,
+            outputs,
+            kernel_init=layers.linear_init,
+            dtype=jnp.float32,
+            precision="highest",
+            rngs=rngs,
+        )
+    raise ValueError(f"model.quant_proj={kind!r} is not one of 'attention', 'linear'")

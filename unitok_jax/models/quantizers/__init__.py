@@ -1,0 +1,1 @@
+"""Quantizers: latents to codes and back, each with the same three methods; see `base`."""
