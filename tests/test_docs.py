@@ -10,6 +10,7 @@ import tomllib
 import jax
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import unitok_jax
@@ -135,3 +136,32 @@ class TestTour:
         printed = capsys.readouterr().out
         assert "codes.shape=(2, 8, 16), a grid of (4, 4) tokens, 256 rows a book" in printed
         assert re.search(r"chelsea\.png cat [\d.]+%  cup of coffee [\d.]+%  rocket", printed)
+
+
+@pytest.fixture(scope="module")
+def citation():
+    return yaml.safe_load((ROOT / "CITATION.cff").read_text())
+
+
+class TestCitation:
+    def test_required_keys(self, citation):
+        assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+        assert citation["cff-version"] == "1.2.0"
+        for reference in citation["references"]:
+            assert {"type", "title", "authors"} <= reference.keys()
+
+    def test_it_is_this_package(self, citation):
+        project = PROJECT["project"]
+        assert citation["title"] == project["name"] and citation["license"] == project["license"]
+        assert citation["version"] == project["version"] == unitok_jax.__version__
+        assert "https://arxiv.org/abs/2502.20321" in [r["url"] for r in citation["references"]]
+
+
+def test_the_newest_change_is_of_this_version():
+    versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == PROJECT["project"]["version"]
+
+
+def test_types_are_for_users():
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["unitok_jax"]
+    assert (ROOT / "unitok_jax" / "py.typed").exists()
