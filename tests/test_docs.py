@@ -1,0 +1,167 @@
+"""What the pages say is what the code says: links, tables, generated pages, the notebook."""
+
+import ast
+import json
+import pathlib
+import re
+import runpy
+import tomllib
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import unitok_jax
+from configs import default, photos
+from unitok_jax import convert
+from unitok_jax.step import init_params
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REFERENCE = runpy.run_path(str(DOCS / "reference" / "generate.py"))["PAGES"]
+TOUR = DOCS / "start" / "tour.ipynb"
+
+
+def cells(page):
+    """The cells of each row of a page's tables, without their heads."""
+    rows = re.findall(r"^\| (.*) \|$", page, re.M)
+    return [row.split(" | ") for row in rows if row.startswith("`")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+@pytest.fixture(scope="module")
+def told():
+    """(library, its extras, or '' of what is always installed) of each row."""
+    page = (DOCS / "libraries.md").read_text()
+    core, extras = page.split("\n## Extras\n")
+    told = [(row[0].strip("`"), "") for row in cells(core)]
+    for library, names, *_ in cells(extras):
+        told += [(library.strip("`"), name) for name in re.findall(r"`([\w-]+)`", names)]
+    return told
+
+
+class TestLibraries:
+    def test_rows_are_the_dependencies(self, told):
+        extras = {"": PROJECT["project"]["dependencies"]}
+        extras |= PROJECT["project"]["optional-dependencies"]
+        wanted = [
+            (re.match(r"[\w-]+(\[[\w-]+\])?", requirement)[0], extra)
+            for extra, requirements in extras.items()
+            for requirement in requirements
+        ]
+        assert sorted(told) == sorted(wanted)
+
+    def test_each_says_why(self):
+        rows = cells((DOCS / "libraries.md").read_text())
+        assert [row for row in rows if len(row) < 3 or not all(map(str.strip, row))] == []
+
+
+class TestReference:
+    @pytest.mark.parametrize("name", REFERENCE)
+    def test_pages_are_up_to_date(self, name):
+        text = (DOCS / "reference" / name).read_text()
+        assert text == REFERENCE[name](), "run: python docs/reference/generate.py"
+
+    def test_each_key_has_its_row_and_its_default(self):
+        def flat(config, prefix=""):
+            for key, value in config.items():
+                if hasattr(value, "items"):
+                    yield from flat(value, f"{prefix}{key}.")
+                else:
+                    yield prefix + key, value
+
+        rows = cells(REFERENCE["config.md"]())
+        told = {key.strip("`"): eval(value.strip("`")) for key, value, *_ in rows}
+        assert len(rows) == len(told) and told == dict(flat(default.get_config()))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A model like that of `make demo`, with fresh weights."""
+    config = photos.get_config()
+    path = tmp_path_factory.mktemp("tour") / "fresh.safetensors"
+    convert.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
+    return path
+
+
+class TestTour:
+    def sources(self):
+        """The code of each cell that has any."""
+        notebook = json.loads(TOUR.read_text())
+        return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+
+    def test_no_output_is_stored(self):
+        notebook = json.loads(TOUR.read_text())
+        assert notebook["nbformat"] == 4
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                assert cell["outputs"] == [] and cell["execution_count"] is None
+
+    def test_its_checkpoint_is_that_of_the_demo(self):
+        (assignment,) = ast.parse(self.sources()[0]).body
+        assert assignment.targets[0].id == "CHECKPOINT"
+        assert (TOUR.parent / assignment.value.value).resolve() == ROOT / "demo"
+        assert "--workdir=demo\n" in (ROOT / "Makefile").read_text()
+
+    def test_it_runs(self, checkpoint, capsys):
+        pytest.importorskip("skimage")
+        names, shown = {"CHECKPOINT": str(checkpoint)}, []
+        for source in self.sources()[1:]:
+            body = ast.parse(source).body
+            last = body.pop() if isinstance(body[-1], ast.Expr) else None
+            exec(compile(ast.Module(body, []), str(TOUR), "exec"), names)
+            if last is not None:  # a notebook shows the value of a cell's last line
+                shown.append(eval(compile(ast.Expression(last.value), str(TOUR), "eval"), names))
+        assert isinstance(shown[0], unitok_jax.Tokenizer)
+        pictures = [value for value in shown if isinstance(value, Image.Image)]
+        assert [picture.size for picture in pictures] == [
+            (192 * count + 8 * (count - 1), 192) for count in (2, 3, 5, 4)
+        ]
+        assert all(len(np.unique(np.asarray(picture))) > 8 for picture in pictures)
+        assert names["codes"].shape == (2, 8, 16) and names["codes"].dtype == np.int32
+        assert names["rebuilt"].shape == names["edited"].shape == (2, 64, 64, 3)
+        assert (names["edited"] != names["rebuilt"]).any(axis=(1, 2, 3)).all()
+        assert names["probabilities"].shape == (2, 3)
+        np.testing.assert_allclose(names["probabilities"].sum(axis=1), 1, rtol=1e-5)
+        printed = capsys.readouterr().out
+        assert "codes.shape=(2, 8, 16), a grid of (4, 4) tokens, 256 rows a book" in printed
+        assert re.search(r"chelsea\.png cat [\d.]+%  cup of coffee [\d.]+%  rocket", printed)
+
+
+@pytest.fixture(scope="module")
+def citation():
+    return yaml.safe_load((ROOT / "CITATION.cff").read_text())
+
+
+class TestCitation:
+    def test_required_keys(self, citation):
+        assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+        assert citation["cff-version"] == "1.2.0"
+        for reference in citation["references"]:
+            assert {"type", "title", "authors"} <= reference.keys()
+
+    def test_it_is_this_package(self, citation):
+        project = PROJECT["project"]
+        assert citation["title"] == project["name"] and citation["license"] == project["license"]
+        assert citation["version"] == project["version"] == unitok_jax.__version__
+        assert "https://arxiv.org/abs/2502.20321" in [r["url"] for r in citation["references"]]
+
+
+def test_the_newest_change_is_of_this_version():
+    versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == PROJECT["project"]["version"]
+
+
+def test_types_are_for_users():
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["unitok_jax"]
+    assert (ROOT / "unitok_jax" / "py.typed").exists()
