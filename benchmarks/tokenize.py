@@ -89,8 +89,13 @@ def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) 
     held = [batch["image"] for batch in whole.stream(data)]
     shape = (-1, tokenizer.batch_size, *held[0].shape[2:])
     pieces = [piece for images in held for piece in images.reshape(shape)]
-    options = argparse.Namespace(format="array_record", shard_size=100, views=kind, crop_scale=1.1)
-    settings = tokenize.settings_of(options, tokenizer, source, data)
+    settings = tokenize.settings_of(
+        *(tokenizer, source, data),
+        storage="array_record",
+        shard_size=100,
+        views=kind,
+        crop_scale=1.1,
+    )
     tokenize.ShardedViews = Watched
     tokenizer.encode(pieces[0])
     plain, whole, waited = [], [], []

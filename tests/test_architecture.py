@@ -55,11 +55,11 @@ ARROWS = {
         "sharding",
         "checkpoint",
         "data",
-        "evaluate",
         "evaluation",
         "pictures",
         "programs",
         "step",
+        "suite",
     },
     "fit": {
         "data",
@@ -183,9 +183,12 @@ ARROWS = {
     "card_pictures": {"codes", "pictures"},
     "training_images": set(),
     "card_page": set(),
-    "fid": {"cluster", "evaluate", "evaluation", "reference"},
+    "card_settings": set(),
+    "suite": {"data", "evaluate", "evaluation"},
+    "fid": {"card_settings", "cluster", "data", "evaluate", "evaluation", "reference", "suite"},
     "measuring": {
         "card_pictures",
+        "card_settings",
         "cluster",
         "commands/arguments",
         "data",
@@ -194,6 +197,8 @@ ARROWS = {
         "fid",
         "frozen",
         "sharding",
+        "suite",
+        "tokenizer",
         "training_images",
     },
     "comparison": {"data", "editing"},
@@ -225,7 +230,8 @@ ARROWS = {
     "commands/detokenize": {"commands/arguments", "data", "models"},
     "commands/evaluate": {
         "card_page",
-        "card_pictures",
+        "card_settings",
+        "card_writing",
         "cluster",
         "commands/arguments",
         "measuring",
@@ -376,6 +382,18 @@ def test_loading_a_tokenizer_does_not_wait_for_what_it_does_not_need():
     code = f"import sys\nfor name in {(*SLOW, 'grain', 'cv2')}: sys.modules[name] = None\n"
     code += "import unitok_jax; unitok_jax.load"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_only_commands_know_the_command_line():
+    """What a library function needs is an argument of its own, not one of a parser's."""
+    for path in FILES:
+        if room(path) != "commands" and {"argparse", "unitok_jax.commands"} & set(imports(path)):
+            tree = ast.parse(path.read_text())
+            functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+            assert "main" in [function.name for function in functions], f"{path} is no command"
+            for function in functions:
+                if not function.name.startswith("_"):
+                    assert "Namespace" not in ast.unparse(function.args), f"{path}: {function.name}"
 
 
 def test_configs_are_read_by_attribute():

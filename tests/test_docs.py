@@ -15,7 +15,7 @@ from PIL import Image
 
 import unitok_jax
 from configs import default, photos
-from unitok_jax import convert
+from unitok_jax import loading
 from unitok_jax.step import init_params
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -90,7 +90,7 @@ def checkpoint(tmp_path_factory):
     """A model like that of `make demo`, with fresh weights."""
     config = photos.get_config()
     path = tmp_path_factory.mktemp("tour") / "fresh.safetensors"
-    convert.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
+    loading.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
     return path
 
 

@@ -4,8 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from unitok_jax import suite
 from unitok_jax.data.shapes import shape_source
-from unitok_jax.evaluate.zero_shot import class_features, classify, zero_shot
+from unitok_jax.data.records import subset
+from unitok_jax.data.text import Tokenizer
+from unitok_jax.evaluate.zero_shot import class_features, zero_shot
 
 
 def unit(vectors):
@@ -87,18 +90,24 @@ class TestZeroShot:
 
 def test_a_model_that_reads_the_picture_classifies_held_out_shapes():
     """Images that are given the features of their own sentence are all classified rightly."""
-    source = shape_source("held_out")
     count = 32
+    source = subset(shape_source("held_out"), range(count))
     sentences = [source[i]["captions"][0] for i in range(count)]
     prompts = [t.replace("{}", n) for n in source.class_names for t in source.class_templates]
-    table = dict(zip(sentences + prompts, embed(sentences + prompts), strict=True))
-    images = np.array([table[sentence] for sentence in sentences])
-    result = classify(source, images, lambda texts: np.array([table[text] for text in texts]))
-    assert result == {"zero_shot_top1": 1.0, "zero_shot_top5": 1.0}
-    shifted = classify(
-        source, np.roll(images, 1, axis=0), lambda texts: np.array([table[t] for t in texts])
-    )
-    assert shifted["zero_shot_top1"] == 0
+    texts = sentences + prompts
+    tokens = Tokenizer(24)(texts)
+    table = dict(zip(map(bytes, tokens), embed(texts), strict=True))
+    images = np.array([table[bytes(row)] for row in tokens[:count]])
+
+    def figures(images):
+        return suite.text_figures(
+            *(images, source, lambda tokens: np.array([table[bytes(row)] for row in tokens]), 24),
+            captions=None,
+            labels=suite.label_set_of(source),
+        )
+
+    assert figures(images) == {"zero_shot_top1": 1.0, "zero_shot_top5": 1.0}
+    assert figures(np.roll(images, 1, axis=0))["zero_shot_top1"] == 0
 
 
 @pytest.mark.parametrize("source, path", [("shapes", "held_out"), ("photos", "")])

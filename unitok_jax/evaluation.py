@@ -21,7 +21,6 @@ from unitok_jax.codes import STRIDE
 from unitok_jax.data.health import Tally
 from unitok_jax.data.pipeline import eval_batches
 from unitok_jax.data.records import Source
-from unitok_jax.data.text import Tokenizer
 from unitok_jax.evaluate.agreement import CodeAgreement
 from unitok_jax.evaluate.codebook import CodebookUse
 from unitok_jax.evaluate.frechet import FeatureMoments
@@ -314,15 +313,6 @@ class Evaluator:
 
 def _marks(batch):
     return {key: batch[key] for key in ("mask", "crc32")}
-
-
-def caption_tokens(source: Source, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """All captions of a source: token ids (T, L) and the image of each, (T,)."""
-    owned = [
-        (index, caption) for index in range(len(source)) for caption in source[index]["captions"]
-    ]
-    tokens = Tokenizer(context_length)([caption for _, caption in owned])
-    return tokens, np.array([index for index, _ in owned], np.int64)
 
 
 def digest(params) -> str:

@@ -1,7 +1,11 @@
 """The card's FID and inception score, and the statistics they are against."""
 
-from unitok_jax import cluster, reference
-from unitok_jax.evaluate.frechet import frechet_distance
+from collections.abc import Callable
+
+from unitok_jax import cluster, reference, suite
+from unitok_jax.card_settings import CardSettings
+from unitok_jax.data.records import Source
+from unitok_jax.evaluate.frechet import Moments, frechet_distance
 from unitok_jax.evaluate.inception_score import inception_score
 from unitok_jax.evaluation import Pass, digest
 
@@ -11,37 +15,45 @@ _SPLITS, _SHUFFLE = 10, 2020  # of the inception score, as torch-fidelity
 
 
 class Fid:
-    """FID and IS of a pass, and the reference they need: from the cache, or of the pass itself."""
+    """FID and IS of a pass, and the reference they need: from the cache, or of the pass itself.
 
-    def __init__(self, args, job, notes):
-        """What the command line asks for.
+    Attributes:
+      known: the digest of the pixels whose statistics the cache has; None: it has none.
+      given: the moments of `settings.reference`; None: it names none.
+      statistics: lines of the card's provenance: which statistics, and their hashes.
+    """
+
+    def __init__(self, settings: CardSettings, source: Source, data, weights: str, notes):
+        """Reads the reference and looks into the cache.
 
         Args:
-          args: of the command.
-          job: that measures: its data, networks and how it makes a pass.
+          settings: of the card.
+          source: the images to measure.
+          data: the `data` config that opens it.
+          weights: the digest of Inception's; read where `settings` name some.
           notes: of the card.
 
         Raises:
-          ValueError: --reference is of other data, preprocessing or weights, or is damaged.
+          ValueError: the reference is of other data, preprocessing or weights, or is damaged.
         """
-        self._job, self._args, self._notes = job, args, notes
+        self._settings, self._notes = settings, notes
         self.known, self.given, self.statistics = None, None, {}
-        if not args.inception or len(job.source) < 2:
+        if not settings.inception or len(source) < suite.FEWEST:
             return
         self._facts = {
-            "data": reference.source_facts(job.data, job.source),
-            "preprocessing": {"size": list(job.size), "resize": RESIZE},
-            "inception": job.digests["inception"],
-            "max_images": args.max_images,
+            "data": reference.source_facts(data, source),
+            "preprocessing": {"size": list(data.image_size), "resize": RESIZE},
+            "inception": weights,
+            "max_images": settings.max_images,
         }
-        if args.reference:
-            self.given, facts = reference.read(args.reference)
-            self._tell("reference", args.reference, self.given)
-            reference.check(args.reference, facts, self._facts)
+        if settings.reference:
+            self.given, facts = reference.read(settings.reference)
+            self._tell("reference", settings.reference, self.given)
+            reference.check(settings.reference, facts, self._facts)
             if not facts:
-                notes.warn(f"--reference={args.reference} does not say what it was made with")
+                notes.warn(f"--reference={settings.reference} does not say what it was made with")
         # Only the lead's disk counts: others may have another cache.
-        self._path = reference.cache_path(reference.cache_folder(args.cache), self._facts)
+        self._path = reference.cache_path(reference.cache_folder(settings.cache), self._facts)
         self._cached = None
         if cluster.is_lead() and self._path.is_file():
             self._cached = reference.read(self._path)
@@ -51,22 +63,28 @@ class Fid:
         """All processes take the lead's word."""
         self.known = cluster.from_lead(self.known)
 
-    def measure(self, found: Pass, source) -> dict[str, float]:
-        """FID, IS; and saves what is asked for."""
+    def measure(self, found: Pass, measure_originals: Callable[[], Moments]) -> dict[str, float]:
+        """FID and IS, on process 0 alone; also saves what is asked for.
+
+        Args:
+          found: a pass, over the originals too unless the cache knows them.
+          measure_originals: a pass over the originals alone, which all processes make where the
+            cached statistics are of other pixels.
+        """
         notes, count = self._notes, len(found.positions)
-        if not self._args.inception:
+        if not self._settings.inception:
             how = "Give --inception=FILE."
             notes.skip("FID, inception score", "no weights of Inception were named", how)
             return {}
-        if count < 2:
-            reason = f"needs at least 2 images, and there is {count}"
+        if count < suite.FEWEST:
+            reason = f"needs at least {suite.FEWEST} images, and there is {count}"
             notes.skip("FID, inception score", reason, "Give more images as --data.")
             return {}
         if self.known and self.known != found.digest:
             notes.warn(
                 "the cached reference was of other pixels than the data has now: it is made anew"
             )
-            originals = self._job.run(source, what="originals").originals.result()
+            originals = measure_originals()
         elif self.known:
             originals = self._cached[0] if self._cached else None
         else:
@@ -77,13 +95,12 @@ class Fid:
             return {}
         cached = self.known == found.digest
         self._tell("originals", "cached" if cached else "of this pass", originals)
-        if self._args.save_reference:
+        if self._settings.save_reference:
             facts = self._facts | {"digest": found.digest}
-            reference.write(self._args.save_reference, originals, facts)
-        rebuilt = found.rebuilt.result()
-        out = {"rfid": frechet_distance(originals, rebuilt)}
+            reference.write(self._settings.save_reference, originals, facts)
+        out = suite.rfid(found, originals)
         if self.given:
-            out["fid_reference"] = frechet_distance(self.given, rebuilt)
+            out["fid_reference"] = frechet_distance(self.given, found.rebuilt.result())
         if count < FEW:
             notes.warn(
                 f"FID of {count} images is too high by a bias that falls with their number: "

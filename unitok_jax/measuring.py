@@ -1,28 +1,25 @@
 """All figures of a card: which pass gives them, what they are compared with, what is left out."""
 
-import argparse
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from unitok_jax import card_pictures, cluster, frozen, sharding, training_images
-from unitok_jax.commands import arguments
+from unitok_jax import card_pictures, cluster, frozen, sharding, suite, training_images
+from unitok_jax.card_settings import CardSettings
 from unitok_jax.data.health import Tally
-from unitok_jax.data.labels import label_set
+from unitok_jax.data.labels import LabelSet, label_set
 from unitok_jax.data.progress import Progress
-from unitok_jax.data.records import LabelledSource, subset
+from unitok_jax.data.records import LabelledSource, Source, subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
-from unitok_jax.data.text import END_OF_TEXT, Tokenizer
-from unitok_jax.evaluate import zero_shot
+from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.evaluate.probe import linear_probe
-from unitok_jax.evaluate.retrieval import caption_retrieval
-from unitok_jax.evaluation import Evaluator, Pass, Shown, caption_tokens, digest
+from unitok_jax.evaluation import Evaluator, Pass, Shown, digest
 from unitok_jax.fid import RESIZE, Fid
 
 COMPARED = 1000  # images whose codes are computed in float32 and in bfloat16
@@ -31,7 +28,7 @@ _DOING = {"originals": "originals", "features": "features", "dtypes": "codes by 
 
 
 @dataclasses.dataclass
-class Measured:
+class Card:
     """What a card tells; figures as in `card.json`."""
 
     metrics: dict[str, float]
@@ -66,34 +63,46 @@ class Notes:
         self.not_measured.append({"what": what, "reason": reason, "to_measure": to_measure})
 
 
-class _Job:
-    """What a card is measured with: model, networks and data, opened and checked before any work.
+class CardInputs:
+    """What a card is measured with: model, networks and data, checked before any work.
 
-    The tokenizer's own copy of the weights is dropped; the mesh has them.
+    Attributes:
+      settings, data: as given.
+      hash, config, precision: of the tokenizer.
+      source: the images to measure.
+      left_out: of the data, when it was opened.
+      probe, probe_data: the training images of the linear probe, and their config; None: no probe.
+      labels: the names of the classes and their templates; None: the data has no labels.
+      digests: of the networks' weights, by their kind.
+      mesh: all devices of the job; `params` and `networks` lie on all of them.
+      evaluator: of the passes.
+      batch_size: of a pass.
+      text: True if the text tower is measured.
     """
 
-    def __init__(self, args: argparse.Namespace, size: tuple[int, int] | None):
-        tokenizer = arguments.load_tokenizer(args)
+    def __init__(self, tokenizer, source: Source, data: ConfigDict, settings: CardSettings):
+        """Opens and loads what `settings` name; arguments and errors as of `measure`."""
+        self.settings, self.data = settings, data
         self.hash, self.config = tokenizer.hash, tokenizer.config
         self.precision = tokenizer.precision
-        self.size = size or tokenizer.image_size
-        self.data = arguments.data(args, tokenizer, self.size, max_bad=args.max_bad)
-        self.max_bad = args.max_bad
-        self.source, self.left_out = self._open("data", args.data, self.data, args.max_images)
-        self.probe = None
-        if args.probe:
-            keys = {key: self.data[key] for key in ("image_size", "context_length", "num_threads")}
-            self.probe_data = data_config(args.probe, num_workers=args.num_workers, **keys)
-            self.probe, _ = self._open("probe", args.probe, self.probe_data, 0)
-        self.labels = self._labels(args)
+        self.left_out = self._left_out("data", settings.data, source)
+        most = settings.max_images
+        self.source = subset(source, range(min(len(source), most))) if most else source
+        self.probe, self.probe_data = None, None
+        if settings.probe:
+            names = ("image_size", "context_length", "num_threads", "num_workers")
+            keys = {key: data[key] for key in names}
+            self.probe_data = data_config(settings.probe, **keys)
+            self.probe = open_source(self.probe_data, require_captions=False)
+            self._left_out("probe", settings.probe, self.probe)
+        self.labels = self._labels()
         networks = {
             kind: frozen.load(kind, path, "float32", key=f"--{kind}", turn_off=f"no --{kind}")[1]
-            for kind, path in (("inception", args.inception), ("lpips", args.lpips))
-            if path
+            for kind, path in settings.networks.items()
         }
         self.digests = {kind: digest(params) for kind, params in networks.items()}
         self.mesh = sharding.make_mesh(-1, 1)
-        self.params = sharding.replicate(jax.device_get(tokenizer.params), self.mesh)
+        self.params = sharding.replicate(tokenizer.params, self.mesh)
         self.networks = sharding.replicate(networks, self.mesh)
         self.evaluator = Evaluator(
             self.config.model.to_dict(),
@@ -101,59 +110,63 @@ class _Job:
             dict.fromkeys(networks, "float32"),
             self.precision,
         )
-        self.batch_size = self.evaluator.batch_size(args.batch_size, len(self.source))
-        self.text = not args.no_text and self.config.model.text.vocab_size > END_OF_TEXT
+        self.batch_size = self.evaluator.batch_size(settings.batch_size, len(self.source))
+        self.text = settings.text and self.config.model.text.vocab_size > END_OF_TEXT
 
-    def _open(self, flag, value, data, most):
-        """A source, and what it left out when it was opened."""
-        source = open_source(data, require_captions=False)
+    def _left_out(self, flag, value, source) -> Tally:
+        """What a source left out when it was opened, checked."""
         left_out = getattr(source, "tally", Tally())
         self._check(left_out, len(source) + left_out.total, flag, value)
-        return subset(source, range(min(len(source), most))) if most else source, left_out
+        return left_out
 
     def _check(self, bad: Tally, count, flag, value):
-        if bad.total > self.max_bad * count:
+        if bad.total > self.data.max_bad * count:
             raise ValueError(
                 f"{bad.total} images of --{flag}={value} cannot be used, more than "
-                f"--max_bad={self.max_bad} allows; mend or remove them, or give a larger share, as "
-                f"--max_bad=0.01 for one image in 100:\n{bad}"
+                f"--max_bad={self.data.max_bad} allows; mend or remove them, or give a larger "
+                f"share, as --max_bad=0.01 for one image in 100:\n{bad}"
             )
 
-    def _labels(self, args):
-        """(names, templates) of the classes, or None; checks what belongs to labels."""
-        labelled = isinstance(self.source, LabelledSource)
-        given = {"labels": args.labels, "templates": args.templates, "probe": args.probe or None}
+    def _labels(self) -> LabelSet | None:
+        """The classes of labelled data; checks what belongs to labels."""
+        settings = self.settings
+        own = suite.label_set_of(self.source)
+        given = {
+            "labels": settings.labels,
+            "templates": settings.templates,
+            "probe": settings.probe or None,
+        }
         for flag, value in given.items():
-            if value is not None and not labelled:
+            if value is not None and own is None:
                 raise ValueError(
-                    f"--{flag} needs labelled images, and --data={args.data} has no labels; give "
-                    "a folder of class folders as --data=labelled:PATH"
+                    f"--{flag} needs labelled images, and --data={settings.data} has no labels; "
+                    "give a folder of class folders as --data=labelled:PATH"
                 )
-        if not labelled:
+        if own is None:
             return None
         if self.probe is not None:
             if not isinstance(self.probe, LabelledSource):
                 raise ValueError(
-                    f"--probe={args.probe} has no labels; give a folder of class folders as "
+                    f"--probe={settings.probe} has no labels; give a folder of class folders as "
                     "--probe=labelled:PATH"
                 )
-            if tuple(self.probe.class_names) != tuple(self.source.class_names):
+            if tuple(self.probe.class_names) != tuple(own.names):
                 raise ValueError(
-                    f"--probe={args.probe} has {len(self.probe.class_names)} classes that are not "
-                    f"the {len(self.source.class_names)} of --data={args.data}: they must have the "
-                    "same names in the same order"
+                    f"--probe={settings.probe} has {len(self.probe.class_names)} classes that are "
+                    f"not the {len(own.names)} of --data={settings.data}: they must have the same "
+                    "names in the same order"
                 )
-        names, templates = self.source.class_names, self.source.class_templates
-        if args.labels is not None:
-            names, templates = label_set(args.labels, args.templates or "")
-        elif args.templates is not None:
-            templates = label_set("a,b", args.templates).templates
-        if len(names) != len(self.source.class_names):
+        names, templates = own
+        if settings.labels is not None:
+            names, templates = label_set(settings.labels, settings.templates or "")
+        elif settings.templates is not None:
+            templates = label_set("a,b", settings.templates).templates
+        if len(names) != len(own.names):
             raise ValueError(
-                f"--labels={args.labels} has {len(names)} names, and --data={args.data} has "
-                f"{len(self.source.class_names)} classes; name each class, in their order"
+                f"--labels={settings.labels} has {len(names)} names, and --data={settings.data} "
+                f"has {len(own.names)} classes; name each class, in their order"
             )
-        return names, templates
+        return LabelSet(names, templates)
 
     def run(self, source, data=None, batch_size=None, what="all", **options) -> Pass:
         batch_size = batch_size or self.batch_size
@@ -175,7 +188,7 @@ class _Job:
 
         Which rows of a batch were read is known to all, so that none waits for one that gave up.
         """
-        most = int(self.max_bad * len(source))
+        most = int(self.data.max_bad * len(source))
         found, left_out = self.run(source, data, max_left_out=most, **options), Tally()
         left_out.update(map(Tally.from_json, cluster.from_all(found.left_out.to_json())))
         self._check(left_out, len(source), flag, value)
@@ -183,59 +196,65 @@ class _Job:
             raise ValueError(f"--{flag}={value}: none of its images can be used")
         return found, left_out
 
-    def encode(self, texts) -> np.ndarray:
-        tokens = Tokenizer(self.data.context_length)(texts)
+    def encode_text(self, tokens: np.ndarray) -> np.ndarray:
+        """Token ids (T, L) to unit vectors (T, E)."""
         return self.evaluator.encode_text(self.params, tokens, self.batch_size)
 
 
-def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
-    """Measures what the command's arguments ask for. All processes call it.
+def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings) -> Card:
+    """Measures a tokenizer on images. All processes call it.
 
     Args:
-      args: of `unitok evaluate`.
-      size: (height, width); None: the model's.
+      tokenizer: a `Tokenizer`; its weights are copied to every device of the job that lacks them.
+      source: the images; those that cannot be used, up to the share `data.max_bad`, are left out.
+      data: the `data` config that opens it, as `data.specs.data_config` makes it; its `image_size`
+        is that of the pictures measured.
+      settings: what to measure.
+
+    Returns:
+      The card; FID and the inception score are on process 0 alone.
 
     Raises:
-      ValueError, OSError: arguments, weights or images that do not fit.
+      ValueError, OSError, ImportError: settings, weights or images that do not fit.
     """
     notes = Notes()
     with cluster.together():
-        job = _Job(args, size)
-        fid = Fid(args, job, notes)
+        inputs = CardInputs(tokenizer, source, data, settings)
+        fid = Fid(settings, inputs.source, data, inputs.digests.get("inception", ""), notes)
     fid.agree()
     cluster.agree(
-        {"tokenizer": job.hash, "images": len(job.source), "batch size": job.batch_size}
-        | {f"weights of {kind}": value for kind, value in job.digests.items()}
+        {"tokenizer": inputs.hash, "images": len(inputs.source), "batch size": inputs.batch_size}
+        | {f"weights of {kind}": value for kind, value in inputs.digests.items()}
     )
     what = "rebuilt" if fid.known else "all"
-    found, left_out = job.run_usable("data", args.data, job.source, what=what)
-    left_out.update([job.left_out])
+    found, left_out = inputs.run_usable("data", settings.data, inputs.source, what=what)
+    left_out.update([inputs.left_out])
     if left_out.total:
         notes.warn(f"{left_out.total} images were left out")
-    source = subset(job.source, found.positions.tolist())
+    usable = subset(inputs.source, found.positions.tolist())
     metrics = found.reconstruction.result()
-    metrics |= fid.measure(found, source)
-    first = subset(source, range(min(len(source), COMPARED)))
-    agreement = job.run(first, batch_size=job.mesh.size, what="dtypes").agreement
+    metrics |= fid.measure(found, lambda: inputs.run(usable, what="originals").originals.result())
+    first = subset(usable, range(min(len(usable), COMPARED)))
+    agreement = inputs.run(first, batch_size=inputs.mesh.size, what="dtypes").agreement
     books = found.codebooks.result() | agreement.result()
     for key in ("bits_per_token", "max_bits_per_token", "codes_changed", "tokens_changed"):
         metrics[key] = books.pop(key)
     books |= _usable(found.codebooks.counts, notes)
-    if "lpips" not in job.networks:
+    if "lpips" not in inputs.networks:
         notes.skip("LPIPS", "no weights of LPIPS were named", "Give --lpips=FILE.")
-    metrics |= _text_measures(args, job, source, found, notes)
-    metrics |= _probe(args, job, source, found, notes)
+    metrics |= _text_figures(inputs, usable, found, notes)
+    metrics |= _probe(inputs, usable, found, notes)
     per_image = found.reconstruction.per_image()
     chosen = card_pictures.choose(per_image["psnr"])
     order = sorted(position for positions in chosen.values() for position in positions)
     # The program of the pass, whose batches have one shape: nothing is compiled again.
-    shown = job.run(subset(source, order), show=len(order), what=what).shown
-    if training_images.same(job.config.data, job.data):
+    shown = inputs.run(subset(usable, order), show=len(order), what=what).shown
+    if training_images.same(inputs.config.data, data):
         notes.warn("the model was trained on these images: figures of others may be worse")
-    for kind in ("inception", "lpips"):
-        if getattr(args, kind) == frozen.SEEDED:
+    for kind, weights in settings.networks.items():
+        if weights == frozen.SEEDED:
             notes.warn(f"{kind} has random weights: its figures mean nothing beside published ones")
-    return Measured(
+    return Card(
         metrics,
         books,
         found.codebooks.counts,
@@ -243,12 +262,12 @@ def measure(args: argparse.Namespace, size: tuple[int, int] | None) -> Measured:
         shown,
         order,
         chosen,
-        {position: source[position]["name"] for position in order},
-        job.config.model.num_query,
+        {position: usable[position]["name"] for position in order},
+        inputs.config.model.num_query,
         notes.warnings,
         notes.not_measured,
         left_out.to_json(),
-        _provenance(args, job, found, fid),
+        _provenance(inputs, found, fid),
     )
 
 
@@ -265,75 +284,74 @@ def _usable(counts: np.ndarray, notes: Notes) -> dict[str, Any]:
     return {"tokens": tokens, "rows": rows, "usable": usable, "usage_of_usable": used / usable}
 
 
-def _text_measures(args, job, source, found, notes) -> Mapping[str, float]:
-    if not job.text:
-        rows = job.config.model.text.vocab_size
+def _text_figures(
+    inputs: CardInputs, source: Source, found: Pass, notes: Notes
+) -> Mapping[str, float]:
+    if not inputs.text:
+        rows = inputs.config.model.text.vocab_size
         reason = f"the model's text tower has {rows} token ids and does not know CLIP's vocabulary"
         how = "Give a model that does."
-        if args.no_text:
+        if not inputs.settings.text:
             reason, how = "--no_text", "Leave out --no_text."
         notes.skip("zero-shot classification, image-text retrieval", reason, how)
         return {}
-    features = found.image_features
-    if job.labels:
+    captions, length = None, inputs.data.context_length
+    if inputs.labels:
         reason = "the captions of labelled images are made of the names of classes"
         how = "Give images with captions as --data."
         notes.skip("image-text retrieval", reason, how)
-        classes = zero_shot.class_features(job.encode, *job.labels)
-        labels = np.array([source.label(index) for index in range(len(source))], np.int64)
-        return zero_shot.zero_shot(features, classes, labels)
-    how = "Give --data=labelled:PATH, a folder of class folders."
-    notes.skip("zero-shot classification", "the data has no labels", how)
-    tokens, owner = caption_tokens(source, job.data.context_length)
-    if not len(tokens):
-        how = "Give captions with --captions, or images that have some."
-        notes.skip("image-text retrieval", "the data has no captions", how)
-        return {}
-    texts = job.evaluator.encode_text(job.params, tokens, job.batch_size)
-    return caption_retrieval(features, texts, owner, tokens)
+    else:
+        how = "Give --data=labelled:PATH, a folder of class folders."
+        notes.skip("zero-shot classification", "the data has no labels", how)
+        captions = suite.captions_of(source, length)
+        if not len(captions.tokens):
+            how = "Give captions with --captions, or images that have some."
+            notes.skip("image-text retrieval", "the data has no captions", how)
+    return suite.text_figures(
+        *(found.image_features, source, inputs.encode_text, length),
+        captions=captions,
+        labels=inputs.labels,
+    )
 
 
-def _probe(args, job, source, found, notes) -> Mapping[str, float]:
-    if job.probe is None:
+def _probe(inputs: CardInputs, source: Source, found: Pass, notes: Notes) -> Mapping[str, float]:
+    if inputs.probe is None:
         how = "Give --probe=labelled:PATH, training images of the classes of --data."
         notes.skip("linear probe", "no training images were named", how)
         return {}
-    train, left_out = job.run_usable(
-        "probe", args.probe, job.probe, job.probe_data, what="features"
+    settings = inputs.settings
+    train, left_out = inputs.run_usable(
+        "probe", settings.probe, inputs.probe, inputs.probe_data, what="features"
     )
     if left_out.total:
         notes.warn(f"{left_out.total} images of --probe were left out")
     return linear_probe(
         train.image_features,
-        _labels(job.probe)[train.positions],
+        suite.labels_of(inputs.probe)[train.positions],
         found.image_features,
-        _labels(source),
+        suite.labels_of(source),
         len(source.class_names),
-        args.probe_method,
+        settings.probe_method,
     )
 
 
-def _labels(source: LabelledSource) -> np.ndarray:
-    label: Callable[[int], int] = source.label
-    return np.array([label(index) for index in range(len(source))], np.int64)
-
-
-def _provenance(args, job, found, fid) -> dict[str, Any]:
+def _provenance(inputs: CardInputs, found: Pass, fid: Fid) -> dict[str, Any]:
+    settings, data = inputs.settings, inputs.data
     return {
         "images": len(found.positions),
-        "data": args.data,
-        "captions": args.captions or "-",
-        "size": f"{job.size[0]}x{job.size[1]}",
+        "data": settings.data,
+        "captions": data.captions or "-",
+        "size": f"{data.image_size[0]}x{data.image_size[1]}",
         "preprocessing": RESIZE,
         "pixels": f"sha256 {found.digest}",
-        "checkpoint": args.checkpoint,
-        "training_images": training_images.describe(job.config.data, job.data),
-        "tokenizer_hash": job.hash,
-        "precision": job.precision,
+        "checkpoint": settings.checkpoint,
+        "training_images": training_images.describe(inputs.config.data, data),
+        "tokenizer_hash": inputs.hash,
+        "precision": inputs.precision,
         **fid.statistics,
         **{
-            f"{kind}_weights": f"{getattr(args, kind)}, sha256 {value}"
-            for kind, value in job.digests.items()
+            f"{kind}_weights": f"{settings.networks[kind]}, sha256 {value}"
+            for kind, value in inputs.digests.items()
         },
-        "batch_size": job.batch_size,
+        "batch_size": inputs.batch_size,
     }

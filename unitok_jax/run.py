@@ -12,20 +12,16 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import differences, frozen, initialize, paths, sharding
+from unitok_jax import differences, frozen, initialize, paths, sharding, suite
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health, SampleError, Tally
 from unitok_jax.data.identity import identity
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
-from unitok_jax.data.records import LabelledSource, subset
+from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.transforms import decode_image
-from unitok_jax.evaluate.frechet import frechet_distance
-from unitok_jax.evaluate.retrieval import caption_retrieval
-from unitok_jax.evaluate.zero_shot import classify
-from unitok_jax.evaluation import Evaluator, caption_tokens
+from unitok_jax.evaluation import Evaluator
 from unitok_jax.pictures.comparison import comparison
 from unitok_jax.programs import Programs
 from unitok_jax.step import Trainer, TrainState
@@ -250,34 +246,21 @@ class Run:
         found = self.evaluator.run(
             params, self.frozen, self.eval_source, data, batch_size, show=config.grid_images
         )
-        metrics = found.reconstruction.result() | found.codebooks.result()
-        if "inception" in self.evaluator.networks and len(self.eval_source) > 1:
-            metrics["rfid"] = frechet_distance(found.originals.result(), found.rebuilt.result())
-        metrics |= self._retrieval(params, found.image_features)
-        if self.config.loss.contrastive and isinstance(self.eval_source, LabelledSource):
-            tokenizer = Tokenizer(data.context_length)
-            metrics |= classify(
-                self.eval_source,
+        metrics = found.reconstruction.result() | found.codebooks.result() | suite.rfid(found)
+        if self.config.loss.contrastive:
+            metrics |= suite.text_figures(
                 found.image_features,
-                lambda texts: self._encode_text(params, tokenizer(texts)),
+                self.eval_source,
+                lambda tokens: self.evaluator.encode_text(params, tokens, config.batch_size),
+                data.context_length,
+                captions=self._captions,
+                labels=suite.label_set_of(self.eval_source),
             )
         return metrics, comparison(found.shown.images, found.shown.reconstructions)
 
     @functools.cached_property
-    def _captions(self) -> tuple[np.ndarray, np.ndarray]:
-        return caption_tokens(self.eval_source, self.config.data.context_length)
-
-    def _retrieval(self, params, image_features) -> dict[str, float]:
-        if not self.config.loss.contrastive:
-            return {}
-        tokens, owner = self._captions
-        if not len(tokens):
-            return {}
-        text_features = self._encode_text(params, tokens)
-        return caption_retrieval(image_features, text_features, owner, tokens)
-
-    def _encode_text(self, params, tokens) -> np.ndarray:
-        return self.evaluator.encode_text(params, tokens, self.config.eval.batch_size)
+    def _captions(self) -> suite.Captions:
+        return suite.captions_of(self.eval_source, self.config.data.context_length)
 
 
 def _load_frozen(config: ConfigDict) -> dict:

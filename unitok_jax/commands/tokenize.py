@@ -123,8 +123,17 @@ def _told(batches, progress) -> Iterator[tuple]:
         progress.update(sum(sample is not None for sample in samples))
 
 
-def settings_of(args: argparse.Namespace, tokenizer, source: Source, data) -> dict:
-    """What decides the bytes of a command's output."""
+def settings_of(
+    tokenizer,
+    source: Source,
+    data,
+    *,
+    storage: str,
+    shard_size: int,
+    views: str,
+    crop_scale: float,
+) -> dict:
+    """What decides the bytes of the shards; arguments as of `code_shards.plan`."""
     import jax
 
     rows, columns = (side // STRIDE for side in data.image_size)
@@ -132,10 +141,10 @@ def settings_of(args: argparse.Namespace, tokenizer, source: Source, data) -> di
     return code_shards.plan(
         source,
         data,
-        storage=args.format,
-        shard_size=args.shard_size,
-        views=args.views,
-        crop_scale=args.crop_scale,
+        storage=storage,
+        shard_size=shard_size,
+        views=views,
+        crop_scale=crop_scale,
         tokenizer={
             "tokenizer": tokenizer.hash,
             "precision": tokenizer.precision,
@@ -185,7 +194,13 @@ def _run(args: argparse.Namespace) -> None:
     size = arguments.image_size(args.size) if args.size else tokenizer.image_size
     data = arguments.data(args, tokenizer, size)
     source = open_source(data, require_captions=False)
-    settings = settings_of(args, tokenizer, source, data)
+    settings = settings_of(
+        *(tokenizer, source, data),
+        storage=args.format,
+        shard_size=args.shard_size,
+        views=args.views,
+        crop_scale=args.crop_scale,
+    )
     output = args.output
     claim(output, settings, code_files.COMMAND)
     if code_shards.is_finished(output, settings):

@@ -7,26 +7,11 @@ import numpy as np
 
 TOP = (1, 5)
 
-Encode = Callable[[list[str]], np.ndarray]
-
-
-def classify(source, image_features: np.ndarray, encode: Encode) -> dict[str, float]:
-    """Zero-shot classification of the first N records of a labelled source.
-
-    Args:
-      source: `class_names`, `class_templates` and `label(index)`, as data.records.LabelledSource.
-      image_features: (N, E) unit vectors of its records 0 to N - 1.
-      encode: n sentences -> (n, E) unit vectors.
-
-    Returns, raises: as `zero_shot` and `class_features`.
-    """
-    classes = class_features(encode, source.class_names, source.class_templates)
-    labels = [source.label(index) for index in range(len(image_features))]
-    return zero_shot(image_features, classes, np.array(labels, np.int64))
-
 
 def class_features(
-    encode: Encode, class_names: Sequence[str], templates: Sequence[str]
+    encode: Callable[[list[str]], np.ndarray],
+    class_names: Sequence[str],
+    templates: Sequence[str],
 ) -> np.ndarray:
     """One unit vector per class: the mean over templates, normalised.
 

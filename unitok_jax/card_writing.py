@@ -1,0 +1,105 @@
+"""The files of a card: card.json, card.md, card.html and pictures/."""
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from unitok_jax import __version__, card_page, card_pictures
+from unitok_jax.measuring import Card
+from unitok_jax.paths import printable
+
+
+def write(folder: str | pathlib.Path, card: Card, command: str = "") -> dict[str, Any]:
+    """Writes a card's files. Process 0 alone calls it.
+
+    Args:
+      folder: is made if it is not there.
+      card: of `measure`, on process 0.
+      command: that made it, for its provenance; empty: none did.
+
+    Returns:
+      What card.json holds.
+
+    Raises:
+      OSError: it cannot be written, or `folder` has pictures.
+    """
+    folder = pathlib.Path(folder)
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+
+    def save(name, picture):
+        Image.fromarray(picture).save(pictures / f"{name}.png")
+        return f"pictures/{name}.png"
+
+    shown, listed = card.shown, []
+    psnr = card.per_image["psnr"]
+    for kind, positions in card.chosen.items():
+        for number, position in enumerate(positions, 1):
+            row = card.order.index(position)
+            file = save(
+                f"{kind}_{number}",
+                card_pictures.panel(shown.images[row], shown.reconstructions[row]),
+            )
+            name = card.names[position]
+            listed.append(
+                {"kind": kind, "name": name, "psnr": _number(psnr[position]), "file": file}
+            )
+    save("code_use", card_pictures.code_use(card.counts, card.codebooks))
+    middle = card.order.index((card.chosen["median"] + card.chosen["worst"])[0])
+    save("code_map", card_pictures.code_map(shown.images[middle], shown.codes[middle], card.query))
+    by = {"command": command} if command else {}
+    content = {
+        "title": f"UniTok: {card.provenance['checkpoint']}",
+        "images": len(psnr),
+        "data": card.provenance["data"],
+        "metrics": {key: _number(value) for key, value in card.metrics.items()},
+        "codebooks": {key: np.asarray(v).tolist() for key, v in card.codebooks.items()},
+        "warnings": card.warnings,
+        "not_measured": card.not_measured,
+        "left_out": card.left_out,
+        "pictures": listed,
+        "code_map": card.names[card.order[middle]],
+        "provenance": card.provenance | _versions() | by,
+    }
+    content = _escaped(content)
+    texts = {
+        "card.json": json.dumps(content, indent=2, allow_nan=False) + "\n",
+        "card.md": card_page.markdown(content),
+        "card.html": card_page.page(content, folder),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return content
+
+
+def _escaped(value):
+    """A value of JSON whose texts can be printed: names of files need be neither that nor UTF-8."""
+    if isinstance(value, dict):
+        return {key: _escaped(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def _number(value) -> float | str:
+    value = float(value)
+    if np.isinf(value):  # identical pictures; JSON has no infinity
+        return "inf"
+    return value
+
+
+def _versions() -> dict:
+    packages = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
+    packages |= {"pillow": importlib.metadata.version("pillow"), "unitok_jax": __version__}
+    devices = jax.devices()
+    return {
+        "versions": packages,
+        "devices": f"{len(devices)} {devices[0].device_kind}, {jax.process_count()} processes",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,96 @@
+"""The figures that a pass over images gives, put together for training and for a card."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from unitok_jax.data.labels import LabelSet
+from unitok_jax.data.records import LabelledSource, Source
+from unitok_jax.data.text import Tokenizer
+from unitok_jax.evaluate import zero_shot
+from unitok_jax.evaluate.frechet import Moments, frechet_distance
+from unitok_jax.evaluate.retrieval import caption_retrieval
+from unitok_jax.evaluation import Pass
+
+FEWEST = 2  # images that have a covariance, and so an rFID
+
+
+class Captions(NamedTuple):
+    """All captions of a source."""
+
+    tokens: np.ndarray  # (T, L) int32
+    owner: np.ndarray  # (T,) int64: the image of each
+
+
+def captions_of(source: Source, context_length: int) -> Captions:
+    """The captions of a source as token ids of length L = `context_length`; T may be 0."""
+    owned = [
+        (index, caption) for index in range(len(source)) for caption in source[index]["captions"]
+    ]
+    tokens = Tokenizer(context_length)([caption for _, caption in owned])
+    return Captions(tokens, np.array([index for index, _ in owned], np.int64))
+
+
+def label_set_of(source: Source) -> LabelSet | None:
+    """The names and templates that a labelled source brings; None for another one."""
+    if not isinstance(source, LabelledSource):
+        return None
+    return LabelSet(source.class_names, source.class_templates)
+
+
+def labels_of(source: LabelledSource) -> np.ndarray:
+    """The class of every record, (N,) int64."""
+    return np.array([source.label(index) for index in range(len(source))], np.int64)
+
+
+def rfid(found: Pass, originals: Moments | None = None) -> dict[str, float]:
+    """The Fréchet distance of Inception's features of reconstructions and originals.
+
+    Args:
+      found: a pass.
+      originals: their moments, if they are known; by default those of the pass.
+
+    Returns:
+      `rfid`; nothing of a pass without Inception or of fewer than `FEWEST` images.
+    """
+    if found.logits is None or len(found.positions) < FEWEST:
+        return {}
+    originals = found.originals.result() if originals is None else originals
+    return {"rfid": frechet_distance(originals, found.rebuilt.result())}
+
+
+def text_figures(
+    image_features: np.ndarray,
+    source: Source,
+    encode: Callable[[np.ndarray], np.ndarray],
+    context_length: int,
+    *,
+    captions: Captions | None,
+    labels: LabelSet | None,
+) -> dict[str, float]:
+    """What images and texts of one space are measured by.
+
+    Args:
+      image_features: (N, E) unit vectors of all records of `source`.
+      source: of N images.
+      encode: token ids (T, L) -> unit vectors (T, E).
+      context_length: L.
+      captions: of the source; None, or without any: no retrieval.
+      labels: of the classes of a labelled source; None: no zero-shot classification.
+
+    Returns:
+      Those of `caption_retrieval`, then those of `zero_shot`; 0 to 1.
+
+    Raises:
+      ValueError: as these two and `class_features`.
+    """
+    figures = {}
+    if captions is not None and len(captions.tokens):
+        texts = encode(captions.tokens)
+        figures |= caption_retrieval(image_features, texts, captions.owner, captions.tokens)
+    if labels is not None:
+        tokenize = Tokenizer(context_length)
+        classes = zero_shot.class_features(lambda texts: encode(tokenize(texts)), *labels)
+        figures |= zero_shot.zero_shot(image_features, classes, labels_of(source))
+    return figures
