@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -300,6 +302,31 @@ def fast(checkpoint, folder, tmp_path):
         "--max_images=4",
         "--batch_size=8",
     ]
+
+
+def test_from_python_as_the_docs_say(checkpoint, folder, tmp_path, monkeypatch):
+    """The example of docs/evaluation.md, with files that are there: no command takes part."""
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for old, new in (
+        ("runs/b16", str(checkpoint)),
+        ("labelled:/data/val", f"labelled:{folder}"),
+        ("max_images=5000", "max_images=4, batch_size=8, text=False"),
+        ('inception="inception.safetensors"', 'inception=""'),
+    ):
+        assert old in example
+        example = example.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    exec(example, made)
+    found = read(tmp_path / "card")
+    assert found == made["content"]
+    assert found["metrics"]["psnr"] == made["card"].metrics["psnr"]
+    assert found["images"] == 4 and found["provenance"]["checkpoint"] == str(checkpoint)
+    assert "command" not in found["provenance"]
+    assert (tmp_path / "card" / "card.html").is_file()
+    with pytest.raises(FileExistsError):
+        made["write"]("card", made["card"])
 
 
 class TestLimits:

@@ -1,5 +1,6 @@
 """A card measures what a tokenizer computes: one path, one precision, the same pixels."""
 
+import dataclasses
 import re
 
 import jax
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 
 from configs import tiny as tiny_config
-from unitok_jax import frozen, sharding
+from unitok_jax import frozen, sharding, suite
 from unitok_jax.data.records import subset
+from unitok_jax.data.shapes import shape_source
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
-from unitok_jax.evaluation import Evaluator
+from unitok_jax.evaluate.frechet import frechet_distance
+from unitok_jax.evaluation import Evaluator, Pass
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import Tokenizer
 
@@ -89,3 +92,52 @@ def test_programs_of_a_pass_are_traced_in_one_precision(config, params):
         asked = [line for line in text.splitlines() if re.search("dot_general|convolution", line)]
         assert asked and all(line.count("HIGHEST") == 2 for line in asked), name
         assert "bf16" not in text, name
+
+
+class TestFigures:
+    """What is left out where it has no meaning, for training and for a card alike."""
+
+    def pass_of(self, count):
+        rng = np.random.default_rng(0)
+        found = Pass(logits=np.zeros((count, 8)), positions=np.arange(count))
+        for moments in (found.originals, found.rebuilt):
+            moments.update(rng.normal(size=(count, 4)))
+        return found
+
+    def test_rfid_is_to_the_pass_or_to_what_is_known(self):
+        found = self.pass_of(5)
+        rebuilt = found.rebuilt.result()
+        expected = frechet_distance(found.originals.result(), rebuilt)
+        assert suite.rfid(found) == {"rfid": expected} and expected > 0.1
+        assert suite.rfid(found, rebuilt)["rfid"] < 1e-6
+
+    def test_no_rfid_without_inception_or_of_one_image(self):
+        assert suite.rfid(dataclasses.replace(self.pass_of(5), logits=None)) == {}
+        assert suite.rfid(self.pass_of(1)) == {}
+
+    def test_texts_are_encoded_for_the_figures_that_are_asked_for(self):
+        source = subset(shape_source("held_out"), range(4))
+        captions, labels = suite.captions_of(source, 24), suite.label_set_of(source)
+        empty = suite.Captions(captions.tokens[:0], captions.owner[:0])
+        assert captions.owner.tolist() == sorted(captions.owner) and len(captions.tokens) >= 4
+        calls = []
+
+        def encode(tokens):
+            calls.append(len(tokens))
+            return np.eye(4)[np.zeros(len(tokens), int)]
+
+        def figures(captions, labels):
+            calls.clear()
+            found = suite.text_figures(
+                *(np.eye(4), source, encode, 24), captions=captions, labels=labels
+            )
+            return "image_to_text" in found, "zero_shot_top1" in found, list(calls)
+
+        sentences = len(labels.names) * len(labels.templates)
+        assert figures(captions, labels) == (True, True, [len(captions.tokens), sentences])
+        assert figures(captions, None) == (True, False, [len(captions.tokens)])
+        assert figures(empty, labels) == (False, True, [sentences])
+        assert figures(None, None) == (False, False, [])
+
+    def test_only_labelled_sources_bring_classes(self):
+        assert suite.label_set_of(shape_source("train")) is None
