@@ -17,6 +17,7 @@ import pytest
 import mounts
 from configs import tiny
 from jobs import free_port
+from saves import items, save
 from unitok_jax import cluster, differences, loading, sharding, stored, workdir
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.checks import check
@@ -29,23 +30,9 @@ def config():
     return tiny.get_config()
 
 
-def items(step, width=4):
-    return {
-        "params": {"a": {"kernel": jnp.arange(3.0 * width).reshape(3, width) + step}},
-        "training": {"step": jnp.int32(step), "generator": {"m": jnp.ones(5)}},
-    }
-
-
 def target(tree):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
-
-
-def save(folder, config, steps, metrics=None):
-    with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
-        for step in steps:
-            values = {} if metrics is None else {"eval/psnr": metrics[step]}
-            checkpoints.save(step, items(step), config, values)
 
 
 def test_round_trip(tmp_path, config):
@@ -383,7 +370,7 @@ import os, pathlib, signal, sys, time
 import jax
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 1, 0)
 from configs import tiny
-from test_checkpoint import items, save
+from saves import items, save
 from unitok_jax import cluster
 from unitok_jax.checkpoint import Checkpoints
 folder, config, preemption = pathlib.Path(sys.argv[1]), tiny.get_config(), cluster.Preemption()

@@ -1,7 +1,6 @@
 """Traces of real steps of a small program: which steps they hold, and when there is none."""
 
 import gzip
-import json
 import time
 
 import jax
@@ -9,20 +8,9 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
+from traces import traced_steps
 from unitok_jax.profiling import Tracer
 from unitok_jax.timing import Clock
-
-
-def traced_steps(workdir):
-    """The numbers of the steps in each trace of a workdir, oldest trace first."""
-    paths = sorted((workdir / "profile").glob("plugins/profile/*/*.trace.json.gz"))
-    for path in paths:
-        assert path.with_name(path.name.replace("trace.json.gz", "xplane.pb")).stat().st_size
-    traces = [json.loads(gzip.decompress(path.read_bytes()))["traceEvents"] for path in paths]
-    return [
-        [int(event["args"]["step_num"]) for event in trace if event.get("name") == "train"]
-        for trace in traces
-    ]
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import types
 import jax
 import pytest
 
-from test_profiling import traced_steps
-from test_train import ENVIRONMENT, command, records, run
+from jobs import records
+from runs import ENVIRONMENT, command, run
+from traces import traced_steps
 from unitok_jax import goodput, timing, train
 from unitok_jax.data.health import Notes
 from unitok_jax.data.pipeline import Batches

@@ -1,7 +1,6 @@
 """Training as a user runs it: real processes, really killed, and what they leave."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,39 +12,11 @@ import pytest
 from PIL import Image
 
 import unitok_jax
+from jobs import records
+from runs import ENVIRONMENT, command, run
 from tar_files import make_tar, sample
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.train import _Window
-
-# One device, as on a laptop; the session's eight would change the order of sums.
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}
-SETTINGS = [
-    "--config=configs/tiny.py",
-    "--config.steps=6",
-    "--config.data.batch_size=8",
-    "--config.data.num_threads=1",
-    "--config.eval.every=3",
-    "--config.eval.batch_size=8",
-    "--config.eval.max_images=12",
-    "--config.eval.grid_images=2",
-    "--config.checkpoint.every=2",
-    "--config.log.every=1",
-]
-
-
-def command(workdir, *more):
-    return [sys.executable, "-m", "unitok_jax.main", f"--workdir={workdir}", *SETTINGS, *more]
-
-
-def run(workdir, *more):
-    return subprocess.run(
-        command(workdir, *more), env=ENVIRONMENT, capture_output=True, text=True, timeout=600
-    )
-
-
-def records(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
