@@ -82,7 +82,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree, mesh: Mesh):
-    """Host arrays that every process has alike -> whole on every device; nothing is sent."""
+    """Arrays that every process has alike -> whole on each device, where none is copied again.
+
+    They lie on the host, or on devices of the process; no process sends any to another.
+    """
 
     def place(x):
         return jax.make_array_from_callback(x.shape, replicated(mesh), lambda index: x[index])

@@ -142,4 +142,18 @@ MUTATIONS = [
         "changed = changed[np.asarray(mask) | True]",
         "tests/test_agreement.py",
     ),
+    Mutation(
+        "an rFID of one image",
+        "unitok_jax/suite.py",
+        "found.logits is None or len(found.positions) < FEWEST",
+        "found.logits is None",
+        "tests/test_evaluation.py -k one_image",
+    ),
+    Mutation(
+        "retrieval among no captions",
+        "unitok_jax/suite.py",
+        "captions is not None and len(captions.tokens)",
+        "captions is not None",
+        "tests/test_evaluation.py -k asked_for",
+    ),
 ]
