@@ -83,7 +83,7 @@ class TestRoundTrips:
     def test_safetensors_needs_no_torch(self, weights, tmp_path):
         code = (
             "import sys; sys.modules['torch'] = None\n"
-            "from unitok_jax import convert\n"
+            "from unitok_jax import loading\n"
             f"loading.write({str(tmp_path / 'o.safetensors')!r}, *loading.read({str(weights)!r}))\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
