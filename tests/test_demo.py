@@ -354,7 +354,7 @@ def test_without_gradio(tmp_path):
     code = (
         "import sys, importlib.util; sys.modules['gradio'] = None\n"
         "sys.argv = ['demo', '--checkpoint=x']\n"
-        "from unitok_jax import demo; demo.main()"
+        "from unitok_jax.commands import demo; demo.main()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 2

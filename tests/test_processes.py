@@ -148,8 +148,9 @@ class TestDisagreement:
             "import sys\n"
             "from absl import app\n"
             "from unitok_jax import main, train\n"
+            "from unitok_jax.commands.config_flags import parse_or_exit\n"
             "train._LAG_SECONDS = 1\n"
-            "app.run(main.main, flags_parser=main._parse_or_exit)\n"
+            "app.run(main.main, flags_parser=parse_or_exit)\n"
         )
         shutil.copytree(alone, tmp_path / "0" / "run")
         (tmp_path / "1").mkdir()
