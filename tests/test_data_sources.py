@@ -308,7 +308,7 @@ def test_room_imports_neither_jax_nor_other_rooms():
         "import sys; from unitok_jax.data import photos, sources, text, transforms; "
         "print(*(m for m in sys.modules if m.split('.')[0] in ('jax', 'flax') "
         "or m.startswith('unitok_jax.') and m.split('.')[1] not in "
-        "('console', 'data', 'extras', 'foreign_json', 'paths', 'signals')))"
+        "('codes', 'console', 'data', 'extras', 'foreign_json', 'paths', 'signals')))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
