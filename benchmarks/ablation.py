@@ -112,9 +112,9 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
 
     config = configuration(variant, steps, batch)
     run = Run(config)
-    init = jax.jit(lambda key: run.trainer.start(init_params(run.trainer.model, key), None))
+    init = jax.jit(lambda key: run.steps.start(init_params(run.steps.model, key), None))
     graph, vgg = frozen.load("lpips", frozen.SEEDED, "float32", key="", turn_off="")
-    distance = jax.jit(functools.partial(_distance, graph, run.trainer.graph))
+    distance = jax.jit(functools.partial(_distance, graph, run.steps.graph))
     with contextlib.closing(eval_batches(run.eval_source, config.data, LPIPS_IMAGES)) as pictures:
         pictures = next(pictures)["image"]
     for seed in seeds:
@@ -125,7 +125,7 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
             state, metrics = run.train_step(step, state, sharding.shard_batch(arrays, run.mesh))
         metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - started
-        evaluation, _ = run.evaluate(state.params)
+        evaluation, _ = run.evaluate(state)
         record = {f"eval/{key}": np.asarray(value).tolist() for key, value in evaluation.items()}
         usage = np.asarray(record["eval/usage"])
         record |= {

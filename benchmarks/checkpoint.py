@@ -29,13 +29,13 @@ import jax.numpy as jnp
 from benchmarks import timing
 from unitok_jax import stored
 from unitok_jax.checkpoint import Checkpoints
-from unitok_jax.step import Trainer
+from unitok_jax.step import TokenizerSteps
 
 
 def abstract_items(config) -> dict:
     """The items of a state of training as shapes on one device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    state = jax.eval_shape(Trainer(config).init)
+    state = jax.eval_shape(TokenizerSteps(config).init)
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), state.items()
     )

@@ -18,8 +18,7 @@ import jax
 
 from benchmarks import timing
 from unitok_jax import exchange, fit, flops, hlo, sharding, topology
-from unitok_jax.programs import Programs
-from unitok_jax.step import Trainer
+from unitok_jax.step import Programs, TokenizerSteps
 
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 _FOUND = (
@@ -95,7 +94,7 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
     def trace(micro):
         changed = config.copy_and_resolve_references()
         changed.optim.accumulation = micro
-        programs = Programs(Trainer(changed), mesh)
+        programs = Programs(TokenizerSteps(changed), mesh)
         return programs.phases[adversarial].trace(*fit.arguments(changed, programs, mesh))
 
     micro, batch = config.optim.accumulation, config.data.batch_size

@@ -38,18 +38,19 @@ images = np.zeros((1, *tokenizer.image_size, 3), np.uint8)
 _STEP = """
 import functools, importlib, sys, jax, jax.numpy as jnp
 from unitok_jax import compilation_cache, frozen
-from unitok_jax.step import Trainer
+from unitok_jax.step import TokenizerSteps
 compilation_cache.enable()
 config = importlib.import_module(f"configs.{sys.argv[2]}").get_config()
-trainer = Trainer(config)
+steps = TokenizerSteps(config)
 networks = {kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)}
 side = config.data.image_size
 batch = {
     "image": jax.ShapeDtypeStruct((8, *side, 3), jnp.uint8),
     "text": jax.ShapeDtypeStruct((8, config.model.text.context_length), jnp.int32),
 }
-step = jax.jit(functools.partial(trainer.train_step, adversarial=False))
-lowered = step.lower(jax.eval_shape(trainer.init), networks, batch)
+arguments = dict(adversarial=False, gather=lambda params: params)
+step = jax.jit(functools.partial(steps.train_step, **arguments))
+lowered = step.lower(jax.eval_shape(steps.init), networks, batch)
 """
 
 

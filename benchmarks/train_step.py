@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import roofline, timing
 from unitok_jax import frozen
-from unitok_jax.step import Trainer
+from unitok_jax.step import TokenizerSteps
 
 PHASES = {"first": False, "adversarial": True}
 
@@ -37,8 +37,8 @@ def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict
     Raises:
       RuntimeError: a step was not finite.
     """
-    trainer, reference = Trainer(config), Trainer(_plain(config))
-    abstract = jax.eval_shape(trainer.init)
+    steps, reference = TokenizerSteps(config), TokenizerSteps(_plain(config))
+    abstract = jax.eval_shape(steps.init)
     networks = {kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)}
     height, width = config.data.image_size
     shapes = {
@@ -47,10 +47,12 @@ def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict
     }
     jobs = {
         name: roofline.Job(
-            functools.partial(trainer.train_step, adversarial=adversarial),
+            functools.partial(steps.train_step, adversarial=adversarial, gather=_alone),
             (abstract, networks, shapes),
             config.model.dtype,
-            reference=functools.partial(reference.train_step, adversarial=adversarial),
+            reference=functools.partial(
+                reference.train_step, adversarial=adversarial, gather=_alone
+            ),
             donate=(0,),
         )
         for name, adversarial in PHASES.items()
@@ -59,10 +61,15 @@ def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict
     programs = roofline.compiled(jobs, at_once)
     rows = {name: work | {"batch": batch} for name, (_, work) in programs.items()}
     if rounds:
-        seconds = _run(config, trainer, abstract, networks, shapes, programs, rounds)
+        seconds = _run(config, steps, abstract, networks, shapes, programs, rounds)
         for name, row in rows.items():
             row["seconds"] = seconds[name]
     return rows
+
+
+def _alone(params):
+    """The parameters of one device, where nothing is to be gathered."""
+    return params
 
 
 def _plain(config):
@@ -72,7 +79,7 @@ def _plain(config):
     return config
 
 
-def _run(config, trainer, abstract, networks, shapes, programs, rounds):
+def _run(config, steps, abstract, networks, shapes, programs, rounds):
     rng = np.random.default_rng(0)
     networks = timing.fill(networks)
     arrays = {
@@ -83,7 +90,7 @@ def _run(config, trainer, abstract, networks, shapes, programs, rounds):
     state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
     params = timing.fill(abstract.generator.params)
     state = state.replace(generator=state.generator.replace(params=params))
-    if trainer.adversary:
+    if steps.adversary:
         params = timing.fill(abstract.discriminator.params)
         state = state.replace(discriminator=state.discriminator.replace(params=params))
     state = state.replace(step=jnp.asarray(round(0.5 * config.steps), jnp.int32))

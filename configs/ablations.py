@@ -6,6 +6,7 @@
 from ml_collections import ConfigDict
 
 from configs import default
+from unitok_jax.losses import PIXEL_TERMS
 
 _WIDTH = 768  # of the base trunk
 
@@ -33,9 +34,7 @@ VARIANTS = {
     "reconstruction": {"loss.contrastive": 0.0},
     # The VQ loss stays: it serves no task, and nothing else trains the codebooks.
     "contrastive": {
-        "loss.l1": 0.0,
-        "loss.l2": 0.0,
-        "loss.perceptual": 0.0,
+        **{f"loss.{name}": 0.0 for name in PIXEL_TERMS},
         "gan.weight": 0.0,
         "checkpoint.best_metric": "eval/image_to_text",
     },

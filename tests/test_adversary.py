@@ -9,6 +9,7 @@ from flax import nnx
 from configs import tiny_full
 from unitok_jax import adversary, augment, losses
 from unitok_jax.adversary import Adversary
+from unitok_jax.optim import Times
 
 
 class Features(nnx.Module):
@@ -41,7 +42,14 @@ def make(monkeypatch):
         config = tiny_full.get_config()
         config.steps = 1000
         config.gan.update(changes)
-        return Adversary(config)
+        return Adversary(
+            config.gan,
+            Times.from_config(config),
+            schedule="cosine",
+            dtype="float32",
+            stream="float32",
+            remat=False,
+        )
 
     return build
 

@@ -54,12 +54,12 @@ def test_the_table_of_the_start():
 @pytest.mark.parametrize("variant", ablation.VARIANTS)
 def test_every_variant_of_the_ablation_builds(variant):
     from unitok_jax.checks import check
-    from unitok_jax.step import Trainer
+    from unitok_jax.step import TokenizerSteps
 
     config = ablation.configuration(variant, steps=10, batch=4)
     check(config)
-    trainer = Trainer(config)
-    assert trainer.entries * config.model.num_codebooks == ablation.ENTRIES
+    pure = TokenizerSteps(config)
+    assert pure.entries * config.model.num_codebooks == ablation.ENTRIES
 
 
 def test_operations_of_the_platforms_own_form():

@@ -22,6 +22,7 @@ from unitok_jax.commands import evaluate
 from unitok_jax.data import progress
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluate.frechet import Moments
+from unitok_jax.run import Run
 from unitok_jax.step import init_params
 from unitok_jax.train import train
 
@@ -193,7 +194,7 @@ def test_training_measures_what_the_card_does(tiny, tmp_path, capsys, monkeypatc
     tiny.steps = tiny.eval.every = tiny.checkpoint.every = 2
     tiny.optim.ema_decay = 0.9
     tiny.frozen.inception = "seeded"
-    evaluated = train(tiny, tmp_path / "run")
+    evaluated = train(Run, tiny, tmp_path / "run")
     code, _, error = run(
         *(capsys, monkeypatch, f"--checkpoint={tmp_path / 'run'}", "--data=photos"),
         *(f"--max_images={tiny.eval.max_images}", "--batch_size=8", "--inception=seeded"),

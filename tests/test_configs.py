@@ -16,7 +16,7 @@ from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.step import Trainer
+from unitok_jax.step import TokenizerSteps
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
@@ -50,8 +50,8 @@ class TestEveryConfig:
         if name.startswith("finetune:"):
             config.init.path = "what the user names"
         check(config)
-        trainer = Trainer(config)
-        state = jax.eval_shape(trainer.init)
+        pure = TokenizerSteps(config)
+        state = jax.eval_shape(pure.init)
         height, width = check_size(config.data.image_size)
         size = 2 * config.optim.accumulation
         batch = {
@@ -64,7 +64,9 @@ class TestEveryConfig:
         # (Variants only in the phase that holds the other's computation.)
         phases = (False,) if ":" not in name or not config.gan.weight else ()
         for adversarial in phases + ((True,) if config.gan.weight else ()):
-            step = functools.partial(trainer.train_step, adversarial=adversarial)
+            step = functools.partial(
+                pure.train_step, adversarial=adversarial, gather=lambda params: params
+            )
             after, metrics = jax.eval_shape(step, state, networks, batch)
             assert jax.tree.structure(after) == jax.tree.structure(state)
             assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(

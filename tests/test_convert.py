@@ -435,11 +435,11 @@ class TestWeightsOfARun:
     @pytest.fixture
     def saved(self, tiny, tmp_path):
         from unitok_jax.checkpoint import Checkpoints
-        from unitok_jax.step import Trainer
+        from unitok_jax.step import TokenizerSteps
 
         def make(ema_decay):
             tiny.optim.ema_decay = ema_decay
-            state = Trainer(tiny).init()
+            state = TokenizerSteps(tiny).init()
             if ema_decay:
                 state = state.replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
             with Checkpoints(tmp_path / "run", tiny.checkpoint, create=True) as checkpoints:

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from unitok_jax import exchange, fit, groups, hlo, sharding, topology
-from unitok_jax.step import Trainer
+from unitok_jax.step import TokenizerSteps
 
 ROOT = pathlib.Path(__file__).parents[1]
 NANO = {
@@ -82,7 +82,7 @@ def test_both_phases_on_simulated_devices():
     config.model.size, config.model.quant_heads, config.model.text.layers = "nano", 2, 1
     sizes = [
         math.prod(a.shape) // (2 if sharding.param_spec(a.shape, 2) != P() else 1) * 4
-        for a in jax.tree.leaves(Trainer(config).abstract_params)
+        for a in jax.tree.leaves(TokenizerSteps(config).abstract_params)
     ]
     # Parameters are gathered once; activations never are.
     gathered = 1e9 * float(first["all-gather"].split()[0])

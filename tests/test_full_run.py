@@ -60,9 +60,7 @@ def records(workdir):
 def finished(tmp_path_factory):
     """(workdir, Run, metrics of the last evaluation) of an undisturbed run on one device."""
     workdir = tmp_path_factory.mktemp("full")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "Run", Recorded)
-        metrics = train.train(configuration(), str(workdir))
+    metrics = train.train(Recorded, configuration(), str(workdir))
     return workdir, Recorded.made[-1], metrics
 
 
@@ -90,27 +88,23 @@ def test_records_tell_both_phases(finished):
     assert metrics["eval/lpips"] > 0 and "eval/psnr" in metrics
 
 
-def test_resuming_inside_the_adversarial_phase_changes_nothing(finished, tmp_path, monkeypatch):
+def test_resuming_inside_the_adversarial_phase_changes_nothing(finished, tmp_path):
     workdir, _, _ = finished
     shutil.copytree(workdir, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "checkpoints" / str(STEPS))
-    monkeypatch.setattr(train, "Run", Recorded)
-    train.train(configuration(), str(tmp_path / "copy"))
+    train.train(Recorded, configuration(), str(tmp_path / "copy"))
     again, whole = (saved(folder, STEPS) for folder in (tmp_path / "copy", workdir))
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert records(tmp_path / "copy") == records(workdir)
 
 
-def test_steps_that_are_not_finite_stop_the_run_and_nothing_bad_is_saved(
-    finished, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(train, "Run", Broken)
+def test_steps_that_are_not_finite_stop_the_run_and_nothing_bad_is_saved(finished, tmp_path):
     config = configuration()
     config.optim.max_skipped = 3
     config.checkpoint.every = 1
     with pytest.raises(FloatingPointError, match=r"3 steps in a row up to step 8.*loss/perceptual"):
-        train.train(config, str(tmp_path))
+        train.train(Broken, config, str(tmp_path))
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 5
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved(tmp_path, 5)))
@@ -188,10 +182,6 @@ class TestStartingFromARun:
 
 
 class TestResumingWithOtherKeys:
-    @pytest.fixture(autouse=True)
-    def one_device(self, monkeypatch):
-        monkeypatch.setattr(train, "Run", Recorded)
-
     @pytest.mark.parametrize(
         "key, value, message",
         [
@@ -207,7 +197,7 @@ class TestResumingWithOtherKeys:
         room, leaf = key.split(".")
         config[room][leaf] = value
         with pytest.raises(ValueError) as error:
-            train.train(config, str(tmp_path / "copy"))
+            train.train(Recorded, config, str(tmp_path / "copy"))
         assert re.search(message, str(error.value), re.M), error.value
 
     def test_the_adversary_is_not_sent_back(self, finished, tmp_path):
@@ -215,7 +205,7 @@ class TestResumingWithOtherKeys:
         config = configuration()
         config.steps = 100
         with pytest.raises(ValueError, match="has acted by step 10, .* to at most 0.09"):
-            train.train(config, str(tmp_path / "copy"))
+            train.train(Recorded, config, str(tmp_path / "copy"))
 
 
 def test_a_source_of_one_sample_has_no_negatives(tmp_path):

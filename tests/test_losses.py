@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import default
 from unitok_jax import losses
 from unitok_jax.models.layers import l2_normalize
+
+
+def test_every_term_has_its_weight_in_the_config():
+    assert default.get_config().loss.keys() == losses.TERMS.keys()
+    assert losses.PIXEL_TERMS == ("l1", "l2", "perceptual")
 
 
 def test_pixel_losses():

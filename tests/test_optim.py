@@ -10,9 +10,9 @@ from flax import nnx
 import parity
 from configs import tiny, tiny_full
 from unitok_jax import optim, torch_layout, trees
-from unitok_jax.adversary import Adversary
 from unitok_jax.models.discriminator import DiscriminatorHeads
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.step import TokenizerSteps
 
 KINDS = {"cos": "cosine", "lin0": "linear", "exp": "exponential"}
 
@@ -42,7 +42,7 @@ def test_ramps_of_the_adversary():
     config.gan.start_fraction = golden["disc_start_ep"]
     config.gan.ramp_fraction = golden["disc_warmup_ep"]
     config.gan.blur_fraction = 2 * golden["disc_warmup_ep"]
-    adversary = Adversary(config)
+    adversary = TokenizerSteps(config).adversary
     ramps = jax.vmap(adversary.ramps, (0, None))(jnp.array(golden["steps"]), jax.random.key(0))
     weights = config.gan.weight * np.array(golden["disc_weight"])
     np.testing.assert_allclose(ramps.weight, weights, atol=1e-6)
@@ -59,7 +59,7 @@ def test_the_discriminators_schedule_begins_with_it():
     golden = parity.json_file("schedules.json")["discriminator"]
     config = tiny_full.get_config()
     config.steps, config.gan.learning_rate = 10_000, 1.0
-    adversary = Adversary(config)
+    adversary = TokenizerSteps(config).adversary
     ours = [float(adversary.learning_rate(jnp.int32(3750 + step))) for step in golden["steps"]]
     np.testing.assert_allclose(ours, golden["multiplier"], rtol=1e-5, atol=1e-7)
 
@@ -124,3 +124,10 @@ def test_ema_forgets_its_youth_and_then_decays():
     late = optim.ema(average, params, 0.999, jnp.int32(10**6))
     assert float(first["a"][0]) == pytest.approx(0.9)
     assert float(late["a"][0]) == pytest.approx(0.001, rel=1e-4)
+
+
+def test_times_are_rounded_once():
+    config = tiny.get_config()
+    config.steps = 99
+    times = optim.Times.from_config(config)
+    assert times == (99, round(0.99), round(37.125), round(2.97), round(2.97), round(5.94))

@@ -5,13 +5,6 @@ import numpy as np
 
 from configs import tiny
 from unitok_jax import overview, sharding
-from unitok_jax.optim import Player
-from unitok_jax.step import TrainState
-
-
-def state(discriminator):
-    params = {"encoder": {"a": np.zeros((3, 4), np.float32)}, "logit_scale": np.float32(1)}
-    return TrainState(0, Player(params, None), discriminator, None, 0, 0)
 
 
 def test_size_of_a_run():
@@ -26,8 +19,12 @@ def test_size_of_a_run():
 
 
 def test_a_row_for_each_part():
-    heads = Player({"b": np.zeros(1_000_000, np.float16)}, None)
-    assert overview.parameter_table(state(heads)).splitlines() == [
+    parts = {
+        "encoder": {"a": np.zeros((3, 4), np.float32)},
+        "logit_scale": np.float32(1),
+        "discriminator": {"b": np.zeros(1_000_000, np.float16)},
+    }
+    assert overview.part_table(parts).splitlines() == [
         "  encoder                   12         0.0 MB",
         "  logit_scale                1         0.0 MB",
         "  discriminator      1,000,000         2.0 MB",

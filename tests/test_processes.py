@@ -115,12 +115,12 @@ class TestDisagreement:
         code = (
             "import sys, pathlib, shutil\n"
             "copy = pathlib.Path(sys.argv[1]); sys.path.insert(0, str(copy))\n"
-            "from unitok_jax import cluster, membership, train\n"
+            "from unitok_jax import cluster, membership, run, train\n"
             "assert str(copy) in train.__file__\n"
             "from configs import tiny\n"
             "cluster.connect(membership.Member(sys.argv[2], 2, int(sys.argv[3])), 60)\n"
             "with cluster.Departure():\n"
-            "    train.train(tiny.get_config(), sys.argv[4])\n"
+            "    train.train(run.Run, tiny.get_config(), sys.argv[4])\n"
         )
         for host in ("a", "b"):
             for folder in ("unitok_jax", "configs"):

@@ -11,7 +11,7 @@ from unitok_jax.models import layers
 from unitok_jax.models.quantizers import multi_codebook
 from unitok_jax.models.quantizers.base import join_chunks, split_chunks
 from unitok_jax.models.unitok import QUANTIZERS, abstract_model
-from unitok_jax.step import Trainer
+from unitok_jax.step import TokenizerSteps
 
 KINDS = tuple(QUANTIZERS)
 # vocab_size, num_codebooks, latent_width: 64 entries for 4 books, chunks that suit each kind
@@ -207,7 +207,7 @@ class TestResidual:
 
 
 def fresh(config):
-    return jax.jit(lambda: Trainer(config).init().generator.params)()
+    return jax.jit(lambda: TokenizerSteps(config).init().generator.params)()
 
 
 def batch(config):
@@ -221,13 +221,13 @@ def batch(config):
 
 def gradient(config):
     """Gradients of one batch, all terms of the configuration together."""
-    trainer = Trainer(config)
+    pure = TokenizerSteps(config)
 
     @jax.jit
     def run(params, batch):
         keys = jax.random.split(jax.random.key(0))
         batches = jax.tree.map(lambda x: x[None], batch)
-        return trainer.generator.gradients(params, {}, None, {}, batches, None, keys)[0]
+        return pure.objective.gradients(params, {}, None, {}, batches, None, keys)[0]
 
     return run(fresh(config), batch(config))
 

@@ -57,7 +57,7 @@ class TestTrainingImages:
         names = [run.eval_source[i]["name"] for i in range(len(run.eval_source))]
         assert names == [f"{i:02}.png" for i in (0, 1, 2, 4, 5, 6, 7, 8, 9)]
         # The last batch ends with the ninth: 12.png, in the rest of it, is not read.
-        metrics, _ = run.evaluate(run.programs.init().generator.params)
+        metrics, _ = run.evaluate(run.programs.init())
         assert np.isfinite(metrics["psnr"])
 
     def test_too_many(self, config):
@@ -89,6 +89,13 @@ class TestEvaluationSource:
         config.eval.source, config.eval.path = "folder", str(folder)
         with pytest.raises(SampleError, match="03.png: not an image"):
             Run(config, jax.devices()[:1]).bad_evaluation_images()
+
+    def test_is_not_read_again_on_resuming(self, config, folder):
+        config.eval.source, config.eval.path = "folder", str(folder)
+        run = Run(config, jax.devices()[:1])
+        run.prepare(resumed=True)
+        with pytest.raises(SampleError, match="03.png: not an image"):
+            run.prepare(resumed=False)
 
     @pytest.mark.parametrize(
         "source, path, message",

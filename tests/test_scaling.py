@@ -9,7 +9,7 @@ import pytest
 from benchmarks import scaling
 from configs import tiny
 from unitok_jax import sharding, topology
-from unitok_jax.step import Trainer
+from unitok_jax.step import TokenizerSteps
 
 
 def configuration(batch, accumulation):
@@ -26,7 +26,7 @@ def step():
 
 
 def test_causes_of_a_compiled_step(step):
-    shapes = jax.tree.leaves(Trainer(configuration(64, accumulation=2)).abstract_params)
+    shapes = jax.tree.leaves(TokenizerSteps(configuration(64, accumulation=2)).abstract_params)
     sizes = [4 * math.prod(a.shape) for a in shapes]
     split = [
         4 * math.prod(a.shape)

@@ -12,8 +12,8 @@ from flax import nnx
 
 from configs import tiny_full
 from unitok_jax import augment, frozen, trees
-from unitok_jax.generator import split_batch
-from unitok_jax.step import Trainer, TrainState
+from unitok_jax.objective import split_batch
+from unitok_jax.step import TokenizerSteps, TrainState
 
 
 def configuration(**changes):
@@ -49,19 +49,22 @@ def batch():
 
 
 @pytest.fixture(scope="module")
-def trainer():
-    return Trainer(configuration())
+def pure():
+    return TokenizerSteps(configuration())
 
 
 @pytest.fixture(scope="module")
-def steps(trainer, networks):
+def steps(pure, networks):
     """{phase: compiled step of (state, batch)}, and the state before them."""
-    state = jax.jit(trainer.init)()
-    step = {
-        phase: jax.jit(functools.partial(trainer.train_step, adversarial=phase))
-        for phase in (False, True)
-    }
+    state = jax.jit(pure.init)()
+    step = {phase: jax.jit(train_step(pure, phase)) for phase in (False, True)}
     return {phase: lambda s, b, f=f: f(s, networks, b) for phase, f in step.items()}, state
+
+
+def train_step(pure, adversarial):
+    """The step of one device, where nothing is to be gathered."""
+    gather = dict(gather=lambda params: params)
+    return functools.partial(pure.train_step, adversarial=adversarial, **gather)
 
 
 def leaves(tree):
@@ -79,10 +82,10 @@ class TestPhases:
         assert not equal(after.generator, steps[1].generator)
         assert not any(key.startswith("gan/") for key in metrics)
 
-    def test_the_first_phase_needs_nothing_of_the_adversary(self, trainer, networks, batch):
+    def test_the_first_phase_needs_nothing_of_the_adversary(self, pure, networks, batch):
         """It is not computed and masked: the program does not even take DINOv2's weights."""
-        state = jax.eval_shape(trainer.init)
-        step = functools.partial(trainer.train_step, adversarial=False)
+        state = jax.eval_shape(pure.init)
+        step = train_step(pure, False)
         after, _ = jax.eval_shape(step, state, {"lpips": networks["lpips"]}, batch)
         assert jax.tree.structure(after) == jax.tree.structure(state)
 
@@ -100,9 +103,9 @@ class TestPhases:
         assert metrics["loss"] == pytest.approx(float(total), rel=1e-5)
 
 
-def test_consistencys_strong_views_are_always_augmented(trainer, batch):
+def test_consistencys_strong_views_are_always_augmented(pure, batch):
     """Whatever `gan.augment_probability` is, here 0; the other views follow it."""
-    adversary, images, key = trainer.adversary, jnp.asarray(batch["image"]), jax.random.key(3)
+    adversary, images, key = pure.adversary, jnp.asarray(batch["image"]), jax.random.key(3)
     weak, strong = (jax.jit(adversary._augment)(images, fade, key) for fade in (0.0, None))
     np.testing.assert_array_equal(weak, images)
     always = augment.draw(key, len(images), 1.0)
@@ -127,18 +130,18 @@ class TestStepsThatAreNotFinite:
         assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 0)
         assert np.isfinite(metrics["loss"]) and not equal(good.generator, state.generator)
 
-    def test_one_gradient_is_enough(self, trainer, networks, batch, steps):
-        broken = copy.copy(trainer)
-        broken.generator = copy.copy(trainer.generator)
+    def test_one_gradient_is_enough(self, pure, networks, batch, steps):
+        broken = copy.copy(pure)
+        broken.objective = copy.copy(pure.objective)
 
         def gradients(*args):
-            grads, *rest = trainer.generator.gradients(*args)
+            grads, *rest = pure.objective.gradients(*args)
             grads["fc_norm"]["bias"] = grads["fc_norm"]["bias"].at[3].set(jnp.nan)
             return grads, *rest
 
-        broken.generator.gradients = gradients
+        broken.objective.gradients = gradients
         state = steps[1]
-        step = jax.jit(functools.partial(broken.train_step, adversarial=False))
+        step = jax.jit(train_step(broken, False))
         after, metrics = step(state, networks, batch)
         assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
         assert equal(after.generator, state.generator) and after.skipped == 1
@@ -162,7 +165,7 @@ class TestAverage:
         assert TrainState.from_items(items) == steps[1]
 
     def test_without_one_there_is_one_tree(self):
-        state = jax.eval_shape(Trainer(configuration(optim__ema_decay=0.0)).init)
+        state = jax.eval_shape(TokenizerSteps(configuration(optim__ema_decay=0.0)).init)
         assert state.ema is None and "params" not in state.items()["training"]
         assert TrainState.from_items(state.items()) == state
 
@@ -171,18 +174,18 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
     """Gradients and losses of 2 x 2 images are those of 4, with every loss."""
     found, state = [], steps[1]
     for accumulation in (1, 2):
-        trainer = Trainer(configuration(optim__accumulation=accumulation))
+        pure = TokenizerSteps(configuration(optim__accumulation=accumulation))
 
         @jax.jit
-        def gradients(state, batch, trainer=trainer):
+        def gradients(state, batch, pure=pure):
             keys = jax.random.split(jax.random.key(0), 3)
-            return trainer.generator.gradients(
+            return pure.objective.gradients(
                 state.generator.params,
                 {},
                 state.discriminator.params,
                 networks,
-                {key: split_batch(x, trainer.accumulation) for key, x in batch.items()},
-                trainer.adversary.ramps(jnp.int32(10), keys[0]),
+                {key: split_batch(x, pure.accumulation) for key, x in batch.items()},
+                pure.adversary.ramps(jnp.int32(10), keys[0]),
                 keys[1:],
             )
 
@@ -197,9 +200,9 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
     np.testing.assert_array_equal(split_codes, codes)
 
 
-def test_the_discriminators_update_is_that_of_the_whole_batch(trainer, networks, batch, steps):
+def test_the_discriminators_update_is_that_of_the_whole_batch(pure, networks, batch, steps):
     player, images = steps[1].discriminator, batch["image"]
-    adversary = copy.copy(trainer.adversary)
+    adversary = copy.copy(pure.adversary)
     # Every micro-batch has its own draws.
     adversary._augment = lambda x, fade, key: x if fade is None else augment.blur(x, fade)
     ramps = adversary.ramps(jnp.int32(10), jax.random.key(0))._replace(fade=0.5)
@@ -228,10 +231,10 @@ class TestFrozenParts:
         """Stochastic depth would make others."""
         codes = {}
         for names in ((), ("encoder.*",)):
-            trainer = Trainer(configuration(model__drop_path=0.9, optim__frozen=names))
-            fixed, trainable = trainer._split(steps[1].generator.params)
+            pure = TokenizerSteps(configuration(model__drop_path=0.9, optim__frozen=names))
+            fixed, trainable = pure._split(steps[1].generator.params)
             codes[names] = jax.jit(
-                lambda trainable, fixed, trainer=trainer: trainer.generator.gradients(
+                lambda trainable, fixed, pure=pure: pure.objective.gradients(
                     trainable,
                     fixed,
                     None,
@@ -241,17 +244,17 @@ class TestFrozenParts:
                     jax.random.split(jax.random.key(0)),
                 )[1]
             )(trainable, fixed)
-        model = nnx.merge(trainer.graph, steps[1].generator.params)
+        model = nnx.merge(pure.graph, steps[1].generator.params)
         expected = jax.jit(model.encode)(batch["image"])
         assert np.mean(codes[("encoder.*",)] == expected) > 0.99
         assert np.mean(codes[()] == expected) < 0.9
 
     def test_stay_as_they_are(self, networks, batch, steps):
-        trainer = Trainer(
+        pure = TokenizerSteps(
             configuration(optim__frozen=("encoder.*", "text_encoder.*", "logit_scale"))
         )
-        state = trainer.start(steps[1].generator.params, steps[1].discriminator)
-        step = jax.jit(functools.partial(trainer.train_step, adversarial=False))
+        state = pure.start(steps[1].generator.params, steps[1].discriminator)
+        step = jax.jit(train_step(pure, False))
         after, _ = step(state, networks, batch)
         before, now = state.generator.params, after.generator.params
         for part in ("encoder", "text_encoder", "logit_scale"):
@@ -263,15 +266,15 @@ class TestFrozenParts:
         assert jax.tree.structure(before) == jax.tree.structure(now)
 
     def test_a_pattern_without_parameters(self):
-        trainer = Trainer(configuration(optim__frozen=("enconder.*",)))
+        pure = TokenizerSteps(configuration(optim__frozen=("enconder.*",)))
         with pytest.raises(ValueError, match="optim.frozen: 'enconder.*' matches no parameter"):
-            jax.eval_shape(trainer.init)
+            jax.eval_shape(pure.init)
 
 
 def test_the_perceptual_loss_is_float32_whatever_the_model_is(networks, batch):
-    generator = Trainer(configuration(model__dtype="bfloat16")).generator
+    objective = TokenizerSteps(configuration(model__dtype="bfloat16")).objective
     images = batch["image"]
-    text = str(jax.make_jaxpr(generator._pixel_terms)(images, images, networks))
+    text = str(jax.make_jaxpr(objective._pixel_terms)(images, images, networks))
     assert text.count("conv_general_dilated") >= 26 and "bf16" not in text  # 13 for each image
 
 
@@ -286,8 +289,8 @@ def test_the_perceptual_loss_is_float32_whatever_the_model_is(networks, batch):
 def test_other_ways_to_compute_the_same_step(networks, batch, steps, changes, tolerance):
     state = steps[1].replace(step=jnp.int32(10))
     _, expected = steps[0][True](state, batch)
-    trainer = Trainer(configuration(**changes))
-    step = jax.jit(functools.partial(trainer.train_step, adversarial=True))
+    pure = TokenizerSteps(configuration(**changes))
+    step = jax.jit(train_step(pure, True))
     _, metrics = step(state, networks, batch)
     for key in ("loss", "grad_norm", "loss/perceptual", "loss/contrastive", "gan/weight"):
         np.testing.assert_allclose(metrics[key], expected[key], rtol=tolerance, err_msg=key)
@@ -295,11 +298,11 @@ def test_other_ways_to_compute_the_same_step(networks, batch, steps, changes, to
 
 def test_a_part_of_the_batch_is_decoded(networks, batch, steps):
     """Every second image: its pixels alone are compared, and all of them are encoded."""
-    trainer, (_, state) = Trainer(configuration(data__decode_fraction=0.5)), steps
-    step = jax.jit(functools.partial(trainer.train_step, adversarial=True))
+    pure, (_, state) = TokenizerSteps(configuration(data__decode_fraction=0.5)), steps
+    step = jax.jit(train_step(pure, True))
     _, half = step(state, networks, batch)
     _, whole = steps[0][True](state, batch)
-    model = nnx.merge(trainer.graph, state.generator.params)
+    model = nnx.merge(pure.graph, state.generator.params)
     rebuilt, _, _ = jax.jit(model.reconstruct)(batch["image"])
     expected = np.abs(np.asarray(rebuilt) - batch["image"])[::2].mean()
     np.testing.assert_allclose(half["loss/l1"], expected, rtol=1e-5)

@@ -10,11 +10,11 @@ import pytest
 
 from configs import tiny_full
 from unitok_jax.optim import Player
-from unitok_jax.step import MAX_LOG_SCALE, Trainer
+from unitok_jax.step import MAX_LOG_SCALE, TokenizerSteps
 
 
 class Sides:
-    """Generator and adversary of a `Trainer`: what they return is set, what they get is kept."""
+    """Objective and adversary of `TokenizerSteps`: their results are set, their arguments kept."""
 
     decode_every = 1
 
@@ -39,27 +39,29 @@ class Sides:
 
 
 @pytest.fixture(scope="module")
-def trainer():
+def pure():
     config = tiny_full.get_config()
     config.model.size, config.model.quant_heads = "nano", 2
     config.loss.perceptual = 0.0
     config.optim.warmup_fraction = 0.0
     config.optim.ema_decay = 0.5
-    return Trainer(config)
+    return TokenizerSteps(config)
 
 
 @pytest.fixture
-def state(trainer):
+def state(pure):
     params = {"logit_scale": jnp.float32(2.0), "layer": {"kernel": jnp.ones(3)}}
-    return trainer.start(params, Player({"kernel": jnp.ones(2)}, {}))
+    return pure.start(params, Player({"kernel": jnp.ones(2)}, {}))
 
 
-def run(trainer, state, adversarial=True, **values):
+def run(pure, state, adversarial=True, **values):
     """(next state, metrics, sides) of a step; `values` as of `Sides`."""
-    trainer.generator = trainer.adversary = sides = Sides(**values)
+    pure.objective = pure.adversary = sides = Sides(**values)
     batch = {"image": jnp.zeros((1, 16, 16, 3)), "text": jnp.zeros((1, 4), jnp.int32)}
     frozen = {"dinov2": None}
-    after, metrics = trainer.train_step(state, frozen, batch, adversarial=adversarial)
+    after, metrics = pure.train_step(
+        state, frozen, batch, adversarial=adversarial, gather=lambda params: params
+    )
     return after, metrics, sides
 
 
@@ -77,73 +79,73 @@ def equal(one, other):
     ],
     ids=str,
 )
-def test_each_side_alone_can_stop_a_step(trainer, state, values):
-    after, _, _ = run(trainer, state, **values)
+def test_each_side_alone_can_stop_a_step(pure, state, values):
+    after, _, _ = run(pure, state, **values)
     assert (after.step, after.skipped, after.skipped_in_a_row) == (1, 1, 1)
     assert equal(after.generator, state.generator) and equal(after.ema, state.ema)
     assert equal(after.discriminator, state.discriminator)
 
 
-def test_weights_that_are_not_finite_are_not_kept(trainer, state):
+def test_weights_that_are_not_finite_are_not_kept(pure, state):
     broken = state.generator.replace(
         params={"logit_scale": jnp.float32(2.0), "layer": {"kernel": jnp.full(3, np.inf)}}
     )
-    after, _, _ = run(trainer, state.replace(generator=broken), adversarial=False)
+    after, _, _ = run(pure, state.replace(generator=broken), adversarial=False)
     assert after.skipped == 1
 
 
-def test_steps_in_a_row_are_counted_from_the_last_good_one(trainer, state):
+def test_steps_in_a_row_are_counted_from_the_last_good_one(pure, state):
     seen = []
     for loss in (np.nan, 1.0, np.inf, np.nan, 1.0):
-        state, metrics, _ = run(trainer, state, loss=loss)
+        state, metrics, _ = run(pure, state, loss=loss)
         assert metrics["skipped"] == state.skipped
         assert metrics["skipped_in_a_row"] == state.skipped_in_a_row
         seen.append((int(state.step), int(state.skipped), int(state.skipped_in_a_row)))
     assert seen == [(1, 1, 1), (2, 1, 0), (3, 2, 1), (4, 3, 2), (5, 3, 0)]
 
 
-def test_the_logit_scale_stays_within_the_limits_of_clip(trainer, state):
+def test_the_logit_scale_stays_within_the_limits_of_clip(pure, state):
     """From 1 to 100, as its logarithm."""
     for start, gradient, expected in ((4.7, 0.1, MAX_LOG_SCALE), (-0.3, -0.1, 0.0)):
         params = state.generator.params | {"logit_scale": jnp.float32(start)}
         late = state.replace(generator=state.generator.replace(params=params))
-        after, _, _ = run(trainer, late, gradient=gradient)
+        after, _, _ = run(pure, late, gradient=gradient)
         assert float(after.generator.params["logit_scale"]) == pytest.approx(expected)
         assert after.skipped == 0
-    after, _, _ = run(trainer, state)
-    rate = float(trainer.learning_rate(0))
+    after, _, _ = run(pure, state)
+    rate = float(pure.learning_rate(0))
     assert float(after.generator.params["logit_scale"]) == pytest.approx(2 - rate, rel=1e-5)
 
 
-def test_the_average_is_of_the_new_weights(trainer, state):
-    after, _, _ = run(trainer, state)
+def test_the_average_is_of_the_new_weights(pure, state):
+    after, _, _ = run(pure, state)
     old, new = (s.generator.params["layer"]["kernel"] for s in (state, after))
     assert not equal(old, new)
     np.testing.assert_allclose(after.ema["layer"]["kernel"], 0.1 * old + 0.9 * new, rtol=1e-6)
     assert after.params is after.ema
 
 
-def test_both_players_are_the_new_ones(trainer, state):
-    after, metrics, _ = run(trainer, state)
+def test_both_players_are_the_new_ones(pure, state):
+    after, metrics, _ = run(pure, state)
     np.testing.assert_array_equal(after.discriminator.params["kernel"], 0.25)
     assert metrics["grad_norm"] == pytest.approx(1.0)  # four numbers of 0.5
-    early, _, _ = run(trainer, state, adversarial=False)
+    early, _, _ = run(pure, state, adversarial=False)
     assert equal(early.discriminator, state.discriminator)
 
 
-def drawn(trainer, state, step):
+def drawn(pure, state, step):
     """The keys that both sides get at a step."""
-    keys = run(trainer, state.replace(step=jnp.int32(step)))[2].keys
+    keys = run(pure, state.replace(step=jnp.int32(step)))[2].keys
     return [tuple(jax.random.key_data(key).tolist()) for key in keys]
 
 
-def test_every_step_and_every_purpose_has_a_key_of_its_own(trainer, state):
+def test_every_step_and_every_purpose_has_a_key_of_its_own(pure, state):
     """Crop or resize, stochastic depth, the generator's augmentations and the discriminator's."""
-    keys = [key for step in range(5) for key in drawn(trainer, state, step)]
+    keys = [key for step in range(5) for key in drawn(pure, state, step)]
     assert len(keys) == len(set(keys)) == 20
-    assert drawn(trainer, state, 3) == keys[12:16]
-    seed, trainer.seed = trainer.seed, trainer.seed + 1
+    assert drawn(pure, state, 3) == keys[12:16]
+    seed, pure.seed = pure.seed, pure.seed + 1
     try:
-        assert not set(drawn(trainer, state, 3)) & set(keys)
+        assert not set(drawn(pure, state, 3)) & set(keys)
     finally:
-        trainer.seed = seed
+        pure.seed = seed

@@ -257,13 +257,12 @@ class Fed(Run):
             yield batch | {"notes": Notes(1, 2)}
 
 
-def test_a_slow_source_shows(tiny, tmp_path, monkeypatch):
+def test_a_slow_source_shows(tiny, tmp_path):
     tiny.model.size, tiny.model.quant_heads, tiny.data.image_size = "nano", 2, (32, 32)
     tiny.data.batch_size = tiny.eval.max_images = tiny.eval.batch_size = 4
     tiny.steps = tiny.eval.every = tiny.checkpoint.every = 8
     tiny.log.every, tiny.log.tensorboard = 4, False
-    monkeypatch.setattr(train, "Run", Fed)
-    train.train(tiny, str(tmp_path))
+    train.train(Fed, tiny, str(tmp_path))
     fast, slow = (r for r in timing.read(tmp_path) if "time/step_p50" in r)
     assert (fast["step"], slow["step"]) == (4, 8)
     assert fast["time/input_share"] < 0.5 < slow["time/input_share"]

@@ -12,7 +12,7 @@ from unitok_jax import augment, torch_layout, torch_options
 from unitok_jax.frozen import DINOV2_ROWS, LPIPS_ROWS
 from unitok_jax.models.pretrained.dinov2 import DinoV2
 from unitok_jax.models.pretrained.lpips import Lpips
-from unitok_jax.step import Trainer
+from unitok_jax.step import TokenizerSteps
 
 GOLDEN = parity.json_file("train_steps.json")
 STEPS = GOLDEN["steps"]
@@ -70,20 +70,20 @@ def network(make, section, rows):
 def run():
     """[(metrics, generator's gradients in the reference's names)], and the state at the end."""
     config = configuration()
-    trainer = Trainer(config)
-    ramps, weight, fade = trainer.adversary.ramps, table("disc_weight_ramp"), table("blur")
-    trainer.adversary._augment = only_blurred
-    trainer.learning_rate = table("lr")
-    trainer.adversary.learning_rate = table("disc_lr")
-    trainer.adversary.ramps = lambda step, key: ramps(step, key)._replace(
+    pure = TokenizerSteps(config)
+    ramps, weight, fade = pure.adversary.ramps, table("disc_weight_ramp"), table("blur")
+    pure.adversary._augment = only_blurred
+    pure.learning_rate = table("lr")
+    pure.adversary.learning_rate = table("disc_lr")
+    pure.adversary.ramps = lambda step, key: ramps(step, key)._replace(
         weight=config.gan.weight * weight(step), fade=fade(step)
     )
-    params = torch_layout.from_torch(parity.state("tiny"), trainer.abstract_params)
+    params = torch_layout.from_torch(parity.state("tiny"), pure.abstract_params)
     frozen = {
         "lpips": network(Lpips, "lpips", LPIPS_ROWS),
         "dinov2": network(DinoV2, "dino", DINOV2_ROWS),
     }
-    abstract = jax.eval_shape(trainer.init).discriminator
+    abstract = jax.eval_shape(pure.init).discriminator
     heads = torch_layout.from_torch(
         parity.network_state("discriminator"),
         abstract.params,
@@ -91,16 +91,18 @@ def run():
         {},
     )
     heads = jax.tree.map(jnp.asarray, heads)
-    discriminator = abstract.replace(
-        params=heads, opt_state=trainer.adversary.optimizer.init(heads)
-    )
-    state = trainer.start(jax.tree.map(jnp.asarray, params), discriminator)
+    discriminator = abstract.replace(params=heads, opt_state=pure.adversary.optimizer.init(heads))
+    state = pure.start(jax.tree.map(jnp.asarray, params), discriminator)
     batch = {
         "image": parity.weights.reference_images(4, 64, parity.SEED),
         "text": parity.weights.reference_text(4, 16, 512, parity.SEED),
     }
     steps = {
-        phase: jax.jit(lambda *args, phase=phase: trainer.train_step(*args, adversarial=phase))
+        phase: jax.jit(
+            lambda *args, phase=phase: pure.train_step(
+                *args, adversarial=phase, gather=lambda params: params
+            )
+        )
         for phase in (False, True)
     }
     seen = []

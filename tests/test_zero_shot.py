@@ -118,7 +118,7 @@ def test_a_run_reports_it_where_there_are_labels(tiny, source, path):
     tiny.model.text.context_length = 24
     run = Run(tiny, jax.devices()[:1])
     assert run.bad_evaluation_images() == []
-    metrics, picture = run.evaluate(run.programs.init().generator.params)
+    metrics, picture = run.evaluate(run.programs.init())
     assert 0 <= metrics["image_to_text"] <= 1 and picture.dtype == np.uint8
     scores = {key: value for key, value in metrics.items() if key.startswith("zero_shot")}
     assert scores.keys() == ({"zero_shot_top1", "zero_shot_top5"} if path else set())
@@ -132,5 +132,5 @@ def test_no_zero_shot_without_a_contrastive_loss(tiny):
     tiny.loss.contrastive = 0.0
     tiny.model.text.context_length = 24
     run = Run(tiny, jax.devices()[:1])
-    metrics, _ = run.evaluate(run.programs.init().generator.params)
+    metrics, _ = run.evaluate(run.programs.init())
     assert "psnr" in metrics and not any(key.startswith("zero_shot") for key in metrics)

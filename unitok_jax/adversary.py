@@ -28,32 +28,31 @@ class Ramps(NamedTuple):
 class Adversary:
     """Pure functions of a step, closed over `config.gan`."""
 
-    def __init__(self, config):
+    def __init__(
+        self, gan, times: optim.Times, *, schedule: str, dtype: str, stream: str, remat: bool
+    ):
         """Builds the functions.
 
         Args:
-          config: the whole configuration; `gan steps optim.schedule` and
-            `model.{dtype,residual_dtype,remat}` are read.
+          gan: `config.gan`.
+          times: of the run.
+          schedule: of the learning rate; of `optim.SCHEDULES`.
+          dtype: what DINOv2 computes in.
+          stream: dtype of what its blocks add to, unless `dtype` is the wider one.
+          remat: whether its backward pass recomputes what its forward pass found.
         """
-        gan, steps = config.gan, config.steps
-        self.config = gan.to_dict()
-        self.start = round(steps * gan.start_fraction)
-        self._ramp_steps = round(steps * gan.ramp_fraction)
-        self._blur_steps = round(steps * gan.blur_fraction)
+        self.config, self._times = gan.to_dict(), times
+        self.start = times.gan_start
         self._schedule = dict(
-            kind=config.optim.schedule,
-            steps=steps - self.start,
-            warmup_steps=round(steps * gan.warmup_fraction),
+            kind=schedule,
+            steps=times.total - self.start,
+            warmup_steps=times.gan_warmup,
             start_fraction=0.0,
             final_fraction=gan.final_fraction,
         )
         # The heads are float32: consistency squares the difference of nearly equal logits.
         self._heads = nnx.graphdef(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
-        kwargs = dict(
-            dtype=jnp.dtype(config.model.dtype),
-            stream=jnp.promote_types(config.model.dtype, config.model.residual_dtype),
-            remat=config.model.remat == "everything",
-        )
+        kwargs = dict(dtype=jnp.dtype(dtype), stream=jnp.promote_types(dtype, stream), remat=remat)
         self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(**kwargs, rngs=nnx.Rngs(0))))
         self.optimizer = optim.adamw(
             betas=gan.betas,
@@ -75,8 +74,8 @@ class Adversary:
         """The ramps of a step; crop or resize is drawn once for real and rebuilt images."""
         coin, offset = jax.random.split(key)
         return Ramps(
-            weight=self.config["weight"] * optim.ramp(step, self.start, self._ramp_steps),
-            fade=1.0 - optim.ramp(step, self.start, self._blur_steps),
+            weight=self.config["weight"] * optim.ramp(step, self.start, self._times.gan_ramp),
+            fade=1.0 - optim.ramp(step, self.start, self._times.gan_blur),
             crop=jax.random.uniform(coin) < self.config["crop_probability"],
             offset=jax.random.uniform(offset, (2,)),
         )

@@ -7,11 +7,10 @@ from ml_collections import ConfigDict
 
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.data.transforms import check_size
-from unitok_jax.losses import DISCRIMINATOR_LOSSES
+from unitok_jax.losses import DISCRIMINATOR_LOSSES, PIXEL_TERMS, TERMS
 from unitok_jax.models import limits
-from unitok_jax.optim import SCHEDULES
+from unitok_jax.optim import SCHEDULES, Times
 
-PIXELS = ("l1", "l2", "perceptual")
 MIN_PERCEPTUAL = 48  # pixels of a side, below which the reference leaves LPIPS out
 
 
@@ -72,8 +71,8 @@ def check(config: ConfigDict) -> None:
         )
     _check_log(config)
     _check_losses(config)
-    _check_gan(config)
     _check_optim(config)
+    _check_gan(config)
 
 
 def _check_log(config):
@@ -104,10 +103,10 @@ def _check_losses(config):
         )
     for key, value in config.loss.items():
         _at_least_zero(f"loss.{key}", value)
-    if not any(config.loss[key] for key in (*PIXELS, "contrastive")):
-        raise ValueError(
-            "loss.l1, loss.l2, loss.perceptual and loss.contrastive are all 0: nothing to learn"
-        )
+    tasks = [name for name, term in TERMS.items() if term.function is not None]
+    if not any(config.loss[key] for key in tasks):
+        *names, last = (f"loss.{key}" for key in tasks)
+        raise ValueError(f"{', '.join(names)} and {last} are all 0: nothing to learn")
     if config.loss.perceptual and min(config.data.image_size) < MIN_PERCEPTUAL:
         raise ValueError(
             f"loss.perceptual={config.loss.perceptual} needs images of at least {MIN_PERCEPTUAL} "
@@ -131,18 +130,15 @@ def _check_gan(config):
         _at_least_zero(f"gan.{key}", gan[key])
     for key in ("augment_probability", "crop_probability", "warmup_fraction", "final_fraction"):
         _in_unit_range(f"gan.{key}", gan[key])
-    if (
-        not 0 <= gan.start_fraction <= 1
-        or round(gan.start_fraction * config.steps) >= config.steps - 1
-    ):
+    if not 0 <= gan.start_fraction <= 1 or Times.from_config(config).gan_start >= config.steps - 1:
         raise ValueError(
             f"gan.start_fraction={gan.start_fraction} of steps={config.steps} leaves the "
             "discriminator no step; set it between 0 and 1, or gan.weight=0"
         )
-    if not any(config.loss[key] for key in PIXELS):
+    if not any(config.loss[key] for key in PIXEL_TERMS):
         raise ValueError(
             f"gan.weight={gan.weight} is relative to the gradient of the losses of pixels, and "
-            f"{', '.join(f'loss.{key}' for key in PIXELS)} are all 0; set one, or gan.weight=0"
+            f"{', '.join(f'loss.{key}' for key in PIXEL_TERMS)} are all 0; set one, or gan.weight=0"
         )
     _adamw("gan", gan)
     _two_values("gan.adaptive_limits", gan.adaptive_limits)

@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from unitok_jax import exchange, flops, frozen, hlo, sharding, topology
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.pipeline import effective_batch_size
-from unitok_jax.programs import Programs
-from unitok_jax.step import Trainer
+from unitok_jax.step import Programs, TokenizerSteps
 from unitok_jax.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -80,12 +79,12 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, machine.devices)
     effective_batch_size(config.data, config.data.batch_size, batch_divisor(config, mesh.size))
     print(_heading(config, machine, mesh))
-    trainer = Trainer(config)
-    programs = Programs(trainer, mesh)
+    steps = TokenizerSteps(config)
+    programs = Programs(steps, mesh)
     shapes = arguments(config, programs, mesh)
     missing, times = [], {}
     for phase, adversarial in PHASES.items():
-        if adversarial and trainer.adversary is None:
+        if adversarial and steps.adversary is None:
             continue
         print(f"\n{phase}", flush=True)
         traced = programs.phases[adversarial].trace(*shapes)
@@ -103,7 +102,7 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
         if machine.chip and memory.peak > machine.per_device.capacity:
             missing.append(f"{phase}: {_too_large(memory.peak, machine.per_device.capacity)}")
     if machine.chip and not missing:
-        print(_days(config, trainer, times, efficiency))
+        print(_days(config, steps.adversary, times, efficiency))
     if missing:
         raise DoesNotFitError("\n".join(missing))
 
@@ -259,10 +258,10 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
     _row(f"at {efficiency:.0%} of it", f"{speed:.0f} images/s")
 
 
-def _days(config, trainer, times, efficiency):
+def _days(config, adversary, times, efficiency):
     late = 0.0
-    if trainer.adversary is not None:
-        late = 1 - trainer.adversary.start / config.steps
+    if adversary is not None:
+        late = 1 - adversary.start / config.steps
     seconds = (1 - late) * times[False] + (late * times[True] if late else 0)
     days = IMAGES / config.data.batch_size * seconds / 86400
     return (

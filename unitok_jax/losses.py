@@ -1,4 +1,7 @@
-"""Losses: arrays in, float32 scalars out."""
+"""Losses: arrays in, float32 scalars out; and the table of those that the generator minimises."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,13 @@ def l1_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
 def l2_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
     """Mean squared error of two (B, H, W, 3) arrays."""
     return jnp.mean((reconstruction - images) ** 2)
+
+
+def perceptual_loss(
+    reconstruction: jax.Array, images: jax.Array, distance: Callable[..., jax.Array]
+) -> jax.Array:
+    """Mean of a network's `distance`, (B,), of two (B, H, W, 3) arrays."""
+    return jnp.mean(distance(reconstruction, images))
 
 
 @jax.named_scope("contrastive")  # what of a program's exchange is its
@@ -32,6 +42,31 @@ def contrastive_loss(
     by_image = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     by_text = optax.softmax_cross_entropy_with_integer_labels(logits.T, labels)
     return (by_image.mean() + by_text.mean()) / 2
+
+
+class Term(NamedTuple):
+    """A term of the generator's loss.
+
+    The function of a term of the reconstruction takes that, the images and, if it says so, LPIPS.
+    Any other takes its outputs of the whole batch, with the mean of those that are scalars.
+    """
+
+    outputs: tuple[str, ...]  # of the model that it reads: fields of `models.unitok.Output`
+    function: Callable[..., jax.Array] | None  # to a scalar; None: the output is the loss itself
+    network: bool = False  # whether it takes LPIPS
+    free: bool = False  # told with weight 0 too where its outputs are there
+
+
+# name -> term; the weights are `config.loss`
+TERMS = {
+    "l1": Term(("reconstruction",), l1_loss, free=True),
+    "l2": Term(("reconstruction",), l2_loss, free=True),
+    "perceptual": Term(("reconstruction",), perceptual_loss, network=True),
+    "vq": Term(("vq_loss",), None, free=True),
+    "entropy": Term(("entropy_loss",), None),
+    "contrastive": Term(("image_features", "text_features", "logit_scale"), contrastive_loss),
+}
+PIXEL_TERMS = tuple(name for name, t in TERMS.items() if t.outputs == ("reconstruction",))
 
 
 DISCRIMINATOR_LOSSES = {

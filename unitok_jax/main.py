@@ -80,9 +80,20 @@ def _compile() -> None:
     fit.fit(CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
 
 
+def _tokenizer():
+    from unitok_jax.run import Run
+
+    return Run
+
+
+# What can be trained: name -> a function that imports its `run_protocol.Run`. There is one.
+PRODUCTS = {"tokenizer": _tokenizer}
+
+
 def _train() -> None:
     from unitok_jax import cluster, compilation_cache, membership, train
 
+    make_run = PRODUCTS["tokenizer"]()
     compilation_cache.enable()
     member = membership.find(
         CLUSTER.value,
@@ -95,7 +106,7 @@ def _train() -> None:
     if not cluster.is_lead():
         logging.set_verbosity(logging.WARNING)
     try:
-        train.train(CONFIG.value, WORKDIR.value, _BEGAN)
+        train.train(make_run, CONFIG.value, WORKDIR.value, _BEGAN)
     except train.Preempted as notice:
         logging.warning("%s", notice)
         sys.exit(cluster.EXIT_INTERRUPTED if notice.interrupted else cluster.EXIT_PREEMPTED)

@@ -1,7 +1,7 @@
 """Schedules, AdamW and EMA as pure functions of the step and of nested dicts of parameters."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,30 @@ class Player:
 
     params: Any  # nested dict of float32 arrays
     opt_state: Any
+
+
+class Times(NamedTuple):
+    """Lengths in steps of what a configuration gives as fractions of all its steps."""
+
+    total: int  # steps of the run
+    warmup: int  # of the generator's learning rate
+    gan_start: int  # steps before the adversarial phase
+    gan_warmup: int  # of the discriminator's learning rate, from gan_start on
+    gan_ramp: int  # of the adversarial weight, from gan_start on
+    gan_blur: int  # fading of the blur, from gan_start on
+
+    @classmethod
+    def from_config(cls, config) -> "Times":
+        """config: the whole configuration."""
+        gan = config.gan
+        fractions = (
+            config.optim.warmup_fraction,
+            gan.start_fraction,
+            gan.warmup_fraction,
+            gan.ramp_fraction,
+            gan.blur_fraction,
+        )
+        return cls(config.steps, *(round(config.steps * fraction) for fraction in fractions))
 
 
 def learning_rate_schedule(

@@ -1,13 +1,12 @@
 """What a log says at the start of a run: its size, devices and parameters, how long to wait."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
-
-from unitok_jax.step import TrainState
 
 
 def run_lines(
@@ -35,18 +34,13 @@ def run_lines(
     ]
 
 
-def parameter_table(state: TrainState, every: bool = False) -> str:
-    """Parameters and bytes of each part of the model, and of the discriminator.
+def array_table(params) -> str:
+    """A row for each array of a tree of parameters, with its sharding."""
+    return parameter_overview.get_parameter_overview(params, include_stats="sharding")
 
-    every: instead a row for each array of the generator, with its sharding.
-    """
-    if every:
-        return parameter_overview.get_parameter_overview(
-            state.generator.params, include_stats="sharding"
-        )
-    parts = dict(state.generator.params)
-    if state.discriminator is not None:
-        parts["discriminator"] = state.discriminator.params
+
+def part_table(parts: Mapping[str, Any]) -> str:
+    """Parameters and bytes of each part, a name -> a tree of arrays, and of all."""
     rows = {name: _size(tree) for name, tree in parts.items()}
     rows["total"] = tuple(map(sum, zip(*rows.values(), strict=True)))
     width = max(map(len, rows))

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import differences, frozen, initialize, paths, sharding, suite
+from unitok_jax import cluster, differences, frozen, initialize, paths, sharding, suite
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health, SampleError, Tally
@@ -23,8 +23,7 @@ from unitok_jax.data.sources import open_source
 from unitok_jax.data.transforms import decode_image
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.pictures.comparison import comparison
-from unitok_jax.programs import Programs
-from unitok_jax.step import Trainer, TrainState
+from unitok_jax.step import Programs, TokenizerSteps, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +44,20 @@ class Run:
         check(config)
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-        self.trainer = Trainer(config)  # before the data, whose index may take an hour
+        self.steps = TokenizerSteps(config)  # before the data, whose index may take an hour
         self.source = open_source(config.data)
         Health(config.data.max_bad).check_source(self.source)
         self._divisor = batch_divisor(config, self.mesh.size)
-        self.batch_size = effective_batch_size(config.data, len(self.source), self._divisor)
+        self.samples = len(self.source)
+        self.batch_size = effective_batch_size(config.data, self.samples, self._divisor)
         if self.batch_size == 1 and config.loss.contrastive:
             raise ValueError(
-                f"the data source holds {len(self.source)} samples: batches of 1 leave "
+                f"the data source holds {self.samples} samples: batches of 1 leave "
                 f"loss.contrastive={config.loss.contrastive} no other pair; set it to 0"
             )
         evaluated = _open_eval_source(config) if config.eval.source else self.source
         self.eval_source = subset(evaluated, range(min(len(evaluated), config.eval.max_images)))
-        self.programs = Programs(self.trainer, self.mesh)
+        self.programs = Programs(self.steps, self.mesh)
         networks = _load_frozen(config)
         self._digests = {
             f"digest of frozen.{kind}": _digest(params) for kind, params in networks.items()
@@ -70,32 +70,30 @@ class Run:
         )
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
-        """Update number `step`, from 0: `Trainer.train_step` of its phase, compiled once each."""
-        return self._program(step)(state, self.frozen, batch)
+        """Update number `step`, from 0: `TokenizerSteps.train_step` of its phase, compiled once."""
+        return self.programs.of_step(step)(state, self.frozen, batch)
 
     def planned_memory(self, step: int, state: TrainState, batch) -> dict[str, int]:
         """Bytes on each device that the compiled `train_step` of these arguments needs."""
-        plan = self._program(step).lower(state, self.frozen, batch).compile().memory_analysis()
+        lowered = self.programs.of_step(step).lower(state, self.frozen, batch)
+        plan = lowered.compile().memory_analysis()
         return {
             "arguments": plan.argument_size_in_bytes,
             "new outputs": plan.output_size_in_bytes - plan.alias_size_in_bytes,
             "temporaries": plan.temp_size_in_bytes,
         }
 
-    def _program(self, step):
-        adversary = self.trainer.adversary
-        return self.programs.phases[adversary is not None and adversary.acts(step)]
-
-    def check_phase(self, state: TrainState) -> None:
-        """Refuses to send a run back from its adversarial phase to the first.
+    def state_from(self, items: dict[str, Any]) -> TrainState:
+        """The state of a checkpoint's items.
 
         Raises:
           ValueError: the discriminator was trained, and by `steps` and `gan.start_fraction` it
-            would only begin later.
+            would only begin later: a run is not sent back from its adversarial phase to the first.
         """
-        adversary, step = self.trainer.adversary, int(state.step)
+        state = TrainState.from_items(items)
+        adversary, step = self.steps.adversary, int(state.step)
         if adversary is None or step >= self.config.steps or adversary.acts(step):
-            return
+            return state
         if optax.tree.get(state.discriminator.opt_state, "count"):
             raise ValueError(
                 f"the discriminator has acted by step {step}, but with steps={self.config.steps} "
@@ -103,6 +101,19 @@ class Run:
                 f"{adversary.start}; lower gan.start_fraction to at most "
                 f"{(step - 1) / self.config.steps:.4g}"
             )
+        return state
+
+    @property
+    def abstract(self) -> TrainState:
+        """Shapes, dtypes and shardings of a state."""
+        return self.programs.abstract
+
+    def parameters(self, state: TrainState) -> dict[str, Any]:
+        """Each part of the model, and the discriminator if there is one: its name -> arrays."""
+        found = dict(state.generator.params)
+        if state.discriminator is not None:
+            found["discriminator"] = state.discriminator.params
+        return found
 
     def initial_state(self) -> TrainState:
         """The state before the first step: fresh, or from the weights that `init` names.
@@ -172,7 +183,7 @@ class Run:
 
         The data position belongs to samples in an order, the discriminator's heads to a DINOv2.
         """
-        facts = {"samples in the data": len(self.source), "batch size": self.batch_size}
+        facts = {"samples in the data": self.samples, "batch size": self.batch_size}
         parts = getattr(self.source, "parts", (self.source,))
         if any(hasattr(part, "blocks") for part in parts):
             facts["data.window"] = self.config.data.window
@@ -190,6 +201,22 @@ class Run:
     @property
     def _dinov2(self):
         return {key: value for key, value in self._digests.items() if key.endswith("dinov2")}
+
+    def prepare(self, resumed: bool) -> None:
+        """Decodes the evaluation images once. All processes call it, before the first evaluation.
+
+        Those of `eval.source` were decoded by the start that a `resumed` run goes on from.
+
+        Raises:
+          SampleError: an image of `eval.source` cannot be used; the message names it.
+          TooManyBadSamples: more of the training images evaluated than `data.max_bad`.
+          OSError: one cannot be read.
+        """
+        if resumed and self.config.eval.source:
+            return
+        with cluster.together():
+            bad = self.bad_evaluation_images()
+        self.leave_out([found for share in cluster.from_all(bad) for found in share])
 
     def bad_evaluation_images(self) -> list[tuple[int, str, str]]:
         """Decodes this process's share of the evaluation images once, at the start of a run.
@@ -234,13 +261,14 @@ class Run:
         good = [index for index in range(count) if index not in left_out]
         self.eval_source = subset(self.eval_source, good)
 
-    def evaluate(self, params) -> tuple[dict[str, float | np.ndarray], np.ndarray]:
+    def evaluate(self, state: TrainState) -> tuple[dict[str, float | np.ndarray], np.ndarray]:
         """One pass over the evaluation images, resized and centre-cropped.
 
         Returns:
           Metrics (scalars, and (K,) vectors of the codebooks) and a uint8 picture of
           original | reconstruction | error.
         """
+        params = state.params
         config, data = self.config.eval, self.config.data
         batch_size = self.evaluator.batch_size(config.batch_size, len(self.eval_source))
         found = self.evaluator.run(

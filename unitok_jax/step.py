@@ -1,20 +1,23 @@
 """The state of training and the one jitted step that changes it, for both players."""
 
+import functools
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx, struct
+from jax.sharding import Mesh
 
-from unitok_jax import optim, trees
+from unitok_jax import optim, sharding, trees
 from unitok_jax.adversary import Adversary
-from unitok_jax.generator import Generator, split_batch
 from unitok_jax.models.images import to_float
 from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
 from unitok_jax.models.unitok import UniTok, abstract_model
-from unitok_jax.optim import Player
+from unitok_jax.objective import Objective, split_batch
+from unitok_jax.optim import Player, Times
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
 
@@ -70,24 +73,24 @@ def init_params(model: dict, key: jax.Array):
     return nnx.to_pure_dict(nnx.state(UniTok(**model, rngs=nnx.Rngs(params=key))))
 
 
-class Trainer:
+class TokenizerSteps:
     """The pure functions of a run: init and train step, closed over the config."""
 
     def __init__(self, config):
-        """config: the whole configuration; `seed steps model loss gan optim` are read."""
+        """config: the whole configuration."""
         self.model = config.model.to_dict()
         self.graph, self.abstract_params = abstract_model(self.model)
         self.entries = self.model["vocab_size"] // self.model["num_codebooks"]  # V
         self.seed = config.seed
-        settings = config.optim
+        settings, times = config.optim, Times.from_config(config)
         self.max_learning_rate = settings.learning_rate
         self.accumulation = settings.accumulation
         self.ema_decay = settings.ema_decay
         self.frozen_parts = settings.frozen
         self._schedule = dict(
             kind=settings.schedule,
-            steps=config.steps,
-            warmup_steps=round(config.steps * settings.warmup_fraction),
+            steps=times.total,
+            warmup_steps=times.warmup,
             start_fraction=0.0,
             final_fraction=settings.final_fraction,
         )
@@ -97,8 +100,24 @@ class Trainer:
             weight_decay=settings.weight_decay,
             clip_norm=settings.clip_norm,
         )
-        self.adversary = Adversary(config) if config.gan.weight else None
-        self.generator = Generator(config, self.graph, self.adversary)
+        self.adversary, remat = None, config.model.remat == "everything"
+        if config.gan.weight:
+            self.adversary = Adversary(
+                config.gan,
+                times,
+                schedule=settings.schedule,
+                dtype=config.model.dtype,
+                stream=config.model.residual_dtype,
+                remat=remat,
+            )
+        self.objective = Objective(
+            config.loss,
+            self.graph,
+            self.adversary,
+            accumulation=self.accumulation,
+            decode_every=round(1 / config.data.decode_fraction),
+            remat=remat,
+        )
 
     def init(self) -> TrainState:
         """The state before the first step."""
@@ -125,7 +144,13 @@ class Trainer:
         return self.max_learning_rate * optim.learning_rate_schedule(step, **self._schedule)
 
     def train_step(
-        self, state: TrainState, frozen, batch, *, adversarial: bool, whole=lambda params: params
+        self,
+        state: TrainState,
+        frozen,
+        batch,
+        *,
+        adversarial: bool,
+        gather: Callable[[Any], Any],
     ) -> tuple[TrainState, dict]:
         """One update of the generator and, in the adversarial phase, of the discriminator.
 
@@ -137,7 +162,7 @@ class Trainer:
             the configuration uses.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32}.
           adversarial: static. Without it nothing of the adversary is computed.
-          whole: what makes parameters that are split over devices whole on each of them.
+          gather: takes parameters that are split over devices, returns them whole on each.
 
         Returns:
           The next state, and metrics: float32 scalars, (K,) vectors of the codebooks, and the
@@ -148,9 +173,9 @@ class Trainer:
         batches = {"image": to_float(batch["image"]), "text": batch["text"]}
         batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
         fixed, trainable = self._split(state.generator.params)
-        heads = whole(state.discriminator.params) if adversarial else None
-        grads, codes, rebuilt, metrics = self.generator.gradients(
-            whole(trainable), whole(fixed), heads, frozen, batches, ramps, keys[1:3]
+        heads = gather(state.discriminator.params) if adversarial else None
+        grads, codes, rebuilt, metrics = self.objective.gradients(
+            gather(trainable), gather(fixed), heads, frozen, batches, ramps, keys[1:3]
         )
         rate = self.learning_rate(state.step)
         player = Player(trainable, state.generator.opt_state)
@@ -170,7 +195,7 @@ class Trainer:
                 state.discriminator,
                 heads,
                 frozen["dinov2"],
-                batches["image"][:, :: self.generator.decode_every],
+                batches["image"][:, :: self.objective.decode_every],
                 rebuilt,
                 ramps,
                 state.step,
@@ -199,3 +224,38 @@ class Trainer:
     def _key(self, name: str) -> jax.Array:
         # Folded in from (seed, name, step) and never stored, so that resuming is exact.
         return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
+
+
+class Programs:
+    """The functions of `TokenizerSteps`, jitted with the shardings of one mesh."""
+
+    def __init__(self, steps: TokenizerSteps, mesh: Mesh):
+        """steps: whose functions they are; mesh: of devices, or of those of a topology."""
+        abstract = jax.eval_shape(steps.init)
+        self._adversary = steps.adversary
+        self.shardings = sharding.state_shardings(abstract, mesh)
+        self.abstract = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+            abstract,
+            self.shardings,
+        )
+        self.init = jax.jit(steps.init, out_shardings=self.shardings)
+        self.start = jax.jit(steps.start, out_shardings=self.shardings)
+        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        # Left to itself XLA leaves the parameters split and gathers the activations: in every block
+        # of every micro-batch, a hundred times the bytes.
+        gather = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
+        # {False: before the adversary acts, True: from then on}
+        self.phases = {
+            adversarial: jax.jit(
+                functools.partial(steps.train_step, adversarial=adversarial, gather=gather),
+                in_shardings=(self.shardings, whole, split),
+                out_shardings=(self.shardings, whole),
+                donate_argnums=0,
+            )
+            for adversarial in (False, True)
+        }
+
+    def of_step(self, step: int):
+        """The jitted `train_step` of update number `step`, from 0."""
+        return self.phases[self._adversary is not None and self._adversary.acts(step)]

@@ -1,15 +1,18 @@
 """The loop: build, restore, step, log, save, evaluate."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import logging
 import pathlib
 import time
 import zlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from unitok_jax import cluster, differences, goodput, overview, sharding
@@ -17,8 +20,7 @@ from unitok_jax.boards import TensorBoard, WeightsAndBiases, check_wandb
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
 from unitok_jax.profiling import Tracer
-from unitok_jax.run import Run
-from unitok_jax.step import TrainState
+from unitok_jax.run_protocol import Batches, Run, State
 from unitok_jax.timing import FILE, Clock, read
 from unitok_jax.workdir import lock, make, write
 
@@ -41,12 +43,30 @@ class Preempted(Exception):
         super().__init__(f"{name}: stopped {where}; the same command continues there")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Tools:
+    """What the loop works with beside the run."""
+
+    folder: epath.Path  # the workdir
+    lead: bool  # whether this is the process that writes
+    checkpoints: Checkpoints
+    preemption: cluster.Preemption
+    writer: Writer | NoWriter
+    progress: Progress
+    clock: Clock
+    tracer: Tracer
+
+
 def train(
-    config: ConfigDict, workdir: str, began: float | None = None
+    make_run: Callable[[ConfigDict], Run],
+    config: ConfigDict,
+    workdir: str,
+    began: float | None = None,
 ) -> dict[str, float | np.ndarray]:
     """Trains until `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
     Args:
+      make_run: builds what is trained from the configuration.
       config: the whole configuration.
       workdir: the folder of everything that the run leaves.
       began: when the process began, in seconds since 1970; now if not given.
@@ -68,22 +88,18 @@ def train(
             check_wandb(config.log.wandb)
             folder = make(workdir)
             stack.enter_context(lock(folder))
-            run = Run(config)
+            run = make_run(config)
             shared = run.shared  # reads some samples
-        clock = stack.enter_context(Clock(folder, began, cluster.is_lead()))
+        lead = cluster.is_lead()
+        clock = stack.enter_context(Clock(folder, began, lead))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         cluster.agree(shared | {"checkpoints in --workdir": _settled(checkpoints)})
-        unseen = False
-        if checkpoints.latest_step() is None or not config.eval.source:
-            with cluster.together():
-                bad = run.bad_evaluation_images()
-            run.leave_out([found for share in cluster.from_all(bad) for found in share])
-        if checkpoints.latest_step() is None:
+        resumed, unseen = checkpoints.latest_step() is not None, False
+        run.prepare(resumed)
+        if not resumed:
             state = run.initial_state()
         else:
-            items = checkpoints.restore(run.programs.abstract.items(), config, run.facts)
-            state = TrainState.from_items(items)
-            run.check_phase(state)
+            state = run.state_from(checkpoints.restore(run.abstract.items(), config, run.facts))
             log.info("resumed %s at step %d", folder, int(state.step))
             # SIGTERM left no time for the evaluation that was due.
             due = int(state.step) % config.eval.every == 0
@@ -92,45 +108,42 @@ def train(
         start = int(state.step)
         if start >= config.steps:
             log.info("step %d of %d is done: nothing to train", start, config.steps)
-            return _evaluation(run.evaluate(state.params)[0])
+            return _evaluation(run.evaluate(state)[0])
         checkpoints.check_space(state.items())
-        size = config, len(run.source), run.batch_size, run.mesh, folder
-        for line in overview.run_lines(*size):
+        for line in overview.run_lines(config, run.samples, run.batch_size, run.mesh, folder):
             log.info("%s", line)
-        table = overview.parameter_table(state, config.log.parameters)
-        log.info("parameters:\n%s", table)
-        earlier = read(folder) if clock.lead and (folder / FILE).exists() else []
+        log.info("parameters:\n%s", _parameters(run, state))
+        earlier = read(folder) if lead and (folder / FILE).exists() else []
         clock.open(start, config.steps, run.batch_size, _facts())
         tracer = Tracer(folder, config.log, start + 1, clock)
         stack.callback(tracer.close)
         writer = NoWriter()
-        if clock.lead:
+        if lead:
             write(folder / "config.json", config.to_json(indent=2) + "\n")
             writer = Writer(folder, start, _boards(config, folder, start), reevaluate=unseen)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
         stack.callback(progress.close)
+        tools = _Tools(folder, lead, checkpoints, preemption, writer, progress, clock, tracer)
         if unseen:
-            _evaluate(run, state, start, writer, clock)
+            _evaluate(run, state, start, tools)
         if preemption.come():
             raise Preempted(preemption, f"at step {start}")
         log.info("%s", overview.waiting_line(earlier, _facts()))
-        metrics = _loop(
-            run, state, batches, checkpoints, preemption, writer, progress, clock, tracer
-        )
+        metrics = _loop(run, state, batches, tools)
         clock.switch("saving")  # leaving waits for the last save
-    if clock.lead:
-        log.info("%s", goodput.measure(clock.workdir).line())
+    if lead:
+        log.info("%s", goodput.measure(folder).line())
     log.info("finished: %s", folder)
     return metrics
 
 
-def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock, tracer):
-    config, start = run.config, int(state.step)
+def _loop(run: Run, state: State, batches: Batches, tools: _Tools):
+    config, start, clock, writer = run.config, int(state.step), tools.clock, tools.writer
     window, pending, evaluation = _Window(config.optim.max_skipped), None, {}
     for step in range(start + 1, config.steps + 1):
-        with tracer.step(step):
+        with tools.tracer.step(step):
             with clock.during("input"):
                 batch = next(batches)
             batch = sharding.shard_batch(batch, run.mesh)
@@ -140,16 +153,17 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock,
             window.update(step - 1, jax.device_get(pending))
             clock.tick(step - 1)
         pending = metrics
-        last, stops = step == config.steps, preemption.come()
+        last, stops = step == config.steps, tools.preemption.come()
         evaluates = last or (step % config.eval.every == 0 and not stops)
         saves = last or stops or step % config.checkpoint.every == 0
         # A save ends a window of means too, so that a resumed run writes the same records.
         records = evaluates or saves or step % config.log.every == 0
-        if records or step == start + 1 or tracer.ends(step):
+        if records or step == start + 1 or tools.tracer.ends(step):
             window.update(step, jax.device_get(pending))
             clock.tick(step)
             pending = None
-            tracer.done(step, functools.partial(run.planned_memory, step - 1, state, batch))
+            planned = functools.partial(run.planned_memory, step - 1, state, batch)
+            tools.tracer.done(step, planned)
         if records:
             values, times = window.result(), clock.record()
             counts = cluster.total(batches.health.take())
@@ -159,37 +173,38 @@ def _loop(run, state, batches, checkpoints, preemption, writer, progress, clock,
                 times["data/bytes_per_second"] = per_image * times["time/images_per_second"]
             writer.scalars(step, values)
             writer.curves(step, times)
-            progress.update(step, _headline(values), times.get("time/images_per_second"))
-            tracer.poll(step)
+            tools.progress.update(step, _headline(values), times.get("time/images_per_second"))
+            tools.tracer.poll(step)
         if evaluates:
-            evaluation = _evaluate(run, state, step, writer, clock)
+            evaluation = _evaluate(run, state, step, tools)
         if saves and window.in_a_row and not (last or stops):
             log.warning(
                 "step %d is not saved: it was skipped, and the one after may tell why", step
             )
         elif saves:
             with clock.during("saving"):
-                checkpoints.save(
+                tools.checkpoints.save(
                     step, state.items(), config, evaluation if evaluates else {}, run.facts
                 )
         if stops and not last:
             clock.switch("saving")
-            checkpoints.wait()  # an error of the save must not be told as a success
-            raise Preempted(preemption, f"after step {step}")
+            tools.checkpoints.wait()  # an error of the save must not be told as a success
+            raise Preempted(tools.preemption, f"after step {step}")
     return evaluation
 
 
-def _evaluate(run, state, step, writer, clock):
-    with clock.during("evaluation"):
-        metrics, picture = run.evaluate(state.params)
+def _evaluate(run: Run, state: State, step: int, tools: _Tools):
+    with tools.clock.during("evaluation"):
+        metrics, picture = run.evaluate(state)
     evaluation = _evaluation(metrics)
-    writer.scalars(step, evaluation)
-    writer.image(step, "reconstruction", picture)
+    tools.writer.scalars(step, evaluation)
+    if picture is not None:
+        tools.writer.image(step, "reconstruction", picture)
     log.info("step %d  %s", step, _line(evaluation))
-    clock.record()
-    if clock.lead:
-        so_far = goodput.measure(clock.workdir)
-        writer.curves(step, {"time/goodput": so_far.share})
+    tools.clock.record()
+    if tools.lead:
+        so_far = goodput.measure(tools.folder)
+        tools.writer.curves(step, {"time/goodput": so_far.share})
         log.info("step %d  %s", step, so_far.line())
     return evaluation
 
@@ -229,6 +244,12 @@ class _Window:
 
 def _evaluation(metrics):
     return {f"eval/{key}": value for key, value in metrics.items()}
+
+
+def _parameters(run, state):
+    if run.config.log.parameters:
+        return overview.array_table(state.params)
+    return overview.part_table(run.parameters(state))
 
 
 def _facts():

@@ -3,9 +3,9 @@
 from . import Mutation
 
 STEP, OPTIM = "unitok_jax/step.py", "unitok_jax/optim.py"
-LOSSES, GENERATOR = "unitok_jax/losses.py", "unitok_jax/generator.py"
+LOSSES, OBJECTIVE = "unitok_jax/losses.py", "unitok_jax/objective.py"
 CODEBOOKS = "unitok_jax/models/quantizers/base.py"
-RULES, GRADIENTS = "tests/test_step_rules.py", "tests/test_generator.py"
+RULES, GRADIENTS = "tests/test_step_rules.py", "tests/test_objective.py"
 TEST_OPTIM, TEST_LOSSES = "tests/test_optim.py", "tests/test_losses.py"
 
 MUTATIONS = [
@@ -221,91 +221,91 @@ MUTATIONS = [
     ),
     Mutation(
         "no stochastic depth in the decoder",
-        GENERATOR,
+        OBJECTIVE,
         '("decoder", decoder_key))',
         '("decoder", None))',
         f"{GRADIENTS} -k tower",
     ),
     Mutation(
         "no stochastic depth in the encoder",
-        GENERATOR,
+        OBJECTIVE,
         '(("encoder", encoder_key)',
         '(("encoder", None)',
         f"{GRADIENTS} -k tower",
     ),
     Mutation(
         "one key for both towers",
-        GENERATOR,
+        OBJECTIVE,
         '("decoder", decoder_key))',
         '("decoder", encoder_key))',
         f"{GRADIENTS} -k tower",
     ),
     Mutation(
         "stochastic depth in towers that are frozen",
-        GENERATOR,
-        "key if tower in trainable else None",
+        OBJECTIVE,
+        "key if tower in trained else None",
         "key",
         f"{GRADIENTS} -k tower",
     ),
     Mutation(
         "one key for all micro-batches",
-        GENERATOR,
+        OBJECTIVE,
         "*(jax.random.split(key, self._count) for key in keys)",
         "*(jax.numpy.stack([key] * self._count) for key in keys)",
         f"{GRADIENTS} -k micro_batch",
     ),
     Mutation(
         "a quantizer's loss that grows with the micro-batches",
-        GENERATOR,
-        'weights["vq"] / count',
-        'weights["vq"]',
+        OBJECTIVE,
+        "+= weights[name] / count",
+        "+= weights[name]",
         f"{GRADIENTS} -k whole_loss",
     ),
     Mutation(
         "a gradient of the logit scale that grows with the micro-batches",
-        GENERATOR,
-        "found[2] / count",
-        "found[2]",
+        OBJECTIVE,
+        "else grad / count",
+        "else grad",
         f"{GRADIENTS} -k whole_loss",
     ),
     Mutation(
         "pixel losses that grow with the micro-batches",
-        GENERATOR,
+        OBJECTIVE,
         "cotangent / count",
         "cotangent",
         f"{GRADIENTS} -k whole_loss",
     ),
     Mutation(
         "micro-batches in another order",
-        GENERATOR,
+        OBJECTIVE,
         "return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])",
         "return x.reshape(-1, *x.shape[2:])",
         f"{GRADIENTS} -k whole_loss",
     ),
     Mutation(
         "reconstructions compared with other images",
-        GENERATOR,
+        OBJECTIVE,
         'batch["image"][:: self.decode_every]',
         'batch["image"][: len(rebuilt)]',
         f"{GRADIENTS} -k second_image",
     ),
     Mutation(
         "the adaptive weight upside down",
-        GENERATOR,
+        OBJECTIVE,
         'for k in ("gradient", "gan_gradient"))',
         'for k in ("gan_gradient", "gradient"))',
         f"{GRADIENTS} -k adaptive",
     ),
     Mutation(
         "an adversarial loss without its ramp",
-        GENERATOR,
+        OBJECTIVE,
         "ramps.weight * losses.adaptive_weight",
         "losses.adaptive_weight",
         f"{GRADIENTS} -k adaptive",
     ),
     Mutation(
         "an adversarial gradient without its weight",
-        GENERATOR,
+        OBJECTIVE,
         'cotangent + weight * terms["gan_cotangent"]',
         'cotangent + terms["gan_cotangent"]',
         f"{GRADIENTS} -k adaptive",

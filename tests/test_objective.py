@@ -10,9 +10,9 @@ from flax import nnx
 
 from configs import tiny
 from unitok_jax import losses
-from unitok_jax.generator import Generator, split_batch
 from unitok_jax.models.layers import l2_normalize
 from unitok_jax.models.unitok import Output
+from unitok_jax.objective import Objective, split_batch
 
 
 class Last(nnx.Module):
@@ -30,7 +30,7 @@ class Decoder(nnx.Module):
 
 
 class Toy(nnx.Module):
-    """What `Generator` needs of a UniTok; noise takes the place of stochastic depth."""
+    """What `Objective` needs of a UniTok; noise takes the place of stochastic depth."""
 
     def __init__(self, rngs):
         self.encoder = nnx.Linear(3, 4, rngs=rngs)
@@ -78,12 +78,11 @@ class Adversary:
         return jnp.mean(jnp.sin(3 * images) * heads)
 
 
-def make(accumulation=1, decode_fraction=1.0, adversary=None):
+def make(accumulation=1, decode_every=1, adversary=None):
     config = tiny.get_config()
-    config.optim.accumulation = accumulation
-    config.data.decode_fraction = decode_fraction
     config.loss.update(l1=0.2, l2=1.0, perceptual=0.0, vq=0.7, entropy=0.3, contrastive=0.9)
-    return Generator(config, GRAPH, adversary)
+    counts = dict(accumulation=accumulation, decode_every=decode_every)
+    return Objective(config.loss, GRAPH, adversary, **counts, remat=False)
 
 
 def batch(size=4):
@@ -94,10 +93,10 @@ def batch(size=4):
     }
 
 
-def gradients(generator, data, accumulation=1, trainable=PARAMS, fixed=None, ramps=None, keys=KEYS):
+def gradients(objective, data, accumulation=1, trainable=PARAMS, fixed=None, ramps=None, keys=KEYS):
     data = {key: split_batch(x, accumulation) for key, x in data.items()}
     heads, frozen = 2.0, {"dinov2": None}
-    return generator.gradients(trainable, fixed or {}, heads, frozen, data, ramps, keys)
+    return objective.gradients(trainable, fixed or {}, heads, frozen, data, ramps, keys)
 
 
 def split_params(*names):
@@ -158,7 +157,7 @@ def test_gradients_are_those_of_the_whole_loss(still, accumulation):
 
 
 def test_every_second_image_alone_is_compared(still):
-    grads, _, rebuilt, _ = gradients(make(decode_fraction=0.5), batch())
+    grads, _, rebuilt, _ = gradients(make(decode_every=2), batch())
     close(grads, jax.grad(total)(PARAMS, batch(), decode_every=2))
     assert rebuilt.shape == (1, 2, 4, 4, 3)
 
@@ -166,8 +165,8 @@ def test_every_second_image_alone_is_compared(still):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_adversarial_loss_has_its_adaptive_weight(still, accumulation):
     """The ratio of both gradients at the decoder's last kernel, times the ramp."""
-    data, generator = batch(), make(accumulation, adversary=Adversary())
-    grads, _, _, metrics = gradients(generator, data, accumulation, ramps=Ramps(0.4))
+    data, objective = batch(), make(accumulation, adversary=Adversary())
+    grads, _, _, metrics = gradients(objective, data, accumulation, ramps=Ramps(0.4))
 
     def at_kernel(kernel, loss):
         model = nnx.merge(GRAPH, PARAMS)
@@ -194,9 +193,9 @@ class TestStochasticDepth:
         """(codes, reconstructions) of equal images."""
         data = {key: np.repeat(x[:1], 4, axis=0) for key, x in batch().items()}
         trainable, fixed = split_params(*frozen)
-        generator = make(accumulation)
+        objective = make(accumulation)
         _, codes, rebuilt, _ = gradients(
-            generator, data, accumulation, trainable, fixed, None, keys
+            objective, data, accumulation, trainable, fixed, None, keys
         )
         return np.asarray(codes), np.asarray(rebuilt)
 

@@ -1,0 +1,226 @@
+"""The generator's objective: losses of its outputs, and gradients over micro-batches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from unitok_jax import losses, trees
+from unitok_jax.adversary import Adversary, Ramps
+from unitok_jax.models.pretrained.lpips import Lpips
+
+
+class Objective:
+    """Pure functions of a step, closed over `config.loss`."""
+
+    def __init__(
+        self,
+        loss,
+        graph,
+        adversary: Adversary | None,
+        *,
+        accumulation: int,
+        decode_every: int,
+        remat: bool,
+    ):
+        """Builds the functions.
+
+        Args:
+          loss: `config.loss`, the weight of each of `losses.TERMS`.
+          graph: of the UniTok, for `nnx.merge`.
+          adversary: whose loss is added in the adversarial phase, or None.
+          accumulation: micro-batches of a step.
+          decode_every: every so many images of a micro-batch one is decoded.
+          remat: whether the backward pass of LPIPS recomputes what its forward pass found.
+        """
+        self._graph, self._adversary = graph, adversary
+        self._weights = weights = loss.to_dict()
+        self._count, self.decode_every = accumulation, decode_every
+        # What the losses depend on: the rest of the model is not computed, nor differentiated.
+        # (The first two cost nothing beside the codes.)
+        outputs = {"vq_loss", "logit_scale"} | ({"reconstruction"} if adversary else set())
+        for name, term in losses.TERMS.items():
+            outputs |= set(term.outputs) if weights[name] else set()
+        self._outputs = sorted(outputs)
+        self._terms = {
+            name: term
+            for name, term in losses.TERMS.items()
+            if weights[name] or (term.free and outputs.issuperset(term.outputs))
+        }
+        self._lpips = None
+        if any(term.network for term in self._terms.values()):
+            # Float32 whatever the model is: where images are near each other, so are features.
+            kwargs = dict(dtype=jnp.float32, remat=remat)
+            self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(**kwargs, rngs=nnx.Rngs(0))))
+
+    def gradients(self, trainable, fixed, heads, frozen, batches, ramps: Ramps | None, keys):
+        """Gradients of the total loss of all micro-batches, M of b images.
+
+        With one micro-batch: forward, the cotangents of its outputs, backward. With more, the
+        cotangents of all outputs are found first and then sent down one micro-batch at a time
+        (GradCache, arXiv 2101.06983). So the contrastive loss sees every pair and the adaptive
+        weight is that of the whole batch's gradients, at the price of one more forward pass.
+        (The entropy term, off by default, takes its mean distribution within a micro-batch.)
+
+        Args:
+          trainable: parameters to differentiate; nested dict.
+          fixed: the other parameters; together they are the model's.
+          heads: the discriminator's parameters; not read without `ramps`.
+          frozen: parameters of the frozen networks, {'lpips': ..., 'dinov2': ...}.
+          batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}.
+          ramps: of the adversary at this step; None before it acts.
+          keys: two: of stochastic depth and of the discriminator's augmentations.
+
+        Returns:
+          Gradients like `trainable`; codes (M b, K, N) int32; reconstruction (M, d, H, W, 3)
+          float32 of every `decode_every`-th image of a micro-batch; metrics.
+        """
+        inputs = batches, *(jax.random.split(key, self._count) for key in keys)
+
+        def forward(trainable, batch, key):
+            return self._forward(trees.merge(trainable, fixed), trainable.keys(), batch, key)
+
+        def image_terms(aux, batch, key):
+            params = trees.merge(trainable, fixed)
+            return self._image_terms(params, heads, frozen, ramps, aux, batch, key)
+
+        send = self._send_at_once if self._count == 1 else self._send_in_turn
+        grads, codes, rebuilt, metrics = send(trainable, inputs, forward, image_terms, ramps)
+        return grads, _join(codes), rebuilt, metrics
+
+    def _forward(self, params, trained, batch, key):
+        """Outputs of a micro-batch that the losses depend on; codes, reconstruction, features."""
+        model = nnx.merge(self._graph, params)
+        # What is frozen computes what it does at inference: no stochastic depth.
+        encoder_key, decoder_key = jax.random.split(key)
+        towers = (("encoder", encoder_key), ("decoder", decoder_key))
+        keys = tuple(key if tower in trained else None for tower, key in towers)
+        entropy = "entropy_loss" in self._outputs
+        output = model(batch["image"], batch["text"], keys, entropy, self.decode_every)
+        outputs = {name: getattr(output, name) for name in self._outputs}
+        return outputs, (output.codes, output.reconstruction, output.last_features)
+
+    def _send_at_once(self, trainable, inputs, forward, image_terms, ramps):
+        """Gradients of the only micro-batch, and what comes beside them."""
+        batch, key, augment_key = _first(inputs)
+        outputs, pull, aux = jax.vjp(
+            lambda trainable: forward(trainable, batch, key), trainable, has_aux=True
+        )
+        found = outputs, *aux[:2], image_terms(aux, batch, augment_key)
+        outputs, codes, rebuilt, terms = jax.tree.map(lambda x: x[None], found)
+        cotangents, metrics = self._cotangents(outputs, terms, ramps)
+        (grads,) = pull(_first(cotangents))
+        return grads, codes, rebuilt, metrics
+
+    def _send_in_turn(self, trainable, inputs, forward, image_terms, ramps):
+        """Gradients of several micro-batches, one forward and backward at a time."""
+
+        def look(inputs):
+            batch, key, augment_key = inputs
+            outputs, aux = forward(trainable, batch, key)
+            return outputs, *aux[:2], image_terms(aux, batch, augment_key)
+
+        def send_down(total, inputs):
+            (batch, key, _), cotangents = inputs
+            pull = jax.vjp(lambda trainable: forward(trainable, batch, key)[0], trainable)[1]
+            return jax.tree.map(jnp.add, total, pull(cotangents)[0]), None
+
+        outputs, codes, rebuilt, terms = jax.lax.map(look, inputs)
+        cotangents, metrics = self._cotangents(outputs, terms, ramps)
+        zeros = jax.tree.map(jnp.zeros_like, trainable)
+        grads, _ = jax.lax.scan(send_down, zeros, (inputs, cotangents))
+        return grads, codes, rebuilt, metrics
+
+    def _image_terms(self, params, heads, frozen, ramps, aux, batch, key):
+        """Losses of the decoded images of a micro-batch, and their cotangents."""
+        _, rebuilt, last_features = aux
+        if "reconstruction" not in self._outputs:
+            return {"named": {}}
+        terms = self._pixel_terms(rebuilt, batch["image"][:: self.decode_every], frozen)
+        if ramps is not None:
+            decoder = nnx.merge(self._graph, params).decoder
+            at_kernel = functools.partial(decoder.to_rgb, last_features)
+            kernel = decoder.up_conv4.conv2.kernel[...]
+            terms |= self._gan_terms(
+                rebuilt, terms["cotangent"], at_kernel, kernel, heads, frozen, ramps, key
+            )
+        return terms
+
+    def _pixel_terms(self, rebuilt, images, frozen):
+        """Reconstruction losses of a micro-batch and the cotangent of their weighted sum."""
+
+        def total(rebuilt):
+            named = {}
+            for name, term in self._terms.items():
+                if name in losses.PIXEL_TERMS:
+                    lpips = [nnx.merge(self._lpips, frozen["lpips"])] if term.network else []
+                    named[name] = term.function(rebuilt, images, *lpips)
+            return sum(self._weights[name] * value for name, value in named.items()), named
+
+        (_, named), cotangent = jax.value_and_grad(total, has_aux=True)(rebuilt)
+        return {"named": named, "cotangent": cotangent}
+
+    def _gan_terms(self, rebuilt, cotangent, at_kernel, kernel, heads, frozen, ramps, key):
+        """The adversarial loss, its cotangent, and both losses' gradients at the last kernel."""
+        loss, gan_cotangent = jax.value_and_grad(self._adversary.generator_loss, argnums=2)(
+            heads, frozen["dinov2"], rebuilt, ramps, key
+        )
+        pull = jax.vjp(at_kernel, kernel)[1]
+        return {
+            "gan": loss,
+            "gan_cotangent": gan_cotangent,
+            "gradient": pull(cotangent)[0],
+            "gan_gradient": pull(gan_cotangent)[0],
+        }
+
+    def _cotangents(self, outputs, terms, ramps):
+        """Cotangents of all outputs, for the loss of the whole batch, and metrics."""
+        count, weights = self._count, self._weights
+        mean = functools.partial(jnp.mean, axis=0)
+        cotangents = {name: jnp.zeros_like(value) for name, value in outputs.items()}
+        metrics = {"logit_scale": mean(outputs["logit_scale"])}
+        named = {}
+        for name, term in self._terms.items():
+            if name in losses.PIXEL_TERMS:
+                named[name] = mean(terms["named"][name])
+            elif term.function is None:
+                (output,) = term.outputs
+                named[name] = mean(outputs[output])
+                cotangents[output] += weights[name] / count
+            else:
+                stacked = [outputs[output] for output in term.outputs]
+                whole = [mean(x) if x.ndim == 1 else _join(x) for x in stacked]
+                argnums = tuple(range(len(whole)))
+                named[name], grads = jax.value_and_grad(term.function, argnums)(*whole)
+                for output, grad in zip(term.outputs, grads, strict=True):
+                    grad = weights[name] * grad
+                    cotangents[output] += split_batch(grad, count) if grad.ndim else grad / count
+        metrics |= {f"loss/{name}": value for name, value in named.items()}
+        total = sum(weights[name] * value for name, value in named.items())
+        if "reconstruction" in outputs:
+            cotangent = terms["cotangent"]
+            if ramps is not None:
+                norms = (optax.tree.norm(mean(terms[k])) for k in ("gradient", "gan_gradient"))
+                limits = self._adversary.config["adaptive_limits"]
+                weight = ramps.weight * losses.adaptive_weight(*norms, limits)
+                cotangent = cotangent + weight * terms["gan_cotangent"]
+                metrics |= {"loss/gan": mean(terms["gan"]), "gan/weight": weight}
+                total = total + weight * metrics["loss/gan"]
+            cotangents["reconstruction"] = cotangent / count
+        return cotangents, metrics | {"loss": total}
+
+
+def split_batch(x: jax.Array, count: int) -> jax.Array:
+    """(B, ...) -> (count, B / count, ...), strided: every device splits what it holds."""
+    return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _join(x):
+    """The inverse of `split_batch`; the batch axis stays split over the devices."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+
+def _first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
