@@ -384,7 +384,7 @@ def test_loading_a_tokenizer_does_not_wait_for_what_it_does_not_need():
 
 
 def test_only_commands_know_the_command_line():
-    """What a library function needs is an argument of its own, not one of a parser's."""
+    """Library functions take arguments of their own, not a parser's."""
     for path in FILES:
         if room(path) != "commands" and {"argparse", "unitok_jax.commands"} & set(imports(path)):
             tree = ast.parse(path.read_text())

@@ -95,7 +95,7 @@ def test_programs_of_a_pass_are_traced_in_one_precision(config, params):
 
 
 class TestFigures:
-    """What is left out where it has no meaning, for training and for a card alike."""
+    """Conditions of figures, the same for training and for a card."""
 
     def pass_of(self, count):
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What a card is to measure, beside the tokenizer and the data."""
+"""Choices of a card, beside its tokenizer and its data."""
 
 import dataclasses
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 
 @dataclasses.dataclass(frozen=True)
 class CardSettings:
-    """What a card measures, and with what; messages name each value as the command's flag.
+    """Choices of a card's figures; messages name each value as the command's flag.
 
     Attributes:
       checkpoint, data: what the card and messages call the tokenizer and the data.

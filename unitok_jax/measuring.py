@@ -29,7 +29,7 @@ _DOING = {"originals": "originals", "features": "features", "dtypes": "codes by 
 
 @dataclasses.dataclass
 class Card:
-    """What a card tells; figures as in `card.json`."""
+    """Contents of a card; figures as in `card.json`."""
 
     metrics: dict[str, float]
     codebooks: dict[str, Any]
@@ -47,7 +47,7 @@ class Card:
 
 
 class Notes:
-    """What a reader must know: warnings, also printed, and what was not measured."""
+    """Notes for the reader of a card: warnings, also printed, and figures it does not have."""
 
     def __init__(self):
         self.warnings, self.not_measured = [], []
@@ -64,7 +64,7 @@ class Notes:
 
 
 class CardInputs:
-    """What a card is measured with: model, networks and data, checked before any work.
+    """Model, networks and data that a card is measured with, checked before any work.
 
     Attributes:
       settings, data: as given.
@@ -114,7 +114,7 @@ class CardInputs:
         self.text = settings.text and self.config.model.text.vocab_size > END_OF_TEXT
 
     def _left_out(self, flag, value, source) -> Tally:
-        """What a source left out when it was opened, checked."""
+        """Images that a source left out when it was opened, checked."""
         left_out = getattr(source, "tally", Tally())
         self._check(left_out, len(source) + left_out.total, flag, value)
         return left_out
@@ -169,6 +169,7 @@ class CardInputs:
         return LabelSet(names, templates)
 
     def run(self, source, data=None, batch_size=None, what="all", **options) -> Pass:
+        """Makes a pass, as `Evaluator.run`; process 0 tells its progress."""
         batch_size = batch_size or self.batch_size
         data, told = data or self.data, None
         with contextlib.ExitStack() as stack:
@@ -197,7 +198,7 @@ class CardInputs:
         return found, left_out
 
     def encode_text(self, tokens: np.ndarray) -> np.ndarray:
-        """Token ids (T, L) to unit vectors (T, E)."""
+        """Encodes token ids (T, L) as unit vectors (T, E)."""
         return self.evaluator.encode_text(self.params, tokens, self.batch_size)
 
 

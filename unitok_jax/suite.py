@@ -1,4 +1,4 @@
-"""The figures that a pass over images gives, put together for training and for a card."""
+"""Figures that a pass over images gives, put together for training and for a card."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -69,7 +69,7 @@ def text_figures(
     captions: Captions | None,
     labels: LabelSet | None,
 ) -> dict[str, float]:
-    """What images and texts of one space are measured by.
+    """Measures images and texts of one space.
 
     Args:
       image_features: (N, E) unit vectors of all records of `source`.

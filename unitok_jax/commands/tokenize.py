@@ -133,7 +133,7 @@ def settings_of(
     views: str,
     crop_scale: float,
 ) -> dict:
-    """What decides the bytes of the shards; arguments as of `code_shards.plan`."""
+    """Settings that decide the bytes of the shards; arguments as of `code_shards.plan`."""
     import jax
 
     rows, columns = (side // STRIDE for side in data.image_size)
