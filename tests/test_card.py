@@ -19,11 +19,11 @@ from configs import tiny as tiny_config
 from jobs import environment, free_port
 from unitok_jax import evaluation, load, loading, reference
 from unitok_jax.commands import evaluate
-from unitok_jax.data import progress
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluate.frechet import Moments
 from unitok_jax.run import Run
 from unitok_jax.step import init_params
+from unitok_jax.system import progress
 from unitok_jax.train import train
 
 COUNT = 20

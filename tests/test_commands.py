@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import in_process
-from unitok_jax import console
 from unitok_jax.commands import arguments, classify, retrieve
 from unitok_jax.data.labels import label_set
+from unitok_jax.system import console
 
 NEEDED = {
     "classify": ("checkpoint", "input", "labels"),

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from unitok_jax import console
+from unitok_jax.system import console
 
 ROOT = pathlib.Path(__file__).parents[1]
 

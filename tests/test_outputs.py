@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from unitok_jax import outputs
+from unitok_jax.system import outputs
 
 
 class TestReplacing:

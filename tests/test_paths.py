@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unitok_jax import extras, foreign_json, paths
+from unitok_jax.system import extras, foreign_json, paths
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):

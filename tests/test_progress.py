@@ -2,7 +2,7 @@
 
 import sys
 
-from unitok_jax.data.progress import Progress
+from unitok_jax.system.progress import Progress
 
 
 class Clock:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from unitok_jax import foreign_files, strangers, torch_files, weight_files
+from unitok_jax import strangers, torch_files, weight_files
+from unitok_jax.system import foreign_files
 from unitok_jax.weight_files import ConversionError, read_state
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"

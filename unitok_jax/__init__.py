@@ -2,7 +2,7 @@
 
 import os
 
-from unitok_jax import console
+from unitok_jax.system import console
 
 console.begin(os.path.dirname(__file__))
 

@@ -5,7 +5,8 @@ import importlib
 import os
 import sys
 
-from unitok_jax import __version__, console
+from unitok_jax import __version__
+from unitok_jax.system import console
 
 # What each makes. Its module is that of its name in `unitok_jax.commands`.
 COMMANDS = {

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from unitok_jax import workdir
-from unitok_jax.extras import how_to_install
+from unitok_jax.system.extras import how_to_install
 
 log = logging.getLogger(__name__)
 

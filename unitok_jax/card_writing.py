@@ -12,7 +12,7 @@ from PIL import Image
 
 from unitok_jax import __version__, card_page, card_pictures
 from unitok_jax.measuring import Card
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
 
 
 def write(folder: str | pathlib.Path, card: Card, command: str = "") -> dict[str, Any]:

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from unitok_jax import outputs, trees, weight_files
+from unitok_jax import trees, weight_files
 from unitok_jax.codes import STRIDE
-from unitok_jax.extras import how_to_install
 from unitok_jax.models import precision
-from unitok_jax.paths import expand
+from unitok_jax.system import outputs
+from unitok_jax.system.extras import how_to_install
+from unitok_jax.system.paths import expand
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _PARTS = ("encoder", "quant_proj", "quantizer", "post_quant_proj", "decoder")

@@ -8,20 +8,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import (
-    foreign_json,
-    stored,
-    torch_layout,
-    torch_options,
-    trees,
-    weight_files,
-)
+from unitok_jax import stored, torch_layout, torch_options, trees, weight_files
 from unitok_jax.codes import STRIDE
-from unitok_jax.foreign_files import ConversionError, check_file
 from unitok_jax.models.limits import show
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.outputs import new_folder
-from unitok_jax.paths import printable
+from unitok_jax.system import foreign_json
+from unitok_jax.system.foreign_files import ConversionError, check_file
+from unitok_jax.system.outputs import new_folder
+from unitok_jax.system.paths import printable
 
 SCHEME = "hf://"
 LIBRARY = "unitok_jax"

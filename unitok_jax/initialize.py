@@ -16,8 +16,8 @@ from unitok_jax import (
     weight_files,
 )
 from unitok_jax.models.vitamin import SIZES
-from unitok_jax.paths import expand, printable
 from unitok_jax.report import Report, Used
+from unitok_jax.system.paths import expand, printable
 
 # key of the model -> the parts whose weights it gives their meaning; `size` is all but the text's
 _CONCERNS = {

@@ -15,11 +15,11 @@ from unitok_jax import (
 )
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.data.transforms import check_size
-from unitok_jax.foreign_files import ConversionError
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.outputs import new_folder
-from unitok_jax.paths import expand, printable
 from unitok_jax.strangers import describe
+from unitok_jax.system.foreign_files import ConversionError
+from unitok_jax.system.outputs import new_folder
+from unitok_jax.system.paths import expand, printable
 
 _ONE_SET = (
     "weights={weights}: {path} holds one set of weights and does not say whether they are an "

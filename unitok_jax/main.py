@@ -9,8 +9,8 @@ import time
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from unitok_jax import console
 from unitok_jax.commands.config_flags import parse_or_exit
+from unitok_jax.system import console
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file with get_config(), such as configs/b16.py; --config.a.b=... sets a key."

@@ -13,7 +13,6 @@ from unitok_jax import card_pictures, cluster, frozen, sharding, suite, training
 from unitok_jax.card_settings import CardSettings
 from unitok_jax.data.health import Tally
 from unitok_jax.data.labels import LabelSet, label_set
-from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import LabelledSource, Source, subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
@@ -21,6 +20,7 @@ from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.evaluate.probe import linear_probe
 from unitok_jax.evaluation import Evaluator, Pass, Shown, digest
 from unitok_jax.fid import RESIZE, Fid
+from unitok_jax.system.progress import Progress
 
 COMPARED = 1000  # images whose codes are computed in float32 and in bfloat16
 FEW = 10  # tokens for each row of a codebook, below which its usage says little

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from unitok_jax import foreign_json
 from unitok_jax.data.records import Source
 from unitok_jax.evaluate.frechet import Moments
-from unitok_jax.foreign_files import check_file
-from unitok_jax.outputs import replacing
-from unitok_jax.paths import expand, printable
+from unitok_jax.system import foreign_json
+from unitok_jax.system.foreign_files import check_file
+from unitok_jax.system.outputs import replacing
+from unitok_jax.system.paths import expand, printable
 
 WIDTH = 2048  # of Inception's pool3
 _SHAPES = {"mu": (WIDTH,), "sigma": (WIDTH, WIDTH)}

@@ -5,7 +5,7 @@ import html
 import math
 
 from unitok_jax import visitors
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
 
 MAX_MESSAGE = 400  # characters
 WRONG_KIND = "a value is missing or of the wrong kind"

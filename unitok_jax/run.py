@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import cluster, differences, frozen, initialize, paths, sharding, suite
+from unitok_jax import cluster, differences, frozen, initialize, sharding, suite
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health, SampleError, Tally
@@ -24,6 +24,7 @@ from unitok_jax.data.transforms import decode_image
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.pictures.comparison import comparison
 from unitok_jax.step import Programs, TokenizerSteps, TrainState
+from unitok_jax.system import paths
 
 log = logging.getLogger(__name__)
 

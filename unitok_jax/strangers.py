@@ -4,7 +4,7 @@ import itertools
 import os
 import pathlib
 
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
 
 _MOST = 1000  # entries of a folder that are looked at
 _FILES = (

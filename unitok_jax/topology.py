@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-from unitok_jax.extras import how_to_install
+from unitok_jax.system.extras import how_to_install
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBE = tuple("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16".split())

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from unitok_jax.extras import how_to_install
-from unitok_jax.foreign_files import ConversionError
-from unitok_jax.outputs import replacing
-from unitok_jax.paths import printable
+from unitok_jax.system.extras import how_to_install
+from unitok_jax.system.foreign_files import ConversionError
+from unitok_jax.system.outputs import replacing
+from unitok_jax.system.paths import printable
 
 EXPANSION = 8
 """Times a file's size that its arrays may take as float32; int8 weights take 4."""

@@ -6,10 +6,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax.data.transforms import check_size
-from unitok_jax.foreign_files import ConversionError
 from unitok_jax.models import limits
 from unitok_jax.models.vitamin import SIZES
-from unitok_jax.paths import printable
+from unitok_jax.system.foreign_files import ConversionError
+from unitok_jax.system.paths import printable
 
 # The release's option name -> our key of `config`, and the values that are called otherwise.
 _OPTIONS = {

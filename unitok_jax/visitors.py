@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from unitok_jax.paths import is_regular
+from unitok_jax.system.paths import is_regular
 
 MAX_FILE = 64 * 2**20  # bytes of one uploaded file
 MAX_UPLOAD = MAX_FILE + 2**16  # of one upload with its form

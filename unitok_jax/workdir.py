@@ -11,8 +11,9 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from unitok_jax import cluster, paths
-from unitok_jax.extras import how_to_install
+from unitok_jax import cluster
+from unitok_jax.system import paths
+from unitok_jax.system.extras import how_to_install
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from unitok_jax import console, membership, paths
+from unitok_jax import membership
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import check_size
 from unitok_jax.models.precision import PRECISIONS
+from unitok_jax.system import console, paths
 from unitok_jax.torch_options import HEADS, WEIGHTS
 
 

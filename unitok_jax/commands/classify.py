@@ -12,7 +12,7 @@ import numpy as np
 from unitok_jax.commands import arguments
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.labels import label_set
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
 
 
 def main() -> None:

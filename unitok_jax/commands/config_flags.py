@@ -14,8 +14,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from unitok_jax import console, paths
 from unitok_jax.differences import walk
+from unitok_jax.system import console, paths
 
 _HOME = Path(__file__).resolve().parents[2]  # where the configs of this package are
 # What other projects call a key -> ours.

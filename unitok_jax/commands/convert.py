@@ -13,9 +13,9 @@ import numpy as np
 
 from unitok_jax import clip_layout, frozen, hub, loading, weight_files
 from unitok_jax.commands import arguments
-from unitok_jax.foreign_files import ConversionError
-from unitok_jax.paths import expand, printable
 from unitok_jax.report import collapse, subtrees
+from unitok_jax.system.foreign_files import ConversionError
+from unitok_jax.system.paths import expand, printable
 
 
 def _write_frozen(source, target, kind, state) -> str:

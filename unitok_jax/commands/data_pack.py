@@ -11,12 +11,12 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from unitok_jax import console, paths
 from unitok_jax.commands.config_flags import parse_or_exit
 from unitok_jax.data.health import Tally, TooManyBadSamples
 from unitok_jax.data.packing import pack, plan
 from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
+from unitok_jax.system import console, paths
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import tempfile
 
 from unitok_jax import actions, demo, page
 from unitok_jax.commands import arguments
-from unitok_jax.extras import how_to_install
+from unitok_jax.system.extras import how_to_install
 
 
 def main() -> None:

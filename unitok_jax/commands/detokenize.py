@@ -16,10 +16,10 @@ from PIL import Image
 from unitok_jax.codes import STRIDE
 from unitok_jax.commands import arguments
 from unitok_jax.data.codes import CodeRecords, open_codes
-from unitok_jax.data.progress import Progress
 from unitok_jax.data.shard_files import claim, sweep, write_bytes
 from unitok_jax.data.transforms import to_uint8
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
+from unitok_jax.system.progress import Progress
 
 FORMAT = "unitok_jax.detokenized"
 COMMAND = "unitok detokenize"

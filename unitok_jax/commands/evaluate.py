@@ -9,12 +9,13 @@ import contextlib
 import shlex
 import sys
 
-from unitok_jax import card_page, card_writing, cluster, outputs, reference
+from unitok_jax import card_page, card_writing, cluster, reference
 from unitok_jax.card_settings import CardSettings
 from unitok_jax.commands import arguments
 from unitok_jax.data.sources import open_source
 from unitok_jax.measuring import measure
-from unitok_jax.paths import printable
+from unitok_jax.system import outputs
+from unitok_jax.system.paths import printable
 
 
 def main() -> None:

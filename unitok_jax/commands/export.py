@@ -9,7 +9,7 @@ import argparse
 
 from unitok_jax import export
 from unitok_jax.commands import arguments
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
 
 
 def main() -> None:

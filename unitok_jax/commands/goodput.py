@@ -12,7 +12,8 @@ import os
 
 from etils import epath
 
-from unitok_jax import console, goodput
+from unitok_jax import goodput
+from unitok_jax.system import console
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from unitok_jax import console
 from unitok_jax.commands.config_flags import parse_or_exit
+from unitok_jax.system import console
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from unitok_jax.commands import arguments
 from unitok_jax.data.inputs import Inputs
-from unitok_jax.paths import printable
 from unitok_jax.pictures.comparison import tile
 from unitok_jax.pictures.sheet import contact_sheet, load_font
+from unitok_jax.system.paths import printable
 
 _KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 

@@ -19,13 +19,13 @@ from unitok_jax.codes import STRIDE
 from unitok_jax.commands import arguments
 from unitok_jax.data import code_files, code_shards
 from unitok_jax.data.health import Tally
-from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import Source
 from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.view_batches import ShardedViews, of_shards
 from unitok_jax.data.views import VIEWS
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
+from unitok_jax.system.progress import Progress
 
 POLL = 0.5  # seconds between two looks at what the other processes have written
 

@@ -15,7 +15,7 @@ from unitok_jax.data.manifests import Whole, read_manifest
 from unitok_jax.data.recognise import other_format
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS
 from unitok_jax.data.shard_names import check_file, is_hidden
-from unitok_jax.paths import expand
+from unitok_jax.system.paths import expand
 
 FORMAT = "unitok_jax.array_record"
 VERSION = 1

@@ -1,6 +1,6 @@
 """Google Cloud Storage as a file system: what it is opened with, and how it fails."""
 
-from unitok_jax.extras import how_to_install
+from unitok_jax.system.extras import how_to_install
 
 
 def is_remote(path: str) -> bool:

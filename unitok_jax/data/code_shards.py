@@ -33,7 +33,7 @@ from unitok_jax.data.shard_files import (
     writing,
 )
 from unitok_jax.data.views import VIEWS
-from unitok_jax.foreign_json import parse_object
+from unitok_jax.system.foreign_json import parse_object
 
 MADE_BY = ("tokenizer", "precision")  # settings that every shard repeats: sets are not mixed
 

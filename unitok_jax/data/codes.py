@@ -27,8 +27,8 @@ from unitok_jax.data.parquet_groups import arrow_errors, read_group, texts_of
 from unitok_jax.data.shard_files import MANIFEST, SETTINGS, facts_of
 from unitok_jax.data.shard_names import check_file
 from unitok_jax.data.views import VIEWS
-from unitok_jax.foreign_json import parse_object
-from unitok_jax.paths import expand
+from unitok_jax.system.foreign_json import parse_object
+from unitok_jax.system.paths import expand
 
 MAX_CODES = 2**24  # of one record
 _TEXTS = ("key", "captions")  # columns of Parquet

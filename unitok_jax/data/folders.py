@@ -12,8 +12,8 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.photos import CAPTIONS, photo_folder
 from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import first_names
-from unitok_jax.foreign_json import parse_object
-from unitok_jax.paths import expand, is_regular, open_regular, printable, read_regular
+from unitok_jax.system.foreign_json import parse_object
+from unitok_jax.system.paths import expand, is_regular, open_regular, printable, read_regular
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_FILES = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.csv")

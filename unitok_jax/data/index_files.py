@@ -20,8 +20,8 @@ import numpy as np
 from unitok_jax.data.health import Tally
 from unitok_jax.data.shards import Descriptor, Shard
 from unitok_jax.data.tar_scan import ROW
-from unitok_jax.foreign_json import parse_object
-from unitok_jax.paths import is_regular
+from unitok_jax.system.foreign_json import parse_object
+from unitok_jax.system.paths import is_regular
 
 VERSION = 2
 _UNPACK = struct.Struct("<QIHQIB").unpack  # a ROW

@@ -16,7 +16,7 @@ from unitok_jax.data.folders import (
     read_image,
 )
 from unitok_jax.data.records import first_names
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
 
 CLASS_TEMPLATES = (
     "a photo of a {}",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unitok_jax.data.shard_names import check_file, inside
-from unitok_jax.foreign_json import parse_object
+from unitok_jax.system.foreign_json import parse_object
 
 MAX_COUNT = 2**48  # of records or bytes
 

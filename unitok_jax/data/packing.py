@@ -11,7 +11,6 @@ from ftfy.fixes import fix_surrogates
 
 from unitok_jax.data.array_records import FORMAT, NAME_ERRORS, SUFFIX, VERSION
 from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
-from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.shard_files import (
     MANIFEST,
@@ -26,6 +25,7 @@ from unitok_jax.data.shard_files import (
 )
 from unitok_jax.data.transforms import decode_image
 from unitok_jax.data.workers import end_with_parent
+from unitok_jax.system.progress import Progress
 
 
 def plan(data, source: Source, *, shard_size: int, check: bool, require_captions: bool) -> dict:

@@ -15,7 +15,7 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.parquet_groups import arrow_errors, check_group, read_group, texts_of
 from unitok_jax.data.recognise import other_format
 from unitok_jax.data.shard_names import check_file, in_folder, is_hidden
-from unitok_jax.paths import expand
+from unitok_jax.system.paths import expand
 
 SUFFIX = ".parquet"
 KEY = "data.path"

@@ -4,7 +4,7 @@ captions written for this project."""
 import importlib.util
 from pathlib import Path
 
-from unitok_jax.extras import how_to_install
+from unitok_jax.system.extras import how_to_install
 
 CAPTIONS: dict[str, tuple[str, ...]] = {
     "astronaut.png": (

@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 
 from unitok_jax.data import statistics
 from unitok_jax.data.health import Tally
-from unitok_jax.data.progress import Progress
 from unitok_jax.data.records import Source
 from unitok_jax.data.shard_files import claim, write_bytes
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import END_OF_TEXT, Tokenizer
 from unitok_jax.data.transforms import check_size
 from unitok_jax.pictures import sheet
+from unitok_jax.system.progress import Progress
 
 FORMAT = "unitok_jax.preview"
 COMMAND = "unitok data preview"

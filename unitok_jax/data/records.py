@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
 
 
 def first_names(names: Sequence[str], count: int = 5) -> str:

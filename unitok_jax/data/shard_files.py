@@ -18,8 +18,8 @@ from typing import Any
 
 from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.records import Source
-from unitok_jax.foreign_json import parse_object
-from unitok_jax.paths import is_regular
+from unitok_jax.system.foreign_json import parse_object
+from unitok_jax.system.paths import is_regular
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # of what is written, from its beginning on

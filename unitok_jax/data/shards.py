@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import braceexpand
 
-from unitok_jax import paths
 from unitok_jax.data import cloud
 from unitok_jax.data.recognise import other_format
 from unitok_jax.data.records import first_names
 from unitok_jax.data.shard_names import check_file, in_folder, is_shard
+from unitok_jax.system import paths
 
 SUFFIX = ".tar"
 MAX_NAMES = 10**6  # that a pattern may stand for

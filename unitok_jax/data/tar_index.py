@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unitok_jax import paths
 from unitok_jax.data import index_files
 from unitok_jax.data.cloud import is_remote
 from unitok_jax.data.health import Tally
 from unitok_jax.data.shards import Reader, Shard
 from unitok_jax.data.tar_scan import CaptionRule, scan
 from unitok_jax.data.workers import end_with_parent, starting
+from unitok_jax.system import paths
 
 BESIDE = ".unitok_index"
 _FEW = 8  # shards that are not worth starting processes for

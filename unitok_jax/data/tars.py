@@ -12,7 +12,7 @@ from unitok_jax.data.folders import CAPTION_KEYS
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.shards import Reader, expand
 from unitok_jax.data.tar_scan import BLOCK, NO_CAPTION, TEXT, CaptionRule, CutError, members, split
-from unitok_jax.foreign_json import parse_object
+from unitok_jax.system.foreign_json import parse_object
 
 _GAP = 64 << 10  # bytes between image and caption that are read rather than asked for twice
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from unitok_jax.data.cloud import is_remote
 from unitok_jax.data.recognise import other_format
-from unitok_jax.foreign_json import parse, parse_object
-from unitok_jax.paths import is_regular
+from unitok_jax.system.foreign_json import parse, parse_object
+from unitok_jax.system.paths import is_regular
 
 DATA_DIR = "TFDS_DATA_DIR"  # tensorflow-datasets' own environment variable
 _MAX_CLASSES = 10**6  # names of classes are made for as many as a file says there are

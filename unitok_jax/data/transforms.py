@@ -11,7 +11,7 @@ from PIL import Image
 from unitok_jax.codes import STRIDE
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.metadata import MAX_SCANS, orientation, scans, without_metadata
-from unitok_jax.paths import printable
+from unitok_jax.system.paths import printable
 
 # A file of a few kilobytes can unpack to gigabytes. Decoding takes 12 bytes for a pixel, or 24 of a
 # WebP: 3 are the result, 4 are Pillow's, and a codec has its own, as the coefficients of a

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unitok_jax.paths import printable
 from unitok_jax.pictures.comparison import error_picture
 from unitok_jax.pictures.sheet import (
     FONT_SIZE,
@@ -17,6 +16,7 @@ from unitok_jax.pictures.sheet import (
     load_font,
     magnification,
 )
+from unitok_jax.system.paths import printable
 
 COLUMNS = ("original", "reconstruction", "error x 2")
 ROWS = 6  # of images in a column, at most

@@ -3,7 +3,7 @@
 import os
 import stat
 
-from unitok_jax.paths import kind, printable
+from unitok_jax.system.paths import kind, printable
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")

@@ -8,8 +8,8 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
-from unitok_jax.foreign_files import ConversionError
-from unitok_jax.paths import printable
+from unitok_jax.system.foreign_files import ConversionError
+from unitok_jax.system.paths import printable
 
 
 @contextlib.contextmanager

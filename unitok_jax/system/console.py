@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-from unitok_jax import signals
-from unitok_jax.paths import printable
+from unitok_jax.system import signals
+from unitok_jax.system.paths import printable
 
 # As shells tell a process that SIGINT or SIGPIPE ended.
 EXIT_INTERRUPTED, EXIT_NO_READER = 130, 141
