@@ -105,9 +105,10 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
     import jax
     import numpy as np
 
-    from unitok_jax import frozen, sharding
+    from unitok_jax import frozen
     from unitok_jax.data.pipeline import eval_batches
     from unitok_jax.run import Run
+    from unitok_jax.runtime import sharding
     from unitok_jax.step import init_params
 
     config = configuration(variant, steps, batch)

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import timing
-from unitok_jax import exchange, fit, flops, hlo, sharding, topology
+from unitok_jax import exchange, fit, flops, hlo, topology
+from unitok_jax.runtime import sharding
 from unitok_jax.step import Programs, TokenizerSteps
 
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)

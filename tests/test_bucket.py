@@ -13,9 +13,9 @@ from etils import epath
 
 import bucket
 from configs import tiny
-from unitok_jax import workdir
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import Writer
+from unitok_jax.runtime import workdir
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ import mounts
 from configs import tiny
 from jobs import free_port
 from saves import items, save
-from unitok_jax import cluster, differences, loading, sharding, stored, workdir
+from unitok_jax import differences, loading, stored
 from unitok_jax.checkpoint import CheckpointError, Checkpoints
 from unitok_jax.checks import check
+from unitok_jax.runtime import processes, sharding, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -298,7 +299,7 @@ class TestDamage:
 
     def test_another_process_that_cannot_read_counts(self, copy, config, monkeypatch, caplog):
         answers = iter([False, True, True])
-        monkeypatch.setattr(cluster, "everyone", lambda ok: ok and next(answers))
+        monkeypatch.setattr(processes, "everyone", lambda ok: ok and next(answers))
         with Checkpoints(copy) as checkpoints:
             equal(checkpoints.restore(target(large_items(0)), config), large_items(2))
         assert "3: another process cannot read it" in caplog.text

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from unitok_jax import cluster, membership
-from unitok_jax.membership import ClusterError, Member
+from unitok_jax.runtime import discovery, processes
+from unitok_jax.runtime.discovery import ClusterError, Member
 
 SLURM = {
     "SLURM_JOB_ID": "70001",
@@ -31,72 +31,72 @@ KUBERNETES = {
 
 
 def test_one_process_needs_nothing():
-    assert membership.find("auto", {}) is None
-    assert membership.find("none", SLURM | OPEN_MPI) is None
+    assert discovery.find("auto", {}) is None
+    assert discovery.find("none", SLURM | OPEN_MPI) is None
 
 
 def test_explicitly():
     said = {"coordinator": "a:1", "processes": 2, "process": 1}
-    assert membership.find("auto", {}, **said) == Member("a:1", 2, 1)
+    assert discovery.find("auto", {}, **said) == Member("a:1", 2, 1)
     environ = {
         "JAX_COORDINATOR_ADDRESS": "b:2",
         "JAX_NUM_PROCESSES": "8",
         "JAX_PROCESS_ID": "5",
     }
-    assert membership.find("auto", environ) == Member("b:2", 8, 5)
-    assert membership.find("none", environ, process=6) == Member("b:2", 8, 6)
+    assert discovery.find("auto", environ) == Member("b:2", 8, 5)
+    assert discovery.find("none", environ, process=6) == Member("b:2", 8, 6)
 
 
 class TestSlurm:
     port = 61_440 + 70_001 % 4_096
 
     def test_one_task_a_node_has_all_its_devices(self):
-        assert membership.find("auto", SLURM) == Member(f"gpu012:{self.port}", 4, 2)
+        assert discovery.find("auto", SLURM) == Member(f"gpu012:{self.port}", 4, 2)
 
     def test_several_tasks_a_node_have_one_each(self):
         environ = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"}
-        assert membership.find("slurm", environ).devices == [1]
+        assert discovery.find("slurm", environ).devices == [1]
 
     @pytest.mark.parametrize(
         "nodes, host", [("n7", "n7"), ("a1,b2", "a1"), ("n[3,9]", "n3"), ("n[08-11],m1", "n08")]
     )
     def test_first_host(self, nodes, host):
-        found = membership.find("slurm", SLURM | {"SLURM_STEP_NODELIST": nodes})
+        found = discovery.find("slurm", SLURM | {"SLURM_STEP_NODELIST": nodes})
         assert found.coordinator == f"{host}:{self.port}"
 
     def test_an_allocation_without_srun_is_one_process(self):
         batch = {"SLURM_JOB_ID": "70001", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
-        assert membership.find("auto", batch) is None
+        assert discovery.find("auto", batch) is None
         with pytest.raises(ClusterError, match="slurm, but SLURM_STEP_NODELIST is not in"):
-            membership.find("slurm", batch)
+            discovery.find("slurm", batch)
 
 
 class TestOpenMpi:
     def test_version_4_tells_the_address(self):
         port = 61_440 + 1531576320 // 4_096 % 4_096
-        assert membership.find("auto", OPEN_MPI) == Member(f"10.96.0.1:{port}", 2, 1)
+        assert discovery.find("auto", OPEN_MPI) == Member(f"10.96.0.1:{port}", 2, 1)
 
     def test_version_5_does_not(self):
         environ = {key: value for key, value in OPEN_MPI.items() if "orte" not in key}
         with pytest.raises(ClusterError, match="--coordinator .or JAX_COORDINATOR_ADDRESS. not"):
-            membership.find("auto", environ)
-        assert membership.find("auto", environ, coordinator="h:9") == Member("h:9", 2, 1)
+            discovery.find("auto", environ)
+        assert discovery.find("auto", environ, coordinator="h:9") == Member("h:9", 2, 1)
 
     def test_several_processes_a_host_have_a_device_each(self):
         environ = OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
-        assert membership.find("openmpi", environ).devices == [1]
+        assert discovery.find("openmpi", environ).devices == [1]
 
 
 def test_kubernetes():
-    assert membership.find("auto", KUBERNETES) == Member("train-0.train:8476", 4, 3)
+    assert discovery.find("auto", KUBERNETES) == Member("train-0.train:8476", 4, 3)
 
 
 def test_tpu(monkeypatch):
     """JAX asks the metadata itself."""
-    assert membership.find("auto", {"TPU_WORKER_HOSTNAMES": "t0,t1"}) == Member(None, None, None)
-    assert membership.find("auto", {"TPU_WORKER_HOSTNAMES": "localhost"}) is None
-    monkeypatch.setattr(membership, "_on_tpu_vm", lambda: True)
-    assert membership.find("auto", {}) == Member(None, None, None)
+    assert discovery.find("auto", {"TPU_WORKER_HOSTNAMES": "t0,t1"}) == Member(None, None, None)
+    assert discovery.find("auto", {"TPU_WORKER_HOSTNAMES": "localhost"}) is None
+    monkeypatch.setattr(discovery, "_on_tpu_vm", lambda: True)
+    assert discovery.find("auto", {}) == Member(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -112,23 +112,23 @@ def test_tpu(monkeypatch):
 )
 def test_what_makes_no_sense(said, words):
     with pytest.raises(ClusterError, match=words):
-        membership.find("auto", {}, **said)
+        discovery.find("auto", {}, **said)
 
 
 def test_a_variable_that_is_empty_is_named():
     with pytest.raises(ClusterError, match="JAX_NUM_PROCESSES= is not a number"):
-        membership.find("auto", {"JAX_NUM_PROCESSES": ""})
+        discovery.find("auto", {"JAX_NUM_PROCESSES": ""})
 
 
 def test_unknown_cluster():
     with pytest.raises(ClusterError, match="--cluster=slrum is not one of auto, none, tpu, slurm"):
-        membership.find("slrum", {})
+        discovery.find("slrum", {})
 
 
 class TestPreemption:
     def test_a_notice_and_a_second_one(self):
         before = signal.getsignal(signal.SIGTERM)
-        preemption = cluster.Preemption()
+        preemption = processes.Preemption()
         assert not preemption.come()
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
@@ -139,7 +139,7 @@ class TestPreemption:
 
     def test_ctrl_c(self):
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        preemption = cluster.Preemption()
+        preemption = processes.Preemption()
         signal.raise_signal(signal.SIGINT)
         assert preemption.come() and preemption.interrupted()
         preemption.close()
@@ -147,9 +147,9 @@ class TestPreemption:
 
 
 def test_one_process_agrees_with_itself():
-    cluster.agree({"a": 1})
-    assert cluster.everyone(True) and not cluster.everyone(False)
-    assert cluster.is_lead()
+    processes.agree({"a": 1})
+    assert processes.everyone(True) and not processes.everyone(False)
+    assert processes.is_lead()
 
 
 @pytest.mark.parametrize(
@@ -157,21 +157,21 @@ def test_one_process_agrees_with_itself():
     [
         (ConnectionResetError(104, "reset"), True),
         (OSError(errno.ESTALE, "stale"), True),
-        (cluster.Unreachable("late"), True),
+        (processes.Unreachable("late"), True),
         (OSError(errno.ENOSPC, "full"), False),
         (FileNotFoundError(2, "none"), False),
         (ValueError("wrong"), False),
     ],
 )
 def test_what_may_pass_is_worth_another_try(error, passes):
-    assert cluster.may_pass(error) is passes
+    assert processes.may_pass(error) is passes
 
 
 def test_one_process_fails_by_its_own_error():
-    with pytest.raises(FileNotFoundError, match="none"), cluster.together():
+    with pytest.raises(FileNotFoundError, match="none"), processes.together():
         raise FileNotFoundError("none")
-    with pytest.raises(ImportError, match="skimage"), cluster.together():
+    with pytest.raises(ImportError, match="skimage"), processes.together():
         raise ImportError("skimage")
-    with cluster.together():
-        value = cluster.from_lead([1, "a"])
+    with processes.together():
+        value = processes.from_lead([1, "a"])
     assert value == [1, "a"]

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.victim import compare
 from jobs import Job
-from unitok_jax import compilation_cache
+from unitok_jax.runtime import compilation_cache
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Prints the folder, how many programs were read from it, and a result to the last bit.

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import pytest
 
 from configs import ablations, default, finetune
-from unitok_jax import frozen, sharding, trees
+from unitok_jax import frozen, trees
 from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.runtime import sharding
 from unitok_jax.step import TokenizerSteps
 
 ROOT = pathlib.Path(__file__).parents[1]

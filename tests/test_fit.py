@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from unitok_jax import exchange, fit, groups, hlo, sharding, topology
+from unitok_jax import exchange, fit, groups, hlo, topology
+from unitok_jax.runtime import sharding
 from unitok_jax.step import TokenizerSteps
 
 ROOT = pathlib.Path(__file__).parents[1]

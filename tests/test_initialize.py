@@ -10,8 +10,9 @@ import pytest
 
 import parity
 from clip_files import text, timm_vit, vit_clip, vitamin, vitamin_clip, write
-from unitok_jax import initialize, loading, sharding, torch_layout, torch_options, trees
+from unitok_jax import initialize, loading, torch_layout, torch_options, trees
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.runtime import sharding
 
 
 @pytest.fixture(scope="module")

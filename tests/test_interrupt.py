@@ -11,8 +11,8 @@ import time
 import pytest
 
 from jobs import Job, environment, free_port, records
-from unitok_jax import cluster
 from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.runtime import processes as cluster
 
 ENDLESS = [
     "--config.steps=100000",

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from configs import tiny
-from unitok_jax import overview, sharding
+from unitok_jax import overview
+from unitok_jax.runtime import sharding
 
 
 def test_size_of_a_run():

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jobs import SETTINGS, Job, environment, free_port, records
-from unitok_jax import cluster
+from unitok_jax.runtime import processes as cluster
 
 
 @pytest.fixture(scope="module")

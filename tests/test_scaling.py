@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import scaling
 from configs import tiny
-from unitok_jax import sharding, topology
+from unitok_jax import topology
+from unitok_jax.runtime import sharding
 from unitok_jax.step import TokenizerSteps
 
 

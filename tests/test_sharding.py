@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from unitok_jax import hlo, sharding
+from unitok_jax import hlo
 from unitok_jax.models.text_encoder import TextEncoder
 from unitok_jax.run import Run
+from unitok_jax.runtime import sharding
 
 
 class TestMesh:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import mounts
-from unitok_jax import workdir
+from unitok_jax.runtime import workdir
 
 HOLD = """
 import pathlib, sys, time

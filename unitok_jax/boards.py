@@ -7,7 +7,7 @@ import sys
 import numpy as np
 from etils import epath
 
-from unitok_jax import workdir
+from unitok_jax.runtime import workdir
 from unitok_jax.system.extras import how_to_install
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from unitok_jax import cluster, differences, workdir
+from unitok_jax import differences
 from unitok_jax.preservation import Preservation
+from unitok_jax.runtime import processes, workdir
 from unitok_jax.stored import (
     IN_FLIGHT,
     CheckpointError,
@@ -64,10 +65,10 @@ class Checkpoints:
         self._kept, self._manager, self._saving = None, None, None
         if not create:
             return
-        if cluster.is_lead():
+        if processes.is_lead():
             self.folder.mkdir(parents=True, exist_ok=True)
             _clean(self.folder)
-        cluster.everyone(True)
+        processes.everyone(True)
         # With the processes named, Orbax waits for them through JAX's coordinator; otherwise by a
         # sum over all devices, from its own thread too, where it meets those of a step.
         barriers = ocp.options.MultiprocessingOptions(
@@ -190,7 +191,7 @@ class Checkpoints:
           OSError: the message names the folder, what is free and what is needed.
         """
         needed, free = _bytes(items), workdir.free_bytes(self.folder)
-        if not cluster.everyone(free >= needed):
+        if not processes.everyone(free >= needed):
             raise OSError(self._full(needed))
 
     def _attempt(self, call, *arguments, **named):
@@ -289,7 +290,7 @@ class Checkpoints:
         except DamagedError as error:
             damage = error
         # All read on, or none: the digests are computed together.
-        if cluster.everyone(damage is None):
+        if processes.everyone(damage is None):
             stored.verify(items)
             return items
         raise damage or DamagedError(f"{stored.path}: another process cannot read it")
@@ -313,7 +314,7 @@ class Checkpoints:
 
     def _set_aside(self, steps) -> None:
         """Moves damaged checkpoints away; Orbax would not save a step below the newest folder."""
-        if cluster.is_lead():
+        if processes.is_lead():
             aside = self.folder / "damaged"
             for step in steps:
                 target, number = aside / str(step), 0
@@ -322,7 +323,7 @@ class Checkpoints:
                     target = aside / f"{step}.{number}"
                 workdir.move(self.folder / str(step), target)
                 log.warning("moved %s to %s", self.folder / str(step), target)
-        cluster.everyone(True)
+        processes.everyone(True)
         self._manager.reload()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from unitok_jax import frozen, measures, sharding
+from unitok_jax import frozen, measures
 from unitok_jax.codes import STRIDE
 from unitok_jax.data.health import Tally
 from unitok_jax.data.pipeline import eval_batches
@@ -28,6 +28,7 @@ from unitok_jax.evaluate.reconstruction import Reconstruction
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.images import squared_error, to_float
 from unitok_jax.models.quantizers.base import codebook_counts
+from unitok_jax.runtime import sharding
 
 
 def _in_full(measure):

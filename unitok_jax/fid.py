@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from unitok_jax import cluster, reference, suite
+from unitok_jax import reference, suite
 from unitok_jax.card_settings import CardSettings
 from unitok_jax.data.records import Source
 from unitok_jax.evaluate.frechet import Moments, frechet_distance
 from unitok_jax.evaluate.inception_score import inception_score
 from unitok_jax.evaluation import Pass, digest
+from unitok_jax.runtime import processes
 
 RESIZE = "bicubic with antialiasing (Pillow), aspect kept, then centre crop"
 FEW = 10_000  # images below which FID says little
@@ -55,13 +56,13 @@ class Fid:
         # Only the lead's disk counts: others may have another cache.
         self._path = reference.cache_path(reference.cache_folder(settings.cache), self._facts)
         self._cached = None
-        if cluster.is_lead() and self._path.is_file():
+        if processes.is_lead() and self._path.is_file():
             self._cached = reference.read(self._path)
         self.known = self._cached and self._cached[1]["digest"]
 
     def agree(self) -> None:
         """All processes take the lead's word."""
-        self.known = cluster.from_lead(self.known)
+        self.known = processes.from_lead(self.known)
 
     def measure(self, found: Pass, measure_originals: Callable[[], Moments]) -> dict[str, float]:
         """FID and IS, on process 0 alone; also saves what is asked for.
@@ -91,7 +92,7 @@ class Fid:
             originals = found.originals.result()
         if self.known != found.digest:
             self._save(originals, found.digest)
-        if not cluster.is_lead():
+        if not processes.is_lead():
             return {}
         cached = self.known == found.digest
         self._tell("originals", "cached" if cached else "of this pass", originals)
@@ -120,5 +121,5 @@ class Fid:
         self.statistics[f"{what}_statistics"] = f"{origin}, sha256 {value}"
 
     def _save(self, originals, pixels):
-        if cluster.is_lead():
+        if processes.is_lead():
             reference.write(self._path, originals, self._facts | {"digest": pixels})

@@ -64,14 +64,14 @@ def main(_: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
     for noisy in ("orbax", "jax", "absl"):
         standard_logging.getLogger(noisy).setLevel(standard_logging.WARNING)
-    from unitok_jax import cluster  # after the flags: --help must not wait for JAX
+    from unitok_jax.runtime import processes  # after the flags: --help must not wait for JAX
 
-    with cluster.Departure():
+    with processes.Departure():
         try:
             _compile() if MODE.value == "compile" else _train()
-        except (*cluster.REFUSALS, ArithmeticError) as error:
+        except (*processes.REFUSALS, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
-            console.refuse(f"{error}\n(--v=1 shows where)", 1 if cluster.may_pass(error) else 2)
+            console.refuse(f"{error}\n(--v=1 shows where)", 1 if processes.may_pass(error) else 2)
 
 
 def _compile() -> None:
@@ -91,25 +91,26 @@ PRODUCTS = {"tokenizer": _tokenizer}
 
 
 def _train() -> None:
-    from unitok_jax import cluster, compilation_cache, membership, train
+    from unitok_jax import train
+    from unitok_jax.runtime import compilation_cache, discovery, processes
 
     make_run = PRODUCTS["tokenizer"]()
     compilation_cache.enable()
-    member = membership.find(
+    member = discovery.find(
         CLUSTER.value,
         os.environ,
         coordinator=COORDINATOR.value,
         processes=PROCESSES.value,
         process=PROCESS.value,
     )
-    cluster.connect(member, CONNECT_TIMEOUT.value)
-    if not cluster.is_lead():
+    processes.connect(member, CONNECT_TIMEOUT.value)
+    if not processes.is_lead():
         logging.set_verbosity(logging.WARNING)
     try:
         train.train(make_run, CONFIG.value, WORKDIR.value, _BEGAN)
     except train.Preempted as notice:
         logging.warning("%s", notice)
-        sys.exit(cluster.EXIT_INTERRUPTED if notice.interrupted else cluster.EXIT_PREEMPTED)
+        sys.exit(processes.EXIT_INTERRUPTED if notice.interrupted else processes.EXIT_PREEMPTED)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import card_pictures, cluster, frozen, sharding, suite, training_images
+from unitok_jax import card_pictures, frozen, suite, training_images
 from unitok_jax.card_settings import CardSettings
 from unitok_jax.data.health import Tally
 from unitok_jax.data.labels import LabelSet, label_set
@@ -20,6 +20,7 @@ from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.evaluate.probe import linear_probe
 from unitok_jax.evaluation import Evaluator, Pass, Shown, digest
 from unitok_jax.fid import RESIZE, Fid
+from unitok_jax.runtime import processes, sharding
 from unitok_jax.system.progress import Progress
 
 COMPARED = 1000  # images whose codes are computed in float32 and in bfloat16
@@ -55,7 +56,7 @@ class Notes:
     def warn(self, text: str) -> None:
         """A line of the card and of stderr, of the lead alone."""
         self.warnings.append(text)
-        if cluster.is_lead():
+        if processes.is_lead():
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def skip(self, what: str, reason: str, to_measure: str) -> None:
@@ -173,7 +174,7 @@ class CardInputs:
         batch_size = batch_size or self.batch_size
         data, told = data or self.data, None
         with contextlib.ExitStack() as stack:
-            if cluster.is_lead():
+            if processes.is_lead():
                 what_is_done = _DOING.get(what, "measuring")
                 progress = Progress(len(source), "image", what=what_is_done)
                 told = stack.enter_context(progress).update
@@ -191,7 +192,7 @@ class CardInputs:
         """
         most = int(self.data.max_bad * len(source))
         found, left_out = self.run(source, data, max_left_out=most, **options), Tally()
-        left_out.update(map(Tally.from_json, cluster.from_all(found.left_out.to_json())))
+        left_out.update(map(Tally.from_json, processes.from_all(found.left_out.to_json())))
         self._check(left_out, len(source), flag, value)
         if not len(found.positions):
             raise ValueError(f"--{flag}={value}: none of its images can be used")
@@ -219,11 +220,11 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
       ValueError, OSError, ImportError: settings, weights or images that do not fit.
     """
     notes = Notes()
-    with cluster.together():
+    with processes.together():
         inputs = CardInputs(tokenizer, source, data, settings)
         fid = Fid(settings, inputs.source, data, inputs.digests.get("inception", ""), notes)
     fid.agree()
-    cluster.agree(
+    processes.agree(
         {"tokenizer": inputs.hash, "images": len(inputs.source), "batch size": inputs.batch_size}
         | {f"weights of {kind}": value for kind, value in inputs.digests.items()}
     )

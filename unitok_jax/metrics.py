@@ -10,7 +10,7 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from unitok_jax.workdir import Lines
+from unitok_jax.runtime.workdir import Lines
 
 log = logging.getLogger(__name__)
 

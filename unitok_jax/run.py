@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import cluster, differences, frozen, initialize, sharding, suite
+from unitok_jax import differences, frozen, initialize, suite
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health, SampleError, Tally
@@ -23,6 +23,7 @@ from unitok_jax.data.sources import open_source
 from unitok_jax.data.transforms import decode_image
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.pictures.comparison import comparison
+from unitok_jax.runtime import processes, sharding
 from unitok_jax.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.system import paths
 
@@ -215,9 +216,9 @@ class Run:
         """
         if resumed and self.config.eval.source:
             return
-        with cluster.together():
+        with processes.together():
             bad = self.bad_evaluation_images()
-        self.leave_out([found for share in cluster.from_all(bad) for found in share])
+        self.leave_out([found for share in processes.from_all(bad) for found in share])
 
     def bad_evaluation_images(self) -> list[tuple[int, str, str]]:
         """Decodes this process's share of the evaluation images once, at the start of a run.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from unitok_jax.workdir import Lines
+from unitok_jax.runtime.workdir import Lines
 
 FILE = "timing.jsonl"
 # The import, the restore, the compilation and the first step are `starting`.

@@ -15,14 +15,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from unitok_jax import cluster, differences, goodput, overview, sharding
+from unitok_jax import differences, goodput, overview
 from unitok_jax.boards import TensorBoard, WeightsAndBiases, check_wandb
 from unitok_jax.checkpoint import Checkpoints
 from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
 from unitok_jax.profiling import Tracer
 from unitok_jax.run_protocol import Batches, Run, State
+from unitok_jax.runtime import processes, sharding
+from unitok_jax.runtime.workdir import lock, make, write
 from unitok_jax.timing import FILE, Clock, read
-from unitok_jax.workdir import lock, make, write
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Preempted(Exception):
       interrupted: whether it was Ctrl-C, to any process of the job.
     """
 
-    def __init__(self, preemption: cluster.Preemption, where: str):
+    def __init__(self, preemption: processes.Preemption, where: str):
         """where: the run stopped, as 'after step 5'. All processes must come here."""
         self.interrupted = preemption.interrupted()
         name = "Ctrl-C" if self.interrupted else "SIGTERM"
@@ -50,7 +51,7 @@ class _Tools:
     folder: epath.Path  # the workdir
     lead: bool  # whether this is the process that writes
     checkpoints: Checkpoints
-    preemption: cluster.Preemption
+    preemption: processes.Preemption
     writer: Writer | NoWriter
     progress: Progress
     clock: Clock
@@ -81,19 +82,19 @@ def train(
       Preempted: the machine is about to be taken away, or a person pressed Ctrl-C.
     """
     began = time.time() if began is None else began
-    cluster.agree(_command(config, workdir))
+    processes.agree(_command(config, workdir))
     with contextlib.ExitStack() as stack:
-        preemption = stack.enter_context(contextlib.closing(cluster.Preemption()))
-        with cluster.together():
+        preemption = stack.enter_context(contextlib.closing(processes.Preemption()))
+        with processes.together():
             check_wandb(config.log.wandb)
             folder = make(workdir)
             stack.enter_context(lock(folder))
             run = make_run(config)
             shared = run.shared  # reads some samples
-        lead = cluster.is_lead()
+        lead = processes.is_lead()
         clock = stack.enter_context(Clock(folder, began, lead))
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
-        cluster.agree(shared | {"checkpoints in --workdir": _settled(checkpoints)})
+        processes.agree(shared | {"checkpoints in --workdir": _settled(checkpoints)})
         resumed, unseen = checkpoints.latest_step() is not None, False
         run.prepare(resumed)
         if not resumed:
@@ -104,7 +105,7 @@ def train(
             # SIGTERM left no time for the evaluation that was due.
             due = int(state.step) % config.eval.every == 0
             evaluated = checkpoints.meta(int(state.step)).get("evaluated", True)
-            unseen = cluster.from_lead(due and not evaluated)
+            unseen = processes.from_lead(due and not evaluated)
         start = int(state.step)
         if start >= config.steps:
             log.info("step %d of %d is done: nothing to train", start, config.steps)
@@ -166,7 +167,7 @@ def _loop(run: Run, state: State, batches: Batches, tools: _Tools):
             tools.tracer.done(step, planned)
         if records:
             values, times = window.result(), clock.record()
-            counts = cluster.total(batches.health.take())
+            counts = processes.total(batches.health.take())
             values |= {f"data/{name}": np.int64(count) for name, count in counts.items()}
             if times:
                 per_image = counts["bytes"] / counts["samples"]
@@ -285,7 +286,7 @@ def _settled(checkpoints: Checkpoints) -> list[int]:
 
     A file system that hosts share may show one of them what is new, or gone, a while later.
     """
-    wanted, deadline = cluster.from_lead(checkpoints.steps()), time.monotonic() + _LAG_SECONDS
+    wanted, deadline = processes.from_lead(checkpoints.steps()), time.monotonic() + _LAG_SECONDS
     while checkpoints.steps() != wanted and time.monotonic() < deadline:
         time.sleep(1)
     return checkpoints.steps()

@@ -4,7 +4,7 @@ from . import Mutation
 
 DEFAULT, CROPS = "configs/default.py", "unitok_jax/data/crops.py"
 ORDER, MIXTURE = "unitok_jax/data/order.py", "unitok_jax/data/mixture.py"
-SHARDING = "unitok_jax/sharding.py"
+SHARDING = "unitok_jax/runtime/sharding.py"
 RANDOMNESS, TEST_ORDER = "tests/test_randomness.py", "tests/test_order.py"
 TEST_SHARDING, TEST_CONFIGS = "tests/test_sharding.py", "tests/test_configs.py"
 

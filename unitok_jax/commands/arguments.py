@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from unitok_jax import membership
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import check_size
 from unitok_jax.models.precision import PRECISIONS
+from unitok_jax.runtime import discovery
 from unitok_jax.system import console, paths
 from unitok_jax.torch_options import HEADS, WEIGHTS
 
@@ -189,7 +189,7 @@ def write_new(path: pathlib.Path, content: bytes, flag: str) -> None:
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     """How the processes of a job find each other; as those of `unitok train`."""
-    parser.add_argument("--cluster", default="auto", choices=membership.CLUSTERS)
+    parser.add_argument("--cluster", default="auto", choices=discovery.CLUSTERS)
     parser.add_argument("--coordinator", help="HOST:PORT of process 0")
     parser.add_argument("--processes", type=int, help="how many the job has")
     parser.add_argument("--process", type=int, help="which of them this is, from 0")
@@ -202,16 +202,16 @@ def connect(args: argparse.Namespace) -> None:
     Raises:
       ClusterError, TryAgainError: the job cannot be joined.
     """
-    from unitok_jax import cluster
+    from unitok_jax.runtime import processes
 
-    member = membership.find(
+    member = discovery.find(
         args.cluster,
         os.environ,
         coordinator=args.coordinator,
         processes=args.processes,
         process=args.process,
     )
-    cluster.connect(member, args.connect_timeout)
+    processes.connect(member, args.connect_timeout)
 
 
 def run(
@@ -230,15 +230,15 @@ def run(
       continues: as for `console.command`.
     """
     args = parser.parse_args()
-    from unitok_jax import cluster, compilation_cache
+    from unitok_jax.runtime import compilation_cache, processes
 
-    with cluster.Departure():
+    with processes.Departure():
         try:
             with console.command(continues):
                 compilation_cache.enable()
                 work(args)
-        except (ValueError, OSError, ImportError, cluster.TryAgainError) as error:
-            console.refuse(error, 1 if cluster.may_pass(error) else 2)
+        except (ValueError, OSError, ImportError, processes.TryAgainError) as error:
+            console.refuse(error, 1 if processes.may_pass(error) else 2)
         except (MemoryError, RuntimeError) as error:
             # XLA tells what does not fit into a device's memory in its text alone.
             if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):

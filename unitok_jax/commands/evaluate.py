@@ -9,11 +9,12 @@ import contextlib
 import shlex
 import sys
 
-from unitok_jax import card_page, card_writing, cluster, reference
+from unitok_jax import card_page, card_writing, reference
 from unitok_jax.card_settings import CardSettings
 from unitok_jax.commands import arguments
 from unitok_jax.data.sources import open_source
 from unitok_jax.measuring import measure
+from unitok_jax.runtime import processes
 from unitok_jax.system import outputs
 from unitok_jax.system.paths import printable
 
@@ -72,8 +73,8 @@ def _run(args: argparse.Namespace) -> None:
     arguments.connect(args)
     with contextlib.ExitStack() as stack:
         folder = None
-        with cluster.together():
-            if cluster.is_lead():
+        with processes.together():
+            if processes.is_lead():
                 if args.save_reference:
                     arguments.check_new(args.save_reference, "save_reference")
                 if args.inception:
@@ -81,7 +82,7 @@ def _run(args: argparse.Namespace) -> None:
                     arguments.check_writable(cache / "reference.npz", "cache")
                 folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
         size = arguments.image_size(args.size) if args.size else None
-        with cluster.together():
+        with processes.together():
             tokenizer = arguments.load_tokenizer(args)
             size = size or tokenizer.image_size
             data = arguments.data(args, tokenizer, size, max_bad=args.max_bad)

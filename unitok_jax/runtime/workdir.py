@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from unitok_jax import cluster
+from unitok_jax.runtime import processes
 from unitok_jax.system import paths
 from unitok_jax.system.extras import how_to_install
 
@@ -21,7 +21,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class BusyError(cluster.TryAgainError):
+class BusyError(processes.TryAgainError):
     """Another run writes to the workdir."""
 
 
@@ -156,7 +156,7 @@ def lock(folder: epath.Path):
     Raises:
       BusyError: a run that is alive holds it.
     """
-    if not is_local(folder) or not cluster.is_lead():
+    if not is_local(folder) or not processes.is_lead():
         yield
         return
     with open(folder / ".lock", "a") as file:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from unitok_jax.membership import ClusterError, Member
+from unitok_jax.runtime.discovery import ClusterError, Member
 from unitok_jax.system import signals
 
 log = logging.getLogger(__name__)
