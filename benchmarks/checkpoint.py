@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
-from unitok_jax import stored
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checkpoints import reader
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.step import TokenizerSteps
 
 
@@ -68,7 +68,7 @@ def save(config, folder: pathlib.Path, repeats: int) -> list[dict]:
         for number in range(1, repeats + 2):
             items = jax.block_until_ready(change(items))
             begun = time.perf_counter()
-            jax.block_until_ready(stored.digests(items))
+            jax.block_until_ready(reader.digests(items))
             digests = time.perf_counter() - begun
             begun = time.perf_counter()
             checkpoints.save(number, items, config, {})

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checkpoints.manager import Checkpoints
 
 
 def items(step, width=4):

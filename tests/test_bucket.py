@@ -13,7 +13,7 @@ from etils import epath
 
 import bucket
 from configs import tiny
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.metrics import Writer
 from unitok_jax.runtime import workdir
 

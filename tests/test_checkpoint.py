@@ -18,8 +18,9 @@ import mounts
 from configs import tiny
 from jobs import free_port
 from saves import items, save
-from unitok_jax import differences, loading, stored
-from unitok_jax.checkpoint import CheckpointError, Checkpoints
+from unitok_jax import loading
+from unitok_jax.checkpoints import differences, reader
+from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.checks import check
 from unitok_jax.runtime import processes, sharding, workdir
 
@@ -282,7 +283,7 @@ class TestDamage:
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr(stored.ocp.Checkpointer, "restore", fail)
+        monkeypatch.setattr(reader.ocp.Checkpointer, "restore", fail)
         with Checkpoints(copy, config.checkpoint, create=True) as checkpoints:
             with pytest.raises(told) as raised:
                 checkpoints.restore(target(large_items(0)), config)
@@ -373,7 +374,7 @@ jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 1, 0)
 from configs import tiny
 from saves import items, save
 from unitok_jax import cluster
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checkpoints.manager import Checkpoints
 folder, config, preemption = pathlib.Path(sys.argv[1]), tiny.get_config(), cluster.Preemption()
 save(folder, config, [1])
 with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
@@ -474,7 +475,7 @@ class TestFullDisk:
 def test_digest_sees_order_and_single_bits():
     a = jnp.arange(6.0)
     flipped = a.at[3].set(jnp.nextafter(a[3], jnp.inf))
-    values = [int(stored.digests(x)) for x in (a, a[::-1], flipped, a + 0)]
+    values = [int(reader.digests(x)) for x in (a, a[::-1], flipped, a + 0)]
     assert len(set(values[:3])) == 3 and values[0] == values[3]
 
 
@@ -505,7 +506,7 @@ class TestMetaOfStrangers:
         path = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
         with Checkpoints(tmp_path) as checkpoints:
-            with pytest.raises(stored.DamagedError, match=f"another kind of value at {words}$"):
+            with pytest.raises(reader.DamagedError, match=f"another kind of value at {words}$"):
                 checkpoints.meta(5)
 
     @pytest.mark.parametrize("text", ["[" * 10**5, "[1]", "9" * 5000, "", "\xff"])
@@ -514,7 +515,7 @@ class TestMetaOfStrangers:
         path = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
         path.write_text(text, encoding="latin1")
         with Checkpoints(tmp_path) as checkpoints:
-            with pytest.raises(stored.DamagedError, match="metadata"):
+            with pytest.raises(reader.DamagedError, match="metadata"):
                 checkpoints.meta(5)
 
     @pytest.mark.parametrize(

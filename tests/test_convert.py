@@ -434,7 +434,7 @@ class TestWeightsOfARun:
 
     @pytest.fixture
     def saved(self, tiny, tmp_path):
-        from unitok_jax.checkpoint import Checkpoints
+        from unitok_jax.checkpoints.manager import Checkpoints
         from unitok_jax.step import TokenizerSteps
 
         def make(ema_decay):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unitok_jax import checkpoint, train
+from unitok_jax import train
+from unitok_jax.checkpoints import manager
 from unitok_jax.run import Run
 
 STEPS = 10
@@ -66,7 +67,7 @@ def finished(tmp_path_factory):
 
 def saved(workdir, step):
     run = Recorded.made[-1]
-    with checkpoint.Checkpoints(workdir) as checkpoints:
+    with manager.Checkpoints(workdir) as checkpoints:
         return jax.device_get(checkpoints.restore(run.programs.abstract.items(), step=step))
 
 
@@ -105,7 +106,7 @@ def test_steps_that_are_not_finite_stop_the_run_and_nothing_bad_is_saved(finishe
     config.checkpoint.every = 1
     with pytest.raises(FloatingPointError, match=r"3 steps in a row up to step 8.*loss/perceptual"):
         train.train(Broken, config, str(tmp_path))
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    with manager.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 5
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved(tmp_path, 5)))
     assert [record["skipped"] for record in records(tmp_path)][-2:] == [1, 2]

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from jobs import Job, environment, free_port, records
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.runtime import processes as cluster
 
 ENDLESS = [

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jobs import Job
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checkpoints.manager import Checkpoints
 
 SETTINGS = [
     "--config.steps=4",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs import default
-from unitok_jax import differences
+from unitok_jax.checkpoints import differences
 from unitok_jax.data import folders
 from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.records import subset

@@ -15,7 +15,7 @@ import unitok_jax
 from jobs import records
 from runs import ENVIRONMENT, command, run
 from tar_files import make_tar, sample
-from unitok_jax.checkpoint import CheckpointError, Checkpoints
+from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.train import _Window
 
 

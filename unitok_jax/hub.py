@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import stored, torch_layout, torch_options, trees, weight_files
+from unitok_jax import torch_layout, torch_options, trees, weight_files
+from unitok_jax.checkpoints import reader
 from unitok_jax.codes import STRIDE
 from unitok_jax.models.limits import show
 from unitok_jax.models.unitok import abstract_model
@@ -98,7 +99,7 @@ def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
         if saved["layout"] == "public":
             return config, torch_layout.from_torch(state, abstract)
         named = trees.flatten(abstract)
-        stored.refuse(trees.differences(state, named), "the arrays do not fit the model")
+        reader.refuse(trees.differences(state, named), "the arrays do not fit the model")
     except ValueError as error:
         raise ConversionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
     arrays = [np.asarray(state[name], np.float32) for name in named]
@@ -234,7 +235,7 @@ codes = tokenizer.encode(images)  # uint8 (B, {height}, {width}, 3) -> int32 (B,
 | rows of each codebook (V) | {rows:,} |
 | quantizer | {model.quantizer} |
 | joint space (E) | {model.embed_dim} |
-| tokenizer.hash | `{stored.weights_hash(model.to_dict(), params)}` |
+| tokenizer.hash | `{reader.weights_hash(model.to_dict(), params)}` |
 
 Codes mean the same to all tokenizers that have this hash.
 """

@@ -7,14 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitok_jax import (
-    clip_layout,
-    differences,
-    loading,
-    torch_layout,
-    trees,
-    weight_files,
-)
+from unitok_jax import clip_layout, loading, torch_layout, trees, weight_files
+from unitok_jax.checkpoints import differences
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.report import Report, Used
 from unitok_jax.system.paths import expand, printable

@@ -13,7 +13,7 @@ from unitok_jax import (
     torch_options,
     weight_files,
 )
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.strangers import describe

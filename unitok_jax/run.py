@@ -12,8 +12,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import differences, frozen, initialize, suite
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax import frozen, initialize, suite
+from unitok_jax.checkpoints import differences
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health, SampleError, Tally
 from unitok_jax.data.identity import identity

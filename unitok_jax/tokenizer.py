@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from unitok_jax import arguments, loading
 from unitok_jax.batching import Batcher, by_shape, fetch, in_order
+from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import STRIDE, Codes
 from unitok_jax.compiled import METHODS, PROGRAMS, CompiledModel
 from unitok_jax.data import text as captions
@@ -18,7 +19,6 @@ from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluate import zero_shot
 from unitok_jax.models.functions import Functions
-from unitok_jax.stored import weights_hash
 
 
 class Tokenizer:

@@ -15,9 +15,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from unitok_jax import differences, goodput, overview
+from unitok_jax import goodput, overview
 from unitok_jax.boards import TensorBoard, WeightsAndBiases, check_wandb
-from unitok_jax.checkpoint import Checkpoints
+from unitok_jax.checkpoints import differences
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
 from unitok_jax.profiling import Tracer
 from unitok_jax.run_protocol import Batches, Run, State

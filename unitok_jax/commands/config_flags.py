@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from unitok_jax.differences import walk
+from unitok_jax.checkpoints.differences import walk
 from unitok_jax.system import console, paths
 
 _HOME = Path(__file__).resolve().parents[2]  # where the configs of this package are

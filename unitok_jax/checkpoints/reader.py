@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from unitok_jax import differences, trees
+from unitok_jax import trees
+from unitok_jax.checkpoints import differences
 from unitok_jax.system import foreign_json
 
 # What missing, truncated or overwritten files raise. Anything else, such as no memory, no

@@ -14,10 +14,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from unitok_jax import differences
-from unitok_jax.preservation import Preservation
-from unitok_jax.runtime import processes, workdir
-from unitok_jax.stored import (
+from unitok_jax.checkpoints import differences
+from unitok_jax.checkpoints.reader import (
     IN_FLIGHT,
     CheckpointError,
     DamagedError,
@@ -25,6 +23,8 @@ from unitok_jax.stored import (
     named_digests,
     refuse,
 )
+from unitok_jax.checkpoints.retention import Preservation
+from unitok_jax.runtime import processes, workdir
 
 log = logging.getLogger(__name__)
 
