@@ -105,16 +105,16 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
     import jax
     import numpy as np
 
-    from unitok_jax import frozen
     from unitok_jax.data.pipeline import eval_batches
     from unitok_jax.run import Run
     from unitok_jax.runtime import sharding
     from unitok_jax.step import init_params
+    from unitok_jax.weights import pretrained
 
     config = configuration(variant, steps, batch)
     run = Run(config)
     init = jax.jit(lambda key: run.steps.start(init_params(run.steps.model, key), None))
-    graph, vgg = frozen.load("lpips", frozen.SEEDED, "float32", key="", turn_off="")
+    graph, vgg = pretrained.load("lpips", pretrained.SEEDED, "float32", key="", turn_off="")
     distance = jax.jit(functools.partial(_distance, graph, run.steps.graph))
     with contextlib.closing(eval_batches(run.eval_source, config.data, LPIPS_IMAGES)) as pictures:
         pictures = next(pictures)["image"]

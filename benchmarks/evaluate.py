@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from unitok_jax import frozen
 from unitok_jax.codes import STRIDE
 from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
@@ -24,6 +23,7 @@ from unitok_jax.evaluation import Evaluator
 from unitok_jax.models.functions import Functions
 from unitok_jax.runtime import sharding
 from unitok_jax.step import init_params
+from unitok_jax.weights import pretrained
 
 
 def measure(config, images: int, batch: int, rounds: int, names=()) -> dict[str, dict]:
@@ -45,7 +45,7 @@ def measure(config, images: int, batch: int, rounds: int, names=()) -> dict[str,
         jax.device_get(jax.jit(lambda: init_params(model, jax.random.key(0)))()), mesh
     )
     networks = {
-        kind: frozen.load(kind, frozen.SEEDED, "float32", key=kind, turn_off="")[1]
+        kind: pretrained.load(kind, pretrained.SEEDED, "float32", key=kind, turn_off="")[1]
         for kind in names
     }
     networks = sharding.replicate(networks, mesh)

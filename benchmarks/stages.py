@@ -17,11 +17,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks import inference, roofline, timing
-from unitok_jax import augment, frozen, trees
+from unitok_jax import augment, trees
 from unitok_jax.codes import STRIDE
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
 from unitok_jax.models.pretrained.dinov2 import PATCH, WIDTH, DinoV2
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.weights import pretrained
 
 
 class Stage(NamedTuple):
@@ -136,7 +137,7 @@ def of_losses(config, batch: int) -> dict[str, Stage]:
     images = timing.fill(jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32))
     out = {}
     if config.loss.perceptual:
-        graph, shapes = frozen.abstract("lpips", "float32")
+        graph, shapes = pretrained.abstract("lpips", "float32")
         call = functools.partial(lambda p, x, y, graph: nnx.merge(graph, p)(x, y), graph=graph)
         out["LPIPS"] = Stage(call, (timing.fill(shapes), images, images), "float32", (1,))
     if not config.gan.weight:

@@ -31,13 +31,13 @@ def make_input(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     import jax
 
     from configs import tiny
-    from unitok_jax import loading
     from unitok_jax.step import init_params
+    from unitok_jax.weights import load
 
     config = tiny.get_config()
     config.model.size, config.model.quant_heads = "nano", 2
     params = init_params(config.model.to_dict(), jax.random.key(0))
-    loading.write(folder / "nano.safetensors", config, params)
+    load.write(folder / "nano.safetensors", config, params)
     source, pictures = shape_source("train"), folder / "pictures"
     pictures.mkdir()
     for index in range(PICTURES):

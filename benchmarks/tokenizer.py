@@ -27,12 +27,12 @@ from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float
 from unitok_jax.evaluate.agreement import CodeAgreement
-from unitok_jax.frozen import SEEDED
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.precision import PRECISIONS, available
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import Tokenizer
+from unitok_jax.weights.pretrained import SEEDED
 
 PIECES = 4  # batches of the comparison of prefetching with waiting for each
 

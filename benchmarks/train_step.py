@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import roofline, timing
-from unitok_jax import frozen
 from unitok_jax.step import TokenizerSteps
+from unitok_jax.weights import pretrained
 
 PHASES = {"first": False, "adversarial": True}
 
@@ -39,7 +39,9 @@ def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict
     """
     steps, reference = TokenizerSteps(config), TokenizerSteps(_plain(config))
     abstract = jax.eval_shape(steps.init)
-    networks = {kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)}
+    networks = {
+        kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in pretrained.used(config)
+    }
     height, width = config.data.image_size
     shapes = {
         "image": jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),

@@ -56,8 +56,8 @@ def memory():
 @pytest.fixture(scope="module")
 def reference():
     """name -> (config, model with the reference's seeded weights) of a parity manifest."""
-    from unitok_jax import torch_layout, torch_options
     from unitok_jax.models.unitok import abstract_model
+    from unitok_jax.weights import torch_layout, torch_options
 
     made = {}
 
@@ -75,17 +75,17 @@ def reference():
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A .safetensors file of the public layout with the tiny reference weights."""
-    from unitok_jax import loading, torch_options
+    from unitok_jax.weights import load, torch_options
 
     config = torch_options.to_config(parity.manifest("tiny")["config"])
-    from unitok_jax import torch_layout
     from unitok_jax.models.unitok import abstract_model
+    from unitok_jax.weights import torch_layout
 
     params = torch_layout.from_torch(
         parity.state("tiny"), abstract_model(config.model.to_dict())[1]
     )
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    loading.write(path, config, params)
+    load.write(path, config, params)
     return path
 
 

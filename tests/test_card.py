@@ -17,7 +17,7 @@ from PIL import Image
 import in_process
 from configs import tiny as tiny_config
 from jobs import environment, free_port
-from unitok_jax import evaluation, load, loading, reference
+from unitok_jax import evaluation, load, reference
 from unitok_jax.commands import evaluate
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluate.frechet import Moments
@@ -25,6 +25,7 @@ from unitok_jax.run import Run
 from unitok_jax.step import init_params
 from unitok_jax.system import progress
 from unitok_jax.train import train
+from unitok_jax.weights import load as loading
 
 COUNT = 20
 

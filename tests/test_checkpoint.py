@@ -18,11 +18,11 @@ import mounts
 from configs import tiny
 from jobs import free_port
 from saves import items, save
-from unitok_jax import loading
 from unitok_jax.checkpoints import differences, reader
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.checks import check
 from unitok_jax.runtime import processes, sharding, workdir
+from unitok_jax.weights import load
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -528,7 +528,7 @@ class TestMetaOfStrangers:
         meta["config"]["model"][key] = value
         path.write_text(json.dumps(meta))
         with pytest.raises(ValueError, match=f"checkpoints.*: model.{key}=.* must be an integer"):
-            loading.read(tmp_path)
+            load.read(tmp_path)
 
     def test_an_image_size(self, tmp_path, config):
         save(tmp_path, config, [5])
@@ -537,7 +537,7 @@ class TestMetaOfStrangers:
         meta["config"]["data"]["image_size"] = [16 * 10**9, 64]
         path.write_text(json.dumps(meta))
         with pytest.raises(ValueError, match="data.image_size=.* is over 8192"):
-            loading.read(tmp_path)
+            load.read(tmp_path)
 
     def test_a_home_folder(self, tmp_path, config, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 import parity
-from unitok_jax import clip_layout
+from unitok_jax.weights import clip_layout
 
 STATE = {name: tuple(shape) for name, shape in parity.manifest("base")["state"].items()}
 IMAGE = [n for n in STATE if re.match(r"encoder\.(patch_embed|blocks|norm)\b", n)]

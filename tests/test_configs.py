@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import pytest
 
 from configs import ablations, default, finetune
-from unitok_jax import frozen, trees
+from unitok_jax import trees
 from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluation import Evaluator
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.step import TokenizerSteps
+from unitok_jax.weights import pretrained
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
@@ -60,7 +61,8 @@ class TestEveryConfig:
             "text": jax.ShapeDtypeStruct((size, config.data.context_length), jnp.int32),
         }
         networks = {
-            kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)
+            kind: pretrained.abstract(kind, config.model.dtype)[1]
+            for kind in pretrained.used(config)
         }
         # (Variants only in the phase that holds the other's computation.)
         phases = (False,) if ":" not in name or not config.gan.weight else ()

@@ -13,10 +13,11 @@ import safetensors
 import safetensors.numpy
 
 import parity
-from unitok_jax import loading, torch_layout, torch_options
 from unitok_jax.commands import convert
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.tokenizer import load
+from unitok_jax.weights import load as loading
+from unitok_jax.weights import torch_layout, torch_options
 
 
 def read_state(path):

@@ -13,10 +13,10 @@ import in_process
 import unitok_jax
 from tokenized import command, kill_when, loaded_once, make_images, run
 from tokenized import start as start_process
-from unitok_jax import loading
 from unitok_jax.commands import detokenize, tokenize
 from unitok_jax.data.shard_files import PARTIAL, sweep
 from unitok_jax.data.transforms import to_uint8
+from unitok_jax.weights import load
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,7 +133,7 @@ class TestBadInput:
         params = jax.tree.map(np.array, tokenizer.params)
         jax.tree.leaves(params)[0].flat[0] += 1
         other = tmp_path / "other.safetensors"
-        loading.write(other, tokenizer.config, params)
+        load.write(other, tokenizer.config, params)
         code, _, error = run_here(capsys, monkeypatch, other, made, tmp_path / "out")
         assert code == 2 and tokenizer.hash in error and unitok_jax.load(other).hash in error
         assert not (tmp_path / "out").exists()

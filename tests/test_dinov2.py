@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 import parity
-from unitok_jax import frozen, torch_layout
 from unitok_jax.models import layers
 from unitok_jax.models.pretrained import dinov2
+from unitok_jax.weights import pretrained, torch_layout
 
 
 def build(dtype=jnp.float32, stream=jnp.float32):
@@ -29,7 +29,7 @@ def seeded():
     """(graph, parameters) with the reference's weights."""
     graph, abstract = nnx.split(nnx.eval_shape(build))
     abstract = nnx.to_pure_dict(abstract)
-    params = torch_layout.from_torch(state(), abstract, frozen.DINOV2_ROWS, fixed={})
+    params = torch_layout.from_torch(state(), abstract, pretrained.DINOV2_ROWS, fixed={})
     return graph, jax.tree.map(jnp.asarray, params)
 
 
@@ -55,7 +55,7 @@ def test_parity_of_every_tap(seeded):
 
 
 def test_names_go_both_ways(seeded):
-    ours = torch_layout.to_torch(seeded[1], frozen.DINOV2_ROWS, fixed={})
+    ours = torch_layout.to_torch(seeded[1], pretrained.DINOV2_ROWS, fixed={})
     theirs = state()
     assert ours.keys() == theirs.keys()
     for name in theirs:

@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 
 import parity
-from unitok_jax import torch_layout
-from unitok_jax.frozen import DINOV2_ROWS
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
 from unitok_jax.models.pretrained.dinov2 import DinoV2
+from unitok_jax.weights import torch_layout
+from unitok_jax.weights.pretrained import DINOV2_ROWS
 
 RESIZE, START = jnp.array(False), jnp.zeros(2)
 

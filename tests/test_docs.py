@@ -15,8 +15,8 @@ from PIL import Image
 
 import unitok_jax
 from configs import default, photos
-from unitok_jax import loading
 from unitok_jax.step import init_params
+from unitok_jax.weights import load
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -90,7 +90,7 @@ def checkpoint(tmp_path_factory):
     """A model like that of `make demo`, with fresh weights."""
     config = photos.get_config()
     path = tmp_path_factory.mktemp("tour") / "fresh.safetensors"
-    loading.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
+    load.write(path, config, init_params(config.model.to_dict(), jax.random.key(0)))
     return path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import tiny as tiny_config
-from unitok_jax import frozen, suite
+from unitok_jax import suite
 from unitok_jax.data.records import subset
 from unitok_jax.data.shapes import shape_source
 from unitok_jax.data.sources import open_source
@@ -18,6 +18,7 @@ from unitok_jax.evaluation import Evaluator, Pass
 from unitok_jax.runtime import sharding
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import Tokenizer
+from unitok_jax.weights import pretrained
 
 COUNT = 11  # no multiple of the devices or of a batch
 
@@ -76,7 +77,7 @@ def test_programs_of_a_pass_are_traced_in_one_precision(config, params):
         "mask": jax.ShapeDtypeStruct((1,), bool),
         "crc32": jax.ShapeDtypeStruct((1,), np.uint32),
     }
-    networks = {kind: frozen.abstract(kind, "float32")[1] for kind in ("lpips", "inception")}
+    networks = {kind: pretrained.abstract(kind, "float32")[1] for kind in ("lpips", "inception")}
     with jax.default_matmul_precision("default"):
         lowered = {
             "encode": evaluator._encode.lower(params, images),

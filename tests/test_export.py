@@ -12,10 +12,11 @@ from PIL import Image
 
 import in_process
 from mounts import remount, tmpfs
-from unitok_jax import export, loading
+from unitok_jax import export
 from unitok_jax.data.transforms import to_uint8
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import load
+from unitok_jax.weights import load as loading
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
 

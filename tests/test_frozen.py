@@ -14,11 +14,12 @@ import safetensors.numpy
 from flax import nnx
 
 import parity
-from unitok_jax import frozen, loading, torch_layout
 from unitok_jax.commands import convert
 from unitok_jax.models.pretrained import lpips
+from unitok_jax.weights import load as loading
+from unitok_jax.weights import pretrained, torch_layout
 
-KINDS = tuple(frozen.NETWORKS)
+KINDS = tuple(pretrained.NETWORKS)
 SECTIONS = {"lpips": "lpips", "dinov2": "dino", "inception": "inception"}
 STARTS = (0, 4, 9, 16, 23)  # of the slices in torchvision's VGG16
 
@@ -29,11 +30,11 @@ def public(kind):
 
 
 def load(kind, path, dtype=jnp.float32):
-    return frozen.load(kind, str(path), dtype, key=f"frozen.{kind}", turn_off="loss.it=0")
+    return pretrained.load(kind, str(path), dtype, key=f"frozen.{kind}", turn_off="loss.it=0")
 
 
 def rows(kind):
-    return frozen.NETWORKS[kind].rows
+    return pretrained.NETWORKS[kind].rows
 
 
 def save(path, state):
@@ -113,24 +114,24 @@ class TestEveryNetwork:
         params = load(kind, target)[1]
         assert_is(kind, params)
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
-        assert frozen.NETWORKS[kind].what in line and f"{count:,} parameters" in line
+        assert pretrained.NETWORKS[kind].what in line and f"{count:,} parameters" in line
         with safetensors.safe_open(target, framework="numpy") as file:
             assert file.metadata() == {"kind": kind}
 
     def test_seeded(self, kind, caplog):
         with caplog.at_level(logging.WARNING):
-            _, params = load(kind, frozen.SEEDED, "bfloat16")
+            _, params = load(kind, pretrained.SEEDED, "bfloat16")
         assert "random weights" in caplog.text and f"frozen.{kind}" in caplog.text
-        shapes = frozen.abstract(kind, jnp.float32)[1]
+        shapes = pretrained.abstract(kind, jnp.float32)[1]
         jax.tree.map(lambda a, s: np.testing.assert_equal(a.shape, s.shape), params, shapes)
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
-        jax.tree.map(np.testing.assert_array_equal, params, load(kind, frozen.SEEDED)[1])
+        jax.tree.map(np.testing.assert_array_equal, params, load(kind, pretrained.SEEDED)[1])
 
     @pytest.mark.parametrize("path", ["", "nowhere.pth"])
     def test_no_file(self, kind, path):
         with pytest.raises(FileNotFoundError) as error:
             load(kind, path)
-        network = frozen.NETWORKS[kind]
+        network = pretrained.NETWORKS[kind]
         for words in (
             f"frozen.{kind}={path!r}",
             network.file,
@@ -143,7 +144,7 @@ class TestEveryNetwork:
 
     def test_file_that_lacks_much(self, kind, tmp_path):
         state = {n: array for n, array in public(kind).items() if not n.endswith("bias")}
-        names = torch_layout.entries(frozen.abstract(kind, jnp.float32)[1], rows(kind))
+        names = torch_layout.entries(pretrained.abstract(kind, jnp.float32)[1], rows(kind))
         dropped = [name for name in names if name.endswith("bias")]
         state["surplus"] = np.zeros(3, np.float32)
         with pytest.raises(loading.ConversionError) as error:
@@ -270,7 +271,7 @@ def test_wrong_file(kind, other, wrong_files):
     with pytest.raises(ValueError, match=f"frozen.{kind}=.* seems to be .*{words}") as error:
         load(kind, path)
     text = str(error.value)
-    assert f"expected {frozen.NETWORKS[kind].what}: {frozen.NETWORKS[kind].file}" in text
+    assert f"expected {pretrained.NETWORKS[kind].what}: {pretrained.NETWORKS[kind].file}" in text
     assert len(text) < 600 + len(str(path))
 
 
@@ -299,7 +300,7 @@ def test_arrays_without_axes_are_another_network(name):
     state |= {"patch_embed.proj.weight": np.ones((384, 3, 14, 14)), name: np.ones(())}
     if name == "fc.weight":
         state["Mixed_7c.branch_pool.conv.weight"] = np.ones(1)
-    assert frozen.recognise(state).kind is None
+    assert pretrained.recognise(state).kind is None
 
 
 def test_a_pointer_of_git_lfs_is_named_with_its_key(tmp_path):
@@ -313,4 +314,4 @@ def test_files_in_a_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("a", "b"):
         save(tmp_path / f"{name}.safetensors", {name: np.ones(1)})
-    assert frozen.read_files("~/a.safetensors,~/b.safetensors")[1].keys() == {"a", "b"}
+    assert pretrained.read_files("~/a.safetensors,~/b.safetensors")[1].keys() == {"a", "b"}

@@ -16,9 +16,9 @@ from huggingface_hub import constants, errors
 from ml_collections import ConfigDict
 
 import unitok_jax
-from unitok_jax import hub, loading
 from unitok_jax.commands import convert
 from unitok_jax.step import init_params
+from unitok_jax.weights import hub, load
 
 ANSWER = httpx.Response(502, request=httpx.Request("GET", "http://hub"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -89,8 +89,8 @@ class TestFolder:
 
     def test_has_the_public_names(self, weights, folder):
         """Whoever reads the public layout reads the file without config.json too."""
-        config, params = loading.read(folder / "model.safetensors")
-        assert_equal(params, loading.read(weights)[1])
+        config, params = load.read(folder / "model.safetensors")
+        assert_equal(params, load.read(weights)[1])
         assert tuple(config.data.image_size) == (64, 64)
 
     def test_card(self, weights, folder):
@@ -119,16 +119,16 @@ class TestFolder:
         config = ConfigDict({"model": tiny.model, "data": {"image_size": (64, 64)}})
         hub.write(tmp_path / "folder", config, params)
         assert '"layout": "unitok_jax"' in (tmp_path / "folder" / "config.json").read_text()
-        again, read = loading.read(tmp_path / "folder")
+        again, read = load.read(tmp_path / "folder")
         assert again.model.to_dict() == tiny.model.to_dict()
         assert_equal(read, params)
 
     def test_is_never_written_over(self, weights, folder):
         before = (folder / "README.md").read_bytes()
-        with pytest.raises(loading.ConversionError, match="not written over"):
+        with pytest.raises(load.ConversionError, match="not written over"):
             convert.convert(str(weights), str(folder), format="hub")
         with pytest.raises(ValueError, match="not empty"):
-            hub.write(folder, *loading.read(weights))
+            hub.write(folder, *load.read(weights))
         assert (folder / "README.md").read_bytes() == before
 
 
@@ -137,19 +137,19 @@ class TestWrongFolders:
     def test_pickle_only(self, folder, tmp_path, name):
         path = copy(folder, tmp_path, without=["model.safetensors"])
         (path / name).write_bytes(b"never opened")
-        with pytest.raises(loading.ConversionError, match="can run code") as error:
+        with pytest.raises(load.ConversionError, match="can run code") as error:
             unitok_jax.load(path)
         assert f"unitok convert {path / name} " in str(error.value)
 
     def test_files_that_are_missing(self, folder, tmp_path):
         path = copy(folder, tmp_path, without=["config.json"])
-        with pytest.raises(loading.ConversionError, match="no config.json"):
+        with pytest.raises(load.ConversionError, match="no config.json"):
             unitok_jax.load(path)
         (path / "model.safetensors").rename(path / "config.json")
-        with pytest.raises(loading.ConversionError, match="no model.safetensors"):
+        with pytest.raises(load.ConversionError, match="no model.safetensors"):
             unitok_jax.load(path)
         (path / "model.safetensors.index.json").write_text("{}")
-        with pytest.raises(loading.ConversionError, match="several files"):
+        with pytest.raises(load.ConversionError, match="several files"):
             unitok_jax.load(path)
 
     @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ class TestWrongFolders:
     def test_config(self, folder, tmp_path, changes, words):
         path = copy(folder, tmp_path)
         edit(path, **changes)
-        with pytest.raises(loading.ConversionError, match=words):
+        with pytest.raises(load.ConversionError, match=words):
             unitok_jax.load(path)
 
     @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ class TestWrongFolders:
         model = json.loads((path / "config.json").read_text())["model"]
         (model["text"] if "." in key else model)[key.split(".")[-1]] = value
         edit(path, model=model)
-        with pytest.raises(loading.ConversionError) as error:
-            loading.read(path)
+        with pytest.raises(load.ConversionError) as error:
+            load.read(path)
         assert f"{path / 'config.json'}: " in str(error.value) and words in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -222,31 +222,31 @@ class TestWrongFolders:
     def test_config_that_is_none(self, folder, tmp_path, content, words):
         path = copy(folder, tmp_path)
         (path / "config.json").write_bytes(content)
-        with pytest.raises(loading.ConversionError, match=words):
-            loading.read(path)
+        with pytest.raises(load.ConversionError, match=words):
+            load.read(path)
 
     def test_config_that_does_not_fit_the_weights(self, folder, tmp_path):
         path = copy(folder, tmp_path)
         model = json.loads((path / "config.json").read_text())["model"]
         edit(path, model=model | {"embed_dim": 32})
-        with pytest.raises(loading.ConversionError, match="shape: projection.weight"):
+        with pytest.raises(load.ConversionError, match="shape: projection.weight"):
             unitok_jax.load(path)
         edit(path, layout="unitok_jax")
-        with pytest.raises(loading.ConversionError, match="do not fit the model"):
+        with pytest.raises(load.ConversionError, match="do not fit the model"):
             unitok_jax.load(path)
 
     def test_garbage(self, folder, tmp_path):
         path = copy(folder, tmp_path)
         (path / "config.json").write_text("{")
-        with pytest.raises(loading.ConversionError, match="no JSON"):
+        with pytest.raises(load.ConversionError, match="no JSON"):
             unitok_jax.load(path)
 
     def test_heads_are_compared(self, folder):
-        with pytest.raises(loading.ConversionError, match="text_heads=3"):
+        with pytest.raises(load.ConversionError, match="text_heads=3"):
             unitok_jax.load(folder, text_heads=3)
 
     def test_one_set_of_weights(self, folder):
-        with pytest.raises(loading.ConversionError, match="weights=raw.*one set"):
+        with pytest.raises(load.ConversionError, match="weights=raw.*one set"):
             unitok_jax.load(folder, weights="raw")
 
 
@@ -261,19 +261,19 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["someone/other", "someone/tiny@v2"])
     def test_not_in_the_cache(self, cache, name):
-        with pytest.raises(loading.ConversionError, match="not in the cache") as error:
+        with pytest.raises(load.ConversionError, match="not in the cache") as error:
             unitok_jax.load(f"hf://{name}")
         assert str(cache) in str(error.value) and "HF_HUB_OFFLINE" in str(error.value)
 
     @pytest.mark.parametrize("name", ["tiny", "a/b/c", "someone/tiny@", "/tiny", "a--b/c..d"])
     def test_no_name(self, cache, name):
-        with pytest.raises(loading.ConversionError, match="owner/name|no name of the hub"):
+        with pytest.raises(load.ConversionError, match="owner/name|no name of the hub"):
             unitok_jax.load(f"hf://{name}")
 
     def test_a_pickle_in_the_cache_is_refused(self, cache):
         snapshot = cache / "models--someone--tiny" / "snapshots" / COMMIT
         (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
-        with pytest.raises(loading.ConversionError, match="can run code"):
+        with pytest.raises(load.ConversionError, match="can run code"):
             unitok_jax.load("hf://someone/tiny")
 
     @pytest.mark.parametrize(

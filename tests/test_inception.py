@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 import parity
-from unitok_jax import frozen, torch_layout
 from unitok_jax.models.pretrained import inception
+from unitok_jax.weights import pretrained, torch_layout
 
 TAPS = {
     "pool1": "features_64",
@@ -35,7 +35,7 @@ def seeded():
     graph, abstract = nnx.split(nnx.eval_shape(build))
     abstract = nnx.to_pure_dict(abstract)
     state = parity.network_state("inception")
-    params = torch_layout.from_torch(state, abstract, frozen.INCEPTION_ROWS, fixed={})
+    params = torch_layout.from_torch(state, abstract, pretrained.INCEPTION_ROWS, fixed={})
     return graph, jax.tree.map(jnp.asarray, params)
 
 
@@ -58,7 +58,7 @@ def test_every_golden_tap_is_compared():
 
 
 def test_names_go_both_ways(seeded):
-    ours = torch_layout.to_torch(seeded[1], frozen.INCEPTION_ROWS, fixed={})
+    ours = torch_layout.to_torch(seeded[1], pretrained.INCEPTION_ROWS, fixed={})
     theirs = parity.network_state("inception")
     assert ours.keys() == theirs.keys()
     for name in theirs:

@@ -10,9 +10,10 @@ import pytest
 
 import parity
 from clip_files import text, timm_vit, vit_clip, vitamin, vitamin_clip, write
-from unitok_jax import initialize, loading, torch_layout, torch_options, trees
+from unitok_jax import trees
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import sharding
+from unitok_jax.weights import initialize, load, torch_layout, torch_options
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ class TestOtherPaths:
     def test_folders(self, tmp_path, abstract, fresh, model, names, words):
         for name in names:
             (tmp_path / name).touch()
-        with pytest.raises(loading.ConversionError, match=f"{words}.*no workdir.*is wanted"):
+        with pytest.raises(load.ConversionError, match=f"{words}.*no workdir.*is wanted"):
             start(tmp_path, abstract, fresh, model)
 
     @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ class TestOtherPaths:
     )
     def test_files(self, tmp_path, abstract, fresh, model, name, words):
         (tmp_path / name).write_text("content")
-        with pytest.raises(loading.ConversionError, match=f"{words}.*known: .pth"):
+        with pytest.raises(load.ConversionError, match=f"{words}.*known: .pth"):
             start(tmp_path / name, abstract, fresh, model)
 
     def test_home_folder(self, tmp_path, abstract, fresh, model, monkeypatch):
@@ -259,9 +260,9 @@ def saved(request, weights, tmp_path_factory):
     if request.param.endswith(".pth"):
         pytest.importorskip("torch")
     path = tmp_path_factory.mktemp("saved") / request.param
-    config, params = loading.read(weights)
+    config, params = load.read(weights)
     config.data.image_size = (64, 96)
-    loading.write(path, config, params)
+    load.write(path, config, params)
     return path
 
 

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 import parity
-from unitok_jax import frozen, torch_layout
 from unitok_jax.models.pretrained.lpips import Lpips
+from unitok_jax.weights import pretrained, torch_layout
 
 
 def build(dtype=jnp.float32, seed=0):
@@ -21,7 +21,7 @@ def seeded():
     graph, abstract = nnx.split(nnx.eval_shape(build))
     abstract = nnx.to_pure_dict(abstract)
     state = parity.network_state("lpips")
-    params = torch_layout.from_torch(state, abstract, frozen.LPIPS_ROWS, fixed={})
+    params = torch_layout.from_torch(state, abstract, pretrained.LPIPS_ROWS, fixed={})
     return graph, jax.tree.map(jnp.asarray, params)
 
 
@@ -46,7 +46,7 @@ def test_parity(seeded, size):
 
 def test_names_go_both_ways(seeded):
     theirs = parity.network_state("lpips")
-    ours = torch_layout.to_torch(seeded[1], frozen.LPIPS_ROWS, fixed={})
+    ours = torch_layout.to_torch(seeded[1], pretrained.LPIPS_ROWS, fixed={})
     assert ours.keys() == theirs.keys()
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name])

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from unitok_jax import loading, torch_layout
 from unitok_jax.models import layers
 from unitok_jax.models.quantizers import multi_codebook
 from unitok_jax.models.quantizers.base import join_chunks, split_chunks
 from unitok_jax.models.unitok import QUANTIZERS, abstract_model
 from unitok_jax.step import TokenizerSteps
+from unitok_jax.weights import load as loading
+from unitok_jax.weights import torch_layout
 
 KINDS = tuple(QUANTIZERS)
 # vocab_size, num_codebooks, latent_width: 64 entries for 4 books, chunks that suit each kind

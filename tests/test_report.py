@@ -1,6 +1,6 @@
 """The record of what a file gave."""
 
-from unitok_jax.report import Report, Used, collapse, subtrees
+from unitok_jax.weights.report import Report, Used, collapse, subtrees
 
 
 def test_blocks_are_one_line():

@@ -8,9 +8,9 @@ from flax import nnx
 
 import parity
 from configs import tiny_full
-from unitok_jax import frozen
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import TokenizerSteps
+from unitok_jax.weights import pretrained
 
 # dtype, residual_dtype -> the stream's: never less than that of the computation
 STREAMS = {
@@ -67,7 +67,7 @@ def test_the_key_decides_it_in_every_tower_forward_and_backward(dtypes):
 @pytest.mark.parametrize("dtypes", STREAMS, ids="-".join)
 def test_the_key_decides_that_of_the_adversarys_dinov2(dtypes):
     graph = TokenizerSteps(configuration(*dtypes)).adversary._dinov2
-    _, params = frozen.abstract("dinov2", "float32")
+    _, params = pretrained.abstract("dinov2", "float32")
     images = jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32)
     program = jax.make_jaxpr(lambda p, x: nnx.merge(graph, p)(x))(params, images)
     assert carries(program.jaxpr) == [STREAMS[dtypes]]

@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from configs import tiny_full
-from unitok_jax import augment, frozen, trees
+from unitok_jax import augment, trees
 from unitok_jax.objective import split_batch
 from unitok_jax.step import TokenizerSteps, TrainState
+from unitok_jax.weights import pretrained
 
 
 def configuration(**changes):
@@ -35,7 +36,7 @@ def configuration(**changes):
 @pytest.fixture(scope="module")
 def networks():
     """The stand-ins of the frozen networks."""
-    load = functools.partial(frozen.load, path="seeded", dtype="float32", key="", turn_off="")
+    load = functools.partial(pretrained.load, path="seeded", dtype="float32", key="", turn_off="")
     return jax.device_put({kind: load(kind)[1] for kind in ("lpips", "dinov2")})
 
 

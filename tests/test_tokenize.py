@@ -411,9 +411,9 @@ def pack(folder, output):
 
 def other_weights(tokenizer, folder):
     """The same model with one number changed."""
-    from unitok_jax import loading
+    from unitok_jax.weights import load
 
     params = jax.tree.map(np.array, tokenizer.params)
     jax.tree.leaves(params)[0].flat[0] += 1
-    loading.write(folder / "other.safetensors", tokenizer.config, params)
+    load.write(folder / "other.safetensors", tokenizer.config, params)
     return folder / "other.safetensors"

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import pages
-from unitok_jax import examples, loading, visitors
+from unitok_jax import examples, visitors
 from unitok_jax.step import init_params
+from unitok_jax.weights import load
 
 META = {"_type": "gradio.FileData"}
 FOREIGN = "only a picture that was uploaded to this page can be used"
@@ -29,7 +30,7 @@ def page(tmp_path_factory):
     config = tiny.get_config()
     config.model.size = "nano"
     checkpoint = folder / "nano"
-    loading.write(checkpoint, config, init_params(config.model.to_dict(), jax.random.key(0)))
+    load.write(checkpoint, config, init_params(config.model.to_dict(), jax.random.key(0)))
     with pages.serve([checkpoint], folder) as served:
         yield served
     assert not list(served.folder.iterdir())  # the process took its folder with it

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from unitok_jax import strangers, torch_files, weight_files
 from unitok_jax.system import foreign_files
-from unitok_jax.weight_files import ConversionError, read_state
+from unitok_jax.weights import files, strangers, torch_files
+from unitok_jax.weights.files import ConversionError, read_state
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
@@ -355,7 +355,7 @@ class TestDamage:
 class TestOutputs:
     def test_a_link_stays_one(self, tmp_path):
         (tmp_path / "link.safetensors").symlink_to(tmp_path / "x.safetensors")
-        weight_files.write_safetensors(arrays(), tmp_path / "link.safetensors")
+        files.write_safetensors(arrays(), tmp_path / "link.safetensors")
         assert (tmp_path / "link.safetensors").is_symlink()
         assert read_state(tmp_path / "x.safetensors")[1].keys() == arrays().keys()
 

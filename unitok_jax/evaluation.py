@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from unitok_jax import frozen, measures
+from unitok_jax import measures
 from unitok_jax.codes import STRIDE
 from unitok_jax.data.health import Tally
 from unitok_jax.data.pipeline import eval_batches
@@ -29,6 +29,7 @@ from unitok_jax.models.functions import Functions
 from unitok_jax.models.images import squared_error, to_float
 from unitok_jax.models.quantizers.base import codebook_counts
 from unitok_jax.runtime import sharding
+from unitok_jax.weights import pretrained
 
 
 def _in_full(measure):
@@ -95,7 +96,7 @@ class Evaluator:
         """
         self.mesh, self.networks = mesh, dict(networks)
         self._rows = model["vocab_size"] // model["num_codebooks"]
-        self._graphs = {kind: frozen.abstract(kind, d)[0] for kind, d in networks.items()}
+        self._graphs = {kind: pretrained.abstract(kind, d)[0] for kind, d in networks.items()}
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         platform = mesh.devices.flat[0].platform
 

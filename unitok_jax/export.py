@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from unitok_jax import trees, weight_files
+from unitok_jax import trees
 from unitok_jax.codes import STRIDE
 from unitok_jax.models import precision
 from unitok_jax.system import outputs
 from unitok_jax.system.extras import how_to_install
 from unitok_jax.system.paths import expand
+from unitok_jax.weights import files
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _PARTS = ("encoder", "quant_proj", "quantizer", "post_quant_proj", "decoder")
@@ -112,7 +113,7 @@ def write(folder, tokenizer, size: tuple[int, int], platforms, batch: int | None
         try:
             for name, program in exported.items():
                 (aside / f"{name}.jax").write_bytes(program.serialize())
-            weight_files.write_safetensors(weights, aside / "weights.safetensors")
+            files.write_safetensors(weights, aside / "weights.safetensors")
             (aside / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
             shutil.copyfile(_EXAMPLE, aside / "example.py")
         except OSError as error:

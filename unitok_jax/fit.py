@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unitok_jax import exchange, flops, frozen, hlo, topology
+from unitok_jax import exchange, flops, hlo, topology
 from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.runtime import sharding
 from unitok_jax.step import Programs, TokenizerSteps
 from unitok_jax.topology import Topology
+from unitok_jax.weights import pretrained
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,9 @@ def arguments(config: ConfigDict, programs: Programs, mesh: Mesh) -> tuple:
     def place(tree, where):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
 
-    networks = {kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)}
+    networks = {
+        kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in pretrained.used(config)
+    }
     size, length = config.data.batch_size, config.data.context_length
     batch = {
         "image": jax.ShapeDtypeStruct((size, *config.data.image_size, 3), jnp.uint8),

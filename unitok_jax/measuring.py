@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import card_pictures, frozen, suite, training_images
+from unitok_jax import card_pictures, suite, training_images
 from unitok_jax.card_settings import CardSettings
 from unitok_jax.data.health import Tally
 from unitok_jax.data.labels import LabelSet, label_set
@@ -22,6 +22,7 @@ from unitok_jax.evaluation import Evaluator, Pass, Shown, digest
 from unitok_jax.fid import RESIZE, Fid
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system.progress import Progress
+from unitok_jax.weights import pretrained
 
 COMPARED = 1000  # images whose codes are computed in float32 and in bfloat16
 FEW = 10  # tokens for each row of a codebook, below which its usage says little
@@ -98,7 +99,9 @@ class CardInputs:
             self._left_out("probe", settings.probe, self.probe)
         self.labels = self._labels()
         networks = {
-            kind: frozen.load(kind, path, "float32", key=f"--{kind}", turn_off=f"no --{kind}")[1]
+            kind: pretrained.load(kind, path, "float32", key=f"--{kind}", turn_off=f"no --{kind}")[
+                1
+            ]
             for kind, path in settings.networks.items()
         }
         self.digests = {kind: digest(params) for kind, params in networks.items()}
@@ -254,7 +257,7 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
     if training_images.same(inputs.config.data, data):
         notes.warn("the model was trained on these images: figures of others may be worse")
     for kind, weights in settings.networks.items():
-        if weights == frozen.SEEDED:
+        if weights == pretrained.SEEDED:
             notes.warn(f"{kind} has random weights: its figures mean nothing beside published ones")
     return Card(
         metrics,

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import frozen, initialize, suite
+from unitok_jax import suite
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.checks import batch_divisor, check
@@ -27,6 +27,7 @@ from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.system import paths
+from unitok_jax.weights import initialize, pretrained
 
 log = logging.getLogger(__name__)
 
@@ -296,11 +297,11 @@ class Run:
 
 def _load_frozen(config: ConfigDict) -> dict:
     """Parameters of the frozen networks that the configuration uses."""
-    wanted = {kind: f"{key}=0" for kind, key in frozen.used(config).items()}
+    wanted = {kind: f"{key}=0" for kind, key in pretrained.used(config).items()}
     if config.frozen.inception:
         wanted["inception"] = "frozen.inception=''"
     return {
-        kind: frozen.load(
+        kind: pretrained.load(
             kind,
             _expanded(config.frozen[kind]),
             config.model.dtype,

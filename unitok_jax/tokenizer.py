@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import arguments, loading
+from unitok_jax import arguments
 from unitok_jax.batching import Batcher, by_shape, fetch, in_order
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import STRIDE, Codes
@@ -19,6 +19,7 @@ from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluate import zero_shot
 from unitok_jax.models.functions import Functions
+from unitok_jax.weights import load as loading
 
 
 class Tokenizer:

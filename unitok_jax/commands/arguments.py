@@ -14,7 +14,7 @@ from unitok_jax.data.transforms import check_size
 from unitok_jax.models.precision import PRECISIONS
 from unitok_jax.runtime import discovery
 from unitok_jax.system import console, paths
-from unitok_jax.torch_options import HEADS, WEIGHTS
+from unitok_jax.weights.torch_options import HEADS, WEIGHTS
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:

@@ -11,24 +11,24 @@ import os
 import jax
 import numpy as np
 
-from unitok_jax import clip_layout, frozen, hub, loading, weight_files
 from unitok_jax.commands import arguments
-from unitok_jax.report import collapse, subtrees
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.paths import expand, printable
+from unitok_jax.weights import clip_layout, files, hub, load, pretrained
+from unitok_jax.weights.report import collapse, subtrees
 
 
 def _write_frozen(source, target, kind, state) -> str:
     if target.suffix != ".safetensors":
         raise ConversionError(
-            f"{source} is {frozen.NETWORKS[kind].what}, which is written as .safetensors only, "
+            f"{source} is {pretrained.NETWORKS[kind].what}, which is written as .safetensors only, "
             f"not as {target}"
         )
-    state = frozen.public_state(kind, source, state)
+    state = pretrained.public_state(kind, source, state)
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
-    weight_files.write_safetensors(arrays, target, {"kind": kind})
+    files.write_safetensors(arrays, target, {"kind": kind})
     count = sum(array.size for array in arrays.values())
-    return f"{printable(target)}: {frozen.NETWORKS[kind].what}, {count:,} parameters"
+    return f"{printable(target)}: {pretrained.NETWORKS[kind].what}, {count:,} parameters"
 
 
 def _write_clip(source, target, state) -> str:
@@ -41,7 +41,7 @@ def _write_clip(source, target, state) -> str:
     names = clip_layout.translate(state)
     unused = {name: why for name, (public, why) in names.items() if not public}
     arrays = {name: np.asarray(state[name], order="C") for name in state}
-    weight_files.write_safetensors(arrays, target, {"kind": "clip"})
+    files.write_safetensors(arrays, target, {"kind": "clip"})
     lines = [
         f"{printable(target)}: {what}, {sum(array.size for array in arrays.values()):,} parameters",
         f"{len(names) - len(unused)} of {len(names)} arrays have a place in UniTok; what fits a "
@@ -79,23 +79,23 @@ def convert(
     target = expand(target)
     _check_new(source, target)
     if source.startswith(hub.SCHEME) or expand(source).is_dir() or weights:
-        config, params = loading.read(source, weights, **heads)
+        config, params = load.read(source, weights, **heads)
     else:
-        args, state = frozen.read_files(source)
-        kind, what = frozen.recognise(state)
+        args, state = pretrained.read_files(source)
+        kind, what = pretrained.recognise(state)
         if format and (kind or clip_layout.is_clip(state)):
             raise ConversionError(f"{source} is no UniTok; --format={format} is for one")
         if kind:
             return _write_frozen(source, target, kind, state)
         if clip_layout.is_clip(state):
             return _write_clip(source, target, state)
-        if what not in (frozen.UNITOK, frozen.UNKNOWN):
+        if what not in (pretrained.UNITOK, pretrained.UNKNOWN):
             raise ConversionError(
-                f"{source} seems to be {what}; known: {frozen.UNITOK}, "
-                + ", ".join(network.what for network in frozen.NETWORKS.values())
+                f"{source} seems to be {what}; known: {pretrained.UNITOK}, "
+                + ", ".join(network.what for network in pretrained.NETWORKS.values())
             )
-        config, params = loading.from_state(source, args, state, heads)
-    (hub.write if format else loading.write)(target, config, params)
+        config, params = load.from_state(source, args, state, heads)
+    (hub.write if format else load.write)(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{printable(target)}: {config.model.size}, {count:,} parameters"
 

@@ -33,8 +33,8 @@ def main() -> None:
     rest = parse_or_exit(sys.argv, values, usage=__doc__, example=example, beside=1)[1:]
     if not rest:
         console.refuse("FILE is missing: the weights; --help shows more")
-    from unitok_jax import initialize  # --help does not wait for JAX
     from unitok_jax.models.unitok import abstract_model
+    from unitok_jax.weights import initialize  # --help does not wait for JAX
 
     try:
         with console.command():

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitok_jax import clip_layout, loading, torch_layout, trees, weight_files
+from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.models.vitamin import SIZES
-from unitok_jax.report import Report, Used
 from unitok_jax.system.paths import expand, printable
+from unitok_jax.weights import clip_layout, files, load, torch_layout
+from unitok_jax.weights.report import Report, Used
 
 # key of the model -> the parts whose weights it gives their meaning; `size` is all but the text's
 _CONCERNS = {
@@ -98,14 +99,14 @@ def match(
     if not path.exists():
         raise FileNotFoundError(f"{printable(path)} does not exist")
     if path.is_dir():
-        return _match_unitok(path, *loading.read(path), abstract, model, mask, key, ())
-    args, state = weight_files.read_state(path)
+        return _match_unitok(path, *load.read(path), abstract, model, mask, key, ())
+    args, state = files.read_state(path)
     if args is None and "quantizer.codebooks.0.codebook.weight" not in state:
         return _match_clip(path, state, abstract, model, mask, key)
     if args is not None:
-        read = loading.from_state(path, args, state, {})
+        read = load.from_state(path, args, state, {})
         return _match_unitok(path, *read, abstract, model, mask, key, ())
-    config, params = loading.from_state(path, None, state, _heads(model, state))
+    config, params = load.from_state(path, None, state, _heads(model, state))
     config.model.quant_heads, config.model.text.heads = model["quant_heads"], model["text"]["heads"]
     notes = ("the file has no configuration: its numbers of heads are taken to be the model's",)
     return _match_unitok(path, config, params, abstract, model, mask, key, notes)

@@ -7,12 +7,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from unitok_jax import torch_files
-from unitok_jax.strangers import describe
 from unitok_jax.system import foreign_json
 from unitok_jax.system.foreign_files import ConversionError, check_file
 from unitok_jax.system.outputs import replacing
 from unitok_jax.system.paths import expand, printable
+from unitok_jax.weights import torch_files
+from unitok_jax.weights.strangers import describe
 
 TORCH = (".pth", ".pt", ".ckpt", ".bin")
 # What training puts between the names of modules: DistributedDataParallel, torch.compile, FSDP.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import torch_layout, torch_options, trees, weight_files
+from unitok_jax import trees
 from unitok_jax.checkpoints import reader
 from unitok_jax.codes import STRIDE
 from unitok_jax.models.limits import show
@@ -17,6 +17,7 @@ from unitok_jax.system import foreign_json
 from unitok_jax.system.foreign_files import ConversionError, check_file
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import printable
+from unitok_jax.weights import files, torch_layout, torch_options
 
 SCHEME = "hf://"
 LIBRARY = "unitok_jax"
@@ -93,7 +94,7 @@ def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
     except ValueError as error:
         raise ConversionError(f"{printable(folder / CONFIG)}: {error}") from error
     config = ConfigDict({"model": saved["model"], "data": {"image_size": size}})
-    _, state = weight_files.read_state(folder / WEIGHTS)
+    _, state = files.read_state(folder / WEIGHTS)
     try:
         torch_options.check_heads(config, heads)
         if saved["layout"] == "public":
@@ -125,7 +126,7 @@ def write(folder, config: ConfigDict, params) -> None:
     values = (LIBRARY, FORMAT, layout, list(config.data.image_size), config.model.to_dict())
     text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=2)
     with new_folder(folder) as folder:
-        weight_files.write_safetensors(state, folder / WEIGHTS, metadata)
+        files.write_safetensors(state, folder / WEIGHTS, metadata)
         (folder / "README.md").write_text(_card(config, params))
         # The last one: without it a folder that a kill cut short is none.
         (folder / CONFIG).write_text(text + "\n")
@@ -192,7 +193,7 @@ def _read_config(path):
 
 
 def _pickles(folder):
-    found = sorted(path.name for path in folder.iterdir() if path.suffix in weight_files.TORCH)
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in files.TORCH)
     return [name for name in found if name not in ("optimizer.bin", "training_args.bin")]
 
 

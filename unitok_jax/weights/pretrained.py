@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unitok_jax import torch_layout
 from unitok_jax.models.pretrained import lpips
 from unitok_jax.models.pretrained.dinov2 import DEPTH, PATCH, WIDTH, DinoV2
 from unitok_jax.models.pretrained.inception import CLASSES, Inception
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.paths import expand
-from unitok_jax.weight_files import read_state
+from unitok_jax.weights import torch_layout
+from unitok_jax.weights.files import read_state
 
 log = logging.getLogger(__name__)
 

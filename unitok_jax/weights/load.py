@@ -6,20 +6,14 @@ import pathlib
 import jax
 from ml_collections import ConfigDict
 
-from unitok_jax import (
-    hub,
-    torch_files,
-    torch_layout,
-    torch_options,
-    weight_files,
-)
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.strangers import describe
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import expand, printable
+from unitok_jax.weights import files, hub, torch_files, torch_layout, torch_options
+from unitok_jax.weights.strangers import describe
 
 _ONE_SET = (
     "weights={weights}: {path} holds one set of weights and does not say whether they are an "
@@ -61,7 +55,7 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
         raise ConversionError(_ONE_SET.format(path=path, weights=weights))
     if path.is_dir():
         return hub.read(path, heads)
-    return from_state(path, *weight_files.read_state(path), heads)
+    return from_state(path, *files.read_state(path), heads)
 
 
 def _local(path) -> pathlib.Path:
@@ -95,12 +89,12 @@ def write(path, config: ConfigDict, params) -> None:
     path = expand(path)
     if path.suffix == ".safetensors":
         metadata = {"args": json.dumps(torch_options.from_config(config))}
-        weight_files.write_safetensors(torch_layout.to_torch(params), path, metadata)
-    elif path.suffix in weight_files.TORCH:
+        files.write_safetensors(torch_layout.to_torch(params), path, metadata)
+    elif path.suffix in files.TORCH:
         args = torch_options.from_config(config)
         torch_files.write(path, args, torch_layout.to_torch(params))
     elif path.suffix:
-        raise ConversionError(f"{printable(path)}: {weight_files.kinds()}")
+        raise ConversionError(f"{printable(path)}: {files.kinds()}")
     else:
         with new_folder(path) as folder, Checkpoints(folder, create=True) as checkpoints:
             checkpoints.save(0, {"params": params}, config, {})
