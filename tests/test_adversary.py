@@ -9,7 +9,7 @@ from flax import nnx
 from configs import tiny_full
 from unitok_jax import adversary, augment, losses
 from unitok_jax.adversary import Adversary
-from unitok_jax.optim import Times
+from unitok_jax.training.optim import Times
 
 
 class Features(nnx.Module):

@@ -7,8 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from unitok_jax import boards
-from unitok_jax.metrics import Writer
+from unitok_jax.training import boards
+from unitok_jax.training.metrics import Writer
 
 
 class Run:

@@ -14,8 +14,8 @@ from etils import epath
 import bucket
 from configs import tiny
 from unitok_jax.checkpoints.manager import Checkpoints
-from unitok_jax.metrics import Writer
 from unitok_jax.runtime import workdir
+from unitok_jax.training.metrics import Writer
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from unitok_jax.evaluate.frechet import Moments
 from unitok_jax.run import Run
 from unitok_jax.step import init_params
 from unitok_jax.system import progress
-from unitok_jax.train import train
+from unitok_jax.training.loop import train
 from unitok_jax.weights import load as loading
 
 COUNT = 20

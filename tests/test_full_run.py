@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unitok_jax import train
 from unitok_jax.checkpoints import manager
 from unitok_jax.run import Run
+from unitok_jax.training import loop
 
 STEPS = 10
 
@@ -61,7 +61,7 @@ def records(workdir):
 def finished(tmp_path_factory):
     """(workdir, Run, metrics of the last evaluation) of an undisturbed run on one device."""
     workdir = tmp_path_factory.mktemp("full")
-    metrics = train.train(Recorded, configuration(), str(workdir))
+    metrics = loop.train(Recorded, configuration(), str(workdir))
     return workdir, Recorded.made[-1], metrics
 
 
@@ -93,7 +93,7 @@ def test_resuming_inside_the_adversarial_phase_changes_nothing(finished, tmp_pat
     workdir, _, _ = finished
     shutil.copytree(workdir, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "checkpoints" / str(STEPS))
-    train.train(Recorded, configuration(), str(tmp_path / "copy"))
+    loop.train(Recorded, configuration(), str(tmp_path / "copy"))
     again, whole = (saved(folder, STEPS) for folder in (tmp_path / "copy", workdir))
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -105,7 +105,7 @@ def test_steps_that_are_not_finite_stop_the_run_and_nothing_bad_is_saved(finishe
     config.optim.max_skipped = 3
     config.checkpoint.every = 1
     with pytest.raises(FloatingPointError, match=r"3 steps in a row up to step 8.*loss/perceptual"):
-        train.train(Broken, config, str(tmp_path))
+        loop.train(Broken, config, str(tmp_path))
     with manager.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 5
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved(tmp_path, 5)))
@@ -198,7 +198,7 @@ class TestResumingWithOtherKeys:
         room, leaf = key.split(".")
         config[room][leaf] = value
         with pytest.raises(ValueError) as error:
-            train.train(Recorded, config, str(tmp_path / "copy"))
+            loop.train(Recorded, config, str(tmp_path / "copy"))
         assert re.search(message, str(error.value), re.M), error.value
 
     def test_the_adversary_is_not_sent_back(self, finished, tmp_path):
@@ -206,7 +206,7 @@ class TestResumingWithOtherKeys:
         config = configuration()
         config.steps = 100
         with pytest.raises(ValueError, match="has acted by step 10, .* to at most 0.09"):
-            train.train(Recorded, config, str(tmp_path / "copy"))
+            loop.train(Recorded, config, str(tmp_path / "copy"))
 
 
 def test_a_source_of_one_sample_has_no_negatives(tmp_path):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from unitok_jax import timing
-from unitok_jax.goodput import goodput, measure
+from unitok_jax.training import clock
+from unitok_jax.training.goodput import goodput, measure
 
 
 def begin(start, time, step, starting, goal=100):
@@ -111,7 +111,7 @@ def command(workdir):
 
 def write(folder, records, torn=""):
     lines = "".join(json.dumps(record) + "\n" for record in records)
-    (folder / timing.FILE).write_text(lines + torn)
+    (folder / clock.FILE).write_text(lines + torn)
 
 
 def test_the_command_prints_a_table_and_one_number(tmp_path):
@@ -139,15 +139,15 @@ def test_the_command_prints_a_table_and_one_number(tmp_path):
 )
 def test_what_holds_no_timings_is_one_line_and_exit_code_2(tmp_path, content, words):
     if content is not None:
-        (tmp_path / timing.FILE).write_text(content)
+        (tmp_path / clock.FILE).write_text(content)
     result = command(tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
-    assert words in result.stderr and str(tmp_path / timing.FILE) in result.stderr
+    assert words in result.stderr and str(tmp_path / clock.FILE) in result.stderr
 
 
 def test_a_line_cut_short_between_two_starts(tmp_path):
     write(tmp_path, FIRST, torn='{"start": 1, "time": 14\n')
-    with (tmp_path / timing.FILE).open("a") as file:
+    with (tmp_path / clock.FILE).open("a") as file:
         file.writelines(json.dumps(record) + "\n" for record in SECOND)
     assert measure(tmp_path) == goodput(FIRST + SECOND)

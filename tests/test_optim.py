@@ -9,10 +9,11 @@ from flax import nnx
 
 import parity
 from configs import tiny, tiny_full
-from unitok_jax import optim, trees
+from unitok_jax import trees
 from unitok_jax.models.discriminator import DiscriminatorHeads
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.step import TokenizerSteps
+from unitok_jax.training import optim
 from unitok_jax.weights import torch_layout
 
 KINDS = {"cos": "cosine", "lin0": "linear", "exp": "exponential"}

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from configs import tiny
-from unitok_jax import overview
 from unitok_jax.runtime import sharding
+from unitok_jax.training import overview
 
 
 def test_size_of_a_run():

@@ -9,8 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from traces import traced_steps
-from unitok_jax.profiling import Tracer
-from unitok_jax.timing import Clock
+from unitok_jax.training.clock import Clock
+from unitok_jax.training.profiling import Tracer
 
 
 @pytest.fixture

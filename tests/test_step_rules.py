@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from configs import tiny_full
-from unitok_jax.optim import Player
 from unitok_jax.step import MAX_LOG_SCALE, TokenizerSteps
+from unitok_jax.training.optim import Player
 
 
 class Sides:

@@ -14,11 +14,12 @@ import pytest
 from jobs import records
 from runs import ENVIRONMENT, command, run
 from traces import traced_steps
-from unitok_jax import goodput, timing, train
 from unitok_jax.data.health import Notes
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.run import Run
-from unitok_jax.timing import Clock
+from unitok_jax.training import clock as timing
+from unitok_jax.training import goodput, loop
+from unitok_jax.training.clock import Clock
 
 
 @pytest.fixture
@@ -262,7 +263,7 @@ def test_a_slow_source_shows(tiny, tmp_path):
     tiny.data.batch_size = tiny.eval.max_images = tiny.eval.batch_size = 4
     tiny.steps = tiny.eval.every = tiny.checkpoint.every = 8
     tiny.log.every, tiny.log.tensorboard = 4, False
-    train.train(Fed, tiny, str(tmp_path))
+    loop.train(Fed, tiny, str(tmp_path))
     fast, slow = (r for r in timing.read(tmp_path) if "time/step_p50" in r)
     assert (fast["step"], slow["step"]) == (4, 8)
     assert fast["time/input_share"] < 0.5 < slow["time/input_share"]

@@ -16,7 +16,7 @@ from jobs import records
 from runs import ENVIRONMENT, command, run
 from tar_files import make_tar, sample
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
-from unitok_jax.train import _Window
+from unitok_jax.training.loop import _Window
 
 
 @pytest.fixture(scope="module")

@@ -91,8 +91,8 @@ PRODUCTS = {"tokenizer": _tokenizer}
 
 
 def _train() -> None:
-    from unitok_jax import train
     from unitok_jax.runtime import compilation_cache, discovery, processes
+    from unitok_jax.training import loop
 
     make_run = PRODUCTS["tokenizer"]()
     compilation_cache.enable()
@@ -107,8 +107,8 @@ def _train() -> None:
     if not processes.is_lead():
         logging.set_verbosity(logging.WARNING)
     try:
-        train.train(make_run, CONFIG.value, WORKDIR.value, _BEGAN)
-    except train.Preempted as notice:
+        loop.train(make_run, CONFIG.value, WORKDIR.value, _BEGAN)
+    except loop.Preempted as notice:
         logging.warning("%s", notice)
         sys.exit(processes.EXIT_INTERRUPTED if notice.interrupted else processes.EXIT_PREEMPTED)
 

@@ -2,7 +2,7 @@
 
 from . import Mutation
 
-STEP, OPTIM = "unitok_jax/step.py", "unitok_jax/optim.py"
+STEP, OPTIM = "unitok_jax/step.py", "unitok_jax/training/optim.py"
 LOSSES, OBJECTIVE = "unitok_jax/losses.py", "unitok_jax/objective.py"
 CODEBOOKS = "unitok_jax/models/quantizers/base.py"
 RULES, GRADIENTS = "tests/test_step_rules.py", "tests/test_objective.py"

@@ -12,8 +12,8 @@ import os
 
 from etils import epath
 
-from unitok_jax import goodput
 from unitok_jax.system import console
+from unitok_jax.training import goodput
 
 
 def main() -> None:

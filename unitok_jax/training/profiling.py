@@ -12,7 +12,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from unitok_jax.timing import Clock
+from unitok_jax.training.clock import Clock
 
 log = logging.getLogger(__name__)
 

@@ -15,16 +15,16 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from unitok_jax import goodput, overview
-from unitok_jax.boards import TensorBoard, WeightsAndBiases, check_wandb
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
-from unitok_jax.metrics import NoWriter, Progress, RunningMean, Writer
-from unitok_jax.profiling import Tracer
-from unitok_jax.run_protocol import Batches, Run, State
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.runtime.workdir import lock, make, write
-from unitok_jax.timing import FILE, Clock, read
+from unitok_jax.training import goodput, overview
+from unitok_jax.training.boards import TensorBoard, WeightsAndBiases, check_wandb
+from unitok_jax.training.clock import FILE, Clock, read
+from unitok_jax.training.metrics import NoWriter, Progress, RunningMean, Writer
+from unitok_jax.training.profiling import Tracer
+from unitok_jax.training.run import Batches, Run, State
 
 log = logging.getLogger(__name__)
 

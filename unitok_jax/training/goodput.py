@@ -15,9 +15,9 @@ from typing import Any
 
 from etils import epath
 
-from unitok_jax import timing
+from unitok_jax.training import clock
 
-_ROWS = ("training", "repeated", *(kind for kind in timing.KINDS if kind != "training"), "down")
+_ROWS = ("training", "repeated", *(kind for kind in clock.KINDS if kind != "training"), "down")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +101,11 @@ def measure(workdir: epath.PathLike) -> Goodput:
     Raises:
       ValueError, OSError: there are no timings; the message names the file.
     """
-    records = timing.read(workdir)
+    records = clock.read(workdir)
     try:
         return goodput(records)
     except ValueError as error:
-        raise ValueError(f"{epath.Path(workdir) / timing.FILE}: {error}") from error
+        raise ValueError(f"{epath.Path(workdir) / clock.FILE}: {error}") from error
 
 
 def _part_beyond(kept: float, first: int, last: int) -> float:
