@@ -19,7 +19,7 @@ from unitok_jax.codes import STRIDE
 from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
-from unitok_jax.evaluation import Evaluator
+from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.models.functions import Functions
 from unitok_jax.runtime import sharding
 from unitok_jax.step import init_params

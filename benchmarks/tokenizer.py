@@ -26,7 +26,7 @@ from unitok_jax import load
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float
-from unitok_jax.evaluate.agreement import CodeAgreement
+from unitok_jax.evaluation.metrics.agreement import CodeAgreement
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.precision import PRECISIONS, available
 from unitok_jax.models.unitok import abstract_model

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unitok_jax.evaluate.agreement import CodeAgreement
+from unitok_jax.evaluation.metrics.agreement import CodeAgreement
 
 
 def test_counts_over_batches_with_padding():

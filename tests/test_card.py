@@ -17,10 +17,12 @@ from PIL import Image
 import in_process
 from configs import tiny as tiny_config
 from jobs import environment, free_port
-from unitok_jax import evaluation, load, reference
+from unitok_jax import load
 from unitok_jax.commands import evaluate
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
-from unitok_jax.evaluate.frechet import Moments
+from unitok_jax.evaluation import evaluator
+from unitok_jax.evaluation.card import statistics
+from unitok_jax.evaluation.metrics.frechet import Moments
 from unitok_jax.run import Run
 from unitok_jax.step import init_params
 from unitok_jax.system import progress
@@ -213,8 +215,8 @@ def test_training_measures_what_the_card_does(tiny, tmp_path, capsys, monkeypatc
         np.testing.assert_allclose(
             evaluated[f"eval/{key}"], found["metrics"][key], rtol=1e-4, err_msg=key
         )
-    moments, _ = reference.read(next((tmp_path / "cache").iterdir()))
-    hashed = evaluation.digest([moments.mean, moments.covariance])
+    moments, _ = statistics.read(next((tmp_path / "cache").iterdir()))
+    hashed = evaluator.digest([moments.mean, moments.covariance])
     told = found["provenance"]["originals_statistics"]
     assert (
         told == f"of this pass, sha256 {hashed}"
@@ -246,8 +248,8 @@ class TestReference:
         first, stale, hit = (read(home / name) for name in ("first", "stale", "hit"))
         assert hit["metrics"].pop("fid_reference") == hit["metrics"]["rfid"]
         assert_same_figures(stale, hit)
-        moments, _ = reference.read(path)
-        hashed = evaluation.digest([moments.mean, moments.covariance])
+        moments, _ = statistics.read(path)
+        hashed = evaluator.digest([moments.mean, moments.covariance])
         told = [card["provenance"]["originals_statistics"] for card in (stale, hit)]
         assert told == [f"of this pass, sha256 {hashed}", f"cached, sha256 {hashed}"]
         assert hashed in (home / "hit" / "card.md").read_text()
@@ -260,10 +262,10 @@ class TestReference:
     ):
         home, arguments = place
         given = [*arguments, f"--cache={tmp_path}", f"--output={tmp_path / 'card'}"]
-        moments, facts = reference.read(whole[0] / "mine.npz")
+        moments, facts = statistics.read(whole[0] / "mine.npz")
         assert moments.count == COUNT
         for key, value in (("inception", "another"), ("preprocessing", {"size": [32, 32]})):
-            reference.write(tmp_path / "wrong.npz", moments, facts | {key: value})
+            statistics.write(tmp_path / "wrong.npz", moments, facts | {key: value})
             code, _, error = run(
                 capsys, monkeypatch, *given, f"--reference={tmp_path / 'wrong.npz'}"
             )
@@ -276,8 +278,8 @@ class TestReference:
             assert code == 2 and f"{name}.npz" in error and "Traceback" not in error
 
     def test_moments_survive_their_file(self, whole):
-        moments, facts = reference.read(whole[0] / "mine.npz")
-        cached = reference.read(next((whole[0] / "cache").iterdir()))
+        moments, facts = statistics.read(whole[0] / "mine.npz")
+        cached = statistics.read(next((whole[0] / "cache").iterdir()))
         np.testing.assert_array_equal(moments.mean, cached[0].mean)
         np.testing.assert_array_equal(moments.covariance, cached[0].covariance)
         assert facts["digest"] == cached[1]["digest"]
@@ -286,7 +288,7 @@ class TestReference:
         moments, facts = Moments(np.zeros(2048), np.eye(2048), 2), {"digest": ""}
         before = os.umask(0o027)
         try:
-            reference.write(tmp_path / "made.npz", moments, facts)
+            statistics.write(tmp_path / "made.npz", moments, facts)
         finally:
             os.umask(before)
         assert (tmp_path / "made.npz").stat().st_mode & 0o777 == 0o640

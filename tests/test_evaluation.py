@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from configs import tiny as tiny_config
-from unitok_jax import suite
 from unitok_jax.data.records import subset
 from unitok_jax.data.shapes import shape_source
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
-from unitok_jax.evaluate.frechet import frechet_distance
-from unitok_jax.evaluation import Evaluator, Pass
+from unitok_jax.evaluation import suite
+from unitok_jax.evaluation.evaluator import Evaluator, Pass
+from unitok_jax.evaluation.metrics.frechet import frechet_distance
 from unitok_jax.runtime import sharding
 from unitok_jax.step import init_params
 from unitok_jax.tokenizer import Tokenizer

@@ -5,8 +5,8 @@ import pytest
 import scipy.linalg
 
 import parity
-from unitok_jax.evaluate.frechet import FeatureMoments, Moments, frechet_distance
-from unitok_jax.evaluate.inception_score import inception_score
+from unitok_jax.evaluation.metrics.frechet import FeatureMoments, Moments, frechet_distance
+from unitok_jax.evaluation.metrics.inception_score import inception_score
 
 
 def moments(features, sizes=None):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unitok_jax.evaluate.codebook import CodebookUse
-from unitok_jax.evaluate.reconstruction import Reconstruction, psnr
-from unitok_jax.evaluate.retrieval import caption_retrieval
+from unitok_jax.evaluation.metrics.codebook import CodebookUse
+from unitok_jax.evaluation.metrics.reconstruction import Reconstruction, psnr
+from unitok_jax.evaluation.metrics.retrieval import caption_retrieval
 from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
 from unitok_jax.training.boards import TensorBoard
 from unitok_jax.training.metrics import Progress, RunningMean, Writer

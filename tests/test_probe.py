@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from unitok_jax.evaluate.probe import GRID, fit_logistic, fit_ridge, linear_probe
+from unitok_jax.evaluation.metrics.probe import GRID, fit_logistic, fit_ridge, linear_probe
 
 METHODS = ("logistic", "ridge")
 

@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from unitok_jax import reference
-from unitok_jax.evaluate.frechet import Moments
+from unitok_jax.evaluation.card import statistics
+from unitok_jax.evaluation.metrics.frechet import Moments
 
 FACTS = {"inception": "abc", "preprocessing": "p"}
 
@@ -17,7 +17,7 @@ FACTS = {"inception": "abc", "preprocessing": "p"}
 @pytest.fixture
 def narrow(monkeypatch):
     """References of 4 features: files of a few hundred bytes."""
-    monkeypatch.setattr(reference, "_SHAPES", {"mu": (4,), "sigma": (4, 4)})
+    monkeypatch.setattr(statistics, "_SHAPES", {"mu": (4,), "sigma": (4, 4)})
 
 
 def moments():
@@ -31,15 +31,15 @@ def put(path, **arrays):
 
 def refused(path):
     with pytest.raises(ValueError) as error:
-        reference.read(path)
+        statistics.read(path)
     assert path.name in str(error.value) and "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_comes_back_from_a_home_folder(tmp_path, monkeypatch, narrow):
     monkeypatch.setenv("HOME", str(tmp_path))
-    reference.write("~/a/x.npz", moments(), FACTS)
-    found, facts = reference.read("~/a/x.npz")
+    statistics.write("~/a/x.npz", moments(), FACTS)
+    found, facts = statistics.read("~/a/x.npz")
     np.testing.assert_array_equal(found.mean, moments().mean)
     assert found.count == 10 and facts == FACTS
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.npz"]
@@ -47,7 +47,7 @@ def test_comes_back_from_a_home_folder(tmp_path, monkeypatch, narrow):
 
 def test_one_of_another_project_has_no_facts(tmp_path, narrow):
     path = put(tmp_path / "x.npz", sigma=np.asfortranarray(np.eye(4, dtype=np.float32)))
-    found, facts = reference.read(path)
+    found, facts = statistics.read(path)
     assert found.count == 0 and facts == {} and found.covariance.dtype == np.float64
 
 
@@ -123,7 +123,7 @@ def test_other_files(tmp_path, content):
 
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        reference.read(tmp_path / "x.npz")
+        statistics.read(tmp_path / "x.npz")
     assert "is a folder" in refused(tmp_path)
     (tmp_path / "zero").symlink_to("/dev/zero")
     assert "is a device" in refused(tmp_path / "zero")
@@ -131,7 +131,7 @@ def test_no_file(tmp_path):
 
 def test_damage_is_one_line(tmp_path, narrow):
     path, draw, refusals = tmp_path / "x.npz", random.Random(0), 0
-    reference.write(path, moments(), FACTS)
+    statistics.write(path, moments(), FACTS)
     whole = path.read_bytes()
     for _ in range(400):
         damaged = bytearray(whole)
@@ -141,7 +141,7 @@ def test_damage_is_one_line(tmp_path, narrow):
             del damaged[draw.randrange(len(damaged)) :]
         path.write_bytes(damaged)
         try:
-            reference.read(path)
+            statistics.read(path)
         except ValueError as error:
             assert path.name in str(error)
             refusals += 1

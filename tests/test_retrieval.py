@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from unitok_jax.evaluate import retrieval
-from unitok_jax.evaluate.retrieval import caption_retrieval
+from unitok_jax.evaluation.metrics import retrieval
+from unitok_jax.evaluation.metrics.retrieval import caption_retrieval
 
 
 def unit(vectors):

@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from unitok_jax import training_images
+from unitok_jax.evaluation.card import training_images
 
 
 def data(source, path="", mixture=()):

@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import suite
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.checks import batch_divisor, check
@@ -22,7 +21,8 @@ from unitok_jax.data.pipeline import effective_batch_size, train_batches
 from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.transforms import decode_image
-from unitok_jax.evaluation import Evaluator
+from unitok_jax.evaluation import suite
+from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.step import Programs, TokenizerSteps, TrainState

@@ -17,7 +17,7 @@ from unitok_jax.compiled import METHODS, PROGRAMS, CompiledModel
 from unitok_jax.data import text as captions
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import check_size
-from unitok_jax.evaluate import zero_shot
+from unitok_jax.evaluation.metrics import zero_shot
 from unitok_jax.models.functions import Functions
 from unitok_jax.weights import load as loading
 

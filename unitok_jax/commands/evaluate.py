@@ -9,11 +9,11 @@ import contextlib
 import shlex
 import sys
 
-from unitok_jax import card_page, card_writing, reference
-from unitok_jax.card_settings import CardSettings
 from unitok_jax.commands import arguments
 from unitok_jax.data.sources import open_source
-from unitok_jax.measuring import measure
+from unitok_jax.evaluation.card import pages, statistics, write
+from unitok_jax.evaluation.card.measure import measure
+from unitok_jax.evaluation.card.settings import CardSettings
 from unitok_jax.runtime import processes
 from unitok_jax.system import outputs
 from unitok_jax.system.paths import printable
@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
                 if args.save_reference:
                     arguments.check_new(args.save_reference, "save_reference")
                 if args.inception:
-                    cache = reference.cache_folder(args.cache)
+                    cache = statistics.cache_folder(args.cache)
                     arguments.check_writable(cache / "reference.npz", "cache")
                 folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
         size = arguments.image_size(args.size) if args.size else None
@@ -90,8 +90,8 @@ def _run(args: argparse.Namespace) -> None:
         card = measure(tokenizer, source, data, settings)
         if folder is not None:
             command = shlex.join(["unitok", "evaluate", *sys.argv[1:]])
-            content = card_writing.write(folder, card, command)
-            for name, value, _, _ in card_page.rows(content):
+            content = write.write(folder, card, command)
+            for name, value, _, _ in pages.rows(content):
                 print(f"{name:28} {value}")
     if folder is not None:
         print(printable(args.output / "card.html"))

@@ -23,7 +23,7 @@ from unitok_jax.data.transforms import (
     to_float,
     to_uint8,
 )
-from unitok_jax.evaluate.reconstruction import psnr
+from unitok_jax.evaluation.metrics.reconstruction import psnr
 from unitok_jax.pictures import captioned
 from unitok_jax.system.paths import printable
 from unitok_jax.tokenizer import Tokenizer

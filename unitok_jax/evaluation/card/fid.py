@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from unitok_jax import reference, suite
-from unitok_jax.card_settings import CardSettings
 from unitok_jax.data.records import Source
-from unitok_jax.evaluate.frechet import Moments, frechet_distance
-from unitok_jax.evaluate.inception_score import inception_score
-from unitok_jax.evaluation import Pass, digest
+from unitok_jax.evaluation import suite
+from unitok_jax.evaluation.card import statistics
+from unitok_jax.evaluation.card.settings import CardSettings
+from unitok_jax.evaluation.evaluator import Pass, digest
+from unitok_jax.evaluation.metrics.frechet import Moments, frechet_distance
+from unitok_jax.evaluation.metrics.inception_score import inception_score
 from unitok_jax.runtime import processes
 
 RESIZE = "bicubic with antialiasing (Pillow), aspect kept, then centre crop"
@@ -42,22 +43,22 @@ class Fid:
         if not settings.inception or len(source) < suite.FEWEST:
             return
         self._facts = {
-            "data": reference.source_facts(data, source),
+            "data": statistics.source_facts(data, source),
             "preprocessing": {"size": list(data.image_size), "resize": RESIZE},
             "inception": weights,
             "max_images": settings.max_images,
         }
         if settings.reference:
-            self.given, facts = reference.read(settings.reference)
+            self.given, facts = statistics.read(settings.reference)
             self._tell("reference", settings.reference, self.given)
-            reference.check(settings.reference, facts, self._facts)
+            statistics.check(settings.reference, facts, self._facts)
             if not facts:
                 notes.warn(f"--reference={settings.reference} does not say what it was made with")
         # Only the lead's disk counts: others may have another cache.
-        self._path = reference.cache_path(reference.cache_folder(settings.cache), self._facts)
+        self._path = statistics.cache_path(statistics.cache_folder(settings.cache), self._facts)
         self._cached = None
         if processes.is_lead() and self._path.is_file():
-            self._cached = reference.read(self._path)
+            self._cached = statistics.read(self._path)
         self.known = self._cached and self._cached[1]["digest"]
 
     def agree(self) -> None:
@@ -98,7 +99,7 @@ class Fid:
         self._tell("originals", "cached" if cached else "of this pass", originals)
         if self._settings.save_reference:
             facts = self._facts | {"digest": found.digest}
-            reference.write(self._settings.save_reference, originals, facts)
+            statistics.write(self._settings.save_reference, originals, facts)
         out = suite.rfid(found, originals)
         if self.given:
             out["fid_reference"] = frechet_distance(self.given, found.rebuilt.result())
@@ -122,4 +123,4 @@ class Fid:
 
     def _save(self, originals, pixels):
         if processes.is_lead():
-            reference.write(self._path, originals, self._facts | {"digest": pixels})
+            statistics.write(self._path, originals, self._facts | {"digest": pixels})

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from unitok_jax import __version__, card_page, card_pictures
-from unitok_jax.measuring import Card
+from unitok_jax import __version__
+from unitok_jax.evaluation.card import pages
+from unitok_jax.evaluation.card import pictures as card_pictures
+from unitok_jax.evaluation.card.measure import Card
 from unitok_jax.system.paths import printable
 
 
@@ -70,8 +72,8 @@ def write(folder: str | pathlib.Path, card: Card, command: str = "") -> dict[str
     content = _escaped(content)
     texts = {
         "card.json": json.dumps(content, indent=2, allow_nan=False) + "\n",
-        "card.md": card_page.markdown(content),
-        "card.html": card_page.page(content, folder),
+        "card.md": pages.markdown(content),
+        "card.html": pages.page(content, folder),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -16,15 +16,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from unitok_jax import measures
 from unitok_jax.codes import STRIDE
 from unitok_jax.data.health import Tally
 from unitok_jax.data.pipeline import eval_batches
 from unitok_jax.data.records import Source
-from unitok_jax.evaluate.agreement import CodeAgreement
-from unitok_jax.evaluate.codebook import CodebookUse
-from unitok_jax.evaluate.frechet import FeatureMoments
-from unitok_jax.evaluate.reconstruction import Reconstruction
+from unitok_jax.evaluation.metrics import ssim
+from unitok_jax.evaluation.metrics.agreement import CodeAgreement
+from unitok_jax.evaluation.metrics.codebook import CodebookUse
+from unitok_jax.evaluation.metrics.frechet import FeatureMoments
+from unitok_jax.evaluation.metrics.reconstruction import Reconstruction
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.images import squared_error, to_float
 from unitok_jax.models.quantizers.base import codebook_counts
@@ -162,8 +162,8 @@ class Evaluator:
         pixels, rounded = batch["image"].astype(jnp.float32), to_float(rebuilt)
         out = _marks(batch) | {
             "squared_error": squared_error(rounded, images),
-            "ssim": measures.ssim(levels, pixels, window="gaussian"),
-            "ssim_uniform": measures.ssim(levels, pixels, window="uniform"),
+            "ssim": ssim.ssim(levels, pixels, window="gaussian"),
+            "ssim_uniform": ssim.ssim(levels, pixels, window="uniform"),
             "counts": codebook_counts(codes, self._rows, batch["mask"]),
         }
         if "lpips" in self._graphs:

@@ -8,10 +8,10 @@ import numpy as np
 from unitok_jax.data.labels import LabelSet
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.text import Tokenizer
-from unitok_jax.evaluate import zero_shot
-from unitok_jax.evaluate.frechet import Moments, frechet_distance
-from unitok_jax.evaluate.retrieval import caption_retrieval
-from unitok_jax.evaluation import Pass
+from unitok_jax.evaluation.evaluator import Pass
+from unitok_jax.evaluation.metrics import zero_shot
+from unitok_jax.evaluation.metrics.frechet import Moments, frechet_distance
+from unitok_jax.evaluation.metrics.retrieval import caption_retrieval
 
 FEWEST = 2  # images that have a covariance, and so an rFID
 

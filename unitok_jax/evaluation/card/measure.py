@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import card_pictures, suite, training_images
-from unitok_jax.card_settings import CardSettings
 from unitok_jax.data.health import Tally
 from unitok_jax.data.labels import LabelSet, label_set
 from unitok_jax.data.records import LabelledSource, Source, subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.text import END_OF_TEXT
-from unitok_jax.evaluate.probe import linear_probe
-from unitok_jax.evaluation import Evaluator, Pass, Shown, digest
-from unitok_jax.fid import RESIZE, Fid
+from unitok_jax.evaluation import suite
+from unitok_jax.evaluation.card import pictures, training_images
+from unitok_jax.evaluation.card.fid import RESIZE, Fid
+from unitok_jax.evaluation.card.settings import CardSettings
+from unitok_jax.evaluation.evaluator import Evaluator, Pass, Shown, digest
+from unitok_jax.evaluation.metrics.probe import linear_probe
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system.progress import Progress
 from unitok_jax.weights import pretrained
@@ -250,7 +251,7 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
     metrics |= _text_figures(inputs, usable, found, notes)
     metrics |= _probe(inputs, usable, found, notes)
     per_image = found.reconstruction.per_image()
-    chosen = card_pictures.choose(per_image["psnr"])
+    chosen = pictures.choose(per_image["psnr"])
     order = sorted(position for positions in chosen.values() for position in positions)
     # The program of the pass, whose batches have one shape: nothing is compiled again.
     shown = inputs.run(subset(usable, order), show=len(order), what=what).shown

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unitok_jax.data.records import Source
-from unitok_jax.evaluate.frechet import Moments
+from unitok_jax.evaluation.metrics.frechet import Moments
 from unitok_jax.system import foreign_json
 from unitok_jax.system.foreign_files import check_file
 from unitok_jax.system.outputs import replacing
