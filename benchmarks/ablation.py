@@ -106,9 +106,9 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
     import numpy as np
 
     from unitok_jax.data.pipeline import eval_batches
-    from unitok_jax.run import Run
     from unitok_jax.runtime import sharding
-    from unitok_jax.step import init_params
+    from unitok_jax.tokenizer.run import Run
+    from unitok_jax.tokenizer.step import init_params
     from unitok_jax.weights import pretrained
 
     config = configuration(variant, steps, batch)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from benchmarks import timing
 from unitok_jax.checkpoints import reader
 from unitok_jax.checkpoints.manager import Checkpoints
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.step import TokenizerSteps
 
 
 def abstract_items(config) -> dict:

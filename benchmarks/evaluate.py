@@ -22,7 +22,7 @@ from unitok_jax.data.specs import data_config
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.models.functions import Functions
 from unitok_jax.runtime import sharding
-from unitok_jax.step import init_params
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import pretrained
 
 

@@ -26,7 +26,7 @@ def measure(config: str, batch: int, dtype: str) -> dict[str, dict]:
 
 def _here(name, batch, dtype):
     begun = time.perf_counter()
-    import unitok_jax.tokenizer  # noqa: F401
+    import unitok_jax.tokenizer.api  # noqa: F401
 
     imported = time.perf_counter()
     import jax

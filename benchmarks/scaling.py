@@ -19,7 +19,7 @@ import jax
 from benchmarks import timing
 from unitok_jax import exchange, fit, flops, hlo, topology
 from unitok_jax.runtime import sharding
-from unitok_jax.step import Programs, TokenizerSteps
+from unitok_jax.tokenizer.step import Programs, TokenizerSteps
 
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 _FOUND = (

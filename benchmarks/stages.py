@@ -17,11 +17,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks import inference, roofline, timing
-from unitok_jax import augment, trees
+from unitok_jax import trees
 from unitok_jax.codes import STRIDE
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
 from unitok_jax.models.pretrained.dinov2 import PATCH, WIDTH, DinoV2
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.tokenizer import augment
 from unitok_jax.weights import pretrained
 
 

@@ -38,7 +38,7 @@ images = np.zeros((1, *tokenizer.image_size, 3), np.uint8)
 _STEP = """
 import functools, importlib, sys, jax, jax.numpy as jnp
 from unitok_jax import compilation_cache, frozen
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.step import TokenizerSteps
 compilation_cache.enable()
 config = importlib.import_module(f"configs.{sys.argv[2]}").get_config()
 steps = TokenizerSteps(config)
@@ -91,10 +91,13 @@ def _once(config):
 
         run(_WEIGHTS, environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"})
         yield python("import unitok_jax", f"{_NEWS}import unitok_jax{_TOLD}")
-        yield python("import unitok_jax.tokenizer", f"{_NEWS}import unitok_jax.tokenizer{_TOLD}")
+        yield python(
+            "import unitok_jax.tokenizer.api", f"{_NEWS}import unitok_jax.tokenizer.api{_TOLD}"
+        )
         encoded = f"{_ENCODE}{_NEWS}tokenizer.encode(images){_TOLD}"
         yield python(
-            "load", f"import sys, unitok_jax.tokenizer\n{_NEWS}unitok_jax.load(sys.argv[1]){_TOLD}"
+            "load",
+            f"import sys, unitok_jax.tokenizer.api\n{_NEWS}unitok_jax.load(sys.argv[1]){_TOLD}",
         )
         for state in ("cold", "warm"):
             yield python(f"first encode, {state}", encoded)

@@ -27,8 +27,8 @@ from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.view_batches import ShardedViews
-from unitok_jax.step import init_params
-from unitok_jax.tokenizer import Tokenizer
+from unitok_jax.tokenizer.api import Tokenizer
+from unitok_jax.tokenizer.step import init_params
 
 
 class Watched(ShardedViews):

@@ -31,7 +31,7 @@ def make_input(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     import jax
 
     from configs import tiny
-    from unitok_jax.step import init_params
+    from unitok_jax.tokenizer.step import init_params
     from unitok_jax.weights import load
 
     config = tiny.get_config()

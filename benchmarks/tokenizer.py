@@ -30,8 +30,8 @@ from unitok_jax.evaluation.metrics.agreement import CodeAgreement
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.precision import PRECISIONS, available
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.step import init_params
-from unitok_jax.tokenizer import Tokenizer
+from unitok_jax.tokenizer.api import Tokenizer
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights.pretrained import SEEDED
 
 PIECES = 4  # batches of the comparison of prefetching with waiting for each

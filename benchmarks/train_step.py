@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import roofline, timing
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import pretrained
 
 PHASES = {"first": False, "adversarial": True}

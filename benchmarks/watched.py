@@ -32,7 +32,7 @@ class _Noted:
 
 def main() -> None:
     """Runs the command with its batches noted."""
-    from unitok_jax import run
+    from unitok_jax.tokenizer import run
 
     batches = run.Run.batches
     run.Run.batches = lambda self, start: _Noted(batches(self, start), start)

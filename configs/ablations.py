@@ -6,7 +6,7 @@
 from ml_collections import ConfigDict
 
 from configs import default
-from unitok_jax.losses import PIXEL_TERMS
+from unitok_jax.tokenizer.losses import PIXEL_TERMS
 
 _WIDTH = 768  # of the base trunk
 

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from configs import tiny_full
-from unitok_jax import adversary, augment, losses
-from unitok_jax.adversary import Adversary
+from unitok_jax.tokenizer import adversary, augment, losses
+from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.training.optim import Times
 
 

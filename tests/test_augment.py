@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import parity
-from unitok_jax import augment
+from unitok_jax.tokenizer import augment
 
 
 def check(ours, name):

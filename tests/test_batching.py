@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from unitok_jax.batching import Batcher, by_shape, fetch, in_order
+from unitok_jax.tokenizer.batching import Batcher, by_shape, fetch, in_order
 
 
 @pytest.mark.parametrize(

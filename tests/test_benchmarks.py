@@ -53,8 +53,8 @@ def test_the_table_of_the_start():
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS)
 def test_every_variant_of_the_ablation_builds(variant):
-    from unitok_jax.checks import check
-    from unitok_jax.step import TokenizerSteps
+    from unitok_jax.tokenizer.config_checks import check
+    from unitok_jax.tokenizer.step import TokenizerSteps
 
     config = ablation.configuration(variant, steps=10, batch=4)
     check(config)

@@ -23,9 +23,9 @@ from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint
 from unitok_jax.evaluation import evaluator
 from unitok_jax.evaluation.card import statistics
 from unitok_jax.evaluation.metrics.frechet import Moments
-from unitok_jax.run import Run
-from unitok_jax.step import init_params
 from unitok_jax.system import progress
+from unitok_jax.tokenizer.run import Run
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.training.loop import train
 from unitok_jax.weights import load as loading
 

@@ -20,8 +20,8 @@ from jobs import free_port
 from saves import items, save
 from unitok_jax.checkpoints import differences, reader
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
-from unitok_jax.checks import check
 from unitok_jax.runtime import processes, sharding, workdir
+from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.weights import load
 
 ROOT = pathlib.Path(__file__).parents[1]

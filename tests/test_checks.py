@@ -6,8 +6,8 @@ import types
 import pytest
 
 from configs import default, tiny, tiny_full
-from unitok_jax.checks import check
-from unitok_jax.run import Run
+from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.run import Run
 
 NAN = float("nan")
 

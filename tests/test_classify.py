@@ -11,8 +11,8 @@ from in_process import run
 from unitok_jax.commands import classify, retrieve
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.evaluation.metrics.zero_shot import probabilities
-from unitok_jax.step import init_params
-from unitok_jax.tokenizer import load
+from unitok_jax.tokenizer.api import load
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load as loading
 
 LABELS = ["cat", "red car", "moon"]

@@ -12,12 +12,12 @@ import pytest
 
 from configs import ablations, default, finetune
 from unitok_jax import trees
-from unitok_jax.checks import check
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import sharding
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import pretrained
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -15,7 +15,7 @@ import safetensors.numpy
 import parity
 from unitok_jax.commands import convert
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.tokenizer import load
+from unitok_jax.tokenizer.api import load
 from unitok_jax.weights import load as loading
 from unitok_jax.weights import torch_layout, torch_options
 
@@ -127,7 +127,7 @@ class TestRelease:
     def test_projections_with_other_heads_than_the_trunk(self, tiny, tmp_path, images):
         torch = pytest.importorskip("torch")
         from benchmarks.torch_unitok import UniTok
-        from unitok_jax.step import init_params
+        from unitok_jax.tokenizer.step import init_params
 
         tiny.model.latent_width, tiny.model.quant_heads = 64, 2  # the trunk has 4
         loading.write(
@@ -436,7 +436,7 @@ class TestWeightsOfARun:
     @pytest.fixture
     def saved(self, tiny, tmp_path):
         from unitok_jax.checkpoints.manager import Checkpoints
-        from unitok_jax.step import TokenizerSteps
+        from unitok_jax.tokenizer.step import TokenizerSteps
 
         def make(ema_decay):
             tiny.optim.ema_decay = ema_decay

@@ -15,7 +15,7 @@ from PIL import Image
 
 import unitok_jax
 from configs import default, photos
-from unitok_jax.step import init_params
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -16,8 +16,8 @@ from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.evaluator import Evaluator, Pass
 from unitok_jax.evaluation.metrics.frechet import frechet_distance
 from unitok_jax.runtime import sharding
-from unitok_jax.step import init_params
-from unitok_jax.tokenizer import Tokenizer
+from unitok_jax.tokenizer.api import Tokenizer
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import pretrained
 
 COUNT = 11  # no multiple of the devices or of a batch

@@ -12,10 +12,10 @@ from PIL import Image
 
 import in_process
 from mounts import remount, tmpfs
-from unitok_jax import export
 from unitok_jax.data.transforms import to_uint8
-from unitok_jax.step import init_params
-from unitok_jax.tokenizer import load
+from unitok_jax.tokenizer.api import load
+from unitok_jax.tokenizer.export import programs
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load as loading
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
@@ -45,7 +45,7 @@ np.savez(out, codes=np.concatenate(codes), rebuilt=np.concatenate(rebuilt), toge
 )
 
 
-run_export = functools.partial(in_process.run, export)
+run_export = functools.partial(in_process.run, programs)
 
 
 def call(folder, images, tmp_path):
@@ -59,7 +59,7 @@ def call(folder, images, tmp_path):
 def exported(weights, tmp_path_factory):
     """Of the tiny model, for 48x64 pixels and all platforms."""
     folder = tmp_path_factory.mktemp("export") / "tiny"
-    export.write(folder, load(weights), (48, 64), ("cpu", "cuda", "tpu"), None)
+    programs.write(folder, load(weights), (48, 64), ("cpu", "cuda", "tpu"), None)
     return folder
 
 
@@ -134,7 +134,7 @@ def test_other_models(tiny, tmp_path, change):
     tiny.model.update(change)
     loading.write(tmp_path / "model", tiny, init_params(tiny.model.to_dict(), jax.random.key(0)))
     tokenizer = load(tmp_path / "model", batch_size=1)
-    export.write(tmp_path / "out", tokenizer, (32, 32), ("cpu",), 1)
+    programs.write(tmp_path / "out", tokenizer, (32, 32), ("cpu",), 1)
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     np.testing.assert_array_equal(
         call(tmp_path / "out", images, tmp_path)["codes"], tokenizer.encode(images)

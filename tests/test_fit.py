@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from unitok_jax import exchange, fit, groups, hlo, topology
 from unitok_jax.runtime import sharding
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.step import TokenizerSteps
 
 ROOT = pathlib.Path(__file__).parents[1]
 NANO = {

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from unitok_jax.checkpoints import manager
-from unitok_jax.run import Run
+from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
 STEPS = 10

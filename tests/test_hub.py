@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 import unitok_jax
 from unitok_jax.commands import convert
-from unitok_jax.step import init_params
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import hub, load
 
 ANSWER = httpx.Response(502, request=httpx.Request("GET", "http://hub"))

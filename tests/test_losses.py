@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs import default
-from unitok_jax import losses
 from unitok_jax.models.layers import l2_normalize
+from unitok_jax.tokenizer import losses
 
 
 def test_every_term_has_its_weight_in_the_config():

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from configs import tiny
-from unitok_jax import losses
 from unitok_jax.models.layers import l2_normalize
 from unitok_jax.models.unitok import Output
-from unitok_jax.objective import Objective, split_batch
+from unitok_jax.tokenizer import losses
+from unitok_jax.tokenizer.objective import Objective, split_batch
 
 
 class Last(nnx.Module):

@@ -12,7 +12,7 @@ from configs import tiny, tiny_full
 from unitok_jax import trees
 from unitok_jax.models.discriminator import DiscriminatorHeads
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.training import optim
 from unitok_jax.weights import torch_layout
 

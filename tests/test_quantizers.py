@@ -10,7 +10,7 @@ from unitok_jax.models import layers
 from unitok_jax.models.quantizers import multi_codebook
 from unitok_jax.models.quantizers.base import join_chunks, split_chunks
 from unitok_jax.models.unitok import QUANTIZERS, abstract_model
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import load as loading
 from unitok_jax.weights import torch_layout
 
@@ -262,7 +262,7 @@ def test_contrastive_only_leaves_the_decoder_alone():
 @pytest.mark.parametrize("kind", KINDS[1:])
 class TestFiles:
     def test_folder_and_tokenizer(self, kind, tmp_path):
-        from unitok_jax.tokenizer import Tokenizer, load
+        from unitok_jax.tokenizer.api import Tokenizer, load
 
         config = tiny_config(kind)
         tokenizer = Tokenizer(config, fresh(config), batch_size=1)

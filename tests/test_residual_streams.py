@@ -9,7 +9,7 @@ from flax import nnx
 import parity
 from configs import tiny_full
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import pretrained
 
 # dtype, residual_dtype -> the stream's: never less than that of the computation

@@ -15,7 +15,7 @@ from unitok_jax.data import folders
 from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.records import subset
 from unitok_jax.data.shapes import shape_source
-from unitok_jax.run import Run
+from unitok_jax.tokenizer.run import Run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from benchmarks import scaling
 from configs import tiny
 from unitok_jax import topology
 from unitok_jax.runtime import sharding
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer.step import TokenizerSteps
 
 
 def configuration(batch, accumulation):

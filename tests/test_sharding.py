@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from unitok_jax import hlo
 from unitok_jax.models.text_encoder import TextEncoder
-from unitok_jax.run import Run
 from unitok_jax.runtime import sharding
+from unitok_jax.tokenizer.run import Run
 
 
 class TestMesh:

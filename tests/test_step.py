@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from configs import tiny_full
-from unitok_jax import augment, trees
-from unitok_jax.objective import split_batch
-from unitok_jax.step import TokenizerSteps, TrainState
+from unitok_jax import trees
+from unitok_jax.tokenizer import augment
+from unitok_jax.tokenizer.objective import split_batch
+from unitok_jax.tokenizer.step import TokenizerSteps, TrainState
 from unitok_jax.weights import pretrained
 
 

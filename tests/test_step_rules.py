@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import tiny_full
-from unitok_jax.step import MAX_LOG_SCALE, TokenizerSteps
+from unitok_jax.tokenizer.step import MAX_LOG_SCALE, TokenizerSteps
 from unitok_jax.training.optim import Player
 
 

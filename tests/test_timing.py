@@ -16,7 +16,7 @@ from runs import ENVIRONMENT, command, run
 from traces import traced_steps
 from unitok_jax.data.health import Notes
 from unitok_jax.data.pipeline import Batches
-from unitok_jax.run import Run
+from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import clock as timing
 from unitok_jax.training import goodput, loop
 from unitok_jax.training.clock import Clock

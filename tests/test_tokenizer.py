@@ -16,10 +16,11 @@ from PIL import Image
 
 import parity
 import unitok_jax
-from unitok_jax import arguments, compiled
 from unitok_jax.data.transforms import decode_image
 from unitok_jax.models import precision
-from unitok_jax.tokenizer import Codes
+from unitok_jax.tokenizer import compiled
+from unitok_jax.tokenizer import inputs as arguments
+from unitok_jax.tokenizer.api import Codes
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ class TestFeatures:
 
         from configs import tiny
         from unitok_jax.models import UniTok
-        from unitok_jax.tokenizer import Tokenizer
+        from unitok_jax.tokenizer.api import Tokenizer
 
         config = tiny.get_config()
         model = UniTok(**config.model.to_dict(), rngs=nnx.Rngs(0))

@@ -8,10 +8,10 @@ from flax import nnx
 
 import parity
 from configs import tiny_full
-from unitok_jax import augment
 from unitok_jax.models.pretrained.dinov2 import DinoV2
 from unitok_jax.models.pretrained.lpips import Lpips
-from unitok_jax.step import TokenizerSteps
+from unitok_jax.tokenizer import augment
+from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import torch_layout, torch_options
 from unitok_jax.weights.pretrained import DINOV2_ROWS, LPIPS_ROWS
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import pages
 from unitok_jax import examples, visitors
-from unitok_jax.step import init_params
+from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
 META = {"_type": "gradio.FileData"}

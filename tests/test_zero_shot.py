@@ -112,7 +112,7 @@ def test_a_model_that_reads_the_picture_classifies_held_out_shapes():
 
 @pytest.mark.parametrize("source, path", [("shapes", "held_out"), ("photos", "")])
 def test_a_run_reports_it_where_there_are_labels(tiny, source, path):
-    from unitok_jax.run import Run
+    from unitok_jax.tokenizer.run import Run
 
     tiny.eval.source, tiny.eval.path = source, path
     tiny.model.text.context_length = 24
@@ -126,7 +126,7 @@ def test_a_run_reports_it_where_there_are_labels(tiny, source, path):
 
 
 def test_no_zero_shot_without_a_contrastive_loss(tiny):
-    from unitok_jax.run import Run
+    from unitok_jax.tokenizer.run import Run
 
     tiny.eval.source, tiny.eval.path = "shapes", "held_out"
     tiny.loss.contrastive = 0.0

@@ -13,9 +13,9 @@ __all__ = ["Tokenizer", "load", "open_codes", "__version__"]
 def __getattr__(name: str):
     # Resolved late: data workers import this package and need neither JAX nor the models.
     if name in ("Tokenizer", "load"):
-        from unitok_jax import tokenizer
+        from unitok_jax.tokenizer import api
 
-        return getattr(tokenizer, name)
+        return getattr(api, name)
     if name == "open_codes":
         from unitok_jax.data.codes import open_codes
 

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unitok_jax import exchange, flops, hlo, topology
-from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.runtime import sharding
-from unitok_jax.step import Programs, TokenizerSteps
+from unitok_jax.tokenizer.config_checks import batch_divisor, check
+from unitok_jax.tokenizer.step import Programs, TokenizerSteps
 from unitok_jax.topology import Topology
 from unitok_jax.weights import pretrained
 

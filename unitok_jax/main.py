@@ -81,7 +81,7 @@ def _compile() -> None:
 
 
 def _tokenizer():
-    from unitok_jax.run import Run
+    from unitok_jax.tokenizer.run import Run
 
     return Run
 

@@ -2,7 +2,7 @@
 
 from . import Mutation
 
-ADVERSARY, AUGMENT = "unitok_jax/adversary.py", "unitok_jax/augment.py"
+ADVERSARY, AUGMENT = "unitok_jax/tokenizer/adversary.py", "unitok_jax/tokenizer/augment.py"
 HEADS, LAYERS = "unitok_jax/models/discriminator.py", "unitok_jax/models/layers.py"
 QUANTIZER, RESIDUAL, LOOKUP_FREE = (
     f"unitok_jax/models/quantizers/{x}.py" for x in ("multi_codebook", "residual", "lookup_free")

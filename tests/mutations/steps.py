@@ -2,8 +2,8 @@
 
 from . import Mutation
 
-STEP, OPTIM = "unitok_jax/step.py", "unitok_jax/training/optim.py"
-LOSSES, OBJECTIVE = "unitok_jax/losses.py", "unitok_jax/objective.py"
+STEP, OPTIM = "unitok_jax/tokenizer/step.py", "unitok_jax/training/optim.py"
+LOSSES, OBJECTIVE = "unitok_jax/tokenizer/losses.py", "unitok_jax/tokenizer/objective.py"
 CODEBOOKS = "unitok_jax/models/quantizers/base.py"
 RULES, GRADIENTS = "tests/test_step_rules.py", "tests/test_objective.py"
 TEST_OPTIM, TEST_LOSSES = "tests/test_optim.py", "tests/test_losses.py"

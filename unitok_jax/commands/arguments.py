@@ -78,7 +78,7 @@ def load_tokenizer(args: argparse.Namespace, **options):
 
     options: as for `tokenizer.load`.
     """
-    from unitok_jax.tokenizer import load  # --help does not wait for JAX
+    from unitok_jax.tokenizer.api import load  # --help does not wait for JAX
 
     given = {"precision": args.precision, "weights": args.weights}
     return load(args.checkpoint, **given, **options, **heads(args))

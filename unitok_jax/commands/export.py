@@ -7,9 +7,9 @@ flatbuffers, numpy, safetensors and pillow.
 
 import argparse
 
-from unitok_jax import export
 from unitok_jax.commands import arguments
 from unitok_jax.system.paths import printable
+from unitok_jax.tokenizer.export import programs
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=arguments.path, help="a new folder")
     parser.add_argument("--size", help="N or HEIGHTxWIDTH of the images; default: the model's")
     parser.add_argument(
-        "--platforms", default="cpu,cuda,tpu", help=f"some of {','.join(export.PLATFORMS)}"
+        "--platforms", default="cpu,cuda,tpu", help=f"some of {','.join(programs.PLATFORMS)}"
     )
     parser.add_argument("--batch_size", type=int, help="images of a call; default: any number")
     arguments.run(parser, _run)
@@ -27,16 +27,16 @@ def main() -> None:
 
 def _run(args: argparse.Namespace) -> None:
     platforms = args.platforms.split(",")
-    unknown = [name for name in platforms if name not in export.PLATFORMS]
+    unknown = [name for name in platforms if name not in programs.PLATFORMS]
     if unknown or len(set(platforms)) < len(platforms):
         raise ValueError(
-            f"--platforms={args.platforms}: expected different ones of {','.join(export.PLATFORMS)}"
+            f"--platforms={args.platforms}: expected different ones of {','.join(programs.PLATFORMS)}"
         )
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
     size = arguments.image_size(args.size) if args.size else None
     tokenizer = arguments.load_tokenizer(args)
-    export.write(args.output, tokenizer, size or tokenizer.image_size, platforms, args.batch_size)
+    programs.write(args.output, tokenizer, size or tokenizer.image_size, platforms, args.batch_size)
     total = sum(path.stat().st_size for path in args.output.iterdir())
     output, example = printable(args.output), printable(args.output / "example.py")
     print(f"{output}: {total / 1e6:.1f} MB; try python {example} IMAGE")

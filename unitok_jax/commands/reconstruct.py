@@ -26,7 +26,7 @@ from unitok_jax.data.transforms import (
 from unitok_jax.evaluation.metrics.reconstruction import psnr
 from unitok_jax.pictures import captioned
 from unitok_jax.system.paths import printable
-from unitok_jax.tokenizer import Tokenizer
+from unitok_jax.tokenizer.api import Tokenizer
 
 FORMAT = "unitok_jax.reconstructed"
 COMMAND = "unitok reconstruct"

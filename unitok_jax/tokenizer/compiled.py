@@ -5,9 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from unitok_jax.batching import Batcher, fetch
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.images import to_float
+from unitok_jax.tokenizer.batching import Batcher, fetch
 
 METHODS = ("encode", "decode", "encode_image", "encode_text")
 # Pairs of a method and a size of image that are kept; of more, the longest unused are dropped.

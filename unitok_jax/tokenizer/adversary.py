@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from unitok_jax import augment, losses
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
 from unitok_jax.models.pretrained.dinov2 import DinoV2
+from unitok_jax.tokenizer import augment, losses
 from unitok_jax.training import optim
 
 

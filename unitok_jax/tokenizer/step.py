@@ -12,12 +12,12 @@ from flax import nnx, struct
 from jax.sharding import Mesh
 
 from unitok_jax import trees
-from unitok_jax.adversary import Adversary
 from unitok_jax.models.images import to_float
 from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
 from unitok_jax.models.unitok import UniTok, abstract_model
-from unitok_jax.objective import Objective, split_batch
 from unitok_jax.runtime import sharding
+from unitok_jax.tokenizer.adversary import Adversary
+from unitok_jax.tokenizer.objective import Objective, split_batch
 from unitok_jax.training import optim
 from unitok_jax.training.optim import Player, Times
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from unitok_jax import losses, trees
-from unitok_jax.adversary import Adversary, Ramps
+from unitok_jax import trees
 from unitok_jax.models.pretrained.lpips import Lpips
+from unitok_jax.tokenizer import losses
+from unitok_jax.tokenizer.adversary import Adversary, Ramps
 
 
 class Objective:

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
-from unitok_jax.checks import batch_divisor, check
 from unitok_jax.data.health import Health, SampleError, Tally
 from unitok_jax.data.identity import identity
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
@@ -25,8 +24,9 @@ from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
-from unitok_jax.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.system import paths
+from unitok_jax.tokenizer.config_checks import batch_divisor, check
+from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.weights import initialize, pretrained
 
 log = logging.getLogger(__name__)

@@ -9,16 +9,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax import arguments
-from unitok_jax.batching import Batcher, by_shape, fetch, in_order
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import STRIDE, Codes
-from unitok_jax.compiled import METHODS, PROGRAMS, CompiledModel
 from unitok_jax.data import text as captions
 from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.transforms import check_size
 from unitok_jax.evaluation.metrics import zero_shot
 from unitok_jax.models.functions import Functions
+from unitok_jax.tokenizer import inputs as arguments
+from unitok_jax.tokenizer.batching import Batcher, by_shape, fetch, in_order
+from unitok_jax.tokenizer.compiled import METHODS, PROGRAMS, CompiledModel
 from unitok_jax.weights import load as loading
 
 
