@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unitok_jax import flops, hlo
 from unitok_jax.models import convolutions
+from unitok_jax.planning import flops, hlo
 
 
 class Job(NamedTuple):

@@ -5,7 +5,7 @@
 
 The step is compiled once, for simulated CPU devices: nothing runs, and neither an accelerator nor a
 compiler of one is needed. Its collectives are sorted by cause. From there on it is arithmetic with
-the peaks of `unitok_jax.topology`: time at the chips' bfloat16 peak, time of rings on their links,
+the peaks of `unitok_jax.planning.machines`: time at the chips' bfloat16 peak, time of rings on their links,
 and the part of that peak that is left if all of the exchange hides behind the work ("hidden") and
 if nothing of it does ("exposed").
 """
@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import timing
-from unitok_jax import exchange, fit, flops, hlo, topology
+from unitok_jax.planning import fit, flops, hlo, machines
+from unitok_jax.planning import links as exchange
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps
 
@@ -89,7 +90,7 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
       ValueError: the configuration does not fit the devices, or the program exchanges what no
         formula here is for.
     """
-    machine = topology.find(f"host:{devices}")
+    machine = machines.find(f"host:{devices}")
     mesh = sharding.make_mesh(1, devices, machine.devices)
 
     def trace(micro):
@@ -122,20 +123,20 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
     )
 
 
-def machine_of(kind: str, chips: int) -> topology.Topology | None:
+def machine_of(kind: str, chips: int) -> machines.Topology | None:
     """A slice or a cluster of so many chips, without devices; None if there is none."""
-    if kind in topology.GPUS:
-        return topology.Topology(f"{kind}:{chips}", [], topology.GPUS[kind], chips, 1)
-    chip = topology.CHIPS[kind]
+    if kind in machines.GPUS:
+        return machines.Topology(f"{kind}:{chips}", [], machines.GPUS[kind], chips, 1)
+    chip = machines.CHIPS[kind]
     for shape in chip.shapes:
         sides = [int(side) for side in shape.split("x")]
         if math.prod(sides) == chips:
             axes = sum(side > 1 for side in sides)
-            return topology.Topology(f"{kind}:{shape}", [], chip, chips, axes)
+            return machines.Topology(f"{kind}:{shape}", [], chip, chips, axes)
     return None
 
 
-def machines_of(kind: str, fsdp: int) -> list[topology.Topology]:
+def machines_of(kind: str, fsdp: int) -> list[machines.Topology]:
     """The machines of COUNTS chips whose state can be split over `fsdp` of them; 0: over all.
 
     Raises:
@@ -149,7 +150,7 @@ def machines_of(kind: str, fsdp: int) -> list[topology.Topology]:
     return found
 
 
-def predict(step: Step, machine: topology.Topology, images: float, micro: int, fsdp: int) -> Times:
+def predict(step: Step, machine: machines.Topology, images: float, micro: int, fsdp: int) -> Times:
     """Times of a step of `images` a chip in `micro` micro-batches, state over `fsdp` chips.
 
     Gradients are scattered over 'fsdp' and what is left of them is summed over 'data'. The mesh has
@@ -180,7 +181,7 @@ def predict(step: Step, machine: topology.Topology, images: float, micro: int, f
 
 
 def images_for(
-    share: float, step: Step, machine: topology.Topology, micro: int, fsdp: int
+    share: float, step: Step, machine: machines.Topology, micro: int, fsdp: int
 ) -> float:
     """Images a chip at which `share` of a step is exposed exchange; inf: it always is more."""
     one, two = (predict(step, machine, images, micro, fsdp) for images in (1, 2))
@@ -239,7 +240,7 @@ def _print_machine(kind, step, batch, size, fsdp):
 
 def main() -> None:
     """Prints the tables."""
-    kinds = [kind for kind, chip in (topology.CHIPS | topology.GPUS).items() if chip.devices == 1]
+    kinds = [kind for kind, chip in (machines.CHIPS | machines.GPUS).items() if chip.devices == 1]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="l16", help="a file of configs/")
     parser.add_argument("--devices", type=int, default=256, help="to compile for")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import ablation, startup
-from unitok_jax import flops
+from unitok_jax.planning import flops
 
 
 def test_operations_of_products_convolutions_and_scans():

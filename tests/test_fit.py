@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from unitok_jax import exchange, fit, groups, hlo, topology
+from unitok_jax.planning import fit, hlo, links, replica_groups
+from unitok_jax.planning import machines as topology
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import TokenizerSteps
 
@@ -223,9 +224,9 @@ def test_memory_traffic_of_a_fusion():
 
 def test_time_on_the_links():
     machine = topology.Topology("v5e:4x4", [], topology.CHIPS["v5e"], 16, 2)
-    of_all = exchange.seconds(hlo.Collective("all-reduce", 16), 1e9, 16, machine)
+    of_all = links.seconds(hlo.Collective("all-reduce", 16), 1e9, 16, machine)
     assert of_all == pytest.approx(2 * 15 / 16 * 1e9 / 200e9)
-    of_a_row = exchange.seconds(hlo.Collective("all-gather", 4), 1e9, 16, machine)
+    of_a_row = links.seconds(hlo.Collective("all-gather", 4), 1e9, 16, machine)
     assert of_a_row == pytest.approx(3 / 4 * 1e9 / 100e9)
 
 
@@ -242,7 +243,7 @@ def test_time_on_the_links():
 )
 def test_time_between_nodes(kind, devices, nodes, sent, speed):
     machine = topology.Topology("h100:32", [], topology.GPUS["h100"], 32, 1)
-    seconds = exchange.seconds(hlo.Collective(kind, devices, nodes), 1e9, 32, machine)
+    seconds = links.seconds(hlo.Collective(kind, devices, nodes), 1e9, 32, machine)
     assert seconds == pytest.approx(sent * 1e9 / speed)
 
 
@@ -269,18 +270,18 @@ COLUMNS = [[0, 4], [1, 5], [2, 6], [3, 7]]
     ],
 )
 def test_groups_of_a_collective(written, joined):
-    assert groups.groups(written, 8) == joined
+    assert replica_groups.groups(written, 8) == joined
 
 
 def test_unknown_groups_are_refused():
     with pytest.raises(ValueError, match="not known in HLO"):
-        groups.groups("replica_groups=torus(2), dimensions={0}", 8)
+        replica_groups.groups("replica_groups=torus(2), dimensions={0}", 8)
 
 
 def test_nodes_that_a_group_reaches_over():
-    assert groups.nodes(ROWS, 4) == 1
-    assert groups.nodes(COLUMNS, 4) == 2
-    assert groups.nodes([list(range(8))], 2) == 4
+    assert replica_groups.nodes(ROWS, 4) == 1
+    assert replica_groups.nodes(COLUMNS, 4) == 2
+    assert replica_groups.nodes([list(range(8))], 2) == 4
 
 
 def test_collectives_within_and_between_nodes():

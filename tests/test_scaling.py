@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import scaling
 from configs import tiny
-from unitok_jax import topology
+from unitok_jax.planning import machines
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import TokenizerSteps
 
@@ -91,7 +91,7 @@ def test_images_at_which_exchange_is_a_part(kind, chips, fsdp):
 
 def test_the_network_is_that_of_the_topology():
     """A node of GPUs exchanges over NVLink alone."""
-    gpu = topology.GPUS["h100"]
+    gpu = machines.GPUS["h100"]
     step = scaling.Step(1e12, 8e11, 4e9, 0, 0, 0)
     found = scaling.predict(step, scaling.machine_of("h100", 8), 1, 1, 8)
     assert found.parameters == pytest.approx(7 / 8 * 4e9 / gpu.links)

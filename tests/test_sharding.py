@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from unitok_jax import hlo
 from unitok_jax.models.text_encoder import TextEncoder
+from unitok_jax.planning import hlo
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.run import Run
 
@@ -68,9 +68,9 @@ class TestRows:
 def devices():
     """Of two slices of eight chips."""
     pytest.importorskip("libtpu")
-    from unitok_jax import topology
+    from unitok_jax.planning import machines
 
-    return topology.find("v5e:2x4*2").devices
+    return machines.find("v5e:2x4*2").devices
 
 
 class TestSlices:
@@ -89,9 +89,9 @@ class TestSlices:
         [("v5p:4x4x4", -1, 2), ("v5e:16x16", 1, 256), ("v5e:4x8", 8, 4), ("v5p:2x2x4*2", -1, 8)],
     )
     def test_sizes_that_are_no_sides_of_the_slice(self, devices, name, data, fsdp):
-        from unitok_jax import topology
+        from unitok_jax.planning import machines
 
-        found = topology.find(name).devices
+        found = machines.find(name).devices
         mesh = sharding.make_mesh(data, fsdp, found)
         assert mesh.shape["fsdp"] == fsdp
         assert {d.id for d in mesh.devices.flat} == {d.id for d in found}

@@ -66,7 +66,7 @@ def test_bytes_of_a_program_are_those_it_reads_and_writes():
 @pytest.mark.parametrize("name", ["tiny_full", "b16"])
 def test_the_stages_together_are_the_whole_program(name):
     from benchmarks import inference
-    from unitok_jax import flops
+    from unitok_jax.planning import flops
 
     config = timing.configuration(name)
     shapes = abstract_model(config.model.to_dict())[1]

@@ -75,7 +75,7 @@ def main(_: list[str]) -> None:
 
 
 def _compile() -> None:
-    from unitok_jax import fit
+    from unitok_jax.planning import fit
 
     fit.fit(CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
 

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unitok_jax import exchange, flops, hlo, topology
 from unitok_jax.data.pipeline import effective_batch_size
+from unitok_jax.planning import flops, hlo, machines
+from unitok_jax.planning import links as exchange
+from unitok_jax.planning.machines import Topology
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.config_checks import batch_divisor, check
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps
-from unitok_jax.topology import Topology
 from unitok_jax.weights import pretrained
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
     if not 0 < efficiency <= 1:
         raise ValueError(f"--efficiency={efficiency} must be above 0 and at most 1")
     check(config)
-    machine = topology.find(name)
+    machine = machines.find(name)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, machine.devices)
     effective_batch_size(config.data, config.data.batch_size, batch_divisor(config, mesh.size))
     print(_heading(config, machine, mesh))

@@ -1,7 +1,7 @@
 """How long devices exchange: bytes on the links of a machine, with rings."""
 
-from unitok_jax.hlo import Collective
-from unitok_jax.topology import Topology
+from unitok_jax.planning.hlo import Collective
+from unitok_jax.planning.machines import Topology
 
 
 def sent_bytes(collective: Collective, size: float) -> float:

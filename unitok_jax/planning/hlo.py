@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from unitok_jax import groups
+from unitok_jax.planning import replica_groups
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 
@@ -230,11 +230,11 @@ class _Program:
         kind = _kind(instruction.opcode)
         if kind is None:
             return {}
-        joined = groups.groups(instruction.rest, self.devices)
+        joined = replica_groups.groups(instruction.rest, self.devices)
         count = self.devices if kind == "collective-permute" else len(joined[0])
         name = re.search(r'op_name="([^"]*)"', instruction.rest)
         cause = self.cause(kind, name[1] if name else "")
-        collective = Collective(kind, count, groups.nodes(joined, self.node), cause)
+        collective = Collective(kind, count, replica_groups.nodes(joined, self.node), cause)
         return {collective: (1, _all_bytes(_result(instruction)))}
 
     def _trips(self, instruction):
