@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from unitok_jax import editing
-from unitok_jax.editing import Region
+from unitok_jax.demo import editing
+from unitok_jax.demo.editing import Region
 
 GRID = (3, 4)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import pages
-from unitok_jax import examples, visitors
+from unitok_jax.demo import examples, visitors
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 

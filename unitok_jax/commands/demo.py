@@ -9,8 +9,8 @@ import importlib.util
 import os
 import tempfile
 
-from unitok_jax import actions, demo, page
 from unitok_jax.commands import arguments
+from unitok_jax.demo import actions, page, server
 from unitok_jax.system.extras import how_to_install
 
 
@@ -41,4 +41,4 @@ def _run(args: argparse.Namespace) -> None:
         os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unitok-demo-", dir=parent) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        demo.serve(page.build(models, paths), folder, args.host, args.port)
+        server.serve(page.build(models, paths), folder, args.host, args.port)

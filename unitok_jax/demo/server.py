@@ -3,7 +3,7 @@
 import signal
 import threading
 
-from unitok_jax import visitors
+from unitok_jax.demo import visitors
 
 THREADS = 8
 # The last rule: a mistake is one message, not the word "Error" over each output.

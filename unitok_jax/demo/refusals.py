@@ -4,7 +4,7 @@ import functools
 import html
 import math
 
-from unitok_jax import visitors
+from unitok_jax.demo import visitors
 from unitok_jax.system.paths import printable
 
 MAX_MESSAGE = 400  # characters

@@ -4,8 +4,8 @@ import abc
 import types
 from pathlib import Path
 
-from unitok_jax import actions, editing, examples, refusals
 from unitok_jax.codes import STRIDE
+from unitok_jax.demo import actions, editing, examples, refusals
 from unitok_jax.pictures.codes import outline
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
