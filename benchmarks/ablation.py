@@ -77,7 +77,7 @@ class SingleShapes:
 
     def __init__(self, count: int):
         """The first `count` of them."""
-        from unitok_jax.data.shapes import TrainingShapes
+        from unitok_jax.data.formats.shapes import TrainingShapes
 
         self._source = TrainingShapes()
         single = (i for i in itertools.count() if len(self._source.scene(i).shapes) == 1)

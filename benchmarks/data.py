@@ -43,8 +43,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from configs import default
-from unitok_jax.data import crops
-from unitok_jax.data.photos import CAPTIONS, photo_folder
+from unitok_jax.data.formats.photos import CAPTIONS, photo_folder
+from unitok_jax.data.images import crops
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.sources import open_source
 

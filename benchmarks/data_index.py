@@ -24,11 +24,12 @@ import time
 
 import numpy as np
 
-from unitok_jax.data import index_files, tar_index
 from unitok_jax.data.health import Tally
-from unitok_jax.data.shards import Shard
-from unitok_jax.data.tar_scan import ROW, CaptionRule
-from unitok_jax.data.tars import TarSource, tar_source
+from unitok_jax.data.tars import index as tar_index
+from unitok_jax.data.tars import index_files
+from unitok_jax.data.tars.scan import ROW, CaptionRule
+from unitok_jax.data.tars.shards import Shard
+from unitok_jax.data.tars.source import TarSource, tar_source
 
 _ROWS = 1000  # of a shard that is not there
 _LOOK = """

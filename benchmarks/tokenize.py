@@ -23,10 +23,10 @@ from PIL import Image
 
 from benchmarks import timing
 from unitok_jax.commands import tokenize
-from unitok_jax.data.shard_files import claim
+from unitok_jax.data.codes.batches import ShardedViews
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
-from unitok_jax.data.view_batches import ShardedViews
+from unitok_jax.data.writing.folders import claim
 from unitok_jax.tokenizer.api import Tokenizer
 from unitok_jax.tokenizer.step import init_params
 

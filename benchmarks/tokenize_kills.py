@@ -20,8 +20,8 @@ import sys
 import tempfile
 import time
 
-from unitok_jax.data.shapes import shape_source
-from unitok_jax.data.shard_files import PARTIAL
+from unitok_jax.data.formats.shapes import shape_source
+from unitok_jax.data.writing.folders import PARTIAL
 
 PICTURES, SHARD_SIZE = 60, 2
 

@@ -23,9 +23,9 @@ from benchmarks import emulated, timing
 from benchmarks.emulated import EMULATED
 from configs import default
 from unitok_jax import load
+from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_float
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
-from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float
 from unitok_jax.evaluation.metrics.agreement import CodeAgreement
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.precision import PRECISIONS, available

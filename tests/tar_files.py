@@ -6,7 +6,7 @@ import tarfile
 from PIL import Image
 
 import formats
-from unitok_jax.data.tars import tar_source
+from unitok_jax.data.tars.source import tar_source
 
 
 def picture(level=0):

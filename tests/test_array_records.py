@@ -12,9 +12,9 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from formats import config, jpeg, outcomes, take
-from unitok_jax.data import array_records
-from unitok_jax.data.array_records import Part, RecordFiles
-from unitok_jax.data.cache import Cache
+from unitok_jax.data.formats import array_records
+from unitok_jax.data.formats.array_records import Part, RecordFiles
+from unitok_jax.data.formats.cache import Cache
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import LabelledSource

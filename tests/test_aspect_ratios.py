@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from unitok_jax.data.aspect_ratios import aspect_sizes, nearest_size
-from unitok_jax.data.transforms import resize_center_crop
+from unitok_jax.data.images.aspect_ratios import aspect_sizes, nearest_size
+from unitok_jax.data.images.transforms import resize_center_crop
 
 
 @pytest.mark.parametrize(

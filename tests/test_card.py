@@ -19,7 +19,7 @@ from configs import tiny as tiny_config
 from jobs import environment, free_port
 from unitok_jax import load
 from unitok_jax.commands import evaluate
-from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
+from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluation import evaluator
 from unitok_jax.evaluation.card import statistics
 from unitok_jax.evaluation.metrics.frechet import Moments

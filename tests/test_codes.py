@@ -16,9 +16,11 @@ import pytest
 import unitok_jax
 from formats import outcomes
 from tokenized import make_images
-from unitok_jax.data import code_files, code_shards, shard_files
+from unitok_jax.data.codes import files as code_files
+from unitok_jax.data.codes import shards
 from unitok_jax.data.health import Tally
-from unitok_jax.data.shard_files import claim
+from unitok_jax.data.writing import folders as shard_files
+from unitok_jax.data.writing.folders import claim
 
 ROOT = pathlib.Path(__file__).parents[1]
 STORAGES = ("array_record", "parquet")
@@ -43,7 +45,7 @@ def write(output, storage, tokenizer="a" * 32, count=COUNT, bad=()):
     }
     claim(output, settings, "test")
     facts = []
-    for number in code_shards.shards_of(settings):
+    for number in shards.shards_of(settings):
         indices = range(number * SIZE, min(count, (number + 1) * SIZE))
         samples = [
             {"reason": "empty", "message": str(i)}
@@ -53,8 +55,8 @@ def write(output, storage, tokenizer="a" * 32, count=COUNT, bad=()):
         ]
         codes = np.stack([np.full((2, 4, 7), 65535 - i, np.uint16) for i in indices])
         batches = [([*samples, None], np.append(codes, codes[:1], 0))]
-        facts.append(code_shards.write_shard(output, settings, number, batches))
-    return code_shards.finish(output, settings, facts, Tally(), 0.5)
+        facts.append(shards.write_shard(output, settings, number, batches))
+    return shards.finish(output, settings, facts, Tally(), 0.5)
 
 
 @pytest.fixture(scope="module", params=STORAGES)
@@ -295,12 +297,12 @@ class TestBadInput:
     def test_facts_that_cannot_be_are_none(self, folder, tmp_path, change):
         output = copied(folder, tmp_path)
         settings = json.loads((output / "settings.json").read_text())
-        assert code_shards.shard_facts(output, settings, 0)
+        assert shards.shard_facts(output, settings, 0)
         facts = output / "000000.json"
         facts.write_text(json.dumps(json.loads(facts.read_text()) | change))
-        assert code_shards.shard_facts(output, settings, 0) is None
+        assert shards.shard_facts(output, settings, 0) is None
         facts.write_text("[" * 10**5)
-        assert code_shards.shard_facts(output, settings, 0) is None
+        assert shards.shard_facts(output, settings, 0) is None
 
     def test_digests_of_another_length(self, folder, tmp_path):
         output = copied(folder, tmp_path)
@@ -323,17 +325,17 @@ def test_names_that_are_not_utf8(tmp_path):
         batches = [([{"name": name, "captions": ()}], np.zeros((1, 1, 1, 1), np.uint16))]
         if storage == "parquet":
             with pytest.raises(ValueError, match="not UTF-8.*--format=array_record"):
-                code_shards.write_shard(output, settings, 0, batches)
+                shards.write_shard(output, settings, 0, batches)
             continue
-        facts = code_shards.write_shard(output, settings, 0, batches)
-        code_shards.finish(output, settings, [facts], Tally(), 0.0)
+        facts = shards.write_shard(output, settings, 0, batches)
+        shards.finish(output, settings, [facts], Tally(), 0.0)
         codes = unitok_jax.open_codes(output)
         assert codes[0]["key"] == name and codes.find(name) == 0
 
 
 def test_digests_that_are_equal_by_chance(tmp_path, monkeypatch):
     """Different keys of one digest are not one key twice."""
-    monkeypatch.setattr(code_shards, "digest", lambda key: 7)
+    monkeypatch.setattr(shards, "digest", lambda key: 7)
     assert write(tmp_path / "out", "parquet", count=3)["count"] == 3
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import in_process
 from unitok_jax.commands import arguments, classify, retrieve
-from unitok_jax.data.labels import label_set
+from unitok_jax.data.formats.labels import label_set
 from unitok_jax.system import console
 
 NEEDED = {

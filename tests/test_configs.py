@@ -12,7 +12,7 @@ import pytest
 
 from configs import ablations, default, finetune
 from unitok_jax import trees
-from unitok_jax.data.transforms import check_size
+from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import sharding

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unitok_jax.data import crops
-from unitok_jax.data.crops import decode_random_crop, random_box, random_resized_crop, reduction
-from unitok_jax.data.photos import photo_folder
-from unitok_jax.data.transforms import ImageError, decode_image
+from unitok_jax.data.formats.photos import photo_folder
+from unitok_jax.data.images import crops
+from unitok_jax.data.images.crops import (
+    decode_random_crop,
+    random_box,
+    random_resized_crop,
+    reduction,
+)
+from unitok_jax.data.images.transforms import ImageError, decode_image
 
 SCALE, RATIO = (0.3, 1.0), (3 / 4, 4 / 3)
 # Textures, where filters differ most, and an ordinary photograph.

@@ -10,13 +10,13 @@ import pytest
 from image_files import make_images
 
 import formats
-from unitok_jax.data import photos
-from unitok_jax.data.folders import IMAGE_SUFFIXES, MAX_LINE_BYTES, folder_source
+from unitok_jax.data.formats import photos
+from unitok_jax.data.formats.folders import IMAGE_SUFFIXES, MAX_LINE_BYTES, folder_source
 from unitok_jax.data.health import SampleError
+from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.sources import SOURCES, open_source
 from unitok_jax.data.text import Tokenizer
-from unitok_jax.data.transforms import decode_image
 
 
 def config(**values):

@@ -14,8 +14,8 @@ import unitok_jax
 from tokenized import command, kill_when, loaded_once, make_images, run
 from tokenized import start as start_process
 from unitok_jax.commands import detokenize, tokenize
-from unitok_jax.data.shard_files import PARTIAL, sweep
-from unitok_jax.data.transforms import to_uint8
+from unitok_jax.data.images.transforms import to_uint8
+from unitok_jax.data.writing.folders import PARTIAL, sweep
 from unitok_jax.weights import load
 
 

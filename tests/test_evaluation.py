@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from configs import tiny as tiny_config
+from unitok_jax.data.formats.shapes import shape_source
+from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.data.records import subset
-from unitok_jax.data.shapes import shape_source
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.evaluator import Evaluator, Pass
 from unitok_jax.evaluation.metrics.frechet import frechet_distance

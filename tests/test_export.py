@@ -12,7 +12,7 @@ from PIL import Image
 
 import in_process
 from mounts import remount, tmpfs
-from unitok_jax.data.transforms import to_uint8
+from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.tokenizer.api import load
 from unitok_jax.tokenizer.export import programs
 from unitok_jax.tokenizer.step import init_params

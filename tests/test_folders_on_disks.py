@@ -8,12 +8,12 @@ import pytest
 from image_files import make_images
 
 import formats
-from unitok_jax.data.folders import folder_source
+from unitok_jax.data.formats.folders import folder_source
 from unitok_jax.data.health import SampleError
+from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.transforms import decode_image
 
 
 def config(path, **values):

@@ -9,9 +9,9 @@ import pytest
 from image_files import encoded, png, xmp
 from PIL import Image
 
-from unitok_jax.data.crops import decode_random_crop
 from unitok_jax.data.health import REASONS, SampleError
-from unitok_jax.data.transforms import (
+from unitok_jax.data.images.crops import decode_random_crop
+from unitok_jax.data.images.transforms import (
     MAX_PIXELS,
     MAX_SIDE,
     ImageError,
@@ -173,7 +173,7 @@ def test_memory_of_decoding_is_bounded(name, tmp_path):
     code = (
         "import re, sys, pathlib\n"
         "from PIL import Image\n"
-        "from unitok_jax.data.transforms import decode_image\n"
+        "from unitok_jax.data.images.transforms import decode_image\n"
         "def peak():\n"
         "    status = pathlib.Path('/proc/self/status').read_text()\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1]) * 1024\n"
@@ -197,7 +197,7 @@ def test_blocks_are_put_together(monkeypatch):
         data = encoded(Image.fromarray(pixels), exif=exif)
         whole = decode_image(data, "")
         with monkeypatch.context() as patched:
-            patched.setattr("unitok_jax.data.transforms._BLOCK", 16)
+            patched.setattr("unitok_jax.data.images.transforms._BLOCK", 16)
             np.testing.assert_array_equal(decode_image(data, ""), whole)
 
 
@@ -218,7 +218,7 @@ def test_resizing_a_part_is_cutting_it_out_of_the_whole(monkeypatch):
     for size in ((64, 64), (48, 96)):
         whole = resize_center_crop(image, size)
         with monkeypatch.context() as patched:
-            patched.setattr("unitok_jax.data.transforms._WHOLE", 0)
+            patched.setattr("unitok_jax.data.images.transforms._WHOLE", 0)
             part = resize_center_crop(image, size)
         assert np.abs(part.astype(int) - whole).max() <= 1
 

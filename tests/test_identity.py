@@ -10,11 +10,12 @@ from PIL import Image
 from configs import tiny
 from tar_files import make_tar, sample
 from unitok_jax.checkpoints.differences import fact_differences
-from unitok_jax.data import identity, packing
+from unitok_jax.data import identity
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.mixture import Mixture
-from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.writing import packing
+from unitok_jax.data.writing.folders import claim
 
 
 def opened(source, path, **more) -> dict:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unitok_jax.data import transforms
+from unitok_jax.data.images import transforms
 from unitok_jax.models.images import squared_error, to_float
 
 GREY = np.arange(256, dtype=np.uint8)

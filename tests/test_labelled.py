@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from formats import config, jpeg, take
+from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
 from unitok_jax.data.health import SampleError
-from unitok_jax.data.labelled import CLASS_TEMPLATES
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source

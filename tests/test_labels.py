@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from unitok_jax.data.labelled import CLASS_TEMPLATES
-from unitok_jax.data.labels import label_set
+from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
+from unitok_jax.data.formats.labels import label_set
 
 needs_open_clip = pytest.mark.skipif(
     importlib.util.find_spec("open_clip") is None, reason="the package open_clip_torch"
@@ -92,7 +92,7 @@ class TestImagenet:
     def test_imports_neither_torch_nor_open_clip(self):
         code = (
             "import sys; sys.modules['torch'] = None\n"
-            "from unitok_jax.data.labels import label_set\n"
+            "from unitok_jax.data.formats.labels import label_set\n"
             "assert len(label_set('imagenet').names) == 1000\n"
             "assert 'open_clip' not in sys.modules\n"
         )
@@ -102,7 +102,7 @@ class TestImagenet:
 def test_imagenet_without_the_package(tmp_path):
     code = (
         "import importlib.util\n"
-        "from unitok_jax.data.labels import label_set\n"
+        "from unitok_jax.data.formats.labels import label_set\n"
         "found = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name: None if name == 'open_clip' else found(name)\n"
         "try:\n    label_set('imagenet')\n"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import b16, default, l16, tiny
-from unitok_jax.data.transforms import check_size
+from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models import limits
 from unitok_jax.models.unitok import UniTok, abstract_model
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from unitok_jax.data.folders import photo_source
-from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float
+from unitok_jax.data.formats.folders import photo_source
+from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_float
 from unitok_jax.evaluation.metrics.reconstruction import psnr
 from unitok_jax.evaluation.metrics.ssim import ssim
 from unitok_jax.models.images import squared_error

@@ -22,9 +22,9 @@ from image_files import (
 )
 from PIL import Image
 
-from unitok_jax.data.crops import decode_random_crop, resize
-from unitok_jax.data.metadata import orientation, scans, without_metadata
-from unitok_jax.data.transforms import ImageError, decode_image
+from unitok_jax.data.images.crops import decode_random_crop, resize
+from unitok_jax.data.images.metadata import orientation, scans, without_metadata
+from unitok_jax.data.images.transforms import ImageError, decode_image
 
 JPEG = encoded(picture(), "JPEG", quality=95, subsampling=0)
 PNG = encoded(picture())

@@ -15,9 +15,9 @@ import pytest
 
 from formats import config, jpeg
 from unitok_jax.data.records import LabelledSource
-from unitok_jax.data.shard_files import PARTIAL
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.writing.folders import PARTIAL
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -12,9 +12,9 @@ import pytest
 from pyarrow import parquet
 
 from formats import config, damaged, jpeg, take
-from unitok_jax.data import parquet_groups
+from unitok_jax.data.formats import parquet_groups
+from unitok_jax.data.formats.parquet import KEPT_WINDOWS, ParquetSource
 from unitok_jax.data.health import SampleError
-from unitok_jax.data.parquet import KEPT_WINDOWS, ParquetSource
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.sources import open_source
 

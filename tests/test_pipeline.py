@@ -13,10 +13,10 @@ import formats
 from formats import take
 from unitok_jax.data import health, pipeline
 from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
+from unitok_jax.data.images.transforms import ImageError, decode_image, resize_center_crop
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
-from unitok_jax.data.transforms import ImageError, decode_image, resize_center_crop
 
 COUNT = 12
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unitok_jax.data import statistics
 from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.pipeline import train_batches
-from unitok_jax.data.preview import preview, training_samples
+from unitok_jax.data.preview import statistics
+from unitok_jax.data.preview.samples import preview, training_samples
 from unitok_jax.data.sources import SOURCES, open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.pictures import sheet

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from unitok_jax.data.crops import random_box
+from unitok_jax.data.images.crops import random_box
 from unitok_jax.models import layers
 from unitok_jax.tokenizer import augment
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from unitok_jax.data import code_files
-from unitok_jax.data.recognise import _CODES, other_format
-from unitok_jax.data.shard_files import MANIFEST
+from unitok_jax.data.codes import files
+from unitok_jax.data.formats.recognise import _CODES, other_format
+from unitok_jax.data.writing.folders import MANIFEST
 
 HOLDS = {
     "a/000.tar": "It holds tars: set data.source=tar",
@@ -61,15 +61,15 @@ def test_the_first_format_counts(tmp_path):
 
 
 def test_codes(tmp_path):
-    assert _CODES.decode() == f'"{code_files.FORMAT}"'
+    assert _CODES.decode() == f'"{files.FORMAT}"'
     (tmp_path / "000000.array_record").write_bytes(b"")
-    (tmp_path / MANIFEST).write_text(f'{{"format": "{code_files.FORMAT}"}}')
+    (tmp_path / MANIFEST).write_text(f'{{"format": "{files.FORMAT}"}}')
     found = other_format(tmp_path)
     assert found == "It holds codes of images, which unitok_jax.open_codes reads and no source"
 
 
 def test_looks_at_a_bounded_number_of_names(tmp_path, monkeypatch):
-    monkeypatch.setattr("unitok_jax.data.recognise._LOOKED_AT", 3)
+    monkeypatch.setattr("unitok_jax.data.formats.recognise._LOOKED_AT", 3)
     for name in ("0.md", "1.md", "2.md", "3.tar"):
         (tmp_path / name).write_bytes(b"")
     assert other_format(tmp_path) == ""

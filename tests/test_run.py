@@ -11,10 +11,10 @@ from PIL import Image
 
 from configs import default
 from unitok_jax.checkpoints import differences
-from unitok_jax.data import folders
+from unitok_jax.data.formats import folders
+from unitok_jax.data.formats.shapes import shape_source
 from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.records import subset
-from unitok_jax.data.shapes import shape_source
 from unitok_jax.tokenizer.run import Run
 
 

@@ -17,9 +17,8 @@ import pytest
 from PIL import Image
 
 from unitok_jax.data import pipeline
-from unitok_jax.data.drawing import COLOURS, SECOND_TONE, SHAPES, SIDE, TEXTURES, draw
-from unitok_jax.data.records import LabelledSource
-from unitok_jax.data.shapes import (
+from unitok_jax.data.formats.drawing import COLOURS, SECOND_TONE, SHAPES, SIDE, TEXTURES, draw
+from unitok_jax.data.formats.shapes import (
     HELD_OUT,
     LENGTH,
     TRAINING,
@@ -28,9 +27,10 @@ from unitok_jax.data.shapes import (
     describe,
     shape_source,
 )
+from unitok_jax.data.images.transforms import decode_image
+from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
-from unitok_jax.data.transforms import decode_image
 
 SPLITS = {"train": TrainingShapes(), "held_out": HeldOutShapes()}
 KIND = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
@@ -274,7 +274,7 @@ class TestDeterminism:
 
     def test_another_process_with_another_hash_seed(self):
         code = (
-            "import hashlib\nfrom unitok_jax.data.shapes import *\n"
+            "import hashlib\nfrom unitok_jax.data.formats.shapes import *\n"
             "del SPLITS['']\n"
             "records = [s()[i] for s in SPLITS.values() for i in (0, 7, 2**31 - 2)]\n"
             "print(hashlib.sha256(repr(records).encode()).hexdigest())\n"

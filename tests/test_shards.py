@@ -10,8 +10,8 @@ import pytest
 from fsspec.registry import _registry
 
 import bucket
-from unitok_jax.data import shards
-from unitok_jax.data.shards import Reader, expand
+from unitok_jax.data.tars import shards
+from unitok_jax.data.tars.shards import Reader, expand
 
 
 @pytest.fixture

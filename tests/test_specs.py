@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unitok_jax.data.array_records import MANIFEST
+from unitok_jax.data.formats.array_records import MANIFEST
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 

@@ -17,12 +17,13 @@ import pytest
 
 from formats import outcomes
 from tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
-from unitok_jax.data import index_files, tar_index
-from unitok_jax.data.shards import expand
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.tar_members import MAX_HEADER, members
-from unitok_jax.data.tar_scan import CaptionRule
-from unitok_jax.data.tars import tar_source
+from unitok_jax.data.tars import index as tar_index
+from unitok_jax.data.tars import index_files
+from unitok_jax.data.tars.members import MAX_HEADER, members
+from unitok_jax.data.tars.scan import CaptionRule
+from unitok_jax.data.tars.shards import expand
+from unitok_jax.data.tars.source import tar_source
 
 
 @pytest.fixture
@@ -535,7 +536,7 @@ def test_script_without_the_usual_guard_is_told_so(tmp_path):
         make_tar(tmp_path / f"{number}.tar", sample("a"))
     script = tmp_path / "script.py"
     script.write_text(
-        f"from unitok_jax.data.tars import tar_source\nprint(len(tar_source({str(tmp_path)!r})))\n"
+        f"from unitok_jax.data.tars.source import tar_source\nprint(len(tar_source({str(tmp_path)!r})))\n"
     )
     root = os.path.dirname(os.path.dirname(__file__))
     environment = {**os.environ, "PYTHONPATH": root}

@@ -16,11 +16,12 @@ from fsspec.registry import _registry
 
 import bucket
 from tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
-from unitok_jax.data import pipeline, tar_scan
+from unitok_jax.data import pipeline
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import eval_batches, train_batches
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.tars import tar_source
+from unitok_jax.data.tars import scan
+from unitok_jax.data.tars.source import tar_source
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ class TestSamples:
         assert captions(tar_source(str(tmp_path / "b.tar"))) == {"b.tar/b": ("a caption",)}
 
     def test_caption_of_more_bytes_than_are_read(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(tar_scan, "MAX_CAPTION", 5)
+        monkeypatch.setattr(scan, "MAX_CAPTION", 5)
         source = one(tmp_path, sample("a", "12345") + sample("b", "123456"))
         assert captions(source) == {"a.tar/a": ("12345",)}
         assert left_out(source) == {"bad_caption": ["a.tar/b"]}

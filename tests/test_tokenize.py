@@ -27,12 +27,12 @@ from tokenized import (
     start,
 )
 from unitok_jax.commands import tokenize
-from unitok_jax.data.shard_files import PARTIAL
+from unitok_jax.data.codes.batches import ShardedViews
+from unitok_jax.data.codes.views import VIEWS, views
+from unitok_jax.data.images.transforms import decode_image, resize_center_crop
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
-from unitok_jax.data.transforms import decode_image, resize_center_crop
-from unitok_jax.data.view_batches import ShardedViews
-from unitok_jax.data.views import VIEWS, views
+from unitok_jax.data.writing.folders import PARTIAL
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -377,7 +377,7 @@ class TestBadInput:
 
 
 def test_codebooks_of_more_rows_than_16_bits_name():
-    from unitok_jax.data.code_shards import plan
+    from unitok_jax.data.codes.shards import plan
 
     with pytest.raises(ValueError, match="65537 rows.*65536"):
         plan(
@@ -398,9 +398,9 @@ def test_help_is_a_process():
 
 def pack(folder, output):
     from formats import config
-    from unitok_jax.data.packing import pack as write
-    from unitok_jax.data.packing import plan
-    from unitok_jax.data.shard_files import claim
+    from unitok_jax.data.writing.folders import claim
+    from unitok_jax.data.writing.packing import pack as write
+    from unitok_jax.data.writing.packing import plan
 
     data = config("folder", folder, mixture=())
     source = open_source(data)

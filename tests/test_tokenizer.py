@@ -16,7 +16,7 @@ from PIL import Image
 
 import parity
 import unitok_jax
-from unitok_jax.data.transforms import decode_image
+from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.models import precision
 from unitok_jax.tokenizer import compiled
 from unitok_jax.tokenizer import inputs as arguments

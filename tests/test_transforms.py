@@ -9,7 +9,7 @@ import pytest
 from image_files import TURNED
 from PIL import Image
 
-from unitok_jax.data.transforms import (
+from unitok_jax.data.images.transforms import (
     MAX_PIXELS,
     ImageError,
     check_size,

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from unitok_jax.data.formats.shapes import shape_source
 from unitok_jax.data.records import subset
-from unitok_jax.data.shapes import shape_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.metrics.zero_shot import class_features, zero_shot

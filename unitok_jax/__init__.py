@@ -17,7 +17,7 @@ def __getattr__(name: str):
 
         return getattr(api, name)
     if name == "open_codes":
-        from unitok_jax.data.codes import open_codes
+        from unitok_jax.data.codes.records import open_codes
 
         return open_codes
     raise AttributeError(f"module 'unitok_jax' has no attribute {name!r}")

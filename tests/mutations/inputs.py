@@ -2,7 +2,7 @@
 
 from . import Mutation
 
-DEFAULT, CROPS = "configs/default.py", "unitok_jax/data/crops.py"
+DEFAULT, CROPS = "configs/default.py", "unitok_jax/data/images/crops.py"
 ORDER, MIXTURE = "unitok_jax/data/order.py", "unitok_jax/data/mixture.py"
 SHARDING = "unitok_jax/runtime/sharding.py"
 RANDOMNESS, TEST_ORDER = "tests/test_randomness.py", "tests/test_order.py"

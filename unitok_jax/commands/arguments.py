@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
+from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.specs import data_config
-from unitok_jax.data.transforms import check_size
 from unitok_jax.models.precision import PRECISIONS
 from unitok_jax.runtime import discovery
 from unitok_jax.system import console, paths

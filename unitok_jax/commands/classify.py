@@ -10,8 +10,8 @@ import json
 import numpy as np
 
 from unitok_jax.commands import arguments
+from unitok_jax.data.formats.labels import label_set
 from unitok_jax.data.inputs import Inputs
-from unitok_jax.data.labels import label_set
 from unitok_jax.system.paths import printable
 
 

@@ -13,9 +13,9 @@ from ml_collections import config_flags
 
 from unitok_jax.commands.config_flags import parse_or_exit
 from unitok_jax.data.health import Tally, TooManyBadSamples
-from unitok_jax.data.packing import pack, plan
-from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.writing.folders import claim
+from unitok_jax.data.writing.packing import pack, plan
 from unitok_jax.system import console, paths
 
 

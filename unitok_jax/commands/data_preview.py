@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from unitok_jax.commands.config_flags import parse_or_exit
-from unitok_jax.data.preview import preview
+from unitok_jax.data.preview.samples import preview
 from unitok_jax.system import console, paths
 
 

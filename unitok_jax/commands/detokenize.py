@@ -15,9 +15,9 @@ from PIL import Image
 
 from unitok_jax.codes import STRIDE
 from unitok_jax.commands import arguments
-from unitok_jax.data.codes import CodeRecords, open_codes
-from unitok_jax.data.shard_files import claim, sweep, write_bytes
-from unitok_jax.data.transforms import to_uint8
+from unitok_jax.data.codes.records import CodeRecords, open_codes
+from unitok_jax.data.images.transforms import to_uint8
+from unitok_jax.data.writing.folders import claim, sweep, write_bytes
 from unitok_jax.system.paths import printable
 from unitok_jax.system.progress import Progress
 

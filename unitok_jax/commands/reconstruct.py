@@ -15,14 +15,9 @@ from PIL import Image
 
 from unitok_jax.codes import STRIDE
 from unitok_jax.commands import arguments
+from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_float, to_uint8
 from unitok_jax.data.inputs import Inputs
-from unitok_jax.data.shard_files import SETTINGS, claim, sweep, write_bytes
-from unitok_jax.data.transforms import (
-    decode_image,
-    resize_center_crop,
-    to_float,
-    to_uint8,
-)
+from unitok_jax.data.writing.folders import SETTINGS, claim, sweep, write_bytes
 from unitok_jax.evaluation.metrics.reconstruction import psnr
 from unitok_jax.pictures import captioned
 from unitok_jax.system.paths import printable

@@ -17,13 +17,14 @@ import numpy as np
 
 from unitok_jax.codes import STRIDE
 from unitok_jax.commands import arguments
-from unitok_jax.data import code_files, code_shards
+from unitok_jax.data.codes import files as code_files
+from unitok_jax.data.codes import shards
+from unitok_jax.data.codes.batches import ShardedViews, of_shards
+from unitok_jax.data.codes.views import VIEWS
 from unitok_jax.data.health import Tally
 from unitok_jax.data.records import Source
-from unitok_jax.data.shard_files import claim
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.view_batches import ShardedViews, of_shards
-from unitok_jax.data.views import VIEWS
+from unitok_jax.data.writing.folders import claim
 from unitok_jax.system.paths import printable
 from unitok_jax.system.progress import Progress
 
@@ -61,9 +62,9 @@ def tokenize(
     """
 
     def facts(number):
-        return code_shards.shard_facts(output, settings, number)
+        return shards.shard_facts(output, settings, number)
 
-    every = code_shards.shards_of(settings)
+    every = shards.shards_of(settings)
     own = {number: facts(number) for number in every[process::processes]}
     missing = [number for number, found in own.items() if found is None]
     reader = ShardedViews(
@@ -84,14 +85,14 @@ def tokenize(
         coded = encoded(tokenizer, batches)
         for number, of_shard in of_shards(coded, reader, missing):
             told = _told(of_shard, progress)
-            own[number] = code_shards.write_shard(output, settings, number, told)
+            own[number] = shards.write_shard(output, settings, number, told)
     before = getattr(source, "tally", Tally())
     found = []
     for number in every:  # one look at a time: a shared disk serves many processes
         while (whole := own.get(number) or facts(number)) is None:
             time.sleep(POLL)
         found.append(whole)
-    return code_shards.finish(output, settings, found, before, max_bad)
+    return shards.finish(output, settings, found, before, max_bad)
 
 
 def encoded(tokenizer, batches: Iterable[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -138,7 +139,7 @@ def settings_of(
 
     rows, columns = (side // STRIDE for side in data.image_size)
     books, entries = tokenizer.codebook_shape
-    return code_shards.plan(
+    return shards.plan(
         source,
         data,
         storage=storage,
@@ -203,7 +204,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     output = args.output
     claim(output, settings, code_files.COMMAND)
-    if code_shards.is_finished(output, settings):
+    if shards.is_finished(output, settings):
         print(f"{printable(output)} is finished: nothing to do")
         return
     manifest = tokenize(

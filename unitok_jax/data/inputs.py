@@ -6,8 +6,8 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from unitok_jax.data.folders import IMAGE_SUFFIXES, FileSource, image_names, photo_source
-from unitok_jax.data.transforms import decode_image, resize_center_crop
+from unitok_jax.data.formats.folders import IMAGE_SUFFIXES, FileSource, image_names, photo_source
+from unitok_jax.data.images.transforms import decode_image, resize_center_crop
 
 
 class Inputs(Sequence):

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from unitok_jax.data import order
-from unitok_jax.data.crops import decode_random_crop
 from unitok_jax.data.health import Health, Notes, SampleError
+from unitok_jax.data.images.crops import decode_random_crop
+from unitok_jax.data.images.transforms import check_size, decode_image, resize_center_crop
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.reading import stream
 from unitok_jax.data.records import Source
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
-from unitok_jax.data.transforms import check_size, decode_image, resize_center_crop
 from unitok_jax.data.workers import Told
 
 REPLACEMENT_TRIES = 16  # samples in a row that may be bad before training stops

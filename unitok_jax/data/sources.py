@@ -5,15 +5,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from unitok_jax.data.array_records import packed_source
-from unitok_jax.data.folders import folder_source, photo_source
-from unitok_jax.data.labelled import labelled_source
+from unitok_jax.data.formats.array_records import packed_source
+from unitok_jax.data.formats.folders import folder_source, photo_source
+from unitok_jax.data.formats.labelled import labelled_source
+from unitok_jax.data.formats.parquet import parquet_source
+from unitok_jax.data.formats.shapes import shape_source
+from unitok_jax.data.formats.tfds_records import tfds_source
 from unitok_jax.data.mixture import Mixture
-from unitok_jax.data.parquet import parquet_source
 from unitok_jax.data.records import Source
-from unitok_jax.data.shapes import shape_source
-from unitok_jax.data.tars import tar_source
-from unitok_jax.data.tfds_records import tfds_source
+from unitok_jax.data.tars.source import tar_source
 
 
 def open_source(data, *, require_captions: bool = True) -> Source:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from unitok_jax.data.shard_files import MANIFEST
 from unitok_jax.data.sources import SOURCES, near_source
+from unitok_jax.data.writing.folders import MANIFEST
 
 _WITHOUT_PATH = ("photos", "shapes")
 _SUFFIXES = {".tar": "tar", ".parquet": "parquet", ".array_record": "array_record"}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unitok_jax.codes import STRIDE
-from unitok_jax.data.transforms import decode_image, resize_center_crop, to_float, to_uint8
+from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_float, to_uint8
 from unitok_jax.demo import editing
 from unitok_jax.evaluation.metrics.reconstruction import psnr
 from unitok_jax.pictures.codes import code_maps, outline

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from unitok_jax.data.photos import photo_folder
-from unitok_jax.data.shapes import shape_source
+from unitok_jax.data.formats.photos import photo_folder
+from unitok_jax.data.formats.shapes import shape_source
 
 DRAWINGS = (0, 1, 2, 3)  # pictures of the `shapes` data
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside scikit-image

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unitok_jax.data.labels import LabelSet
+from unitok_jax.data.formats.labels import LabelSet
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.evaluation.evaluator import Pass

@@ -5,8 +5,8 @@ import math
 
 from ml_collections import ConfigDict
 
+from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT
-from unitok_jax.data.transforms import check_size
 from unitok_jax.models import limits
 from unitok_jax.tokenizer.losses import DISCRIMINATOR_LOSSES, PIXEL_TERMS, TERMS
 from unitok_jax.training.optim import SCHEDULES, Times

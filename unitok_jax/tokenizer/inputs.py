@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from unitok_jax.codes import STRIDE
-from unitok_jax.data.transforms import check_size, decode_image
+from unitok_jax.data.images.transforms import check_size, decode_image
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _PNG = ("1", "L", "LA", "P", "I;16", "RGB", "RGBA")  # modes that a PNG holds as they are

@@ -16,10 +16,10 @@ from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.health import Health, SampleError, Tally
 from unitok_jax.data.identity import identity
+from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
 from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.transforms import decode_image
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison

@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints.manager import Checkpoints
-from unitok_jax.data.transforms import check_size
+from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder

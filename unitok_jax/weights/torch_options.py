@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from unitok_jax.data.transforms import check_size
+from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models import limits
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.system.foreign_files import ConversionError

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from unitok_jax.data.formats.labels import LabelSet, label_set
 from unitok_jax.data.health import Tally
-from unitok_jax.data.labels import LabelSet, label_set
 from unitok_jax.data.records import LabelledSource, Source, subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config

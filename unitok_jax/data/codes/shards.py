@@ -1,0 +1,227 @@
+"""Shards of codes: their plan, writing one with its keys and facts, and the manifest of all."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ftfy.fixes import fix_surrogates
+
+from unitok_jax.data.codes.files import (
+    FORMAT,
+    KEYS,
+    MAX_ROWS,
+    SUFFIXES,
+    VERSION,
+    WRITERS,
+    digest,
+    digests,
+)
+from unitok_jax.data.codes.records import records_of
+from unitok_jax.data.codes.views import VIEWS
+from unitok_jax.data.health import Tally, TooManyBadSamples
+from unitok_jax.data.records import LabelledSource, Source
+from unitok_jax.data.writing.folders import (
+    MANIFEST,
+    facts_if_whole,
+    facts_of,
+    probes,
+    seal,
+    sweep,
+    write_bytes,
+    write_json,
+    writing,
+)
+from unitok_jax.system.foreign_json import parse_object
+
+MADE_BY = ("tokenizer", "precision")  # settings that every shard repeats: sets are not mixed
+
+
+def plan(
+    source: Source,
+    data,
+    *,
+    storage: str,
+    shard_size: int,
+    views: str,
+    crop_scale: float,
+    tokenizer: dict[str, Any],
+) -> dict[str, Any]:
+    """What decides the bytes that are written, as JSON values.
+
+    Args:
+        source: what `data` opens.
+        data: the `data` config.
+        storage: one of `SUFFIXES`.
+        shard_size: samples of the source per shard.
+        views, crop_scale: as in `views.views`.
+        tokenizer: 'tokenizer' (its hash), 'precision', 'grid' (rows, columns), 'num_codebooks' K,
+            'codebook_size' V, 'tokens' N, and what else of it moves codes.
+
+    Raises:
+        ValueError: codes that 16 bits cannot hold, or a value out of its range.
+    """
+    if shard_size < 1:
+        raise ValueError(f"--shard_size={shard_size} must be at least 1 sample")
+    if not 1 <= crop_scale <= 8:
+        raise ValueError(f"--crop_scale={crop_scale} must be in 1..8")
+    if tokenizer["codebook_size"] > MAX_ROWS:
+        raise ValueError(
+            f"the tokenizer's codebooks have {tokenizer['codebook_size']} rows; codes are stored "
+            f"as uint16, which names {MAX_ROWS}"
+        )
+    settings = {
+        "format": FORMAT,
+        "version": VERSION,
+        "--format": storage,
+        "--data": f"{data.source}:{data.path}",
+        "--captions": data.captions,
+        "--shard_size": shard_size,
+        "--size": list(data.image_size),
+        "--views": views,
+        "--crop_scale": crop_scale if views == "ten" else None,
+        **tokenizer,
+        "samples": len(source),
+        "records": probes(source),
+    }
+    if isinstance(source, LabelledSource):
+        settings["class_names"] = source.class_names
+    return json.loads(json.dumps(settings))
+
+
+def shards_of(settings: dict[str, Any]) -> range:
+    """The numbers of all shards."""
+    return range(-(-settings["samples"] // settings["--shard_size"]))
+
+
+def shard_path(output: Path, settings: dict[str, Any], number: int) -> Path:
+    """Of one shard."""
+    return output / f"{number:06}{SUFFIXES[settings['--format']]}"
+
+
+def shard_facts(output: Path, settings: dict[str, Any], number: int) -> dict[str, Any] | None:
+    """The facts of a shard that is whole and of this tokenizer and precision, else None."""
+    path = shard_path(output, settings, number)
+    facts = facts_if_whole(path)
+    if facts is None or any(facts.get(key) != settings.get(key) for key in MADE_BY):
+        return None
+    keys = path.with_suffix(KEYS)
+    return facts if keys.is_file() and keys.stat().st_size == 8 * facts["count"] else None
+
+
+def write_shard(
+    output: Path, settings: dict[str, Any], number: int, batches: Iterable[tuple]
+) -> dict[str, Any]:
+    """Writes a shard, the digests of its keys, and its facts; returns these.
+
+    Args:
+        batches: (facts of samples as `ShardedViews.stream` yields them, uint16 (n, views, K, N)).
+
+    Raises:
+        ValueError: a key comes twice, or cannot be written.
+    """
+    path = shard_path(output, settings, number)
+    left_out, keys = Tally(), {}
+    with writing(path) as begun:
+        writer = WRITERS[settings["--format"]](begun, settings)
+        for samples, codes in batches:
+            for sample, row in zip(samples, codes, strict=True):
+                if sample is None:
+                    continue
+                if "reason" in sample:
+                    left_out.add(sample["reason"], sample["message"])
+                    continue
+                key = sample["name"]
+                if key in keys:
+                    raise ValueError(_twice(key, path.name, path.name))
+                keys[key] = None
+                # JSON can hold half of a pair, which UTF-8 cannot.
+                captions = [fix_surrogates(caption) for caption in sample["captions"]]
+                writer.write(key, sample.get("label"), captions, row)
+        writer.close()
+        digests = np.fromiter(map(digest, keys), np.uint64, len(keys))
+        write_bytes(path.with_suffix(KEYS), digests.astype("<u8").tobytes())
+        sealed = seal(path)
+    facts = {
+        **sealed,
+        "count": len(keys),
+        **{key: settings.get(key) for key in MADE_BY},
+        "skipped": left_out.to_json(),
+    }
+    write_json(facts_of(path), facts)
+    return facts
+
+
+def finish(
+    output: Path, settings: dict[str, Any], facts: Sequence[dict], before: Tally, max_bad: float
+) -> dict[str, Any]:
+    """Writes the manifest of shards that are all there; returns it.
+
+    Args:
+        facts: of every shard, in order.
+        before: what the source left out when it was opened.
+        max_bad: the largest part of the samples that may be left out.
+
+    Raises:
+        TooManyBadSamples: with all that was left out; every shard stays, no manifest is written.
+        ValueError: a key comes twice.
+    """
+    skipped = Tally()
+    skipped.update([before, *(Tally.from_json(shard["skipped"]) for shard in facts)])
+    total = settings["samples"] + before.total
+    if skipped.total > max_bad * total:
+        raise TooManyBadSamples(
+            f"{skipped.total} of {total} samples cannot be used, more than --max_bad={max_bad:g} "
+            f"allows:\n{skipped}\nGive the same command with a larger --max_bad: what is written "
+            "stays; or repair the source and tokenize it into another folder"
+        )
+    _check_keys(output, settings, facts)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": settings,
+        "views": VIEWS[settings["--views"]],
+        "count": sum(shard["count"] for shard in facts),
+        "skipped": skipped.to_json(),
+        "shards": [{k: v for k, v in shard.items() if k != "skipped"} for shard in facts],
+    }
+    write_json(output / MANIFEST, manifest)
+    sweep(output)
+    return manifest
+
+
+def is_finished(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether the manifest and all that it names are there, and are of these settings."""
+    try:
+        manifest = parse_object((output / MANIFEST).read_bytes(), MANIFEST)
+        told = manifest["settings"], [shard["sha256"] for shard in manifest["shards"]]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False  # none, or damaged: it is written anew
+    facts = (shard_facts(output, settings, number) for number in shards_of(settings))
+    return told == (settings, [shard and shard["sha256"] for shard in facts])
+
+
+def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -> None:
+    paths = [output / shard["file"] for shard in facts]
+    counts = [shard["count"] for shard in facts]
+    all_digests = np.concatenate([np.zeros(0, np.uint64), *map(digests, paths, counts)])
+    order = np.argsort(all_digests, kind="stable")
+    ordered = all_digests[order]
+    again = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if not len(again):
+        return
+    records, ends = records_of(output, settings, facts), np.cumsum(counts)
+    for place in again:
+        first, second = (int(order[place + step]) for step in (0, 1))
+        if records[first]["key"] == records[second]["key"]:  # 64 bits may be equal by chance
+            files = [paths[np.searchsorted(ends, i, side="right")].name for i in (first, second)]
+            raise ValueError(_twice(records[first]["key"], *files))
+
+
+def _twice(key: str, first: str, second: str) -> str:
+    where = f"in {first}" if first == second else f"in {first} and {second}"
+    return (
+        f"the key {key!r} comes twice ({where}), and would not tell which codes are whose; give "
+        "the samples different names and tokenize into another folder"
+    )

@@ -1,0 +1,40 @@
+"""The crops of a picture whose codes a generator trains on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unitok_jax.data.images.transforms import resize_center_crop
+
+VIEWS = {"center": 1, "center+flip": 2, "ten": 10}
+
+
+def views(image: np.ndarray, size: Sequence[int], kind: str, crop_scale: float) -> np.ndarray:
+    """The views of a picture.
+
+    'center' is the scaled centre; 'center+flip' also its mirror image; 'ten' scales the picture
+    until it just covers `size` times `crop_scale`, cuts out that centre, and takes of it the
+    corners (top left, top right, bottom left, bottom right), the centre, and the mirror images of
+    these five in their order.
+
+    Args:
+        image: uint8 (H, W, 3).
+        size: (height, width) of a view.
+        kind: one of `VIEWS`.
+        crop_scale: at least 1; read for 'ten'.
+
+    Returns:
+        uint8 (VIEWS[kind], height, width, 3).
+    """
+    height, width = size
+    if kind == "ten":
+        outer = int(height * crop_scale), int(width * crop_scale)
+        image = resize_center_crop(image, outer)
+        down, right = outer[0] - height, outer[1] - width
+        corners = (0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)
+        crops = [image[top : top + height, left : left + width] for top, left in corners]
+    else:
+        crops = [resize_center_crop(image, size)]
+    if kind != "center":
+        crops += [crop[:, ::-1] for crop in crops]
+    return np.stack(crops)

@@ -1,0 +1,99 @@
+"""Sets of class names and sentence templates for zero-shot classification."""
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from unitok_jax.data.formats.folders import lines
+from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
+
+IMAGENET = "imagenet"
+# Of the two missiles and the two sunglasses of the package's list.
+_WORDNET = {744: "projectile", 836: "sunglass"}
+
+
+class LabelSet(NamedTuple):
+    """Classes by their names, and sentences with one {} where a name goes."""
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+
+def label_set(labels: str, templates: str = "") -> LabelSet:
+    """The label set that a command's arguments name.
+
+    Args:
+        labels: names with commas between them; the path of a text file with one name a line; or
+            `imagenet`, the 1000 names that the package open_clip_torch carries, in the order of
+            the WordNet ids; where it calls two classes alike, one has its WordNet name.
+        templates: the path of a text file with one template a line, one template such as
+            'a photo of a {}', or `imagenet`, the 80 of CLIP; empty: those of the label set, CLIP's
+            for `imagenet` and six short ones otherwise.
+
+    Raises:
+        ValueError: fewer than two names, an empty one, one that comes twice; a template without
+            exactly one {}.
+        ImportError: `imagenet` without the package.
+        FileNotFoundError: a path of a text file that is not there.
+    """
+    if labels == IMAGENET:
+        names, default = _imagenet()
+    else:
+        names, default = _listed(labels, "--labels", ","), CLASS_TEMPLATES
+    wrong = _wrong(names)
+    if wrong:
+        raise ValueError(
+            f"--labels={labels!r}: {wrong}; give different names as --labels='cat,dog', a text "
+            f"file with one name a line, or {IMAGENET}"
+        )
+    if templates:
+        default = _imagenet()[1] if templates == IMAGENET else _listed(templates, "--templates")
+    bad = [template for template in default if template.count("{}") != 1]
+    if bad or not default:
+        raise ValueError(
+            f"--templates={templates!r}: {bad[0] if bad else 'nothing'!r} must hold one {{}}, "
+            "where the name of the class goes"
+        )
+    return LabelSet(tuple(names), tuple(default))
+
+
+def _wrong(names: Sequence[str]) -> str:
+    if not all(names):
+        return "a name is empty"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        return f"{twice[0]!r} comes twice"
+    return "" if len(names) > 1 else "one name only" if names else "no names"
+
+
+def _listed(text: str, flag: str, separator: str | None = None) -> Sequence[str]:
+    path = Path(os.path.expanduser(text))  # which leaves a user alone that it does not know
+    if text and os.path.exists(path) and not path.is_dir():
+        return [line.strip() for line in lines(path) if line.strip()]
+    if path.suffix == ".txt":
+        raise FileNotFoundError(f"{flag}={text}: there is no such file")
+    parts = text.split(separator) if separator else [text]
+    return [part.strip() for part in parts] if text.strip() else []
+
+
+def _imagenet() -> LabelSet:
+    package = importlib.util.find_spec("open_clip")
+    if package is None:
+        raise ImportError(
+            f"--labels={IMAGENET}: the names and templates come with the package open_clip_torch: "
+            "pip install --no-deps open_clip_torch (PyTorch is not needed for them)"
+        )
+    # The file alone: importing the package would import PyTorch.
+    path = Path(package.submodule_search_locations[0]) / "zero_shot_metadata.py"
+    spec = importlib.util.spec_from_file_location("open_clip_zero_shot_metadata", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    templates = [template("{}") for template in module.OPENAI_IMAGENET_TEMPLATES]
+    names = list(module.IMAGENET_CLASSNAMES)
+    for index, name in _WORDNET.items():
+        if names.count(names[index]) > 1:
+            names[index] = name
+    return LabelSet(tuple(names), tuple(templates))

@@ -1,0 +1,69 @@
+"""What a path holds, for the error of a source that reads another format."""
+
+import os
+import re
+from collections.abc import Iterator
+
+from unitok_jax.data.writing.folders import MANIFEST, SETTINGS
+
+# (source that reads it, what it is, how names end): the first that fits counts.
+FORMATS = (
+    ("", "Arrow files, which no source reads: write them as Parquet", r"\.arrow$"),
+    ("tfds", "a dataset of tensorflow-datasets", r"(^|/)dataset_info\.json$"),
+    ("tfds", "a dataset of tensorflow-datasets", r"\.(array_record|tfrecord)-\d+-of-\d+$"),
+    ("tar", "tars", r"\.tar(\.gz|\.bz2|\.xz|\.zst)?$|\.tgz$"),
+    ("parquet", "Parquet files", r"\.parquet$"),
+    ("array_record", "packed samples", r"\.array_record$"),
+    ("folder", "images", r"\.(jpe?g|png|webp)$"),
+)
+_CODES = b'"unitok_jax.codes"'  # what a folder of tokenized images calls itself
+_LOOKED_AT = 10_000  # names of a folder
+_START = 1 << 16  # bytes of a file that says what a folder is
+
+
+def other_format(path: str | os.PathLike, source: str = "") -> str:
+    """Says which `data.source` reads what is at a path; '' if none is known.
+
+    Looks at names that are not hidden, and at what this package writes into its folders. Nothing
+    has to be there: patterns and URLs are told by their ends.
+
+    Args:
+        path: `data.path`, as the user gave it.
+        source: the source that asks; its own format is no news.
+
+    Returns:
+        a sentence without its full stop.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if os.path.isdir(path):
+        if any(_CODES in _start(os.path.join(path, name)) for name in (SETTINGS, MANIFEST)):
+            return "It holds codes of images, which unitok_jax.open_codes reads and no source"
+        names, verb = list(_names(path)), "holds"
+    else:
+        names, verb = [path], "names"
+    for reader, what, ending in FORMATS:
+        if any(re.search(ending, name, re.IGNORECASE) for name in names):
+            if source and (reader == source or (reader, source) == ("folder", "labelled")):
+                return ""
+            return f"It {verb} {what}" + (f": set data.source={reader}" if reader else "")
+    return ""
+
+
+def _names(folder: str) -> Iterator[str]:
+    """Paths below a folder, a bounded number of them."""
+    left = _LOOKED_AT
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files)[:left]:
+            if not name.startswith("."):
+                yield os.path.join(here, name)
+        left -= len(files) + 1
+        if left <= 0:
+            return
+
+
+def _start(file: str) -> bytes:
+    if not os.path.isfile(file):
+        return b""
+    with open(file, "rb") as opened:
+        return opened.read(_START)

@@ -1,0 +1,153 @@
+"""Shows what a run would train on: a contact sheet of its first samples, and statistics.
+
+Its folder holds `sheet.png`, the captions of its pictures line by line as `sheet.txt`, and
+`statistics.json`. It is new, empty or of an earlier preview, whose files are replaced.
+"""
+
+import contextlib
+import io
+import json
+import pathlib
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from unitok_jax.data.health import Tally
+from unitok_jax.data.images.transforms import check_size
+from unitok_jax.data.preview import statistics
+from unitok_jax.data.records import Source
+from unitok_jax.data.sources import open_source
+from unitok_jax.data.text import END_OF_TEXT, Tokenizer
+from unitok_jax.data.writing.folders import claim, write_bytes
+from unitok_jax.pictures import sheet
+from unitok_jax.system.progress import Progress
+
+FORMAT = "unitok_jax.preview"
+COMMAND = "unitok data preview"
+
+
+def preview(
+    config: ConfigDict,
+    output: pathlib.Path,
+    *,
+    images: int = 32,
+    samples: int = 1000,
+    start_step: int = 0,
+    font: str = "",
+) -> None:
+    """Writes the files of a preview to a folder, and prints the statistics.
+
+    Args:
+        config: of a run; `data` and `seed` are read.
+        output: the folder; what an earlier preview wrote there is replaced.
+        images: on the sheet; 0: no sheet.
+        samples: how many to measure, drawn with `config.seed`, or all of a smaller source; 0: none.
+        start_step: of training, whose samples the sheet begins with.
+        font: as `sheet.load_font` takes it.
+
+    Raises:
+        ValueError, OSError, ImportError: a config, a source, an output or a font that does not
+            fit, or too many bad images in a row.
+    """
+    size = check_size(config.data.image_size)
+    tokenizer = Tokenizer(config.data.context_length)
+    loaded = sheet.load_font(font)
+    if config.data.num_threads < 1:
+        raise ValueError(f"data.num_threads={config.data.num_threads} must be at least 1 thread")
+    source = open_source(config.data)
+    claim(output, {"format": FORMAT}, COMMAND)
+    if samples:
+        _statistics(config, source, size, tokenizer, samples, output / "statistics.json")
+    if images:
+        _sheet(config, source, tokenizer, loaded, images, start_step, output / "sheet.png")
+
+
+def training_samples(
+    config: ConfigDict, source: Source, count: int, start_step: int = 0
+) -> dict[str, np.ndarray]:
+    """The first samples that training sees from a step on, its crops and captions included.
+
+    No more of a batch is read than asked for, and none by worker processes: neither changes a
+    sample.
+
+    Args:
+        config: `data` and `seed` are read.
+        source: that of `config.data`.
+        count: at least 1.
+        start_step: the first batch.
+
+    Returns:
+        {'image': uint8 (count, H, W, 3), 'text': int32 (count, L)}.
+
+    Raises:
+        ValueError, OSError: as those of `train_batches` and of its iterator.
+    """
+    from unitok_jax.data.pipeline import effective_batch_size, train_batches  # Grain imports JAX
+
+    data = ConfigDict(config.data.to_dict())
+    data.num_workers = 0
+    data.num_threads = min(data.num_threads, count)  # each reads ahead
+    rows = range(min(count, effective_batch_size(data, len(source))))
+    batches = train_batches(data, config.seed, source=source, start_step=start_step, rows=rows)
+    with contextlib.closing(batches):
+        found = [next(batches) for _ in range(-(-count // len(rows)))]
+    return {key: np.concatenate([batch[key] for batch in found])[:count] for key in found[0]}
+
+
+def _sheet(config, source, tokenizer, font, images, start_step, path) -> None:
+    samples = training_samples(config, source, images, start_step)
+    captions = tokenizer.decode(samples["text"])
+    full = samples["text"][:, -1] == END_OF_TEXT
+    picture = io.BytesIO()
+    sheet.contact_sheet(samples["image"], captions, full, font).save(picture, "PNG")
+    write_bytes(path, picture.getvalue())
+    write_bytes(path.with_suffix(".txt"), ("\n".join(captions) + "\n").encode())
+    print(f"{path}: {images} samples from step {start_step} of seed {config.seed}")
+    if full.any():
+        print(f"  {full.sum()} captions fill data.context_length and are red: ends may be cut off")
+    missing = sheet.missing_glyphs("".join(captions), font)
+    if missing:
+        print(
+            f"  {len(missing)} characters are boxes, for the font lacks them: read "
+            f"{path.with_suffix('.txt')}, or give another --font"
+        )
+
+
+def _statistics(config, source, size, tokenizer, samples, path) -> None:
+    indices = statistics.choose(len(source), samples, config.seed)
+    measured = statistics.measure(source, indices, tokenizer, config.data.num_threads)
+    with Progress(len(indices), "sample") as progress:
+
+        def counted():
+            for each in measured:
+                yield each
+                progress.update()
+
+        found, bad = statistics.summarize(counted(), size, tokenizer.context_length)
+    left_out = getattr(source, "tally", Tally())
+    known = {"source": config.data.source, "path": config.data.path, "length": len(source)}
+    known |= {"left_out": left_out.to_json()}
+    print(f"{len(indices)} of the {len(source)} samples of data.source={config.data.source}\n")
+    print(statistics.table(found, bad))
+    if left_out.total:
+        print(f"left out when the source was opened: {left_out.total}\n{left_out}")
+    for line in _too_bad(left_out, len(source) + left_out.total, bad, found["measured"], config):
+        print(line)
+    told = json.dumps(known | found, indent=2, ensure_ascii=False) + "\n"
+    # A path need not be UTF-8; what is not becomes an escape, which JSON knows.
+    write_bytes(path, told.encode(errors="backslashreplace"))
+    print(f"\n{path}")
+
+
+def _too_bad(left_out: Tally, there: int, bad: Tally, measured: int, config) -> list[str]:
+    """What would end a run, in words."""
+    found = [
+        ("end at its start", left_out.total / there, "were left out when the source was opened"),
+        ("end before long", bad.total / measured, "of the measured samples are unusable"),
+    ]
+    allowed = config.data.max_bad
+    return [
+        f"a run would {end}: {100 * share:.3g}% {what}, more than data.max_bad={allowed}"
+        for end, share, what in found
+        if share > allowed
+    ]

@@ -1,0 +1,180 @@
+"""Shards of ArrayRecord out of any source, written by several processes; stopped, they go on."""
+
+import concurrent.futures
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from ftfy.fixes import fix_surrogates
+
+from unitok_jax.data.formats.array_records import FORMAT, NAME_ERRORS, SUFFIX, VERSION
+from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
+from unitok_jax.data.images.transforms import decode_image
+from unitok_jax.data.records import LabelledSource, Source
+from unitok_jax.data.workers import end_with_parent
+from unitok_jax.data.writing.folders import (
+    MANIFEST,
+    facts_if_whole,
+    facts_of,
+    probes,
+    seal,
+    sweep,
+    write_json,
+    writing,
+    written_to,
+)
+from unitok_jax.system.progress import Progress
+
+
+def plan(data, source: Source, *, shard_size: int, check: bool, require_captions: bool) -> dict:
+    """What decides the bytes that are written, as JSON values.
+
+    Args:
+        data: the `data` config.
+        source: what it opens.
+        shard_size: samples of the source per shard.
+        check: whether every image is decoded.
+        require_captions: as in `open_source`.
+    """
+    settings = {
+        "format": FORMAT,
+        "version": VERSION,
+        "data.source": data.source,
+        "data.path": data.path,
+        "data.captions": data.captions,
+        "data.mixture": data.mixture,
+        "--shard_size": shard_size,
+        "--check": check,
+        "--require_captions": require_captions,
+        "samples": len(source),
+        "records": probes(source),
+    }
+    if isinstance(source, LabelledSource):
+        settings["class_names"] = source.class_names
+        settings["class_templates"] = source.class_templates
+    return json.loads(json.dumps(settings))
+
+
+def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad: float) -> dict:
+    """Writes a source as shards and, when all are there, their manifest.
+
+    Shard k holds samples k * shard_size and on, without those that are bad.
+
+    Args:
+        source: what `settings` were made from.
+        settings: what `plan` returned.
+        output: a folder that `claim` made.
+        workers: processes.
+        max_bad: the largest part of the samples that may be left out.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        TooManyBadSamples: with all that was left out; every shard stays, no manifest is written.
+        OSError: writing failed.
+    """
+    size, samples = settings["--shard_size"], len(source)
+    shards = range(-(-samples // size))
+    facts = {number: facts_if_whole(_path(output, number)) for number in shards}
+    missing = [number for number in shards if facts[number] is None]
+    there = samples - sum(min(size, samples - number * size) for number in missing)
+    with Progress(samples, "sample", there) as progress:
+        with concurrent.futures.ProcessPoolExecutor(
+            min(workers, max(1, len(missing))),
+            multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(source, settings, output),
+        ) as executor:
+            others = set(multiprocessing.active_children())
+            running = {executor.submit(_write_shard, number): number for number in missing}
+            try:
+                for done in concurrent.futures.as_completed(running):
+                    facts[running[done]] = done.result()
+                    progress.update(min(size, samples - running[done] * size))
+            except KeyboardInterrupt:
+                for worker in set(multiprocessing.active_children()) - others:
+                    worker.terminate()  # the shards they write are written again
+                raise
+            finally:
+                executor.shutdown(wait=False, cancel_futures=True)
+    before = getattr(source, "tally", Tally())
+    left_out = Tally()
+    left_out.update([before, *(Tally.from_json(shard.pop("skipped")) for shard in facts.values())])
+    total = samples + before.total
+    if left_out.total > max_bad * total:
+        raise TooManyBadSamples(
+            f"{left_out.total} of {total} samples cannot be used, more than "
+            f"data.max_bad={max_bad:g} allows:\n{left_out}\nRepair the source and pack it into "
+            "another folder, or give the same command with a larger --config.data.max_bad: what "
+            "is written stays"
+        )
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": settings,
+        "count": sum(shard["count"] for shard in facts.values()),
+        "skipped": left_out.to_json(),
+        "shards": [facts[number] for number in shards],
+    }
+    for key in ("class_names", "class_templates"):
+        if key in settings:
+            manifest[key] = settings[key]
+    write_json(output / MANIFEST, manifest)
+    sweep(output)
+    return manifest
+
+
+_job: tuple[Source, dict, Path]  # of a worker process
+
+
+def _start(source: Source, settings: dict, output: Path) -> None:
+    global _job
+    _job = source, settings, output
+    end_with_parent()
+
+
+def _write_shard(number: int) -> dict[str, Any]:
+    """Writes a shard and its facts; returns them."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    source, settings, output = _job
+    labelled = "class_names" in settings
+    first, size = number * settings["--shard_size"], settings["--shard_size"]
+    final = _path(output, number)
+    left_out, labels, count = Tally(), [], 0
+    with writing(final) as path:
+        # Images are compressed already: zstd would only take time.
+        writer = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
+        for index in range(first, min(first + size, len(source))):
+            try:
+                record = source[index]
+                if settings["--check"]:
+                    decode_image(record["image"], record["name"])
+            except SampleError as error:
+                left_out.add(error.reason, str(error))
+                continue
+            except OSError as error:
+                left_out.add("unreadable", str(error))
+                continue
+            record = {key: record[key] for key in ("name", "image", "captions")}
+            # JSON can hold half of a pair, which UTF-8 cannot: U+FFFD, as the tokenizer does.
+            record["captions"] = [fix_surrogates(caption) for caption in record["captions"]]
+            if labelled:
+                record["label"] = source.label(index)
+                labels.append(record["label"])
+            written_to(path, writer.write, msgpack.packb(record, unicode_errors=NAME_ERRORS))
+            count += 1
+        written_to(path, writer.close)
+        sealed = seal(final)
+    facts = {**sealed, "count": count, "skipped": left_out.to_json()}
+    if labelled:
+        facts["labels"] = labels
+    write_json(facts_of(final), facts)
+    return facts
+
+
+def _path(output: Path, number: int) -> Path:
+    return output / f"{number:06}{SUFFIX}"
