@@ -5,8 +5,8 @@ from . import Mutation
 DEFAULT, CROPS = "configs/default.py", "unitok_jax/data/images/crops.py"
 ORDER, MIXTURE = "unitok_jax/data/order.py", "unitok_jax/data/mixture.py"
 SHARDING = "unitok_jax/runtime/sharding.py"
-RANDOMNESS, TEST_ORDER = "tests/test_randomness.py", "tests/test_order.py"
-TEST_SHARDING, TEST_CONFIGS = "tests/test_sharding.py", "tests/test_configs.py"
+RANDOMNESS, TEST_ORDER = "tests/training/test_randomness.py", "tests/data/test_order.py"
+TEST_SHARDING, TEST_CONFIGS = "tests/runtime/test_sharding.py", "tests/test_configs.py"
 
 MUTATIONS = [
     Mutation(
@@ -126,34 +126,34 @@ MUTATIONS = [
         "unitok_jax/evaluation/metrics/reconstruction.py",
         "np.asarray(values, np.float64)[mask]",
         "np.asarray(values, np.float64)",
-        "tests/test_metrics.py -k mean_over_images",
+        "tests/training/test_metrics.py -k mean_over_images",
     ),
     Mutation(
         "masked rows counted as features",
         "unitok_jax/evaluation/metrics/frechet.py",
         "features = features[np.asarray(mask)]",
         "features = features[np.asarray(mask) | True]",
-        "tests/test_frechet.py",
+        "tests/evaluation/test_frechet.py",
     ),
     Mutation(
         "masked rows counted as codes that changed",
         "unitok_jax/evaluation/metrics/agreement.py",
         "changed = changed[np.asarray(mask)]",
         "changed = changed[np.asarray(mask) | True]",
-        "tests/test_agreement.py",
+        "tests/evaluation/test_agreement.py",
     ),
     Mutation(
         "an rFID of one image",
         "unitok_jax/evaluation/suite.py",
         "found.logits is None or len(found.positions) < FEWEST",
         "found.logits is None",
-        "tests/test_evaluation.py -k one_image",
+        "tests/evaluation/test_evaluation.py -k one_image",
     ),
     Mutation(
         "retrieval among no captions",
         "unitok_jax/evaluation/suite.py",
         "captions is not None and len(captions.tokens)",
         "captions is not None",
-        "tests/test_evaluation.py -k asked_for",
+        "tests/evaluation/test_evaluation.py -k asked_for",
     ),
 ]

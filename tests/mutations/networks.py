@@ -7,9 +7,12 @@ HEADS, LAYERS = "unitok_jax/models/discriminator.py", "unitok_jax/models/layers.
 QUANTIZER, RESIDUAL, LOOKUP_FREE = (
     f"unitok_jax/models/quantizers/{x}.py" for x in ("multi_codebook", "residual", "lookup_free")
 )
-TEST_ADVERSARY, RANDOMNESS = "tests/test_adversary.py", "tests/test_randomness.py"
-TEST_AUGMENT, TEST_QUANTIZERS = "tests/test_augment.py", "tests/test_quantizers.py"
-TEST_OPTIM, TEST_HEADS = "tests/test_optim.py", "tests/test_discriminator.py"
+TEST_ADVERSARY, RANDOMNESS = (
+    "tests/tokenizer/test_adversary.py",
+    "tests/training/test_randomness.py",
+)
+TEST_AUGMENT, TEST_QUANTIZERS = "tests/tokenizer/test_augment.py", "tests/models/test_quantizers.py"
+TEST_OPTIM, TEST_HEADS = "tests/training/test_optim.py", "tests/models/test_discriminator.py"
 
 MUTATIONS = [
     Mutation(
@@ -241,6 +244,6 @@ MUTATIONS = [
         LOOKUP_FREE,
         "jnp.round((bounded + 1) / 2 * steps)",
         "jnp.floor((bounded + 1) / 2 * steps)",
-        "tests/test_lookup_free.py",
+        "tests/models/test_lookup_free.py",
     ),
 ]

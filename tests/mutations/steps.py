@@ -5,8 +5,8 @@ from . import Mutation
 STEP, OPTIM = "unitok_jax/tokenizer/step.py", "unitok_jax/training/optim.py"
 LOSSES, OBJECTIVE = "unitok_jax/tokenizer/losses.py", "unitok_jax/tokenizer/objective.py"
 CODEBOOKS = "unitok_jax/models/quantizers/base.py"
-RULES, GRADIENTS = "tests/test_step_rules.py", "tests/test_objective.py"
-TEST_OPTIM, TEST_LOSSES = "tests/test_optim.py", "tests/test_losses.py"
+RULES, GRADIENTS = "tests/tokenizer/test_step_rules.py", "tests/tokenizer/test_objective.py"
+TEST_OPTIM, TEST_LOSSES = "tests/training/test_optim.py", "tests/tokenizer/test_losses.py"
 
 MUTATIONS = [
     Mutation(
@@ -119,14 +119,14 @@ MUTATIONS = [
         CODEBOOKS,
         "index = codes + rows * jnp.arange(k)[:, None]",
         "index = codes",
-        "tests/test_metrics.py -k counts_of_codes",
+        "tests/training/test_metrics.py -k counts_of_codes",
     ),
     Mutation(
         "a mask that counts of codes ignore",
         CODEBOOKS,
         "jnp.ones((b,)) if weights is None else weights.astype(jnp.float32)",
         "jnp.ones((b,))",
-        "tests/test_metrics.py -k counts_of_codes",
+        "tests/training/test_metrics.py -k counts_of_codes",
     ),
     Mutation(
         "a warm-up that is one step ahead",
