@@ -5,9 +5,9 @@
 
 The step is compiled once, for simulated CPU devices: nothing runs, and neither an accelerator nor a
 compiler of one is needed. Its collectives are sorted by cause. From there on it is arithmetic with
-the peaks of `unitok_jax.planning.machines`: time at the chips' bfloat16 peak, time of rings on their links,
-and the part of that peak that is left if all of the exchange hides behind the work ("hidden") and
-if nothing of it does ("exposed").
+the peaks of `unitok_jax.planning.machines`: time at the chips' bfloat16 peak, time of rings on
+their links, and the part of that peak that is left if all of the exchange hides behind the work
+("hidden") and if nothing of it does ("exposed").
 """
 
 import argparse

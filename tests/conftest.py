@@ -20,6 +20,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from flax import nnx  # noqa: E402
+
 from helpers import parity  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for it

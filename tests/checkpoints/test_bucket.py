@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from helpers import bucket
 
 from configs import tiny
+from helpers import bucket
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.runtime import workdir
 from unitok_jax.training.metrics import Writer

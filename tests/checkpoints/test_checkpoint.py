@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from configs import tiny
 from helpers import mounts
 from helpers.jobs import free_port
 from helpers.saves import items, save
-
-from configs import tiny
 from unitok_jax.checkpoints import differences, reader
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.runtime import processes, sharding, workdir

@@ -5,9 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers.in_process import run
 from PIL import Image
 
+from helpers.in_process import run
 from unitok_jax.commands import classify, retrieve
 from unitok_jax.data.inputs import Inputs
 from unitok_jax.evaluation.metrics.zero_shot import probabilities

@@ -7,9 +7,9 @@ import os
 import jax
 import numpy as np
 import pytest
-from helpers import in_process
 from PIL import Image
 
+from helpers import in_process
 from unitok_jax.commands import arguments, classify, retrieve
 from unitok_jax.data.formats.labels import label_set
 from unitok_jax.system import console

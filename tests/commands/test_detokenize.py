@@ -7,12 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers import in_process
-from helpers.tokenized import command, kill_when, loaded_once, make_images, run
-from helpers.tokenized import start as start_process
 from PIL import Image
 
 import unitok_jax
+from helpers import in_process
+from helpers.tokenized import command, kill_when, loaded_once, make_images, run
+from helpers.tokenized import start as start_process
 from unitok_jax.commands import detokenize, tokenize
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.writing.folders import PARTIAL, sweep

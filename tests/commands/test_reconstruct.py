@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import in_process
 from PIL import Image
 
+from helpers import in_process
 from unitok_jax.commands import reconstruct
 from unitok_jax.data.inputs import Inputs
 

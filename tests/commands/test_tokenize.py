@@ -12,6 +12,8 @@ import time
 import jax
 import numpy as np
 import pytest
+
+import unitok_jax
 from helpers import in_process
 from helpers.jobs import free_port
 from helpers.tokenized import (
@@ -24,8 +26,6 @@ from helpers.tokenized import (
     shards,
     start,
 )
-
-import unitok_jax
 from unitok_jax.commands import tokenize
 from unitok_jax.data.codes.batches import ShardedViews
 from unitok_jax.data.codes.views import VIEWS, views
@@ -398,7 +398,6 @@ def test_help_is_a_process():
 
 def pack(folder, output):
     from helpers.formats import config
-
     from unitok_jax.data.writing.folders import claim
     from unitok_jax.data.writing.packing import pack as write
     from unitok_jax.data.writing.packing import plan

@@ -10,8 +10,8 @@ import msgpack
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
-from helpers.formats import config, jpeg, outcomes, take
 
+from helpers.formats import config, jpeg, outcomes, take
 from unitok_jax.data.formats import array_records
 from unitok_jax.data.formats.array_records import Part, RecordFiles
 from unitok_jax.data.formats.cache import Cache

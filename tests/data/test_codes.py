@@ -12,10 +12,10 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.formats import outcomes
-from helpers.tokenized import make_images
 
 import unitok_jax
+from helpers.formats import outcomes
+from helpers.tokenized import make_images
 from unitok_jax.data.codes import files as code_files
 from unitok_jax.data.codes import shards
 from unitok_jax.data.health import Tally

@@ -7,9 +7,9 @@ import sys
 
 import ml_collections
 import pytest
+
 from helpers import formats
 from helpers.image_files import make_images
-
 from unitok_jax.data.formats import photos
 from unitok_jax.data.formats.folders import IMAGE_SUFFIXES, MAX_LINE_BYTES, folder_source
 from unitok_jax.data.health import SampleError

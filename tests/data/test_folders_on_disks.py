@@ -5,9 +5,9 @@ import os
 import re
 
 import pytest
+
 from helpers import formats
 from helpers.image_files import make_images
-
 from unitok_jax.data.formats.folders import folder_source
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.images.transforms import decode_image

@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.image_files import encoded, png, xmp
 from PIL import Image
 
+from helpers.image_files import encoded, png, xmp
 from unitok_jax.data.health import REASONS, SampleError
 from unitok_jax.data.images.crops import decode_random_crop
 from unitok_jax.data.images.transforms import (

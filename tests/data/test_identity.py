@@ -4,11 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.tar_files import make_tar, sample
 from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import tiny
+from helpers.tar_files import make_tar, sample
 from unitok_jax.checkpoints.differences import fact_differences
 from unitok_jax.data import identity
 from unitok_jax.data.health import SampleError

@@ -5,6 +5,8 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from helpers.image_files import (
     EXIF,
     TURNED,
@@ -20,8 +22,6 @@ from helpers.image_files import (
     with_segments,
     xmp,
 )
-from PIL import Image
-
 from unitok_jax.data.images.crops import decode_random_crop, resize
 from unitok_jax.data.images.metadata import orientation, scans, without_metadata
 from unitok_jax.data.images.transforms import ImageError, decode_image

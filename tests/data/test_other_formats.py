@@ -1,8 +1,8 @@
 """A path that holds another format: each source says which one reads it."""
 
 import pytest
-from helpers.formats import config
 
+from helpers.formats import config
 from unitok_jax.data.sources import open_source
 
 HELD = {

@@ -12,8 +12,8 @@ import sys
 import time
 
 import pytest
-from helpers.formats import config, jpeg
 
+from helpers.formats import config, jpeg
 from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers.formats import config, damaged, jpeg, take
 from pyarrow import parquet
 
+from helpers.formats import config, damaged, jpeg, take
 from unitok_jax.data.formats import parquet_groups
 from unitok_jax.data.formats.parquet import KEPT_WINDOWS, ParquetSource
 from unitok_jax.data.health import SampleError

@@ -7,10 +7,10 @@ import math
 import ml_collections
 import numpy as np
 import pytest
-from helpers import formats
-from helpers.formats import take
 from PIL import Image
 
+from helpers import formats
+from helpers.formats import take
 from unitok_jax.data import health, pipeline
 from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
 from unitok_jax.data.images.transforms import ImageError, decode_image, resize_center_crop

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 from fsspec.registry import _registry
-from helpers import bucket
 
+from helpers import bucket
 from unitok_jax.data.tars import shards
 from unitok_jax.data.tars.shards import Reader, expand
 

@@ -14,9 +14,9 @@ import time
 
 import numpy as np
 import pytest
+
 from helpers.formats import outcomes
 from helpers.tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
-
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.tars import index as tar_index
 from unitok_jax.data.tars import index_files
@@ -536,7 +536,8 @@ def test_script_without_the_usual_guard_is_told_so(tmp_path):
         make_tar(tmp_path / f"{number}.tar", sample("a"))
     script = tmp_path / "script.py"
     script.write_text(
-        f"from unitok_jax.data.tars.source import tar_source\nprint(len(tar_source({str(tmp_path)!r})))\n"
+        "from unitok_jax.data.tars.source import tar_source\n"
+        f"print(len(tar_source({str(tmp_path)!r})))\n"
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     environment = {**os.environ, "PYTHONPATH": root}

@@ -13,9 +13,9 @@ import threading
 import numpy as np
 import pytest
 from fsspec.registry import _registry
+
 from helpers import bucket
 from helpers.tar_files import captions, config, left_out, make_tar, one, picture, sample, two_shards
-
 from unitok_jax.data import pipeline
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import eval_batches, train_batches

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
-from helpers.formats import config, jpeg, outcomes, take
 
+from helpers.formats import config, jpeg, outcomes, take
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import LabelledSource

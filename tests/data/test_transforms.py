@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers.image_files import TURNED
 from PIL import Image
 
+from helpers.image_files import TURNED
 from unitok_jax.data.images.transforms import (
     MAX_PIXELS,
     ImageError,

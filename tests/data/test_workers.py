@@ -10,9 +10,9 @@ import signal
 import ml_collections
 import numpy as np
 import pytest
+
 from helpers.formats import config, jpeg, take
 from helpers.mounts import tmpfs
-
 from unitok_jax.data import reading, workers
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.runtime import processes

@@ -10,9 +10,9 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers import pages
 from PIL import Image
 
+from helpers import pages
 from unitok_jax.commands import demo
 from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
 from unitok_jax.data.images.transforms import resize_center_crop, to_uint8

@@ -8,9 +8,9 @@ import re
 import jax
 import numpy as np
 import pytest
-from helpers import pages
 from PIL import Image
 
+from helpers import pages
 from unitok_jax.demo import examples, visitors
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load

@@ -12,11 +12,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers import in_process
-from helpers.jobs import environment, free_port
 from PIL import Image
 
 from configs import tiny as tiny_config
+from helpers import in_process
+from helpers.jobs import environment, free_port
 from unitok_jax import load
 from unitok_jax.commands import evaluate
 from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_uint8

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import scipy.linalg
-from helpers import parity
 
+from helpers import parity
 from unitok_jax.evaluation.metrics.frechet import FeatureMoments, Moments, frechet_distance
 from unitok_jax.evaluation.metrics.inception_score import inception_score
 

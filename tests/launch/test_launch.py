@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from helpers import launchers
 
 SCRIPTS = sorted((launchers.ROOT / "launch").glob("*.sh"))

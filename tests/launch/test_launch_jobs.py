@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+
 from helpers import launchers
 
 SLURM, KUBERNETES = "launch/slurm.sh", "launch/kubernetes.sh"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import pytest
+
 from helpers import launchers
 
 SUPERVISE, LOCAL = "launch/supervise.sh", "launch/local.sh"

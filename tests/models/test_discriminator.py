@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import parity
 
+from helpers import parity
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
 from unitok_jax.models.pretrained.dinov2 import DinoV2
 from unitok_jax.weights import torch_layout

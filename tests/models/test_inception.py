@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import parity
 
+from helpers import parity
 from unitok_jax.models.pretrained import inception
 from unitok_jax.weights import pretrained, torch_layout
 

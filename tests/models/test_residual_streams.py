@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import parity
 
 from configs import tiny_full
+from helpers import parity
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import pretrained

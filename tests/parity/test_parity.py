@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+
 from helpers import parity
 
 TOLERANCE = 1e-4  # of the reference's standard deviation; relative for scalars

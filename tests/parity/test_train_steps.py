@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import parity
 
 from configs import tiny_full
+from helpers import parity
 from unitok_jax.models.pretrained.dinov2 import DinoV2
 from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.tokenizer import augment

@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-from helpers.jobs import Job
 
 from benchmarks.victim import compare
+from helpers.jobs import Job
 from unitok_jax.runtime import compilation_cache
 
 ROOT = pathlib.Path(__file__).parents[2]

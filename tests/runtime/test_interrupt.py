@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
-from helpers.jobs import Job, environment, free_port, records
 
+from helpers.jobs import Job, environment, free_port, records
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.runtime import processes as cluster
 

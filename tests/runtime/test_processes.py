@@ -9,9 +9,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.jobs import SETTINGS, Job, environment, free_port, records
 from PIL import Image
 
+from helpers.jobs import SETTINGS, Job, environment, free_port, records
 from unitok_jax.runtime import processes as cluster
 
 

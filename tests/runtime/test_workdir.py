@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers import mounts
 
+from helpers import mounts
 from unitok_jax.runtime import workdir
 
 HOLD = """

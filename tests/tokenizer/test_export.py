@@ -8,10 +8,10 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers import in_process
-from helpers.mounts import remount, tmpfs
 from PIL import Image
 
+from helpers import in_process
+from helpers.mounts import remount, tmpfs
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.tokenizer.api import load
 from unitok_jax.tokenizer.export import programs

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import parity
 from PIL import Image
 
 import unitok_jax
+from helpers import parity
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.models import precision
 from unitok_jax.tokenizer import compiled

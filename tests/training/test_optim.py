@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import parity
 
 from configs import tiny, tiny_full
+from helpers import parity
 from unitok_jax import trees
 from unitok_jax.models.discriminator import DiscriminatorHeads
 from unitok_jax.models.unitok import abstract_model

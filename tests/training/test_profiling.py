@@ -6,9 +6,9 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers.traces import traced_steps
 from ml_collections import ConfigDict
 
+from helpers.traces import traced_steps
 from unitok_jax.training.clock import Clock
 from unitok_jax.training.profiling import Tracer
 

@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.jobs import Job
 from PIL import Image
 
+from helpers.jobs import Job
 from unitok_jax.checkpoints.manager import Checkpoints
 
 SETTINGS = [

@@ -10,10 +10,10 @@ import types
 
 import jax
 import pytest
+
 from helpers.jobs import records
 from helpers.runs import ENVIRONMENT, command, run
 from helpers.traces import traced_steps
-
 from unitok_jax.data.health import Notes
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.tokenizer.run import Run

@@ -9,12 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from helpers.jobs import records
-from helpers.runs import ENVIRONMENT, command, run
-from helpers.tar_files import make_tar, sample
 from PIL import Image
 
 import unitok_jax
+from helpers.jobs import records
+from helpers.runs import ENVIRONMENT, command, run
+from helpers.tar_files import make_tar, sample
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.training.loop import _Window
 

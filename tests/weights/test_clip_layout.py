@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from helpers import parity
 
+from helpers import parity
 from unitok_jax.weights import clip_layout
 
 STATE = {name: tuple(shape) for name, shape in parity.manifest("base")["state"].items()}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from helpers import parity
 
+from helpers import parity
 from unitok_jax.commands import convert
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.tokenizer.api import load

@@ -12,8 +12,8 @@ import pytest
 import safetensors
 import safetensors.numpy
 from flax import nnx
-from helpers import parity
 
+from helpers import parity
 from unitok_jax.commands import convert
 from unitok_jax.models.pretrained import lpips
 from unitok_jax.weights import load as loading

@@ -7,9 +7,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+
 from helpers import parity
 from helpers.clip_files import text, timm_vit, vit_clip, vitamin, vitamin_clip, write
-
 from unitok_jax import trees
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import sharding

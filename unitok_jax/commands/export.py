@@ -30,7 +30,8 @@ def _run(args: argparse.Namespace) -> None:
     unknown = [name for name in platforms if name not in programs.PLATFORMS]
     if unknown or len(set(platforms)) < len(platforms):
         raise ValueError(
-            f"--platforms={args.platforms}: expected different ones of {','.join(programs.PLATFORMS)}"
+            f"--platforms={args.platforms}: expected different ones of "
+            f"{','.join(programs.PLATFORMS)}"
         )
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch_size={args.batch_size} must be at least 1")

@@ -296,7 +296,7 @@ def _settled(checkpoints: Checkpoints) -> list[int]:
 def _command(config: ConfigDict, workdir: str) -> dict[str, object]:
     """What the processes of a job must have in common."""
     code = 0
-    for file in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
+    for file in sorted(pathlib.Path(__file__).parents[1].rglob("*.py")):
         code = zlib.crc32(file.read_bytes(), code)
     keys = {f"--config.{key}": value for key, value in differences.flat(config.to_dict()).items()}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}

@@ -24,7 +24,7 @@ from unitok_jax.weights import files
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _PARTS = ("encoder", "quant_proj", "quantizer", "post_quant_proj", "decoder")
-_EXAMPLE = pathlib.Path(__file__).with_name("export_example.py")
+_EXAMPLE = pathlib.Path(__file__).with_name("example.py")
 
 
 def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> tuple[dict, dict]:
