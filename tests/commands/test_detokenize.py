@@ -33,7 +33,7 @@ def made(weights, tmp_path_factory):
     make_images(folder / "in/below", 2, start=4)
     arguments = command(weights, folder / "in", folder / "codes", "--views=center+flip")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", [*arguments[2:], "--size=32x48"])
+        patch.setattr("sys.argv", [*arguments[3:], "--size=32x48"])
         tokenize.main()
     return folder / "codes"
 

@@ -55,7 +55,7 @@ def tokenizer(weights):
 
 def here(capsys, monkeypatch, weights, data, output, *more):
     """Runs the command in this process, which has eight devices: (exit code, printed, error)."""
-    arguments = command(weights, data, output, *more)[3:]
+    arguments = command(weights, data, output, *more)[4:]
     return in_process.run(tokenize, capsys, monkeypatch, *arguments)
 
 
@@ -392,7 +392,7 @@ def test_codebooks_of_more_rows_than_16_bits_name():
 
 
 def test_help_is_a_process():
-    code, printed, _ = run([*command("x", "x", "x")[:3], "--help"])
+    code, printed, _ = run([*command("x", "x", "x")[:4], "--help"])
     assert code == 0 and "--views" in printed and "--coordinator" in printed
 
 

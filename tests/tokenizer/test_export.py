@@ -12,6 +12,7 @@ from PIL import Image
 
 from helpers import in_process
 from helpers.mounts import remount, tmpfs
+from unitok_jax.commands import export as export_command
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.tokenizer.api import load
 from unitok_jax.tokenizer.export import programs
@@ -45,7 +46,7 @@ np.savez(out, codes=np.concatenate(codes), rebuilt=np.concatenate(rebuilt), toge
 )
 
 
-run_export = functools.partial(in_process.run, programs)
+run_export = functools.partial(in_process.run, export_command)
 
 
 def call(folder, images, tmp_path):
