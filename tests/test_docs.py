@@ -42,7 +42,7 @@ def test_links_lead_to_files(page):
 @pytest.fixture(scope="module")
 def told():
     """(library, its extras, or '' of what is always installed) of each row."""
-    page = (DOCS / "libraries.md").read_text()
+    page = (DOCS / "explanation" / "libraries.md").read_text()
     core, extras = page.split("\n## Extras\n")
     told = [(row[0].strip("`"), "") for row in cells(core)]
     for library, names, *_ in cells(extras):
@@ -62,7 +62,7 @@ class TestLibraries:
         assert sorted(told) == sorted(wanted)
 
     def test_each_says_why(self):
-        rows = cells((DOCS / "libraries.md").read_text())
+        rows = cells((DOCS / "explanation" / "libraries.md").read_text())
         assert [row for row in rows if len(row) < 3 or not all(map(str.strip, row))] == []
 
 

@@ -15,7 +15,7 @@ from unitok_jax import __main__ as door
 from unitok_jax.__main__ import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 # every file that may name a command
 FOLDERS = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
 KINDS = ("", ".dockerignore", ".md", ".py", ".sh", ".yaml")
