@@ -150,5 +150,5 @@ class TestPages:
             if re.match(r"unitok_jax/.*\.py$", name) and '\nif __name__ == "__main__":' in text:
                 doors.add(name)
         # the example is not run here: an export holds a copy
-        names = ("__main__.py", "example.py", "main.py")
+        names = ("__main__.py", "tokenizer/export/example.py", "main.py")
         assert doors == {f"unitok_jax/{name}" for name in names}
