@@ -3,8 +3,8 @@
     python -m benchmarks [--config b16] [--only encode stages] [--quick]
         [--output benchmarks.json] [--compare benchmarks/stored/cpu.json]
 
-Prints tables and writes the same as JSON; docs/benchmarks.md says what the columns mean. Weights
-and pictures are random: they do not change the time.
+Prints tables and writes the same as JSON; docs/explanation/performance.md says what the columns
+mean. Weights and pictures are random: they do not change the time.
 """
 
 import argparse

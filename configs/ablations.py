@@ -1,6 +1,6 @@
 """The paper's ablations, each by its name: `--config=configs/ablations.py:books4`.
 
-`docs/ablations.md` says what each one is for, with the paper's figures.
+`docs/explanation/ablations.md` says what each one is for, with the paper's figures.
 """
 
 from ml_collections import ConfigDict

@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.size = "base"  # nano, tiny, small, base, large: a row of models/vitamin.py
     model.dtype = "bfloat16"  # of the computation; parameters and the quantizer are float32
-    model.residual_dtype = "float32"  # of what the blocks add to: docs/training.md, Precision
-    model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/ablations.md
+    model.residual_dtype = "float32"  # of what the blocks add to: docs/explanation/training_step.md
+    model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/explanation/ablations.md
     model.vocab_size = 32_768  # rows of all codebooks
     model.num_codebooks = 8
     model.latent_width = 64  # of all codebooks
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     model.remat = "blocks"  # recompute in the backward pass: none, blocks, everything
 
     config.data = data = ConfigDict()
-    data.source = "folder"  # or tar, parquet, ...: docs/formats.md
+    data.source = "folder"  # or tar, parquet, ...: docs/reference/formats.md
     data.path = ""  # of the folder, the shards, ...: what it means depends on the source
     data.captions = ""  # where the captions are, if not where the source looks for them
     data.mixture = ()  # of source=mixture: (weight, source, path[, captions]) of each part
@@ -51,14 +51,14 @@ def get_config() -> ConfigDict:
     data.max_bad = 0.01  # of the samples may be unusable; more end the run
     data.image_size = (256, 256)  # height, width; multiples of 16
     data.batch_size = 16_384  # global
-    data.decode_fraction = 1.0  # of a batch that is decoded; 0.5: every second image (docs/pods.md)
+    data.decode_fraction = 1.0  # of a batch; 0.5: every second image (docs/guides/many_hosts.md)
     data.crop_scale = (0.9, 1.0)  # area of a training crop, as a part of the image
     data.crop_ratio = (3 / 4, 4 / 3)  # its aspect ratio
     data.context_length = model.text.get_ref("context_length")
     data.num_threads = 16  # that read and decode, per process
     data.num_workers = 0  # processes that do so instead, per process
 
-    # Where a run starts that has no checkpoint yet (docs/finetuning.md).
+    # Where a run starts that has no checkpoint yet (docs/guides/finetune.md).
     config.init = ConfigDict()
     config.init.path = ""  # a workdir, a released or converted file, or a CLIP; empty: fresh
     config.init.include = ("*",)  # globs of the parameters to take
@@ -92,8 +92,9 @@ def get_config() -> ConfigDict:
     gan.warmup_fraction = 0.03  # from start_fraction on
     gan.final_fraction = 0.1
 
-    # Weights of the networks that nothing trains (docs/frozen.md): a .safetensors that `convert`
-    # made, the published .pth, or "seeded": random stand-ins, for tests and for trying a run.
+    # Weights of the networks that nothing trains (docs/guides/convert_weights.md): a .safetensors
+    # that `convert` made, the published .pth, or "seeded": random stand-ins, for tests and for
+    # trying a run.
     config.frozen = ConfigDict()
     config.frozen.lpips = ""
     config.frozen.dinov2 = ""
@@ -113,7 +114,7 @@ def get_config() -> ConfigDict:
     optim.frozen = ()  # globs of parameters that stay as they are, as ("encoder.*",)
     optim.max_skipped = 10  # steps in a row that are not finite, before the run stops
 
-    # One of the two may be -1: whatever the devices leave (docs/pods.md).
+    # One of the two may be -1: whatever the devices leave (docs/guides/many_hosts.md).
     config.mesh = ConfigDict()
     config.mesh.data = -1  # batch
     config.mesh.fsdp = 1  # batch, and the large arrays of the state
@@ -139,7 +140,7 @@ def get_config() -> ConfigDict:
     config.log.tensorboard = True
     config.log.wandb = ""  # a project of Weights & Biases to write to; empty: none
     config.log.parameters = False  # every array in the log, not a row for each part
-    config.log.profile_steps = ()  # where traces begin, as (10, 500): docs/profiling.md
+    config.log.profile_steps = ()  # where traces begin, as (10, 500): docs/guides/profile.md
     config.log.profile_count = 3  # steps of a trace
     config.log.memory_profile = False  # after the first step of every start
     return config.lock()  # a config that misspells a key must fail

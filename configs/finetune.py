@@ -1,7 +1,7 @@
 """Starting from trained weights, each way by its name: `--config=configs/finetune.py:decoder`.
 
-`docs/finetuning.md` says what each one is for. All need `--config.init.path=WEIGHTS`; the model is
-that of the released weights, `--config.model...` makes it another.
+`docs/guides/finetune.md` says what each one is for. All need `--config.init.path=WEIGHTS`; the
+model is that of the released weights, `--config.model...` makes it another.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ from configs import default
 
 
 def get_config():
-    """ViTamin-L trunks; the recipe is base's, arranged for 256 chips of 16 GiB (docs/fit.md)."""
+    """ViTamin-L trunks, base's recipe for 256 chips of 16 GiB (docs/guides/plan_a_pod.md)."""
     config = default.get_config()
     config.model.size = "large"
     config.model.quant_heads = 16

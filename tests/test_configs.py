@@ -132,7 +132,7 @@ class TestAblations:
             ablations.get_config(name)
 
     def test_each_has_its_line_in_the_docs(self):
-        page = (ROOT / "docs" / "ablations.md").read_text()
+        page = (ROOT / "docs" / "explanation" / "ablations.md").read_text()
         assert [name for name in ablations.VARIANTS if f"`{name}`" not in page] == []
 
 
@@ -142,7 +142,7 @@ class TestFineTuning:
             finetune.get_config("decodr")
 
     def test_each_has_its_line_in_the_docs(self):
-        page = (ROOT / "docs" / "finetuning.md").read_text()
+        page = (ROOT / "docs" / "guides" / "finetune.md").read_text()
         assert [name for name in finetune.VARIANTS if f"`{name}`" not in page] == []
 
     def test_the_decoder_alone_is_trained(self):

@@ -15,6 +15,7 @@ from PIL import Image
 
 import unitok_jax
 from configs import default, photos
+from test_architecture import LAYERS
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
@@ -39,10 +40,43 @@ def test_links_lead_to_files(page):
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
+def anchors(page):
+    """What a link into a page may name after its #."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.DOTALL)
+    heads = (head.lower() for head in re.findall(r"^#+ (.+)$", text, re.M))
+    return {re.sub(r"[^\w -]", "", head).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_headings(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", page.read_text()):
+        if "://" not in target:
+            assert anchor in anchors(page.parent / target if target else page), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_line_is_too_long(page):
+    lines = page.read_text().splitlines()
+    assert [line for line in lines if len(line) > 110 and not line.startswith("|")] == []
+
+
+def test_every_page_has_its_row_in_the_index():
+    index = DOCS / "README.md"
+    rows = re.findall(r"\]\((\w+/[^)]+)\) \|$", index.read_text(), re.M)
+    pages = [page for page in PAGES if DOCS in page.parents and page != index]
+    assert sorted(rows) == sorted(str(page.relative_to(DOCS)) for page in [*pages, TOUR])
+
+
+def test_the_layers_of_the_readme():
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert [int(number) for number, _ in rows] == list(range(1, len(LAYERS) + 1))
+    assert [set(re.findall(r"`(\w+)`", rooms)) for _, rooms in rows] == LAYERS
+
+
 @pytest.fixture(scope="module")
 def told():
     """(library, its extras, or '' of what is always installed) of each row."""
-    page = (DOCS / "libraries.md").read_text()
+    page = (DOCS / "explanation" / "libraries.md").read_text()
     core, extras = page.split("\n## Extras\n")
     told = [(row[0].strip("`"), "") for row in cells(core)]
     for library, names, *_ in cells(extras):
@@ -62,7 +96,7 @@ class TestLibraries:
         assert sorted(told) == sorted(wanted)
 
     def test_each_says_why(self):
-        rows = cells((DOCS / "libraries.md").read_text())
+        rows = cells((DOCS / "explanation" / "libraries.md").read_text())
         assert [row for row in rows if len(row) < 3 or not all(map(str.strip, row))] == []
 
 

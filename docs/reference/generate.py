@@ -5,14 +5,32 @@ A test compares each page with what the code says now.
 
 import ast
 import io
+import json
+import os
 import pathlib
+import re
 import runpy
+import subprocess
+import sys
+import textwrap
 import tokenize
 from collections.abc import Iterator
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 CONFIG = "configs/default.py"
+# Prints {command: its --help}, all in one process: only one import of what takes long.
+HELPS = """
+import contextlib, importlib, io, json, sys
+from unitok_jax.__main__ import COMMANDS
+helps = {}
+for name in COMMANDS:
+    sys.argv = ["unitok", "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        importlib.import_module("unitok_jax.commands." + name.replace(" ", "_")).main()
+    helps[name] = [COMMANDS[name], out.getvalue()]
+print(json.dumps(helps))
+"""
 
 
 def config_page() -> str:
@@ -43,9 +61,46 @@ def config_page() -> str:
     ]
     for group, cells in rows.items():
         page += ["", f"## `{group}`" if group else "## The run", ""]
-        page += [words[group], ""] if words[group] else []
+        page += [textwrap.fill(words[group], 100), ""] if words[group] else []
         page += ["| key | default | meaning |", "|---|---|---|", *cells]
     return "\n".join(page) + "\n"
+
+
+def commands_page() -> str:
+    """The --help of every command as Markdown, without the line of usage that repeats the flags."""
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", HELPS], env=environment, capture_output=True, text=True, check=True
+    )
+    helps = json.loads(done.stdout)
+    page = [
+        "# Commands",
+        "",
+        "The flags that `--help` of each command prints. `unitok COMMAND` is `python -m unitok_jax",
+        "COMMAND`; `~` is a home folder in every path. `train`, `fit`, `inspect` and `data` take",
+        "keys of a configuration too, as `--config.KEY=VALUE`: [config.md](config.md).",
+        "",
+        "Ctrl-C ends a command with one line and the exit code 130; a second one does not wait for",
+        "what the first has left to do. `tokenize`, `detokenize` and `data pack` go on where they",
+        "were when the same command comes again. A command whose output nobody reads any more",
+        "(`| head`) ends without a word, with 141. Written by `python docs/reference/generate.py`.",
+    ]
+    for name, (makes, text) in helps.items():
+        page += ["", f"## `unitok {name}`", "", f"{makes[0].upper()}{makes[1:]}.", ""]
+        if name != "train" and text == helps["train"][1]:
+            page.append("It has the flags of `unitok train`.")
+        else:
+            page += ["```text", _flags(text), "```"]
+    return "\n".join(page) + "\n"
+
+
+def _flags(text: str) -> str:
+    """A --help without usage, the flags of absl itself and what depends on the machine."""
+    text = re.sub(r"\Ausage:.*?\n\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"\nabsl\.flags:\n.*|\nTry --helpfull.*", "", text, flags=re.DOTALL)
+    text = re.sub(r"\n+(/\S+/main\.py|unitok_jax\.commands\.\w+):\n", "\n\n", text)
+    text = re.sub(r"(--workers: .*\n    \(default: )'\d+'", r"\1one per core", text)
+    return text.strip("\n")
 
 
 def _assignments(text: str) -> Iterator[tuple[ast.Assign, str]]:
@@ -90,7 +145,7 @@ def _find(config, key: str):
     return config
 
 
-PAGES = {"config.md": config_page}
+PAGES = {"commands.md": commands_page, "config.md": config_page}
 
 
 if __name__ == "__main__":

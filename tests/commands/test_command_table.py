@@ -15,7 +15,7 @@ from unitok_jax import __main__ as door
 from unitok_jax.__main__ import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 # every file that may name a command
 FOLDERS = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
 KINDS = ("", ".dockerignore", ".md", ".py", ".sh", ".yaml")
@@ -150,5 +150,5 @@ class TestPages:
             if re.match(r"unitok_jax/.*\.py$", name) and '\nif __name__ == "__main__":' in text:
                 doors.add(name)
         # the example is not run here: an export holds a copy
-        names = ("__main__.py", "example.py", "main.py")
+        names = ("__main__.py", "tokenizer/export/example.py", "main.py")
         assert doors == {f"unitok_jax/{name}" for name in names}

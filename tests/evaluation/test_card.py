@@ -309,8 +309,8 @@ def fast(checkpoint, folder, tmp_path):
 
 
 def test_from_python_as_the_docs_say(checkpoint, folder, tmp_path, monkeypatch):
-    """The example of docs/evaluation.md, with files that are there: no command takes part."""
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    """The example of docs/guides/evaluate.md, with files that are there: no command takes part."""
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "guides" / "evaluate.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     for old, new in (
         ("runs/b16", str(checkpoint)),

@@ -68,7 +68,10 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         help="workdir, folder, .pth, .safetensors or hf://owner/name",
     )
     parser.add_argument(
-        "--precision", choices=tuple(PRECISIONS), default="float32", help="docs/inference.md"
+        "--precision",
+        choices=tuple(PRECISIONS),
+        default="float32",
+        help="docs/guides/use_from_python.md",
     )
     add_weights(parser)
 

@@ -1,7 +1,7 @@
 """Measures a tokenizer on a set of images, and writes what it found as a card.
 
 `unitok evaluate --checkpoint=DIR --data=labelled:/data/val --output=card/` writes
-card.json, card.md, card.html and pictures/. docs/evaluation.md says what each figure means.
+card.json, card.md, card.html and pictures/. docs/guides/evaluate.md says what each figure means.
 """
 
 import argparse

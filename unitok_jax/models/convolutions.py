@@ -1,4 +1,7 @@
-"""Convolutions in the forms that are fast on each platform (docs/convolutions.md), and pooling."""
+"""Convolutions in the forms that are fast on each platform, and pooling.
+
+docs/explanation/precision_and_convolutions.md has the figures.
+"""
 
 import functools
 

@@ -18,7 +18,10 @@ linear_init = nnx.initializers.normal(0.02)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU. By erf: `jax.nn.gelu`'s erfc is slower on a CPU (docs/convolutions.md)."""
+    """Exact GELU. By erf: `jax.nn.gelu`'s erfc is slower on a CPU.
+
+    docs/explanation/precision_and_convolutions.md has the figures.
+    """
     return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
@@ -37,7 +40,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) ->
     """Softmax attention over (B, N, heads, head width) arrays, scaled by head width ** -0.5.
 
     The softmax is float32. Heads come first in the products: on a CPU the library's form takes up
-    to twice the time (docs/convolutions.md).
+    to twice the time (docs/explanation/precision_and_convolutions.md).
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)

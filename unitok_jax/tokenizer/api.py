@@ -322,8 +322,8 @@ def load(
       precision: of the computation, whatever the weights were trained with. 'float32': products of
         the highest precision on every platform. 'bfloat16_3x' (TPU) and 'tensorfloat32' (NVIDIA
         GPU): float32 whose products are less precise. 'bfloat16': of encoder, decoder and text
-        tower. Projections, quantizer and features are float32 always. docs/inference.md has what
-        each costs and changes.
+        tower. Projections, quantizer and features are float32 always.
+        docs/guides/use_from_python.md has what each costs and changes.
       weights: of a run's checkpoint: 'ema', the average, or 'raw', the weights that were trained;
         by default what evaluation uses, the average if there is one.
       **heads: `heads`, `quant_heads` and `text_heads`, needed only for a file that carries no

@@ -5,8 +5,8 @@ on every machine, in every process. Sixteen pairs of colour and shape are held o
 picture shows one, and the evaluation split shows nothing else, one object to a picture, so that
 zero-shot classification asks for compositions of known words.
 
-Drawing, encoding, decoding and cropping to 64 px take about 1.4 ms of one core; docs/data.md has
-the command.
+Drawing, encoding, decoding and cropping to 64 px take about 1.4 ms of one core;
+docs/guides/prepare_data.md has the command.
 """
 
 import math
