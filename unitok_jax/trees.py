@@ -98,7 +98,7 @@ def _keep(tree, mask, wanted):
                 out[key] = value
             continue
         part = _keep(value, mask[key], wanted)
-        # a dict that was empty from the start belongs to the rest
+        # A dict that was empty from the start belongs to the rest.
         if part or (not value and not wanted):
             out[key] = part
     return out
