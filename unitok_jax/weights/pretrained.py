@@ -22,10 +22,10 @@ from unitok_jax.weights.files import read_state
 log = logging.getLogger(__name__)
 
 SEEDED = "seeded"
-"""The path that stands for random weights from a fixed seed."""
+"""Path that stands for random weights from a fixed seed."""
 
 UNITOK, UNKNOWN = "a UniTok tokenizer", "an unknown network"
-"""What `recognise` says of a tokenizer, and where it does not know."""
+"""Results of `recognise` for a tokenizer and for an unknown network."""
 
 # (pattern of the dotted path, PyTorch's name, axis order): see torch_layout
 LPIPS_ROWS = (
@@ -335,4 +335,4 @@ NETWORKS = {
         f"torch-fidelity (github.com/toshas/torch-fidelity, release v0.2.0; also {_RELEASE})",
     ),
 }
-"""kind -> Network."""
+"""Networks by kind."""
