@@ -18,7 +18,10 @@ linear_init = nnx.initializers.normal(0.02)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Computes exact GELU by erf: `jax.nn.gelu` by erfc is slower on a CPU, docs/convolutions.md."""
+    """Computes exact GELU by erf: `jax.nn.gelu`, by erfc, is slower on a CPU.
+
+    See docs/convolutions.md.
+    """
     return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 

@@ -16,7 +16,7 @@ from unitok_jax.system.outputs import replacing
 from unitok_jax.system.paths import printable
 
 EXPANSION = 8
-"""Maximum size of a file's arrays as float32, in multiples of the file's size; int8 weights take 4."""
+"""Maximum size of a file's arrays as float32, as a multiple of its size; int8 weights take 4."""
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
