@@ -4,11 +4,11 @@ from configs import default
 
 
 def get_config():
-    """ViTamin-L trunks; the recipe is base's, arranged for 256 chips of 16 GiB (docs/fit.md)."""
+    """Returns the base recipe with ViTamin-L trunks, for 256 chips of 16 GiB (docs/fit.md)."""
     config = default.get_config()
     config.model.size = "large"
     config.model.quant_heads = 16
     config.model.remat = "everything"
     config.optim.accumulation = 4
-    config.mesh.data, config.mesh.fsdp = 1, -1  # the state over all devices
+    config.mesh.data, config.mesh.fsdp = 1, -1  # state sharded over all devices
     return config
