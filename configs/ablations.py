@@ -1,6 +1,6 @@
-"""The paper's ablations, each by its name: `--config=configs/ablations.py:books4`.
+"""Ablations of the paper, each by its name: `--config=configs/ablations.py:books4`.
 
-`docs/explanation/ablations.md` says what each one is for, with the paper's figures.
+`docs/explanation/ablations.md` has the purpose of each ablation and the paper's figures.
 """
 
 from ml_collections import ConfigDict
@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 from configs import default
 from unitok_jax.tokenizer.losses import PIXEL_TERMS
 
-_WIDTH = 768  # of the base trunk
+_WIDTH = 768  # width of the base trunk
 
 
 def _latent(width: int) -> dict[str, int]:
-    """A latent of `width` and the projection heads that go with it."""
+    """Returns the keys of a latent of `width` with its projection heads."""
     return {"model.latent_width": width, "model.quant_heads": _WIDTH // width}
 
 
@@ -32,27 +32,27 @@ VARIANTS = {
     "linear": {"model.quant_proj": "linear"},
     "both": {},
     "reconstruction": {"loss.contrastive": 0.0},
-    # The VQ loss stays: it serves no task, and nothing else trains the codebooks.
+    # The VQ loss stays: it belongs to no task, and no other loss trains the codebooks.
     "contrastive": {
         **{f"loss.{name}": 0.0 for name in PIXEL_TERMS},
         "gan.weight": 0.0,
         "checkpoint.best_metric": "eval/image_to_text",
     },
-    # CLIP initialisation against none, which is `both`; init.path names the file.
+    # CLIP initialisation, against none in `both`; init.path names the file.
     "clip": {"init.include": ("encoder.*", "text_encoder.*", "logit_scale")},
     "multi_codebook": {"model.quantizer": "multi_codebook"},
     "residual": {"model.quantizer": "residual"},
     # 4096 codes per chunk as 8 x 8 x 8 x 8 levels
     "fsq": {"model.quantizer": "fsq"} | _latent(8 * 4),
-    # 4096 codes per chunk as 12 bits; BSQ is made for an entropy loss
+    # 4096 codes per chunk as 12 bits; BSQ is designed for an entropy loss
     "bsq": {"model.quantizer": "bsq", "loss.entropy": 0.1} | _latent(8 * 12),
 }
 
 
 def get_config(name: str = "") -> ConfigDict:
-    """The base recipe with the changes of one variant.
+    """Returns the base recipe with the changes of one variant.
 
     Raises:
-      ValueError: there is no such variant; the message lists all.
+      ValueError: unknown variant; the message lists all.
     """
     return default.variant(default.get_config(), VARIANTS, name, "ablations")

@@ -4,5 +4,5 @@ from configs import default
 
 
 def get_config():
-    """The defaults are this recipe."""
+    """Returns the defaults, which are this recipe."""
     return default.get_config()

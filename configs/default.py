@@ -1,10 +1,10 @@
-"""Every key of a run, once, with the values of the published base recipe.
+"""All keys of a run's configuration, with the values of the published base recipe.
 
-Other configs start from `get_config()` and say what differs. Any key can be set on the command
-line: `--config.optim.learning_rate=1e-3`. Where a checkpoint and the command line both speak:
-weights, optimiser and step come from the newest checkpoint of the workdir; the configuration comes
-from the command line, and must agree with the checkpoint's wherever it decides what the weights or
-the data position mean (`differences.py` lists those keys). Paths may begin with `~`.
+Other configurations start from `get_config()` and set only differing keys. Any key can be set on
+the command line: `--config.optim.learning_rate=1e-3`. On resuming, weights, optimiser and step
+come from the newest checkpoint of the workdir, the configuration from the command line. It must
+agree with the checkpoint's in every key that the meaning of the weights or of the data position
+depends on (`differences.py` lists those keys). Paths may begin with `~`.
 """
 
 import difflib
@@ -13,150 +13,152 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The base recipe: UniTok-B on 1.28 billion image-text pairs, one epoch."""
+    """Returns the base recipe: UniTok-B on 1.28 billion image-text pairs, one epoch."""
     config = ConfigDict()
-    config.seed = 0  # of the weights, the data order, the crops and stochastic depth
-    config.steps = 78_125  # 1.28e9 pairs / 16 384; schedules are fractions of it
+    config.seed = 0  # seed of the weights, the data order, the crops and stochastic depth
+    config.steps = 78_125  # updates of the run, 1.28e9 pairs / 16 384; unit of the schedules
 
     # The keyword arguments of unitok_jax.models.UniTok, documented there.
     config.model = model = ConfigDict()
     model.size = "base"  # nano, tiny, small, base, large: a row of models/vitamin.py
-    model.dtype = "bfloat16"  # of the computation; parameters and the quantizer are float32
-    model.residual_dtype = "float32"  # of what the blocks add to: docs/explanation/training_step.md
+    model.dtype = "bfloat16"  # compute dtype; parameters and the quantizer are float32
+    model.residual_dtype = "float32"  # of the residual stream: docs/explanation/training_step.md
     model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/explanation/ablations.md
-    model.vocab_size = 32_768  # rows of all codebooks
-    model.num_codebooks = 8
-    model.latent_width = 64  # of all codebooks
-    model.quant_proj = "attention"  # or linear
-    model.quant_heads = 12  # trunk width / latent width
-    model.commitment_weight = 0.25
-    model.num_query = 0
-    model.drop_path = 0.1
-    model.embed_dim = 768
+    model.vocab_size = 32_768  # total rows of all codebooks, a multiple of num_codebooks
+    model.num_codebooks = 8  # codes per token, 1 to 1024; the levels of residual
+    model.latent_width = 64  # quantized values per token, over all codebooks
+    model.quant_proj = "attention"  # projections around the quantizer: attention or linear
+    model.quant_heads = 12  # heads of the attention projections: trunk width / latent width
+    model.commitment_weight = 0.25  # beta of the VQ loss, at least 0
+    model.num_query = 0  # register tokens before the image tokens; 0: none
+    model.drop_path = 0.1  # stochastic-depth rate of the last block, in [0, 1)
+    model.embed_dim = 768  # width of the joint image-text space
     model.text = ConfigDict()
-    model.text.width = 768
-    model.text.heads = 12
-    model.text.layers = 12
-    model.text.vocab_size = 49_408  # CLIP's
-    model.text.context_length = 77
-    model.remat = "blocks"  # recompute in the backward pass: none, blocks, everything
+    model.text.width = 768  # width of the text tower, a multiple of heads
+    model.text.heads = 12  # attention heads of the text tower
+    model.text.layers = 12  # transformer blocks of the text tower
+    model.text.vocab_size = 49_408  # token ids of CLIP's tokenizer
+    model.text.context_length = 77  # tokens per caption, at least 2; longer captions are cut
+    model.remat = "blocks"  # activations recomputed in the backward pass: none, blocks, everything
 
     config.data = data = ConfigDict()
-    data.source = "folder"  # or tar, parquet, ...: docs/reference/formats.md
-    data.path = ""  # of the folder, the shards, ...: what it means depends on the source
-    data.captions = ""  # where the captions are, if not where the source looks for them
-    data.mixture = ()  # of source=mixture: (weight, source, path[, captions]) of each part
-    data.window = 8  # blocks that are shuffled together, of sources that are read in blocks
-    data.index = ""  # a folder for the indexes of tars; empty: beside the shards
-    data.max_bad = 0.01  # of the samples may be unusable; more end the run
-    data.image_size = (256, 256)  # height, width; multiples of 16
-    data.batch_size = 16_384  # global
-    data.decode_fraction = 1.0  # of a batch; 0.5: every second image (docs/guides/many_hosts.md)
-    data.crop_scale = (0.9, 1.0)  # area of a training crop, as a part of the image
-    data.crop_ratio = (3 / 4, 4 / 3)  # its aspect ratio
-    data.context_length = model.text.get_ref("context_length")
-    data.num_threads = 16  # that read and decode, per process
-    data.num_workers = 0  # processes that do so instead, per process
+    data.source = "folder"  # kind of the data, or tar, parquet, ...: docs/reference/formats.md
+    data.path = ""  # path of the folder, the shards, ...: depends on the source
+    data.captions = ""  # path of the captions; empty: the source's default
+    data.mixture = ()  # for source=mixture: (weight, source, path[, captions]) of each part
+    data.window = 8  # blocks shuffled together, for sources that are read in blocks
+    data.index = ""  # folder for the indexes of tars; empty: beside the shards
+    data.max_bad = 0.01  # maximum fraction of unusable samples, in [0, 1]; more end the run
+    data.image_size = (256, 256)  # height, width in pixels; multiples of 16
+    data.batch_size = 16_384  # global batch size, in samples
+    data.decode_fraction = (
+        1.0  # decoded fraction of a batch: 1, 1/2, 1/3, ... (docs/guides/many_hosts.md)
+    )
+    data.crop_scale = (0.9, 1.0)  # range of the area of a training crop, as a fraction of the image
+    data.crop_ratio = (3 / 4, 4 / 3)  # range of the aspect ratio of a training crop
+    data.context_length = model.text.get_ref("context_length")  # tokens per caption, as model.text
+    data.num_threads = 16  # threads that read and decode, per process
+    data.num_workers = 0  # data-worker processes, per process; 0: threads alone
 
-    # Where a run starts that has no checkpoint yet (docs/guides/finetune.md).
+    # Initial weights of a run without a checkpoint (docs/guides/finetune.md).
     config.init = ConfigDict()
     config.init.path = ""  # a workdir, a released or converted file, or a CLIP; empty: fresh
     config.init.include = ("*",)  # globs of the parameters to take
-    config.init.training = False  # also the optimisers and the discriminator, of a workdir
+    config.init.training = False  # True takes the optimisers and the discriminator of a workdir too
 
-    # Weights of the terms of the total loss; a term of weight 0 costs nothing.
+    # Weights of the terms of the total loss, at least 0; a term of weight 0 costs nothing.
     config.loss = loss = ConfigDict()
-    loss.l1 = 0.2
-    loss.l2 = 1.0
-    loss.perceptual = 1.0  # LPIPS; needs frozen.lpips
-    loss.vq = 1.0
-    loss.entropy = 0.0
-    loss.contrastive = 1.0
+    loss.l1 = 0.2  # weight of the mean absolute error of pixels
+    loss.l2 = 1.0  # weight of the mean squared error of pixels
+    loss.perceptual = 1.0  # weight of LPIPS; needs frozen.lpips
+    loss.vq = 1.0  # weight of the VQ loss, codebook and commitment terms
+    loss.entropy = 0.0  # weight of the entropy loss of the codebooks
+    loss.contrastive = 1.0  # weight of CLIP's image-text loss
 
     # The discriminator and its share of the loss. Fractions are of `steps`.
     config.gan = gan = ConfigDict()
-    gan.weight = 0.4  # times the adaptive weight; 0: no discriminator. Needs frozen.dinov2
-    gan.adaptive_limits = (0.015, 1e4)  # of the adaptive weight
-    gan.start_fraction = 0.375  # the adversarial phase begins
-    gan.ramp_fraction = 0.03  # its weight ramps up from 0
-    gan.blur_fraction = 0.06  # the blur of what the discriminator sees fades to nothing
-    gan.loss = "hinge"  # hinge, softplus, linear: the discriminator's
-    gan.consistency = 4.0  # balanced consistency between two augmentations
+    gan.weight = 0.4  # factor of the adaptive weight; 0: no discriminator. Needs frozen.dinov2
+    gan.adaptive_limits = (0.015, 1e4)  # smallest and largest adaptive weight
+    gan.start_fraction = 0.375  # start of the adversarial phase
+    gan.ramp_fraction = 0.03  # length of the ramp of the adversarial weight from 0
+    gan.blur_fraction = 0.06  # length of the fading of the blur on the discriminator's inputs
+    gan.loss = "hinge"  # loss of the discriminator: hinge, softplus, linear
+    gan.consistency = 4.0  # weight of balanced consistency between two augmentations; 0: none
     gan.augment_probability = 1.0  # of each of DiffAug's transforms; 1 in consistency's views
-    gan.crop_probability = 0.5  # to whole DINOv2 patches; otherwise a resize
-    gan.learning_rate = 2e-5  # the release's; the paper says 2e-4
-    gan.betas = (0.5, 0.9)
-    gan.eps = 1e-6
-    gan.weight_decay = 0.2
-    gan.clip_norm = 10.0
-    gan.warmup_fraction = 0.03  # from start_fraction on
-    gan.final_fraction = 0.1
+    gan.crop_probability = 0.5  # probability of a crop to whole DINOv2 patches, else a resize
+    gan.learning_rate = 2e-5  # peak rate of the discriminator, the release's; the paper's is 2e-4
+    gan.betas = (0.5, 0.9)  # AdamW's decay rates of the two moments, each in [0, 1)
+    gan.eps = 1e-6  # AdamW's epsilon, above 0
+    gan.weight_decay = 0.2  # AdamW's decoupled weight decay, at least 0
+    gan.clip_norm = 10.0  # maximum global norm of the discriminator's gradient, above 0
+    gan.warmup_fraction = 0.03  # length of the linear warm-up, from start_fraction on
+    gan.final_fraction = 0.1  # final learning rate, as a fraction of learning_rate
 
-    # Weights of the networks that nothing trains (docs/guides/convert_weights.md): a .safetensors
-    # that `convert` made, the published .pth, or "seeded": random stand-ins, for tests and for
-    # trying a run.
+    # Weights of the frozen networks (docs/guides/convert_weights.md): a .safetensors from `convert`,
+    # the published .pth, or "seeded": random stand-ins, for tests and for trying a run.
     config.frozen = ConfigDict()
-    config.frozen.lpips = ""
-    config.frozen.dinov2 = ""
-    config.frozen.inception = ""  # for eval/rfid; empty: not measured
+    config.frozen.lpips = ""  # path of LPIPS with VGG16; needed if loss.perceptual > 0
+    config.frozen.dinov2 = ""  # path of DINOv2 ViT-S/14; needed if gan.weight > 0
+    config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()
-    optim.schedule = "cosine"  # cosine, linear, exponential; of both players
-    optim.learning_rate = 5e-4  # the release's; the paper says 1e-3
-    optim.betas = (0.9, 0.95)
-    optim.eps = 1e-6
-    optim.weight_decay = 0.02
-    optim.clip_norm = 10.0
-    optim.warmup_fraction = 0.01  # of `steps`, linear from 0
-    optim.final_fraction = 0.1  # of `learning_rate`, at the end
+    optim.schedule = "cosine"  # of both learning rates: cosine, linear, exponential
+    optim.learning_rate = 5e-4  # peak rate of the generator, the release's; the paper's is 1e-3
+    optim.betas = (0.9, 0.95)  # AdamW's decay rates of the two moments, each in [0, 1)
+    optim.eps = 1e-6  # AdamW's epsilon, above 0
+    optim.weight_decay = 0.02  # AdamW's decoupled weight decay, at least 0
+    optim.clip_norm = 10.0  # maximum global norm of the generator's gradient, above 0
+    optim.warmup_fraction = 0.01  # length of the linear warm-up from 0, as a fraction of steps
+    optim.final_fraction = 0.1  # final learning rate, as a fraction of learning_rate
     optim.accumulation = 1  # micro-batches per step; divides data.batch_size
-    optim.ema_decay = 0.0  # of an average that evaluation and export use; 0: none
-    optim.frozen = ()  # globs of parameters that stay as they are, as ("encoder.*",)
-    optim.max_skipped = 10  # steps in a row that are not finite, before the run stops
+    optim.ema_decay = 0.0  # decay of the average for evaluation and export, in [0, 1); 0: none
+    optim.frozen = ()  # globs of parameters that are not trained, such as ("encoder.*",)
+    optim.max_skipped = 10  # consecutive skipped steps (not finite) that end the run
 
-    # One of the two may be -1: whatever the devices leave (docs/guides/many_hosts.md).
+    # Devices along each axis. One of the two may be -1: all remaining devices
+    # (docs/guides/many_hosts.md).
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # batch
-    config.mesh.fsdp = 1  # batch, and the large arrays of the state
+    config.mesh.data = -1  # devices that shard the batch
+    config.mesh.fsdp = 1  # devices that shard the batch and the large arrays of the state
 
     config.eval = ConfigDict()
-    config.eval.every = 2_000  # steps; the last step is always evaluated
+    config.eval.every = 2_000  # steps between evaluations; the last step is always evaluated
     config.eval.source = ""  # as data.source; empty: the training data, resized and centre-cropped
-    config.eval.path = ""
-    config.eval.captions = ""
-    config.eval.batch_size = 256  # global
-    config.eval.max_images = 5_000
-    config.eval.grid_images = 8  # in the PNG and TensorBoard pictures
+    config.eval.path = ""  # as data.path, for eval.source
+    config.eval.captions = ""  # as data.captions, for eval.source
+    config.eval.batch_size = 256  # global batch size, in images
+    config.eval.max_images = 5_000  # maximum number of images per evaluation, at least 1
+    config.eval.grid_images = 8  # number of images in the PNG and TensorBoard pictures
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every = 1_000  # steps; the last step is always saved
-    config.checkpoint.keep_latest = 2
-    config.checkpoint.keep_best = 1
-    config.checkpoint.keep_every = 0  # steps; their multiples stay for ever; 0: none
-    config.checkpoint.best_metric = "eval/psnr"  # highest is best
+    config.checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved
+    config.checkpoint.keep_latest = 2  # number of newest checkpoints to keep, at least 1
+    config.checkpoint.keep_best = 1  # number of best checkpoints to keep; 0: none
+    config.checkpoint.keep_every = 0  # steps; checkpoints at their multiples are kept; 0: none
+    config.checkpoint.best_metric = "eval/psnr"  # metric of keep_best; the highest is best
 
     config.log = ConfigDict()
-    config.log.every = 50  # steps; values are means since the last line
-    config.log.tensorboard = True
-    config.log.wandb = ""  # a project of Weights & Biases to write to; empty: none
-    config.log.parameters = False  # every array in the log, not a row for each part
-    config.log.profile_steps = ()  # where traces begin, as (10, 500): docs/guides/profile.md
-    config.log.profile_count = 3  # steps of a trace
-    config.log.memory_profile = False  # after the first step of every start
-    return config.lock()  # a config that misspells a key must fail
+    config.log.every = 50  # steps between records, which hold means since the previous record
+    config.log.tensorboard = True  # True writes TensorBoard files to the workdir
+    config.log.wandb = ""  # project of Weights & Biases; empty: none
+    config.log.parameters = False  # True logs a row for every array instead of every part
+    config.log.profile_steps = ()  # first steps of traces: (10, 500); docs/guides/profile.md
+    config.log.profile_count = 3  # steps per trace
+    config.log.memory_profile = False  # True profiles memory after the first step of each start
+    return config.lock()  # a misspelt key is an error
 
 
 def variant(config: ConfigDict, variants: dict[str, dict], name: str, file: str) -> ConfigDict:
-    """`config` with the changes of one of several variants.
+    """Applies the changes of one of several variants to `config`.
 
     Args:
-      config: what the variants start from.
+      config: common base of the variants.
       variants: name -> {'room.key': value}.
       name: the text after the colon of `--config=configs/FILE.py:NAME`.
       file: FILE, for messages.
 
     Raises:
-      ValueError: there is no such variant; the message lists all.
+      ValueError: unknown variant; the message lists all.
     """
     if name not in variants:
         near = difflib.get_close_matches(name, variants, n=1)

@@ -1,14 +1,14 @@
-"""`make demo`: a small model on the embedded photographs, in minutes on two CPU cores.
+"""Small model on the embedded photographs, for `make demo`: minutes on two CPU cores.
 
 No perceptual or adversarial loss. The entropy term keeps the codebooks in use, which a few hundred
-steps from scratch would not do by themselves.
+steps from scratch do not achieve without it.
 """
 
 from configs import tiny
 
 
 def get_config():
-    """Crops train it; whole photographs, resized and centre-cropped, evaluate it."""
+    """Returns the configuration: trained on crops, evaluated on whole photographs."""
     config = tiny.get_config()
     config.steps = 640
     config.model.vocab_size = 2048

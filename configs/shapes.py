@@ -1,11 +1,13 @@
-"""A small model on drawn shapes: nothing to download, evaluated on pairs of colour and shape that
-training never shows."""
+"""Small model on drawn shapes, without downloads.
+
+Evaluated on pairs of colour and shape that are held out from training.
+"""
 
 from configs import tiny
 
 
 def get_config():
-    """`eval/zero_shot_top1` is over the 16 held-out pairs; guessing gives 0.0625."""
+    """Returns the configuration; `eval/zero_shot_top1` is over 16 pairs, where chance is 0.0625."""
     config = tiny.get_config()
     config.steps = 2000
     config.model.vocab_size = 1024
@@ -14,7 +16,7 @@ def get_config():
     config.data.source = "shapes"
     config.data.batch_size = 64
     config.data.crop_scale = (0.9, 1.0)
-    config.data.crop_ratio = (0.95, 1 / 0.95)  # what stands in a corner stays whole
+    config.data.crop_ratio = (0.95, 1 / 0.95)  # shapes in a corner stay whole
     config.loss.l1 = 1.0
     config.loss.l2 = 5.0
     config.loss.entropy = 0.05

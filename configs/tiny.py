@@ -1,13 +1,13 @@
-"""A model of 5 M parameters at 64 px on the embedded photographs: minutes on a laptop.
+"""Model of 5 M parameters at 64 px on the embedded photographs: minutes on a laptop.
 
-Without the perceptual and the adversarial loss, which need published weights: `tiny_full` has them.
+No perceptual or adversarial loss, which need published weights; `tiny_full` has both.
 """
 
 from configs import default
 
 
 def get_config():
-    """Small enough for a test, with every part of the large one."""
+    """Returns a configuration small enough for a test, with every part of the large model."""
     config = default.get_config()
     config.steps = 200
     model = config.model

@@ -1,14 +1,14 @@
-"""The whole recipe at the size of `tiny`, to see it run: every loss, both players, EMA.
+"""Whole recipe at the size of `tiny`, for a trial run: every loss, both players, EMA.
 
-LPIPS and DINOv2 are seeded stand-ins: the adversary and the perceptual loss work, but their figures
-mean nothing against published ones. Give `frozen.lpips` and `frozen.dinov2` for real ones.
+LPIPS and DINOv2 are seeded stand-ins: the adversary and the perceptual loss work, but their values
+are not comparable with published ones. Set `frozen.lpips` and `frozen.dinov2` for real weights.
 """
 
 from configs import tiny
 
 
 def get_config():
-    """As `tiny`, with what it leaves out."""
+    """Returns `tiny` with the losses that `tiny` leaves out."""
     config = tiny.get_config()
     config.loss.perceptual = 1.0
     config.gan.weight = 0.4

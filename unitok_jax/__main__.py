@@ -1,4 +1,4 @@
-"""One command for everything: `unitok COMMAND`, which is `python -m unitok_jax COMMAND`."""
+"""Entry point of all commands: `unitok COMMAND`, the same as `python -m unitok_jax COMMAND`."""
 
 import difflib
 import importlib
@@ -8,7 +8,7 @@ import sys
 from unitok_jax import __version__
 from unitok_jax.system import console
 
-# What each makes. Its module is that of its name in `unitok_jax.commands`.
+# Command -> its result. The module of a command has the same name in `unitok_jax.commands`.
 COMMANDS = {
     "train": "a trained model; the same again resumes",
     "evaluate": "a card of every figure, with pictures",
@@ -37,7 +37,7 @@ USAGE = "\n".join(
 
 
 def main() -> None:
-    """Runs the command that the arguments name; exit code 2 if they name none."""
+    """Runs the command named by the arguments; exit code 2 without a command."""
     arguments = sys.argv[1:]
     if arguments[:1] in (["--help"], ["-h"]):
         print(USAGE)
@@ -48,13 +48,13 @@ def main() -> None:
         sys.exit(2)
     else:
         name = _name(arguments)
-        # As of `python -m`: worker processes see by it that they are of a command.
+        # As `python -m` sets it: worker processes detect by this path that a command started them.
         sys.argv = [os.path.abspath(__file__), *arguments[len(name.split()) :]]
         importlib.import_module(f"unitok_jax.commands.{name.replace(' ', '_')}").main()
 
 
 def _name(arguments: list[str]) -> str:
-    """The command that begins the arguments; ends the process if there is no such command."""
+    """Returns the command at the start of the arguments; ends the process if unknown."""
     for words in (1, 2):
         name = " ".join(arguments[:words])
         if name in COMMANDS:

@@ -1,28 +1,28 @@
-"""Codes that know the grid of their image, and the side of a token."""
+"""Array of codes with the grid of its image, and the stride of a token."""
 
 import functools
 
 import numpy as np
 
-STRIDE = 16  # pixels of a token's side
+STRIDE = 16  # side of a token, in pixels
 
 
 class Codes(np.ndarray):
     """Codes (B, K, N), or (K, N) of one image, with their grid: `decode` needs nothing else.
 
-    `grid` is (rows, columns) of image tokens. It stays with whole images: where some of a batch are
-    picked, single ones stacked or batches concatenated, in copies, in other dtypes and in pickles.
-    Whatever else is made of codes is a plain array, which `decode` takes with `grid=`.
+    `grid` is (rows, columns) of image tokens. Operations on whole images keep the grid: indexing
+    images of a batch, stacking single images, concatenating batches, copies, other dtypes and
+    pickles. Any other operation returns a plain array, which `decode` takes with `grid=`.
     """
 
     grid: tuple[int, int] | None
 
     def __new__(cls, codes, grid: tuple[int, int]):
-        """Copy of an int array with a grid: what a device computed is read-only."""
+        """Copies an int array, as arrays from a device are read-only, and sets the grid."""
         return _with_grid(np.array(codes, np.int32), tuple(grid))
 
     def __array_finalize__(self, source):
-        self.grid = None  # of what NumPy makes of codes; who knows better sets it
+        self.grid = None  # for arrays that NumPy derives from codes; callers below set the grid
 
     def __getitem__(self, index):
         part = np.asarray(self)[index]
@@ -30,14 +30,14 @@ class Codes(np.ndarray):
         fits = np.ndim(part) in (2, 3) and part.shape[-2:] == self.shape[-2:]
         if fits and self.ndim == 3:
             fits = np.ndim(indices[0]) < 2 if indices else True
-            indices = indices[1:]  # the first picks images
+            indices = indices[1:]  # the first selects images
         return _with_grid(part, self.grid) if fits and all(map(_takes_all, indices)) else part
 
     def __iter__(self):
         return (self[row] for row in range(len(self)))
 
     def copy(self, order="C"):
-        """As of any array."""
+        """Returns a copy with the same grid; see `numpy.ndarray.copy`."""
         return _with_grid(np.asarray(self).copy(order), self.grid)
 
     def __copy__(self):
@@ -47,7 +47,7 @@ class Codes(np.ndarray):
         return self.copy()
 
     def astype(self, *args, **options):
-        """As of any array."""
+        """Casts the codes and keeps the grid; see `numpy.ndarray.astype`."""
         return _with_grid(np.asarray(self).astype(*args, **options), self.grid)
 
     def __reduce__(self):
@@ -65,7 +65,7 @@ class Codes(np.ndarray):
         return out
 
     def _joined(self, parts, axis=0):
-        """Whether all parts of what is joined are images of this grid, one after the other."""
+        """Returns True if all joined parts are images of this grid, joined along the batch axis."""
         return axis == 0 and all(
             getattr(part, "grid", None) == self.grid and part.shape[-2:] == self.shape[-2:]
             for part in parts
@@ -73,7 +73,7 @@ class Codes(np.ndarray):
 
 
 def first_image_token(codes: np.ndarray, grid: tuple[int, int]) -> int:
-    """The position in N of the first token that has a place in the grid: query tokens are before.
+    """Returns the position in N of the first token of the grid, after the query tokens.
 
     Raises:
       ValueError: codes (..., N) of fewer tokens than a grid of (rows, columns) holds.
@@ -85,7 +85,7 @@ def first_image_token(codes: np.ndarray, grid: tuple[int, int]) -> int:
 
 
 def _with_grid(array, grid):
-    """A view of an array as codes of a grid; without a grid the array."""
+    """Returns a view of an array as codes with a grid; without a grid the array itself."""
     if grid is None:
         return array
     codes = array.view(Codes)
@@ -94,7 +94,7 @@ def _with_grid(array, grid):
 
 
 def _takes_all(index):
-    """Whether an index leaves the tokens of an image as they are."""
+    """Returns True if an index selects all tokens of an image."""
     return index is Ellipsis or index is None or (isinstance(index, slice) and index == slice(None))
 
 
@@ -116,7 +116,7 @@ def _without_grid(method):
     return call
 
 
-# What these make is no longer images of tokens in their places.
+# Methods whose results no longer have the tokens of whole images in their places.
 for _name in (
     *("reshape", "transpose", "swapaxes", "ravel", "flatten", "squeeze", "view", "repeat", "take"),
     *("compress", "diagonal", "cumsum", "cumprod", "argsort", "choose", "byteswap", "round"),

@@ -55,10 +55,10 @@ EFFICIENCY = flags.DEFINE_float(
 def main(_: list[str]) -> None:
     """Trains, or compiles.
 
-    Exit codes: 0 finished; 2 the configuration or its input is wrong, told in one line; 75 SIGTERM
-    came and all that was done is saved, the same command continues; 130 likewise for Ctrl-C, which
-    means that a person does not want it to go on by itself. After any other end, too, the same
-    command continues, from the newest checkpoint.
+    Exit codes: 0 finished; 2 the configuration or its input is wrong, with a message of one line;
+    75 received SIGTERM, all progress is saved and the same command continues the run; 130 the same
+    for Ctrl-C, so that a supervisor does not restart the run. After any other end, too, the same
+    command continues the run, from the newest checkpoint.
     """
     if logging.get_verbosity() < logging.INFO:
         logging.set_verbosity(logging.INFO)
@@ -86,7 +86,7 @@ def _tokenizer():
     return Run
 
 
-# What can be trained: name -> a function that imports its `run_protocol.Run`. There is one.
+# Products that can be trained: name -> function that imports a `training.run.Run`.
 PRODUCTS = {"tokenizer": _tokenizer}
 
 
@@ -114,7 +114,7 @@ def _train() -> None:
 
 
 if __name__ == "__main__":
-    # Until there is something to save, Ctrl-C ends the process at once, inside a library too.
+    # Until there is progress to save, Ctrl-C ends the process at once, inside a library too.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     app.run(main, flags_parser=lambda argv: parse_or_exit(argv, example="configs/tiny.py"))

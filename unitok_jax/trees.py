@@ -1,4 +1,4 @@
-"""Trees of arrays under dotted paths: their leaves, parts chosen by globs, and differences.
+"""Trees of arrays with dotted paths: leaves, selection by globs, and differences.
 
 A parameter's dotted path joins its keys, as `encoder.stages.0.1.conv1_1x1.kernel`. A `*` of a glob
 matches dots too: `encoder.*` is the whole encoder. Case counts.
@@ -12,23 +12,23 @@ import jax
 
 
 def dotted(path) -> str:
-    """A path of `jax.tree_util`, or a sequence of keys, as a dotted path."""
+    """Joins a path of `jax.tree_util`, or a sequence of keys, to a dotted path."""
     keys = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
     return ".".join(map(str, keys))
 
 
 def flatten(tree) -> dict:
-    """Dotted path -> leaf, in leaf order."""
+    """Returns a dict of dotted path -> leaf, in leaf order."""
     return {dotted(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def name_mask(params, patterns: Sequence[str], key: str = "patterns"):
-    """Which parameters any of the globs matches.
+    """Marks the parameters that any of the globs matches.
 
     Args:
-      params: nested dict of arrays, or of anything abstract.
-      patterns: globs over dotted paths; none at all match nothing.
-      key: what the globs are called in an error, such as `optim.frozen`.
+      params: nested dict of arrays or abstract arrays.
+      patterns: globs over dotted paths; an empty sequence matches nothing.
+      key: name of the globs in an error, such as `optim.frozen`.
 
     Returns:
       A tree of bool in the structure of `params`.
@@ -50,13 +50,13 @@ def name_mask(params, patterns: Sequence[str], key: str = "patterns"):
 
 
 def split(params, patterns: Sequence[str], key: str = "patterns") -> tuple[dict, dict]:
-    """(matching, rest): two nested dicts that `merge` puts together again. See `name_mask`."""
+    """Splits into two nested dicts, (matching, rest), that `merge` joins. See `name_mask`."""
     mask = name_mask(params, patterns, key)
     return _keep(params, mask, True), _keep(params, mask, False)
 
 
 def merge(a: dict, b: dict) -> dict:
-    """The union of two nested dicts that share no leaf, with the keys in leaf order.
+    """Joins two nested dicts that share no leaf, with the keys in leaf order.
 
     Raises:
       ValueError: both hold the same leaf, or one a leaf where the other has a dict.
@@ -65,7 +65,10 @@ def merge(a: dict, b: dict) -> dict:
 
 
 def differences(found, target) -> list[str]:
-    """Differences of `found` from `target` in names and shapes, one line each; metadata will do."""
+    """Lists differences of `found` from `target` in names and shapes, one line each.
+
+    The leaves may be metadata, with a shape but without values.
+    """
     found, target = _shapes(found), _shapes(target)
     lines = [f"missing: {name} {target[name]}" for name in sorted(target.keys() - found.keys())]
     lines += [f"unknown: {name} {found[name]}" for name in sorted(found.keys() - target.keys())]
@@ -95,7 +98,7 @@ def _keep(tree, mask, wanted):
                 out[key] = value
             continue
         part = _keep(value, mask[key], wanted)
-        # a dict that was empty from the start belongs to the rest
+        # A dict that was empty from the start belongs to the rest.
         if part or (not value and not wanted):
             out[key] = part
     return out

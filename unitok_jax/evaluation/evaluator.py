@@ -1,6 +1,6 @@
-"""One pass of a tokenizer over a source of images: all that its measures need, each image once.
+"""Evaluation pass of a tokenizer over a source of images: inputs of all measures, in one pass.
 
-Training and the command `unitok evaluate` use this same pass.
+Training and the command `unitok evaluate` use the same pass.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from unitok_jax.weights import pretrained
 
 
 def _in_full(measure):
-    """A function whose float32 products are float32 on every platform, as figures are published."""
+    """Wraps `measure` to compute float32 products in full precision, as published figures are."""
 
     @functools.wraps(measure)
     def traced(*args, **options):
@@ -44,7 +44,7 @@ def _in_full(measure):
 
 
 class Shown:
-    """What pictures are drawn from: of the first images of a pass.
+    """Images for pictures: the first images of a pass.
 
     Attributes:
       images, reconstructions: (n, H, W, 3) uint8.
@@ -59,7 +59,7 @@ class Shown:
 
 @dataclasses.dataclass
 class Pass:
-    """What one pass found; in float64, in the order of the source, the same on all processes."""
+    """Results of one evaluation pass: float64, in source order, identical on every process."""
 
     reconstruction: Reconstruction = dataclasses.field(default_factory=Reconstruction)
     codebooks: CodebookUse = dataclasses.field(default_factory=CodebookUse)
@@ -67,17 +67,17 @@ class Pass:
     rebuilt: FeatureMoments = dataclasses.field(default_factory=FeatureMoments)
     agreement: CodeAgreement = dataclasses.field(default_factory=CodeAgreement)
     image_features: np.ndarray | None = None  # (N, E)
-    logits: np.ndarray | None = None  # (N, 1008) of Inception, of the reconstructions
-    positions: np.ndarray | None = None  # (N,) in the source; without those left out
+    logits: np.ndarray | None = None  # (N, 1008), Inception's for the reconstructions
+    positions: np.ndarray | None = None  # (N,) in the source, without skipped images
     digest: str = ""  # sha256 of the crc32 of every image's pixels, in order
     shown: Shown | None = None
-    left_out: Tally = dataclasses.field(default_factory=Tally)  # by this process
-    seconds: float = 0.0  # of the whole pass
-    waited: float = 0.0  # of them, for input
+    left_out: Tally = dataclasses.field(default_factory=Tally)  # images skipped by this process
+    seconds: float = 0.0  # duration of the pass
+    waited: float = 0.0  # seconds of the pass spent waiting for input
 
 
 class Evaluator:
-    """The compiled programs of a pass over a mesh."""
+    """Compiled programs of an evaluation pass over a mesh."""
 
     def __init__(
         self,
@@ -86,13 +86,13 @@ class Evaluator:
         networks: Mapping[str, str],
         precision: str = "float32",
     ):
-        """Compiles nothing yet.
+        """Sets up the programs; each compiles at its first call.
 
         Args:
           model: `config.model`.
-          mesh: whose devices share every batch.
-          networks: of 'lpips' and 'inception' those to measure with -> dtype they compute in.
-          precision: of the model, as of `tokenizer.load`.
+          mesh: mesh of the devices that share every batch.
+          networks: networks to measure with, 'lpips' or 'inception' -> compute dtype.
+          precision: precision of the model, as for `tokenizer.load`.
         """
         self.mesh, self.networks = mesh, dict(networks)
         self._rows = model["vocab_size"] // model["num_codebooks"]
@@ -100,7 +100,7 @@ class Evaluator:
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         platform = mesh.devices.flat[0].platform
 
-        # Programs of their own, as a `Tokenizer`'s: what is measured is what it computes.
+        # Separate programs, the same as a `Tokenizer`'s, so that measures are of its results.
         functions = Functions(model, precision, platform)
         self._to_float = jax.jit(to_float, out_shardings=split)
         self._encode = jax.jit(functions.encode, out_shardings=split)
@@ -123,7 +123,7 @@ class Evaluator:
             "features": self._image_features,
             "dtypes": self._codes_by_dtype,
         }
-        # The first rows of arrays that are split, for every process.
+        # The first rows of sharded arrays, replicated on every process.
         self._first_rows = jax.jit(
             lambda arrays, count: jax.tree.map(lambda x: x[:count], arrays),
             static_argnums=1,
@@ -131,19 +131,20 @@ class Evaluator:
         )
 
     def step(self, params, networks, batch, *, originals: bool = True) -> tuple[dict, dict]:
-        """One batch; what is measured of a reconstruction is measured of its 8-bit picture.
+        """Measures one batch; reconstructions are rounded to 8 bits before they are measured.
 
         Args:
-          params: of the tokenizer.
-          networks: parameters, {'lpips': ..., 'inception': ...}, of those measured with.
+          params: parameters of the tokenizer.
+          networks: parameters of the networks to measure with, {'lpips': ..., 'inception': ...}.
           batch: {'image': (B, H, W, 3) uint8, 'mask': (B,) bool, 'crc32': (B,) uint32}.
-          originals: whether Inception also sees the originals.
+          originals: True to compute Inception's features of the originals too.
 
         Returns:
-          Of every image, for the host: 'mask', 'crc32', 'squared_error' of images in [-1, 1],
-          'ssim', 'ssim_uniform', 'image_features' (B, E), with LPIPS 'lpips', with Inception
-          'pool3' and 'logits' of the reconstruction and 'pool3_original'; and 'counts' (K, V).
-          What stays on the devices: 'rebuilt' (B, H, W, 3) uint8 and 'codes' (B, K, N) int32.
+          Outputs of every image, for the host: 'mask', 'crc32', 'squared_error' of images in
+          [-1, 1], 'ssim', 'ssim_uniform', 'image_features' (B, E), with LPIPS 'lpips', with
+          Inception 'pool3' and 'logits' of the reconstruction and 'pool3_original'; and 'counts'
+          (K, V). Outputs that stay on the devices: 'rebuilt' (B, H, W, 3) uint8 and 'codes'
+          (B, K, N) int32.
         """
         images = self._to_float(batch["image"])
         codes = self._encode(params, images)
@@ -196,7 +197,7 @@ class Evaluator:
         return out, {}
 
     def batch_size(self, wanted: int, count: int) -> int:
-        """A global batch size: a multiple of the devices, not much over `count` images."""
+        """Returns a global batch size: a multiple of the devices, not much over `count` images."""
         return -(-min(wanted, count) // self.mesh.size) * self.mesh.size
 
     def run(
@@ -216,17 +217,17 @@ class Evaluator:
 
         Args:
           params, networks: as for `step`; on the devices.
-          source: of at least one image.
-          data: the `data` config.
-          batch_size: global, a multiple of the devices.
-          show: so many of the first images come back as `Pass.shown`.
-          what: 'all'; 'rebuilt', where Inception does not see the originals; 'originals', Inception
-            of these alone; 'features', of the images alone; 'dtypes', codes in float32 against
-            bfloat16, which depend on the images per device: a batch of one each tells the same
-            on any number of devices.
-          max_left_out: images that cannot be used are left out and not an error; where they are
-            more, the pass ends early, on all processes at the same batch.
-          told: is called with the number of images of each batch once it is measured.
+          source: source of at least one image.
+          data: `config.data`.
+          batch_size: global batch size, a multiple of the number of devices.
+          show: number of first images to return as `Pass.shown`.
+          what: 'all'; 'rebuilt', without Inception's features of the originals; 'originals', these
+            alone; 'features', image features alone; 'dtypes', codes in float32 and bfloat16, which
+            depend on the images per device: one image per device gives the same codes on any
+            number of devices.
+          max_left_out: maximum of unusable images, which are skipped; beyond the maximum the pass
+            ends early, on all processes at the same batch. None: an unusable image is an error.
+          told: called with the number of images of each batch once the batch is measured.
 
         Raises:
           SampleError, OSError: an image cannot be used; the message names it.
@@ -249,7 +250,7 @@ class Evaluator:
                     rows[key].append(out[key][mask])
                 missing = min(show - shown, int(mask.sum()))
                 if missing > 0:
-                    # Left-out rows lie between the others.
+                    # Masked rows lie between the others.
                     last = int(np.flatnonzero(mask)[missing - 1]) + 1
                     first = jax.device_get(self._first_rows(kept, last))
                     parts.append({key: value[mask[:last]] for key, value in first.items()})
@@ -279,10 +280,10 @@ class Evaluator:
     def _outputs(
         self, params, networks, source, data, batch_size, what, leave_out, found
     ) -> Iterator[tuple[dict, dict]]:
-        """Fetched outputs of every batch, and those that stay on the devices.
+        """Yields the fetched outputs of every batch, and the outputs that stay on the devices.
 
-        The next batch is on its way before the last one's outputs are fetched: the devices never
-        wait for what the host does with them.
+        The next batch is dispatched before the outputs of the last one are fetched, so that the
+        devices never wait for the host's work on these outputs.
         """
         rows = sharding.local_rows(self.mesh, batch_size)
         batches = eval_batches(source, data, batch_size, rows, leave_out)
@@ -303,7 +304,7 @@ class Evaluator:
         yield jax.device_get(pending[0]), pending[1]
 
     def encode_text(self, params, tokens: np.ndarray, batch_size: int) -> np.ndarray:
-        """Token ids (T, L) to unit vectors (T, E), in batches of one shape."""
+        """Encodes token ids (T, L) to unit vectors (T, E), in batches of one shape."""
         size = -(-batch_size // self.mesh.size) * self.mesh.size
         padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
         chunks = [
@@ -318,7 +319,7 @@ def _marks(batch):
 
 
 def digest(params) -> str:
-    """32 hexadecimal digits of the values of a network on the host, in their order."""
+    """Hashes the values of a network on the host, in order, to 32 hexadecimal digits."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         found.update(np.ascontiguousarray(leaf))

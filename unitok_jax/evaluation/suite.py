@@ -1,4 +1,4 @@
-"""Figures that a pass over images gives, put together for training and for a card."""
+"""Figures of an evaluation pass, for training and for a card."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,18 +13,18 @@ from unitok_jax.evaluation.metrics import zero_shot
 from unitok_jax.evaluation.metrics.frechet import Moments, frechet_distance
 from unitok_jax.evaluation.metrics.retrieval import caption_retrieval
 
-FEWEST = 2  # images that have a covariance, and so an rFID
+FEWEST = 2  # minimum number of images for a covariance, and so for an rFID
 
 
 class Captions(NamedTuple):
-    """All captions of a source."""
+    """Captions of a source, tokenized."""
 
     tokens: np.ndarray  # (T, L) int32
-    owner: np.ndarray  # (T,) int64: the image of each
+    owner: np.ndarray  # (T,) int64, the image of each caption
 
 
 def captions_of(source: Source, context_length: int) -> Captions:
-    """The captions of a source as token ids of length L = `context_length`; T may be 0."""
+    """Tokenizes the captions of a source to length L = `context_length`; T may be 0."""
     owned = [
         (index, caption) for index in range(len(source)) for caption in source[index]["captions"]
     ]
@@ -33,26 +33,26 @@ def captions_of(source: Source, context_length: int) -> Captions:
 
 
 def label_set_of(source: Source) -> LabelSet | None:
-    """The names and templates that a labelled source brings; None for another one."""
+    """Returns the class names and templates of a labelled source; None for another source."""
     if not isinstance(source, LabelledSource):
         return None
     return LabelSet(source.class_names, source.class_templates)
 
 
 def labels_of(source: LabelledSource) -> np.ndarray:
-    """The class of every record, (N,) int64."""
+    """Returns the class of every record, (N,) int64."""
     return np.array([source.label(index) for index in range(len(source))], np.int64)
 
 
 def rfid(found: Pass, originals: Moments | None = None) -> dict[str, float]:
-    """The Fréchet distance of Inception's features of reconstructions and originals.
+    """Computes the Fréchet distance of Inception's features of reconstructions and originals.
 
     Args:
-      found: a pass.
-      originals: their moments, if they are known; by default those of the pass.
+      found: results of a pass.
+      originals: moments of the originals, if known; by default those of the pass.
 
     Returns:
-      `rfid`; nothing of a pass without Inception or of fewer than `FEWEST` images.
+      {'rfid': value}; empty for a pass without Inception or of fewer than `FEWEST` images.
     """
     if found.logits is None or len(found.positions) < FEWEST:
         return {}
@@ -69,21 +69,21 @@ def text_figures(
     captions: Captions | None,
     labels: LabelSet | None,
 ) -> dict[str, float]:
-    """Measures images and texts of one space.
+    """Measures caption retrieval and zero-shot classification in the joint image-text space.
 
     Args:
       image_features: (N, E) unit vectors of all records of `source`.
-      source: of N images.
-      encode: token ids (T, L) -> unit vectors (T, E).
+      source: source of N images.
+      encode: function of token ids (T, L) -> unit vectors (T, E).
       context_length: L.
-      captions: of the source; None, or without any: no retrieval.
-      labels: of the classes of a labelled source; None: no zero-shot classification.
+      captions: captions of the source; None or empty: no retrieval.
+      labels: class names and templates of a labelled source; None: no zero-shot classification.
 
     Returns:
-      Those of `caption_retrieval`, then those of `zero_shot`; 0 to 1.
+      The figures of `caption_retrieval`, then those of `zero_shot`, each in [0, 1].
 
     Raises:
-      ValueError: as these two and `class_features`.
+      ValueError: as `caption_retrieval`, `zero_shot` and `class_features`.
     """
     figures = {}
     if captions is not None and len(captions.tokens):

@@ -1,4 +1,4 @@
-"""The networks: arrays in, arrays out. They know nothing of meshes, configs, losses or files."""
+"""Networks as functions of arrays, independent of meshes, configs, losses and files."""
 
 from unitok_jax.models.unitok import UniTok
 

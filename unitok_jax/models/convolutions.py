@@ -1,6 +1,6 @@
-"""Convolutions in the forms that are fast on each platform, and pooling.
+"""Convolutions in forms that are fast on each platform, and pooling.
 
-docs/explanation/precision_and_convolutions.md has the figures.
+`docs/explanation/precision_and_convolutions.md` has the measurements.
 """
 
 import functools
@@ -28,7 +28,7 @@ def conv3x3(
     stride: int = 1,
     bias_init=nnx.initializers.zeros,
 ) -> nnx.Conv:
-    """3x3 convolution that pads (1, 1): `SAME` would pad (0, 1) at stride 2 on even sizes."""
+    """Builds a 3x3 convolution that pads (1, 1); `SAME` pads (0, 1) at stride 2 on even sizes."""
     return nnx.Conv(
         inputs,
         outputs,
@@ -43,7 +43,7 @@ def conv3x3(
 
 
 def depthwise_conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Depthwise 3x3 convolution with padding (1, 1), summed in float32.
+    """Computes a depthwise 3x3 convolution with padding (1, 1), summed in float32.
 
     Args:
       x: (B, H, W, D).
@@ -65,13 +65,13 @@ def depthwise_conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise_by_shifts(x, kernel, stride):
-    """Nine shifted multiply-adds: XLA's grouped convolution is 13 to 50 times slower on a CPU."""
+    """Sums nine shifted products: XLA's grouped convolution is 13 to 50 times slower on a CPU."""
     return _flat_shifts(x, kernel) if stride == 1 else _windows(x, kernel, stride)
 
 
 def _flat_shifts(x, kernel):
-    # Columns and channels as one axis: XLA then keeps one array, the padded one, and does not
-    # recompute what made it for every shift.
+    # Columns and channels as one axis: XLA then keeps only the padded array, and does not
+    # recompute its producer for every shift.
     b, h, w, d = x.shape
     padded = _pad(x).reshape(b, h + 2, (w + 2) * d)
     return sum(
@@ -82,7 +82,7 @@ def _flat_shifts(x, kernel):
 
 
 def _windows(x, kernel, stride):
-    # Every product padded or cropped, no padded array: faster where most of it is read once.
+    # Every product padded or cropped, no padded array: faster if most elements are read once.
     def tap(i, j):
         zero = np.zeros((), x.dtype)
         padding = ((0, 0, 0), (1 - i, i - 1, 0), (1 - j, j - 1, 0), (0, 0, 0))
@@ -92,7 +92,7 @@ def _windows(x, kernel, stride):
 
 
 def _strided_shifts(x, kernel, stride):
-    # The same as `_windows`, with the faster gradient.
+    # Equal to `_windows`, with a faster gradient.
     padded, (h, w) = _pad(x), x.shape[1:3]
     return sum(
         padded[:, i : i + h : stride, j : j + w : stride] * kernel[i, j, 0]
@@ -111,7 +111,7 @@ def _shifts_forward(x, kernel, stride):
 
 def _shifts_backward(stride, saved, gradient):
     x, kernel = saved
-    # Without the barriers XLA recomputes what made these arrays in each of nine reductions.
+    # Without the barriers XLA recomputes the producers of these arrays in each of nine reductions.
     gradient = lax.optimization_barrier(gradient)
     padded = lax.optimization_barrier(_pad(x))
     rows, cols, width = gradient.shape[1:]
@@ -121,7 +121,7 @@ def _shifts_backward(stride, saved, gradient):
 
     (to_x,) = jax.linear_transpose(forward, x)(gradient)
 
-    # Row by row: what a row needs stays in the cache for its nine products.
+    # Row by row: the inputs of a row stay in the cache for its nine products.
     def add_row(total, row):
         line = lax.dynamic_index_in_dim(gradient, row, 1, keepdims=False)
         above = lax.dynamic_slice_in_dim(padded, row * stride, 3, 1)
@@ -152,10 +152,11 @@ def _depthwise_by_groups(x, kernel, stride):
 
 
 def upsample_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Nearest x2 up-sampling followed by a 3x3 convolution with padding (1, 1).
+    """Computes nearest x2 up-sampling followed by a 3x3 convolution with padding (1, 1).
 
-    Computed on the small image, exactly, with 4/9 of the multiplications, or on a CPU, for wide
-    inputs, a quarter. Sums are float32, and what is multiplied is rounded to the dtype of `x` once.
+    The result is computed on the small image, exactly, with 4/9 of the multiplications, or on a
+    CPU, for wide inputs, a quarter. Sums are float32, and factors are rounded to the dtype of `x`
+    once.
 
     Args:
       x: (B, H, W, D).
@@ -170,8 +171,11 @@ def upsample_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _upsample_by_phases(x, kernel):
-    """Every output pixel of one parity sees a 2x2 neighbourhood of the small image: so four 2x2
-    convolutions, whose kernels are sums of the 3x3's rows and columns."""
+    """Computes one 2x2 convolution for each of the four parities of output pixels.
+
+    An output pixel depends on a 2x2 neighbourhood of the small image; the kernels are sums of rows
+    and columns of the 3x3 kernel.
+    """
     # Rows of parity 0 see (above, here) with k0 | k1 + k2; parity 1 sees (here, below) with
     # k0 + k1 | k2. The same holds for columns.
     rows = (
@@ -198,8 +202,9 @@ def _upsample_by_phases(x, kernel):
 
 
 def _upsample_by_taps(x, kernel):
-    """Every tap of the kernel multiplies a pixel of the small image once; its product then goes to
-    each of the output pixels that see this pixel through this tap."""
+    """Multiplies each tap of the kernel with each pixel of the small image once.
+
+    The product is added to every output pixel that depends on this pixel through this tap."""
     products = jnp.einsum(
         "bhwd,ijde->bhwije", x, kernel.astype(x.dtype), preferred_element_type=jnp.float32
     )
@@ -220,7 +225,7 @@ def _shift(x, steps, axis):
 
 
 def _interleave(phases):
-    """Four (B, H, W, E), of row and column parities 00, 01, 10, 11 -> (B, 2 H, 2 W, E)."""
+    """Interleaves four (B, H, W, E), of parities 00, 01, 10, 11, to (B, 2 H, 2 W, E)."""
     b, h, w, _ = phases[0].shape
     out = jnp.stack(phases, axis=3).reshape(b, h, w, 2, 2, -1)
     return out.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
@@ -253,9 +258,9 @@ class UpsampleConv(nnx.Module):
 
 
 def average_pool(x: jax.Array, stride: int = 2) -> jax.Array:
-    """3x3 average, padding (1, 1) not counted: (B, H, W, D) -> (B, H / stride, W / stride, D).
+    """Averages 3x3 windows: (B, H, W, D) -> (B, H / stride, W / stride, D).
 
-    Summed in float32: in bfloat16 every addition would round.
+    The padding (1, 1) is not counted. Sums are float32: in bfloat16 every addition would round.
     """
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
 

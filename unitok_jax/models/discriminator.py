@@ -1,4 +1,4 @@
-"""The discriminator's trained part: five heads on the features of a frozen DINOv2."""
+"""Trained part of the discriminator: five heads on the features of a frozen DINOv2."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from unitok_jax.models.pretrained.dinov2 import PATCH
 
 
 class Head(nnx.Module):
-    """Features of one depth to one logit per token, (B, N, D) -> (B, N), along the 1-D sequence."""
+    """Head of one depth: one logit per token, (B, N, D) -> (B, N), by 1-D convolutions over N."""
 
     def __init__(self, width: int, *, kernel_size: int, groups: int, dtype, rngs: nnx.Rngs):
         def conv(size, outputs):
@@ -45,9 +45,9 @@ class Head(nnx.Module):
 
 
 class DiscriminatorHeads(nnx.Module):
-    """Logits of real (positive) against rebuilt (negative) images.
+    """Discriminator heads: logits of real (positive) and rebuilt (negative) images.
 
-    As in StyleGAN-T (arXiv 2301.09515): a head for each of several depths of a frozen network.
+    As in StyleGAN-T (arXiv 2301.09515), one head for each of several depths of a frozen network.
     """
 
     def __init__(
@@ -60,27 +60,27 @@ class DiscriminatorHeads(nnx.Module):
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """depths: number of feature arrays; width: theirs, D."""
+        """Builds heads for `depths` feature arrays of width D = `width`."""
         kwargs = dict(kernel_size=kernel_size, groups=groups, dtype=dtype, rngs=rngs)
         self.heads = nnx.List([Head(width, **kwargs) for _ in range(depths)])
 
     def __call__(self, features: tuple[jax.Array, ...]) -> jax.Array:
-        """One (B, N, D) array per depth -> logits (B, depths N) float32."""
+        """Computes logits (B, depths N) float32 from one (B, N, D) array per depth."""
         logits = [head(x) for head, x in zip(self.heads, features, strict=True)]
         return jnp.concatenate(logits, axis=1).astype(jnp.float32)
 
 
 def fit_to_patches(images: jax.Array, crop: jax.Array, offset: jax.Array) -> jax.Array:
-    """Images whose sides DINOv2 can cut into patches: 256 px become 252 px.
+    """Crops or resizes images to sides of whole DINOv2 patches: 256 px become 252 px.
 
     Args:
       images: (B, H, W, 3) float32, sides of at least 14 px.
-      crop: bool scalar: crop instead of resizing, by areas; where one side fits already, the
-        other bicubically, as the reference does.
-      offset: (2,) in [0, 1): where a crop begins in what is left over.
+      crop: bool scalar; True crops, False resizes by area averaging, or bicubically if one side
+        fits already, as the reference does.
+      offset: (2,) in [0, 1), start of a crop as a fraction of the excess pixels.
 
     Returns:
-      (B, H // 14 * 14, W // 14 * 14, 3); images that fit are returned as they are.
+      (B, H // 14 * 14, W // 14 * 14, 3); images that fit are returned unchanged.
     """
     h, w = images.shape[1:3]
     if h < PATCH or w < PATCH:

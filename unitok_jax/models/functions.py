@@ -1,4 +1,4 @@
-"""The methods of a model as pure functions: what every inference program is made of."""
+"""Methods of a model as pure functions, the basis of all inference programs."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -15,46 +15,47 @@ from unitok_jax.models.unitok import UniTok, abstract_model
 class Functions:
     """Functions of a UniTok's parameters in one precision, for use inside `jit`, `vmap`, `grad`.
 
-    Tokenizer, evaluation and export compile these, so that all of them compute the same. Nothing
-    is checked: `Tokenizer`'s methods do that.
+    Tokenizer, evaluation and export compile these functions, so that their results are equal.
+    Inputs are not checked here: `Tokenizer`'s methods check them.
     """
 
     def __init__(self, model: Mapping, name: str, platform: str):
-        """Makes no parameters.
+        """Builds the model's graph, without parameters.
 
         Args:
           model: the keyword arguments of `UniTok`; its dtype is that of training, and not used.
           name: a row of `precision.PRECISIONS`.
-          platform: that will compute, as `jax.Device.platform` names it.
+          platform: platform of the computation, as `jax.Device.platform` names it.
 
         Raises:
-          ValueError: keys that do not fit, a precision that is unknown or not of the platform.
+          ValueError: keys that do not fit, or a precision that is unknown or not supported by the
+            platform.
         """
         found = precision.find(name, platform)
         self._products = found.products
         self._graph, self.shapes = abstract_model(dict(model) | {"dtype": found.dtype})
 
     def encode(self, params, images: jax.Array) -> jax.Array:
-        """(B, H, W, 3), uint8 or float in [-1, 1] -> codes (B, K, N) int32."""
+        """Encodes images (B, H, W, 3), uint8 or float in [-1, 1], to codes (B, K, N) int32."""
         with self._model(params) as model:
             return model.encode(to_float(images))
 
     def decode(self, params, codes: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """Codes (B, K, N) and their grid (rows, columns) -> images (B, H, W, 3) in [-1, 1]."""
+        """Decodes codes (B, K, N) of a grid (rows, columns) to images (B, H, W, 3) in [-1, 1]."""
         with self._model(params) as model:
             return jnp.clip(model.decode(codes, grid), -1.0, 1.0)
 
     def features(self, params, codes: jax.Array) -> jax.Array:
-        """Codes (B, K, N) -> unit vectors (B, E) of the images they are of."""
+        """Computes image features, unit vectors (B, E), from codes (B, K, N)."""
         with self._model(params) as model:
             return model.features(codes)
 
     def encode_image(self, params, images: jax.Array) -> jax.Array:
-        """Images as for `encode` -> unit vectors (B, E), after the quantizer."""
+        """Encodes images, as for `encode`, to unit vectors (B, E), after the quantizer."""
         return self.features(params, self.encode(params, images))
 
     def encode_text(self, params, tokens: jax.Array) -> jax.Array:
-        """Token ids (B, L) -> unit vectors (B, E)."""
+        """Encodes token ids (B, L) to unit vectors (B, E)."""
         with self._model(params) as model:
             return model.encode_text(tokens)
 

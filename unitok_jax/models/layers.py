@@ -1,6 +1,6 @@
-"""Layers that the networks share.
+"""Layers shared by the networks.
 
-Legend of the whole package: B batch, H W pixels or grid cells, N tokens, D width, K codebooks,
+Symbols of the whole package: B batch, H W pixels or grid cells, N tokens, D width, K codebooks,
 V entries of one codebook, C width of one codebook. Images are NHWC.
 """
 
@@ -18,26 +18,26 @@ linear_init = nnx.initializers.normal(0.02)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU. By erf: `jax.nn.gelu`'s erfc is slower on a CPU.
+    """Computes exact GELU by erf: `jax.nn.gelu`, by erfc, is slower on a CPU.
 
-    docs/explanation/precision_and_convolutions.md has the figures.
+    See docs/explanation/precision_and_convolutions.md.
     """
     return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
 def layer_norm(width: int, epsilon: float, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm over the last axis, statistics in float32, output in `dtype`."""
+    """Builds LayerNorm over the last axis, statistics in float32, output in `dtype`."""
     # The fast variance E[x^2] - E[x]^2 loses digits that parity with PyTorch needs.
     return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init=linear_init) -> nnx.Linear:
-    """A linear layer on the last axis; on NHWC images it is a 1x1 convolution."""
+    """Builds a linear layer on the last axis, which on NHWC images is a 1x1 convolution."""
     return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) -> jax.Array:
-    """Softmax attention over (B, N, heads, head width) arrays, scaled by head width ** -0.5.
+    """Computes softmax attention of (B, N, heads, head width), scaled by head width ** -0.5.
 
     The softmax is float32. Heads come first in the products: on a CPU the library's form takes up
     to twice the time (docs/explanation/precision_and_convolutions.md).
@@ -76,7 +76,7 @@ class SelfAttention(nnx.Module):
 
 
 class GeGLU(nnx.Module):
-    """LayerNorm, then tanh-GELU(w0 x) * (w1 x), then w2 (Shazeer, arXiv 2002.05202)."""
+    """GeGLU MLP: LayerNorm, then tanh-GELU(w0 x) * (w1 x), then w2 (Shazeer, arXiv 2002.05202)."""
 
     def __init__(self, width: int, hidden: int, *, dtype, rngs: nnx.Rngs):
         self.norm = layer_norm(width, 1e-6, dtype, rngs)
@@ -90,9 +90,9 @@ class GeGLU(nnx.Module):
 
 
 def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Stochastic depth (arXiv 1603.09382): drops whole samples of a residual (B, ...).
+    """Drops whole samples of a residual (B, ...): stochastic depth (arXiv 1603.09382).
 
-    What is kept is scaled by 1 / (1 - rate). Without a key nothing is dropped.
+    Kept samples are scaled by 1 / (1 - rate). Without a key nothing is dropped.
     """
     if key is None:
         return x
@@ -104,10 +104,10 @@ class Block(nnx.Module):
     """Pre-norm transformer block with a GeGLU MLP of hidden width 2 D."""
 
     def __init__(self, width: int, heads: int, *, dtype, stream, rngs: nnx.Rngs):
-        """stream: dtype of the residual stream, at least `dtype`."""
+        """Builds the block; `stream` is the dtype of the residual stream, at least `dtype`."""
         self.norm1 = layer_norm(width, 1e-6, dtype, rngs)
         self.attn = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
-        # What it hands on is normalised again, not multiplied: nothing asks to round it.
+        # Its output is normalised again, not multiplied, so that rounding would save nothing.
         self.norm2 = layer_norm(width, 1e-6, stream, rngs)
         self.mlp = GeGLU(width, 2 * width, dtype=dtype, rngs=rngs)
 
@@ -118,14 +118,14 @@ class Block(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """Equal blocks held as one block whose parameters have a leading depth axis, run by a scan.
+    """Stack of equal blocks, held as one block with a leading depth axis, run by a scan.
 
     One block is compiled however deep the stack is. `block` is called as block(x, rate, key) and
     returns the dtype of `x`: that of the residual stream, which the caller chooses.
     """
 
     def __init__(self, make_block, depth: int, *, rngs: nnx.Rngs, drop_path: float, remat: bool):
-        """make_block(rngs) builds one block; drop-path rates grow linearly from 0 to drop_path."""
+        """Builds the blocks by make_block(rngs); drop-path rates grow from 0 to `drop_path`."""
         graph = nnx.graphdef(nnx.eval_shape(lambda: make_block(nnx.Rngs(0))))
         keys = jax.random.split(rngs.params(), depth)
         init = jax.vmap(lambda key: nnx.to_pure_dict(nnx.state(make_block(nnx.Rngs(key)))))
@@ -133,11 +133,11 @@ class Stack(nnx.Module):
         self.depth, self.drop_path, self.remat = depth, drop_path, remat
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The last block's output."""
+        """Returns the output of the last block."""
         return self._scan(x, key, every=False)[0]
 
     def outputs(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Every block's output, on a new leading axis."""
+        """Returns the outputs of all blocks, on a new leading axis."""
         return self._scan(x, key, every=True)[1]
 
     def _scan(self, x, key, every):
@@ -155,7 +155,7 @@ class Stack(nnx.Module):
 
 
 def call(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:
-    """module(x); with `remat` its activations are recomputed in the backward pass."""
+    """Returns module(x); `remat` recomputes the module's activations in the backward pass."""
     if not remat:
         return module(x)
     graph, params = nnx.split(module)
@@ -163,7 +163,7 @@ def call(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:
 
 
 def uniform_init(limit: float):
-    """Initializer: uniform in [-limit, limit]."""
+    """Returns an initializer, uniform in [-limit, limit]."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -limit, limit)
@@ -172,18 +172,18 @@ def uniform_init(limit: float):
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-    """x / max(||x||, 1e-12) over the last axis, as PyTorch's `F.normalize`."""
-    # The maximum is taken under the root: the gradient of a norm at 0 is not a number.
+    """Returns x / max(||x||, 1e-12) over the last axis, as PyTorch's `F.normalize`."""
+    # The maximum is taken under the root, as the gradient of a norm at 0 is NaN.
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(square, 1e-24))
 
 
 @functools.cache
 def bicubic_matrix(inputs: int, outputs: int, step: float) -> np.ndarray:
-    """(outputs, inputs) float32 weights of PyTorch's bicubic resize: a = -0.75, no antialias.
+    """Returns (outputs, inputs) weights of PyTorch's bicubic resize: a = -0.75, no antialias.
 
-    step: samples between the centres of two outputs, inputs / outputs or near it. Samples beyond
-    the border repeat it.
+    The weights are float32. `step` is the distance between the centres of two outputs in samples,
+    near inputs / outputs. Samples beyond the border repeat the border sample.
     """
     source = (np.arange(outputs) + 0.5) * step - 0.5
     left = np.floor(source)
@@ -201,7 +201,7 @@ def _cubic(distance, a=-0.75):
 
 
 def pooling_matrix(inputs: int, outputs: int) -> jax.Array:
-    """(inputs, outputs) weights of adaptive average pooling, as PyTorch cuts its windows."""
+    """Returns (inputs, outputs) weights of adaptive average pooling with PyTorch's windows."""
     rows = []
     for i in range(outputs):
         start, stop = i * inputs // outputs, math.ceil((i + 1) * inputs / outputs)

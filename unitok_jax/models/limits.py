@@ -1,7 +1,7 @@
-"""What every number of `config.model` may be: one table for training and for foreign weights.
+"""Bounds of every number of `config.model`: one table for training and for foreign weights.
 
-A configuration that comes with weights is a stranger's. What it says is checked here before a model
-is built from it: a depth of ten million takes hours and all memory long before any shape differs.
+A configuration that comes with weights is untrusted, and checked here before a model is built from
+it: a depth of ten million takes hours and all memory long before any shape differs.
 """
 
 import math
@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 MOST_PARAMETERS = 2**34
-"""Of a model, 64 GiB in float32; the largest size has 6 x 10^8."""
+"""Maximum parameters of a model, 64 GiB in float32; the largest size has 6 x 10^8."""
 
 
 class Whole(NamedTuple):
-    """Integers from `low` to `high`."""
+    """Bound of integers from `low` to `high`."""
 
     low: int
     high: int
 
     def allows(self, value: Any) -> bool:
-        """Whether the value is such an integer; True and False are none."""
+        """Returns True if `value` is an integer within the bound; bools are not integers here."""
         return _is(value, numbers.Integral) and self.low <= value <= self.high
 
     def __str__(self) -> str:
@@ -29,12 +29,12 @@ class Whole(NamedTuple):
 
 
 class Real(NamedTuple):
-    """Finite numbers at least 0 and below `below`."""
+    """Bound of finite numbers at least 0 and below `below`."""
 
     below: float
 
     def allows(self, value: Any) -> bool:
-        """Whether the value is such a number; True, False and NaN are none."""
+        """Returns True if `value` is a number within the bound; bools and NaN are not."""
         return _is(value, numbers.Real) and 0 <= value < self.below
 
     def __str__(self) -> str:
@@ -57,15 +57,15 @@ BOUNDS = {
     "text.vocab_size": Whole(1, 2**24),
     "text.context_length": Whole(2, 2**16),  # a caption has a beginning and an end
 }
-"""Key of `config.model` -> its bound. The other keys choose from lists: see `unitok`."""
+"""Bounds by key of `config.model`. The other keys choose from lists: see `unitok`."""
 
 
 def check(model: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
-    """Refuses numbers that no model of this package has.
+    """Checks numbers of a model against `BOUNDS`.
 
     Args:
-      model: the keyword arguments of `UniTok`; those that are missing are not looked at.
-      names: key of `BOUNDS` -> what it is called where it was found; else `model.<key>`.
+      model: the keyword arguments of `UniTok`; missing ones are not checked.
+      names: key of `BOUNDS` -> name in messages; by default `model.<key>`.
 
     Raises:
       ValueError: one line that names the key, its value and what is allowed.
@@ -88,7 +88,7 @@ def check(model: Mapping[str, Any], names: Mapping[str, str] | None = None) -> N
 
 
 def check_one(key: str, value: Any, name: str) -> None:
-    """Refuses a value of one key of `BOUNDS`; `name` is what the message calls it.
+    """Checks the value of one key of `BOUNDS`; `name` is the key's name in the message.
 
     Raises:
       ValueError: as `check`.
@@ -98,7 +98,7 @@ def check_one(key: str, value: Any, name: str) -> None:
 
 
 def check_parameters(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses a model that is too large as a whole, though each of its numbers is allowed.
+    """Checks the total size of a model, each of whose numbers is within its bound.
 
     Args:
       shapes: dotted name of a parameter -> its shape.
@@ -116,7 +116,7 @@ def check_parameters(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def show(value: Any) -> str:
-    """A value in one short line, whatever it is."""
+    """Formats any value in one short line."""
     try:
         return " ".join(reprlib.repr(value).split())
     except ValueError:  # an integer of more digits than Python prints

@@ -1,19 +1,19 @@
-"""How precisely a tokenizer computes, by name."""
+"""Precisions of a tokenizer's computation, by name."""
 
 from typing import NamedTuple
 
 
 class Precision(NamedTuple):
-    """What a name means to the model and to JAX."""
+    """Settings of the model and of JAX for one precision."""
 
-    dtype: str  # of encoder, decoder and text tower; the rest is float32 always
-    products: str  # of their float32 products, as `jax.default_matmul_precision` takes it
-    platforms: tuple[str, ...]  # that compute so; none: all of them
+    dtype: str  # dtype of encoder, decoder and text tower; the rest is always float32
+    products: str  # precision of float32 products, as for `jax.default_matmul_precision`
+    platforms: tuple[str, ...]  # supported platforms; empty: all
 
 
 # JAX's 'high' is three products of bfloat16 halves on TPUs and TF32 on NVIDIA GPUs. Its named
 # algorithms (BF16_BF16_F32_X3, TF32_TF32_F32) do not reach convolutions, which would fall back to
-# the platform's default without a word.
+# the platform's default without a warning.
 PRECISIONS = {
     "float32": Precision("float32", "highest", ()),
     "bfloat16_3x": Precision("float32", "high", ("tpu",)),
@@ -23,10 +23,10 @@ PRECISIONS = {
 
 
 def find(name: str, platform: str) -> Precision:
-    """The precision of a name, on a platform as `jax.Device.platform` names it.
+    """Returns the precision of a name, for a platform as named by `jax.Device.platform`.
 
     Raises:
-      ValueError: another name, or a platform that does not compute so.
+      ValueError: unknown name, or a precision that the platform does not support.
     """
     if name not in PRECISIONS:
         raise ValueError(f"precision={name!r} is not one of {', '.join(PRECISIONS)}")
@@ -40,7 +40,7 @@ def find(name: str, platform: str) -> Precision:
 
 
 def available(platform: str) -> tuple[str, ...]:
-    """The names that a platform computes."""
+    """Returns the names of the precisions that a platform supports."""
     return tuple(
         name for name, row in PRECISIONS.items() if not row.platforms or platform in row.platforms
     )

@@ -1,7 +1,7 @@
 """Projections between the trunk's width and the latent's, around the quantizer.
 
-They are float32 with the highest matmul precision, whatever the rest of the model uses: what comes
-before the quantizer decides the codes, as `quantizers.base` tells.
+Projections are float32 with the highest matmul precision, whatever the rest of the model uses: the
+inputs of the quantizer decide the codes, see `quantizers.base`.
 """
 
 import jax
@@ -14,8 +14,8 @@ from unitok_jax.models import layers
 class ProjectionAttention(nnx.Module):
     """Attention between two widths, (B, N, D) -> (B, N, E), no k bias.
 
-    Head width is max(D, E) / heads. Going down the heads are averaged (and pooled to E where the
-    head width differs from it), going up they are concatenated.
+    Head width is max(D, E) / heads. If E < D the heads are averaged (and pooled to E if the head
+    width is not E), otherwise concatenated.
     """
 
     def __init__(self, inputs: int, outputs: int, heads: int, *, dtype, rngs: nnx.Rngs):
@@ -56,7 +56,7 @@ class ProjectionAttention(nnx.Module):
 
 
 class AttentionProjection(nnx.Module):
-    """Factorises or expands tokens with attention, (B, N, D) -> (B, N, E), in float32."""
+    """Projection of tokens by attention and an MLP, (B, N, D) -> (B, N, E), in float32."""
 
     def __init__(self, inputs: int, outputs: int, heads: int, *, rngs: nnx.Rngs):
         dtype = jnp.float32
@@ -74,7 +74,7 @@ class AttentionProjection(nnx.Module):
 
 
 def make_projection(kind: str, inputs: int, outputs: int, heads: int, *, rngs: nnx.Rngs):
-    """'attention' or 'linear' projection between the trunk's width and the latent's."""
+    """Builds an 'attention' or 'linear' projection between the trunk's width and the latent's."""
     if kind == "attention":
         return AttentionProjection(inputs, outputs, heads, rngs=rngs)
     if kind == "linear":

@@ -8,7 +8,7 @@ from unitok_jax.models import layers
 
 
 class TextMLP(nnx.Module):
-    """Linear to 4 D, exact GELU, linear back."""
+    """MLP of the text tower: linear to 4 D, exact GELU, linear to D."""
 
     def __init__(self, width: int, *, out_init, dtype, rngs: nnx.Rngs):
         init = nnx.initializers.normal((2 * width) ** -0.5)
@@ -38,7 +38,7 @@ class TextBlock(nnx.Module):
 
 
 class TextEncoder(nnx.Module):
-    """Token ids to features, (B, L) int32 -> (B, E) float32, not normalised.
+    """CLIP's text tower: token ids (B, L) int32 -> features (B, E) float32, not normalised.
 
     The feature is taken at the end-of-text token, which has the largest id.
     """
@@ -57,7 +57,7 @@ class TextEncoder(nnx.Module):
         stream,
         rngs: nnx.Rngs,
     ):
-        """stream: dtype of the residual stream, at least `dtype`."""
+        """Builds the tower; `stream` is the dtype of the residual stream, at least `dtype`."""
         if heads < 1 or width % heads:
             raise ValueError(f"model.text.heads={heads} does not divide model.text.width={width}")
 

@@ -1,4 +1,4 @@
-"""UniTok (arXiv 2502.20321): one tokenizer to rebuild an image and to understand it."""
+"""UniTok (arXiv 2502.20321): unified tokenizer for image generation and understanding."""
 
 import difflib
 import inspect
@@ -30,10 +30,10 @@ QUANTIZERS = {
 
 
 class Output(NamedTuple):
-    """One forward pass of training."""
+    """Outputs of one forward pass of training."""
 
     reconstruction: jax.Array  # (B, H, W, 3) float32, not bounded
-    last_features: jax.Array  # (B, H, W, D), what the decoder's last convolution sees
+    last_features: jax.Array  # (B, H, W, D), input of the decoder's last convolution
     codes: jax.Array  # (B, K, N) int32
     vq_loss: jax.Array  # scalar
     entropy_loss: jax.Array  # scalar
@@ -43,10 +43,10 @@ class Output(NamedTuple):
 
 
 def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
-    """Graph of a UniTok and the shapes of its parameters, without making any.
+    """Returns the graph of a UniTok and the shapes of its parameters, without any arrays.
 
     Args:
-      model: the keyword arguments of `UniTok`; what older files lack has a default there.
+      model: the keyword arguments of `UniTok`; keys that older files lack have defaults there.
 
     Returns:
       A graph for `nnx.merge(graph, params)`, and a nested dict of `jax.ShapeDtypeStruct`.
@@ -75,7 +75,7 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
 
 
 class UniTok(nnx.Module):
-    """Encoder, quantizer, decoder and text tower.
+    """UniTok model: encoder, quantizer, decoder and text tower.
 
     The keyword arguments are exactly the keys of `config.model`.
     """
@@ -100,28 +100,29 @@ class UniTok(nnx.Module):
         rngs: nnx.Rngs,
         residual_dtype: str = "float32",
     ):
-        """Builds a model with fresh weights.
+        """Builds a model with random weights.
 
         Args:
           size: a row of `vitamin.SIZES`.
           dtype: dtype of products and convolutions outside the quantizer; parameters are float32.
           quantizer: a row of `QUANTIZERS`; the paper's is 'multi_codebook'.
-          vocab_size: codebook rows in all, K V.
-          num_codebooks: K, the codes of a token; the levels of 'residual'.
-          latent_width: values of a token that are quantized, K C; 'residual' does not split them.
+          vocab_size: total rows of all codebooks, K V.
+          num_codebooks: K, codes per token; the number of levels of 'residual'.
+          latent_width: quantized values per token, K C; 'residual' does not split the latent.
           quant_proj: 'attention' or 'linear'.
-          quant_heads: heads of the attention projections; no weight's shape depends on it.
+          quant_heads: heads of the attention projections, without effect on the weights' shapes.
           commitment_weight: beta of the VQ loss; 'fsq' has no such loss.
-          num_query: register tokens in front of the image's.
+          num_query: number of register tokens before the image tokens.
           drop_path: highest stochastic-depth rate, of the last block.
           embed_dim: width of the joint image-text space.
           text: width, heads, layers, vocab_size and context_length of the text tower.
-          remat: what the backward pass recomputes: 'none', 'blocks' or 'everything'.
+          remat: activations recomputed in the backward pass: 'none', 'blocks' or 'everything'.
           rngs: the stream `params`.
-          residual_dtype: dtype of what the transformers' blocks add to, never less than `dtype`.
+          residual_dtype: dtype of the transformers' residual stream, at least `dtype`.
 
         Raises:
-          ValueError: a value that does not exist or does not fit another; the message names both.
+          ValueError: an unknown value, or values that do not fit each other; the message names
+            both.
         """
         _check_choice("size", size, tuple(vitamin.SIZES))
         _check_choice("dtype", dtype, DTYPES)
@@ -164,29 +165,32 @@ class UniTok(nnx.Module):
         self.num_query = num_query
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """(B, H, W, 3) in [-1, 1] -> codes (B, K, N) int32, N = num_query + H/16 * W/16."""
+        """Encodes images (B, H, W, 3) in [-1, 1] to codes (B, K, N) int32.
+
+        N = num_query + H/16 * W/16.
+        """
         return self.quantizer.indices(self.latent(images))
 
     def decode(self, codes: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """Codes (B, K, N) and their grid (rows, columns) -> images (B, H, W, 3), not bounded."""
+        """Decodes codes (B, K, N) of a grid (rows, columns) to images (B, H, W, 3), not bounded."""
         return self.decoder(self.tokens(codes), grid)
 
     def encode_image(self, images: jax.Array) -> jax.Array:
-        """(B, H, W, 3) in [-1, 1] -> unit vectors (B, E) of the joint space."""
+        """Encodes images (B, H, W, 3) in [-1, 1] to unit vectors (B, E) of the joint space."""
         return self.features(self.encode(images))
 
     def features(self, codes: jax.Array) -> jax.Array:
-        """Codes (B, K, N) -> unit vectors (B, E) of the joint space."""
+        """Computes unit vectors (B, E) of the joint space from codes (B, K, N)."""
         return self._pool(self.tokens(codes))
 
     def reconstruct(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Images to (reconstruction, not bounded; codes; image features) in one pass."""
+        """Computes (reconstruction, not bounded; codes; image features) in one pass."""
         codes = self.encode(images)
         tokens = self.tokens(codes)
         return self.decoder(tokens, _grid(images)), codes, self._pool(tokens)
 
     def encode_text(self, text: jax.Array) -> jax.Array:
-        """Token ids (B, L) -> unit vectors (B, E) of the joint space."""
+        """Encodes token ids (B, L) to unit vectors (B, E) of the joint space."""
         return layers.l2_normalize(self.text_encoder(text))
 
     def __call__(
@@ -197,15 +201,16 @@ class UniTok(nnx.Module):
         entropy: bool = False,
         decode_every: int = 1,
     ) -> Output:
-        """The forward pass of training.
+        """Computes the forward pass of training.
 
         Args:
           images: (B, H, W, 3) in [-1, 1].
           text: (B, L) token ids.
-          keys: of the encoder's and the decoder's stochastic depth; None is deterministic.
-          entropy: also compute the entropy loss of the codebooks.
-          decode_every: 2 decodes images 0, 2, 4, ...: a stride, so that a batch that is split over
-            devices stays where it is.
+          keys: random keys of the encoder's and the decoder's stochastic depth; None:
+            deterministic.
+          entropy: True to compute the entropy loss of the codebooks too.
+          decode_every: stride of the decoded images; 2 decodes images 0, 2, 4, ..., which keeps the
+            sharding of the batch.
         """
         quantized = self.quantizer(self.latent(images, keys[0]), entropy)
         tokens = self.post_quant_proj(quantized.latent)
@@ -222,11 +227,11 @@ class UniTok(nnx.Module):
         )
 
     def latent(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, 3) in [-1, 1] -> latent (B, N, K C) float32, before normalisation."""
+        """Encodes images (B, H, W, 3) in [-1, 1] to latents (B, N, K C) float32, unnormalised."""
         return self.quant_proj(self.encoder(images, key).astype(jnp.float32))
 
     def tokens(self, codes: jax.Array) -> jax.Array:
-        """Codes (B, K, N) -> post-quantizer tokens (B, N, D) float32, that a generator learns."""
+        """Computes post-quantizer tokens (B, N, D) float32, inputs of a generator, from codes."""
         return self.post_quant_proj(self.quantizer.lookup(codes))
 
     def _pool(self, tokens):

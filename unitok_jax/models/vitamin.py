@@ -1,4 +1,4 @@
-"""ViTamin (arXiv 2404.02132), convolutional stages and a transformer; and its mirrored decoder."""
+"""ViTamin (arXiv 2404.02132), convolutional stages and a transformer, and a mirrored decoder."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from unitok_jax.models import convolutions, layers
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """One row of the table of sizes: what a weight's shape does and does not tell."""
+    """Size of a ViTamin: widths, depths, and the number of heads, which no shape determines."""
 
     stem: int
     stages: tuple[int, int]
@@ -35,7 +35,7 @@ class Downsample(nnx.Module):
     """Shortcut of a stride-2 block: average pool, then a 1x1 convolution if the width changes."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype, rngs: nnx.Rngs):
-        # An attribute that holds a module must be assigned once: nnx fixes its kind at the first.
+        # Assigned once: nnx fixes the kind of an attribute at its first assignment.
         if inputs == outputs:
             self.expand = None
         else:
@@ -47,11 +47,11 @@ class Downsample(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """LayerNorm -> 1x1 to 4 E -> GELU -> depthwise 3x3 -> GELU -> 1x1 to E, plus a shortcut.
+    """MBConv: LayerNorm, 1x1 to 4 E, GELU, depthwise 3x3, GELU, 1x1 to E, plus a shortcut.
 
-    resample: 'down' halves the grid (stride-2 depthwise), 'up' doubles it (a 3x3 convolution after
-    nearest up-sampling, before the depthwise one), 'keep' leaves it and the width.
-    (B, H, W, D) -> (B, H', W', E).
+    (B, H, W, D) -> (B, H', W', E). `resample`: 'down' halves the grid (stride-2 depthwise), 'up'
+    doubles the grid (a 3x3 convolution after nearest up-sampling, before the depthwise one), 'keep'
+    leaves grid and width unchanged.
     """
 
     def __init__(self, inputs: int, outputs: int, resample: str, *, init, dtype, rngs: nnx.Rngs):
@@ -96,7 +96,7 @@ def _stage(inputs, outputs, depth, resample, **kwargs) -> nnx.List:
 
 
 class Stem(nnx.Module):
-    """3x3 convolution at stride 2, LayerNorm, GELU, 3x3: (B, H, W, 3) -> (B, H/2, W/2, D)."""
+    """Stem: 3x3 at stride 2, LayerNorm, GELU, 3x3: (B, H, W, 3) -> (B, H/2, W/2, D)."""
 
     def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
         self.conv1 = convolutions.conv3x3(
@@ -110,7 +110,7 @@ class Stem(nnx.Module):
 
 
 class Pool(nnx.Module):
-    """LayerNorm and a stride-2 3x3 convolution to the trunk's width."""
+    """Pooling by LayerNorm and a stride-2 3x3 convolution to the trunk's width."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype, rngs: nnx.Rngs):
         self.norm = layers.layer_norm(inputs, 1e-6, dtype, rngs)
@@ -131,10 +131,10 @@ def _trunk(size, drop_path, remat, dtype, stream, rngs) -> layers.Stack:
 
 
 class Encoder(nnx.Module):
-    """Images to tokens, (B, H, W, 3) -> (B, num_query + H/16 * W/16, D), row-major.
+    """Encoder: images (B, H, W, 3) -> tokens (B, num_query + H/16 * W/16, D), row-major.
 
-    The position of a token comes from the convolutions' zero padding; there is no table of
-    positions, so any multiple of 16 is a valid height or width.
+    Positions come from the convolutions' zero padding, without a table of positions, so any
+    multiple of 16 is a valid height or width.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Encoder(nnx.Module):
         stream,
         rngs: nnx.Rngs,
     ):
-        """stream: dtype of the trunk's residual stream, at least `dtype`."""
+        """Builds the layers; `stream` is the dtype of the residual stream, at least `dtype`."""
         kwargs = dict(init=convolutions.fan_out_init, dtype=dtype, rngs=rngs)
         self.stem = Stem(size.stem, dtype=dtype, rngs=rngs)
         self.stages = nnx.List(
@@ -187,7 +187,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Tokens to images, (B, num_query + h * w, D) -> (B, 16 h, 16 w, 3), float32, not bounded."""
+    """Decoder: tokens (B, num_query + h * w, D) -> images (B, 16 h, 16 w, 3) float32, unbounded."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class Decoder(nnx.Module):
         stream,
         rngs: nnx.Rngs,
     ):
-        """stream: dtype of the trunk's residual stream, at least `dtype`."""
+        """Builds the layers; `stream` is the dtype of the residual stream, at least `dtype`."""
         kwargs = dict(init=convolutions.xavier_init, dtype=dtype, rngs=rngs)
         low, high = size.stages
         self.blocks = _trunk(size, drop_path, remat, dtype, stream, rngs)
@@ -219,7 +219,7 @@ class Decoder(nnx.Module):
     def features(
         self, tokens: jax.Array, grid: tuple[int, int], key: jax.Array | None = None
     ) -> jax.Array:
-        """What the last convolution sees, (B, 16 h, 16 w, D)."""
+        """Computes the input of the last convolution, (B, 16 h, 16 w, D)."""
         if tokens.shape[1] != self.num_query + grid[0] * grid[1]:
             raise ValueError(
                 f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]} cells "
@@ -234,7 +234,9 @@ class Decoder(nnx.Module):
         return layers.call(self.up_conv4, x, everything)
 
     def to_rgb(self, features: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
-        """The last convolution, (B, H, W, D) -> (B, H, W, 3) float32; `kernel` replaces its own.
+        """Applies the last convolution, (B, H, W, D) -> (B, H, W, 3) float32.
+
+        `kernel` replaces the convolution's own kernel.
 
         The adversarial loss is weighted by gradients at this kernel.
         """
@@ -246,9 +248,9 @@ class Decoder(nnx.Module):
 
 
 class UpStem(nnx.Module):
-    """The stem's mirror: up-sampling 3x3 convolution, LayerNorm, GELU.
+    """Mirror of the stem: up-sampling 3x3 convolution, LayerNorm, GELU.
 
-    `conv2`, the 3x3 convolution to RGB, is the decoder's to call: `Decoder.to_rgb`.
+    `Decoder.to_rgb` calls `conv2`, the 3x3 convolution to RGB.
     """
 
     def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):

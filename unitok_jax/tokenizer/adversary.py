@@ -1,4 +1,4 @@
-"""The adversary's side of a step: what it sees, what it loses, and when it acts.
+"""The adversary's side of a training step: its inputs, its loss and its schedule.
 
 StyleGAN-T's discriminator (arXiv 2301.09515): trained heads on a frozen DINOv2, DiffAug, and
 balanced consistency (arXiv 2002.04724).
@@ -18,7 +18,7 @@ from unitok_jax.training import optim
 
 
 class Ramps(NamedTuple):
-    """What the adversary is like at one step, for both players."""
+    """Schedule values of the adversarial loss at one step, for both players."""
 
     weight: jax.Array  # scalar, the factor of the adaptive weight
     fade: jax.Array  # scalar, strength of the blur, 1 to 0
@@ -27,7 +27,7 @@ class Ramps(NamedTuple):
 
 
 class Adversary:
-    """Pure functions of a step, closed over `config.gan`."""
+    """The adversarial part of a training step as pure functions, closed over `config.gan`."""
 
     def __init__(
         self, gan, times: optim.Times, *, schedule: str, dtype: str, stream: str, remat: bool
@@ -36,11 +36,11 @@ class Adversary:
 
         Args:
           gan: `config.gan`.
-          times: of the run.
-          schedule: of the learning rate; of `optim.SCHEDULES`.
-          dtype: what DINOv2 computes in.
-          stream: dtype of what its blocks add to, unless `dtype` is the wider one.
-          remat: whether its backward pass recomputes what its forward pass found.
+          times: schedule lengths of the run.
+          schedule: learning-rate schedule, one of `optim.SCHEDULES`.
+          dtype: compute dtype of DINOv2.
+          stream: dtype of DINOv2's residual stream, unless `dtype` is wider.
+          remat: True to recompute DINOv2's activations in the backward pass.
         """
         self.config, self._times = gan.to_dict(), times
         self.start = times.gan_start
@@ -63,16 +63,16 @@ class Adversary:
         )
 
     def init(self, key: jax.Array) -> optim.Player:
-        """Fresh heads and their optimiser."""
+        """Initialises the heads and their optimiser."""
         params = nnx.to_pure_dict(nnx.state(DiscriminatorHeads(rngs=nnx.Rngs(params=key))))
         return optim.Player(params, self.optimizer.init(params))
 
     def acts(self, step: int) -> bool:
-        """Whether a step belongs to the adversarial phase: whether its weight is above 0."""
+        """Returns True if `step` is in the adversarial phase, that is, its weight is above 0."""
         return step > self.start
 
     def ramps(self, step: jax.Array, key: jax.Array) -> Ramps:
-        """The ramps of a step; crop or resize is drawn once for real and rebuilt images."""
+        """Returns the ramps of a step; crop or resize is drawn once for real and rebuilt images."""
         coin, offset = jax.random.split(key)
         return Ramps(
             weight=self.config["weight"] * optim.ramp(step, self.start, self._times.gan_ramp),
@@ -82,21 +82,21 @@ class Adversary:
         )
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
-        """The discriminator's, whose schedule begins at its first step."""
+        """Learning rate of the discriminator, whose schedule begins with the adversarial phase."""
         multiplier = optim.learning_rate_schedule(step - self.start, **self._schedule)
         return self.config["learning_rate"] * multiplier
 
     def update(self, player: optim.Player, heads, dinov2, real, fake, ramps: Ramps, step, key):
-        """One update of the discriminator.
+        """Updates the discriminator once.
 
         Args:
           player: the heads and their optimiser.
-          heads: the player's parameters, whole on every device.
+          heads: the player's parameters, replicated on every device.
           dinov2: parameters of the frozen network.
           real, fake: images and their reconstructions, (M, b, H, W, 3) float32, in micro-batches.
-          ramps: the generator's of this step.
+          ramps: schedule values of this step, the same as the generator's.
           step: int32 scalar.
-          key: of the augmentations.
+          key: random key of the augmentations.
 
         Returns:
           The next player, and metrics.
@@ -114,7 +114,7 @@ class Adversary:
         inputs = real, fake, jax.random.split(key, len(real))
         first = jax.tree.map(lambda x: x[0], inputs)
         if len(real) == 1:
-            # One batch stays out of a loop, whose body a CPU runs on one core.
+            # A single micro-batch needs no loop; on a CPU the body of a loop runs on one core.
             total = one(first)
         else:
             zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, first))
@@ -129,23 +129,23 @@ class Adversary:
         return optim.apply(self.optimizer, player, grads, rate), metrics
 
     def generator_loss(self, heads, dinov2, images, ramps: Ramps, key) -> jax.Array:
-        """Minus the mean logit of augmented reconstructions (B, H, W, 3)."""
+        """Computes minus the mean logit of augmented reconstructions (B, H, W, 3)."""
         views = self._augment(images, ramps.fade, key)
         return losses.generator_loss(self._logits(heads, self._features(dinov2, views, ramps)))
 
     def discriminator_loss(self, heads, dinov2, real, fake, ramps: Ramps, key):
-        """The discriminator's loss of a batch, and what it is made of.
+        """Computes the discriminator's loss of a batch and the metrics of its parts.
 
         Args:
           heads: parameters, differentiable.
           dinov2: parameters of the frozen network.
           real, fake: (B, H, W, 3) float32.
-          ramps: of this step. The fading blur is not part of the views for consistency.
-          key: of the augmentations.
+          ramps: schedule values of this step. The views for consistency are not blurred.
+          key: random key of the augmentations.
 
         Returns:
           The scalar loss, and scalars: `discriminator` (without consistency), `consistency`,
-          `accuracy_real`, `accuracy_fake` (parts of the logits with the right sign).
+          `accuracy_real`, `accuracy_fake` (fractions of the logits with the right sign).
         """
         keys = jax.random.split(key, 4)
         views = [
@@ -155,7 +155,7 @@ class Adversary:
         consistent = self.config["consistency"] != 0
         if consistent:
             views += [self._augment(real, None, keys[2]), self._augment(fake, None, keys[3])]
-        # Side by side within every image's row, so that the batch stays split over the devices.
+        # Concatenated within each image's row, so that the batch axis keeps its sharding.
         stacked = jnp.stack(views, axis=1).reshape(-1, *real.shape[1:])
         logits = self._logits(heads, jax.lax.stop_gradient(self._features(dinov2, stacked, ramps)))
         logits = logits.reshape(len(real), len(views), -1).swapaxes(0, 1)
@@ -174,7 +174,7 @@ class Adversary:
         return value, parts
 
     def _augment(self, images, fade, key):
-        """A view of images; without `fade` the strong one of consistency, always augmented."""
+        """Augments images; without `fade` the strong view of consistency, always augmented."""
         if fade is None:
             draws = augment.draw(key, images.shape[0], 1.0)
         else:

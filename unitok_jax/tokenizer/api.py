@@ -1,4 +1,4 @@
-"""The user's API: images to codes and back, and features of images and texts."""
+"""Public API: encodes images to codes, decodes codes, computes features of images and texts."""
 
 import functools
 import itertools
@@ -23,19 +23,21 @@ from unitok_jax.weights import load as loading
 
 
 class Tokenizer:
-    """A UniTok with its weights. Every method takes batches of any size and returns NumPy arrays.
+    """UniTok model with its weights. Methods take batches of any size and return NumPy arrays.
 
     A single image, text or its codes (K, N) is a batch of one, and so is its result. Images are
     arrays of NumPy, JAX or PyTorch, Pillow images, or lists of either: `encode` has their ranges.
 
-    A batch is cut into pieces of `batch_size`; what is left is padded to the next of `batch_sizes`,
-    1, 2, 4, ... images for each device. So a method compiles at most 1 + log2(batch_size / devices)
-    programs for an image size, rounded up. While the devices work on one piece the next is
-    prepared; uint8 images become floats on the devices. Threads may share a tokenizer; pickled, it
-    takes its weights along, as NumPy arrays, and lies on the default device where it is loaded.
+    A batch is cut into pieces of `batch_size`; the remainder is padded to the next of
+    `batch_sizes`, 1, 2, 4, ... images for each device. So a method compiles at most
+    1 + log2(batch_size / devices) programs for an image size, rounded up. While the devices compute
+    one piece the host prepares the next; uint8 images become floats on the devices. Threads may
+    share a tokenizer. A pickled tokenizer holds its weights as NumPy arrays; unpickling puts them
+    on the default device.
 
     Attributes:
-      config: as saved with the weights; how it computes is `precision` and not `model.dtype`.
+      config: configuration saved with the weights; `precision`, not `model.dtype`, sets the
+        precision of the computation.
       params: nested dict of arrays on the devices.
       functions: `Functions`, the methods without checks and batches, for use inside `jit`, `vmap`
         and `grad`, as in `tokenizer.functions.encode(tokenizer.params, images)`.
@@ -52,14 +54,14 @@ class Tokenizer:
         devices: Sequence[jax.Device] | None = None,
         precision: str = "float32",
     ):
-        """Most users call `load` instead.
+        """Builds a tokenizer from a configuration and parameters; most users call `load` instead.
 
         Args:
-          config: as saved with the weights; `model` and `data` are read.
+          config: configuration saved with the weights; `model` and `data` are read.
           params: nested dict of the generator's arrays.
-          batch_size: images that go through the model at once, a multiple of the devices; by
-            default 1 for each device on a CPU, where more gain nothing, and 32 elsewhere.
-          devices: of this process, that share the images; by default one.
+          batch_size: images per call of the model, a multiple of the number of devices; by default
+            1 for each device on a CPU, where larger batches are no faster, and 32 elsewhere.
+          devices: devices of this process that share the images; by default one.
           precision: as for `load`.
 
         Raises:
@@ -99,15 +101,15 @@ class Tokenizer:
 
     @functools.cached_property
     def hash(self) -> str:
-        """32 hexadecimal digits of the weights and of how they are used.
+        """Hash of the weights and of the settings that codes depend on, 32 hexadecimal digits.
 
-        Codes mean the same to two tokenizers of one hash, whatever file each was loaded from. The
-        precision of the computation, which moves some codes, is not part of it.
+        Two tokenizers with the same hash give codes the same meaning, whatever file each was
+        loaded from. The hash leaves out the precision of the computation, which changes some codes.
         """
         return weights_hash(self.config.model.to_dict(), self.params)
 
     def encode(self, images) -> Codes:
-        """Images to codes.
+        """Encodes images to codes.
 
         Args:
           images: (B, H, W, 3) or (H, W, 3), uint8 or float in [-1, 1], bfloat16 too; a Pillow
@@ -125,13 +127,13 @@ class Tokenizer:
         return Codes(self.compiled.run("encode", images), arguments.grid_of(images[0]))
 
     def encode_batches(self, batches: Iterable) -> Iterator[Codes]:
-        """As `encode` of each of many batches, with one in work while the next is prepared.
+        """Encodes each of many batches as `encode` does, preparing one while another is computed.
 
-        Every batch is padded to `batch_size`, so that codes do not depend on how images fell into
-        batches: one program makes them all.
+        Every batch is padded to `batch_size`, so that a single program makes all codes and they do
+        not depend on how the images are split into batches.
 
         Args:
-          batches: of images as for `encode`, all of one shape, at most `batch_size` each.
+          batches: batches of images as for `encode`, all of one shape, at most `batch_size` each.
         """
 
         def started():
@@ -145,13 +147,13 @@ class Tokenizer:
             yield Codes(codes[: len(images)], arguments.grid_of(images[0]))
 
     def encode_each(self, images: Iterable, window: int | None = None) -> Iterator[Codes]:
-        """Codes of single images of any sizes, in their order; images of one size share batches.
+        """Encodes single images of any sizes, in order; images of one size share batches.
 
         Every size compiles its own programs: see `data.aspect_ratios` for few sizes.
 
         Args:
           images: (H, W, 3) each, otherwise as for `encode`; read at most 2 `window` ahead.
-          window: images that may wait until others of their size come; by default 8 `batch_size`.
+          window: number of images that may wait for others of their size; default 8 `batch_size`.
 
         Yields:
           int32 (1, K, N) with the attribute `grid`, for each image.
@@ -173,7 +175,7 @@ class Tokenizer:
                 except (ValueError, TypeError) as error:
                     failure = error
                     return
-                yield image.copy()  # it waits, and whoever made it may write to its memory
+                yield image.copy()  # the image waits, and its owner may overwrite its memory
 
         def started():
             for group in by_shape(checked(), self.batch_size, window):
@@ -193,7 +195,7 @@ class Tokenizer:
             raise failure
 
     def decode(self, codes, grid: tuple[int, int] | None = None) -> np.ndarray:
-        """Codes to images.
+        """Decodes codes to images.
 
         Args:
           codes: integers (B, K, N), or (K, N) of one image, in [0, V).
@@ -212,11 +214,11 @@ class Tokenizer:
         return self.compiled.run("decode", codes, grid)
 
     def encode_image(self, images) -> np.ndarray:
-        """Images as for `encode` -> float32 (B, E) unit vectors, after the quantizer."""
+        """Encodes images, as for `encode`, to float32 (B, E) unit vectors, after the quantizer."""
         return self.compiled.run("encode_image", arguments.check_images(images))
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Texts -> float32 (B, E) unit vectors; what passes the context length is cut off."""
+        """Encodes texts to float32 (B, E) unit vectors; longer texts are cut at context length."""
         rows = self.config.model.text.vocab_size
         if rows <= captions.END_OF_TEXT:
             raise ValueError(
@@ -227,7 +229,7 @@ class Tokenizer:
     def class_features(
         self, labels: Sequence[str], templates: Sequence[str] = CLASS_TEMPLATES
     ) -> np.ndarray:
-        """Names of classes -> float32 (C, E) unit vectors, each the mean over templates.
+        """Encodes names of classes to float32 (C, E) unit vectors, each the mean over templates.
 
         Args:
           labels: C different names.
@@ -236,14 +238,17 @@ class Tokenizer:
         return zero_shot.class_features(self.encode_text, labels, templates)
 
     def probabilities(self, images, class_features) -> np.ndarray:
-        """Images as for `encode`, and `class_features` -> float32 (B, C); see `classify`."""
+        """Computes class probabilities, float32 (B, C), from images and `class_features`.
+
+        Images are as for `encode`; see `classify`.
+        """
         scale = float(np.exp(np.asarray(self.params["logit_scale"], np.float64)))
         return zero_shot.probabilities(self.encode_image(images), class_features, scale)
 
     def classify(
         self, images, labels: Sequence[str], templates: Sequence[str] = CLASS_TEMPLATES
     ) -> np.ndarray:
-        """Which class each image shows, after CLIP (arXiv 2103.00020, section 3.1).
+        """Classifies images zero-shot, after CLIP (arXiv 2103.00020, section 3.1).
 
         For many batches and the same labels, `class_features` once and `probabilities` of each
         batch give the same numbers.
@@ -254,7 +259,7 @@ class Tokenizer:
           templates: sentences with one {} where the name goes.
 
         Returns:
-          float32 (B, C), the probability of each class among these; rows sum to 1.
+          float32 (B, C), the probability of each of the C classes; rows sum to 1.
 
         Raises:
           ValueError: labels or templates that are not as above, a text tower without CLIP's ids.
@@ -262,7 +267,7 @@ class Tokenizer:
         return self.probabilities(images, self.class_features(labels, templates))
 
     def reconstruct(self, images) -> np.ndarray:
-        """`decode(encode(images))`: float32 (B, H, W, 3) in [-1, 1]."""
+        """Returns `decode(encode(images))`, float32 (B, H, W, 3) in [-1, 1]."""
         return self.decode(self.encode(images))
 
     def save(self, path) -> None:
@@ -275,10 +280,10 @@ class Tokenizer:
         methods: Sequence[str] = ("encode", "decode"),
         batch_sizes: Sequence[int] | None = None,
     ) -> None:
-        """Compiles and runs once what later calls need, so that no request waits for it.
+        """Compiles and runs once the programs of later calls, so that no request waits for them.
 
         Args:
-          sizes: of images, n or (height, width) each; by default the model's own.
+          sizes: image sizes, n or (height, width) each; by default the model's own.
           methods: some of `METHODS`.
           batch_sizes: some of the attribute `batch_sizes`, by default all.
 
@@ -323,16 +328,16 @@ def load(
         the highest precision on every platform. 'bfloat16_3x' (TPU) and 'tensorfloat32' (NVIDIA
         GPU): float32 whose products are less precise. 'bfloat16': of encoder, decoder and text
         tower. Projections, quantizer and features are float32 always.
-        docs/guides/use_from_python.md has what each costs and changes.
-      weights: of a run's checkpoint: 'ema', the average, or 'raw', the weights that were trained;
-        by default what evaluation uses, the average if there is one.
-      **heads: `heads`, `quant_heads` and `text_heads`, needed only for a file that carries no
-        configuration: shapes tell every size but these. Where the file has them they are checked.
+        `docs/guides/use_from_python.md` has what each costs and changes.
+      weights: for a run's checkpoint: 'ema', the average, or 'raw', the trained weights; by default
+        as evaluation, the average if there is one.
+      **heads: `heads`, `quant_heads` and `text_heads`, needed only for a file without a
+        configuration: every other size follows from the shapes. Checked if the file has them.
 
     Raises:
-      FileNotFoundError: nothing there.
-      ValueError: not a checkpoint, one that does not fit its configuration, or a precision that is
-        unknown or not of the devices.
+      FileNotFoundError: the path does not exist.
+      ValueError: not a checkpoint, a checkpoint that does not fit its configuration, or a precision
+        that is unknown or not supported by the devices.
     """
     config, params = loading.read(path, weights, **heads)
     return Tokenizer(config, params, batch_size, devices, precision)

@@ -1,4 +1,4 @@
-"""What the discriminator sees instead of the image: DiffAug (arXiv 2006.10738) after a fading blur.
+"""Augmentations of the discriminator's inputs: DiffAug (arXiv 2006.10738) after a fading blur.
 
 Keyed, differentiable, and of static shapes: nothing recompiles while the blur fades.
 """
@@ -15,14 +15,14 @@ _CUTOUT = 0.2  # of a side
 
 
 class Draws(NamedTuple):
-    """The random numbers of one call."""
+    """Random numbers of one call of `diff_aug`."""
 
     coins: jax.Array  # (3,) bool: translate, colour, cut out; one for the whole batch
     uniform: jax.Array  # (7, B): shift h, shift w, brightness, saturation, contrast, cutout y, x
 
 
 def draw(key: jax.Array, batch: int, probability: float) -> Draws:
-    """Draws for `batch` images; every transform happens with `probability`."""
+    """Draws the random numbers for `batch` images; each transform has probability `probability`."""
     coins, uniform = jax.random.split(key)
     return Draws(
         jax.random.uniform(coins, (3,)) < probability, jax.random.uniform(uniform, (7, batch))
@@ -30,7 +30,7 @@ def draw(key: jax.Array, batch: int, probability: float) -> Draws:
 
 
 def diff_aug(images: jax.Array, draws: Draws) -> jax.Array:
-    """Translation, colour and cutout of images (B, H, W, 3) float32, each if its coin says so."""
+    """Applies translation, colour and cutout to images (B, H, W, 3) float32, each by its coin."""
     u = draws.uniform
     for coin, transform in zip(
         draws.coins,
@@ -46,7 +46,7 @@ def diff_aug(images: jax.Array, draws: Draws) -> jax.Array:
 
 
 def translate(images: jax.Array, vertical: jax.Array, horizontal: jax.Array) -> jax.Array:
-    """Shifts every image by up to an eighth of its sides; what comes in is zero.
+    """Shifts every image by up to an eighth of its sides; the uncovered border is zero.
 
     Args:
       images: (B, H, W, 3).
@@ -105,7 +105,7 @@ def cutout(images: jax.Array, vertical: jax.Array, horizontal: jax.Array) -> jax
 
 
 def blur(images: jax.Array, fade: jax.Array) -> jax.Array:
-    """Gaussian blur with sigma = sqrt(H / 2) * fade pixels, reflecting at the border.
+    """Blurs with a Gaussian of sigma = sqrt(H / 2) * fade pixels, reflecting at the border.
 
     The kernel is 2 ** -(i / sigma)^2 up to |i| = floor(3 sigma); no blur when that is 0.
 
@@ -125,7 +125,7 @@ def blur(images: jax.Array, fade: jax.Array) -> jax.Array:
 
 
 def _blur_matrix(side, reach, kernel):
-    # A matrix, because it is a product that every device does fast for any width of the kernel.
+    # As a matrix: its product is fast on every device for any width of the kernel.
     source = np.pad(np.arange(side), reach, mode="reflect")
     columns = source[np.arange(side)[:, None] + np.arange(2 * reach + 1)]
     return jnp.zeros((side, side)).at[np.arange(side)[:, None], columns].add(kernel)

@@ -1,4 +1,4 @@
-"""Batches of any size through programs of few sizes, with the devices kept at work."""
+"""Runs batches of any size through programs of few sizes, overlapping host and devices."""
 
 import collections
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,15 +12,20 @@ T = TypeVar("T")
 
 
 class Batcher:
-    """Pads pieces of batches to few sizes and lays them on the devices.
+    """Pads pieces of batches to few sizes and places them on the devices.
 
-    `sizes` are those that programs are compiled for: devices * 1, 2, 4, ... below `batch_size`, and
+    Programs are compiled for the sizes in `sizes`: devices * 1, 2, 4, ... below `batch_size`, and
     `batch_size` itself; never more than 1 + log2(batch_size / devices), rounded up.
     """
 
     def __init__(self, batch_size: int | None, devices: Sequence[jax.Device]):
-        """batch_size: rows of the largest piece, a multiple of the devices, that share them; None
-        is 1 for each device on a CPU, where more gain nothing, and 32 elsewhere."""
+        """Sets the batch sizes and the sharding.
+
+        Args:
+          batch_size: rows of the largest piece, a multiple of the number of devices; None is 1
+            for each device on a CPU, where larger batches are no faster, and 32 elsewhere.
+          devices: devices that share the rows.
+        """
         if not len(devices):
             raise ValueError("devices=[]: a tokenizer needs at least one")
         if batch_size is None:
@@ -38,21 +43,23 @@ class Batcher:
         self.sizes = (*(len(devices) << power for power in powers), batch_size)
 
     def place(self, rows: np.ndarray, size: int | None = None) -> jax.Array:
-        """At most `batch_size` rows on the devices that share them, filled up with zeros to `size`,
-        by default the smallest of `sizes` that holds them."""
+        """Places at most `batch_size` rows on the devices, padded with zeros to `size`.
+
+        The default size is the smallest of `sizes` that holds the rows.
+        """
         size = next(size for size in self.sizes if size >= len(rows)) if size is None else size
-        # Always memory of our own: a CPU's device_put shares the array's, and whoever made it may
-        # write to it while the program still runs.
+        # Always a copy: on a CPU device_put shares the memory of the array, whose owner may write
+        # to it while the program still runs.
         padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows
         return jax.device_put(padded, self._split)
 
 
 def fetch(started: Iterable[tuple[jax.Array, T]]) -> Iterator[tuple[np.ndarray, T]]:
-    """Results of programs on the host, in order, each with what comes beside it.
+    """Yields results of programs on the host, in order, each with the value paired with it.
 
-    The next one is started before one is waited for: while the devices work, the host prepares and
-    places the next piece. No more than two are on the devices.
+    The next program is started before a result is waited for: while the devices compute, the host
+    prepares and places the next piece. At most two pieces are on the devices.
     """
     waiting = collections.deque()
     for output, beside in started:
@@ -68,10 +75,10 @@ def fetch(started: Iterable[tuple[jax.Array, T]]) -> Iterator[tuple[np.ndarray, 
 def by_shape(
     arrays: Iterable[np.ndarray], size: int, window: int
 ) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """Groups of at most `size` arrays of one shape and dtype, each with its number.
+    """Yields groups of at most `size` arrays of one shape and dtype, each with its number.
 
-    A group leaves when it is full, or when the first of its arrays is `window` behind the last one
-    read: so whoever puts the results back in order never holds more than `window` of them.
+    A group is yielded when it is full, or when its first array is `window` behind the last one
+    read: so a caller that puts the results back in order never holds more than `window` of them.
     """
     groups = {}  # in the order of their first arrays
     for number, array in enumerate(arrays):
@@ -86,7 +93,7 @@ def by_shape(
 
 
 def in_order(numbered: Iterable[tuple[int, T]]) -> Iterator[T]:
-    """What came out of order, by its number from 0."""
+    """Yields numbered items in the order of their numbers, from 0."""
     waiting, due = {}, 0
     for number, item in numbered:
         waiting[number] = item

@@ -10,7 +10,7 @@ from unitok_jax.models.images import to_float
 from unitok_jax.tokenizer.batching import Batcher, fetch
 
 METHODS = ("encode", "decode", "encode_image", "encode_text")
-# Pairs of a method and a size of image that are kept; of more, the longest unused are dropped.
+# Pairs of a method and an image size that are kept; beyond these the longest unused are dropped.
 PROGRAMS = 64
 
 
@@ -18,18 +18,18 @@ class CompiledModel:
     """A UniTok with its weights on the devices of a `Batcher`."""
 
     def __init__(self, functions: Functions, params, batcher: Batcher):
-        """functions: of the model; params: nested dict of its arrays."""
+        """Keeps the model's `functions` and its `params`, a nested dict of arrays."""
         self.functions, self._batcher = functions, batcher
         self.params = jax.device_put(params, batcher.replicated)
         self._program = functools.lru_cache(maxsize=PROGRAMS)(self._make_program)
         self._to_float = jax.jit(to_float)
 
     def run(self, method: str, rows: np.ndarray, grid=None) -> np.ndarray:
-        """Results of (B, ...) rows: whole pieces of the batch size, then what is left.
+        """Computes results of (B, ...) rows: whole pieces of the batch size, then the remainder.
 
         Args:
           method: one of `METHODS`.
-          rows: what the method takes; for images uint8 pixels too.
+          rows: inputs of the method; images may be uint8 pixels.
           grid: the second argument of 'decode'.
 
         Raises:
@@ -43,15 +43,15 @@ class CompiledModel:
         return np.concatenate([output[:count] for output, count in fetch(started)])
 
     def start(self, method: str, rows: np.ndarray, size: int | None = None, grid=None) -> jax.Array:
-        """Results to come of at most a batch of rows, padded as `Batcher.place` does."""
+        """Starts the program of at most one batch of rows, padded as `Batcher.place` does."""
         placed = self._batcher.place(rows, size)
         if placed.dtype == np.uint8:
-            # A program of its own: the model's is then one and the same for pixels and floats.
+            # A separate program, so that the model's program is the same for pixels and floats.
             placed = self._to_float(placed)
         return self._program(method, placed.shape[1:], grid)(self.params, placed)
 
     def _make_program(self, method, shape, grid):
-        # The shape of a row only tells programs apart: each has its own jit, to be dropped alone.
+        # The shape of a row only keys the programs: each has its own jit, to be dropped alone.
         function = getattr(self.functions, method)
         if method == "decode":
             return jax.jit(lambda params, codes: function(params, codes, grid))

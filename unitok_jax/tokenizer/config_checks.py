@@ -1,4 +1,4 @@
-"""Whether the values of a configuration fit each other, told before anything is built."""
+"""Checks that the values of a configuration fit each other, before anything is built."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ MIN_PERCEPTUAL = 48  # pixels of a side, below which the reference leaves LPIPS 
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses values that do not fit, before anything is built.
+    """Checks the values of a configuration, before anything is built.
 
     Raises:
       ValueError: the message names the key, its value and what to set.
@@ -91,7 +91,7 @@ def _check_log(config):
 
 
 def batch_divisor(config: ConfigDict, devices: int) -> int:
-    """What a global batch must be a multiple of: each device needs whole, equal micro-batches."""
+    """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
     return devices * config.optim.accumulation * round(1 / config.data.decode_fraction)
 
 

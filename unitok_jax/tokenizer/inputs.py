@@ -1,4 +1,4 @@
-"""What the methods of a `Tokenizer` take, checked: images, codes and their grid."""
+"""Checks of the inputs of a `Tokenizer`'s methods: images, codes and their grid."""
 
 import functools
 import io
@@ -20,7 +20,7 @@ _WITH_ALPHA = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 
 
 def check_images(images) -> np.ndarray:
-    """(B, H, W, 3) images as they go to the devices: uint8, or float32 in [-1, 1].
+    """Returns images for the devices, (B, H, W, 3): uint8, or float32 in [-1, 1].
 
     Args:
       images: an array (B, H, W, 3) or (H, W, 3), a batch of one; a Pillow image of any mode; or a
@@ -41,7 +41,7 @@ def check_images(images) -> np.ndarray:
         return images
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"images have dtype {images.dtype}; pass uint8, or float in [-1, 1]")
-    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+    with np.errstate(over="ignore"):  # infinite values are refused below
         images = images.astype(np.float32, copy=False)
     if not images.size:
         return images
@@ -60,7 +60,7 @@ def check_images(images) -> np.ndarray:
 
 
 def check_image(image, index: int) -> np.ndarray:
-    """(H, W, 3) image number `index` as it goes to the devices; errors name the number.
+    """Returns image number `index` for the devices, (H, W, 3); errors name the number.
 
     Raises:
       ValueError, TypeError: another shape, dtype or range.
@@ -74,7 +74,7 @@ def check_image(image, index: int) -> np.ndarray:
         raise type(error)(f"image {index}: {error}") from error
 
 
-@functools.cache  # once in a process, whatever the filters of warnings say
+@functools.cache  # once in a process, whatever the warning filters
 def _warn_of_range() -> None:
     warnings.warn(
         "float images without a value below 0: they are taken to be in [-1, 1]; if they are in "
@@ -84,7 +84,7 @@ def _warn_of_range() -> None:
 
 
 def _array(images) -> np.ndarray:
-    """An array of what users have: any array, a Pillow image, a list of either."""
+    """Converts images from users to an array: any array, a Pillow image, or a list of either."""
     if isinstance(images, jax.core.Tracer):
         raise TypeError(_TRACED)
     if isinstance(images, Image.Image):
@@ -104,8 +104,8 @@ def _array(images) -> np.ndarray:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3), by the rules for files: upright, on white, whatever the mode."""
-    image.load()  # Pillow turns a TIFF upright only now, and takes its tag away
+    """Converts a Pillow image of any mode to uint8 (H, W, 3), as files: upright, on white."""
+    image.load()  # Pillow turns a TIFF upright only here, and removes its tag
     if image.mode not in (*_PNG, "I", "F"):
         image = image.convert(_WITH_ALPHA.get(image.mode, "RGB"))
     try:
@@ -131,9 +131,12 @@ _TRACED = (
 
 
 def check_codes(codes, books: int, rows: int) -> np.ndarray:
-    """Codes as they go to the devices: int32 (B, K, N) for K = `books` of V = `rows` entries.
+    """Returns codes for the devices, int32 (B, K, N), for K = `books` of V = `rows` entries.
 
-    codes: (B, K, N), or (K, N) of one image.
+    Args:
+      codes: (B, K, N), or (K, N) of one image.
+      books: K, the number of codebooks.
+      rows: V, the entries of a codebook.
 
     Raises:
       ValueError, TypeError: another shape, dtype or range.
@@ -156,10 +159,10 @@ def check_codes(codes, books: int, rows: int) -> np.ndarray:
 
 
 def check_grid(cells: int, grid: tuple[int, int] | None) -> tuple[int, int]:
-    """(rows, columns) of `cells` image tokens; without a grid they must be a square.
+    """Returns the grid (rows, columns) of `cells` image tokens; the default is a square.
 
     Raises:
-      ValueError: no square, or a grid that does not fit.
+      ValueError: `cells` is not a square, or the grid does not fit.
     """
     if grid is None:
         side = math.isqrt(max(cells, 0))
@@ -175,5 +178,5 @@ def check_grid(cells: int, grid: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def grid_of(image) -> tuple[int, int]:
-    """(rows, columns) of the tokens of an (H, W, 3) image."""
+    """Returns the grid (rows, columns) of the tokens of an (H, W, 3) image."""
     return image.shape[0] // STRIDE, image.shape[1] // STRIDE

@@ -1,4 +1,4 @@
-"""Losses: arrays in, float32 scalars out; and the table of those that the generator minimises."""
+"""Losses, from arrays to float32 scalars; and the table of the generator's losses."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,7 +25,7 @@ def perceptual_loss(
     return jnp.mean(distance(reconstruction, images))
 
 
-@jax.named_scope("contrastive")  # what of a program's exchange is its
+@jax.named_scope("contrastive")  # marks the loss's communication in a compiled program
 def contrastive_loss(
     image_features: jax.Array, text_features: jax.Array, logit_scale: jax.Array
 ) -> jax.Array:
@@ -34,7 +34,7 @@ def contrastive_loss(
     Args:
       image_features: (B, E) unit vectors; row i belongs to row i of the text.
       text_features: (B, E) unit vectors.
-      logit_scale: the factor of the cosines.
+      logit_scale: scalar factor of the cosines.
     """
     with jax.default_matmul_precision("highest"):
         logits = logit_scale * image_features @ text_features.T
@@ -45,16 +45,16 @@ def contrastive_loss(
 
 
 class Term(NamedTuple):
-    """A term of the generator's loss.
+    """Term of the generator's loss.
 
-    The function of a term of the reconstruction takes that, the images and, if it says so, LPIPS.
-    Any other takes its outputs of the whole batch, with the mean of those that are scalars.
+    The function of a term of the reconstruction takes the reconstruction, the images and, with
+    `network`, LPIPS. Any other takes its outputs of the whole batch; scalars are averaged.
     """
 
     outputs: tuple[str, ...]  # of the model that it reads: fields of `models.unitok.Output`
     function: Callable[..., jax.Array] | None  # to a scalar; None: the output is the loss itself
-    network: bool = False  # whether it takes LPIPS
-    free: bool = False  # told with weight 0 too where its outputs are there
+    network: bool = False  # True if the function takes LPIPS
+    free: bool = False  # reported with weight 0 too, where its outputs exist
 
 
 # name -> term; the weights are `config.loss`
@@ -77,7 +77,7 @@ DISCRIMINATOR_LOSSES = {
 
 
 def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """What the discriminator minimises: mean over real logits plus mean over fake ones.
+    """Computes the discriminator's loss: the mean over real logits plus the mean over fake ones.
 
     Args:
       kind: a key of `DISCRIMINATOR_LOSSES`.
@@ -88,18 +88,20 @@ def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array
 
 
 def generator_loss(fake: jax.Array) -> jax.Array:
-    """What the generator minimises: minus the mean of the logits of what it made."""
+    """Computes the generator's adversarial loss: minus the mean logit of reconstructions."""
     return -jnp.mean(fake)
 
 
 def adaptive_weight(
     reconstruction_norm: jax.Array, gan_norm: jax.Array, limits: tuple[float, float]
 ) -> jax.Array:
-    """Weight that gives the adversarial gradient the size of the others' (arXiv 2012.09841).
+    """Computes the adaptive weight of the adversarial loss (arXiv 2012.09841).
+
+    The weight scales the adversarial gradient to the norm of the reconstruction gradient.
 
     Args:
-      reconstruction_norm: norm at the last layer of the gradient of the reconstruction losses.
-      gan_norm: the same of the adversarial loss.
+      reconstruction_norm: gradient norm of the reconstruction losses at the last layer.
+      gan_norm: gradient norm of the adversarial loss at the last layer.
       limits: the smallest and the largest weight.
     """
     return jnp.clip(reconstruction_norm / (gan_norm + 1e-6), *limits)

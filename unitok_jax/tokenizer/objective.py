@@ -1,4 +1,4 @@
-"""The generator's objective: losses of its outputs, and gradients over micro-batches."""
+"""The generator's objective: losses of the model's outputs, gradients over micro-batches."""
 
 import functools
 
@@ -14,7 +14,7 @@ from unitok_jax.tokenizer.adversary import Adversary, Ramps
 
 
 class Objective:
-    """Pure functions of a step, closed over `config.loss`."""
+    """The generator's objective as pure functions, closed over `config.loss`."""
 
     def __init__(
         self,
@@ -30,17 +30,17 @@ class Objective:
 
         Args:
           loss: `config.loss`, the weight of each of `losses.TERMS`.
-          graph: of the UniTok, for `nnx.merge`.
-          adversary: whose loss is added in the adversarial phase, or None.
-          accumulation: micro-batches of a step.
-          decode_every: every so many images of a micro-batch one is decoded.
-          remat: whether the backward pass of LPIPS recomputes what its forward pass found.
+          graph: graph of the UniTok, for `nnx.merge`.
+          adversary: source of the loss added in the adversarial phase, or None.
+          accumulation: number of micro-batches of a step.
+          decode_every: one of `decode_every` images of a micro-batch is decoded.
+          remat: True to recompute LPIPS' activations in the backward pass.
         """
         self._graph, self._adversary = graph, adversary
         self._weights = weights = loss.to_dict()
         self._count, self.decode_every = accumulation, decode_every
-        # What the losses depend on: the rest of the model is not computed, nor differentiated.
-        # (The first two cost nothing beside the codes.)
+        # Outputs that the losses depend on: the rest of the model is neither computed nor
+        # differentiated. (The first two cost nothing beside the codes.)
         outputs = {"vq_loss", "logit_scale"} | ({"reconstruction"} if adversary else set())
         for name, term in losses.TERMS.items():
             outputs |= set(term.outputs) if weights[name] else set()
@@ -52,27 +52,27 @@ class Objective:
         }
         self._lpips = None
         if any(term.network for term in self._terms.values()):
-            # Float32 whatever the model is: where images are near each other, so are features.
+            # Float32 whatever the model's dtype: features of similar images differ little.
             kwargs = dict(dtype=jnp.float32, remat=remat)
             self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(**kwargs, rngs=nnx.Rngs(0))))
 
     def gradients(self, trainable, fixed, heads, frozen, batches, ramps: Ramps | None, keys):
-        """Gradients of the total loss of all micro-batches, M of b images.
+        """Computes the gradients of the total loss of all micro-batches, M of b images.
 
-        With one micro-batch: forward, the cotangents of its outputs, backward. With more, the
-        cotangents of all outputs are found first and then sent down one micro-batch at a time
-        (GradCache, arXiv 2101.06983). So the contrastive loss sees every pair and the adaptive
-        weight is that of the whole batch's gradients, at the price of one more forward pass.
+        With one micro-batch: forward pass, cotangents of its outputs, backward pass. With more, the
+        cotangents of all outputs are computed first and then propagated one micro-batch at a time
+        (GradCache, arXiv 2101.06983). So the contrastive loss takes every pair and the adaptive
+        weight comes from the gradients of the whole batch, at the cost of one more forward pass.
         (The entropy term, off by default, takes its mean distribution within a micro-batch.)
 
         Args:
           trainable: parameters to differentiate; nested dict.
-          fixed: the other parameters; together they are the model's.
+          fixed: the model's other parameters.
           heads: the discriminator's parameters; not read without `ramps`.
           frozen: parameters of the frozen networks, {'lpips': ..., 'dinov2': ...}.
           batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}.
-          ramps: of the adversary at this step; None before it acts.
-          keys: two: of stochastic depth and of the discriminator's augmentations.
+          ramps: schedule values of this step; None before the adversarial phase.
+          keys: two random keys, of stochastic depth and of the discriminator's augmentations.
 
         Returns:
           Gradients like `trainable`; codes (M b, K, N) int32; reconstruction (M, d, H, W, 3)
@@ -92,9 +92,9 @@ class Objective:
         return grads, _join(codes), rebuilt, metrics
 
     def _forward(self, params, trained, batch, key):
-        """Outputs of a micro-batch that the losses depend on; codes, reconstruction, features."""
+        """Computes the outputs of a micro-batch for the losses; codes, reconstruction, features."""
         model = nnx.merge(self._graph, params)
-        # What is frozen computes what it does at inference: no stochastic depth.
+        # A frozen part computes as at inference: no stochastic depth.
         encoder_key, decoder_key = jax.random.split(key)
         towers = (("encoder", encoder_key), ("decoder", decoder_key))
         keys = tuple(key if tower in trained else None for tower, key in towers)
@@ -104,7 +104,7 @@ class Objective:
         return outputs, (output.codes, output.reconstruction, output.last_features)
 
     def _send_at_once(self, trainable, inputs, forward, image_terms, ramps):
-        """Gradients of the only micro-batch, and what comes beside them."""
+        """Computes the gradients of the only micro-batch, its codes, reconstruction and metrics."""
         batch, key, augment_key = _first(inputs)
         outputs, pull, aux = jax.vjp(
             lambda trainable: forward(trainable, batch, key), trainable, has_aux=True
@@ -116,7 +116,7 @@ class Objective:
         return grads, codes, rebuilt, metrics
 
     def _send_in_turn(self, trainable, inputs, forward, image_terms, ramps):
-        """Gradients of several micro-batches, one forward and backward at a time."""
+        """Computes the gradients of several micro-batches, one forward and backward at a time."""
 
         def look(inputs):
             batch, key, augment_key = inputs
@@ -135,7 +135,7 @@ class Objective:
         return grads, codes, rebuilt, metrics
 
     def _image_terms(self, params, heads, frozen, ramps, aux, batch, key):
-        """Losses of the decoded images of a micro-batch, and their cotangents."""
+        """Computes losses of the decoded images of a micro-batch, and their cotangents."""
         _, rebuilt, last_features = aux
         if "reconstruction" not in self._outputs:
             return {"named": {}}
@@ -150,7 +150,7 @@ class Objective:
         return terms
 
     def _pixel_terms(self, rebuilt, images, frozen):
-        """Reconstruction losses of a micro-batch and the cotangent of their weighted sum."""
+        """Computes reconstruction losses of a micro-batch and the cotangent of the weighted sum."""
 
         def total(rebuilt):
             named = {}
@@ -164,7 +164,7 @@ class Objective:
         return {"named": named, "cotangent": cotangent}
 
     def _gan_terms(self, rebuilt, cotangent, at_kernel, kernel, heads, frozen, ramps, key):
-        """The adversarial loss, its cotangent, and both losses' gradients at the last kernel."""
+        """Computes the adversarial loss, its cotangent, both losses' gradients at `kernel`."""
         loss, gan_cotangent = jax.value_and_grad(self._adversary.generator_loss, argnums=2)(
             heads, frozen["dinov2"], rebuilt, ramps, key
         )
@@ -177,7 +177,7 @@ class Objective:
         }
 
     def _cotangents(self, outputs, terms, ramps):
-        """Cotangents of all outputs, for the loss of the whole batch, and metrics."""
+        """Computes cotangents of all outputs, for the loss of the whole batch, and metrics."""
         count, weights = self._count, self._weights
         mean = functools.partial(jnp.mean, axis=0)
         cotangents = {name: jnp.zeros_like(value) for name, value in outputs.items()}
@@ -214,12 +214,12 @@ class Objective:
 
 
 def split_batch(x: jax.Array, count: int) -> jax.Array:
-    """(B, ...) -> (count, B / count, ...), strided: every device splits what it holds."""
+    """Splits (B, ...) into (count, B / count, ...), strided: each device splits its own rows."""
     return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
 
 
 def _join(x):
-    """The inverse of `split_batch`; the batch axis stays split over the devices."""
+    """Inverts `split_batch`; the batch axis stays sharded over the devices."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 

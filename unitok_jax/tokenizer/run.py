@@ -1,4 +1,4 @@
-"""What a run is made of: mesh, data, frozen networks and compiled steps, from one configuration."""
+"""Training run of a tokenizer: mesh, data, frozen networks and steps of one configuration."""
 
 import concurrent.futures
 import functools
@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """What a run is made of: mesh, compiled steps and data, built from one configuration."""
+    """Training run of a tokenizer: mesh, compiled steps and data, from one configuration."""
 
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
 
         Args:
           config: the whole configuration.
-          devices: what the mesh is made of; all devices of the job by default.
+          devices: devices of the mesh; by default all devices of the job.
 
         Raises:
           ValueError: a value of the configuration does not fit; the message names its key.
@@ -74,11 +74,11 @@ class Run:
         )
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
-        """Update number `step`, from 0: `TokenizerSteps.train_step` of its phase, compiled once."""
+        """Runs update number `step`, from 0: `TokenizerSteps.train_step` of the step's phase."""
         return self.programs.of_step(step)(state, self.frozen, batch)
 
     def planned_memory(self, step: int, state: TrainState, batch) -> dict[str, int]:
-        """Bytes on each device that the compiled `train_step` of these arguments needs."""
+        """Returns the bytes on each device that the compiled `train_step` needs."""
         lowered = self.programs.of_step(step).lower(state, self.frozen, batch)
         plan = lowered.compile().memory_analysis()
         return {
@@ -88,11 +88,12 @@ class Run:
         }
 
     def state_from(self, items: dict[str, Any]) -> TrainState:
-        """The state of a checkpoint's items.
+        """Builds the state from a checkpoint's items.
 
         Raises:
-          ValueError: the discriminator was trained, and by `steps` and `gan.start_fraction` it
-            would only begin later: a run is not sent back from its adversarial phase to the first.
+          ValueError: the discriminator was trained, and by `steps` and `gan.start_fraction` its
+            training would only begin later: a run cannot go back from its adversarial phase to
+            the first.
         """
         state = TrainState.from_items(items)
         adversary, step = self.steps.adversary, int(state.step)
@@ -113,14 +114,14 @@ class Run:
         return self.programs.abstract
 
     def parameters(self, state: TrainState) -> dict[str, Any]:
-        """Each part of the model, and the discriminator if there is one: its name -> arrays."""
+        """Returns the arrays by part: each part of the model, and the discriminator if any."""
         found = dict(state.generator.params)
         if state.discriminator is not None:
             found["discriminator"] = state.discriminator.params
         return found
 
     def initial_state(self) -> TrainState:
-        """The state before the first step: fresh, or from the weights that `init` names.
+        """Builds the state before the first step: fresh, or from the weights that `init` names.
 
         Raises:
           ValueError, OSError: the weights do not fit; the message says what differs.
@@ -145,7 +146,7 @@ class Run:
         return self.programs.start(params, fresh.discriminator)
 
     def _trained_state(self, path: str) -> TrainState:
-        """Both players and optimisers of a workdir, at step 0; the average starts anew."""
+        """Loads both players and optimisers of a workdir, at step 0; the average is reset."""
         with Checkpoints(path) as checkpoints:
             meta = checkpoints.meta()
             problems = initialize.training_differences(meta["config"], self.config.to_dict())
@@ -171,7 +172,7 @@ class Run:
         )
 
     def batches(self, start_step: int):
-        """This process's rows of the training batches from `start_step` on; close it after use."""
+        """Returns this process's rows of the batches from `start_step` on; close after use."""
         return train_batches(
             self.config.data,
             self.config.seed,
@@ -183,9 +184,10 @@ class Run:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What a state means only together with: saved, and compared on resuming.
+        """Facts that a checkpoint depends on: saved, and compared on resuming.
 
-        The data position belongs to samples in an order, the discriminator's heads to a DINOv2.
+        The data position depends on the samples and their order, the discriminator's heads on the
+        DINOv2.
         """
         facts = {"samples in the data": self.samples, "batch size": self.batch_size}
         parts = getattr(self.source, "parts", (self.source,))
@@ -195,7 +197,7 @@ class Run:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What the processes of a job must have alike: their data and frozen networks."""
+        """Values that must be equal on all processes of a job: their data and frozen networks."""
         return (
             differences.flat(self.facts)
             | self._digests
@@ -209,7 +211,7 @@ class Run:
     def prepare(self, resumed: bool) -> None:
         """Decodes the evaluation images once. All processes call it, before the first evaluation.
 
-        Those of `eval.source` were decoded by the start that a `resumed` run goes on from.
+        A `resumed` run skips the images of `eval.source`, decoded when the run first started.
 
         Raises:
           SampleError: an image of `eval.source` cannot be used; the message names it.
@@ -226,8 +228,8 @@ class Run:
         """Decodes this process's share of the evaluation images once, at the start of a run.
 
         Returns:
-          (position, reason, message) of training images, if those are what is evaluated, that
-          cannot be used.
+          (position, reason, message) of each training image that cannot be used, if training
+          images are evaluated.
 
         Raises:
           SampleError: an image of `eval.source` cannot be used; the message names it.
@@ -249,10 +251,10 @@ class Run:
             return [found for found in pool.map(problem, share) if found]
 
     def leave_out(self, bad: list[tuple[int, str, str]]) -> None:
-        """Evaluates on without some training images, of all processes.
+        """Leaves some training images, of all processes, out of later evaluations.
 
         Raises:
-          TooManyBadSamples: they are more than `data.max_bad` of those evaluated.
+          TooManyBadSamples: `bad` is more than `data.max_bad` of the images evaluated.
         """
         if not bad:
             return
@@ -266,7 +268,7 @@ class Run:
         self.eval_source = subset(self.eval_source, good)
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float | np.ndarray], np.ndarray]:
-        """One pass over the evaluation images, resized and centre-cropped.
+        """Runs one pass over the evaluation images, resized and centre-cropped.
 
         Returns:
           Metrics (scalars, and (K,) vectors of the codebooks) and a uint8 picture of
@@ -296,7 +298,7 @@ class Run:
 
 
 def _load_frozen(config: ConfigDict) -> dict:
-    """Parameters of the frozen networks that the configuration uses."""
+    """Loads the parameters of the frozen networks that the configuration uses."""
     wanted = {kind: f"{key}=0" for kind, key in pretrained.used(config).items()}
     if config.frozen.inception:
         wanted["inception"] = "frozen.inception=''"
@@ -313,12 +315,12 @@ def _load_frozen(config: ConfigDict) -> dict:
 
 
 def _expanded(files: str) -> str:
-    """One or several files, joined by commas, with each `~` replaced."""
+    """Expands each `~` in one or several files, joined by commas."""
     return ",".join(str(paths.expand(file)) if file else "" for file in files.split(","))
 
 
 def _digest(params) -> int:
-    """A checksum of all arrays of a network, in their order."""
+    """Computes a checksum of all arrays of a network, in their order."""
     digest = 0
     for leaf in jax.tree.leaves(params):
         digest = zlib.crc32(np.ascontiguousarray(leaf), digest)
@@ -334,6 +336,6 @@ def _open_eval_source(config: ConfigDict):
     try:
         return open_source(data, require_captions=False)
     except (ValueError, OSError) as error:
-        # The keys alone: a path may hold "data." too.
+        # Only the keys: a path may contain "data." too.
         message = re.sub(r"\bdata\.(source|path|captions)\b(?=[ =])", r"eval.\1", str(error))
         raise (OSError if isinstance(error, OSError) else ValueError)(message) from error

@@ -1,4 +1,4 @@
-"""The state of training and the one jitted step that changes it, for both players."""
+"""The training state and the one jitted step that updates it, for both players."""
 
 import functools
 import zlib
@@ -26,22 +26,22 @@ MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of 
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes. Frozen networks are an argument of the step instead."""
+    """Training state: all arrays that a step updates. Frozen networks are a separate argument."""
 
     step: jax.Array  # int32 scalar, the number of batches seen; also the data position
     generator: Player
     discriminator: Player | None
     ema: Any  # the generator's averaged parameters, or None
-    skipped: jax.Array  # int32 scalar, steps in all that were not applied
-    skipped_in_a_row: jax.Array  # int32 scalar, the newest of them without an applied one between
+    skipped: jax.Array  # int32 scalar, number of skipped steps so far
+    skipped_in_a_row: jax.Array  # int32 scalar, skipped steps since the last applied one
 
     @property
     def params(self):
-        """What evaluation and export use: the average if there is one."""
+        """Parameters that evaluation and export use: the average if there is one."""
         return self.generator.params if self.ema is None else self.ema
 
     def items(self) -> dict[str, Any]:
-        """The state as items of a checkpoint: `params` for users of the model, and the rest."""
+        """Returns the state as checkpoint items: `params` for users of the model, and the rest."""
         training = {
             "step": self.step,
             "generator": self.generator.opt_state,
@@ -55,7 +55,7 @@ class TrainState:
 
     @classmethod
     def from_items(cls, items: dict[str, Any]) -> "TrainState":
-        """The inverse of `items`."""
+        """Builds the state from `items`."""
         training = items["training"]
         averaged = "params" in training
         return cls(
@@ -71,15 +71,15 @@ class TrainState:
 
 
 def init_params(model: dict, key: jax.Array):
-    """Fresh parameters of a UniTok as a nested dict."""
+    """Initialises the parameters of a UniTok, as a nested dict."""
     return nnx.to_pure_dict(nnx.state(UniTok(**model, rngs=nnx.Rngs(params=key))))
 
 
 class TokenizerSteps:
-    """The pure functions of a run: init and train step, closed over the config."""
+    """Pure functions of a run: init and train step, closed over the configuration."""
 
     def __init__(self, config):
-        """config: the whole configuration."""
+        """Builds the functions from the whole configuration."""
         self.model = config.model.to_dict()
         self.graph, self.abstract_params = abstract_model(self.model)
         self.entries = self.model["vocab_size"] // self.model["num_codebooks"]  # V
@@ -122,27 +122,27 @@ class TokenizerSteps:
         )
 
     def init(self) -> TrainState:
-        """The state before the first step."""
+        """Initialises the state before the first step."""
         discriminator = None
         if self.adversary is not None:
             discriminator = self.adversary.init(self._key("discriminator"))
         return self.start(init_params(self.model, self._key("params")), discriminator)
 
     def start(self, params, discriminator: Player | None) -> TrainState:
-        """The state before the first step, of a generator with `params`."""
+        """Builds the state before the first step, of a generator with `params`."""
         _, trainable = self._split(params)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             generator=Player(params, self.optimizer.init(trainable)),
             discriminator=discriminator,
-            # Another buffer: both trees are donated to the step.
+            # A copy, as both trees are donated to the step.
             ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
         )
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
-        """The generator's learning rate of a step."""
+        """Computes the generator's learning rate of a step."""
         return self.max_learning_rate * optim.learning_rate_schedule(step, **self._schedule)
 
     def train_step(
@@ -154,17 +154,18 @@ class TokenizerSteps:
         adversarial: bool,
         gather: Callable[[Any], Any],
     ) -> tuple[TrainState, dict]:
-        """One update of the generator and, in the adversarial phase, of the discriminator.
+        """Updates the generator and, in the adversarial phase, the discriminator.
 
-        A step whose loss, gradients or new weights are not finite changes only the counters.
+        A step whose loss, gradients or new weights are not finite is skipped: it updates only the
+        counters.
 
         Args:
           state: donated.
-          frozen: parameters of the frozen networks, {'lpips': ..., 'dinov2': ...}: of those that
-            the configuration uses.
+          frozen: parameters of the frozen networks that the configuration uses,
+            {'lpips': ..., 'dinov2': ...}.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32}.
-          adversarial: static. Without it nothing of the adversary is computed.
-          gather: takes parameters that are split over devices, returns them whole on each.
+          adversarial: static; False computes nothing of the adversary.
+          gather: replicates sharded parameters on every device.
 
         Returns:
           The next state, and metrics: float32 scalars, (K,) vectors of the codebooks, and the
@@ -229,10 +230,15 @@ class TokenizerSteps:
 
 
 class Programs:
-    """The functions of `TokenizerSteps`, jitted with the shardings of one mesh."""
+    """Functions of `TokenizerSteps`, jitted with the shardings of one mesh."""
 
     def __init__(self, steps: TokenizerSteps, mesh: Mesh):
-        """steps: whose functions they are; mesh: of devices, or of those of a topology."""
+        """Compiles nothing yet.
+
+        Args:
+          steps: functions to jit.
+          mesh: mesh of devices, or of the devices of a topology.
+        """
         abstract = jax.eval_shape(steps.init)
         self._adversary = steps.adversary
         self.shardings = sharding.state_shardings(abstract, mesh)
@@ -244,7 +250,7 @@ class Programs:
         self.init = jax.jit(steps.init, out_shardings=self.shardings)
         self.start = jax.jit(steps.start, out_shardings=self.shardings)
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-        # Left to itself XLA leaves the parameters split and gathers the activations: in every block
+        # By default XLA leaves the parameters sharded and gathers the activations: in every block
         # of every micro-batch, a hundred times the bytes.
         gather = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
         # {False: before the adversary acts, True: from then on}
@@ -259,5 +265,5 @@ class Programs:
         }
 
     def of_step(self, step: int):
-        """The jitted `train_step` of update number `step`, from 0."""
+        """Returns the jitted `train_step` of update number `step`, from 0."""
         return self.phases[self._adversary is not None and self._adversary.acts(step)]

@@ -1,4 +1,4 @@
-"""Where curves and pictures of a run are shown: TensorBoard's files, Weights & Biases."""
+"""Boards that show curves and pictures of a run: TensorBoard files, Weights & Biases."""
 
 import importlib.util
 import logging
@@ -12,15 +12,16 @@ from unitok_jax.system.extras import how_to_install
 
 log = logging.getLogger(__name__)
 
-RUN_ID = "wandb_id"  # a file in the workdir: which of the project's runs is this one
+RUN_ID = "wandb_id"  # file in the workdir with the id of this run in the project
 
 
 class TensorBoard:
     """Event files in `tensorboard/` of a workdir."""
 
     def __init__(self, folder: epath.Path, start_step: int):
-        """Records after `start_step` that an earlier process wrote are hidden."""
-        # It imports PyTorch where that is installed: seconds, for commands that draw pictures.
+        """Opens the files; hides records after `start_step` that an earlier process wrote."""
+        # TensorBoard imports PyTorch if installed, which takes seconds, also in commands that
+        # only draw pictures.
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
@@ -40,15 +41,15 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of a project at Weights & Biases; the same workdir continues the same one."""
+    """Run of a project at Weights & Biases; the same workdir continues the same run."""
 
     def __init__(self, folder: epath.Path, project: str, config: dict):
-        """Begins or continues the run, whose id is kept in the workdir.
+        """Starts or continues the run, whose id is kept in the workdir.
 
         Args:
           folder: the workdir.
-          project: its name.
-          config: the whole configuration, to be shown.
+          project: name of the project.
+          config: the whole configuration, to show.
 
         Raises:
           ValueError: the package is not installed, or cannot begin a run: no login, no network.
@@ -84,20 +85,20 @@ class WeightsAndBiases:
         self._log(step, {name: self._image(image)})
 
     def close(self) -> None:
-        """Sends what is left, and ends the run."""
+        """Sends pending records and finishes the run."""
         self._run.finish()
 
     def _log(self, step, values):
-        # Steps that a killed process has sent come again alike, and cannot be sent again.
+        # A resumed run repeats steps that the killed process has sent; each can be sent only once.
         if step >= self._run.step:
             self._run.log(values, step=step)
 
 
 def check_wandb(project: str) -> None:
-    """Refuses a project that cannot be written to, before anything is built.
+    """Checks that a project can be written to, before anything is built.
 
     Raises:
-      ValueError: there is a project's name, and no package wandb.
+      ValueError: a project is given, and the package wandb is not installed.
     """
     # A module that a test put there has no spec.
     found = "wandb" in sys.modules or importlib.util.find_spec("wandb")

@@ -1,11 +1,11 @@
-"""Where the time of a process goes: how long its steps take, and what else it did.
+"""Clock of a training process: times of its steps, and its time by kind of work.
 
 `timing.jsonl` in a workdir only grows. Every start of a process that trains writes
 `{"start": n, "time": ..., "step": ..., "seconds": {...}, "goal": ..., ...facts}`, and then a record
 `{"start": n, "time": ..., "step": ..., "seconds": {...}, "time/...": ...}` with each record of the
-metrics. `time` is seconds since 1970; `seconds`, of a clock that is never set, say how the time
-since the record before was spent, so that those of a start sum up to its life. What they come to
-over all starts is `goodput`'s business.
+metrics. `time` is in seconds since 1970. `seconds`, by a monotonic clock, splits the time since
+the previous record by kind, so that the `seconds` of a start sum up to the process's lifetime.
+`goodput` adds them up over all starts.
 """
 
 import collections
@@ -25,11 +25,11 @@ KINDS = ("starting", "training", "input", "evaluation", "saving", "profiling")
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """All records of a workdir, oldest first, without lines that a kill cut short.
+    """Reads all records of a workdir, oldest first, without lines cut short by a kill.
 
     Raises:
-      ValueError: the file is not one of timings.
-      OSError: there is none, or it cannot be read.
+      ValueError: the file is not a timing file.
+      OSError: the file does not exist or cannot be read.
     """
     path = epath.Path(workdir) / FILE
     if not path.exists():
@@ -47,29 +47,29 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 class Clock:
-    """Books every second of this process under one of `KINDS`, and times the steps.
+    """Attributes every second of this process to one of `KINDS`, and times the steps.
 
-    A step lasts from the arrival of the metrics of the step before to that of its own, without
+    A step lasts from the arrival of the previous step's metrics to the arrival of its own, without
     evaluations and saves. The loop fetches metrics one step late, so that the host is ahead of the
-    device and these are the times of whichever of the two is slower.
+    device and the step time is that of the slower of the two.
 
-    A wait for a batch costs nothing while the device still works on the step before. So `input`
-    is what the steps took beyond the device's own time, but at most the wait. The device's own
-    time is known of the last step of a record, whose metrics the loop fetches at once: from its
-    dispatch, or from the end of the step before if that is later, until it is done; the median of
-    five such steps is taken. The rest, logging included, is `training`. A program that is compiled
-    later, as that of the adversarial phase, counts in the step that waits for it.
+    A wait for a batch costs nothing while the device still computes the previous step. So `input`
+    is the time of the steps beyond the device time, but at most the wait. The device time is
+    measured for the last step of a record, whose metrics the loop fetches at once: from its
+    dispatch, or from the end of the previous step if that is later, until it is done; the median
+    of five such steps is taken. The rest, logging included, is `training`. A program that is
+    compiled later, such as that of the adversarial phase, counts in the step that waits for it.
 
-    A context manager: leaving it books the rest of the time.
+    Used as a context manager, the clock attributes the remaining time on exit.
     """
 
     def __init__(self, workdir: epath.Path, began: float, lead: bool):
         """Starts the clock; the file is touched only by `open`.
 
         Args:
-          workdir: where timing.jsonl is or will be.
-          began: when the process began, in seconds since 1970.
-          lead: whether this is the process that writes.
+          workdir: folder of timing.jsonl, which need not exist yet.
+          began: start time of the process, in seconds since 1970.
+          lead: True on process 0, which writes the file.
         """
         self.workdir, self.lead, self._file = workdir, lead, None
         self._kind, self._since = "starting", time.monotonic() - max(time.time() - began, 0)
@@ -86,16 +86,16 @@ class Clock:
             self._file.close()
 
     def open(self, step: int, goal: int, batch_size: int, facts: dict[str, Any]) -> None:
-        """The state is there: writes the record of this start.
+        """Writes the record of this start, once the state is loaded.
 
         Args:
-          step: the last that was done before.
-          goal: the last of the run.
-          batch_size: global.
-          facts: what else to tell of this start.
+          step: number of steps done before.
+          goal: last step of the run.
+          batch_size: global batch size.
+          facts: further fields of the record.
 
         Raises:
-          ValueError: the file is not one of timings.
+          ValueError: the file is not a timing file.
         """
         self._step, self._batch_size, self._start = step, batch_size, 1
         if self.lead:
@@ -108,7 +108,7 @@ class Clock:
 
     @contextlib.contextmanager
     def during(self, kind: str):
-        """Books the block under `kind`; until the first step is done, under `starting`."""
+        """Attributes the block to `kind`; until the first step is done, to `starting`."""
         before = self._kind
         self.switch(kind)
         try:
@@ -117,13 +117,13 @@ class Clock:
             self.switch(before)
 
     def switch(self, kind: str) -> None:
-        """Books what comes under `kind`; until the first step is done, under `starting`."""
+        """Attributes the time from now on to `kind`; before the first step is done, `starting`."""
         if self._kind != "starting":
             self._book()
             self._kind = kind
 
     def tick(self, step: int) -> None:
-        """The metrics of `step` have arrived. The first of a process ends the start."""
+        """Notes that the metrics of `step` have arrived; the first call ends the start."""
         self._span, self._step = self._book(), step
         if self._kind == "starting":
             self._kind = "training"
@@ -134,11 +134,11 @@ class Clock:
         self._stepped = stepping
 
     def record(self) -> dict[str, float]:
-        """Writes what happened since the record before.
+        """Writes a record of the time since the previous one.
 
         Returns:
           `time/step_p50`, `time/step_p90`, `time/step_max` and `time/step_device`, in seconds;
-          `time/input_share`, the part of the steps' time that the device stood idle for want of a
+          `time/input_share`, the fraction of the steps' time in which the device waited for a
           batch; `time/images_per_second`, of all processes. Empty if there was no step.
         """
         self._book()
@@ -163,7 +163,7 @@ class Clock:
         return values
 
     def _book(self) -> float:
-        """Books the seconds since the last booking, and returns them."""
+        """Attributes the seconds since the last call to the current kind, and returns them."""
         now = time.monotonic()
         span, self._since = now - self._since, now
         self._seconds[self._kind] += span

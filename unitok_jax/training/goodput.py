@@ -1,10 +1,10 @@
-"""What part of a run's time was training.
+"""Goodput of a run: the fraction of its time spent on training steps that count.
 
-Adds up `timing.jsonl` over all starts of a run. `training` is the time of steps that count, of each
-step its last execution; `repeated` that of steps which a later start had to do again, because it
-began from an earlier checkpoint; `down` the time from the last sign of life of a process to the
-beginning of the next. The clock of `timing` tells what the others are. The sum is the time from the
-beginning of the first process to the last record.
+Adds up `timing.jsonl` over all starts of a run. `training` is the time of the last execution of
+each step; `repeated` is the time of steps that a later start had to run again, because it resumed
+from an earlier checkpoint; `down` is the time from the last record of a process to the start of
+the next. `clock` defines the other kinds. The sum is the time from the start of the first process
+to the last record.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ _ROWS = ("training", "repeated", *(kind for kind in clock.KINDS if kind != "trai
 
 @dataclasses.dataclass(frozen=True)
 class Goodput:
-    """The time of a run: seconds by kind, and where the run stands."""
+    """Time of a run, in seconds by kind, and its progress."""
 
     seconds: dict[str, float]
     starts: int
-    step: int  # the last one recorded
-    goal: int  # the last of the run
-    last: float  # when that was, in seconds since 1970
+    step: int  # last step recorded
+    goal: int  # last step of the run
+    last: float  # time of the last record, in seconds since 1970
     set_back: float  # seconds by which the clock was set back between starts, at least
 
     @property
@@ -38,13 +38,13 @@ class Goodput:
         return self.seconds["training"] / total if total else 0.0
 
     def line(self) -> str:
-        """The share, and the kinds that took at least 1 %."""
+        """Formats the share and the kinds that took at least 1 %."""
         total = sum(self.seconds.values()) or 1.0
         kinds = [f"{k} {s / total:.1%}" for k, s in self.seconds.items() if s >= total / 100]
         return f"goodput {self.share:.3f}, starts: {self.starts}; {', '.join(kinds)}"
 
     def table(self) -> str:
-        """Rows of seconds and shares, below a line on where the run stands."""
+        """Formats rows of seconds and shares, below a line on the progress of the run."""
         total = sum(self.seconds.values()) or 1.0
         ago = max(time.time() - self.last, 0.0)
         lines = [
@@ -61,14 +61,14 @@ class Goodput:
 
 
 def goodput(records: list[dict[str, Any]]) -> Goodput:
-    """Adds up the records of `timing.read`.
+    """Adds up the records of `clock.read`.
 
-    A start that began at step s makes what the starts before it did beyond s repeated: their steps
-    and waits for input, not their evaluations and saves. What a process did after its last record
-    is not known and counts as down.
+    A start at step s makes the steps beyond s of all previous starts count as repeated: their
+    steps and waits for input, not their evaluations and saves. The time of a process after its
+    last record is unknown and counts as down.
 
     Raises:
-      ValueError: there is no record.
+      ValueError: `records` is empty.
     """
     starts = [list(g) for _, g in itertools.groupby(records, key=lambda record: record["start"])]
     if not starts:
@@ -96,10 +96,10 @@ def goodput(records: list[dict[str, Any]]) -> Goodput:
 
 
 def measure(workdir: epath.PathLike) -> Goodput:
-    """The goodput of the run in `workdir` until its last record.
+    """Measures the goodput of the run in `workdir` until its last record.
 
     Raises:
-      ValueError, OSError: there are no timings; the message names the file.
+      ValueError, OSError: no timing file can be read; the message names the file.
     """
     records = clock.read(workdir)
     try:
@@ -109,7 +109,7 @@ def measure(workdir: epath.PathLike) -> Goodput:
 
 
 def _part_beyond(kept: float, first: int, last: int) -> float:
-    """The part of the steps first+1..last that lies beyond `kept`."""
+    """Returns the fraction of the steps first+1..last that lies beyond `kept`."""
     if last == first:
         return float(last > kept)
     return min(max(last - max(first, kept), 0.0) / (last - first), 1.0)

@@ -1,4 +1,4 @@
-"""The loop: build, restore, step, log, save, evaluate."""
+"""Training loop: build, restore, step, log, save, evaluate."""
 
 import contextlib
 import dataclasses
@@ -32,14 +32,14 @@ _LAG_SECONDS = 90
 
 
 class Preempted(Exception):
-    """SIGTERM or Ctrl-C came; what was done is saved, and the same command continues there.
+    """Received SIGTERM or Ctrl-C. All progress is saved; the same command continues the run.
 
     Attributes:
-      interrupted: whether it was Ctrl-C, to any process of the job.
+      interrupted: True after Ctrl-C, on any process of the job.
     """
 
     def __init__(self, preemption: processes.Preemption, where: str):
-        """where: the run stopped, as 'after step 5'. All processes must come here."""
+        """Builds the message; all processes must call it. `where`, such as 'after step 5'."""
         self.interrupted = preemption.interrupted()
         name = "Ctrl-C" if self.interrupted else "SIGTERM"
         super().__init__(f"{name}: stopped {where}; the same command continues there")
@@ -47,10 +47,10 @@ class Preempted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Tools:
-    """What the loop works with beside the run."""
+    """Tools of the loop beside the run."""
 
     folder: epath.Path  # the workdir
-    lead: bool  # whether this is the process that writes
+    lead: bool  # True on process 0, which writes
     checkpoints: Checkpoints
     preemption: processes.Preemption
     writer: Writer | NoWriter
@@ -68,10 +68,10 @@ def train(
     """Trains until `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
     Args:
-      make_run: builds what is trained from the configuration.
+      make_run: builds the run from the configuration.
       config: the whole configuration.
-      workdir: the folder of everything that the run leaves.
-      began: when the process began, in seconds since 1970; now if not given.
+      workdir: the folder of all files that the run writes.
+      began: start time of the process, in seconds since 1970; by default now.
 
     Returns:
       The metrics of the last evaluation.
@@ -80,7 +80,7 @@ def train(
       ValueError: the configuration or the checkpoint does not fit.
       OSError: the workdir cannot be written, or its disk is full.
       workdir.BusyError: another run writes to it.
-      Preempted: the machine is about to be taken away, or a person pressed Ctrl-C.
+      Preempted: received SIGTERM or Ctrl-C.
     """
     began = time.time() if began is None else began
     processes.agree(_command(config, workdir))
@@ -103,7 +103,7 @@ def train(
         else:
             state = run.state_from(checkpoints.restore(run.abstract.items(), config, run.facts))
             log.info("resumed %s at step %d", folder, int(state.step))
-            # SIGTERM left no time for the evaluation that was due.
+            # The evaluation of this step was skipped after SIGTERM.
             due = int(state.step) % config.eval.every == 0
             evaluated = checkpoints.meta(int(state.step)).get("evaluated", True)
             unseen = processes.from_lead(due and not evaluated)
@@ -150,7 +150,7 @@ def _loop(run: Run, state: State, batches: Batches, tools: _Tools):
                 batch = next(batches)
             batch = sharding.shard_batch(batch, run.mesh)
             state, metrics = run.train_step(step - 1, state, batch)
-        # The metrics of the step before: fetching this one's would make the device wait.
+        # Metrics of the previous step: fetching those of this step would make the device wait.
         if pending is not None:
             window.update(step - 1, jax.device_get(pending))
             clock.tick(step - 1)
@@ -190,7 +190,7 @@ def _loop(run: Run, state: State, batches: Batches, tools: _Tools):
                 )
         if stops and not last:
             clock.switch("saving")
-            tools.checkpoints.wait()  # an error of the save must not be told as a success
+            tools.checkpoints.wait()  # raises an error of the save before success is logged
             raise Preempted(tools.preemption, f"after step {step}")
     return evaluation
 
@@ -212,14 +212,14 @@ def _evaluate(run: Run, state: State, step: int, tools: _Tools):
 
 
 class _Window:
-    """Means of the metrics of applied steps, and the count of those that were skipped."""
+    """Means of the metrics of applied steps, and the number of skipped steps."""
 
     def __init__(self, max_skipped: int):
         self._means, self._max_skipped, self._skipped = RunningMean(), max_skipped, 0
-        self.in_a_row = 0  # steps skipped since the last that was applied
+        self.in_a_row = 0  # steps skipped since the last applied one
 
     def update(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """The metrics of one step.
+        """Adds the metrics of one step.
 
         Raises:
           FloatingPointError: too many steps in a row were skipped.
@@ -240,7 +240,7 @@ class _Window:
             )
 
     def result(self) -> dict[str, np.ndarray]:
-        """The means since the last result, and `skipped`, the steps skipped in all."""
+        """Returns the means since the last result, and `skipped`, the total of skipped steps."""
         return self._means.result() | {"skipped": np.int64(self._skipped)}
 
 
@@ -283,9 +283,9 @@ def _boards(config, folder, start):
 
 
 def _settled(checkpoints: Checkpoints) -> list[int]:
-    """The checkpoints there are, when this host sees those that process 0 sees.
+    """Lists the checkpoints, after waiting until this host lists the same ones as process 0.
 
-    A file system that hosts share may show one of them what is new, or gone, a while later.
+    On a shared file system a host may see new or deleted files with a delay.
     """
     wanted, deadline = processes.from_lead(checkpoints.steps()), time.monotonic() + _LAG_SECONDS
     while checkpoints.steps() != wanted and time.monotonic() < deadline:
@@ -294,7 +294,7 @@ def _settled(checkpoints: Checkpoints) -> list[int]:
 
 
 def _command(config: ConfigDict, workdir: str) -> dict[str, object]:
-    """What the processes of a job must have in common."""
+    """Returns the values that must be equal on all processes of a job."""
     code = 0
     for file in sorted(pathlib.Path(__file__).parents[1].rglob("*.py")):
         code = zlib.crc32(file.read_bytes(), code)

@@ -1,4 +1,4 @@
-"""Records of a run for people: running means, metrics.jsonl and its pictures, progress."""
+"""Metrics of a run: running means, metrics.jsonl and its pictures, progress."""
 
 import json
 import logging
@@ -16,39 +16,39 @@ log = logging.getLogger(__name__)
 
 
 class RunningMean:
-    """Means of scalars and vectors over the steps since the last result."""
+    """Running means of scalars and vectors over the steps since the last result."""
 
     def __init__(self):
         self._sums, self._counts = {}, {}
 
     def update(self, values: dict[str, np.ndarray]) -> None:
-        """Adds one step's values; each key is averaged over the steps that had it."""
+        """Adds one step's values; each key is averaged over the steps that have the key."""
         for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0.0) + np.asarray(value, np.float64)
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def result(self) -> dict[str, np.ndarray]:
-        """The means, and a fresh start."""
+        """Returns the means and resets them."""
         means = {key: value / self._counts[key] for key, value in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
 
 
 class Writer:
-    """metrics.jsonl and PNGs of one workdir; boards show the same as curves and pictures."""
+    """Writer of metrics.jsonl and PNGs in a workdir; boards show the same curves and pictures."""
 
     def __init__(
         self, folder: epath.Path, start_step: int, boards: Sequence = (), reevaluate: bool = False
     ):
-        """Records after `start_step`, of a run that was killed, are dropped: they come again.
+        """Opens the file; drops records after `start_step`, which the resumed run writes again.
 
-        So is the evaluation of `start_step` itself, if `reevaluate`.
+        The evaluation of `start_step` itself is dropped too, if `reevaluate`.
 
         Args:
           folder: the workdir.
-          start_step: the last that was done before.
-          boards: as in the file of that name; they are closed with this.
-          reevaluate: whether the weights of `start_step` will be evaluated now.
+          start_step: number of steps done before.
+          boards: boards of the module `boards`; closed with this writer.
+          reevaluate: True if the weights of `start_step` will be evaluated now.
         """
 
         def keep(line):
@@ -59,13 +59,13 @@ class Writer:
         self._file = Lines(folder / "metrics.jsonl", keep)
 
     def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
-        """One record. Vectors, one value per codebook, become lists and separate curves."""
+        """Writes a record. Vectors, one value per codebook, become lists and separate curves."""
         record = {key: np.asarray(value).tolist() for key, value in values.items()}
         self._file.append(json.dumps({"step": step} | record))
         self.curves(step, values)
 
     def curves(self, step: int, values: dict[str, float | np.ndarray]) -> None:
-        """Values for the boards alone: what another start would not write again alike."""
+        """Adds values to the boards alone: those that a resumed run does not reproduce exactly."""
         curves = {}
         for key, value in values.items():
             curves |= dict(_curves(key, np.asarray(value)))
@@ -73,7 +73,7 @@ class Writer:
             board.scalars(step, curves)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A uint8 (H, W, 3) picture, as images/<name>_<step>.png and on the boards."""
+        """Writes a uint8 (H, W, 3) picture to images/<name>_<step>.png and to the boards."""
         folder = self._folder / "images"
         folder.mkdir(exist_ok=True)
         with (folder / f"{name}_{step:08d}.png").open("wb") as file:
@@ -89,7 +89,7 @@ class Writer:
 
 
 class NoWriter:
-    """What a process uses that is not the one that writes."""
+    """Writer that does nothing, for processes other than 0."""
 
     def scalars(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """Writes nothing."""
@@ -101,11 +101,11 @@ class NoWriter:
         """Writes nothing."""
 
     def close(self) -> None:
-        """Has nothing to close."""
+        """Does nothing."""
 
 
 class Progress:
-    """A bar on a terminal, plain lines in a log."""
+    """Progress display: a bar on a terminal, plain lines in a log."""
 
     def __init__(self, start_step: int, steps: int, batch_size: int):
         self._steps, self._batch_size = steps, batch_size
@@ -114,12 +114,12 @@ class Progress:
             self._bar = tqdm(initial=start_step, total=steps, unit="step", dynamic_ncols=True)
 
     def update(self, step: int, values: dict[str, float], rate: float | None) -> None:
-        """Shows `step` of all, the values and, in a log, the time left.
+        """Shows `step` of all steps, the values and, in a log, the remaining time.
 
         Args:
-          step: the last that is done.
-          values: to show.
-          rate: images per second since the update before; None if no step was timed.
+          step: number of steps done.
+          values: values to show.
+          rate: images per second since the previous update; None if no step was timed.
         """
         text = "  ".join(f"{key} {float(value):.4g}" for key, value in values.items())
         if rate:
@@ -149,7 +149,7 @@ def _curves(key, array):
 def _step(line: str) -> int:
     try:
         return json.loads(line)["step"]
-    except json.JSONDecodeError:  # the line that a kill cut short
+    except json.JSONDecodeError:  # a line cut short by a kill
         return sys.maxsize
 
 

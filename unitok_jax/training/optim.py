@@ -8,24 +8,24 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-# What weight decay leaves out: whatever has one dimension in the reference layout. It goes by name,
+# Parameters without weight decay: those of one dimension in the reference layout, chosen by name
 # because a bias of scanned blocks has two dimensions here.
 _NO_DECAY = ("bias", "q_bias", "v_bias", "scale", "logit_scale")
 SCHEDULES = ("cosine", "linear", "exponential")
-# Part of what follows the warm-up during which the rate stays at its peak.
+# Fraction of the steps after the warm-up during which the rate stays at its peak.
 _PLATEAU = {"cosine": 0.0, "linear": 0.05, "exponential": 0.15}
 
 
 @struct.dataclass
 class Player:
-    """A network that is trained, with its optimiser."""
+    """Trained network with the state of its optimiser."""
 
     params: Any  # nested dict of float32 arrays
     opt_state: Any
 
 
 class Times(NamedTuple):
-    """Lengths in steps of what a configuration gives as fractions of all its steps."""
+    """Lengths of the schedules in steps; a configuration has them as fractions of all steps."""
 
     total: int  # steps of the run
     warmup: int  # of the generator's learning rate
@@ -36,7 +36,7 @@ class Times(NamedTuple):
 
     @classmethod
     def from_config(cls, config) -> "Times":
-        """config: the whole configuration."""
+        """Converts the fractions of the whole configuration to steps."""
         gan = config.gan
         fractions = (
             config.optim.warmup_fraction,
@@ -57,13 +57,13 @@ def learning_rate_schedule(
     start_fraction: float,
     final_fraction: float,
 ) -> jax.Array:
-    """Learning-rate multiplier: linear warm-up, a plateau, and a decay to `final_fraction`.
+    """Computes the learning-rate multiplier: linear warm-up, plateau, decay to `final_fraction`.
 
     Args:
       step: int32 scalar, 0 for the first update; may be traced.
       kind: 'cosine'; 'linear' and 'exponential' stay at 1 for 5 and 15 % of the decay first.
       steps: length of the schedule; its last update is step `steps - 1`.
-      warmup_steps: updates that warm up.
+      warmup_steps: number of updates of the warm-up.
       start_fraction: multiplier of step 0 if there is a warm-up.
       final_fraction: multiplier of the last update.
 
@@ -83,19 +83,19 @@ def learning_rate_schedule(
 
 
 def ramp(step: jax.Array, start: int, length: int) -> jax.Array:
-    """0 up to step `start`, then linear to 1 over `length` steps; a float32 scalar in [0, 1]."""
+    """Returns 0 up to step `start`, then rises to 1 over `length` steps; float32, in [0, 1]."""
     return jnp.clip((step - start) / max(length, 1), 0.0, 1.0)
 
 
 def decay_mask(params):
-    """True for the parameters that weight decay applies to, in the structure of `params`."""
+    """Returns True for each parameter with weight decay, in the structure of `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in _NO_DECAY, params)
 
 
 def adamw(
     *, betas: tuple[float, float], eps: float, weight_decay: float, clip_norm: float
 ) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm, without the learning rate.
+    """Builds AdamW after clipping by the global norm, without the learning rate.
 
     The caller multiplies the result by the learning rate of the step, so that there is one step
     counter and not one more in the optimiser.
@@ -108,14 +108,14 @@ def adamw(
 
 
 def apply(optimizer: optax.GradientTransformation, player: Player, grads, rate) -> Player:
-    """The player after one update of `optimizer` with learning rate `rate`."""
+    """Updates the player once with `optimizer` and learning rate `rate`."""
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
     params = optax.apply_updates(player.params, jax.tree.map(lambda u: -rate * u, updates))
     return Player(params, opt_state)
 
 
 def ema(average, params, decay: float, step: jax.Array):
-    """One update of an exponential moving average of parameters.
+    """Updates an exponential moving average of parameters once.
 
     The decay of step t is min(decay, (1 + t) / (10 + t)), so that a young average forgets the
     initial weights.

@@ -1,4 +1,4 @@
-"""What a log says at the start of a run: its size, devices and parameters, how long to wait."""
+"""Overview in the log at the start of a run: size, devices, parameters, expected wait."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 def run_lines(
     config: ConfigDict, samples: int, batch_size: int, mesh: jax.sharding.Mesh, workdir
 ) -> list[str]:
-    """The size of a run and what it runs on.
+    """Formats the size of a run and its devices.
 
     Args:
       config: the whole configuration.
-      samples: in the training data.
-      batch_size: global.
-      mesh: of all devices.
+      samples: number of training samples.
+      batch_size: global batch size.
+      mesh: mesh of all devices.
       workdir: the folder of the run.
     """
     epoch = samples / batch_size
@@ -35,12 +35,12 @@ def run_lines(
 
 
 def array_table(params) -> str:
-    """A row for each array of a tree of parameters, with its sharding."""
+    """Formats a row for each array of a tree of parameters, with its sharding."""
     return parameter_overview.get_parameter_overview(params, include_stats="sharding")
 
 
 def part_table(parts: Mapping[str, Any]) -> str:
-    """Parameters and bytes of each part, a name -> a tree of arrays, and of all."""
+    """Formats parameters and bytes of each part, name -> tree of arrays, and of all parts."""
     rows = {name: _size(tree) for name, tree in parts.items()}
     rows["total"] = tuple(map(sum, zip(*rows.values(), strict=True)))
     width = max(map(len, rows))
@@ -51,11 +51,11 @@ def part_table(parts: Mapping[str, Any]) -> str:
 
 
 def waiting_line(records: list[dict[str, Any]], facts: dict[str, Any]) -> str:
-    """What to expect of the wait for the first step, by an earlier start on such devices.
+    """Formats the expected wait for the first step, from an earlier start on the same devices.
 
     Args:
-      records: of `timing`, of the starts before this one.
-      facts: of this start, as `Clock.open` takes them.
+      records: records of `clock` of all previous starts.
+      facts: facts of this start, as for `Clock.open`.
     """
     alike, seconds = set(), None
     for record in records:
@@ -70,7 +70,7 @@ def waiting_line(records: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 
 
 def _size(tree) -> tuple[int, int]:
-    """Elements and bytes of a tree of arrays."""
+    """Counts elements and bytes of a tree of arrays."""
     leaves = jax.tree.leaves(tree)
     count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
     return count, sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

@@ -1,6 +1,6 @@
 """Traces and memory profiles of the running train step, on request.
 
-They lie under `profile/` of the workdir in the layout that TensorBoard and XProf read:
+The files are in `profile/` of the workdir in the layout that TensorBoard and XProf read:
 `plugins/profile/<time>/` with an `.xplane.pb` and, for Perfetto, a `.trace.json.gz`.
 """
 
@@ -16,20 +16,20 @@ from unitok_jax.training.clock import Clock
 
 log = logging.getLogger(__name__)
 
-REQUEST = "profile_now"  # a file in the workdir that asks for a trace of the next steps
+REQUEST = "profile_now"  # file in the workdir that requests a trace of the next steps
 
 
 class Tracer:
-    """Traces the steps that `config.log` names, of the lead process alone."""
+    """Tracer of the steps that `config.log` lists, on process 0 alone."""
 
     def __init__(self, workdir: epath.Path, config: ConfigDict, first: int, clock: Clock):
-        """Writes nothing yet.
+        """Sets up the tracer, without writing anything.
 
         Args:
-          workdir: in which `profile/` is or will be.
-          config: `config.log`: which steps, how many at a time, whether the memory too.
-          first: the first step of this process.
-          clock: takes the time that writing a trace costs; its `lead` decides who traces.
+          workdir: parent folder of `profile/`, which need not exist yet.
+          config: `config.log`: steps to trace, length of a trace, memory profile.
+          first: first step of this process.
+          clock: clock that counts the time of writing a trace; its `lead` enables tracing.
         """
         self._workdir, self._folder, self._clock = workdir, workdir / "profile", clock
         self._requested = set(config.profile_steps) if clock.lead else set()
@@ -38,7 +38,7 @@ class Tracer:
 
     @contextlib.contextmanager
     def step(self, step: int):
-        """Marks one step in a trace; starts the trace if it was asked for."""
+        """Marks one step in a trace; starts a trace requested from this step on."""
         if step in self._requested and self._last is None:
             with self._clock.during("profiling"):
                 options = jax.profiler.ProfileOptions()
@@ -49,15 +49,15 @@ class Tracer:
             yield
 
     def ends(self, step: int) -> bool:
-        """Whether a trace ends with `step`, which must then be waited for."""
+        """Returns True if a trace ends with `step`; the caller must then wait for the step."""
         return step == self._last
 
     def done(self, step: int, planned_memory: Callable[[], dict[str, int]]) -> None:
-        """After the end of `step` on the device: writes what ends with it.
+        """Writes the trace and the memory profile that end with `step`.
 
         Args:
-          step: that every process has dispatched and this one has waited for.
-          planned_memory: tells the bytes that the program of the step plans on each device.
+          step: step that every process has dispatched and this process has waited for.
+          planned_memory: returns the bytes that the program of the step plans on each device.
         """
         if self.ends(step):
             self.close()
@@ -67,14 +67,14 @@ class Tracer:
                 self._memory(step, planned_memory())
 
     def poll(self, step: int) -> None:
-        """Asks for a trace of the steps after `step` if a file `profile_now` is in the workdir."""
+        """Requests a trace of the steps after `step` if the workdir has a file `profile_now`."""
         path = self._workdir / REQUEST
         if self._clock.lead and self._last is None and path.exists():
             path.unlink()
             self._requested.add(step + 1)
 
     def close(self) -> None:
-        """Writes the trace that is running, if any."""
+        """Writes the running trace, if any."""
         if self._last is not None:
             self._last = None
             with self._clock.during("profiling"):

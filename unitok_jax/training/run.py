@@ -1,4 +1,4 @@
-"""What the training loop asks of a product: its state, its steps, its data, its evaluation."""
+"""Protocols of the training loop for a product: its state, steps, data and evaluation."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,76 +10,76 @@ from ml_collections import ConfigDict
 
 
 class State(Protocol):
-    """All that a step changes: a tree of arrays, with the number of steps that were done."""
+    """Training state: a tree of all arrays that a step updates, with the number of steps done."""
 
     step: jax.Array  # int32 scalar; also the data position
-    params: Any  # the parameters that users of the model get
+    params: Any  # parameters for users of the model
 
     def items(self) -> dict[str, Any]:
-        """The items of a checkpoint: `params`, and the rest."""
+        """Returns the state as checkpoint items: `params`, and the rest."""
 
 
 class Batches(Protocol):
-    """This process's rows of the training batches, one after the other."""
+    """Iterator over this process's rows of the training batches."""
 
-    health: Any  # `take()` counts the samples since the last call, the bad ones, their bytes
+    health: Any  # `take()` returns counts since the last call: samples, bad ones, bytes
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """The rows of the next batch."""
+        """Returns the rows of the next batch."""
 
     def close(self) -> None:
-        """Ends the reading."""
+        """Stops reading."""
 
 
 class Run(Protocol):
-    """A product in training, built from one configuration. All processes of a job make one."""
+    """Training run of a product, from one configuration. All processes of a job build one."""
 
     config: ConfigDict  # the whole configuration
-    mesh: Mesh  # of the devices that it trains on
-    samples: int  # in the training data
-    batch_size: int  # global
+    mesh: Mesh  # mesh of the training devices
+    samples: int  # number of training samples
+    batch_size: int  # global batch size
     abstract: State  # shapes, dtypes and shardings of a state
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a state means only together with: saved, and compared on resuming."""
+        """Facts that a checkpoint depends on: saved, and compared on resuming."""
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What the processes of a job must have alike; reading it may read some samples."""
+        """Values that must be equal on all processes; computing them may read some samples."""
 
     def prepare(self, resumed: bool) -> None:
-        """Looks at what will be evaluated. All processes call it, once, before the state is made.
+        """Checks the evaluation data. All processes call it, once, before the state is built.
 
         Args:
-          resumed: whether the state will come from a checkpoint of the same run.
+          resumed: True if the state will come from a checkpoint of the same run.
 
         Raises:
-          ValueError, OSError: it cannot be used.
+          ValueError, OSError: the evaluation data cannot be used.
         """
 
     def initial_state(self) -> State:
-        """The state before the first step.
+        """Builds the state before the first step.
 
         Raises:
-          ValueError, OSError: the weights that it begins with do not fit.
+          ValueError, OSError: the initial weights do not fit.
         """
 
     def state_from(self, items: dict[str, Any]) -> State:
-        """The state of a checkpoint's items.
+        """Builds the state from a checkpoint's items.
 
         Raises:
-          ValueError: the configuration cannot go on from it.
+          ValueError: the configuration cannot resume from this state.
         """
 
     def parameters(self, state: State) -> Mapping[str, Any]:
-        """Each part of what is trained: its name -> a tree of arrays."""
+        """Returns the trained parts: name -> tree of arrays."""
 
     def batches(self, start_step: int) -> Batches:
-        """The training batches from `start_step` on; closed by who asked."""
+        """Returns the training batches from `start_step` on; the caller closes them."""
 
     def train_step(self, step: int, state: State, batch) -> tuple[State, dict[str, jax.Array]]:
-        """Update number `step`, from 0.
+        """Runs update number `step`, from 0.
 
         Args:
           step: the number of updates before.
@@ -87,12 +87,12 @@ class Run(Protocol):
           batch: global arrays, split over the mesh.
 
         Returns:
-          The next state, and metrics: arrays that are averaged over steps, and the int32 counters
-          `skipped` and `skipped_in_a_row` of steps that were not applied.
+          The next state, and metrics: arrays to average over steps, and the int32 counters
+          `skipped` and `skipped_in_a_row` of skipped steps.
         """
 
     def planned_memory(self, step: int, state: State, batch) -> dict[str, int]:
-        """Bytes on each device that the compiled `train_step` of these arguments needs."""
+        """Returns the bytes on each device that the compiled `train_step` needs."""
 
     def evaluate(self, state: State) -> tuple[dict[str, float | np.ndarray], np.ndarray | None]:
-        """Metrics of a state, and a uint8 (H, W, 3) picture if there is one to show."""
+        """Evaluates a state: metrics, and a uint8 (H, W, 3) picture or None."""

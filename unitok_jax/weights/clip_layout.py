@@ -1,4 +1,4 @@
-"""CLIP checkpoints (open_clip, timm) as data: what is called how in UniTok's public layout.
+"""Layouts of CLIP checkpoints (open_clip, timm): tables of names to UniTok's public layout.
 
 Three layouts are known: open_clip with a timm image tower (`visual.trunk.*`, `text.*`), open_clip
 and OpenAI with the text tower at top level (`transformer.resblocks.*`), and a bare ViTamin trunk of
@@ -17,7 +17,7 @@ ROWS = (
         r"encoder.\1",
         "image",
     ),
-    # The norm and the projection of pooled tokens, whose part in UniTok is the same.
+    # The norm and the projection of pooled tokens have the same role in UniTok.
     (r"(?:visual\.trunk\.)?(fc_norm\..*)", r"\1", "image"),
     (r"(?:visual\.head\.proj|head)\.(weight|bias)", r"projection.\1", "image"),
     (
@@ -29,10 +29,10 @@ ROWS = (
     (r"logit_scale", r"logit_scale", "both"),
 )
 
-# Blocks of any ViT are called as ViTamin's, so only this name tells that the tower is a ViTamin.
+# Blocks of any ViT have the same names as ViTamin's; only this name identifies a ViTamin tower.
 _VITAMIN = re.compile(r"(visual\.trunk\.)?patch_embed\.backbone\.stem\.conv1\.weight")
 
-# (pattern of the file's name, why UniTok has nothing of the kind)
+# (pattern of a name in the file, reason why UniTok has no such parameter)
 NO_COUNTERPART = (
     (
         r"(?:visual\.trunk\.)?pos_embed",
@@ -41,7 +41,7 @@ NO_COUNTERPART = (
     (r"(?:text\.)?attn_mask", "no counterpart: the causal mask is computed"),
 )
 
-# (pattern of any name of a file, what the file seems to be); the first row that matches decides
+# (pattern of any name in a file, probable kind of the file); the first row that matches decides
 KINDS = (
     (r"visual\.trunk\.patch_embed\.backbone\.stem\.conv1\.", "a CLIP with a ViTamin image tower"),
     (r"patch_embed\.backbone\.stem\.conv1\.", "a ViTamin trunk of timm, without a text tower"),
@@ -54,7 +54,7 @@ KINDS = (
     (r"quantize\.", "a VQGAN"),
 )
 
-# key of the model -> (UniTok's public name, axis) whose length it is
+# key of the model -> (UniTok's public name, axis) whose length is the value
 _LENGTHS = {
     "embed_dim": ("text_encoder.text_projection", 1),
     "text.width": ("text_encoder.token_embedding.weight", 1),
@@ -64,14 +64,14 @@ _LENGTHS = {
 
 
 def translate(names: Iterable[str]) -> dict[str, tuple[str | None, str]]:
-    """The file's name -> (UniTok's public name, ''), or (None, why there is none)."""
+    """Maps each name in the file to (UniTok's public name, ''), or to (None, reason for none)."""
     names = list(names)
     vitamin = any(_VITAMIN.fullmatch(name) for name in names)
     return {name: _translate(name, vitamin) for name in names}
 
 
 def is_clip(names: Iterable[str]) -> bool:
-    """Whether these are a CLIP's names, or a ViTamin trunk's, of which UniTok can use a tower."""
+    """Returns True for names of a CLIP or a ViTamin trunk, of which UniTok can use a tower."""
     names = list(names)
     vitamin = any(_VITAMIN.fullmatch(name) for name in names)
     text = any(re.match(r"(text\.)?transformer\.resblocks\.", name) for name in names)
@@ -79,7 +79,7 @@ def is_clip(names: Iterable[str]) -> bool:
 
 
 def describe(names: Iterable[str]) -> str:
-    """What a file with these names seems to be, in words."""
+    """Describes the probable kind of a file with these names, in words."""
     names = sorted(names)
     for pattern, words in KINDS:
         if any(re.match(pattern, name) for name in names):
@@ -88,9 +88,9 @@ def describe(names: Iterable[str]) -> str:
 
 
 def sizes(shapes: Mapping[str, tuple]) -> dict[str, int | str]:
-    """UniTok's public names and their shapes in the file -> keys of the model and their values.
+    """Infers keys of the model and their values from UniTok's public names and their shapes.
 
-    No shape tells the heads of the text tower: CLIP's have a width of 64.
+    Shapes do not determine the number of heads of the text tower: CLIP's heads have width 64.
     """
     out = {}
     stem = _length(shapes, "encoder.patch_embed.backbone.stem.conv1.weight", 0)
@@ -108,7 +108,7 @@ def sizes(shapes: Mapping[str, tuple]) -> dict[str, int | str]:
 
 
 def _length(shapes, name, axis):
-    """Of an array's axis; 0 without the array or the axis."""
+    """Returns the length of an array's axis; 0 without the array or the axis."""
     return (*shapes.get(name, ()), 0, 0)[axis]
 
 

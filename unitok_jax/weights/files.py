@@ -1,4 +1,4 @@
-"""Named arrays in .safetensors and PyTorch files. Nothing in a file is ever executed."""
+"""Reads and writes named arrays in .safetensors and PyTorch files; never executes a file's code."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from unitok_jax.weights import torch_files
 from unitok_jax.weights.strangers import describe
 
 TORCH = (".pth", ".pt", ".ckpt", ".bin")
-# What training puts between the names of modules: DistributedDataParallel, torch.compile, FSDP.
+# Wrappers in the names of modules after training: DistributedDataParallel, torch.compile, FSDP.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _DTYPES = {
     "BF16": ml_dtypes.bfloat16,
@@ -27,18 +27,18 @@ _DTYPES = {
 
 
 def read_state(path) -> tuple[Mapping | None, dict[str, np.ndarray]]:
-    """The release's options, where the file carries them, and name -> array.
+    """Reads the release's options, if the file has them, and name -> array.
 
-    It may be any network's: a state dict, bare or under `state_dict`, or what the release of UniTok
-    saves. The words that wrappers of training put into names are left out: `module.`,
+    The file may be of any network: a state dict, bare or under `state_dict`, or a file saved by the
+    release of UniTok. Prefixes that training wrappers add to names are removed: `module.`,
     `_orig_mod.`.
 
     Args:
       path: a .pth, .pt, .ckpt, .bin or .safetensors file.
 
     Raises:
-      FileNotFoundError: nothing is there.
-      ConversionError: a suffix that is not known, a file that is not what its suffix says.
+      FileNotFoundError: the file does not exist.
+      ConversionError: unknown suffix, or a file of another kind than its suffix.
       ImportError: a PyTorch file without PyTorch.
     """
     path = expand(path)
@@ -52,10 +52,10 @@ def read_state(path) -> tuple[Mapping | None, dict[str, np.ndarray]]:
 
 
 def write_safetensors(arrays: Mapping[str, np.ndarray], path, metadata=None) -> None:
-    """Writes name -> array, C-contiguous, whole or not at all; an existing file is replaced.
+    """Writes name -> array, C-contiguous, atomically; an existing file is replaced.
 
     Raises:
-      OSError: it cannot be written; the disk may be full.
+      OSError: the file cannot be written; the disk may be full.
     """
     with replacing(path) as partial:
         try:
@@ -65,7 +65,7 @@ def write_safetensors(arrays: Mapping[str, np.ndarray], path, metadata=None) -> 
 
 
 def kinds() -> str:
-    """What a suffix may be, for messages."""
+    """Returns the known suffixes, for messages."""
     return (
         f"the suffix names no kind of weights; known: {', '.join(TORCH)}, .safetensors, and no "
         "suffix for a folder"
@@ -93,7 +93,7 @@ def _read_safetensors(path):
             for key in file.keys():
                 _check_dtype(name, key, file.get_slice(key).get_dtype())
             state = {key: file.get_tensor(key) for key in file.keys()}
-    # NumPy's own errors are of shapes that it cannot hold, such as those of over 64 axes.
+    # NumPy raises its own errors for shapes that it does not support, such as over 64 axes.
     except (safetensors.SafetensorError, ValueError, OverflowError) as error:
         if isinstance(error, ConversionError):
             raise

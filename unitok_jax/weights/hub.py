@@ -1,4 +1,4 @@
-"""A model as a folder for the Hugging Face hub: config.json, model.safetensors and README.md."""
+"""Folder of a model for the Hugging Face hub: config.json, model.safetensors and README.md."""
 
 import json
 import pathlib
@@ -21,30 +21,30 @@ from unitok_jax.weights import files, torch_layout, torch_options
 
 SCHEME = "hf://"
 LIBRARY = "unitok_jax"
-FORMAT = 1  # of config.json
+FORMAT = 1  # format version of config.json
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_FILES = (CONFIG, WEIGHTS, INDEX, "README.md")  # all that is fetched: never a pickle
+_FILES = (CONFIG, WEIGHTS, INDEX, "README.md")  # files to download: never a pickle
 _KEYS = ("library_name", "format_version", "layout", "image_size", "model")
 _LAYOUTS = ("public", "unitok_jax")
-_MOST_CONFIG = 1 << 20  # bytes of a config.json; ours have a thousand
+_MOST_CONFIG = 1 << 20  # maximum bytes of a config.json; one written here has about a thousand
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    """Whether a folder looks like one for the hub, complete or not, and not like a workdir."""
+    """Returns True for a folder for the hub, complete or not, that is not a workdir."""
     if (path / "checkpoints").exists():
         return False
     return any((path / name).exists() for name in (CONFIG, WEIGHTS, INDEX)) or bool(_pickles(path))
 
 
 def fetch(name: str) -> pathlib.Path:
-    """The folder, in the local cache, of `hf://owner/name` or `hf://owner/name@revision`.
+    """Returns the local cache folder of `hf://owner/name` or `hf://owner/name@revision`.
 
-    What is not in the cache is downloaded; pickles never are. The environment variables of
-    huggingface_hub hold: HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
+    Files missing in the cache are downloaded, except pickles. The environment variables of
+    huggingface_hub apply: HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
 
     Raises:
-      ConversionError: no such name, revision or access, or it is not in the cache and cannot be
-        reached.
+      ConversionError: the name or revision does not exist, access is denied, or the model is not
+        in the cache and the hub cannot be reached.
     """
     import huggingface_hub
     from huggingface_hub import constants, errors
@@ -69,8 +69,8 @@ def fetch(name: str) -> pathlib.Path:
             "cannot be reached: is there a network, is HF_HUB_OFFLINE set? A folder that was "
             "downloaded elsewhere can be given by its path"
         ) from error
-    # Answers of the hub, which are no errors of a disk, and a cache that is not as it was left:
-    # these have no base of their own.
+    # Errors of the hub, as opposed to disk errors, and of a cache that was modified have no common
+    # base class.
     except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, errors.HfHubHTTPError):
             raise
@@ -79,11 +79,11 @@ def fetch(name: str) -> pathlib.Path:
 
 
 def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
-    """Configuration and parameters of such a folder; see `loading.read`.
+    """Reads configuration and parameters of a folder for the hub; see `load.read`.
 
     Raises:
-      ConversionError: files that are missing, of another library or version, or that do not fit
-        each other.
+      ConversionError: files are missing, belong to another library or version, or do not fit each
+        other.
     """
     folder = pathlib.Path(folder)
     _check_files(folder)
@@ -108,14 +108,14 @@ def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
 
 
 def write(folder, config: ConfigDict, params) -> None:
-    """Writes such a folder, which must be new or empty, whole or not at all.
+    """Writes a folder for the hub atomically; the folder must be new or empty.
 
-    The arrays have the names of the public layout where that can express the model, else ours;
-    `layout` in config.json says which.
+    The arrays have the names of the public layout if that can express the model, else those of
+    this package; `layout` in config.json has the layout used.
 
     Raises:
-      ConversionError: the folder holds something.
-      OSError: it cannot be written; the disk may be full.
+      ConversionError: the folder is not empty.
+      OSError: the folder cannot be written; the disk may be full.
     """
     try:
         metadata = {"args": json.dumps(torch_options.from_config(config)), "format": "pt"}
@@ -128,7 +128,7 @@ def write(folder, config: ConfigDict, params) -> None:
     with new_folder(folder) as folder:
         files.write_safetensors(state, folder / WEIGHTS, metadata)
         (folder / "README.md").write_text(_card(config, params))
-        # The last one: without it a folder that a kill cut short is none.
+        # Written last: a folder cut short by a kill lacks this file and is not read as a model.
         (folder / CONFIG).write_text(text + "\n")
 
 

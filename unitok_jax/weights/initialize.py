@@ -1,4 +1,4 @@
-"""Starting a run from weights: a UniTok's of ours or released, or a CLIP's."""
+"""Initialises a run from weights: of this package's UniTok, of the release, or of a CLIP."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from unitok_jax.system.paths import expand, printable
 from unitok_jax.weights import clip_layout, files, load, torch_layout
 from unitok_jax.weights.report import Report, Used
 
-# key of the model -> the parts whose weights it gives their meaning; `size` is all but the text's
+# key of the model -> parts whose weights depend on the key; `size` affects all but the text tower
 _CONCERNS = {
     "size": ("encoder", "quant_proj", "post_quant_proj", "decoder", "fc_norm", "projection"),
     "vocab_size": ("quantizer",),
@@ -31,10 +31,10 @@ _TOWERS = {"image tower": "encoder.", "text tower": "text_encoder."}
 
 
 class Taken(NamedTuple):
-    """A parameter of ours, wholly or partly from the file."""
+    """Parameter of the model, wholly or partly from the file."""
 
     array: np.ndarray  # float32, of the parameter's shape
-    rows: np.ndarray | None  # bool, which positions of the leading axis are filled; None: all
+    rows: np.ndarray | None  # bool, True at filled positions of the leading axis; None: all
 
 
 def initial_params(
@@ -46,15 +46,15 @@ def initial_params(
     include: Sequence[str] = ("*",),
     key: str = "init.include",
 ):
-    """The parameters that a run starts from: those of a file, and fresh ones where it has none.
+    """Builds the initial parameters of a run: from a file, and fresh where the file has none.
 
     Args:
       path: see `match`.
       abstract: nested dict of `jax.ShapeDtypeStruct`, with the shardings of the result if any.
       fresh: the arrays of a fresh model, in the structure of `abstract`.
       model: the keyword arguments of `UniTok`.
-      include: globs over our dotted paths: only these parameters are taken.
-      key: what `include` is called in an error.
+      include: globs over the model's dotted paths: only these parameters are taken.
+      key: name of `include` in an error.
 
     Returns:
       The nested dict of arrays, and the Report.
@@ -79,10 +79,10 @@ def match(
     include: Sequence[str] = ("*",),
     key: str = "init.include",
 ) -> tuple[dict[str, Taken], Report]:
-    """What `initial_params` takes from a file, before any array is on a device.
+    """Selects the parameters for `initial_params` from a file, before any array is on a device.
 
     Args:
-      path: a workdir or a folder of ours, a UniTok in the public layout, an open_clip CLIP whose
+      path: a workdir or a checkpoint folder, a UniTok in the public layout, an open_clip CLIP whose
         image tower is a ViTamin or whose text tower alone fits, or a ViTamin trunk of timm; files
         are .pth, .pt, .ckpt, .bin or .safetensors. See `clip_layout`.
 
@@ -91,8 +91,9 @@ def match(
 
     Raises:
       ValueError: a glob matches nothing; a UniTok's configuration differs; a text tower's positions
-        or vocabulary differ from the model's; nothing of the file fits. The message says what.
-      OSError: the file is not there.
+        or vocabulary differ from the model's; nothing of the file fits. The message names the
+        cause.
+      OSError: the file does not exist.
     """
     path = expand(path)
     mask = trees.flatten(trees.name_mask(abstract, include, key))
@@ -118,7 +119,7 @@ def _match_unitok(path, config, params, abstract, model, mask, key, notes):
     linear = saved["quant_proj"] == present["quant_proj"] == "linear"
     problems = []
     for name in sorted(saved.keys() | present.keys()):
-        # a key that no row knows concerns everything
+        # A key without a row affects all parts.
         free = name in differences.FREE_OF_MODEL or (linear and name == "quant_heads")
         if not free and chosen & set(_CONCERNS.get(name, chosen)):
             problems += _differences(f"model.{name}", saved.get(name), present.get(name))
@@ -191,7 +192,7 @@ def _match_clip(path, state, abstract, model, mask, key):
 
 
 def _check_text(path, state, table, mask, key):
-    """A text tower of our width must have our positions and our vocabulary, if it is wanted."""
+    """Checks positions and vocabulary of a text tower of the model's width, if it is included."""
     advice = {
         "positional_embedding": ("context_length", "set model.text.context_length={}"),
         "token_embedding.weight": ("vocab_size", "its captions are tokenized in another way"),
@@ -238,10 +239,10 @@ def _clip_notes(used, names, state, model, key):
 
 
 def training_differences(saved: Mapping, present: Mapping) -> list[str]:
-    """Keys of two configurations in which the states of training differ, one line each.
+    """Lists differences of two configurations that make the training states differ, one line each.
 
-    The model, the parts that are trained, and whether there is a discriminator; the average is made
-    anew.
+    Compared are the model, the trained parts, and the presence of a discriminator; the average is
+    reset anyway.
     """
     if not {"optim", "gan"} <= saved.keys():
         return ["it holds weights only, as converted ones do: leave out init.training"]
@@ -270,7 +271,7 @@ def _differences(key, saved, present):
 
 
 def _heads(model, state):
-    """Heads that a file without a configuration can be read with; no shape depends on them."""
+    """Returns heads for reading a file without a configuration; no shape depends on the heads."""
     width = np.size(state.get("encoder.norm.weight", ()))
     heads = {size.width: size.heads for size in SIZES.values()}
     image = heads.get(width, SIZES[model["size"]].heads)
@@ -282,7 +283,7 @@ def _sizes(abstract):
 
 
 def _place(taken, leaf, default):
-    """On the device or devices of `leaf`; each process holds the whole array and gives its part."""
+    """Places an array with the sharding of `leaf`; every process has the whole array."""
     array, sharding = taken.array.astype(leaf.dtype), getattr(leaf, "sharding", None)
     if sharding is None:
         placed = jnp.asarray(array)

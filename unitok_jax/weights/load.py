@@ -1,4 +1,4 @@
-"""Weights between files: our checkpoints, and the public PyTorch layout as .pth or .safetensors."""
+"""Reads and writes weights: checkpoints, hub folders, and files of the public PyTorch layout."""
 
 import json
 import pathlib
@@ -22,12 +22,12 @@ _ONE_SET = (
 
 
 def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, dict]:
-    """Configuration and parameters of whatever `path` is.
+    """Reads configuration and parameters from `path`, of any kind.
 
     Args:
-      path: a folder of ours or for the Hugging Face hub, `hf://owner/name`, or a .pth, .pt, .ckpt,
-        .bin or .safetensors file.
-      weights: 'ema' or 'raw', of a run's checkpoint; see `tokenizer.load`.
+      path: a workdir, a checkpoint folder, a folder for the Hugging Face hub, `hf://owner/name`, or
+        a .pth, .pt, .ckpt, .bin or .safetensors file.
+      weights: 'ema' or 'raw', for a run's checkpoint; see `tokenizer.load`.
       **heads: `heads`, `quant_heads`, `text_heads`: see `tokenizer.load`.
 
     Returns:
@@ -35,8 +35,9 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
       arrays.
 
     Raises:
-      FileNotFoundError: nothing is there.
-      ValueError: it is something else, which the message names, or does not fit its configuration.
+      FileNotFoundError: the path does not exist.
+      ValueError: the path is of another kind, which the message names, or the weights do not fit
+        their configuration.
       ImportError: a PyTorch file without PyTorch.
     """
     path = _local(path)
@@ -63,7 +64,7 @@ def _local(path) -> pathlib.Path:
 
 
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
-    """What `read` returns, from what `weight_files.read_state` returns of a UniTok's file."""
+    """Converts the result of `files.read_state` for a UniTok's file to the result of `read`."""
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
         torch_options.check_heads(config, heads)
@@ -73,7 +74,7 @@ def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
 
 
 def write(path, config: ConfigDict, params) -> None:
-    """Writes `params` as whatever `path` is: see `read`. All of it or nothing.
+    """Writes `params` atomically, in the format that `path` implies; see `read`.
 
     Args:
       path: an existing file is replaced, an existing folder must be empty.
@@ -81,9 +82,9 @@ def write(path, config: ConfigDict, params) -> None:
       params: as `read` returns them.
 
     Raises:
-      ValueError: a suffix that is not known, a model that the file's layout cannot hold, a folder
-        that is not empty.
-      OSError: it cannot be written; the disk may be full.
+      ValueError: unknown suffix, a model that the file's layout cannot express, or a folder that is
+        not empty.
+      OSError: the path cannot be written; the disk may be full.
       ImportError: a PyTorch file without PyTorch.
     """
     path = expand(path)
@@ -127,7 +128,7 @@ def _read_folder(path, weights, heads):
         )
         if weights is not None and "training" not in digests:
             raise ConversionError(_ONE_SET.format(path=path, weights=weights))
-        # A run with an average keeps the trained weights beside it, to go on from.
+        # A run with an average keeps the trained weights beside it, for resuming.
         averaged = any(name.startswith("params.") for name in digests.get("training", {}))
         if weights == "ema" and not averaged:
             raise ConversionError(

@@ -1,4 +1,4 @@
-"""The networks that losses and metrics use and nothing trains: their files, names and loading."""
+"""Frozen networks of losses and metrics: their files, parameter names and loading."""
 
 import logging
 import pathlib
@@ -22,12 +22,12 @@ from unitok_jax.weights.files import read_state
 log = logging.getLogger(__name__)
 
 SEEDED = "seeded"
-"""The path that stands for random weights from a fixed seed."""
+"""Path that stands for random weights from a fixed seed."""
 
 UNITOK, UNKNOWN = "a UniTok tokenizer", "an unknown network"
-"""What `recognise` says of a tokenizer, and where it does not know."""
+"""Results of `recognise` for a tokenizer and for an unknown network."""
 
-# (pattern of our path, PyTorch's name, axis order): see torch_layout
+# (pattern of the dotted path, PyTorch's name, axis order): see torch_layout
 LPIPS_ROWS = (
     *(
         (rf"slices\.{s}\.{i}\.{ours}", f"net.slice{s + 1}.{2 * i + (s > 0)}.{theirs}", order)
@@ -56,25 +56,25 @@ INCEPTION_ROWS = (
 
 
 class Found(NamedTuple):
-    """What a state dict seems to be."""
+    """Probable kind of a state dict."""
 
     kind: str | None  # a key of NETWORKS, or None
     what: str
 
 
 class Network(NamedTuple):
-    """A frozen network and its public file."""
+    """Frozen network and its public file."""
 
     what: str
     make: Callable[..., nnx.Module]  # keyword arguments dtype, rngs
     rows: tuple
-    names: Callable[[Mapping], dict]  # a public file's state under the names of `rows`
+    names: Callable[[Mapping], dict]  # renames the state of a public file to the names of `rows`
     file: str
     project: str
 
 
 def used(config) -> dict[str, str]:
-    """The networks that training with a configuration needs: kind -> key of the loss that does."""
+    """Returns the networks that a configuration needs: kind -> key of the loss that needs it."""
     weights = {
         "lpips": ("loss.perceptual", config.loss.perceptual),
         "dinov2": ("gan.weight", config.gan.weight),
@@ -83,7 +83,7 @@ def used(config) -> dict[str, str]:
 
 
 def recognise(state: Mapping[str, np.ndarray]) -> Found:
-    """Tells from names and shapes whose weights `state` (name -> array) holds."""
+    """Recognises the network of `state`, name -> array, by names and shapes."""
     for look in (_as_unitok, _as_inception, _as_transformer, _as_vgg):
         found = look(state)
         if found:
@@ -92,11 +92,11 @@ def recognise(state: Mapping[str, np.ndarray]) -> Found:
 
 
 def read_files(path: str | pathlib.Path) -> tuple[dict | None, dict[str, np.ndarray]]:
-    """As `weight_files.read_state`, for one file or for several that are joined: `a.pth,b.pth`.
+    """Reads one file, or several joined by commas (`a.pth,b.pth`), as `files.read_state` does.
 
     Raises:
-      FileNotFoundError: a file is not there.
-      ConversionError: a file is not what its suffix says, two files hold the same name.
+      FileNotFoundError: a file does not exist.
+      ConversionError: a file is of another kind than its suffix, or two files have the same name.
     """
     files = [path] if expand(path).exists() else str(path).split(",")
     args, state = None, {}
@@ -110,10 +110,10 @@ def read_files(path: str | pathlib.Path) -> tuple[dict | None, dict[str, np.ndar
 
 
 def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`state`, read from `path`, under the names that `convert` writes and without unused entries.
+    """Renames `state`, read from `path`, to the names of `convert`; drops unused entries.
 
     Raises:
-      ConversionError: it is another network, or not all of this one.
+      ConversionError: `state` is of another network, or incomplete.
     """
     network, found = NETWORKS[kind], recognise(state)
     if found.kind != kind:
@@ -124,7 +124,7 @@ def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, 
         )
     try:
         state = network.names(state)
-        # Only for its list of differences.
+        # Called only for the list of differences in its error.
         torch_layout.from_torch(state, abstract(kind, jnp.float32)[1], network.rows, fixed={})
     except torch_layout.LayoutError as error:
         head, *rest = str(error).split("\n")
@@ -136,28 +136,28 @@ def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def abstract(kind: str, dtype) -> tuple[nnx.GraphDef, dict]:
-    """Graph of a network and the shapes of its parameters, without making any."""
+    """Returns the graph of a network and the shapes of its parameters, without any arrays."""
     graph, params = nnx.split(nnx.eval_shape(lambda: _make(kind, dtype)))
     return graph, nnx.to_pure_dict(params)
 
 
 def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.GraphDef, dict]:
-    """A frozen network for `nnx.merge(graph, params)`.
+    """Loads a frozen network, for `nnx.merge(graph, params)`.
 
     Args:
       kind: a key of `NETWORKS`.
-      path: its public file, what `convert` made of it, several files joined by commas, or
-        `seeded` for random weights.
-      dtype: what the network computes in.
-      key: the configuration's key that holds `path`, for messages.
-      turn_off: what to set to do without the network, for messages: `loss.perceptual=0`.
+      path: the network's public file, or as converted by `convert`, several files joined by
+        commas, or `seeded` for random weights.
+      dtype: compute dtype of the network.
+      key: the configuration's key of `path`, for messages.
+      turn_off: setting that removes the network, for messages: `loss.perceptual=0`.
 
     Returns:
       The graph, and the parameters as a nested dict of float32 NumPy arrays.
 
     Raises:
-      FileNotFoundError: no path or no file; the message says where it is published.
-      ConversionError: a ValueError; the file is not this network's.
+      FileNotFoundError: empty path or missing file; the message names the place of publication.
+      ConversionError: a ValueError; the file is of another network.
       ImportError: a PyTorch file without PyTorch.
     """
     if kind not in NETWORKS:
@@ -246,7 +246,7 @@ def _as_vgg(state):
 
 
 def _length(state, name, axis):
-    """Of an array's axis; 0 without the array or the axis."""
+    """Returns the length of an array's axis; 0 without the array or the axis."""
     shape = state[name].shape if name in state else ()
     return shape[axis] if axis < len(shape) else 0
 
@@ -255,7 +255,7 @@ _SLICE_STARTS = (0, 4, 9, 16, 23)  # layers of torchvision's VGG16 where the sli
 
 
 def _lpips_name(name: str) -> str | None:
-    """The name in `LPIPS_ROWS` of an entry of any of the public layouts; None if it has none."""
+    """Renames an entry of any public layout to its name in `LPIPS_ROWS`; None if it has none."""
     match = re.fullmatch(r"(?:lin|lins\.)([0-4])\.model\.1\.weight", name)
     if match:
         return f"lins.{match[1]}.model.1.weight"
@@ -267,13 +267,13 @@ def _lpips_name(name: str) -> str | None:
         inside = range(int(i > 0), 2 * count + int(i > 0), 2)
         if match[1] in (None, str(i + 1)) and layer - start in inside:
             return f"net.slice{i + 1}.{layer - start}.{match[3]}"
-        # A slice counts its layers from 0 or goes on from the slice before.
+        # A slice numbers its layers from 0 or continues from the previous slice.
         if match[1] == str(i + 1) and layer in inside:
             return f"net.slice{i + 1}.{layer}.{match[3]}"
     return None
 
 
-# buffers of the release and of the LPIPS package -> what they must hold
+# buffers of the release and of the LPIPS package -> their required values
 _LPIPS_CONSTANTS = {
     "scaling_layer.shift": lpips.SHIFT,
     "scaling_layer.scale": lpips.SCALE,
@@ -290,7 +290,7 @@ def _lpips_state(state):
             if array.size != 3 or not np.allclose(array.ravel(), expected, atol=1e-4):
                 raise ValueError(f"{name} is {array.ravel()[:3]}, LPIPS has {expected}")
         elif not name.startswith("classifier."):
-            # The package lists its heads twice.
+            # The state dict of the package contains its heads twice.
             public = _lpips_name(name) or name
             if public in out and not np.array_equal(out[public], array):
                 raise ValueError(f"{name} differs from another entry for {public}")
@@ -335,4 +335,4 @@ NETWORKS = {
         f"torch-fidelity (github.com/toshas/torch-fidelity, release v0.2.0; also {_RELEASE})",
     ),
 }
-"""kind -> Network."""
+"""Networks by kind."""

@@ -1,4 +1,4 @@
-"""What of a file became a model's parameters, and what did not: a record that prints itself."""
+"""Report on the use of a file's arrays for a model's parameters."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -6,25 +6,25 @@ from typing import NamedTuple
 
 
 class Used(NamedTuple):
-    """One array of the file that was taken."""
+    """Array of the file that became a parameter, or part of one."""
 
-    path: str  # dotted path of our parameter
-    index: int | None  # position on our leading axis, or None for the whole parameter
-    size: int  # numbers in it
+    path: str  # dotted path of the model's parameter
+    index: int | None  # position on the parameter's leading axis, or None for the whole parameter
+    size: int  # number of elements
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was taken from a file.
+    """Report on the parameters taken from a file, and on those that stayed fresh.
 
     Attributes:
       path: the file or folder.
-      kind: what it is, in words.
-      used: the file's name -> Used.
-      unused: the file's name -> why it was not taken; shapes are in the file's order of axes.
-      sizes: dotted path -> numbers in it, of every parameter of the model.
-      fresh: dotted path -> rows of the leading axis that stayed fresh, or None for all of it.
-      notes: what else should be known.
+      kind: kind of the file, in words.
+      used: name in the file -> Used.
+      unused: name in the file -> reason; shapes are in the file's order of axes.
+      sizes: dotted path -> number of elements, for every parameter of the model.
+      fresh: dotted path -> rows of the leading axis that stayed fresh, or None for all rows.
+      notes: further remarks for the user.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Report:
         return lines
 
     def unused_lines(self) -> list[str]:
-        """What of the file was not taken, and why: one line for a subtree, or for all blocks."""
+        """Lists unused arrays with the reason: one line for a subtree, or for all blocks."""
         groups, every = {}, [*self.used, *self.unused]
         for name, why in self.unused.items():
             groups.setdefault(why, set()).add(name)
@@ -89,7 +89,7 @@ class Report:
 
 
 def collapse(names: Iterable[str]) -> list[str]:
-    """Names with their last number as a set: `blocks.0.w`, `blocks.1.w` -> `blocks.{0..1}.w`."""
+    """Groups names by their last number: `blocks.0.w`, `blocks.1.w` -> `blocks.{0..1}.w`."""
     groups = {}
     for name in names:
         numbers, position = groups.setdefault(_pattern(name), []), _position(name)
@@ -102,7 +102,7 @@ def collapse(names: Iterable[str]) -> list[str]:
 
 
 def subtrees(chosen: Iterable[str], every: Iterable[str]) -> list[str]:
-    """The fewest names, `encoder.*` for a whole subtree, that stand for exactly `chosen`."""
+    """Returns the fewest names, `encoder.*` for a subtree, that cover exactly `chosen`."""
     return list(_subtrees("", set(chosen), list(every)))
 
 
@@ -119,7 +119,7 @@ def _subtrees(prefix, chosen, names):
 
 
 def _position(name):
-    """Where the last number stands among a name's keys, or None."""
+    """Returns the position of the last number among a name's keys, or None."""
     keys = name.split(".")
     return max((i for i, key in enumerate(keys) if key.isdigit()), default=None)
 

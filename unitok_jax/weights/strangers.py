@@ -1,4 +1,4 @@
-"""What a path is that holds no weights, in words, for messages."""
+"""Descriptions of paths without weights, in words, for messages."""
 
 import itertools
 import os
@@ -6,7 +6,7 @@ import pathlib
 
 from unitok_jax.system.paths import printable
 
-_MOST = 1000  # entries of a folder that are looked at
+_MOST = 1000  # maximum entries of a folder to inspect
 _FILES = (
     ((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "an image"),
     ((".tar", ".parquet", ".array_record", ".tfrecord", ".jsonl", ".csv", ".tsv"), "data"),
@@ -16,7 +16,7 @@ _FILES = (
     ((".zip", ".gz", ".tgz", ".zst", ".xz", ".bz2", ".7z"), "compressed: unpack it first"),
     ((".h5", ".keras", ".onnx", ".gguf", ".msgpack", ".pb"), "weights of another library"),
 )
-# (a file of the folder, what the folder is)
+# (a file of the folder, kind of the folder)
 _MARKS = (
     ("export.json", "an exported tokenizer, whose compiled programs hold no model"),
     ("dataset_info.json", "a prepared TFDS data set"),
@@ -26,7 +26,7 @@ _MARKS = (
 
 
 def describe(path: pathlib.Path) -> str:
-    """What a file or folder seems to be, by names alone."""
+    """Describes the probable kind of a file or folder, by names alone."""
     if not path.is_dir():
         return _file(path.name) or "a file of an unknown kind"
     names = sorted(_entries(path))
@@ -48,7 +48,7 @@ def _entries(folder):
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in itertools.islice(entries, _MOST)]
-    except OSError:  # no folder, or not to be read: it is described by what can be seen
+    except OSError:  # not a folder, or not readable: described by the other names
         return []
 
 

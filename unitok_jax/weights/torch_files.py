@@ -1,5 +1,6 @@
-"""The tensors of PyTorch files. Nothing in a file is ever executed, nor given more memory than its
-size allows."""
+"""Reads and writes tensors of PyTorch files, without executing any code of a file.
+
+Reading takes no more memory than the size of the file allows."""
 
 import os
 import pathlib
@@ -15,17 +16,17 @@ from unitok_jax.system.outputs import replacing
 from unitok_jax.system.paths import printable
 
 EXPANSION = 8
-"""Times a file's size that its arrays may take as float32; int8 weights take 4."""
+"""Maximum size of a file's arrays as float32, as a multiple of its size; int8 weights take 4."""
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _MAGIC = (
-    b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of before PyTorch 1.6 begin, after the protocol
+    b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # start of files before PyTorch 1.6, after the protocol
 )
 
 
 def _import_torch(path: pathlib.Path):
-    """PyTorch, or an ImportError that says what `path` needs it for."""
+    """Imports PyTorch, or raises an ImportError that names `path`."""
     try:
         import torch
     except ImportError as error:
@@ -37,15 +38,15 @@ def _import_torch(path: pathlib.Path):
 
 
 def read(path: pathlib.Path, head: bytes) -> tuple[Mapping | None, dict[str, np.ndarray]]:
-    """As `weight_files.read_state`, of a PyTorch file.
+    """Reads a PyTorch file, as `files.read_state`.
 
     Args:
-      path: of the file.
-      head: its first bytes, from `foreign_files.check_file`.
+      path: path of the file.
+      head: first bytes of the file, from `check_file`.
 
     Raises:
-      ConversionError: it is no such file, holds something else than tensors, or tensors that take
-        over `EXPANSION` times its size.
+      ConversionError: the file is not a PyTorch file, contains other objects than tensors, or
+        tensors that take over `EXPANSION` times its size.
       ImportError: PyTorch is not installed.
     """
     torch, name, size = _import_torch(path), printable(path), os.path.getsize(path)
@@ -77,11 +78,11 @@ def read(path: pathlib.Path, head: bytes) -> tuple[Mapping | None, dict[str, np.
 
 
 def write(path: pathlib.Path, args: Mapping, state: Mapping[str, np.ndarray]) -> None:
-    """Writes what the release of UniTok saves, whole or not at all; an existing file is replaced.
+    """Writes a file in the format of UniTok's release, atomically; an existing file is replaced.
 
     Raises:
       ImportError: PyTorch is not installed.
-      OSError: it cannot be written; the disk may be full.
+      OSError: the file cannot be written; the disk may be full.
     """
     torch = _import_torch(path)
     # A copy: torch cannot hold the read-only views of JAX arrays.
@@ -89,16 +90,16 @@ def write(path: pathlib.Path, args: Mapping, state: Mapping[str, np.ndarray]) ->
     with replacing(path) as partial:
         try:
             torch.save({"args": args, "trainer": {"unitok": tensors}}, partial)
-        except RuntimeError as error:  # PyTorch's word for a full disk
+        except RuntimeError as error:  # PyTorch raises this for a full disk
             raise OSError(f"{printable(path)} cannot be written: {error}") from error
 
 
 def _check_archive(path, name, size):
-    """Refuses members that would be unpacked to more than the file, before PyTorch unpacks them."""
+    """Rejects members that unpack to more bytes than the file, before PyTorch unpacks them."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    # Of a damaged directory, the standard library raises more than BadZipFile.
+    # For a damaged directory the standard library raises more than BadZipFile.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
         raise ConversionError(f"{name} is a damaged zip archive: {error}") from error
     names = [member.filename for member in members]
@@ -121,8 +122,8 @@ def _load(torch, path, name):
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    # Who wrote the file chose the calls and arguments, and they fail as they like. PyTorch's own
-    # words advise to switch the safe loading off: neither they nor their cause is shown.
+    # The file determines the calls and arguments, so any exception is possible. PyTorch's message
+    # advises to switch safe loading off, so neither the message nor its cause is shown.
     except Exception as error:
         raise ConversionError(f"{name} {_reason(error)}") from None
 
@@ -170,7 +171,7 @@ def _check_tensor(torch, name, tensor, size):
         kind = f"without values, on the device {tensor.device.type}"
     elif tensor.dtype not in _dtypes(torch):
         kind = f"of {str(tensor.dtype).removeprefix('torch.')}"
-    # A storage says how long it is, and PyTorch takes its word.
+    # The file declares the length of a storage, and PyTorch does not check it.
     elif tensor.untyped_storage().nbytes() > size:
         kind = "larger than the file"
     else:

@@ -1,8 +1,8 @@
-"""PyTorch layouts as data: names, axis orders and fixed entries, both ways. `ROWS` is UniTok's.
+"""Tables of PyTorch layouts: names, axis orders and fixed entries, both ways. `ROWS` is UniTok's.
 
-A row says: parameters of ours whose dotted path matches the pattern are called so in PyTorch, and
-their axes are ordered so. `{i}` in a PyTorch name is the leading axis of ours (a block or a
-codebook). Buffers that PyTorch stores and we have no use for stand in `fixed_entries`.
+A row maps parameters whose dotted path matches the pattern to a PyTorch name and an axis order.
+`{i}` in a PyTorch name is the parameter's leading axis here (a block or a codebook).
+`fixed_entries` has the buffers that PyTorch stores and this package does not use.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 
 from unitok_jax import trees
 
-# axis orders: how one of our arrays becomes PyTorch's, and back
+# axis orders: conversion of an array to PyTorch's order, and back
 _TO_TORCH = {
     "same": lambda x: x,
     "linear": lambda x: x.T,  # (in, out) -> (out, in)
@@ -30,7 +30,7 @@ _FROM_TORCH = {
     "conv1d": lambda x: x.transpose(2, 1, 0),
 }
 
-# (pattern of our path, PyTorch's name, axis order); the first row that matches decides
+# (pattern of the dotted path, PyTorch's name, axis order); the first row that matches decides
 ROWS = (
     (r"logit_scale", r"logit_scale", "same"),
     # encoder
@@ -137,20 +137,20 @@ DISCRIMINATOR_ROWS = tuple(
 
 
 class Entry(NamedTuple):
-    """One array of a PyTorch state dict and where it lives in ours."""
+    """Array of a PyTorch state dict and its place in the parameters."""
 
-    path: tuple  # keys into our nested dict
-    index: int | None  # position on our leading axis, or None for the whole array
+    path: tuple  # keys into the nested dict of parameters
+    index: int | None  # position on the parameter's leading axis, or None for the whole array
     order: str  # a key of the axis orders
     shape: tuple  # PyTorch's shape
 
 
 class LayoutError(ValueError):
-    """A state dict does not fit the model; the message lists every difference."""
+    """Error of a state dict that does not fit the model; the message lists every difference."""
 
 
 def entries(params, rows=ROWS) -> dict[str, Entry]:
-    """PyTorch name -> Entry for a nested dict of arrays (or of anything with a shape)."""
+    """Returns PyTorch name -> Entry for a nested dict of arrays (or of anything with a shape)."""
     table = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
@@ -164,7 +164,7 @@ def entries(params, rows=ROWS) -> dict[str, Entry]:
 
 
 def fixed_entries(params) -> dict[str, np.ndarray]:
-    """Entries that PyTorch stores and UniTok never changes: name -> zeros of their shape."""
+    """Returns the entries that UniTok stores but never changes: name -> zeros of their shape."""
     width = params["encoder"]["norm"]["scale"].shape[0]
     if "codebook" not in params.get("quantizer", {}):
         raise LayoutError("the layout holds multi-codebook quantizers only; this is another kind")
@@ -180,7 +180,7 @@ def fixed_entries(params) -> dict[str, np.ndarray]:
 
 
 def to_torch(params, rows=ROWS, fixed=None) -> dict[str, np.ndarray]:
-    """Our parameters as a PyTorch state dict of NumPy arrays, fixed entries included.
+    """Converts parameters to a PyTorch state dict of NumPy arrays, fixed entries included.
 
     `rows` and `fixed` are those of the network; `fixed=None` means UniTok's `fixed_entries`.
     """
@@ -193,20 +193,20 @@ def to_torch(params, rows=ROWS, fixed=None) -> dict[str, np.ndarray]:
 
 
 def from_torch(state: Mapping[str, np.ndarray], abstract, rows=ROWS, fixed=None):
-    """A PyTorch state dict as our parameters.
+    """Converts a PyTorch state dict to parameters.
 
     Args:
       state: name -> array, with exactly the names of the layout.
-      abstract: nested dict of `jax.ShapeDtypeStruct` of the model the state is for.
+      abstract: nested dict of `jax.ShapeDtypeStruct` of the target model.
       rows: the network's name table.
-      fixed: name -> array of zeros of the entries that must be zero; None means UniTok's.
+      fixed: name -> zeros, the entries that must be zero; None means UniTok's.
 
     Returns:
       The nested dict of float32 NumPy arrays.
 
     Raises:
-      LayoutError: names that are missing or unknown, shapes that differ, fixed entries that are
-        not zero; all of them in one message.
+      LayoutError: missing or unknown names, different shapes, nonzero fixed entries; the message
+        lists all.
     """
     table = entries(abstract, rows)
     fixed = fixed_entries(abstract) if fixed is None else fixed
@@ -235,7 +235,7 @@ def from_torch(state: Mapping[str, np.ndarray], abstract, rows=ROWS, fixed=None)
 
 
 def from_entry(entry: Entry, array) -> np.ndarray:
-    """PyTorch's array of an entry as ours, or as one position of our leading axis, float32."""
+    """Converts PyTorch's array of an entry to a float32 parameter, or one position of one."""
     return _FROM_TORCH[entry.order](np.asarray(array, np.float32))
 
 

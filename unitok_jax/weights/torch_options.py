@@ -1,4 +1,4 @@
-"""The options of the public release and our configuration, both ways."""
+"""Converts the options of the public release to a configuration, and back."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from unitok_jax.models.vitamin import SIZES
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.paths import printable
 
-# The release's option name -> our key of `config`, and the values that are called otherwise.
+# The release's option name -> key of `config`, and the values with other names.
 _OPTIONS = {
     "model": "model.size",
     "img_size": "data.image_size",
@@ -31,14 +31,14 @@ _OPTIONS = {
 }
 _QUANT_PROJ = {"attn": "attention", "linear": "linear"}
 HEADS = ("heads", "quant_heads", "text_heads")
-WEIGHTS = ("ema", "raw")  # of a run: the average, and those that are trained
+WEIGHTS = ("ema", "raw")  # weights of a run: the average, and the trained ones
 
 
 def to_config(args: Mapping) -> ConfigDict:
-    """Our configuration from the release's options; more of them are ignored.
+    """Converts the release's options to a configuration; other options are ignored.
 
     Raises:
-      ValueError: an option is missing, or its value none that is allowed; the message names both.
+      ValueError: an option is missing, or its value is not allowed; the message names both.
     """
     missing = [name for name in _OPTIONS if name not in args]
     if missing:
@@ -47,7 +47,7 @@ def to_config(args: Mapping) -> ConfigDict:
     quant_proj = _choice(args, "quant_proj", _QUANT_PROJ)
     names = {key.removeprefix("model."): f"args.{option}" for option, key in _OPTIONS.items()}
     limits.check_one("latent_width", args["vocab_width"], names["latent_width"])
-    # The release derives the number of heads; no option of its own says it.
+    # The release derives the number of heads, which has no option.
     heads = SIZES[size].width // args["vocab_width"]
     model = {
         "size": size,
@@ -72,15 +72,15 @@ def to_config(args: Mapping) -> ConfigDict:
 
 
 def image_size(sides, name: str):
-    """The pair (height, width) as it was given, which must be one that a model can take.
+    """Checks an image size (height, width) and returns it unchanged.
 
     Args:
-      sides: what stands where a pair is wanted.
-      name: what messages call it.
+      sides: value to check, from a file.
+      name: name of the value in messages.
 
     Raises:
-      ConversionError: no two integers.
-      ValueError: no multiples of 16, or too large.
+      ConversionError: `sides` is not two integers.
+      ValueError: a side is not a multiple of 16, or too large.
     """
     whole = isinstance(sides, list | tuple) and len(sides) == 2
     if not whole or not all(type(side) is int for side in sides):
@@ -99,7 +99,7 @@ def _choice(args, option, choices):
 
 
 def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
-    """Our configuration from shapes, and from `heads`, which no shape tells."""
+    """Infers a configuration from shapes, and from `heads`, which shapes do not determine."""
     stem = _shape(state, "encoder.patch_embed.backbone.stem.conv1.weight", 4)[0]
     width = _shape(state, "encoder.norm.weight", 1)[0]
     text = _shape(state, "text_encoder.token_embedding.weight", 2)
@@ -142,9 +142,9 @@ def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
         "latent_width": books * chunk,
         "quant_proj": "linear" if linear else "attention",
         "quant_heads": heads.get("quant_heads", 1),
-        "commitment_weight": 0.25,  # of the loss only
+        "commitment_weight": 0.25,  # used by the loss only
         "num_query": num_query,
-        "drop_path": 0.1,  # of training only
+        "drop_path": 0.1,  # used in training only
         "embed_dim": embed_dim,
         "text": {
             "width": text[1],
@@ -171,7 +171,7 @@ def _shape(state, name, axes):
 
 
 def check_heads(config, heads):
-    """Heads that were given must be those that the weights were made with."""
+    """Checks that the given heads are equal to those of the weights."""
     model = config.model
     carried = {
         "heads": SIZES[model.size].heads,
@@ -187,7 +187,7 @@ def check_heads(config, heads):
 
 
 def from_config(config: ConfigDict) -> dict:
-    """The release's options for a configuration; it must be one that the release can express."""
+    """Converts a configuration that the release can express to the release's options."""
     model = config.model
     if model.quantizer != "multi_codebook":
         raise ConversionError(
