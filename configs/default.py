@@ -94,8 +94,8 @@ def get_config() -> ConfigDict:
     gan.warmup_fraction = 0.03  # length of the linear warm-up, from start_fraction on
     gan.final_fraction = 0.1  # final learning rate, as a fraction of learning_rate
 
-    # Weights of the frozen networks (docs/guides/convert_weights.md): a .safetensors from `convert`,
-    # the published .pth, or "seeded": random stand-ins, for tests and for trying a run.
+    # Weights of the frozen networks (docs/guides/convert_weights.md): a .safetensors from
+    # `convert`, the published .pth, or "seeded": random stand-ins, for tests and for trying a run.
     config.frozen = ConfigDict()
     config.frozen.lpips = ""  # path of LPIPS with VGG16; needed if loss.perceptual > 0
     config.frozen.dinov2 = ""  # path of DINOv2 ViT-S/14; needed if gan.weight > 0

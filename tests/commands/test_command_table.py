@@ -78,8 +78,8 @@ class TestModules:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
         assert project["project"]["scripts"] == {"unitok": "unitok_jax.__main__:main"}
         folders = {path.parent for path in (ROOT / "unitok_jax").rglob("*.py")}
-        names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-        assert set(project["tool"]["setuptools"]["packages"]) == names
+        assert project["tool"]["setuptools"]["packages"]["find"] == {"include": ["unitok_jax*"]}
+        assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 class TestTraining:
