@@ -1,4 +1,4 @@
-"""Every speed of this package on this machine, beside what the machine can do.
+"""Benchmark suite: every speed of this package on this machine, beside the machine's peaks.
 
     python -m benchmarks [--config b16] [--only encode stages] [--quick]
         [--output benchmarks.json] [--compare benchmarks/stored/cpu.json]
@@ -31,7 +31,7 @@ from unitok_jax.commands import arguments
 
 
 class Suite:
-    """One run: its settings, and a method for each section.
+    """Run of the suite: settings, and a method for each section.
 
     A section returns name -> figures, of which `seconds` are compared.
     """
@@ -73,7 +73,7 @@ class Suite:
         if steps:
             wholes["train"] = steps["first"]["seconds"]
         if len(steps) == 2:
-            # A busy machine may have the longer phase take less time.
+            # On a busy machine the longer phase may take less time.
             more = steps["adversarial"]["seconds"] - steps["first"]["seconds"]
             wholes["adversary"] = more if more > 0 else None
         return stages.measure(self.config, self.batch, self.rounds, self.peaks, wholes)
@@ -111,7 +111,7 @@ class Suite:
         return checkpoint.measure(self.config, 1)
 
     def run(self, sections) -> dict:
-        """Runs sections, prints each as soon as it is done, and returns the report."""
+        """Runs sections, prints each as soon as the section is done, and returns the report."""
         reports.print_about(self.report)
         for section in sections:
             method = getattr(self, section)
@@ -127,13 +127,13 @@ class Suite:
         return self.report
 
 
-# The steps come before the stages, whose sums stand beside them.
+# The steps run before the stages, whose sums are printed beside the steps.
 SECTIONS = ["encode", "decode", "train", "stages", "data", "evaluate", "tokenize", "startup"]
 SECTIONS.append("checkpoint")
 
 
 def work(args: argparse.Namespace) -> None:
-    """The command; errors of its input raise as they do in all commands."""
+    """Runs the command; errors of its input raise as in all commands."""
     stored = None if args.compare is None else reports.read(args.compare)
     if args.batch < 1:
         raise ValueError(f"--batch={args.batch} must be at least 1")

@@ -1,4 +1,4 @@
-"""Do the paper's claims hold at a size that two CPU cores can train?
+"""Ablations of the paper at a size that two CPU cores can train.
 
     python -m benchmarks.ablation --output runs/ablation.jsonl [--variants books1 books8] \
         [--seeds 0 1 2] [--steps 800] [--batch 32]
@@ -6,8 +6,8 @@
 
 Every variant is trained on drawn `shapes`, one to a picture, with the same number of steps, the
 same pictures in the same order and the same seeds of the weights; it is evaluated on pictures of
-held-out pairs of colour and shape. Results are appended to the output as they come; what is there
-already is not run again, so a stopped benchmark goes on. `--report` prints the table.
+held-out pairs of colour and shape. Each result is appended to the output when ready; existing
+results are skipped, so a stopped benchmark resumes. `--report` prints the table.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import pathlib
 import statistics
 import time
 
-IMAGES = 256  # of the held-out pairs, for every evaluation
-LPIPS_IMAGES = 64  # of them, for the distance by a VGG16 of random weights
-ENTRIES = 1024  # codebook rows in all, whatever the variant
+IMAGES = 256  # images of the held-out pairs, for every evaluation
+LPIPS_IMAGES = 64  # images for the distance by a VGG16 of random weights
+ENTRIES = 1024  # total codebook rows, whatever the variant
 
-# What differs from `base()`, as room.key.
+# Differences from `base()`, as room.key.
 VARIANTS = {
     "books1": {"model.num_codebooks": 1, "model.latent_width": 8, "model.quant_heads": 8},
     "books2": {"model.num_codebooks": 2, "model.latent_width": 16, "model.quant_heads": 4},
@@ -47,9 +47,9 @@ COLUMNS = {
 
 
 def base(steps: int, batch: int):
-    """The configuration of `books8`, the paper's: 8 codebooks, attention projections, both losses.
+    """Returns the configuration of `books8`, the paper's: 8 codebooks, attention, both losses.
 
-    Plain pixel losses: LPIPS and the discriminator need published weights to mean anything.
+    Plain pixel losses: LPIPS and the discriminator are only meaningful with published weights.
     """
     from configs import shapes
 
@@ -66,17 +66,17 @@ def base(steps: int, batch: int):
 
 
 def configuration(variant: str, steps: int, batch: int):
-    """The configuration of a variant."""
+    """Returns the configuration of a variant."""
     from configs import default
 
     return default.variant(base(steps, batch), VARIANTS, variant, "ablation")
 
 
 class SingleShapes:
-    """The training pictures that show one shape: what a small model learns in minutes."""
+    """Training pictures of a single shape, which a small model learns in minutes."""
 
     def __init__(self, count: int):
-        """The first `count` of them."""
+        """Selects the first `count` pictures of a single shape."""
         from unitok_jax.data.formats.shapes import TrainingShapes
 
         self._source = TrainingShapes()
@@ -92,7 +92,7 @@ class SingleShapes:
 
 @functools.cache
 def training_batches(steps: int, batch: int) -> list[dict]:
-    """The batches of every run, from the pipeline, drawn once."""
+    """Reads the batches of every run from the pipeline, once."""
     from unitok_jax.data.pipeline import train_batches
 
     data = base(steps, batch).data
@@ -138,7 +138,7 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
             "seconds": round(seconds, 1),
         }
         if not (config.loss.l1 or config.loss.l2):
-            # Nothing trains the decoder.
+            # The decoder is not trained.
             record |= {"eval/psnr": None, "lpips_random": None}
         yield seed, record
 
@@ -155,12 +155,12 @@ def _distance(lpips, unitok, vgg, params, pictures):
 
 
 def read(path: pathlib.Path) -> list[dict]:
-    """The records of an output; none if it is not there."""
+    """Reads the records of an output; empty if the file does not exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def spread(values: list[float], factor: float = 1) -> str:
-    """mean ± standard deviation over seeds, both times `factor`."""
+    """Formats mean ± standard deviation over seeds, both times `factor`."""
     values = [factor * value for value in values if value is not None]
     if not values:
         return "–"
@@ -169,7 +169,7 @@ def spread(values: list[float], factor: float = 1) -> str:
 
 
 def report(records: list[dict]) -> str:
-    """A Markdown table, one row per variant."""
+    """Formats a Markdown table, one row per variant."""
     lines = [
         "| variant | seeds | " + " | ".join(COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",
@@ -186,7 +186,7 @@ def report(records: list[dict]) -> str:
 
 
 def plot(records: list[dict], path: str) -> None:
-    """One dot per seed, a column of dots per variant, a panel per figure."""
+    """Plots a dot per seed, a column of dots per variant, a panel per figure."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,7 +209,7 @@ def plot(records: list[dict], path: str) -> None:
 
 
 def main() -> None:
-    """Runs what is missing, or reports."""
+    """Runs the missing variants, or reports."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a .jsonl file")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))

@@ -1,13 +1,13 @@
-"""What checkpoints cost: the time that a save holds up the loop, and that of a restore.
+"""Cost of checkpoints: the time that a save blocks the loop, and the time of a restore.
 
     python -m benchmarks.checkpoint save    [--config b16] [--step-seconds 4] [--every 200]
     python -m benchmarks.checkpoint restore [--config l16]
 
-`save` builds the whole state of both players, saves it as training does, and measures the seconds
-for which the call holds up the loop, those that the background takes, and how much slower a step of
-work on the same cores is meanwhile. Before each save the state changes, as after a step: nothing is
-known of it. The share is that of a run that saves every `--every` steps of `--step-seconds`.
-`restore` saves once, drops the file cache as far as it may, and measures a resume: reading,
+`save` builds the whole state of both players, saves the state as training does, and measures the
+seconds for which the call blocks the loop, the seconds of the background save, and the slowdown of
+work on the same cores meanwhile. Before each save the state changes, as after a step, so that no
+digest can be reused. The share is for a run that saves every `--every` steps of `--step-seconds`.
+`restore` saves once, drops the file cache as far as permitted, and measures a resume: reading,
 comparing the digests, arrays on the device. Weights are random numbers, which do not compress.
 """
 
@@ -33,7 +33,7 @@ from unitok_jax.tokenizer.step import TokenizerSteps
 
 
 def abstract_items(config) -> dict:
-    """The items of a state of training as shapes on one device."""
+    """Returns the items of a training state as shapes on one device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state = jax.eval_shape(TokenizerSteps(config).init)
     return jax.tree.map(
@@ -42,11 +42,11 @@ def abstract_items(config) -> dict:
 
 
 def save(config, folder: pathlib.Path, repeats: int) -> list[dict]:
-    """What each of `repeats` saves, after a first one, costs.
+    """Measures the cost of each of `repeats` saves, after a first one.
 
     Returns:
-      Per save: `seconds` for which it holds up the loop, `digests`, those of it that the digests
-      take, `background`, those that it takes after that, `lost`, by how much other work got slower
+      Per save: `seconds` that the save blocks the loop, `digests`, the part of these seconds for
+      digests, `background`, seconds after the call, `lost`, seconds that other work lost
       meanwhile, and `bytes` of the state.
     """
     items = timing.fill(abstract_items(config))
@@ -86,7 +86,7 @@ def save(config, folder: pathlib.Path, repeats: int) -> list[dict]:
 
 
 def restore(config, folder: pathlib.Path) -> dict:
-    """`seconds` of a resume, and `bytes` of the state."""
+    """Measures `seconds` of a resume, and `bytes` of the state."""
     targets = abstract_items(config)
     with Checkpoints(folder, config.checkpoint) as checkpoints:
         begun = time.perf_counter()
@@ -96,7 +96,7 @@ def restore(config, folder: pathlib.Path) -> dict:
 
 
 def measure(config, repeats: int) -> dict[str, dict]:
-    """The last of `repeats` saves after the first one, and a restore."""
+    """Measures the last of `repeats` saves after the first one, and a restore."""
     with tempfile.TemporaryDirectory(prefix="checkpoint") as folder:
         folder = pathlib.Path(folder)
         saves = save(config, folder, repeats)
@@ -111,7 +111,7 @@ def write(config, folder: pathlib.Path) -> None:
 
 
 def _forget(folder):
-    """Drops the pages of all files from the cache of the system."""
+    """Drops the pages of all files from the system's file cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -133,7 +133,7 @@ def _print_saves(found, arguments):
 
 
 def main() -> None:
-    """Runs one of the two."""
+    """Runs `save` or `restore`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["save", "restore", "write", "read"])
     parser.add_argument("--config", default="b16", help="a name in configs/")
@@ -151,7 +151,7 @@ def main() -> None:
         if arguments.what == "save":
             _print_saves(save(config, folder, arguments.repeats), arguments)
         elif arguments.what == "restore":
-            # In a process each: the memory of the writer, and what it knows, are gone.
+            # In separate processes, so that memory and caches of the writer are gone.
             command = [sys.executable, "-m", "benchmarks.checkpoint"]
             more = ["--config", arguments.config, "--folder", str(folder)]
             subprocess.run([*command, "write", *more], check=True)

@@ -1,12 +1,12 @@
-"""Formulations of the model's costly operations on a CPU: which does XLA run fastest?
+"""Times of formulations of the model's costly operations by XLA on a CPU.
 
     python -m benchmarks.convolutions [--operations block upsample nearest] [--torch PYTHON]
 
 prints one markdown table per operation: PyTorch's median time (eager, channels_last, two threads)
-and the median over rounds of every formulation's time as a multiple of it.  PyTorch and every
-formulation run in a process each and take turns, because on a shared machine only ratios of
-neighbouring measurements mean anything.
-``--torch`` names the interpreter that has PyTorch, if this one has not.
+and the median over rounds of every formulation's time as a multiple of PyTorch's.  PyTorch and
+every formulation run in a process each and take turns, because on a shared machine only ratios of
+neighbouring measurements are meaningful.
+``--torch`` names an interpreter with PyTorch, if the running one has none.
 
 Shapes: B batch, H W grid, I O C channels, D width, N tokens, heads h of width d.
 """
@@ -29,7 +29,7 @@ ROOT_HALF = np.float32(0.5**0.5)
 
 
 def grouped(x, w, stride):
-    """XLA's own convolution."""
+    """Computes XLA's own grouped convolution."""
     from jax import lax
 
     return lax.conv_general_dilated(
@@ -39,7 +39,7 @@ def grouped(x, w, stride):
 
 
 def shifts(x, w, stride):
-    """Nine slices of a padded array."""
+    """Sums products of nine slices of a padded array."""
     import jax.numpy as jnp
 
     _, height, width, _ = x.shape
@@ -52,10 +52,10 @@ def shifts(x, w, stride):
 
 
 def flat_shifts(x, w, stride):
-    """The same with W and C as one axis between the padding and the slices.
+    """Sums products of nine slices, with W and C as one axis between the padding and the slices.
 
-    XLA cannot then replace the slices that miss the padding by the unpadded array, which would
-    make it write, and read, both arrays.
+    XLA then cannot replace the slices without padding by the unpadded array, and so writes and
+    reads only the padded array.
     """
     import jax.numpy as jnp
 
@@ -75,7 +75,7 @@ def flat_shifts(x, w, stride):
 
 
 def windows(x, w, stride):
-    """Every product padded, or cropped where the padding is negative: no padded array at all."""
+    """Pads every product, or crops it where the padding is negative, without a padded array."""
     from jax import lax
 
     def shift(y, i, j):
@@ -86,7 +86,7 @@ def windows(x, w, stride):
 
 
 def chosen(x, w, stride):
-    """Flat shifts; with stride 2, windows for the value and shifts for the gradient."""
+    """Computes flat shifts; with stride 2, windows for the value and shifts for the gradient."""
     import jax
 
     if stride == 1:
@@ -110,7 +110,7 @@ DEPTHWISE = {
 
 
 def plain_upsample(x, w):
-    """As it is written."""
+    """Up-samples, then convolves: the plain form."""
     import jax.numpy as jnp
     from jax import lax
 
@@ -119,7 +119,7 @@ def plain_upsample(x, w):
 
 
 def phase_kernel(w, phase, axis):
-    """Three taps on the doubled grid are two on the small one; ``axis`` goes from 3 to 2."""
+    """Sums three taps on the doubled grid to two on the small one; ``axis`` goes from 3 to 2."""
     import jax.numpy as jnp
 
     a, b, c = jnp.split(w, 3, axis)
@@ -127,7 +127,7 @@ def phase_kernel(w, phase, axis):
 
 
 def interleave(phases, x, outputs):
-    """Phases, row by row of the 2x2, each [B, H, W, O] -> [B, 2H, 2W, O]."""
+    """Interleaves phases, row by row of the 2x2, each [B, H, W, O] -> [B, 2H, 2W, O]."""
     import jax.numpy as jnp
 
     batch, height, width, _ = x.shape
@@ -136,7 +136,7 @@ def interleave(phases, x, outputs):
 
 
 def four_phases(x, w):
-    """A 2x2 convolution per output phase, with 4/9 of the plain form's products."""
+    """Computes a 2x2 convolution per output phase, with 4/9 of the plain form's products."""
     from jax import lax
 
     phases = [
@@ -154,7 +154,7 @@ def four_phases(x, w):
 
 
 def one_convolution(x, w):
-    """The phases as channels of one convolution on the padded grid, then cut out."""
+    """Computes the phases as channels of one convolution on the padded grid, then cut out."""
     import jax.numpy as jnp
     from jax import lax
 
@@ -168,7 +168,7 @@ def one_convolution(x, w):
 
 
 def transposed(x, w):
-    """A transposed convolution: the 3x3 kernel spread over 4x4 by the 2x2 of ones."""
+    """Computes a transposed convolution: the 3x3 kernel spread over 4x4 by the 2x2 of ones."""
     import jax.numpy as jnp
     from jax import lax
 
@@ -180,7 +180,7 @@ def transposed(x, w):
 
 
 def taps(x, w):
-    """Nine products with the small image, each added where it is seen: the package's, on a CPU."""
+    """Adds nine products with the small image to their output pixels: the package's CPU form."""
     from unitok_jax.models import convolutions
 
     return convolutions._upsample_by_taps(x, w)
@@ -199,14 +199,14 @@ UPSAMPLE = {
 
 
 def library_gelu(x):
-    """0.5 x erfc(-x / sqrt 2)."""
+    """Computes 0.5 x erfc(-x / sqrt 2)."""
     import jax
 
     return jax.nn.gelu(x, approximate=False)
 
 
 def erf_gelu(x):
-    """0.5 x (1 + erf(x / sqrt 2)), PyTorch's form."""
+    """Computes 0.5 x (1 + erf(x / sqrt 2)), PyTorch's form."""
     from jax import lax
 
     return 0.5 * x * (1 + lax.erf(x * ROOT_HALF))
@@ -219,7 +219,7 @@ GELU = {"jax.nn (erfc)": library_gelu, "erf": erf_gelu}
 
 
 def two_pass(x, scale, bias):
-    """Variance as the mean of squared differences."""
+    """Normalises with the variance as the mean of squared differences."""
     from jax import lax
 
     x = x - x.mean(-1, keepdims=True)
@@ -227,7 +227,7 @@ def two_pass(x, scale, bias):
 
 
 def one_pass(x, scale, bias):
-    """Variance as mean of squares less square of mean."""
+    """Normalises with the variance as mean of squares less square of mean."""
     import jax.numpy as jnp
     from jax import lax
 
@@ -237,7 +237,7 @@ def one_pass(x, scale, bias):
 
 
 def library_norm(x, scale, bias):
-    """The library's standardisation, then scale and bias."""
+    """Normalises with the library's standardisation, then scale and bias."""
     import jax
 
     return jax.nn.standardize(x, axis=-1, epsilon=1e-6) * scale + bias
@@ -250,14 +250,14 @@ NORM = {"jax.nn.standardize": library_norm, "two pass": two_pass, "one pass": on
 
 
 def library_attention(q, k, v):
-    """``jax.nn.dot_product_attention``."""
+    """Calls ``jax.nn.dot_product_attention``."""
     import jax
 
     return jax.nn.dot_product_attention(q, k, v)
 
 
 def einsum_attention(q, k, v):
-    """Two einsums, heads where they stand."""
+    """Computes attention by two einsums, without moving the axis of heads."""
     import jax
     import jax.numpy as jnp
 
@@ -266,7 +266,7 @@ def einsum_attention(q, k, v):
 
 
 def heads_first_attention(q, k, v):
-    """Batched matrix products over [B, h, N, d]."""
+    """Computes attention by batched matrix products over [B, h, N, d]."""
     import jax
 
     q, k, v = (y.swapaxes(1, 2) for y in (q * q.shape[-1] ** -0.5, k, v))
@@ -283,7 +283,7 @@ ATTENTION = {
 
 
 def all_cosines(latent, rows):
-    """One product and one argmax for all codebooks."""
+    """Computes one product and one argmax for all codebooks."""
     import jax.numpy as jnp
 
     books, _, width = rows.shape
@@ -292,7 +292,7 @@ def all_cosines(latent, rows):
 
 
 def nearest_with(form):
-    """One codebook at a time."""
+    """Builds a search of one codebook at a time."""
 
     def nearest(latent, rows):
         from jax import lax
@@ -367,12 +367,12 @@ CASES = [
     ("nearest", "forward", (1, 256, 8, 4096, 8)),
     ("nearest", "forward", (8, 256, 8, 4096, 8)),
 ]
-# Their gradients take XLA seconds where the others take a tenth of one: left out.
+# Left out, as their gradients take XLA seconds, and the others a tenth of a second.
 SLOW_GRADIENTS = {"grouped", "one convolution", "transposed"}
 
 
 def arrays(operation: str, shape: tuple) -> list[np.ndarray]:
-    """Inputs and parameters, float32, in JAX's layouts (NHWC, HWIO), scaled to keep variance."""
+    """Draws inputs and parameters, float32, in JAX's layouts (NHWC, HWIO), variance-preserving."""
     rng = np.random.default_rng(0)
 
     def draw(*size, fan_in=1):
@@ -402,7 +402,7 @@ def arrays(operation: str, shape: tuple) -> list[np.ndarray]:
 
 
 def jax_operation(operation: str, formulation: str, shape: tuple):
-    """The function of ``arrays(operation, shape)`` to be timed."""
+    """Returns the function of ``arrays(operation, shape)`` to time."""
     function = FORMULATIONS[operation][formulation]
     if operation == "depthwise":
         return functools.partial(function, stride=shape[-1])
@@ -419,7 +419,7 @@ def jax_operation(operation: str, formulation: str, shape: tuple):
 
 
 def jax_call(operation: str, direction: str, formulation: str, shape: tuple):
-    """A compiled call that returns when its result is there."""
+    """Returns a compiled call that returns when its result is ready."""
     import jax
     import jax.numpy as jnp
 
@@ -434,7 +434,7 @@ def jax_call(operation: str, direction: str, formulation: str, shape: tuple):
 
 
 def torch_operation(operation: str, shape: tuple):
-    """PyTorch's function of the same arrays, in its own layouts."""
+    """Returns PyTorch's function of the same arrays, in PyTorch's layouts."""
     import torch.nn.functional as F
 
     stride = shape[-1]
@@ -464,7 +464,7 @@ def torch_operation(operation: str, shape: tuple):
 
 
 def torch_call(operation: str, direction: str, shape: tuple):
-    """An eager call on channels_last images and kernels."""
+    """Returns an eager call on channels_last images and kernels."""
     import torch
 
     torch.set_num_threads(2)
@@ -495,10 +495,10 @@ def torch_call(operation: str, direction: str, shape: tuple):
 
 
 def fastest(call) -> float:
-    """Seconds of the fastest call in about a tenth of a second, after a first one for the caches.
+    """Measures the fastest call within about a tenth of a second, after one to fill the caches.
 
-    The fastest, because PyTorch's threads wait for each other at every operation: one that has
-    lost its core to another process costs a small operation many times its own time.
+    The fastest, because PyTorch's threads wait for each other at every operation: a thread that
+    loses its core to another process multiplies the time of a small operation.
     """
     call()
     seconds = []
@@ -510,7 +510,7 @@ def fastest(call) -> float:
 
 
 def serve(library: str) -> None:
-    """Answer cases on stdin by seconds of a call on stdout, until stdin ends."""
+    """Answers cases on stdin with seconds of a call on stdout, until stdin ends."""
     current, call = None, None
     for line in sys.stdin:
         *case, shape = json.loads(line)
@@ -522,7 +522,7 @@ def serve(library: str) -> None:
 
 
 class Worker:
-    """A process that times calls of one formulation, or of PyTorch."""
+    """Worker process that times calls of one formulation, or of PyTorch."""
 
     def __init__(self, python: str, library: str):
         command = [python, "-m", "benchmarks.convolutions", "--serve", library]
@@ -531,7 +531,7 @@ class Worker:
         )
 
     def seconds(self, *case) -> float:
-        """Time of one call.  Raises RuntimeError if the process died."""
+        """Measures one call.  Raises RuntimeError if the process died."""
         self.process.stdin.write(json.dumps(case) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -540,13 +540,13 @@ class Worker:
         return float(answer)
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         self.process.stdin.close()
         self.process.wait()
 
 
 def measure(case: tuple, workers: dict[str, Worker], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round of (operation, direction, shape), by worker."""
+    """Measures seconds of every round of (operation, direction, shape), by worker."""
     operation, direction, shape = case
     skipped = SLOW_GRADIENTS if direction == "gradient" else ()
     names = [name for name in workers if name not in skipped]
@@ -559,7 +559,7 @@ def measure(case: tuple, workers: dict[str, Worker], rounds: int) -> dict[str, l
 
 
 def table(operation: str, rounds: int, python: str) -> None:
-    """Print the operation's cases, a row each."""
+    """Prints the operation's cases, a row each."""
     names = list(FORMULATIONS[operation])
     workers = {name: Worker(sys.executable, "jax") for name in names}
     workers["torch"] = Worker(python, "torch")
@@ -579,7 +579,7 @@ def table(operation: str, rounds: int, python: str) -> None:
 
 
 def main() -> None:
-    """Parse the command line and print the tables."""
+    """Parses the command line and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--operations", nargs="+", choices=FORMULATIONS, default=[*FORMULATIONS])
     parser.add_argument("--rounds", type=int, default=9)

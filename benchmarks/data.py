@@ -1,4 +1,4 @@
-"""Speed, nearness to Pillow and coverage of the training input.
+"""Speed, similarity to Pillow and coverage of the training input.
 
     python -m benchmarks.data speed [--seconds 20] [--rounds 5] [--cores 2]
     python -m benchmarks.data quality
@@ -7,11 +7,11 @@
 `speed` reads tars of 512x384 JPEGs with captions into batches of 256 px with token ids, on two
 cores, in three ways that take turns: this package; webdataset with Pillow's decoder and bicubic
 resize and open_clip's tokenizer in a PyTorch DataLoader with a worker per core; and, as a bound,
-our decoder and resize alone, on encoded images in memory. It needs
+this package's decoder and resize alone, on encoded images in memory. `speed` needs
 `pip install webdataset open_clip_torch` besides the `torch` and `demo` extras. Pictures are cut
 from the photographs inside scikit-image and from noise with the spectrum of photographs.
 
-`quality` compares our crops with Pillow's antialiased bicubic of the same boxes.
+`quality` compares this package's crops with Pillow's antialiased bicubic of the same boxes.
 
 `coverage` reads three epochs with all processes of a job, counts every sample, and resumes at
 random positions with as many and with fewer processes.
@@ -116,7 +116,7 @@ def _add(tar, name, data):
 
 
 def ours(pattern: str, cores: int, seconds: float) -> float:
-    """Images per second of this package's pipeline."""
+    """Measures images per second of this package's pipeline."""
     data = _data(pattern, batch_size=256)
     data.num_threads = cores
     with contextlib.closing(train_batches(data, 0)) as batches:
@@ -124,7 +124,7 @@ def ours(pattern: str, cores: int, seconds: float) -> float:
 
 
 def bare(pattern: str, cores: int, seconds: float) -> float:
-    """Images per second of decoding and resizing alone, in one process per core."""
+    """Measures images per second of decoding and resizing alone, in one process per core."""
     with concurrent.futures.ProcessPoolExecutor(cores) as pool:
         return sum(pool.map(_bare, [pattern] * cores, [seconds] * cores))
 
@@ -144,7 +144,7 @@ def _bare(pattern, seconds):
 
 
 def webdataset_and_pillow(pattern: str, cores: int, seconds: float, floats=False) -> float:
-    """Images per second of the usual PyTorch pipeline with Pillow and a pure-Python tokenizer."""
+    """Measures images per second of a PyTorch pipeline with Pillow and a pure-Python tokenizer."""
     import torch
     import webdataset
 
@@ -183,7 +183,7 @@ def webdataset_and_pillow(pattern: str, cores: int, seconds: float, floats=False
 
 
 def _rate(counts, seconds):
-    """What comes per second, after a first quarter of the time."""
+    """Returns the sum of counts per second, after a first quarter of the time."""
     begun, seen, since = time.perf_counter(), 0, None
     for count in counts:
         now = time.perf_counter()
@@ -204,7 +204,7 @@ CONTENDERS = {
 
 
 def rates(pattern: str, names, rounds: int, cores: int, seconds: float) -> dict[str, list[float]]:
-    """Images per second of each contender in each of the rounds in which they take turns."""
+    """Measures images per second of each contender in each round; contenders take turns."""
     open_source(_data(pattern))  # makes the index, which benchmarks/data_index.py times
     found = {name: [] for name in names}
     for _ in range(rounds):
@@ -217,7 +217,7 @@ def rates(pattern: str, names, rounds: int, cores: int, seconds: float) -> dict[
 
 
 def measure(cores: int, rounds: int, seconds: float, pictures: int = 256) -> dict[str, dict]:
-    """Our pipeline and bare decoding: {'images_per_second', 'seconds' of an image}."""
+    """Measures the pipeline and bare decoding: {'images_per_second', 'seconds' per image}."""
     names = ["ours", "bare decode + resize"]
     with tempfile.TemporaryDirectory() as folder:
         pattern = write_tars(pathlib.Path(folder), 4, pictures, pictures)
@@ -245,7 +245,7 @@ def speed(args) -> None:
 
 
 def contend(args) -> None:
-    """One contender, on some cores; prints its rate."""
+    """Runs one contender on the given cores, and prints its rate."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     print(CONTENDERS[args.name](args.pattern, args.cores, args.seconds))
 
@@ -254,7 +254,7 @@ def contend(args) -> None:
 
 
 def quality(_) -> None:
-    """Prints how near our crops are to Pillow's."""
+    """Prints the differences of this package's crops from Pillow's."""
     print(
         "| pictures | pixels per pixel of the crop | PSNR, mean | PSNR, lowest |\n|---|---|---|---|"
     )
@@ -318,7 +318,7 @@ def coverage(args) -> None:
 
 
 def _numbered_tars(folder, shards):
-    """Tars of 4 to 9 tiny pictures whose captions are their numbers."""
+    """Writes tars of 4 to 9 tiny pictures whose captions are their numbers."""
     out, number, chance = io.BytesIO(), 0, random.Random(0)
     Image.new("RGB", (20, 20), (200, 30, 30)).save(out, "JPEG")
     for shard in range(shards):
@@ -331,7 +331,7 @@ def _numbered_tars(folder, shards):
 
 
 def _numbers(data, steps, rows, start_step=0):
-    """The numbers of the samples of some steps, (steps, len(rows)), read from their token ids."""
+    """Reads the numbers of the samples of some steps, (steps, len(rows)), from token ids."""
     digits = {token: digit for digit, token in enumerate(range(271, 281))}
     batches = train_batches(data, 7, rows=rows, start_step=start_step)
     with contextlib.closing(batches):

@@ -1,13 +1,13 @@
-"""What the index of tar shards costs: making it, reading by it, and the memory that it holds.
+"""Cost of the index of tar shards: time to build, reads per second, and memory.
 
     python -m benchmarks.data_index [--folder /tmp] [--samples 10000] [--shards 100000]
 
 Three tables of one line each, medians of three: the time to index one shard of `--samples` samples
 (an image of 100 kB, a caption, a JSON), with its pages in the file cache and, as far as the system
-lets go of them, without; random reads per second by one thread, from the file cache; and what a
-process holds, grain and jax imported, once it has unpickled a source of `--shards` shards of 1000
-samples each and has looked 100 000 random ones up. That index is written by the code that writes
-real ones, of shards that are not there. Everything is made below `--folder` and deleted.
+drops them, without; random reads per second by one thread, from the file cache; and the memory of a
+process, grain and jax imported, after unpickling a source of `--shards` shards of 1000 samples each
+and looking up 100 000 random samples. The code that writes real indexes writes this index too, for
+shards that do not exist. All files are written below `--folder` and deleted.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from unitok_jax.data.tars.scan import ROW, CaptionRule
 from unitok_jax.data.tars.shards import Shard
 from unitok_jax.data.tars.source import TarSource, tar_source
 
-_ROWS = 1000  # of a shard that is not there
+_ROWS = 1000  # samples of a shard that does not exist
 _LOOK = """
 import pickle, resource, sys, time
 import grain, jax, random
@@ -48,7 +48,7 @@ print(before, resident(), peak, seconds)
 
 
 def make_shard(path: pathlib.Path, samples: int) -> None:
-    """A WebDataset tar of random images, which do not decode."""
+    """Writes a WebDataset tar of random images, which do not decode."""
     rng = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
         for index in range(samples):
@@ -60,14 +60,14 @@ def make_shard(path: pathlib.Path, samples: int) -> None:
 
 
 def drop_pages(path: pathlib.Path) -> None:
-    """Lets go of a file's pages in the cache."""
+    """Drops a file's pages from the file cache."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def index_seconds(path: pathlib.Path, cached: bool) -> float:
-    """Seconds to open a source of one shard that has no index."""
+    """Measures seconds to open a source of one shard without an index."""
     times = []
     for _ in range(3):
         if not cached:
@@ -80,7 +80,7 @@ def index_seconds(path: pathlib.Path, cached: bool) -> float:
 
 
 def reads_per_second(path: pathlib.Path, count: int = 5000) -> float:
-    """Random samples per second, by one thread."""
+    """Measures random samples per second, by one thread."""
     source, rng, rates = tar_source(str(path)), np.random.default_rng(0), []
     for _ in range(3):
         order = rng.integers(len(source), size=count).tolist()
@@ -92,7 +92,7 @@ def reads_per_second(path: pathlib.Path, count: int = 5000) -> float:
 
 
 def memory(folder: pathlib.Path, shards: int) -> tuple[int, list[float]]:
-    """Bytes of a pickled source, and (before, after, peak, seconds) of processes that load it."""
+    """Measures bytes of a pickled source, and (before, after, peak, seconds) of its loading."""
     found = [Shard(f"/data/datacomp/{n:08}.tar", 10**9 + n, 10**18 + n) for n in range(shards)]
     query = tar_index.Query("/data/datacomp/*.tar", CaptionRule(), True)
     state, rows, tally = query.name(found), np.zeros(_ROWS, ROW), Tally()

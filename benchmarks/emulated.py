@@ -1,4 +1,4 @@
-"""Products of float32 as accelerators make them, on a CPU: to count codes, not to take times."""
+"""Emulation of accelerators' float32 products on a CPU: to count changed codes, not for timing."""
 
 import contextlib
 import functools
@@ -12,12 +12,12 @@ def _rounded(bits):
 
 
 def _tensorfloat32(product, a, b):
-    """Factors rounded to the nearest of 10 bits, sums float32."""
+    """Multiplies with factors rounded to 10 bits and float32 sums."""
     return product(_rounded(10)(a), _rounded(10)(b))
 
 
 def _bfloat16_3x(product, a, b):
-    """Each factor is the sum of two bfloat16; the product of the two small ones is left out."""
+    """Multiplies factors as sums of two bfloat16, without the product of the two small ones."""
     round_, (high_a, high_b) = _rounded(7), map(_rounded(7), (a, b))
     low_a, low_b = round_(a - high_a), round_(b - high_b)
     return product(high_a, high_b) + (product(high_a, low_b) + product(low_a, high_b))
@@ -28,16 +28,16 @@ EMULATED = {"bfloat16_3x": _bfloat16_3x, "tensorfloat32": _tensorfloat32}
 
 @contextlib.contextmanager
 def products(name: str):
-    """Within it, what is traced with the products of a precision computes them so.
+    """Emulates the products of a precision in all functions traced within the context.
 
-    Matrix products and convolutions of float32, but those that ask for the highest precision.
-    Depthwise convolutions of a CPU are neither, and stay float32.
+    Emulated are matrix products and convolutions of float32, except those that request the highest
+    precision. Depthwise convolutions on a CPU are neither, and stay float32.
     """
     primitives = lax.dot_general_p, lax.conv_general_dilated_p
     binds = [primitive.bind for primitive in primitives]
     for primitive, bind in zip(primitives, binds, strict=True):
         primitive.bind = functools.partial(_bind, bind, EMULATED[name])
-    jax.clear_caches()  # of what was traced outside
+    jax.clear_caches()  # drops functions traced outside
     try:
         yield
     finally:

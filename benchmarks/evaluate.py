@@ -1,4 +1,4 @@
-"""Speed of the pass that measures a tokenizer, beside plain encoding and decoding in memory.
+"""Speed of the evaluation pass of a tokenizer, beside plain encoding and decoding in memory.
 
     python -m benchmarks.evaluate [--config configs/tiny.py] [--images 64] [--batch 16] [--rounds 3]
 
@@ -27,18 +27,18 @@ from unitok_jax.weights import pretrained
 
 
 def measure(config, images: int, batch: int, rounds: int, names=()) -> dict[str, dict]:
-    """The pass over `images` drawn shapes, and plain encoding and decoding of as many.
+    """Measures the pass over `images` drawn shapes, and plain encoding and decoding of as many.
 
     Args:
       config: the whole configuration; both compute in the precision of its `model.dtype`.
-      images: in all.
-      batch: global; it becomes a multiple of the devices.
-      rounds: in which the two take turns; a first one is not counted.
-      names: of the networks that the pass runs too, 'lpips' and 'inception'.
+      images: total number of images.
+      batch: global batch size, rounded to a multiple of the number of devices.
+      rounds: rounds in which the two take turns; a first one is not counted.
+      names: networks that the pass runs too, 'lpips' and 'inception'.
 
     Returns:
-      'plain' and 'pass': {'seconds', 'images'}; of the pass also `plain_over_pass`, the median of
-      the ratios of their times, and `waiting`, the share in which it waited for images.
+      'plain' and 'pass': {'seconds', 'images'}; for the pass also `plain_over_pass`, the median of
+      the ratios of the two times, and `waiting`, the fraction of its time spent waiting for images.
     """
     model, mesh = config.model.to_dict(), sharding.make_mesh(-1, 1)
     params = sharding.replicate(
@@ -84,7 +84,7 @@ def measure(config, images: int, batch: int, rounds: int, names=()) -> dict[str,
 
 
 def main() -> None:
-    """Prints a markdown table."""
+    """Measures, and prints a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs.tiny")
     parser.add_argument("--images", type=int, default=64)

@@ -1,8 +1,8 @@
-"""What a process does before its first codes: import, compile, and the first call.
+"""Time of a process before its first codes: import, compilation, and the first call.
 
     python -m benchmarks.first_call [--config tiny] [--batch 1] [--dtype float32]
 
-Nothing that was compiled before is used.
+No compilation cache is used.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import time
 
 
 def measure(config: str, batch: int, dtype: str) -> dict[str, dict]:
-    """{'import', 'compile', 'first call'} -> {'seconds'} of encoding in a new process."""
+    """Measures {'import', 'compile', 'first call'} -> {'seconds'} of encoding in a new process."""
     command = [sys.executable, "-m", "benchmarks.first_call", "--here", "--config", config]
     command += ["--batch", str(batch), "--dtype", dtype]
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}

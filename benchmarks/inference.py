@@ -1,4 +1,4 @@
-"""Speed of encoding and decoding on this machine, beside PyTorch on the same cores.
+"""Speed of encoding and decoding on this machine, beside PyTorch's on the same cores.
 
     python -m benchmarks.inference [--size base] [--batches 1 8] [--rounds 5]
 
@@ -24,7 +24,7 @@ SIDE = 256
 
 
 def methods(config, params, batch: int) -> dict:
-    """{'encode', 'decode'} -> the `roofline.Job` of a model of these parameters."""
+    """Returns {'encode', 'decode'} -> the `roofline.Job` of a model with these parameters."""
     from flax import nnx
 
     from benchmarks.roofline import Job
@@ -45,7 +45,7 @@ def methods(config, params, batch: int) -> dict:
 
 
 def measure(config, batch: int, rounds: int, peaks, names=("encode", "decode")) -> dict:
-    """Method -> its figures as `roofline.figures` tells them, with `batch`."""
+    """Measures each method: name -> figures as of `roofline.figures`, with `batch`."""
     from benchmarks import roofline, timing
     from unitok_jax.models.unitok import abstract_model
 
@@ -64,7 +64,7 @@ def measure(config, batch: int, rounds: int, peaks, names=("encode", "decode")) 
 
 
 def jax_methods(size: str, batch: int):
-    """{'encode', 'decode'} -> a call that ends when its result is there; and compile seconds."""
+    """Returns {'encode', 'decode'} -> a call that waits for its result; and compile seconds."""
     import jax
 
     from benchmarks import timing
@@ -84,7 +84,7 @@ def jax_methods(size: str, batch: int):
 
 
 def torch_methods(size: str, batch: int):
-    """The same of PyTorch, which does not compile."""
+    """Returns the calls of PyTorch for 'encode' and 'decode'; nothing is compiled."""
     import torch
 
     from benchmarks.torch_unitok import UniTok
@@ -110,7 +110,7 @@ def torch_methods(size: str, batch: int):
 
 
 def serve(framework: str, size: str, batch: int) -> None:
-    """A worker: answers each method's name on stdin with seconds and peak memory."""
+    """Answers each method's name on stdin with seconds and peak memory, as a worker process."""
     calls, compile_seconds = {"jax": jax_methods, "torch": torch_methods}[framework](size, batch)
     for call in calls.values():
         call()
@@ -124,7 +124,7 @@ def serve(framework: str, size: str, batch: int) -> None:
 
 
 class Worker:
-    """One framework in a process of its own."""
+    """Worker process of one framework."""
 
     def __init__(self, framework: str, size: str, batch: int):
         arguments = ["--serve", framework, "--size", size, "--batches", str(batch)]
@@ -137,7 +137,7 @@ class Worker:
         self.compile_seconds = self._answer()
 
     def time(self, method: str) -> tuple[float, float]:
-        """Seconds of one call, and the process's peak memory in GiB so far."""
+        """Measures seconds of one call, and the process's peak memory in GiB so far."""
         self.process.stdin.write(method + "\n")
         self.process.stdin.flush()
         return self._answer()
@@ -155,7 +155,7 @@ class Worker:
 
 
 def beside_torch(size: str, batch: int, rounds: int) -> list[dict]:
-    """A row for each method, with PyTorch's figures where it is installed."""
+    """Measures a row for each method, with PyTorch's figures if PyTorch is installed."""
     names = ["jax"] + (["torch"] if importlib.util.find_spec("torch") else [])
     workers = {name: Worker(name, size, batch) for name in names}
     rows = []
@@ -182,7 +182,7 @@ def beside_torch(size: str, batch: int, rounds: int) -> list[dict]:
 
 
 def main() -> None:
-    """Prints a markdown table."""
+    """Measures, and prints a markdown table."""
     from benchmarks import timing
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -1,4 +1,4 @@
-"""Mishaps of a run beside a kill: each must end as the manual says, and change nothing."""
+"""Mishaps of a run besides a kill: each must end as documented, and not change the results."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ import time
 from benchmarks.victim import Victim, compare
 
 EXIT_INPUT, EXIT_PREEMPTED = 2, 75
-GIVES_UP = 60.0  # seconds within which a process must end whose partner was killed
+GIVES_UP = 60.0  # seconds within which a process must end after its partner was killed
 
 
 class _Check:
-    """Collects what is not as it should be."""
+    """Collector of failed checks."""
 
     def __init__(self):
         self.problems = []
@@ -26,7 +26,7 @@ class _Check:
 
 
 def truncated(folder: pathlib.Path, settings: list[str], reference: Victim) -> list[str]:
-    """The newest checkpoint has lost half of a file: the one before is used, with a warning."""
+    """Truncates a file of the newest checkpoint: the previous one is used, with a warning."""
     target, check = Victim(folder, settings), _Check()
     every = target.setting("checkpoint.every")
     target.start()
@@ -48,7 +48,7 @@ def truncated(folder: pathlib.Path, settings: list[str], reference: Victim) -> l
 
 
 def disk(folder: pathlib.Path, settings: list[str], reference: Victim) -> list[str] | None:
-    """The disk fills during the second save: exit code 2, and the first one stays usable."""
+    """Fills the disk during the second save: exit code 2, and the first save stays usable."""
     check = _Check()
     newest = reference.workdir / "checkpoints" / str(reference.setting("steps"))
     size = sum(p.stat().st_size for p in newest.rglob("*") if p.is_file())
@@ -80,7 +80,7 @@ def disk(folder: pathlib.Path, settings: list[str], reference: Victim) -> list[s
 
 
 def preemption(folder: pathlib.Path, settings: list[str], reference: Victim) -> list[str]:
-    """SIGTERM: a checkpoint of that very step and exit code 75."""
+    """Sends SIGTERM: a checkpoint of the current step and exit code 75."""
     target, check = Victim(folder, settings), _Check()
     every = target.setting("checkpoint.every")
     target.start()
@@ -97,7 +97,7 @@ def preemption(folder: pathlib.Path, settings: list[str], reference: Victim) -> 
 
 
 def processes(folder: pathlib.Path, settings: list[str], reference: Victim) -> list[str]:
-    """One of two processes is killed: the other ends soon with an error; both continue."""
+    """Kills one of two processes: the other soon ends with an error; both resume."""
     check = _Check()
     together = _pair(folder / "undisturbed", settings)
     for number, target in enumerate(together):
@@ -151,7 +151,7 @@ def _pair(workdir, settings) -> list[Victim]:
 
 @contextlib.contextmanager
 def _disk(folder, size):
-    """A file system of `size` bytes in memory; yields whether it could be mounted."""
+    """Mounts a file system of `size` bytes in memory; yields True if mounted."""
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""Samples that tell their number, read through the pipeline of training."""
+"""Samples with their number as caption, read through the training pipeline."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from unitok_jax.data.text import Tokenizer
 
 
 class _Numbered:
-    """As many samples as the embedded photographs; the caption of each is its number."""
+    """Source of as many samples as the embedded photographs; each caption is a sample's number."""
 
     def __init__(self, count: int):
         picture = io.BytesIO()
@@ -29,12 +29,12 @@ class _Numbered:
 
 @functools.cache
 def count() -> int:
-    """Samples of an epoch."""
+    """Returns the number of samples of an epoch."""
     return len(open_source(tiny.get_config().data))
 
 
 def read(begin: int, end: int, batch: int) -> dict[int, list[int]]:
-    """What a process that resumed after step `begin` reads until step `end`.
+    """Reads the batches of a process that resumes after step `begin`, until step `end`.
 
     Returns:
       Step -> the numbers of the samples of its batch.

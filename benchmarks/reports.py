@@ -1,4 +1,4 @@
-"""Reports of the suite: as tables, as JSON, and beside a stored one."""
+"""Reports of the suite: as tables, as JSON, and compared with a stored report."""
 
 import json
 import math
@@ -24,11 +24,11 @@ def write(path: pathlib.Path, report: Mapping) -> None:
 
 
 def read(path: pathlib.Path) -> dict:
-    """A report that `write` wrote.
+    """Reads a report written by `write`.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: the file is something else, or damaged.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is not a report, or damaged.
     """
     again = "make it anew with `python -m benchmarks --output FILE`"
     if not path.is_file():
@@ -68,7 +68,7 @@ def _positive(value):
 
 
 def measured(report: Mapping, path: tuple = ()) -> dict[tuple, Mapping]:
-    """Path -> every dict of a report that holds `seconds`."""
+    """Returns path -> dict for every dict of a report with `seconds`."""
     out = {path: report} if "seconds" in report else {}
     for key, value in report.items():
         if isinstance(value, Mapping):
@@ -77,13 +77,13 @@ def measured(report: Mapping, path: tuple = ()) -> dict[tuple, Mapping]:
 
 
 def compare(report: Mapping, stored: Mapping) -> list[tuple]:
-    """Times of a report beside those of a stored one, of this machine or another.
+    """Compares times of a report with those of a stored one, of this machine or another.
 
     Returns:
-      (figure, seconds, stored seconds, ratio) of every figure of either; None for what one of them
-      lacks. The ratio is of times in units of the least time that the stored work takes at the
-      peaks of each run, so that neither a slower machine nor a busier one moves it much; below 1 is
-      faster. Work that tells neither operations nor bytes goes by the peak of matrix products.
+      (figure, seconds, stored seconds, ratio) of every figure of either; None for values that one
+      of them lacks. The ratio is of times in units of the least time of the stored work at the
+      peaks of each run, so that a slower or busier machine hardly changes the ratio; below 1 is
+      faster. Work without operations and bytes is scaled by the peak of matrix products.
     """
     new, old = measured(report), measured(stored)
     rows = []
@@ -99,7 +99,7 @@ def compare(report: Mapping, stored: Mapping) -> list[tuple]:
 
 
 def print_comparison(report: Mapping, stored: Mapping) -> None:
-    """Prints `compare`'s table, and what else differs between the runs."""
+    """Prints `compare`'s table, and other differences between the runs."""
     print("\n## Beside the stored run\n")
     for room in ("settings", "machine"):
         for key in dict.fromkeys([*report[room], *stored[room]]):
@@ -157,7 +157,7 @@ def print_stages(groups: Mapping) -> None:
 
 
 def print_rest(found: Mapping) -> None:
-    """Prints whatever else a section found: a row for each of its parts."""
+    """Prints the results of any other section: a row for each part."""
     keys = list(dict.fromkeys(key for row in found.values() for key in row))
     rows = [[name, *(row.get(key) for key in keys)] for name, row in found.items()]
     print(table(["", *keys], rows))

@@ -1,9 +1,9 @@
-"""What a program does, and how fast it could be on a machine.
+"""Roofline of programs: their operations and bytes, and the least time on a machine.
 
 The least time of a program is max(operations / peak, bytes / bandwidth), with the peaks that
-`timing.peaks` measured in the same run: the roofline (doi.org/10.1145/1498765.1498785). Its share
-is that least time over the measured one. Bytes are those between fusions, as if nothing stayed in a
-cache: a stage whose arrays fit into one may exceed 1.
+`timing.peaks` measured in the same run: the roofline (doi.org/10.1145/1498765.1498785). The share
+of a program is its least time over its measured time. Bytes are those between fusions, without
+caches: the share of a stage whose arrays fit into a cache may exceed 1.
 """
 
 import concurrent.futures
@@ -20,22 +20,22 @@ from unitok_jax.planning import flops, hlo
 
 
 class Job(NamedTuple):
-    """A function and what it is compiled for."""
+    """Function with the arguments to compile it for."""
 
     function: Callable
     args: tuple  # arrays or their shapes
-    dtype: str  # whose peak bounds it, 'float32' or 'bfloat16'
-    reference: Callable | None = None  # the same without recomputation, if there is any
-    donate: tuple[int, ...] = ()  # positions of arguments whose memory it may use
+    dtype: str  # dtype of the peak that bounds the function, 'float32' or 'bfloat16'
+    reference: Callable | None = None  # the function without recomputation, if it has any
+    donate: tuple[int, ...] = ()  # positions of donated arguments
 
 
 def compiled(jobs: Mapping[Hashable, Job], at_once: int = 1) -> dict[Hashable, tuple]:
-    """Compiles functions, `at_once` of them side by side, and tells what they do.
+    """Compiles functions, `at_once` of them in parallel, and counts their work.
 
     Returns:
       Key -> (program, work). `work` is a dict of `dtype`; `flops` of products and convolutions as
-      they are executed; `model_flops`, those of the published model, which neither recomputes nor
-      saves; `bytes` read and written, `argument_bytes`, `temporary_bytes`; `xla_flops` and
+      executed; `model_flops`, those of the published model, without recomputation or faster forms;
+      `bytes` read and written, `argument_bytes`, `temporary_bytes`; `xla_flops` and
       `xla_bytes` of XLA's own analysis, which counts elementwise operations too, but the body of a
       loop once; `compile_seconds`.
     """
@@ -70,13 +70,13 @@ def _compile(traced):
 
 
 def model_flops(function: Callable, *args) -> float:
-    """As `flops.count`, with each up-sampling convolution as it is published.
+    """Counts operations as `flops.count`, with each up-sampling convolution in its published form.
 
-    What is computed on the small grid for one 3x3 convolution on the large one has 4/9 of its
-    products, or a quarter.
+    The form on the small grid has 4/9 or a quarter of the products of the 3x3 convolution on the
+    large grid.
     """
     with _published():
-        # A function of its own: what was traced before is remembered by the function.
+        # A new function, as JAX caches traces by function.
         return flops.count(lambda *args: function(*args), *args)
 
 
@@ -102,10 +102,10 @@ def _upsample_then_convolve(x, kernel):
 
 
 def least_seconds(work: Mapping, peaks: Mapping) -> float:
-    """The least time of some work at some peaks.
+    """Computes the least time of some work at some peaks.
 
-    Work without `bytes` or `flops` has none of these; work with neither is taken as one operation:
-    its figures compare by the machines' matrix products.
+    Missing `bytes` or `flops` count as 0; work with neither counts as one operation, so that its
+    figures are compared by the machines' matrix products.
     """
     operations = work.get("flops", 0.0 if "bytes" in work else 1.0)
     bound = operations / peaks[work.get("dtype", "float32")]
@@ -113,6 +113,6 @@ def least_seconds(work: Mapping, peaks: Mapping) -> float:
 
 
 def figures(work: Mapping, seconds: float, peaks: Mapping) -> dict:
-    """Work with its time and its share of the roofline."""
+    """Returns work with its time and its share of the roofline."""
     share = least_seconds(work, peaks) / seconds
     return dict(work) | {"seconds": seconds, "of_roofline": share}

@@ -1,13 +1,13 @@
-"""What a train step exchanges between chips, and what becomes of it with more of them.
+"""Communication of a train step between chips, and its efficiency on more chips.
 
     python -m benchmarks.scaling [--config l16] [--devices 256] [--adversary]
         [--machines v5e v5p h100] [--micro 16] [--fsdp 0] [--traffic 0]
 
 The step is compiled once, for simulated CPU devices: nothing runs, and neither an accelerator nor a
-compiler of one is needed. Its collectives are sorted by cause. From there on it is arithmetic with
+compiler of one is needed. The step's collectives are sorted by cause. The rest is arithmetic with
 the peaks of `unitok_jax.planning.machines`: time at the chips' bfloat16 peak, time of rings on
-their links, and the part of that peak that is left if all of the exchange hides behind the work
-("hidden") and if nothing of it does ("exposed").
+their links, and the fraction of the peak that remains if all communication overlaps with the work
+("hidden") or none ("exposed").
 """
 
 import argparse
@@ -32,19 +32,19 @@ _FOUND = (
 
 
 class Step(NamedTuple):
-    """What a step needs, whatever the number of chips."""
+    """Work and communication of a step, independent of the number of chips."""
 
-    flops: float  # of an image, of several micro-batches
-    once: float  # of an image, of a single one: a forward pass less
-    parameters: float  # bytes that are gathered once a step, if the state is split
-    gradients: float  # bytes that are reduced in every micro-batch
-    gathered: float  # bytes of features of an image that every chip gets
-    reduced: float  # bytes of sums over features of an image
-    traffic: float = 0.0  # bytes of memory that an image moves; 0: not known
+    flops: float  # per image, with several micro-batches
+    once: float  # per image, with a single micro-batch: one forward pass less
+    parameters: float  # bytes gathered once per step, if the state is sharded
+    gradients: float  # bytes reduced in every micro-batch
+    gathered: float  # bytes per image of features gathered on every chip
+    reduced: float  # bytes per image of sums over features
+    traffic: float = 0.0  # bytes of memory traffic per image; 0: unknown
 
 
 class Times(NamedTuple):
-    """Seconds of one step on every chip."""
+    """Times of one step on every chip, in seconds."""
 
     compute: float
     memory: float
@@ -54,28 +54,28 @@ class Times(NamedTuple):
 
     @property
     def exchange(self) -> float:
-        """All collectives."""
+        """Time of all collectives."""
         return self.parameters + self.gradients + self.features
 
     @property
     def work(self) -> float:
-        """What a chip does alone."""
+        """Time of a chip's own work."""
         return max(self.compute, self.memory)
 
     @property
     def hidden(self) -> float:
-        """Efficiency if the exchange hides behind the work."""
+        """Efficiency if all communication overlaps with the work."""
         return self.compute / max(self.work, self.exchange)
 
     @property
     def exposed(self) -> float:
-        """Efficiency if nothing of it does."""
+        """Efficiency if no communication overlaps with the work."""
         return self.compute / (self.work + self.exchange)
 
 
 def cause(kind: str, name: str) -> str:
-    """Why a collective is there: parameters, gradients, or features (with all that is small)."""
-    # The constraint that gathers them, or, of newer JAX, the argument that it gathers.
+    """Returns the cause of a collective: parameters, gradients, or features (and small ones)."""
+    # The constraint that gathers the parameters, or, in newer JAX, the gathered argument.
     if "sharding_constraint" in name or name.startswith("state."):
         return "parameters"
     reduces = kind in ("all-reduce", "reduce-scatter")
@@ -84,11 +84,11 @@ def cause(kind: str, name: str) -> str:
 
 
 def compile_step(config, devices: int, adversarial: bool = False, traffic: float = 0.0) -> Step:
-    """Compiles the step with its state split over all of `devices` simulated ones.
+    """Compiles the step with its state sharded over `devices` simulated devices.
 
     Raises:
-      ValueError: the configuration does not fit the devices, or the program exchanges what no
-        formula here is for.
+      ValueError: the configuration does not fit the devices, or the program has collectives
+        without a formula here.
     """
     machine = machines.find(f"host:{devices}")
     mesh = sharding.make_mesh(1, devices, machine.devices)
@@ -124,7 +124,7 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
 
 
 def machine_of(kind: str, chips: int) -> machines.Topology | None:
-    """A slice or a cluster of so many chips, without devices; None if there is none."""
+    """Returns a slice or a cluster of `chips` chips, without devices; None if there is none."""
     if kind in machines.GPUS:
         return machines.Topology(f"{kind}:{chips}", [], machines.GPUS[kind], chips, 1)
     chip = machines.CHIPS[kind]
@@ -137,10 +137,10 @@ def machine_of(kind: str, chips: int) -> machines.Topology | None:
 
 
 def machines_of(kind: str, fsdp: int) -> list[machines.Topology]:
-    """The machines of COUNTS chips whose state can be split over `fsdp` of them; 0: over all.
+    """Returns machines of COUNTS chips that can shard the state over `fsdp` chips; 0: over all.
 
     Raises:
-      ValueError: there is none.
+      ValueError: no such machine.
     """
     known = [machine for chips in COUNTS if (machine := machine_of(kind, chips))]
     found = [machine for machine in known if fsdp >= 0 and machine.chips % (fsdp or 1) == 0]
@@ -151,15 +151,15 @@ def machines_of(kind: str, fsdp: int) -> list[machines.Topology]:
 
 
 def predict(step: Step, machine: machines.Topology, images: float, micro: int, fsdp: int) -> Times:
-    """Times of a step of `images` a chip in `micro` micro-batches, state over `fsdp` chips.
+    """Predicts times of a step, `images` a chip in `micro` micro-batches, state on `fsdp` chips.
 
-    Gradients are scattered over 'fsdp' and what is left of them is summed over 'data'. The mesh has
-    the neighbours along 'fsdp'.
+    Gradients are reduce-scattered over 'fsdp', then summed over 'data'. Neighbours of the mesh are
+    along 'fsdp'.
     """
     chips, chip = machine.chips, machine.chip
 
     def time(kind, devices, size, apart=1):
-        """Of groups whose members are `apart` chips from one to the next."""
+        """Returns the time for groups whose members are `apart` chips from one to the next."""
         if devices == 1:
             return 0.0
         together = min(devices, max(1, (chip.node or chips) // apart))
@@ -183,7 +183,7 @@ def predict(step: Step, machine: machines.Topology, images: float, micro: int, f
 def images_for(
     share: float, step: Step, machine: machines.Topology, micro: int, fsdp: int
 ) -> float:
-    """Images a chip at which `share` of a step is exposed exchange; inf: it always is more."""
+    """Finds the images a chip at which `share` of a step is exposed; inf: always more."""
     one, two = (predict(step, machine, images, micro, fsdp) for images in (1, 2))
     allowed = one.work * share / (1 - share) - (two.exchange - one.exchange)
     fixed = 2 * one.exchange - two.exchange

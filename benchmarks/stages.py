@@ -1,10 +1,10 @@
-"""Every stage of the networks alone, forward and as training runs it, against the roofline.
+"""Times of every stage of the networks, forward and in training, against the roofline.
 
     python -m benchmarks --only stages [--config b16] [--batch 1]
 
-A stage is compiled alone, for inputs of the shape that it gets within the whole. XLA fuses across
-the borders of stages, and a step of training also updates weights: the sum of the stages is near
-the whole, not equal. Stochastic depth is left out, and what `remat="everything"` adds.
+A stage is compiled alone, for inputs of the same shape as within the whole. XLA fuses across the
+borders of stages, and a training step also updates weights: the sum of the stages is near the
+whole, not equal. Stochastic depth and the recomputation of `remat="everything"` are left out.
 """
 
 import functools
@@ -27,7 +27,7 @@ from unitok_jax.weights import pretrained
 
 
 class Stage(NamedTuple):
-    """A function of arrays, and which of them training takes its gradient by."""
+    """Stage: a function of arrays, and the arguments that training differentiates by."""
 
     function: Callable
     args: tuple
@@ -36,7 +36,7 @@ class Stage(NamedTuple):
     reference: Callable | None = None  # the function without recomputation, if it recomputes
 
     def both_ways(self, *args):
-        """The output, and the gradients of half its sum of squares."""
+        """Returns the output, and the gradients of half its sum of squares."""
 
         def forward(*chosen):
             inputs = list(args)
@@ -45,12 +45,12 @@ class Stage(NamedTuple):
             return self.function(*inputs)
 
         out, pull = jax.vjp(forward, *(args[position] for position in self.gradients))
-        # Not ones: XLA simplifies products with constants.
+        # Not an array of ones: XLA simplifies products with constants.
         return out, pull(out)
 
 
 class _Model:
-    """Makes stages of the tokenizer out of its parts."""
+    """Builder of the tokenizer's stages from its parts."""
 
     def __init__(self, config, params):
         self.config, self.params, self.stages = config, params, {}
@@ -59,7 +59,7 @@ class _Model:
         self.plain_graph, _ = abstract_model(model | {"remat": "none"})
 
     def add(self, name, globs, function, x, dtype=None, by_input=True):
-        """Adds function(module, x), which uses the parameters of `globs`; returns its output."""
+        """Adds function(module, x) with the parameters of `globs`; returns its output."""
         own, rest = trees.split(self.params, globs)[0], trees.split(self.abstract, globs)[1]
 
         def run(own, x, graph=self.graph):
@@ -76,10 +76,10 @@ class _Model:
 
 
 def of_model(config, params, batch: int) -> dict[str, Stage]:
-    """The tokenizer's stages in the order of the data.
+    """Builds the tokenizer's stages in the order of the data.
 
-    `codebook search` and `codebook lookup` are what encoding and decoding run of the quantizer,
-    `quantizer` is what training does.
+    `codebook search` and `codebook lookup` are the quantizer's parts in encoding and decoding,
+    `quantizer` is the quantizer in training.
     """
     model, dtype = _Model(config, params), config.model.dtype
     (height, width), query = config.data.image_size, config.model.num_query
@@ -95,7 +95,7 @@ def of_model(config, params, batch: int) -> dict[str, Stage]:
         return m.encoder.pool(x).reshape(batch, grid[0] * grid[1], -1)
 
     def encoder_trunk(m, x):
-        # As many tokens as with the queries, whose values do not change the time.
+        # The number of tokens includes the queries, whose values do not change the time.
         x = jnp.pad(x, ((0, 0), (query, 0), (0, 0))).astype(m.encoder.stream)
         return m.encoder.norm(m.encoder.blocks(x))
 
@@ -133,7 +133,7 @@ def of_model(config, params, batch: int) -> dict[str, Stage]:
 
 
 def of_losses(config, batch: int) -> dict[str, Stage]:
-    """Those of the networks that training uses beside the tokenizer's."""
+    """Builds the stages of the other networks of training."""
     dtype, (height, width) = config.model.dtype, config.data.image_size
     images = timing.fill(jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32))
     out = {}
@@ -187,11 +187,11 @@ def of_losses(config, batch: int) -> dict[str, Stage]:
 
 
 def plan(config, params, batch: int) -> dict[str, dict[str, roofline.Job]]:
-    """Group -> name -> what is compiled.
+    """Returns group -> name -> job to compile.
 
-    `encode` and `decode` are what these run, forward; `train` is what a step runs before the
-    adversary acts, forward and backward; `adversary` is what it runs besides from then on;
-    `forward` is the forward pass of what only training needs.
+    `encode` and `decode` are their stages, forward; `train` has the stages of a step before the
+    adversarial phase, forward and backward; `adversary` has the further stages of a step in that
+    phase; `forward` is the forward pass of stages that only training needs.
     """
     model, losses = of_model(config, params, batch), of_losses(config, batch)
     names = list(model)
@@ -221,14 +221,14 @@ def plan(config, params, batch: int) -> dict[str, dict[str, roofline.Job]]:
 
 
 def measure(config, batch: int, rounds: int, peaks: Mapping, wholes: Mapping) -> dict:
-    """The roofline of every stage.
+    """Measures the roofline of every stage.
 
     Args:
       config: the whole configuration.
-      batch: images.
-      rounds: in which all stages, encoding and decoding take turns.
-      peaks: of `timing.peaks`.
-      wholes: seconds of 'train' and 'adversary', as far as they are known.
+      batch: number of images.
+      rounds: rounds in which all stages, encoding and decoding take turns.
+      peaks: result of `timing.peaks`.
+      wholes: seconds of 'train' and 'adversary', as far as known.
 
     Returns:
       Group of `plan` -> {'stages': {name: figures}, 'sum': seconds, 'whole': seconds or None}.

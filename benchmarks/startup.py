@@ -1,9 +1,9 @@
-"""Seconds that a user waits before the first result, each in a process of its own.
+"""Seconds before the first result of each command, each in a process of its own.
 
     python -m benchmarks.startup [--config tiny] [--rounds 1]
 
-`cold` compiles all programs, `warm` reads them from the compilation cache that the cold process
-filled; both start with the same files in memory. The cache is a folder of this benchmark alone.
+`cold` compiles all programs, `warm` reads the programs from the compilation cache that the cold
+process filled; both start with the same files in memory. The cache is a folder of this benchmark.
 The wall clock counts the neighbours of a shared machine too; seconds of CPU, over all threads of
 the process, hardly do. Weights are random: they do not change the time.
 """
@@ -55,11 +55,11 @@ lowered = step.lower(jax.eval_shape(steps.init), networks, batch)
 
 
 def measure(config: str = "tiny", rounds: int = 1) -> dict[str, float]:
-    """The start of everything that a user starts.
+    """Measures the start of every command.
 
     Args:
       config: a name in configs/.
-      rounds: how often; the medians are returned.
+      rounds: number of repetitions; the medians are returned.
 
     Returns:
       name -> seconds on the wall clock, and `name, CPU` -> seconds of CPU over all threads.
@@ -74,7 +74,7 @@ def measure(config: str = "tiny", rounds: int = 1) -> dict[str, float]:
 
 
 def _once(config):
-    """Yields names, seconds on the wall clock and seconds of CPU."""
+    """Measures each start once; yields name, seconds on the wall clock and seconds of CPU."""
     with tempfile.TemporaryDirectory() as folder:
         weights = str(pathlib.Path(folder) / "weights.safetensors")
         environment = {k: v for k, v in os.environ.items() if "COMPILATION_CACHE" not in k}
@@ -112,7 +112,7 @@ def _once(config):
 
 
 def _first_step(config, folder, state, environment):
-    """Seconds of `main`, from its start until metrics.jsonl has a record."""
+    """Measures seconds of `main`, from its start until metrics.jsonl has a record."""
     workdir = pathlib.Path(folder) / state
     command = [sys.executable, "-m", "unitok_jax.main", f"--config=configs/{config}.py"]
     command += [f"--workdir={workdir}", "--config.log.every=1"]
@@ -137,7 +137,7 @@ def _children():
 
 
 def table(numbers: dict[str, float]) -> str:
-    """Markdown of what `measure` returns."""
+    """Formats the result of `measure` as Markdown."""
     lines = ["| start of | s | s of CPU |", "|---|---|---|"]
     for name, seconds in numbers.items():
         if not name.endswith(", CPU"):
@@ -146,7 +146,7 @@ def table(numbers: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measures, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="tiny", help="a name in configs/")
     parser.add_argument("--rounds", type=int, default=1)

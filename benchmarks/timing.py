@@ -1,4 +1,4 @@
-"""What benchmarks share: calls timed in turns, the peaks of a machine, random arrays, tables."""
+"""Helpers of the benchmarks: calls timed in turns, peaks of a machine, random arrays, tables."""
 
 import datetime
 import importlib
@@ -13,19 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A call that is faster is repeated for as long: clocks and threads' wake-ups tell little of less.
+# A faster call is repeated for this long, as clocks and threads' wake-ups limit the resolution.
 SHORTEST = 0.02
-# Of the quantizer's projections, by the model's size: trunk width / latent width.
+# Heads of the quantizer's projections, by the model's size: trunk width / latent width.
 HEADS = {"nano": 2, "tiny": 2, "small": 6, "base": 12, "large": 16}
 
 
 def configuration(name: str, dtype: str | None = None):
-    """The configuration of a name in configs/, as `b16`, `configs.b16` or `configs/b16.py`.
+    """Returns a configuration in configs/ by name: `b16`, `configs.b16` or `configs/b16.py`.
 
-    dtype: of the computation, instead of the configuration's.
+    Args:
+      name: name of the configuration.
+      dtype: compute dtype instead of the configuration's.
 
     Raises:
-      ValueError: there is none.
+      ValueError: unknown configuration.
     """
     module = "configs." + name.removesuffix(".py").replace("/", ".").removeprefix("configs.")
     try:
@@ -39,7 +41,7 @@ def configuration(name: str, dtype: str | None = None):
 
 
 def fill(shapes, seed: int = 0):
-    """Small random floats and zeros of other kinds, on the device, in place of shapes."""
+    """Fills shapes with small random floats, and zeros of other dtypes, on the device."""
     rng = np.random.default_rng(seed)
 
     def make(a):
@@ -51,10 +53,10 @@ def fill(shapes, seed: int = 0):
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call in each of `rounds` rounds, after one round that does not count.
+    """Measures seconds of every call in each of `rounds` rounds, after one warm-up round.
 
-    On a shared machine only ratios of neighbouring measurements mean anything. A call must end when
-    its work is done.
+    On a shared machine only ratios of neighbouring measurements are meaningful. A call must return
+    when its work is done.
     """
     once = {name: _seconds(call, 1) for name, call in calls.items()}
     once = {name: min(first, _seconds(calls[name], 1)) for name, first in once.items()}
@@ -66,7 +68,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
 
 
 def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of every call: medians of `in_turns`."""
+    """Measures seconds of every call: medians of `in_turns`."""
     return {name: statistics.median(times) for name, times in in_turns(calls, rounds).items()}
 
 
@@ -78,10 +80,10 @@ def _seconds(call, repeats):
 
 
 def peaks(seconds: float = 1.0) -> dict[str, float]:
-    """The most that this machine does just now.
+    """Measures the current peaks of this machine.
 
     Args:
-      seconds: for which each of the three is tried; the fastest try counts.
+      seconds: duration of the tries of each of the three; the fastest try counts.
 
     Returns:
       `float32` and `bfloat16`: operations per second of a large matrix product of that dtype;
@@ -101,14 +103,14 @@ def peaks(seconds: float = 1.0) -> dict[str, float]:
 
 
 def peak_flops(dtype, seconds: float = 1.0) -> float:
-    """Operations per second of a large matrix product."""
+    """Measures operations per second of a large matrix product."""
     side = 8192 if jax.default_backend() != "cpu" else 1024
     x, product = jnp.ones((side, side), dtype), jax.jit(jnp.matmul)
     return 2 * side**3 / _fastest(lambda: finish(product, x, x), seconds)
 
 
 def finish(program: Callable, *args):
-    """program(*args), when it is done."""
+    """Returns program(*args), after the devices are done."""
     return jax.block_until_ready(program(*args))
 
 
@@ -121,7 +123,7 @@ def _fastest(call, seconds):
 
 
 def machine() -> dict:
-    """What the figures of a run were measured on, and when."""
+    """Describes the machine and the time of a run."""
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -134,7 +136,7 @@ def machine() -> dict:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A markdown table; floats to three digits, None as a dash."""
+    """Formats a markdown table; floats to three digits, None as a dash."""
     lines = [columns, ["---"] * len(columns), *([_cell(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

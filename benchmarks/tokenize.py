@@ -1,13 +1,13 @@
-"""Speed of the tokenize command beside encoding the same batches from memory.
+"""Speed of the tokenize command, beside encoding of the same batches from memory.
 
     python -m benchmarks.tokenize [--size tiny] [--images 200] [--rounds 3] [--side 256]
         [--views center ten] [--batch N]
 
 Both run in one process and take turns, because on a shared machine only ratios of neighbouring
-measurements mean anything. Plain encoding has all its views in memory, decoded and cropped, and
+measurements are meaningful. Plain encoding has all its views in memory, decoded and cropped, and
 calls `Tokenizer.encode_batches`; tokenizing reads JPEG files of 500 x 375 pixels and writes shards.
-Waiting is the share of the time of tokenizing in which the loop asked for images that were not
-there yet. Weights are random: they do not change the time.
+Waiting is the fraction of the time of tokenizing in which the loop waited for images. Weights are
+random: they do not change the time.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from unitok_jax.tokenizer.step import init_params
 
 
 class Watched(ShardedViews):
-    """Counts the seconds that its consumer waits."""
+    """Source of views that counts the seconds its consumer waits."""
 
     waited = 0.0
 
     def stream(self, data):
-        """As that of `ShardedViews`."""
+        """Streams as `ShardedViews.stream`, and counts the waits."""
         return _Timed(super().stream(data))
 
 
@@ -60,13 +60,13 @@ class _Timed:
 
 
 def make_tokenizer(config, batch: int | None) -> Tokenizer:
-    """A model of random weights."""
+    """Builds a tokenizer with random weights."""
     params = init_params(config.model.to_dict(), jax.random.key(0))
     return Tokenizer(config, params, batch, precision=config.model.dtype)
 
 
 def make_images(folder: pathlib.Path, count: int) -> None:
-    """JPEG files of smooth noise, as large as a photograph of ImageNet."""
+    """Writes JPEG files of smooth noise, as large as a photograph of ImageNet."""
     for index in range(count):
         pixels = np.random.default_rng(index).integers(0, 256, (24, 32, 3), np.uint8)
         file = io.BytesIO()
@@ -75,11 +75,11 @@ def make_images(folder: pathlib.Path, count: int) -> None:
 
 
 def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) -> dict[str, dict]:
-    """Tokenizing a folder of images, and plain encoding of as many.
+    """Measures tokenizing of a folder of images, and plain encoding of as many.
 
     Returns:
-      'plain' and 'tokenize': {'seconds', 'images'}; of tokenizing also `plain_over_whole`, the
-      median of the ratios of their times, and `waiting`, the share in which it waited for images.
+      'plain' and 'tokenize': {'seconds', 'images'}; for tokenizing also `plain_over_whole`, the
+      median of the ratios of the two times, and `waiting`, the fraction spent waiting for images.
     """
     data = data_config(f"folder:{folder}", image_size=tokenizer.image_size, context_length=77)
     source = open_source(data, require_captions=False)
@@ -131,7 +131,7 @@ def measure(tokenizer: Tokenizer, folder: pathlib.Path, kind: str, rounds: int) 
 
 
 def main() -> None:
-    """Prints a markdown table."""
+    """Measures, and prints a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="tiny", choices=timing.HEADS)
     parser.add_argument("--side", type=int, default=256)

@@ -1,11 +1,11 @@
-"""Kills the tokenize command again and again, and compares what it wrote with an undisturbed run.
+"""Kills the tokenize command repeatedly, and compares its files with those of an undisturbed run.
 
     python -m benchmarks.tokenize_kills [--kills 20] [--seed 0] [--format array_record parquet]
 
-SIGKILL comes at random moments: while the process starts, or some milliseconds after it has written
-up to two more shards, so between two files and within them. The same command is started again until
-it is finished. Passed is a folder whose every file has the bytes of the undisturbed one, with no
-file more. Exit code 1 if one differs.
+SIGKILL is sent at random moments: while the process starts, or some milliseconds after it has
+written up to two more shards, so between two files and within them. The same command is started
+again until it is finished. A folder passes if it has the same files with the same bytes as the
+undisturbed one. Exit code 1 if one differs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PICTURES, SHARD_SIZE = 60, 2
 
 
 def make_input(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Weights of the smallest model, and pictures."""
+    """Writes weights of the smallest model, and pictures."""
     import jax
 
     from configs import tiny
@@ -48,24 +48,24 @@ def make_input(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def written(output: pathlib.Path) -> int:
-    """How many shards are described."""
+    """Counts the shards with a description."""
     names = os.listdir(output) if output.is_dir() else []
     return sum(name[0].isdigit() and name.endswith(".json") for name in names)
 
 
 def partials(output: pathlib.Path) -> set[str]:
-    """Half-written files; those of killed processes stay until all is there."""
+    """Lists partial files; those of killed processes stay until the output is complete."""
     names = os.listdir(output) if output.is_dir() else []
     return {name for name in names if name.endswith(PARTIAL)}
 
 
 def hashes(output: pathlib.Path) -> dict[str, str]:
-    """The name of every file -> its SHA-256."""
+    """Returns name -> SHA-256 of every file."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in output.iterdir()}
 
 
 def life(command: list[str], output: pathlib.Path, rng: random.Random, log) -> str | None:
-    """One process, killed; the phase in which it was, or None if it ended before."""
+    """Runs and kills one process; returns the phase of the kill, or None if it ended before."""
     old = partials(output)
     process = subprocess.Popen(command, stdout=log, stderr=log)
     begin, before = time.monotonic(), written(output)
@@ -91,7 +91,7 @@ def life(command: list[str], output: pathlib.Path, rng: random.Random, log) -> s
 
 
 def torture(storage: str, kills: int, seed: int, folder: pathlib.Path) -> bool:
-    """Whether what was written is what an undisturbed process writes."""
+    """Returns True if the killed processes write the same files as an undisturbed one."""
     rng, phases = random.Random(seed), collections.Counter()
     checkpoint, pictures = folder / "nano.safetensors", folder / "pictures"
 
@@ -109,7 +109,7 @@ def torture(storage: str, kills: int, seed: int, folder: pathlib.Path) -> bool:
         while phases.total() < kills:
             starts += 1
             phase = life(command(output), output, rng, log)
-            if phase is None:  # it came to an end: lose some shards, and go on
+            if phase is None:  # finished: delete some shards, and continue
                 for number in rng.sample(range(PICTURES // SHARD_SIZE), 20):
                     (output / f"{number:06}.json").unlink()
                 (output / "manifest.json").unlink()
@@ -124,7 +124,7 @@ def torture(storage: str, kills: int, seed: int, folder: pathlib.Path) -> bool:
 
 
 def main() -> None:
-    """Prints a line for each format."""
+    """Runs the test of each format, and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,13 +1,13 @@
-"""What `Tokenizer` costs above its compiled programs, and how many codes lower precision moves.
+"""Overhead of `Tokenizer` over its compiled programs, and codes changed by lower precision.
 
     python -m benchmarks.tokenizer [--size tiny] [--side 256] [--batches 1 8 32] [--rounds 5]
     python -m benchmarks.tokenizer --checkpoint=DIR
     python -m benchmarks.tokenizer --checkpoint=seeded --size=base
 
 Everything runs in one process in turns, because on a shared machine only ratios of neighbouring
-measurements mean anything. Weights are random for the speed, as they do not change it; codes of
-random ones change more often than those of trained ones. The images of --checkpoint are the
-built-in photographs.
+measurements are meaningful. Weights are random for the speed, which does not depend on them; codes
+of random weights change more often than those of trained weights. The images of --checkpoint are
+the built-in photographs.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PIECES = 4  # batches of the comparison of prefetching with waiting for each
 
 
 def speed(size: str, side: int, batch: int, rounds: int) -> list[dict]:
-    """A row for 'encode' and 'decode' at one batch size.
+    """Measures a row for 'encode' and 'decode' at one batch size.
 
     Returns:
       dicts of size, side, batch, method, `images/s` through the public API, from uint8 arrays on
@@ -86,7 +86,7 @@ def _ratio(seconds, above, below):
 
 
 def seeded(size: str, side: int, batch: int = 1) -> Tokenizer:
-    """A tokenizer of the recipe's model with random weights."""
+    """Builds a tokenizer of the recipe's model with random weights."""
     config = default.get_config()
     config.model.size, config.model.quant_heads = size, timing.HEADS[size]
     config.data.image_size = (side, side)
@@ -95,19 +95,19 @@ def seeded(size: str, side: int, batch: int = 1) -> Tokenizer:
 
 
 def precision(tokenizer: Tokenizer, side: int | None = None, rounds: int = 3) -> list[dict]:
-    """How many codes of the photographs differ from those in float32, image by image.
+    """Counts the codes of the photographs that differ from those in float32, image by image.
 
     Args:
-      tokenizer: whose weights are meant.
-      side: of the images; by default the model's.
-      rounds: of the measurement of speed.
+      tokenizer: tokenizer with the weights to test.
+      side: side of the images in pixels; by default the model's.
+      rounds: number of rounds of the speed measurement.
 
     Returns:
-      dicts of `what`, `codes` and `tokens` that there are, the shares `codes changed` and `tokens
-      changed`, and `time / float32's` of encoding: every precision of this platform beside float32
+      dicts of `what`, the numbers `codes` and `tokens`, the fractions `codes changed` and `tokens
+      changed`, and `time / float32's` of encoding: every precision of this platform against float32
       one by one; those of other platforms, emulated (`benchmarks.emulated`); float32 and bfloat16
-      in one batch, beside themselves one by one; and bfloat16 everywhere, projection, codebooks and
-      lookup too, which no option of the package is.
+      in one batch, against themselves one by one; and bfloat16 everywhere, projection, codebooks
+      and lookup too, which the package does not offer as an option.
     """
     config, params = tokenizer.config, jax.device_get(tokenizer.params)
     size = tokenizer.image_size if side is None else (side, side)
@@ -182,7 +182,7 @@ def _print(rows):
 
 
 def main() -> None:
-    """Prints a markdown table."""
+    """Measures, and prints a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="tiny", choices=timing.HEADS)
     parser.add_argument("--side", type=int, help="of images; default: 256, or the checkpoint's")

@@ -1,8 +1,8 @@
-"""The UniTok tokenizer in plain PyTorch, for inference: a timing baseline and a loading oracle.
+"""UniTok tokenizer in plain PyTorch, for inference: a timing baseline and a loading oracle.
 
 Every name and shape of ``UniTok(...).state_dict()`` is the public release's, so
 ``load_state_dict(strict=True)`` accepts a release checkpoint, or a file exported by this project,
-only if it is complete.  Paper: arXiv 2502.20321.
+only if the file is complete.  Paper: arXiv 2502.20321.
 
 Shapes: B batch, H W pixels, N tokens, D trunk width, K codebooks, V entries of one codebook,
 C width of one codebook, L latent width K C.  Images are NCHW float32 in [-1, 1].
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What a model name stands for.  The stem is as wide as the first stage."""
+    """Size of a model name.  The stem is as wide as the first stage."""
 
     stages: tuple[int, int]
     width: int
@@ -51,12 +51,12 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """3x3 convolution with padding (1, 1), whatever the stride."""
+    """Builds a 3x3 convolution with padding (1, 1), whatever the stride."""
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups)
 
 
 class Upsample(nn.Module):
-    """Nearest x2, then a 3x3 convolution: [B, I, H, W] -> [B, O, 2H, 2W]."""
+    """Up-sampling, nearest x2, then a 3x3 convolution: [B, I, H, W] -> [B, O, 2H, 2W]."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -67,7 +67,7 @@ class Upsample(nn.Module):
 
 
 class PoolShortcut(nn.Module):
-    """3x3 average of stride 2 over what lies inside the image, then 1x1 if the width changes."""
+    """Shortcut: 3x3 average of stride 2 without the padding, then 1x1 if the width changes."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -107,13 +107,13 @@ class ConvBlock(nn.Module):
 
 
 def stage(inputs: int, outputs: int, depth: int, scale: str) -> nn.Sequential:
-    """``depth`` blocks, of which the first changes width and resolution."""
+    """Builds ``depth`` blocks, of which the first changes width and resolution."""
     first = ConvBlock(inputs, outputs, scale)
     return nn.Sequential(first, *(ConvBlock(outputs, outputs, "same") for _ in range(depth - 1)))
 
 
 class Stem(nn.Module):
-    """3x3 of stride 2, norm, GELU, 3x3: [B, 3, H, W] -> [B, width, H/2, W/2]."""
+    """Stem: 3x3 of stride 2, norm, GELU, 3x3: [B, 3, H, W] -> [B, width, H/2, W/2]."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -126,7 +126,7 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """The stem's inverse: x2, norm, GELU, 3x3: [B, width, H/2, W/2] -> [B, 3, H, W]."""
+    """Head, the stem's inverse: x2, norm, GELU, 3x3: [B, width, H/2, W/2] -> [B, 3, H, W]."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -139,7 +139,7 @@ class Head(nn.Module):
 
 
 class Pool(nn.Module):
-    """Norm, then 3x3 of stride 2 to the trunk's width."""
+    """Pooling: norm, then 3x3 of stride 2 to the trunk's width."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -168,7 +168,7 @@ class Backbone(nn.Module):
 
 
 class GeGlu(nn.Module):
-    """w2(tanh-GELU(w0 y) (w1 y)) for y = LayerNorm(x); the last axis is kept."""
+    """GeGLU MLP: w2(tanh-GELU(w0 y) (w1 y)) for y = LayerNorm(x); the last axis is kept."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -183,13 +183,13 @@ class GeGlu(nn.Module):
 
 
 def attend(qkv: Tensor, heads: int, causal: bool = False) -> Tensor:
-    """Attention over [B, N, 3D], which holds q, k, v in this order: -> [B, heads, N, D/heads]."""
+    """Computes attention over [B, N, 3D], q, k, v in this order: -> [B, heads, N, D/heads]."""
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 def concatenate_heads(x: Tensor) -> Tensor:
-    """[B, heads, N, D/heads] -> [B, N, D]."""
+    """Concatenates heads: [B, heads, N, D/heads] -> [B, N, D]."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -222,7 +222,7 @@ class Block(nn.Module):
 
 
 def trunk(size: Size) -> nn.Sequential:
-    """The blocks that encoder and decoder have alike."""
+    """Builds the transformer blocks of the encoder or the decoder."""
     return nn.Sequential(*(Block(size.width, size.heads) for _ in range(size.blocks)))
 
 
@@ -231,7 +231,7 @@ class Encoder(nn.Module):
 
     def __init__(self, size: Size):
         super().__init__()
-        # Frozen at zero in the release: a checkpoint holds it, so it is added.
+        # Frozen at zero in the release: a checkpoint contains this entry, so it is added.
         self.register_buffer("pos_embed", torch.zeros(1, 1, size.width))
         self.patch_embed = nn.ModuleDict({"backbone": Backbone(size)})
         self.blocks = trunk(size)
@@ -244,7 +244,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder mirrored: tokens [B, N, D] -> images [B, 3, H, W], not bounded."""
+    """Mirrored encoder: tokens [B, N, D] -> images [B, 3, H, W], not bounded."""
 
     def __init__(self, size: Size):
         super().__init__()
@@ -266,8 +266,8 @@ class Decoder(nn.Module):
 class ProjectionAttention(nn.Module):
     """Attention that changes the width: [B, N, inputs] -> [B, N, outputs].
 
-    Going down, heads share out the input width and are averaged; going up, they share out the
-    output width and are concatenated.  Only q and v have a bias to learn.
+    If the width shrinks, heads split the input width and are averaged; if it grows, heads split the
+    output width and are concatenated.  Only q and v have a trained bias.
     """
 
     def __init__(self, inputs: int, outputs: int, heads: int):
@@ -290,7 +290,7 @@ class ProjectionAttention(nn.Module):
 
 
 class AttentionProjection(nn.Module):
-    """Between trunk and latent width: [B, N, inputs] -> [B, N, outputs]."""
+    """Projection between trunk and latent width: [B, N, inputs] -> [B, N, outputs]."""
 
     def __init__(self, inputs: int, outputs: int, heads: int):
         super().__init__()
@@ -307,7 +307,7 @@ class AttentionProjection(nn.Module):
 
 
 class Codebook(nn.Module):
-    """V entries of width C, and the release's counts of their use."""
+    """Codebook: V entries of width C, and the release's counts of their use."""
 
     def __init__(self, entries: int, width: int):
         super().__init__()
@@ -335,25 +335,25 @@ class Quantizer(nn.Module):
         )
 
     def rows(self) -> Tensor:
-        """Every codebook's unit rows, [K, V, C]."""
+        """Returns every codebook's unit rows, [K, V, C]."""
         return F.normalize(torch.stack([book.codebook.weight for book in self.codebooks]), dim=-1)
 
     def chunks(self, latents: Tensor) -> Tensor:
-        """[B, N, L] -> unit chunks [B, K, N, C]."""
+        """Splits latents [B, N, L] into unit chunks [B, K, N, C]."""
         chunks = latents.unflatten(-1, (len(self.codebooks), -1)).transpose(1, 2)
         return F.normalize(chunks, dim=-1)
 
     def indices(self, latents: Tensor) -> Tensor:
-        """Codes of latents [B, N, L]: the row of highest cosine, int64 [B, K, N]."""
+        """Computes codes of latents [B, N, L]: the row of highest cosine, int64 [B, K, N]."""
         return (self.chunks(latents) @ self.rows().transpose(1, 2)).argmax(-1)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, N] -> unit rows side by side, [B, N, L]."""
+        """Looks up codes [B, K, N]: concatenated unit rows, [B, N, L]."""
         book = torch.arange(len(self.codebooks), device=codes.device)[:, None]
         return self.rows()[book, codes].transpose(1, 2).flatten(2)
 
     def loss(self, latents: Tensor, quantized: Tensor) -> Tensor:
-        """Commitment plus codebook loss, a scalar.  Books are equally wide: one mean serves."""
+        """Computes commitment plus codebook loss, a scalar: one mean, as books are equally wide."""
         chunks = self.chunks(latents).transpose(1, 2).flatten(2)
         return (1 + self.beta) * F.mse_loss(quantized, chunks)
 
@@ -375,7 +375,7 @@ class TextAttention(nn.Module):
 
 
 class TextMlp(nn.Module):
-    """Linear, exact GELU, linear."""
+    """MLP of the text tower: linear, exact GELU, linear."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -423,7 +423,7 @@ class TextEncoder(nn.Module):
 
 
 class UniTok(nn.Module):
-    """The tokenizer, under the release's option names.
+    """UniTok tokenizer, with the release's option names.
 
     Args:
         model: a key of ``SIZES``.
@@ -491,38 +491,38 @@ class UniTok(nn.Module):
         self.eval()
 
     def latents(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> latents before quantization, [B, N, L]."""
+        """Encodes images [B, 3, H, W] to latents before quantization, [B, N, L]."""
         return self.quant_proj(self.encoder(images.to(memory_format=torch.channels_last)))
 
     @torch.inference_mode()
     def img_to_idx(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> codes, int64 [B, K, N]."""
+        """Encodes images [B, 3, H, W] to codes, int64 [B, K, N]."""
         return self.quantizer.indices(self.latents(images))
 
     @torch.inference_mode()
     def idx_to_img(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, N] -> images [B, 3, H, W], clipped to [-1, 1]."""
+        """Decodes codes [B, K, N] to images [B, 3, H, W], clipped to [-1, 1]."""
         tokens = self.post_quant_proj(self.quantizer.lookup(codes))
         return self.decoder(tokens).clamp(-1, 1)
 
     def image_features(self, tokens: Tensor) -> Tensor:
-        """Post-quantization tokens [B, N, D] -> unit features [B, embed_dim]."""
+        """Computes unit features [B, embed_dim] from post-quantization tokens [B, N, D]."""
         return F.normalize(self.projection(self.fc_norm(tokens.mean(1))), dim=-1)
 
     @torch.inference_mode()
     def encode_image(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> unit features [B, embed_dim]."""
+        """Encodes images [B, 3, H, W] to unit features [B, embed_dim]."""
         quantized = self.quantizer.lookup(self.img_to_idx(images))
         return self.image_features(self.post_quant_proj(quantized))
 
     @torch.inference_mode()
     def encode_text(self, text: Tensor) -> Tensor:
-        """Token ids [B, T] -> unit features [B, embed_dim]."""
+        """Encodes token ids [B, T] to unit features [B, embed_dim]."""
         return F.normalize(self.text_encoder(text), dim=-1)
 
     @torch.inference_mode()
     def forward(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """Every intermediate result, by name.
+        """Computes every intermediate result, by name.
 
         Args:
             images: [B, 3, H, W].

@@ -1,14 +1,14 @@
-"""Kills a training run again and again, and compares what it becomes with an undisturbed one.
+"""Kills a training run repeatedly, and compares its results with those of an undisturbed run.
 
     python -m benchmarks.torture [--kills 50] [--seed 0] [--workdir DIR] [--json FILE]
         [--scenarios kills truncated disk preemption processes]
 
-SIGKILL comes at random moments of every phase: while the process starts, in its compilation and
-first step, in a step, inside a save, right after one, in an evaluation; or to a data worker alone.
-The same command is started again until the run is finished, and as many runs as the kills need.
-Passed is a run whose every record in metrics.jsonl, every bit of weights and optimisers, and every
-batch that one of its processes read, are those of the undisturbed run. Exit code 1 if anything
-failed. The scenarios beside `kills` are in `benchmarks/mishaps.py`.
+SIGKILL is sent at random moments of every phase: while the process starts, in its compilation and
+first step, in a step, inside a save, right after a save, in an evaluation; or to a data worker
+alone. The same command is started again until the run is finished, with as many runs as the kills
+need. A run passes if every record in metrics.jsonl, every bit of weights and optimisers, and every
+batch read by one of its processes are equal to those of the undisturbed run. Exit code 1 if any
+check failed. The other scenarios are in `benchmarks/mishaps.py`.
 """
 
 import argparse
@@ -51,7 +51,7 @@ SETTINGS = [
 ]
 WORKERS = "--config.data.num_workers=2"
 WORKER = "data worker"
-# phase -> seconds after its beginning within which the kill comes
+# phase -> seconds after its start within which the kill is sent
 PHASES = {
     "start": 12.0,
     "compilation": 20.0,
@@ -62,12 +62,12 @@ PHASES = {
     "evaluation": 0.8,
     WORKER: 0.2,
 }
-GIVES_UP = 60.0  # seconds within which a process must end whose worker or partner was killed
+GIVES_UP = 60.0  # seconds within which a process must end after its worker or partner was killed
 
 
 @dataclasses.dataclass
 class Life:
-    """One process: from which step it started, and how it ended."""
+    """Life of one process: its first step, and its end."""
 
     run: int
     aim: str
@@ -79,18 +79,18 @@ class Life:
 
 
 def live(target: Victim, aim: str, chance: random.Random, run: int = 0, delay=None) -> Life:
-    """Starts the command, and kills it in the phase `aim`; with another word it may finish.
+    """Starts the command, and kills it in the phase `aim`; any other value lets it finish.
 
     Args:
       target: the run.
       aim: a phase of PHASES.
-      chance: of the moment.
-      run: its number, for the report.
+      chance: random generator of the moment.
+      run: number of the run, for the report.
       delay: seconds, instead of those of PHASES.
 
     Raises:
-      AssertionError: it ended by itself with an error, or it or its data workers stayed when they
-        should have ended.
+      AssertionError: the process ended by itself with an error, or the process or its data workers
+        did not end when they should have.
     """
     life, steps = Life(run, aim), chance.randint(1, 4)
     target.start(*[WORKERS] * (aim == WORKER or run % 2))
@@ -142,7 +142,7 @@ def _reached(target, aim, steps, delay) -> bool:
 
 
 def _hit(target, aim) -> str:
-    """The phase in which a kill found the process, from what it left."""
+    """Returns the phase in which the process was killed, from its files and log."""
     if target.saving():
         return "save"
     if target.resumed() is None:
@@ -155,13 +155,13 @@ def _hit(target, aim) -> str:
 
 
 def kills(folder: pathlib.Path, settings: list[str], reference: Victim, count: int, seed: int):
-    """Kills processes until there were `count` kills, and lets the last run finish.
+    """Kills processes, `count` kills in total, and lets the last run finish.
 
     Yields:
-      Lives, and for every run that finished ('run N', what differs from the reference).
+      Lives, and for every run that finished ('run N', differences from the reference).
     """
     chance, killed, run = random.Random(seed), 0, 0
-    cold = folder / "cold_cache"  # of the programs; filled by processes that are killed
+    cold = folder / "cold_cache"  # compilation cache, filled by killed processes
     while killed < count:
         run += 1
         target = Victim(folder / f"run{run}", settings)
@@ -169,7 +169,7 @@ def kills(folder: pathlib.Path, settings: list[str], reference: Victim, count: i
         while not lives or lives[-1].hit != "finished":
             aim = "none"
             if killed < count:
-                # All phases in turn, in another order each time.
+                # All phases in turn, in a new random order each time.
                 if killed % len(PHASES) == 0:
                     order = chance.sample(list(PHASES), len(PHASES))
                 aim = order[killed % len(PHASES)]
@@ -182,15 +182,15 @@ def kills(folder: pathlib.Path, settings: list[str], reference: Victim, count: i
 
 
 def samples(lives: list[Life], reference: Victim) -> list[str]:
-    """Batches that the processes of a run noted, unlike those of the undisturbed run.
+    """Compares the batches noted by the processes of a run with those of the undisturbed run.
 
     Args:
-      lives: all processes of one run, in their order.
+      lives: all processes of one run, in order.
       reference: the undisturbed run.
 
     Returns:
-      Batches that differ or lack, per process; steps that none read; samples that the undisturbed
-      order itself loses or repeats in an epoch.
+      Different or missing batches, per process; steps that no process read; samples that the
+      undisturbed order itself loses or repeats in an epoch.
     """
     from benchmarks import numbered
 
@@ -214,7 +214,7 @@ def samples(lives: list[Life], reference: Victim) -> list[str]:
 
 
 def main() -> None:
-    """Prints a line per process, the phases that were hit, and PASS or FAIL per check."""
+    """Runs the scenarios; prints a line per process, the phases hit, and PASS or FAIL per check."""
     from benchmarks import mishaps
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -1,13 +1,13 @@
-"""Speed, memory and compile time of the train step, before and with the adversary.
+"""Speed, memory and compile time of the train step, before and in the adversarial phase.
 
     python -m benchmarks.train_step [--config tiny_full] [--batch 8] [--steps 5]
         [--remat none blocks everything] [--dtype float32] [--compile-only]
 
-The two phases take turns, because on a shared machine only ratios of neighbouring measurements mean
-anything. Peak is that of a large matrix product in the same run and dtype. Pictures, captions and
-the frozen networks' weights are random: they do not change the time. Memory is what XLA plans for
-one device: arguments (the state, which is updated in place) and temporaries. `--compile-only`
-needs no memory for the weights.
+The two phases take turns, because on a shared machine only ratios of neighbouring measurements are
+meaningful. Peak is that of a large matrix product in the same run and dtype. Pictures, captions and
+the frozen networks' weights are random: they do not change the time. Memory is XLA's plan for one
+device: arguments (the state, which is updated in place) and temporaries. `--compile-only` needs no
+memory for the weights.
 """
 
 import argparse
@@ -26,13 +26,13 @@ PHASES = {"first": False, "adversarial": True}
 
 
 def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict]:
-    """Phase -> its work as `roofline.compiled` tells it, with `batch` and the median `seconds`.
+    """Measures both phases: work as of `roofline.compiled`, `batch` and the median `seconds`.
 
     Args:
       config: the whole configuration.
-      batch: images.
-      rounds: in which the phases take turns; 0: nothing runs, and there are no `seconds`.
-      at_once: how many compile side by side.
+      batch: number of images.
+      rounds: rounds in which the phases take turns; 0: nothing runs, without `seconds`.
+      at_once: number of parallel compilations.
 
     Raises:
       RuntimeError: a step was not finite.
@@ -70,12 +70,12 @@ def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict
 
 
 def _alone(params):
-    """The parameters of one device, where nothing is to be gathered."""
+    """Returns the parameters unchanged: on one device nothing is gathered."""
     return params
 
 
 def _plain(config):
-    """The same without what it recomputes."""
+    """Returns the configuration without recomputation."""
     config = config.copy_and_resolve_references()
     config.model.remat, config.optim.accumulation = "none", 1
     return config
@@ -88,7 +88,7 @@ def _run(config, steps, abstract, networks, shapes, programs, rounds):
         "image": jax.device_put(rng.integers(0, 256, shapes["image"].shape, np.uint8)),
         "text": jax.device_put(rng.integers(1, 500, shapes["text"].shape).astype(np.int32)),
     }
-    # Weights of any kind do; making real ones compiles for longer than the step.
+    # Any weights will do; initialising real ones compiles for longer than the step.
     state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
     params = timing.fill(abstract.generator.params)
     state = state.replace(generator=state.generator.replace(params=params))
@@ -109,7 +109,7 @@ def _run(config, steps, abstract, networks, shapes, programs, rounds):
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measures, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="tiny_full", help="a name in configs/")
     parser.add_argument("--batch", type=int, default=8)

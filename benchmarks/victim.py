@@ -1,4 +1,4 @@
-"""A run of `unitok_jax.main` that is watched from outside, killed, and compared with another."""
+"""Run of `unitok_jax.main` that is observed from outside, killed, and compared with another."""
 
 import datetime
 import json
@@ -23,17 +23,23 @@ _TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 class Victim:
-    """One process after another that trains in one workdir."""
+    """Training run in one workdir, by one process after another."""
 
     def __init__(self, workdir: pathlib.Path, settings: list[str], name: str = ""):
-        """settings: flags of main; name: of this process, where several share a workdir."""
+        """Sets up the run.
+
+        Args:
+          workdir: the workdir.
+          settings: flags of main.
+          name: name of this process, if several share a workdir.
+        """
         self.workdir, self.settings = pathlib.Path(workdir), settings
         self.log = self.workdir.with_name(f"{self.workdir.name}{name}.log")
-        self.cache = None  # of compiled programs; that of the machine if None
+        self.cache = None  # compilation cache; None: the machine's
         self.process, self._begun, self._clock = None, 0.0, 0.0
 
     def start(self, *more: str) -> None:
-        """Starts the command, with more flags; its log is new."""
+        """Starts the command, with more flags and a new log."""
         command = [sys.executable, "-m", "benchmarks.watched", f"--workdir={self.workdir}"]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._notes.unlink(missing_ok=True)
@@ -57,7 +63,7 @@ class Victim:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **os.environ,
             "NOTES": str(self._notes),
-            # One device: several would share its threads, and the order of sums with them.
+            # One device: several would share its threads and change the order of sums.
             "XLA_FLAGS": "",
         }
         if self.cache is not None:
@@ -65,14 +71,14 @@ class Victim:
         return environment
 
     def wait(self, timeout: float = 900) -> int:
-        """The exit code, when it ends by itself."""
+        """Waits for the process to end, and returns its exit code."""
         return self.process.wait(timeout)
 
     def until(self, happens, timeout: float = 900, poll: float = POLL) -> bool:
-        """Waits until `happens()`; False if the process ended before.
+        """Waits until `happens()`; returns False if the process ends before.
 
         Raises:
-          TimeoutError: neither came.
+          TimeoutError: neither happened in time.
         """
         while self.process.poll() is None:
             if happens():
@@ -83,17 +89,17 @@ class Victim:
         return False
 
     def kill(self) -> None:
-        """SIGKILL: no handler runs, nothing is flushed."""
+        """Sends SIGKILL: no handler runs, nothing is flushed."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     @property
     def seconds(self) -> float:
-        """Since the start of the process."""
+        """Returns the seconds since the start of the process."""
         return time.monotonic() - self._begun
 
     def text(self) -> str:
-        """What the process printed."""
+        """Returns the output of the process."""
         return self.log.read_text(errors="replace")
 
     @property
@@ -101,28 +107,28 @@ class Victim:
         return self.log.with_name(f"{self.log.name}.batches")
 
     def reads(self) -> dict[int, int]:
-        """Step -> checksum of the batch that the process read for it."""
+        """Returns step -> checksum of the batch that the process read for the step."""
         lines = self._notes.read_text().splitlines() if self._notes.exists() else []
         return {int(step): int(checksum) for step, checksum in map(str.split, lines)}
 
     def resumed(self) -> int | None:
-        """The step that the process starts from; None before it knows."""
+        """Returns the step that the process starts from; None before the log has it."""
         text = self.text()
         match = re.search(r"resumed .* at step (\d+)", text)
         return int(match[1]) if match else 0 if "parameters:" in text else None
 
     def logged(self) -> int:
-        """The newest step that the process has told of; 0 before the first."""
+        """Returns the newest logged step; 0 before the first."""
         return max(map(int, re.findall(r"\] step (\d+)/", self.text())), default=0)
 
     def evaluating(self) -> bool:
-        """Whether the newest step is one that is evaluated, and the evaluation is not told yet."""
+        """Returns True if the newest step has an evaluation that is not logged yet."""
         every = self.setting("eval.every")
         lines = re.findall(r"\] step (\d+)(/| )", self.text())
         return bool(lines) and lines[-1][1] == "/" and int(lines[-1][0]) % every == 0
 
     def first_step_seconds(self) -> float:
-        """From the start of the process to the end of its first step."""
+        """Returns the seconds from the start of the process to the end of its first step."""
         match = re.search(r"^I\d+ (\d+):(\d+):([\d.]+) .*\] step \d+/", self.text(), re.M)
         if not match:
             return math.nan
@@ -130,29 +136,29 @@ class Victim:
         return (3600 * hours + 60 * minutes + seconds - self._clock) % 86400
 
     def records(self) -> list[dict]:
-        """metrics.jsonl, without a last line that a kill cut short."""
+        """Reads metrics.jsonl, without a last line cut short by a kill."""
         path = self.workdir / "metrics.jsonl"
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
     def setting(self, key: str) -> int:
-        """The whole number that the flags give a key of the configuration."""
+        """Returns the integer value of a configuration key in the flags."""
         (value,) = (s.split("=")[1] for s in self.settings if s.startswith(f"--config.{key}="))
         return int(value)
 
     def saving(self) -> bool:
-        """Whether a save is being written."""
+        """Returns True while a save is being written."""
         folder = self.workdir / "checkpoints"
         return folder.is_dir() and any(_TEMPORARY in name for name in os.listdir(folder))
 
     def steps(self) -> list[int]:
-        """The complete checkpoints."""
+        """Returns the steps of the complete checkpoints."""
         folder = self.workdir / "checkpoints"
         return sorted(int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
 
     def workers(self) -> list[int]:
-        """The process ids of the data workers."""
+        """Returns the process ids of the data workers."""
         found = []
         for children in pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             for child in children.read_text().split():
@@ -162,7 +168,7 @@ class Victim:
 
 
 def alive(process: int) -> bool:
-    """Whether a process exists, and is no zombie."""
+    """Returns True if a process exists and is not a zombie."""
     try:
         return "\nState:\tZ" not in pathlib.Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
@@ -170,7 +176,7 @@ def alive(process: int) -> bool:
 
 
 def arrays(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
-    """All arrays of a checkpoint under dotted names, as they lie on the disk."""
+    """Reads all arrays of a checkpoint from disk, by dotted name."""
     out = {}
     for item in ("params", "training"):
         path = workdir / "checkpoints" / str(step) / item
@@ -185,7 +191,7 @@ def arrays(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
 
 
 def compare(reference: pathlib.Path, workdir: pathlib.Path, step: int) -> list[str]:
-    """What differs between two finished runs: records of metrics.jsonl, arrays of `step`."""
+    """Lists differences of two finished runs: records of metrics.jsonl, arrays of `step`."""
     if not (workdir / "checkpoints" / str(step)).is_dir():
         return [f"{workdir} has no checkpoint {step}"]
     problems = []

@@ -1,4 +1,4 @@
-"""`unitok_jax.main` that notes what it reads: a line `step checksum` per batch, in a file.
+"""Wrapper of `unitok_jax.main` that logs its batches: a line `step checksum` each, in a file.
 
     NOTES=FILE python -m benchmarks.watched [flags of unitok_jax.main]
 
@@ -11,7 +11,7 @@ import zlib
 
 
 class _Noted:
-    """Batches that pass through."""
+    """Iterator that passes batches through and logs each."""
 
     def __init__(self, batches, start: int):
         self._batches, self._step, self.health = batches, start, batches.health
@@ -31,7 +31,7 @@ class _Noted:
 
 
 def main() -> None:
-    """Runs the command with its batches noted."""
+    """Runs the command with its batches logged."""
     from unitok_jax.tokenizer import run
 
     batches = run.Run.batches

@@ -57,8 +57,8 @@ def get_config() -> ConfigDict:
     data.crop_scale = (0.9, 1.0)  # range of the area of a training crop, as a fraction of the image
     data.crop_ratio = (3 / 4, 4 / 3)  # range of the aspect ratio of a training crop
     data.context_length = model.text.get_ref("context_length")  # tokens per caption, as model.text
-    data.num_threads = 16  # threads that read and decode, per process
-    data.num_workers = 0  # data-worker processes, per process; 0: threads alone
+    data.num_threads = 16  # threads that read and decode, per process or data worker
+    data.num_workers = 0  # data-worker processes that read and decode, per process; 0: none
 
     # Initial weights of a run without a checkpoint (docs/guides/finetune.md).
     config.init = ConfigDict()
@@ -84,7 +84,7 @@ def get_config() -> ConfigDict:
     gan.blur_fraction = 0.06  # length of the fading of the blur on the discriminator's inputs
     gan.loss = "hinge"  # loss of the discriminator: hinge, softplus, linear
     gan.consistency = 4.0  # weight of balanced consistency between two augmentations; 0: none
-    gan.augment_probability = 1.0  # of each of DiffAug's transforms; 1 in consistency's views
+    gan.augment_probability = 1.0  # probability of each DiffAug transform; always 1 for consistency
     gan.crop_probability = 0.5  # probability of a crop to whole DINOv2 patches, else a resize
     gan.learning_rate = 2e-5  # peak rate of the discriminator, the release's; the paper's is 2e-4
     gan.betas = (0.5, 0.9)  # AdamW's decay rates of the two moments, each in [0, 1)
@@ -102,7 +102,7 @@ def get_config() -> ConfigDict:
     config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()
-    optim.schedule = "cosine"  # of both learning rates: cosine, linear, exponential
+    optim.schedule = "cosine"  # learning-rate schedule of both players: cosine, linear, exponential
     optim.learning_rate = 5e-4  # peak rate of the generator, the release's; the paper's is 1e-3
     optim.betas = (0.9, 0.95)  # AdamW's decay rates of the two moments, each in [0, 1)
     optim.eps = 1e-6  # AdamW's epsilon, above 0

@@ -53,7 +53,7 @@ EFFICIENCY = flags.DEFINE_float(
 
 
 def main(_: list[str]) -> None:
-    """Trains, or compiles.
+    """Trains a model, or only compiles its step.
 
     Exit codes: 0 finished; 2 the configuration or its input is wrong, with a message of one line;
     75 received SIGTERM, all progress is saved and the same command continues the run; 130 the same

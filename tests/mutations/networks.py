@@ -60,8 +60,8 @@ MUTATIONS = [
     Mutation(
         "a blur that fades with the weight",
         ADVERSARY,
-        "optim.ramp(step, self.start, self._blur_steps)",
-        "optim.ramp(step, self.start, self._ramp_steps)",
+        "optim.ramp(step, self.start, self._times.gan_blur)",
+        "optim.ramp(step, self.start, self._times.gan_ramp)",
         f"{TEST_OPTIM} -k ramps_of",
     ),
     Mutation(

@@ -24,7 +24,7 @@ class Head(nnx.Module):
             )
 
         def norm():
-            # The fast variance loses digits that parity with PyTorch needs.
+            # The fast variance is too inexact for parity with PyTorch.
             return nnx.GroupNorm(
                 width,
                 num_groups=groups,

@@ -27,7 +27,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 def layer_norm(width: int, epsilon: float, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Builds LayerNorm over the last axis, statistics in float32, output in `dtype`."""
-    # The fast variance E[x^2] - E[x]^2 loses digits that parity with PyTorch needs.
+    # The fast variance E[x^2] - E[x]^2 is too inexact for parity with PyTorch.
     return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 

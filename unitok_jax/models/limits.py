@@ -68,7 +68,7 @@ def check(model: Mapping[str, Any], names: Mapping[str, str] | None = None) -> N
       names: key of `BOUNDS` -> name in messages; by default `model.<key>`.
 
     Raises:
-      ValueError: one line that names the key, its value and what is allowed.
+      ValueError: one line that names the key, its value and its bound.
     """
     text = model.get("text", {})
     keys = {key.removeprefix("text.") for key in BOUNDS if key.startswith("text.")}

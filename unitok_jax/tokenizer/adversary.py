@@ -23,7 +23,7 @@ class Ramps(NamedTuple):
     weight: jax.Array  # scalar, the factor of the adaptive weight
     fade: jax.Array  # scalar, strength of the blur, 1 to 0
     crop: jax.Array  # bool scalar: images are cropped to whole patches, not resized
-    offset: jax.Array  # (2,) in [0, 1): where a crop begins
+    offset: jax.Array  # (2,) in [0, 1): start of a crop
 
 
 class Adversary:
@@ -82,7 +82,7 @@ class Adversary:
         )
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
-        """Learning rate of the discriminator, whose schedule begins with the adversarial phase."""
+        """Computes the discriminator's learning rate, scheduled from the adversarial phase on."""
         multiplier = optim.learning_rate_schedule(step - self.start, **self._schedule)
         return self.config["learning_rate"] * multiplier
 

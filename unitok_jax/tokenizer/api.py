@@ -95,7 +95,7 @@ class Tokenizer:
 
     @property
     def codebook_shape(self) -> tuple[int, int]:
-        """(K, V): the number of codebooks and the rows of each."""
+        """Number of codebooks and rows of each, (K, V)."""
         model = self.config.model
         return model.num_codebooks, model.vocab_size // model.num_codebooks
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SHIFT = 0.125  # of a side, the longest translation
-_CUTOUT = 0.2  # of a side
+_SHIFT = 0.125  # maximum translation, as a fraction of a side
+_CUTOUT = 0.2  # side of the box, as a fraction of the image's
 
 
 class Draws(NamedTuple):

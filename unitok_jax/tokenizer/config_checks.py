@@ -18,7 +18,7 @@ def check(config: ConfigDict) -> None:
     """Checks the values of a configuration, before anything is built.
 
     Raises:
-      ValueError: the message names the key, its value and what to set.
+      ValueError: the message names the key, its value and a remedy.
     """
     check_size(config.data.image_size)
     limits.check(config.model.to_dict())

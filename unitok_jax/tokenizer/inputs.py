@@ -111,7 +111,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        orientation = 1  # as of a file without a legible tag
+        orientation = 1  # the default for a file without a legible tag
     if image.mode == "RGB" and orientation == 1 and not image.has_transparency_data:
         return np.asarray(image)
     exif, file = Image.Exif(), io.BytesIO()

@@ -9,19 +9,19 @@ import optax
 
 
 def l1_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
-    """Mean absolute error of two (B, H, W, 3) arrays."""
+    """Computes the mean absolute error of two (B, H, W, 3) arrays."""
     return jnp.mean(jnp.abs(reconstruction - images))
 
 
 def l2_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
-    """Mean squared error of two (B, H, W, 3) arrays."""
+    """Computes the mean squared error of two (B, H, W, 3) arrays."""
     return jnp.mean((reconstruction - images) ** 2)
 
 
 def perceptual_loss(
     reconstruction: jax.Array, images: jax.Array, distance: Callable[..., jax.Array]
 ) -> jax.Array:
-    """Mean of a network's `distance`, (B,), of two (B, H, W, 3) arrays."""
+    """Computes the mean of a network's `distance`, (B,), of two (B, H, W, 3) arrays."""
     return jnp.mean(distance(reconstruction, images))
 
 
@@ -29,7 +29,7 @@ def perceptual_loss(
 def contrastive_loss(
     image_features: jax.Array, text_features: jax.Array, logit_scale: jax.Array
 ) -> jax.Array:
-    """CLIP's symmetric cross-entropy (arXiv 2103.00020) over the whole batch, in float32.
+    """Computes CLIP's symmetric cross-entropy (arXiv 2103.00020) of the whole batch, in float32.
 
     Args:
       image_features: (B, E) unit vectors; row i belongs to row i of the text.
@@ -51,8 +51,8 @@ class Term(NamedTuple):
     `network`, LPIPS. Any other takes its outputs of the whole batch; scalars are averaged.
     """
 
-    outputs: tuple[str, ...]  # of the model that it reads: fields of `models.unitok.Output`
-    function: Callable[..., jax.Array] | None  # to a scalar; None: the output is the loss itself
+    outputs: tuple[str, ...]  # inputs: fields of `models.unitok.Output`
+    function: Callable[..., jax.Array] | None  # gives a scalar; None: the output is the loss
     network: bool = False  # True if the function takes LPIPS
     free: bool = False  # reported with weight 0 too, where its outputs exist
 

@@ -124,7 +124,7 @@ class Run:
         """Builds the state before the first step: fresh, or from the weights that `init` names.
 
         Raises:
-          ValueError, OSError: the weights do not fit; the message says what differs.
+          ValueError, OSError: the weights do not fit; the message lists the differences.
         """
         init = self.config.init
         if not init.path:

@@ -100,7 +100,7 @@ def check_wandb(project: str) -> None:
     Raises:
       ValueError: a project is given, and the package wandb is not installed.
     """
-    # A module that a test put there has no spec.
+    # A stand-in module of a test has no spec.
     found = "wandb" in sys.modules or importlib.util.find_spec("wandb")
     if project and not found:
         raise ValueError(

@@ -109,7 +109,7 @@ def measure(workdir: epath.PathLike) -> Goodput:
 
 
 def _part_beyond(kept: float, first: int, last: int) -> float:
-    """Returns the fraction of the steps first+1..last that lies beyond `kept`."""
+    """Returns the fraction of the steps first+1..last beyond `kept`."""
     if last == first:
         return float(last > kept)
     return min(max(last - max(first, kept), 0.0) / (last - first), 1.0)

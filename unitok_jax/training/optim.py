@@ -28,10 +28,10 @@ class Times(NamedTuple):
     """Lengths of the schedules in steps; a configuration has them as fractions of all steps."""
 
     total: int  # steps of the run
-    warmup: int  # of the generator's learning rate
+    warmup: int  # warm-up of the generator's learning rate
     gan_start: int  # steps before the adversarial phase
-    gan_warmup: int  # of the discriminator's learning rate, from gan_start on
-    gan_ramp: int  # of the adversarial weight, from gan_start on
+    gan_warmup: int  # warm-up of the discriminator's learning rate, from gan_start on
+    gan_ramp: int  # ramp of the adversarial weight, from gan_start on
     gan_blur: int  # fading of the blur, from gan_start on
 
     @classmethod

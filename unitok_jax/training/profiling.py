@@ -42,7 +42,7 @@ class Tracer:
         if step in self._requested and self._last is None:
             with self._clock.during("profiling"):
                 options = jax.profiler.ProfileOptions()
-                options.python_tracer_level = 0  # its events crowd out those of the device
+                options.python_tracer_level = 0  # Python events would displace device events
                 jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._last = step + self._count - 1
         with jax.profiler.StepTraceAnnotation("train", step_num=step):

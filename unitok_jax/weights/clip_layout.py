@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from unitok_jax.models.vitamin import SIZES
 
-# (pattern of the file's name, UniTok's public name, the tower it belongs to)
+# (pattern of a name in the file, UniTok's public name, tower of the parameter)
 ROWS = (
     (
         r"(?:visual\.trunk\.)?(patch_embed\.backbone\..*|blocks\..*|norm\..*|reg_token)",

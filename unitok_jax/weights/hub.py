@@ -26,7 +26,7 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 _FILES = (CONFIG, WEIGHTS, INDEX, "README.md")  # files to download: never a pickle
 _KEYS = ("library_name", "format_version", "layout", "image_size", "model")
 _LAYOUTS = ("public", "unitok_jax")
-_MOST_CONFIG = 1 << 20  # maximum bytes of a config.json; one written here has about a thousand
+_MOST_CONFIG = 1 << 20  # maximum bytes of a config.json; those of this package have a thousand
 
 
 def is_folder(path: pathlib.Path) -> bool:
