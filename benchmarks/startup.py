@@ -23,26 +23,28 @@ _NEWS = "import time; began = time.perf_counter(), time.process_time()\n"
 _TOLD = "\nprint(time.perf_counter() - began[0], time.process_time() - began[1])\n"
 _WEIGHTS = """
 import importlib, sys, jax
-from unitok_jax import loading, step
+from unitok_jax.tokenizer import step
+from unitok_jax.weights import load
 config = importlib.import_module(f"configs.{sys.argv[2]}").get_config()
 params = jax.jit(lambda key: step.init_params(config.model.to_dict(), key))(jax.random.key(0))
-loading.write(sys.argv[1], config, params)
+load.write(sys.argv[1], config, params)
 """
 _ENCODE = """
 import sys, numpy as np, unitok_jax
-from unitok_jax import compilation_cache
+from unitok_jax.runtime import compilation_cache
 compilation_cache.enable()
 tokenizer = unitok_jax.load(sys.argv[1])
 images = np.zeros((1, *tokenizer.image_size, 3), np.uint8)
 """
 _STEP = """
 import functools, importlib, sys, jax, jax.numpy as jnp
-from unitok_jax import compilation_cache, frozen
+from unitok_jax.runtime import compilation_cache
 from unitok_jax.tokenizer.step import TokenizerSteps
+from unitok_jax.weights import pretrained
 compilation_cache.enable()
 config = importlib.import_module(f"configs.{sys.argv[2]}").get_config()
 steps = TokenizerSteps(config)
-networks = {kind: frozen.abstract(kind, config.model.dtype)[1] for kind in frozen.used(config)}
+networks = {kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in pretrained.used(config)}
 side = config.data.image_size
 batch = {
     "image": jax.ShapeDtypeStruct((8, *side, 3), jnp.uint8),

@@ -372,10 +372,10 @@ import os, pathlib, signal, sys, time
 import jax
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 1, 0)
 from configs import tiny
-from saves import items, save
-from unitok_jax import cluster
+from helpers.saves import items, save
+from unitok_jax.runtime import processes
 from unitok_jax.checkpoints.manager import Checkpoints
-folder, config, preemption = pathlib.Path(sys.argv[1]), tiny.get_config(), cluster.Preemption()
+folder, config, preemption = pathlib.Path(sys.argv[1]), tiny.get_config(), processes.Preemption()
 save(folder, config, [1])
 with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
     os.kill(os.getpid(), signal.SIGTERM)

@@ -37,7 +37,7 @@ def interrupt(process, times=1):
 
 def test_the_first_interrupt_is_one_line_after_what_must_be_done():
     code = (
-        "import time; from unitok_jax import console\n"
+        "import time; from unitok_jax.system import console\n"
         "with console.command(continues=True):\n"
         "    try:\n"
         "        print('ready', flush=True); time.sleep(60)\n"
@@ -51,7 +51,7 @@ def test_the_first_interrupt_is_one_line_after_what_must_be_done():
 def test_the_second_one_does_not_wait():
     """As a compiler does: the main thread is in C, where Python's handler does not run."""
     code = (
-        "import hashlib; from unitok_jax import console\n"
+        "import hashlib; from unitok_jax.system import console\n"
         "with console.command():\n"
         "    print('ready', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
@@ -62,7 +62,7 @@ def test_the_second_one_does_not_wait():
 def test_an_interrupt_that_python_loses_comes_again():
     """It ignores what is raised in the callbacks of its collector; JAX has one."""
     code = (
-        "import gc, time; from unitok_jax import console\n"
+        "import gc, time; from unitok_jax.system import console\n"
         "def callback(phase, _):\n"
         "    if phase == 'start':\n"
         "        print('ready', flush=True); time.sleep(2)\n"
@@ -108,7 +108,7 @@ def test_who_imports_the_package_keeps_its_hooks():
 
 def test_a_reader_that_has_left_ends_it_without_a_word():
     code = (
-        "from unitok_jax import console\n"
+        "from unitok_jax.system import console\n"
         "with console.command():\n"
         "    for _ in range(10**6): print('x' * 100)\n"
     )
@@ -121,7 +121,7 @@ def test_a_reader_that_has_left_ends_it_without_a_word():
 
 def test_what_is_still_buffered_when_the_reader_leaves():
     code = (
-        "import time; from unitok_jax import console\n"
+        "import time; from unitok_jax.system import console\n"
         "with console.command():\n"
         "    print('a', flush=True); time.sleep(1); print('b')\n"
     )
@@ -139,7 +139,7 @@ def test_another_pipe_that_breaks_is_an_error():
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "utf-8:strict", "latin-1"])
 def test_names_that_the_console_cannot_print(encoding):
     code = (
-        "from unitok_jax import console\n"
+        "from unitok_jax.system import console\n"
         "with console.command(): print('caf\\udce9 \\u4e2d')\n"
         "console.complain('caf\\udce9\\x1b[2J\\nand more')\n"
     )
@@ -151,7 +151,7 @@ def test_names_that_the_console_cannot_print(encoding):
 
 
 def test_a_process_without_stdout():
-    code = "from unitok_jax import console\nwith console.command(): print('lost')\n"
+    code = "from unitok_jax.system import console\nwith console.command(): print('lost')\n"
     done = subprocess.run(
         ["sh", "-c", f'exec "{sys.executable}" -c "$0" >&-', code],
         cwd=ROOT,

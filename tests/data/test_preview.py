@@ -441,8 +441,9 @@ class TestCommand:
 
     def test_statistics_alone_load_no_jax(self, tmp_path):
         code = (
-            "import pathlib, sys; from configs import photos; from unitok_jax.data import preview\n"
-            f"preview.preview(photos.get_config(), pathlib.Path({str(tmp_path)!r}), images=0)\n"
+            "import pathlib, sys; from configs import photos\n"
+            "from unitok_jax.data.preview import samples\n"
+            f"samples.preview(photos.get_config(), pathlib.Path({str(tmp_path)!r}), images=0)\n"
             "sys.exit('jax' in sys.modules)"
         )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -509,14 +509,14 @@ class TestIndex:
         before = captions(tar_source(str(folder)))
         make_tar(folder / "2.tar", sample("new"))
         code = (
-            "import os, sys, signal; from unitok_jax.data import index_files, tars\n"
+            "import os, sys, signal; from unitok_jax.data.tars import index_files, source\n"
             "replace, left = os.replace, [int(sys.argv[2])]\n"
             "def die(*a):\n"
             "    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
             "    left[0] -= 1\n"
             "    replace(*a)\n"
             "os.replace = die\n"
-            "tars.tar_source(sys.argv[1])"
+            "source.tar_source(sys.argv[1])"
         )
         for done in range(2):
             command = [sys.executable, "-c", code, str(folder), str(done)]

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Prints the folder, how many programs were read from it, and a result to the last bit.
 COMPUTES = """
 import jax, jax.numpy as jnp
-from unitok_jax import compilation_cache
+from unitok_jax.runtime import compilation_cache
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.endswith("/cache_hits")))
 folder = compilation_cache.enable()
@@ -100,7 +100,10 @@ def test_a_folder_that_cannot_be_written_is_a_warning(environment, tmp_path):
     assert again == ["None", "0", result] and "file" in error
 
 
-ENABLES = "import os; os.umask(0); from unitok_jax import compilation_cache as c; print(c.enable())"
+ENABLES = (
+    "import os; os.umask(0); from unitok_jax.runtime import compilation_cache\n"
+    "print(compilation_cache.enable())"
+)
 FOLDERS = ("home/unitok_jax/programs", "home/unitok_jax/programs/jax-*")
 
 

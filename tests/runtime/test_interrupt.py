@@ -74,9 +74,9 @@ AGREE = """
 import os, signal, sys, time
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from unitok_jax import cluster
-preemption, asked = cluster.Preemption(), 0
-cluster.everyone(True)
+from unitok_jax.runtime import processes
+preemption, asked = processes.Preemption(), 0
+processes.everyone(True)
 if sys.argv[2] == "1":
     os.kill(os.getpid(), signal.SIGINT)
 while not preemption.come():
@@ -122,8 +122,8 @@ def test_a_process_that_waits_for_others_ends_at_once(tmp_path):
 def test_what_a_background_process_ignores_stays_ignored():
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from unitok_jax import cluster\n"
-        "preemption = cluster.Preemption(); signal.raise_signal(signal.SIGINT)\n"
+        "from unitok_jax.runtime import processes\n"
+        "preemption = processes.Preemption(); signal.raise_signal(signal.SIGINT)\n"
         "assert not preemption.come(); preemption.close()\n"
         "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
     )

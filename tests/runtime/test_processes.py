@@ -115,17 +115,19 @@ class TestDisagreement:
         code = (
             "import sys, pathlib, shutil\n"
             "copy = pathlib.Path(sys.argv[1]); sys.path.insert(0, str(copy))\n"
-            "from unitok_jax import cluster, membership, run, train\n"
-            "assert str(copy) in train.__file__\n"
+            "from unitok_jax.runtime import discovery, processes\n"
+            "from unitok_jax.tokenizer import run\n"
+            "from unitok_jax.training import loop\n"
+            "assert str(copy) in loop.__file__\n"
             "from configs import tiny\n"
-            "cluster.connect(membership.Member(sys.argv[2], 2, int(sys.argv[3])), 60)\n"
-            "with cluster.Departure():\n"
-            "    train.train(run.Run, tiny.get_config(), sys.argv[4])\n"
+            "processes.connect(discovery.Member(sys.argv[2], 2, int(sys.argv[3])), 60)\n"
+            "with processes.Departure():\n"
+            "    loop.train(run.Run, tiny.get_config(), sys.argv[4])\n"
         )
         for host in ("a", "b"):
             for folder in ("unitok_jax", "configs"):
                 shutil.copytree(folder, tmp_path / host / folder)
-        with (tmp_path / "b" / "unitok_jax" / "losses.py").open("a") as file:
+        with (tmp_path / "b" / "unitok_jax" / "tokenizer" / "losses.py").open("a") as file:
             file.write("\n# another version\n")
         address = f"127.0.0.1:{free_port()}"
         processes = [
@@ -147,9 +149,10 @@ class TestDisagreement:
         code = (
             "import sys\n"
             "from absl import app\n"
-            "from unitok_jax import main, train\n"
+            "from unitok_jax import main\n"
+            "from unitok_jax.training import loop\n"
             "from unitok_jax.commands.config_flags import parse_or_exit\n"
-            "train._LAG_SECONDS = 1\n"
+            "loop._LAG_SECONDS = 1\n"
             "app.run(main.main, flags_parser=parse_or_exit)\n"
         )
         shutil.copytree(alone, tmp_path / "0" / "run")

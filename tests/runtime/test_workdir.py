@@ -13,7 +13,7 @@ from unitok_jax.runtime import workdir
 
 HOLD = """
 import pathlib, sys, time
-from unitok_jax import workdir
+from unitok_jax.runtime import workdir
 with workdir.lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

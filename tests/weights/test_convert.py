@@ -84,8 +84,8 @@ class TestRoundTrips:
     def test_safetensors_needs_no_torch(self, weights, tmp_path):
         code = (
             "import sys; sys.modules['torch'] = None\n"
-            "from unitok_jax import loading\n"
-            f"loading.write({str(tmp_path / 'o.safetensors')!r}, *loading.read({str(weights)!r}))\n"
+            "from unitok_jax.weights import load\n"
+            f"load.write({str(tmp_path / 'o.safetensors')!r}, *load.read({str(weights)!r}))\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
         assert (tmp_path / "o.safetensors").read_bytes() == weights.read_bytes()

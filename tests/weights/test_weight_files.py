@@ -368,7 +368,7 @@ class TestOutputs:
         path.write_text("mine")
         code = (
             "import pathlib, resource, signal, numpy as np\n"
-            "from unitok_jax import torch_files, weight_files\n"
+            "from unitok_jax.weights import torch_files, files as weight_files\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             f"path, state = pathlib.Path({str(path)!r}), {{'a': np.ones(10**6, np.float32)}}\n"
             f"write = weight_files.write_safetensors if {suffix!r} == '.safetensors' else (\n"
@@ -394,7 +394,7 @@ def test_a_file_is_looked_at_before_it_is_read(tmp_path):
 def test_without_torch_the_message_names_what_needs_none(tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from unitok_jax import weight_files\n"
+        "from unitok_jax.weights import files as weight_files\n"
         f"path = {str(tmp_path / 'x.pth')!r}\n"
         "open(path, 'wb').write(b'PK\\x03\\x04')\n"
         "try: weight_files.read_state(path)\n"
