@@ -306,7 +306,8 @@ def test_room_imports_neither_jax_nor_other_rooms():
     """Grain itself imports JAX, so the modules below the pipeline are looked at."""
     code = (
         "import sys; from unitok_jax.data import sources, text; "
-        "from unitok_jax.data.formats import photos; from unitok_jax.data.images import transforms; "
+        "from unitok_jax.data.formats import photos; "
+        "from unitok_jax.data.images import transforms; "
         "print(*(m for m in sys.modules if m.split('.')[0] in ('jax', 'flax') "
         "or m.startswith('unitok_jax.') and m.split('.')[1] not in "
         "('codes', 'data', 'pictures', 'system')))"
