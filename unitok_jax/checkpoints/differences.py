@@ -1,4 +1,4 @@
-"""Differences of configurations and of facts, which keep a checkpoint from being used."""
+"""Differences in configurations and facts that make a checkpoint unusable."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# Keys that decide what the weights or the data position mean. A run that resumes must agree on
-# them, and on its samples (`data.identity`), wherever these lie; everything else may change between
-# one start and the next.
+# Keys that decide the meaning of the weights or the data position. A resumed run must have equal
+# values, and equal samples (`data.identity`) at any location; all else may change between starts.
 BINDING = (
     "model",
     "seed",
@@ -19,16 +18,16 @@ BINDING = (
     "data.context_length",
     "optim.frozen",
 )
-# Keys of the model that change training or the precision, and not what weights and codes mean.
+# Model keys that change training or the precision, but not the meaning of weights and codes.
 FREE_OF_MODEL = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
-# Keys that older checkpoints lack, and what they did.
+# Keys added later, with the value that reproduces a checkpoint saved without them.
 ADDED = {"data.mixture": [], "frozen.inception": "", "log.parameters": False, "log.wandb": ""}
-# Keys of which it matters whether they are 0: with them comes a part of the training state.
+# Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
 SWITCHES = ("gan.weight", "optim.ema_decay")
 
 
 def config_differences(saved: dict, current: dict) -> list[str]:
-    """Differences in the binding keys, one line each; other differences are only logged."""
+    """Returns the differences in the binding keys, one line each; others are only logged."""
     saved, current = flat(saved), flat(current)
     binding, free = [], []
     for key in sorted(saved.keys() | current.keys()):
@@ -46,9 +45,9 @@ def config_differences(saved: dict, current: dict) -> list[str]:
 
 
 def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Facts about the data and the networks of a run that are not as they were saved.
+    """Returns the facts about a run's data and networks that differ from the saved ones.
 
-    A fact that is a dict is compared in the entries that both have; the first that differs is told.
+    Facts that are dicts are compared in their common entries; the first difference is reported.
     """
     lines = []
     for key, value in current.items():
@@ -68,12 +67,12 @@ def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str
 
 
 def flat(tree: Mapping) -> dict[str, Any]:
-    """A nested dict as one level with dotted keys; tuples become lists, as JSON has them."""
+    """Flattens a nested dict to dotted keys; tuples become lists, as in JSON."""
     return {key: _as_json(value) for key, value in walk(tree)}
 
 
 def walk(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in a nested dict that is no dict."""
+    """Yields (dotted key, value) of every leaf of a nested dict."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from walk(value, f"{prefix}{key}.")

@@ -1,8 +1,8 @@
-"""The Orbax checkpoints of a run: saving, what is kept, and which one a run resumes from.
+"""Orbax checkpoints of a run: saving, retention, and the choice of one to resume from.
 
 A workdir holds `checkpoints/<step>/` with three items: `params` (the generator's), `training`
-(optimiser, step, discriminator) and `meta` (JSON: configuration, data position, digests). Whoever
-only uses a model reads `params` and `meta`; a converted model has no `training`.
+(optimiser, step, discriminator) and `meta` (JSON: configuration, data position, digests). Use of a
+model reads `params` and `meta` only; a converted model has no `training`.
 """
 
 import logging
@@ -32,14 +32,14 @@ _TEMPORARY = ".orbax-checkpoint-tmp"  # in the names of saves that a kill cut sh
 
 
 class SaveError(RuntimeError):
-    """A checkpoint could not be written, for another reason than a full disk."""
+    """A checkpoint could not be written, for a reason other than a full disk."""
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which saves whenever it is told to."""
+    """Orbax's manager, which saves on every call."""
 
     def reached_preemption(self, step: int) -> bool:
-        """False: JAX is to hear from the loop alone which step the run has reached.
+        """Returns False: JAX must learn only from the loop which step the run has reached.
 
         A finished save would report an older one, from which a notice is missed; and compare the
         time of this save with those of the ones before, which were not read.
@@ -48,7 +48,7 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. A context manager: leaving it waits for pending saves."""
+    """Checkpoints of one workdir. A context manager: leaving it waits for pending saves."""
 
     def __init__(self, folder, config: ConfigDict | None = None, create: bool = False):
         """Opens a workdir.
@@ -112,14 +112,14 @@ class Checkpoints:
                 self._manager.close()
 
     def steps(self) -> list[int]:
-        """All that were saved to their end, in order; one may have been damaged since."""
+        """Returns all completely saved steps, in order; a step may have been damaged since."""
         names = ocp.path.step.standard_name_format()
         if not self.folder.exists():
             return []
         return sorted(found.step for found in names.find_all(self.folder))
 
     def latest_step(self) -> int | None:
-        """The newest checkpoint, or None."""
+        """Returns the newest checkpoint's step, or None."""
         return max(self.steps(), default=None)
 
     def save(
@@ -136,8 +136,8 @@ class Checkpoints:
           step: its number; also the position in the data.
           items: trees of arrays: `params`, and `training` unless it is a model alone.
           config: the whole configuration.
-          metrics: of an evaluation of these very weights, or empty if there was none.
-          data: what the run depends on beyond the configuration: samples, batch size, digests.
+          metrics: results of an evaluation of exactly these weights, or empty.
+          data: the run's dependencies beyond the configuration: samples, batch size, digests.
 
         Raises:
           OSError: this one, or the one before that was still being written, finds the disk full.
@@ -185,17 +185,17 @@ class Checkpoints:
             self._attempt(self._manager.wait_until_finished)
 
     def check_space(self, items: dict[str, Any]) -> None:
-        """Refuses to go on with a disk that has no room for a checkpoint. All processes call it.
+        """Refuses to continue without free space for a checkpoint. All processes must call it.
 
         Raises:
-          OSError: the message names the folder, what is free and what is needed.
+          OSError: the message gives the folder, the free and the required space.
         """
         needed, free = _bytes(items), workdir.free_bytes(self.folder)
         if not processes.everyone(free >= needed):
             raise OSError(self._full(needed))
 
     def _attempt(self, call, *arguments, **named):
-        """Calls Orbax, and says what its errors mean for the run."""
+        """Calls Orbax, and translates its errors for the run."""
         try:
             return call(*arguments, **named)
         except (ValueError, OSError, RuntimeError) as error:
@@ -219,7 +219,7 @@ class Checkpoints:
         )
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
-        """The JSON item of `step`, or of the newest checkpoint that has a readable one.
+        """Returns the JSON item of `step`, or of the newest checkpoint with a readable one.
 
         Raises:
           CheckpointError: there is none.
@@ -252,7 +252,7 @@ class Checkpoints:
           targets: item name -> tree of ShapeDtypeStructs with shardings.
           config: the configuration to resume with; None if the weights alone are wanted.
           data: as in `save`, of the run that resumes.
-          step: which checkpoint; there is no other in its place.
+          step: the checkpoint's step; no other is used in its place.
           partial: as for `Stored.read`.
 
         Raises:
@@ -289,7 +289,7 @@ class Checkpoints:
             items = stored.read(targets, partial)
         except DamagedError as error:
             damage = error
-        # All read on, or none: the digests are computed together.
+        # All processes read on, or none: the digests are computed jointly.
         if processes.everyone(damage is None):
             stored.verify(items)
             return items
@@ -336,7 +336,7 @@ def _metrics(stored: Stored) -> dict[str, float]:
 
 
 def _clean(folder: epath.Path) -> None:
-    """Removes what saves left that a kill cut short: its room is needed before Orbax's own."""
+    """Removes the remains of killed saves: their space is needed before Orbax's own cleanup."""
     if folder.exists():
         for path in folder.iterdir():
             if _TEMPORARY in path.name and path.is_dir():

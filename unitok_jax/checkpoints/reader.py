@@ -1,4 +1,4 @@
-"""One checkpoint on the disk: its meta data, its arrays, and whether they are what was saved.
+"""One checkpoint on disk: its meta data, its arrays, and the check against what was saved.
 
 Nothing here waits for another process: one that finds damage alone must be able to say so.
 """
@@ -18,31 +18,31 @@ from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.system import foreign_json
 
-# What missing, truncated or overwritten files raise. Anything else, such as no memory, no
-# permission or an error of the disk, says nothing about the checkpoint.
+# Errors of missing, truncated or overwritten files. Any other error, such as no memory, no
+# permission or a disk error, says nothing about the checkpoint.
 _DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _NO_DAMAGE = ("PERMISSION_DENIED:", "UNAUTHENTICATED:")
-# A bucket or a disk that does not answer now; TensorStore has only UNKNOWN for EIO and ESTALE.
+# A bucket or disk that does not answer now; TensorStore has only UNKNOWN for EIO and ESTALE.
 _AWAY = (
     *("RESOURCE_EXHAUSTED:", "UNAVAILABLE:", "DEADLINE_EXCEEDED:", "ABORTED:", "CANCELLED:"),
     *("UNKNOWN:", "INTERNAL:", os.strerror(errno.EIO), os.strerror(errno.ESTALE)),
 )
 _META = {"config": dict, "step": int, "data": dict, "digests": dict}
 IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
-_MOST_LINES = 20  # of differences in one message
+_MOST_LINES = 20  # differences in one message
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or made for something else; the message says which."""
+    """A checkpoint is missing, damaged or made for another purpose; the message says which."""
 
 
 class DamagedError(CheckpointError):
-    """Files of a checkpoint are missing, or do not hold what was saved."""
+    """Files of a checkpoint are missing, or differ from what was saved."""
 
 
 @jax.jit
 def digests(tree):
-    """One uint32 per array: the sum of its bits, each weighted by its position.
+    """Returns one uint32 per array: the sum of its bits, each weighted by its position.
 
     Integer sums do not depend on their order, so a digest is the same for every sharding.
     """
@@ -59,12 +59,12 @@ def digests(tree):
 
 
 def named_digests(tree) -> dict[str, int]:
-    """The digests of a tree of arrays under dotted names."""
+    """Returns the digests of a tree of arrays under dotted names."""
     return {name: int(x) for name, x in trees.flatten(jax.device_get(digests(tree))).items()}
 
 
 def weights_hash(model: dict[str, Any], params) -> str:
-    """32 hexadecimal digits of weights and of how `config.model` uses them: `Tokenizer.hash`."""
+    """Hashes weights and their use by `config.model`, 32 hexadecimal digits: `Tokenizer.hash`."""
     model = {key: value for key, value in model.items() if key not in differences.FREE_OF_MODEL}
     facts = json.dumps([model, named_digests(params)], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
@@ -74,14 +74,14 @@ class Stored:
     """One step of a folder of checkpoints."""
 
     def __init__(self, folder: epath.Path, step: int):
-        """folder: that of all checkpoints; step: the number of one."""
+        """Takes the folder of all checkpoints, and the number of one step."""
         self.path, self.step = folder / str(step), step
 
     def meta(self) -> dict[str, Any]:
-        """The JSON item: `config step data_position data digests metrics evaluated`.
+        """Reads the JSON item: `config step data_position data digests metrics evaluated`.
 
         Raises:
-          DamagedError: it is missing or no JSON.
+          DamagedError: the item is missing or not JSON.
           RuntimeError: the disk does not answer.
         """
         path = self.path / "meta" / "metadata"
@@ -140,7 +140,7 @@ class Stored:
         return {name: items[name] for name in targets}
 
     def verify(self, items: dict[str, Any]) -> None:
-        """Compares the arrays that were read with the saved digests. All processes call it.
+        """Compares the arrays that were read with the saved digests. All processes must call it.
 
         Raises:
           DamagedError: the bytes of an array changed; the message names it.
@@ -157,7 +157,7 @@ class Stored:
     def _orbax(self, read, **arguments):
         try:
             return read(self.path, **arguments)
-        # Orbax raises no narrower one for an array that cannot be read; others go on below.
+        # Orbax raises nothing narrower for an unreadable array; other errors are raised below.
         except Exception as error:
             cause = error.__cause__ if type(error) is Exception else error
             text = str(cause)
@@ -170,7 +170,7 @@ class Stored:
 
 
 def _wrong_kinds(meta):
-    """Keys of a meta item, or of an object in it, whose values no save of ours has."""
+    """Yields keys of a meta item, or of an object in it, with values of unexpected types."""
     yield from (key for key, kind in _META.items() if not isinstance(meta[key], kind))
     if isinstance(meta["config"], dict):
         for key in ("model", "data"):
@@ -210,7 +210,7 @@ def _restore(target, partial):
 
 
 def _reader(partial):
-    # Of this process alone: Orbax's barriers would hang where another process fails.
+    # Local to this process: Orbax's barriers would hang if another process fails.
     process = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"read{process}"

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest, the best, and every so many steps one for ever."""
+"""Retention of checkpoints: the newest, the best, and one every fixed number of steps."""
 
 from ml_collections import ConfigDict
 
@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 class Preservation:
     """A preservation policy of Orbax.
 
-    Its own `max_to_keep` with `best_fn` would throw away the newest checkpoint, and `BestN` alone
-    forgets at a restart what was best.
+    Orbax's `max_to_keep` with `best_fn` would delete the newest checkpoint, and `BestN` alone
+    forgets the best checkpoint at a restart.
     """
 
     def __init__(self, config: ConfigDict | None):
@@ -16,7 +16,7 @@ class Preservation:
         self.metrics = {}  # step -> {best_metric: value} of those that were evaluated
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Which of the checkpoints stay, in their order."""
+        """Returns True for each checkpoint to keep, in their order."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         if self._config is None:
             return [True] * len(steps)

@@ -1,1 +1,1 @@
-"""The commands of `unitok`: a module each, whose `main` is the command."""
+"""Commands of `unitok`: one module each, whose `main` is the command."""

@@ -1,4 +1,4 @@
-"""What commands have in common: their arguments for weights, data and jobs, and how errors end."""
+"""Shared parts of commands: arguments for weights, data and jobs, and the handling of errors."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from unitok_jax.weights.torch_options import HEADS, WEIGHTS
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """The parser of `unitok COMMAND`."""
+    """Returns the parser of `unitok COMMAND`."""
     return argparse.ArgumentParser(
         prog=f"unitok {command}",
         description=description,
@@ -27,7 +27,7 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def path(text: str) -> pathlib.Path:
-    """The type of an argument that is a path: `~` is a home folder."""
+    """Converts an argument to a path, expanding `~`."""
     try:
         return paths.expand(text)
     except ValueError as error:
@@ -35,16 +35,16 @@ def path(text: str) -> pathlib.Path:
 
 
 def place(text: str) -> str:
-    """The type of an argument that may name paths: `~` at the beginning of one is a home folder.
+    """Expands `~` at the beginning of each path in an argument that may name paths.
 
-    Such are paths with commas between them, SOURCE:PATH, hf://owner/name and words as `photos`.
+    Examples are comma-separated paths, SOURCE:PATH, hf://owner/name and words such as `photos`.
     """
     parts = (re.fullmatch(r"(\w+:)?(.*)", part, re.DOTALL) for part in text.split(","))
     return ",".join((part[1] or "") + os.path.expanduser(part[2]) for part in parts)
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Which weights, and the numbers of attention heads, which some bare files do not tell."""
+    """Adds the arguments for weights, and for head counts, which some bare files do not record."""
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
@@ -55,12 +55,12 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def heads(args: argparse.Namespace) -> dict[str, int]:
-    """Those numbers of heads that were given, as `tokenizer.load` takes them."""
+    """Returns the given head counts, as arguments of `tokenizer.load`."""
     return {name: getattr(args, name) for name in HEADS if getattr(args, name) is not None}
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The weights, and how they compute."""
+    """Adds the arguments for the weights and their computation."""
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -77,7 +77,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def load_tokenizer(args: argparse.Namespace, **options):
-    """The `Tokenizer` that `add_checkpoint`'s arguments name.
+    """Loads the `Tokenizer` that `add_checkpoint`'s arguments name.
 
     options: as for `tokenizer.load`.
     """
@@ -90,7 +90,7 @@ def load_tokenizer(args: argparse.Namespace, **options):
 def add_input(
     parser: argparse.ArgumentParser, images: str = "an image, a folder of images"
 ) -> None:
-    """The images, as `data.inputs.Inputs` reads them; `images` says which kinds make sense."""
+    """Adds the image argument of `data.inputs.Inputs`; `images` describes the accepted kinds."""
     parser.add_argument(
         "--input",
         required=True,
@@ -100,7 +100,7 @@ def add_input(
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """The images, as `data.specs` reads them."""
+    """Adds the arguments for images, as `data.specs` reads them."""
     parser.add_argument(
         "--data",
         required=True,
@@ -116,9 +116,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def data(args: argparse.Namespace, tokenizer, image_size: Sequence[int], **keys) -> ConfigDict:
-    """The `data` config that `add_data`'s arguments name, for a `Tokenizer`'s text tower.
+    """Builds the `data` config from `add_data`'s arguments, for a `Tokenizer`'s text tower.
 
-    keys: others of `data_config`.
+    keys: further arguments of `data_config`.
     """
     return data_config(
         args.data,
@@ -133,7 +133,7 @@ def data(args: argparse.Namespace, tokenizer, image_size: Sequence[int], **keys)
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """The (height, width) of `--size=N` or `--size=HEIGHTxWIDTH`.
+    """Parses the (height, width) of `--size=N` or `--size=HEIGHTxWIDTH`.
 
     Raises:
       ValueError: another form, or not multiples of a token's pixels.
@@ -145,10 +145,10 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def check_new(path: pathlib.Path, flag: str) -> None:
-    """Refuses a file that is there, or cannot be written, before the work whose results it is for.
+    """Refuses a result file that exists or cannot be written, before the work begins.
 
     Raises:
-      ValueError: it is there.
+      ValueError: the file exists.
       OSError: it lies where nothing can be written.
     """
     if os.path.lexists(path) and not path.is_dir():
@@ -157,7 +157,7 @@ def check_new(path: pathlib.Path, flag: str) -> None:
 
 
 def check_writable(path: pathlib.Path, flag: str) -> None:
-    """Refuses a file that cannot be written, before the work whose results it is for.
+    """Refuses a result file that cannot be written, before the work begins.
 
     Raises:
       OSError: it is a folder, or lies where nothing can be written.
@@ -173,10 +173,10 @@ def check_writable(path: pathlib.Path, flag: str) -> None:
 
 
 def write_new(path: pathlib.Path, content: bytes, flag: str) -> None:
-    """Writes a file that `check_new` let pass, whole or not at all.
+    """Writes a file that passed `check_new`, whole or not at all.
 
     Raises:
-      OSError: it has come meanwhile, or writing failed.
+      OSError: the file appeared meanwhile, or writing failed.
     """
     try:
         with path.open("xb") as file:
@@ -191,7 +191,7 @@ def write_new(path: pathlib.Path, content: bytes, flag: str) -> None:
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """How the processes of a job find each other; as those of `unitok train`."""
+    """Adds the arguments by which the processes of a job connect, as in `unitok train`."""
     parser.add_argument("--cluster", default="auto", choices=discovery.CLUSTERS)
     parser.add_argument("--coordinator", help="HOST:PORT of process 0")
     parser.add_argument("--processes", type=int, help="how many the job has")
@@ -222,14 +222,14 @@ def run(
     work: Callable[[argparse.Namespace], None],
     continues: bool = False,
 ) -> None:
-    """Does a command's work; what is wrong with its input ends as one line.
+    """Runs a command's work; an error in its input ends as one line.
 
-    What it compiles is kept for later commands. Exit codes: 2, or 1 if the same command may work
+    Compiled programs are cached for later commands. Exit codes: 2, or 1 if rerunning may work
     later; those of `console.command`.
 
     Args:
-      parser: of its arguments.
-      work: what it does with them.
+      parser: parser of its arguments.
+      work: function of the parsed arguments.
       continues: as for `console.command`.
     """
     args = parser.parse_args()
@@ -243,7 +243,7 @@ def run(
         except (ValueError, OSError, ImportError, processes.TryAgainError) as error:
             console.refuse(error, 1 if processes.may_pass(error) else 2)
         except (MemoryError, RuntimeError) as error:
-            # XLA tells what does not fit into a device's memory in its text alone.
+            # XLA reports an out-of-memory error of a device only in the message text.
             if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             first = str(error).partition("\n")[0]

@@ -16,7 +16,7 @@ from unitok_jax.system.paths import printable
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("classify", __doc__)
     arguments.add_checkpoint(parser)
     arguments.add_input(parser)

@@ -1,4 +1,4 @@
-"""The flag --config of a command: a Python file with get_config(), and keys set beside it."""
+"""Flag --config of a command: a Python file with get_config(), and keys set beside it."""
 
 import contextlib
 import difflib
@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from unitok_jax.checkpoints.differences import walk
 from unitok_jax.system import console, paths
 
-_HOME = Path(__file__).resolve().parents[2]  # where the configs of this package are
-# What other projects call a key -> ours.
+_HOME = Path(__file__).resolve().parents[2]  # parent of this package's configs
+# Keys of other projects -> ours.
 SYNONYMS = {
     "accum": ("optim.accumulation",),
     "amp": ("model.dtype",),
@@ -66,14 +66,14 @@ SYNONYMS = {
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """absl's parser, of a command that defines --config by `config_flags.DEFINE_config_file`.
+    """Parses flags with absl, for a command with `config_flags.DEFINE_config_file`'s --config.
 
     Returns:
-      The command's name and what is no flag.
+      The command's name and the arguments that are not flags.
 
     Raises:
       flags.Error: of one line: the file cannot be read, a flag or a key does not exist, or a value
-        is of another type; it names near keys and wanted types.
+        is of another type; the message names similar keys and expected types.
     """
     argv = list(argv)
     given = _given(argv)
@@ -99,14 +99,14 @@ def parse_or_exit(
     example: str = "configs/b16.py",
     beside: int = 0,
 ) -> list[str]:
-    """What `parse` returns; prints what is wrong as one line and ends the command with exit code 2.
+    """Returns the result of `parse`; prints an error as one line and exits with code 2.
 
     Args:
       argv: the command's name and its arguments.
-      values: of a command that defines --config.
-      usage: of a command that defines --help, which prints it and the flags.
+      values: flags of a command that defines --config.
+      usage: text that --help prints before the flags, for a command that defines --help.
       example: a file for --config, for the message that none was given.
-      beside: how many arguments that are no flags the command takes.
+      beside: the number of positional arguments of the command.
     """
     try:
         rest = parse(argv, values)
@@ -124,10 +124,10 @@ def parse_or_exit(
 
 
 def read(chosen: str) -> ConfigDict:
-    """What get_config() of a file returns: `FILE`, or `FILE:VARIANT` for get_config(VARIANT).
+    """Returns the config of a file: `FILE`, or `FILE:VARIANT` for get_config(VARIANT).
 
     Raises:
-      flags.Error: of one line; what the file itself raises is told with its line.
+      flags.Error: of one line; an exception in the file is reported with its line number.
     """
     path, *variant = chosen.split(":", 1)
     file, told = Path(path), f"--config={paths.printable(chosen)}"
@@ -153,12 +153,12 @@ def read(chosen: str) -> ConfigDict:
 
 
 def key_types(config: ConfigDict) -> dict[str, type]:
-    """The type of every key of a configuration, under dotted names."""
+    """Returns the type of every key of a configuration, under dotted names."""
     return {key: type(value) for key, value in walk(config.to_dict())}
 
 
 def near_keys(key: str, known: Sequence[str]) -> list[str]:
-    """Up to three of the known keys that may be meant: other names of them, other rooms, typos."""
+    """Returns up to three similar known keys: synonyms, keys of other sections, typos."""
     leaf = key.rpartition(".")[2]
     plain = re.sub(r"[^a-z0-9]", "", leaf.lower())
     room = key.rpartition(".")[0]
@@ -179,19 +179,19 @@ def _parse(argv, values, given, types_of_keys) -> list[str]:
         near = near_keys(error.flagname, list(types_of_keys))
         hint = f"; keys are set as --config.{near[0]}=..." if near else ""
         raise flags.Error(f"{_one_line(str(error))}{hint}") from error
-    # ml_collections raises all of these for keys that are not there and values that do not fit.
+    # ml_collections raises any of these for unknown keys and unsuitable values.
     except (AttributeError, KeyError, TypeError, IndexError, ValueError, flags.Error) as error:
         raise flags.Error(_explain(given, types_of_keys) or _one_line(str(error))) from error
 
 
 def _given(argv: Sequence[str]) -> dict[str, str]:
-    """config and config.KEY of a command line with their values."""
+    """Returns config and config.KEY of a command line with their values."""
     joined = re.sub(r"^(--?config[\w.]*)\n(?!-)", r"\1=", "\n".join(argv), flags=re.M)
     return dict(re.findall(r"^--?(?:no)?(config(?:\.[^=\n]+)?)=?(.*)$", joined, re.M))
 
 
 def _explain(given, types_of_keys) -> str:
-    """What is wrong with the first --config.key=value that does not fit its config."""
+    """Explains the first --config.key=value that does not fit its config."""
     for name, value in given.items():
         key = name.removeprefix("config.")
         if types_of_keys and key not in types_of_keys:
@@ -229,7 +229,7 @@ def _check_variant(function, path, variant, told):
 
 @contextlib.contextmanager
 def _importable(file: Path):
-    """A block in which a config file finds its neighbours and this package's configs.
+    """Lets a config file import its neighbours and this package's configs within the block.
 
     `from configs import NAME` looks into the file's own folder, then into this package's; `import
     NAME` finds a neighbour. The working folder plays no part, whatever `configs` it holds.
@@ -254,7 +254,7 @@ def _configs() -> list[str]:
 
 
 def _in_one_line(error: BaseException) -> str:
-    """What a config file raised, and at which of its lines."""
+    """Formats an exception of a config file on one line, with its line number."""
     name, where = type(error).__name__, ""
     if isinstance(error, SyntaxError):
         return f"{name}: {error.msg} ({error.filename}, line {error.lineno})"
@@ -262,7 +262,7 @@ def _in_one_line(error: BaseException) -> str:
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename != __file__ and not any(part in frame.filename for part in libraries):
             where = f" ({frame.filename}, line {frame.lineno})"
-    # A ValueError is the file's own message, as of a variant that does not exist.
+    # A ValueError is the file's own message, such as for an unknown variant.
     kind = "" if type(error) is ValueError else f"{name}: "
     return f"{kind}{_one_line(str(error))}{where}"
 

@@ -32,7 +32,7 @@ def _write_frozen(source, target, kind, state) -> str:
 
 
 def _write_clip(source, target, state) -> str:
-    """A CLIP under its own names, so that starting from it needs no PyTorch."""
+    """Writes a CLIP under its own parameter names, so that starting from it needs no PyTorch."""
     what = clip_layout.describe(state)
     if target.suffix != ".safetensors":
         raise ConversionError(
@@ -60,19 +60,19 @@ def convert(
     format: str | None = None,
     **heads: int,
 ) -> str:
-    """Converts a file or folder and returns a line that says what it is.
+    """Converts a file or folder and returns a line that describes it.
 
     Args:
       source: a UniTok (see `loading.read`), or the file of a frozen network.
       target: what to write: see `loading.write`; a .safetensors file for a frozen network.
-        Nothing may be there but an empty folder.
+        The path must not exist, or be an empty folder.
       weights: 'ema' or 'raw': see `tokenizer.load`.
       format: 'hub' makes of `target` a folder for the Hugging Face hub: see `hub.write`.
       **heads: see `tokenizer.load`.
 
     Raises:
       ValueError, OSError, ImportError: as `loading.read`, `loading.write` and `frozen.load`;
-        something is there.
+        the target exists.
     """
     if format not in (None, "hub"):
         raise ValueError(f"format={format!r} is not 'hub'")
@@ -101,7 +101,7 @@ def convert(
 
 
 def _check_new(source, target):
-    """Refuses to write over anything, before the work."""
+    """Refuses to overwrite an existing target, before the work."""
     if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
         return
     if target.exists() and expand(source).exists() and os.path.samefile(expand(source), target):
@@ -114,7 +114,7 @@ def _check_new(source, target):
 
 
 def main() -> None:
-    """`unitok convert SRC DST`."""
+    """Runs `unitok convert SRC DST`."""
     parser = arguments.make_parser("convert", __doc__)
     parser.add_argument(
         "source",

@@ -20,7 +20,7 @@ from unitok_jax.system import console, paths
 
 
 def main() -> None:
-    """The command.
+    """Runs the command.
 
     Exit codes: 0 when all is written; 1 when writing failed, or too much of the source is bad: the
     same command continues; 2 when the flags or the input are wrong, which may show while writing;

@@ -15,7 +15,7 @@ from unitok_jax.system.extras import how_to_install
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("demo", __doc__)
     arguments.add_checkpoint(parser)
     parser.add_argument("--port", type=int, default=7860)
@@ -34,8 +34,8 @@ def _run(args: argparse.Namespace) -> None:
         return arguments.load_tokenizer(argparse.Namespace(**{**vars(args), "checkpoint": path}))
 
     models = actions.Models(load)
-    models[paths[0]]  # a wrong path ends the command, not the first visitor's click
-    # A folder of this process: what others left in Gradio's folder is not to be had here.
+    models[paths[0]]  # a wrong path fails here, not at the first click
+    # A private folder of this process, so that no files of others in Gradio's folder are served.
     parent = os.environ.get("GRADIO_TEMP_DIR")
     if parent:
         os.makedirs(parent, exist_ok=True)

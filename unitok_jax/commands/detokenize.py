@@ -26,20 +26,20 @@ COMMAND = "unitok detokenize"
 
 
 def detokenize(tokenizer, codes: CodeRecords, output: pathlib.Path, view: int) -> int:
-    """Writes the pictures of records; those that are there already stay.
+    """Writes the images of records; existing images are kept.
 
     Args:
       tokenizer: the `Tokenizer` that made the codes.
-      codes: records, as `open_codes` returns them, or a slice.
+      codes: records from `open_codes`, or a slice.
       output: folder for the PNGs.
-      view: which of a record's views, from 0.
+      view: index of the view, from 0.
 
     Returns:
-      how many it wrote.
+      the number of images written.
 
     Raises:
-      ValueError: another tokenizer, codes that do not fit it or their grid, a view that is not
-        there, keys that name no file or the same one.
+      ValueError: another tokenizer, codes that do not fit it or their grid, a view that does not
+        exist, keys without a valid or with a repeated file name.
       OSError: writing failed.
     """
     check(tokenizer, codes, view)
@@ -61,10 +61,10 @@ def detokenize(tokenizer, codes: CodeRecords, output: pathlib.Path, view: int) -
 
 
 def check(tokenizer, codes: CodeRecords, view: int) -> None:
-    """Refuses codes that are not this tokenizer's, or have no such view.
+    """Refuses codes of another tokenizer, or without this view.
 
     Raises:
-      ValueError: with both values.
+      ValueError: the message gives both values.
     """
     if codes.tokenizer_hash != tokenizer.hash:
         raise ValueError(
@@ -86,10 +86,10 @@ def check(tokenizer, codes: CodeRecords, view: int) -> None:
 
 
 def file_names(keys: Iterable[str]) -> list[str]:
-    """Of the PNG of each key: a relative path below the output.
+    """Returns the file name of each key's PNG: a relative path below the output.
 
     Raises:
-      ValueError: a key with '..' or NUL or without a name, or two keys of one file.
+      ValueError: a key with '..' or NUL or without a name, or two keys with the same file.
     """
     names: dict[str, str] = {}
     for key in keys:
@@ -127,7 +127,7 @@ def _chosen(codes: CodeRecords, keys: Sequence[str], limit: int | None) -> CodeR
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("detokenize", __doc__)
     arguments.add_checkpoint(parser)
     parser.add_argument(

@@ -13,7 +13,7 @@ from unitok_jax.tokenizer.export import programs
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("export", __doc__)
     arguments.add_checkpoint(parser)
     parser.add_argument("--output", required=True, type=arguments.path, help="a new folder")

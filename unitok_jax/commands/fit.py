@@ -6,6 +6,6 @@ from unitok_jax.commands import train
 
 
 def main() -> None:
-    """The command; its exit codes are those of `unitok_jax.main`."""
+    """Runs the command; its exit codes are those of `unitok_jax.main`."""
     sys.argv.insert(1, "--mode=compile")
     train.main()

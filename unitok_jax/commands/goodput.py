@@ -17,7 +17,7 @@ from unitok_jax.training import goodput
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = argparse.ArgumentParser(
         prog="unitok goodput",
         description=__doc__,

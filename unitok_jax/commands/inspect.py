@@ -16,7 +16,7 @@ from unitok_jax.system import console
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config",

@@ -79,7 +79,7 @@ def reconstruct(
 
 
 def _sheet_name(files: list[pathlib.PurePath]) -> str:
-    """comparison.png, or comparison_2.png and so on where an image has that name.
+    """Returns comparison.png, or comparison_2.png and so on if an image has that name.
 
     Raises:
       ValueError: a file has the name of a folder.
@@ -115,7 +115,7 @@ def _native(image: np.ndarray, name: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("reconstruct", __doc__)
     arguments.add_checkpoint(parser)
     arguments.add_input(parser)

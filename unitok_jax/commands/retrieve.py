@@ -20,16 +20,16 @@ _KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def retrieve(tokenizer, inputs: Inputs, queries: list[str], top: int) -> list[dict[int, float]]:
-    """The nearest images of each query.
+    """Finds the nearest images of each query.
 
     Args:
       tokenizer: a `Tokenizer`.
       inputs: the images; they are resized and cropped to the tokenizer's size.
       queries: Q texts.
-      top: how many images for each, at most.
+      top: maximum number of images per query.
 
     Returns:
-      Q times position in `inputs` -> cosine, the nearest first.
+      Q dicts of position in `inputs` -> cosine, the nearest first.
     """
     texts = tokenizer.encode_text(queries)
     batches = inputs.batches(tokenizer.image_size, tokenizer.batch_size)
@@ -42,7 +42,7 @@ def retrieve(tokenizer, inputs: Inputs, queries: list[str], top: int) -> list[di
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("retrieve", __doc__)
     arguments.add_checkpoint(parser)
     arguments.add_input(parser, "a folder of images")

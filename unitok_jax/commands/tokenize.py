@@ -28,7 +28,7 @@ from unitok_jax.data.writing.folders import claim
 from unitok_jax.system.paths import printable
 from unitok_jax.system.progress import Progress
 
-POLL = 0.5  # seconds between two looks at what the other processes have written
+POLL = 0.5  # seconds between checks of the other processes' files
 
 
 def tokenize(
@@ -42,22 +42,22 @@ def tokenize(
     process: int = 0,
     processes: int = 1,
 ) -> dict:
-    """Writes this process's shards, and the manifest if all are there; waits for it if not.
+    """Writes this process's shards, and the manifest once all are written; otherwise waits for it.
 
     Args:
       tokenizer: a `Tokenizer` on devices of this process.
-      source: what `data` opens.
+      source: the source that `data` opens.
       data: the `data` config; its image size and threads are read.
-      settings: what `code_shards.plan` made of all this.
-      output: a folder that `shard_files.claim` gave these settings.
-      max_bad: the largest part of the samples that may be left out.
+      settings: the result of `data.codes.shards.plan` for all these.
+      output: a folder claimed by `data.writing.folders.claim` for these settings.
+      max_bad: the largest share of the samples that may be skipped.
       process, processes: shards process, process + processes, ... are this process's.
 
     Returns:
       the manifest.
 
     Raises:
-      ValueError: too many bad samples, or a key that comes twice; no manifest is written.
+      ValueError: too many bad samples, or a repeated key; no manifest is written.
       OSError: reading or writing failed.
     """
 
@@ -88,7 +88,7 @@ def tokenize(
             own[number] = shards.write_shard(output, settings, number, told)
     before = getattr(source, "tally", Tally())
     found = []
-    for number in every:  # one look at a time: a shared disk serves many processes
+    for number in every:  # one check at a time: many processes share the disk
         while (whole := own.get(number) or facts(number)) is None:
             time.sleep(POLL)
         found.append(whole)
@@ -96,7 +96,7 @@ def tokenize(
 
 
 def encoded(tokenizer, batches: Iterable[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(facts (n,), uint16 codes (n, views, K, N)) of each batch of `ShardedViews.stream`."""
+    """Yields (facts (n,), uint16 codes (n, views, K, N)) of each batch of `ShardedViews.stream`."""
     waiting = collections.deque()
 
     def images():
@@ -134,7 +134,7 @@ def settings_of(
     views: str,
     crop_scale: float,
 ) -> dict:
-    """Settings that decide the bytes of the shards; arguments as of `code_shards.plan`."""
+    """Returns the settings that decide the bytes of the shards, as `data.codes.shards.plan`."""
     import jax
 
     rows, columns = (side // STRIDE for side in data.image_size)
@@ -149,7 +149,7 @@ def settings_of(
         tokenizer={
             "tokenizer": tokenizer.hash,
             "precision": tokenizer.precision,
-            # Both move the last bits of features, and so a code now and then.
+            # Both change the last bits of features, and so occasionally a code.
             "platform": jax.default_backend(),
             "images per device": tokenizer.batch_size // jax.local_device_count(),
             "grid": [rows, columns],
@@ -161,7 +161,7 @@ def settings_of(
 
 
 def main() -> None:
-    """The command; what is wrong with its input ends as one line and exit code 2."""
+    """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("tokenize", __doc__)
     arguments.add_checkpoint(parser)
     arguments.add_data(parser)

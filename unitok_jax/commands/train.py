@@ -4,6 +4,6 @@ import runpy
 
 
 def main() -> None:
-    """The command; its exit codes are those of `unitok_jax.main`."""
-    # As the main module, which worker processes import and absl's --help describes.
+    """Runs the command; its exit codes are those of `unitok_jax.main`."""
+    # Runs as the main module, which worker processes import and absl's --help describes.
     runpy.run_module("unitok_jax.main", run_name="__main__", alter_sys=True)

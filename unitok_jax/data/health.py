@@ -1,4 +1,4 @@
-"""The health of the input: what was read, what had to be left out, and when that is too much."""
+"""Health of the input: what was read, what was skipped, and the limit on bad samples."""
 
 import collections
 import dataclasses
@@ -7,21 +7,21 @@ from typing import Any
 
 from unitok_jax.data.records import Source, first_names
 
-# Why a sample is left out: the last part of its name in metrics, reports and manifests.
+# Reasons to skip a sample: the last part of their names in metrics, reports and manifests.
 REASONS = (
     "empty",  # an image of 0 bytes
     "not_an_image",
-    "damaged",  # an image that begins well
-    "too_large",  # a decompression bomb, or an endless file
-    "unreadable",  # no file, the disk, or the file around the sample
+    "damaged",  # an image with a valid beginning
+    "too_large",  # a decompression bomb or an endless file
+    "unreadable",  # no file, a disk error, or an error in the file around the sample
     "no_image",
-    "two_images",  # under one key
+    "two_images",  # with one key
     "duplicate_key",  # within one shard
     "no_caption",
     "bad_caption",  # not UTF-8, or not where and what it should be
 )
-NAMES_KEPT = 20  # of each reason, for messages
-# Samples before a share of bad ones says anything: two bad ones of ten may be bad luck.
+NAMES_KEPT = 20  # names kept per reason, for messages
+# Minimum samples for a meaningful share of bad ones: two bad ones of ten may be chance.
 ENOUGH = 1000
 
 
@@ -37,21 +37,21 @@ class SampleError(ValueError):
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self):  # worker processes send it
+    def __reduce__(self):  # worker processes pickle it
         return type(self), (str(self), self.reason)
 
 
 class Tally:
-    """Samples that were left out: how many for each reason, and the first names of each."""
+    """Skipped samples: the count and the first names for each reason."""
 
     def __init__(self):
         self.counts: collections.Counter[str] = collections.Counter()
         self.names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Counts `count` samples; `name` is one of them, or what they have in common.
+        """Adds `count` samples; `name` is one of them, or their common part.
 
-        Names of files need not be UTF-8; what is not is kept as an escape, so that all can be told.
+        File names need not be UTF-8; other bytes become escapes, so that any name can be shown.
         """
         if reason not in REASONS:
             raise ValueError(f"{reason!r} is not one of {', '.join(REASONS)}")
@@ -75,7 +75,7 @@ class Tally:
         return sum(self.counts.values())
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """{reason: {'count': int, 'first': names}}, what is most frequent first."""
+        """Returns {reason: {'count': int, 'first': names}}, the most frequent reason first."""
         return {
             reason: {"count": count, "first": self.names[reason]}
             for reason, count in self.counts.most_common()
@@ -83,10 +83,10 @@ class Tally:
 
     @classmethod
     def from_json(cls, counted: dict[str, dict[str, Any]]) -> "Tally":
-        """The tally of what `to_json` returned, from a file that may be damaged.
+        """Rebuilds a tally from the result of `to_json`, read from a file that may be damaged.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the content is not a tally.
         """
         tally = cls()
         try:
@@ -110,29 +110,29 @@ class Tally:
 
 
 class TooManyBadSamples(ValueError):
-    """More samples than `data.max_bad` allows are unusable; the message lists them by reason."""
+    """The share of unusable samples exceeds `data.max_bad`; the message lists them by reason."""
 
 
 @dataclasses.dataclass
 class Notes:
-    """What reading some examples brought, on its way from a worker to the consumer."""
+    """Results of reading some examples, sent from a worker to the consumer."""
 
-    samples: int = 0  # of the batch, replacements among them
-    bytes: int = 0  # of their encoded images
+    samples: int = 0  # samples of the batch, replacements included
+    bytes: int = 0  # bytes of their encoded images
     skipped: Tally = dataclasses.field(default_factory=Tally)
 
     def update(self, other: "Notes") -> None:
-        """Adds what other examples brought."""
+        """Adds the results of other examples."""
         self.samples += other.samples
         self.bytes += other.bytes
         self.skipped.update([other.skipped])
 
 
 class Health:
-    """Adds up what was read, and ends a run whose data is worse than allowed.
+    """Adds up what was read, and ends a run whose share of bad samples exceeds the limit.
 
     Args:
-        max_bad: share of samples that may be unusable, 0..1.
+        max_bad: allowed share of unusable samples, 0..1.
     """
 
     def __init__(self, max_bad: float):
@@ -143,7 +143,7 @@ class Health:
         self._taken: collections.Counter[str] = collections.Counter()
 
     def check_source(self, source: Source) -> None:
-        """Looks at what a source left out when it was opened.
+        """Checks the samples that a source skipped when it was opened.
 
         Raises:
             TooManyBadSamples: a larger share than allowed.
@@ -152,7 +152,7 @@ class Health:
         self.check(left_out, len(source) + left_out.total)
 
     def check(self, bad: Tally, samples: int, enough: int = 0) -> None:
-        """Looks at what is bad of some samples, all there are or `enough` to say something.
+        """Checks the bad ones of some samples: of all there are, or of `enough` for a judgement.
 
         Raises:
             TooManyBadSamples: a larger share than allowed.
@@ -164,18 +164,18 @@ class Health:
             )
 
     def update(self, notes: Notes) -> None:
-        """Adds what one batch brought.
+        """Adds the results of one batch.
 
         Raises:
-            TooManyBadSamples: more than the allowed share of all that came, or of `ENOUGH` samples
-                while fewer have come.
+            TooManyBadSamples: more than the allowed share of all samples read, or of `ENOUGH`
+                samples while fewer were read.
         """
         self._total.update(notes)
         self.check(self._total.skipped, self._total.samples, ENOUGH)
 
     def take(self) -> dict[str, int]:
-        """Since it was last asked: `samples` and `bytes` that were read, and `skipped/<reason>` for
-        every reason that occurred."""
+        """Returns the counts since the last call: `samples` and `bytes` read, and
+        `skipped/<reason>` for every reason that occurred."""
         now = collections.Counter(samples=self._total.samples, bytes=self._total.bytes)
         now.update({f"skipped/{reason}": n for reason, n in self._total.skipped.counts.items()})
         new, self._taken = now - self._taken, now

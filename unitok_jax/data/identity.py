@@ -1,4 +1,4 @@
-"""What the samples of a source are, and their order: facts that do not depend on where they lie."""
+"""Identity of a source: facts about its samples and their order, independent of location."""
 
 import zlib
 from typing import Any
@@ -9,20 +9,20 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.records import Source
 
-PROBES = 16  # samples that are read
+PROBES = 16  # samples read
 
 
 def identity(source: Source) -> dict[str, dict[str, Any]]:
-    """Facts by which two sources can be told apart, JSON values in few characters.
+    """Returns facts that distinguish two sources, as short JSON values.
 
-    Two of one identity hold, as far as it looks, the same samples in the same order: a run may go
-    on with either. Names count without the folder that they begin with. However large the source,
-    `PROBES` samples are read.
+    Two sources with equal facts hold, within the probes, the same samples in the same order: a run
+    may continue with either. Names are compared without their leading folder. For a source of any
+    size, `PROBES` samples are read.
 
     Returns:
-        'order of the data': how its order is made, beside its number of samples; 'samples of the
-        data': the names of some samples, with checksums of their images and captions; of a source
-        that knows all names, 'names of the data'. What cannot be read now is left out.
+        'order of the data': the kind of order and the number of samples; 'samples of the
+        data': the names of some samples, with checksums of their images and captions; for a source
+        that knows all names, 'names of the data'. Unreadable entries are omitted.
     """
     count = len(source)
     places = sorted({number * count // PROBES for number in range(PROBES)})
@@ -38,7 +38,7 @@ def identity(source: Source) -> dict[str, dict[str, Any]]:
 
 
 def _order(source: Source) -> dict[str, Any]:
-    """Always the same keys, so that another kind of order is a difference."""
+    """Returns the facts of the order, with constant keys, so that any change is a difference."""
     blocks, mixture = getattr(source, "blocks", None), None
     if isinstance(source, Mixture):
         parts = zip(source.parts, source.weights, strict=True)
@@ -50,7 +50,7 @@ def _order(source: Source) -> dict[str, Any]:
 
 
 def _probe(source: Source, index: int) -> str:
-    """A sample in few characters; '' if a disk does not give it now."""
+    """Returns a short text that identifies a sample; '' if a disk error hides it now."""
     try:
         record = source[index]
     except SampleError as error:

@@ -1,4 +1,4 @@
-"""The images that a command's `--input` names: one file, a folder, or the built-in photographs."""
+"""Images that a command's `--input` names: one file, a folder, or the built-in photographs."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,22 +11,25 @@ from unitok_jax.data.images.transforms import decode_image, resize_center_crop
 
 
 class Inputs(Sequence):
-    """Encoded image files by position: (name, bytes), read when asked for.
+    """Encoded image files by position: (name, bytes), read on access.
 
-    Names may have folders, and have no suffix, but where that would be the name of another.
+    Names may contain folders, and drop the suffix unless two files would share a name.
     """
 
     def __init__(self, path: Path):
-        """path: an image, a folder of images, or `photos`.
+        """Lists the images of a path.
+
+        Args:
+            path: an image, a folder of images, or `photos`.
 
         Raises:
-            FileNotFoundError: nothing there.
+            FileNotFoundError: the path does not exist.
             ValueError: a folder without images.
         """
         if path.is_file():
             self._source = FileSource(path.parent, {path.name: ()})
         elif path.is_dir():
-            names = dict.fromkeys(image_names(path), ())  # captions, if any, are not asked for
+            names = dict.fromkeys(image_names(path), ())  # captions, if any, are ignored
             if not names:
                 raise ValueError(f"--input={path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
             self._source = FileSource(path, names)
@@ -43,21 +46,21 @@ class Inputs(Sequence):
         return self.names[index], self._source[index]["image"]
 
     def image(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """uint8 (height, width, 3), resized and centre-cropped to `size`."""
+        """Decodes an image: uint8 (height, width, 3), resized and centre-cropped to `size`."""
         name, data = self[index]
         return resize_center_crop(decode_image(data, name), size)
 
     def batches(self, size: tuple[int, int], batch_size: int) -> Iterator[np.ndarray]:
-        """All as `image`, in order: uint8 (n, height, width, 3), n at most `batch_size`."""
+        """Yields all images in order: uint8 (n, height, width, 3), n at most `batch_size`."""
         for start in range(0, len(self), batch_size):
             indices = range(start, min(start + batch_size, len(self)))
             yield np.stack([self.image(index, size) for index in indices])
 
 
 def _names(files: list[str]) -> list[str]:
-    """Different names of different files: without suffix where that is no other's name.
+    """Returns unique names of files: without suffix unless another file has the same name.
 
-    Upper and lower case are the same, as on some disks.
+    Case is ignored, as on some file systems.
     """
     stems = [str(PurePath(file).with_suffix("")) for file in files]
     count = Counter(stem.casefold() for stem in stems)

@@ -1,4 +1,4 @@
-"""Several sources as one, of which training takes in given proportions."""
+"""A mixture of several sources in one, sampled in given proportions."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from unitok_jax.data.records import Source
 
 
 class Mixture:
-    """Sources one after another, with weights that `order` reads.
+    """Concatenated sources with weights, which `order` uses.
 
     Args:
         parts: the sources.
-        weights: of each, positive; only their proportions matter.
+        weights: a positive weight for each; only the proportions matter.
     """
 
     def __init__(self, parts: Sequence[Source], weights: Sequence[float]):
@@ -30,10 +30,10 @@ class Mixture:
         return self.parts[part][index - int(self._starts[part])]
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuses parts that are too small for their share of a batch: they would repeat in it.
+        """Refuses parts smaller than their share of a batch, which would repeat within the batch.
 
         Raises:
-            ValueError: names the part.
+            ValueError: the message names the part.
         """
         for number, (part, weight) in enumerate(zip(self.parts, self.weights, strict=True)):
             share = math.ceil(batch_size * weight / sum(self.weights))
@@ -46,7 +46,7 @@ class Mixture:
 
     @property
     def tally(self) -> Tally:
-        """What the parts left out, together."""
+        """Samples skipped by all parts together."""
         tally = Tally()
         tally.update(part.tally for part in self.parts if hasattr(part, "tally"))
         return tally

@@ -1,7 +1,7 @@
-"""The order of training: which sample stands at a position of the endless stream of samples.
+"""Order of training: the sample at each position of the endless stream of samples.
 
-An order is a function of (source, seed, position), so any position can be resumed at without
-anything saved but its number, by any number of processes.
+An order is a function of (source, seed, position), so training can resume at any position
+from its number alone, with any number of processes.
 """
 
 import functools
@@ -17,21 +17,21 @@ _ENDLESS = 2**62  # positions
 
 
 def order(source: Source, seed: int, window: int):
-    """The endless order in which training reads a source.
+    """Returns the endless order in which training reads a source.
 
-    * A source of random access is shuffled as a whole, anew in every epoch.
-    * A source that is read in blocks is shuffled near by: its blocks anew in every epoch, and then
-      the samples of `window` blocks that follow one another. So a reader that keeps `window` blocks
-      reads each of them once per epoch.
-    * A mixture takes from its parts in turn, by their weights, and each part has an order, and
+    * A source with random access is shuffled as a whole, anew in every epoch.
+    * A source that is read in blocks is shuffled locally: its blocks anew in every epoch, and then
+      the samples of each `window` consecutive blocks. So a reader that caches `window` blocks
+      reads each block once per epoch.
+    * A mixture interleaves its parts by their weights, and each part has an order, and
       epochs, of its own.
 
-    Either way every sample of a source, or of a part, comes exactly once in each of its epochs.
+    In every case each sample of a source, or of a part, appears exactly once per epoch.
 
     Args:
-        source: what is read; its `blocks` decide.
+        source: the source; its `blocks` select the kind of order.
         seed: at least 0.
-        window: blocks that are shuffled together, at least 1.
+        window: number of blocks shuffled together, at least 1.
 
     Returns:
         A picklable sequence: position -> index in the source.
@@ -51,12 +51,12 @@ def order(source: Source, seed: int, window: int):
 
 
 def generator(seed: int, position: int) -> np.random.Generator:
-    """The randomness of the sample at a position: its crop, and the choice of its caption."""
+    """Returns the random generator for the sample at a position: its crop and its caption."""
     return np.random.Generator(np.random.Philox(key=[seed, position]))
 
 
 class _Shifted:
-    """The order of one part, as indices of the whole mixture."""
+    """Order of one part, as indices into the whole mixture."""
 
     def __init__(self, order: Any, start: int):
         self._order, self._start = order, start
@@ -69,11 +69,11 @@ class _Shifted:
 
 
 class _BlockOrder:
-    """Blocks in random order, and the samples of every `window` of them in random order."""
+    """Random order of blocks, and of the samples in every `window` blocks."""
 
     def __init__(self, blocks: np.ndarray, seed: int, window: int):
         self._blocks, self._seed, self._window = blocks, seed, window
-        # Pure functions: a second thread that asks at the same time computes the same.
+        # Pure functions: a second thread that calls at the same time computes the same values.
         self._epoch = functools.lru_cache(maxsize=2)(self._epoch)
         self._permutation = functools.lru_cache(maxsize=4)(self._permutation)
 
@@ -92,11 +92,11 @@ class _BlockOrder:
         end = int(ends[min(first + self._window, len(ends)) - 1])
         place = start + int(self._permutation(epoch, window, end - start)[place - start])
         slot = int(np.searchsorted(ends, place, side="right"))
-        # Counted from the end of its block, which `_blocks` holds.
+        # Counted back from the end of its block, which `_blocks` holds.
         return int(self._blocks[blocks[slot]]) - (int(ends[slot]) - place)
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The blocks in the order of an epoch, and where each ends in it."""
+        """Returns the blocks in the order of an epoch, and the end of each in this order."""
         sizes = np.diff(self._blocks, prepend=0)
         blocks = np.random.default_rng((self._seed, epoch)).permutation(len(sizes))
         return blocks, np.cumsum(sizes[blocks])

@@ -1,7 +1,6 @@
 """Batches for this process. The position in the data is the step: nothing is saved, and any step
-of the stream can be computed from (seed, step) alone. A global batch is the same array, row by row,
-for any number of processes, worker processes and threads; a process reads the rows that its devices
-hold."""
+of the stream follows from (seed, step) alone. A global batch is the same array, row by row, for any
+number of processes, worker processes and threads; a process reads the rows of its own devices."""
 
 import logging
 import math
@@ -22,24 +21,24 @@ from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.workers import Told
 
-REPLACEMENT_TRIES = 16  # samples in a row that may be bad before training stops
-NEIGHBOURS = 4  # of them lie next to the first, the others all over the source
+REPLACEMENT_TRIES = 16  # consecutive bad samples before training stops
+NEIGHBOURS = 4  # tries next to the first; the others are spread over the source
 
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()
 
 
 def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
-    """The global batch size that a source can fill: `data.batch_size`, or less for a small source.
+    """Returns the largest global batch size a source can fill: `data.batch_size` or less.
 
-    A sample that a contrastive batch holds twice is its own negative. Only a batch that crosses the
-    end of an epoch may hold one twice.
+    A sample that is twice in a contrastive batch is its own negative. Only a batch that crosses the
+    end of an epoch may contain a sample twice.
 
     Args:
         data: the `data` config; `batch_size` is read.
-        source_length: samples in the source.
-        divisor: what the batch must be a multiple of: devices times micro-batches times the stride
-            of the images that are decoded.
+        source_length: number of samples in the source.
+        divisor: required divisor of the batch: devices times micro-batches times the stride
+            of the decoded images.
 
     Raises:
         ValueError: `data.batch_size` is not a positive multiple of `divisor`, or the source has
@@ -72,13 +71,13 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
 
 
 class Batches:
-    """Batches of this process, without end, and the health of what they are read from.
+    """Endless batches of this process, with the health of their input.
 
-    It owns threads or worker processes: call `close()`, or wrap it in `contextlib.closing`, when
+    Owns threads or worker processes: call `close()`, or wrap it in `contextlib.closing`, when
     done with it.
 
     Attributes:
-        health: a `Health` of what came so far.
+        health: the `Health` of the input so far.
     """
 
     def __init__(self, stream: Told, health: Health):
@@ -100,7 +99,7 @@ class Batches:
         return batch
 
     def close(self) -> None:
-        """Ends the threads and worker processes."""
+        """Stops the threads and worker processes."""
         self._stream.close()
 
 
@@ -113,31 +112,31 @@ def train_batches(
     rows: Sequence[int] | None = None,
     divisor: int = 1,
 ) -> Batches:
-    """This process's rows of the global batches from `start_step` on, without end.
+    """Opens this process's rows of the global batches from `start_step` on, without end.
 
-    Every epoch is a new permutation of the source (`order.order`), and every sample comes exactly
-    once in it: what does not fill an epoch's last batch is joined by the first samples of the next
-    epoch. Crops and the choice among several captions depend on the seed and on the sample's place
-    in the stream, on nothing else.
+    Every epoch is a new permutation of the source (`order.order`), and every sample appears exactly
+    once in it: an incomplete last batch of an epoch is filled with the first samples of the next
+    epoch. Crops and the choice among several captions depend only on the seed and on the position
+    in the stream.
 
     A sample that cannot be used is replaced by the next good one of the source and counted;
-    `REPLACEMENT_TRIES` bad ones in a row, or a share of more than `data.max_bad`, are an error.
+    `REPLACEMENT_TRIES` consecutive bad samples, or a share above `data.max_bad`, are an error.
 
     Args:
         data: the `data` config.
         seed: at least 0.
-        source: what `open_source(data)` returned; opened here if None.
-        start_step: the first global batch; resuming is passing the step.
-        rows: of the global batch, ascending: those that this process reads; all if None.
-        divisor: as in `effective_batch_size`; the global batch B is that function's result.
+        source: the result of `open_source(data)`; opened here if None.
+        start_step: the first global batch; to resume, pass the step.
+        rows: ascending rows of the global batch that this process reads; all if None.
+        divisor: as in `effective_batch_size`, which returns the global batch size.
 
     Yields:
         {'image': uint8 (len(rows), H, W, 3), 'text': int32 (len(rows), L)}.
 
     Raises:
-        ValueError: a batch, rows, image size, crop or source that does not fit, or too many samples
-            that the source left out; from the iterator, `SampleError` after too many bad samples in
-            a row and `TooManyBadSamples` after too many in all.
+        ValueError: a batch, rows, image size, crop or source that does not fit, or too many skipped
+            samples in the source; from the iterator, `SampleError` after too many consecutive bad
+            samples and `TooManyBadSamples` after too many in total.
     """
     if start_step < 0:
         raise ValueError(f"start_step={start_step} must be at least 0")
@@ -169,18 +168,18 @@ def eval_batches(
     rows: Sequence[int] | None = None,
     leave_out: bool = False,
 ) -> Told:
-    """This process's rows of one pass over a source, in order, without randomness.
+    """Opens this process's rows of one pass over a source, in order, without randomness.
 
     All processes yield the same number of batches, ceil(len(source) / batch_size), all of one
-    shape; past the end of the source, rows are zeros and `mask` is False. Nothing is replaced: an
-    evaluation must not silently change. Close the iterator as that of `train_batches`.
+    shape; past the end of the source, rows are zeros and `mask` is False. No sample is replaced: an
+    evaluation must not change silently. Close the iterator like that of `train_batches`.
 
     Args:
-        source: what to evaluate on.
-        data: the `data` config; its source and batch size play no part here.
-        batch_size: of all processes together.
+        source: the source to evaluate on.
+        data: the `data` config; its source and batch size are ignored.
+        batch_size: the global batch size.
         rows: as in `train_batches`.
-        leave_out: whether an image that cannot be used becomes a row with `mask` False, told in
+        leave_out: whether an unusable image becomes a row with `mask` False, counted in
             'notes', a `Notes`, instead of an error.
 
     Yields:
@@ -201,7 +200,7 @@ def eval_batches(
 
 
 class _TrainingRows:
-    """Reads the training examples at some positions of the stream."""
+    """Reads the training examples at positions of the stream."""
 
     def __init__(self, source, positions, seed, tokenizer, size, scale, ratio):
         self._source, self._order, self._seed = source, positions, seed
@@ -217,14 +216,14 @@ class _TrainingRows:
         return {"image": images, "text": self._tokenizer(captions), "notes": notes}
 
     def _example(self, index, rng, notes, out):
-        """Writes the crop at `index`, or at another position that can be used; its captions.
+        """Writes the crop at `index`, or at a usable replacement; returns its captions.
 
-        Replacing here, and not filtering later, keeps the position in the stream and the step one.
+        Replacing here, not filtering later, keeps the position in the stream equal to the step.
         """
         length = len(self._source)
         tries = min(REPLACEMENT_TRIES, length)
         for attempt in range(tries):
-            # After a few neighbours look elsewhere: a whole shard may be damaged.
+            # After a few neighbours, search elsewhere: a whole shard may be damaged.
             stride = 1 if attempt < NEIGHBOURS else max(1, length // tries)
             try:
                 record = self._source[(index + attempt * stride) % length]
@@ -232,7 +231,7 @@ class _TrainingRows:
                 decode_random_crop(data, name, self._size, rng, self._scale, self._ratio, out)
             except (SampleError, OSError) as error:
                 last, reason = error, getattr(error, "reason", "unreadable")
-                if not attempt:  # a bad replacement is counted at its own place
+                if not attempt:  # a bad replacement is counted at its own position
                     notes.skipped.add(reason, str(error))
                 continue
             if not captions:
@@ -247,7 +246,7 @@ class _TrainingRows:
 
 
 class _EvaluationRows:
-    """Reads the evaluation examples at some positions of the padded source."""
+    """Reads the evaluation examples at positions of the padded source."""
 
     def __init__(self, source, tokenizer, size, leave_out):
         self._source, self._tokenizer, self._size = source, tokenizer, size

@@ -1,4 +1,4 @@
-"""Reading of batches: a few rows at a time, in threads or worker processes, by Grain."""
+"""Reading of batches a few rows at a time, in threads or worker processes, by Grain."""
 
 import math
 import threading
@@ -14,7 +14,7 @@ from absl import flags
 from unitok_jax.data.health import Notes
 from unitok_jax.data.workers import Told, check_shared_memory, end_with_parent
 
-CHUNK = 16  # samples that one thread reads at a time, at most
+CHUNK = 16  # most samples that one thread reads at a time
 ENDLESS = 2**40  # batches
 
 
@@ -27,7 +27,7 @@ def stream(
     first_batch: int = 0,
     batches: int = ENDLESS,
 ) -> Told:
-    """This process's rows of global batches, read ahead in threads or worker processes, in order.
+    """Reads this process's rows of global batches ahead, in order, in threads or worker processes.
 
     Args:
         read: (n positions, uint8 (n, *read.image_shape) to write the images to) -> arrays by name,
@@ -35,13 +35,13 @@ def stream(
         batch_size: rows of a global batch; row r of batch b is position b * batch_size + r.
         rows: of every global batch, ascending.
         data: the `data` config; `num_threads` and `num_workers` are read.
-        first_batch, batches: where to begin, and how many there are from there on.
+        first_batch, batches: the first batch, and the number of batches from it on.
 
     Yields:
-        What `read` returns, of all rows of a batch.
+        The results of `read` for all rows of a batch.
 
     Raises:
-        ValueError: no thread, fewer than no workers, or too little shared memory for them; from
+        ValueError: no thread, a negative number of workers, or too little shared memory; from
             the iterator, a LostWorker if one was killed.
     """
     if data.num_threads < 1 or data.num_workers < 0:
@@ -51,17 +51,17 @@ def stream(
         )
     parallel = data.num_threads * max(1, data.num_workers)
     chunks = _Chunks(read, batch_size, rows, first_batch, batches, parallel)
-    # One batch is read ahead: memory holds about two, whatever the number of threads.
+    # One batch is read ahead: memory holds about two, for any number of threads.
     ahead = -(-max(chunks.per_batch, 2 * parallel) // max(1, data.num_workers))
     read_options = grain.ReadOptions(data.num_threads, ahead)
     examples = grain.MapDataset.source(chunks).to_iter_dataset(read_options)
-    cv2.setNumThreads(1)  # our threads are the parallel ones
+    cv2.setNumThreads(1)  # parallelism comes from the reading threads
     if data.num_workers:
-        # Grain hands its absl flags to the workers and refuses unparsed ones; whoever has not come
-        # through absl's app.run (a test, a notebook) has them at their defaults.
+        # Grain passes its absl flags to the workers and refuses unparsed ones; outside app.run
+        # (a test, a notebook) they have their defaults.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        # What each worker has ready and in hand, and the batch that is being joined.
+        # Chunks ready or in progress in each worker, and the batch being joined.
         check_shared_memory(
             (data.num_workers * (ahead + 1) + chunks.per_batch) * chunks.images_bytes
         )
@@ -72,10 +72,10 @@ def stream(
 
 
 class _Chunks:
-    """This process's rows of every global batch, a few at a time; a source for Grain.
+    """Chunks of this process's rows of every global batch; a source for Grain.
 
-    Few enough that all threads work on the next batch, and as many as that allows, for Grain's
-    work is per element.
+    A chunk is small enough that all threads work on the next batch, and no smaller, since Grain's
+    overhead is per element.
     """
 
     def __init__(self, read: Callable, batch_size, rows, first_batch, batches, parts):
@@ -92,7 +92,7 @@ class _Chunks:
 
     @property
     def images_bytes(self) -> int:
-        """Of one chunk."""
+        """Bytes of the images in one chunk."""
         return self._size * math.prod(self._shape[1:])
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class _Chunks:
 
 
 class _Images:
-    """Memory for the images of whole batches, which the threads of a process write together.
+    """Memory for the images of whole batches, filled jointly by the threads of a process.
 
     A batch lives as long as any of its chunks.
     """
@@ -120,7 +120,7 @@ class _Images:
         return type(self), ()
 
     def of_batch(self, batch: int, shape: tuple[int, ...]) -> np.ndarray:
-        """uint8 `shape`, the same for everyone who asks for this batch."""
+        """Returns uint8 `shape`, the same array for every caller with this batch."""
         with self._lock:
             images = self._batches.get(batch)
             if images is None:
@@ -129,7 +129,7 @@ class _Images:
 
 
 def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One batch of its chunks."""
+    """Joins the chunks of one batch."""
     batch = {
         key: _concatenate([chunk[key] for chunk in chunks]) for key in chunks[0] if key != "notes"
     }
@@ -141,7 +141,7 @@ def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
-    whole = arrays[0].base  # what threads wrote together; worker processes send copies
+    whole = arrays[0].base  # the shared array of the threads; worker processes send copies
     if isinstance(whole, np.ndarray) and all(array.base is whole for array in arrays):
         if whole.ndim == arrays[0].ndim and len(whole) == sum(map(len, arrays)):
             return whole

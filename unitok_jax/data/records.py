@@ -1,4 +1,4 @@
-"""Samples, and the promises of a source of samples, which every format keeps; parts of a source."""
+"""Samples, the protocol of a source of samples, which every format implements, and subsets."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -7,44 +7,44 @@ from unitok_jax.system.paths import printable
 
 
 def first_names(names: Sequence[str], count: int = 5) -> str:
-    """Names for a message, as any console prints them: 'a, b, c, d, e, ...'."""
+    """Formats names for a message that any console can print: 'a, b, c, d, e, ...'."""
     return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
 
 
 class Source(Protocol):
-    """Records by position, in an order that never changes; picklable, so that workers can read.
+    """Records by position, in an order that never changes; picklable for worker processes.
 
-    Threads read at the same time. A record that cannot be used raises a `health.SampleError`; a
-    file that cannot be read an `OSError`, after what retries make sense.
+    Threads read concurrently. A record that cannot be used raises a `health.SampleError`; a
+    file that cannot be read raises an `OSError`, after any useful retries.
 
     A source may also have
 
-    * `tally`, a `health.Tally` of the samples that it left out when it was opened;
-    * `blocks`, int64 (n,), ascending: where its n blocks end, the last being its length. Whoever
-      reads one record of a block reads all of it, so a random order stays near.
+    * `tally`, a `health.Tally` of the samples skipped when the source was opened;
+    * `blocks`, int64 (n,), ascending: the ends of its n blocks, the last being its length. Reading
+      one record of a block reads the whole block, so a random order should stay local.
     """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{'name': str, 'image': encoded bytes, 'captions': tuple[str, ...]}."""
+        """Returns {'name': str, 'image': encoded bytes, 'captions': tuple[str, ...]}."""
         ...
 
 
 @runtime_checkable
 class LabelledSource(Source, Protocol):
-    """A source whose pictures each belong to one named class: zero-shot classification reads it."""
+    """A source whose images each belong to one named class, for zero-shot classification."""
 
     class_names: tuple[str, ...]
     class_templates: tuple[str, ...]  # sentences with {} where the name goes
 
     def label(self, index: int) -> int:
-        """The position in `class_names` of record `index`. May read it, decodes no image."""
+        """Returns record `index`'s position in `class_names`. May read, but decodes no image."""
         ...
 
 
 class Subset:
-    """Records of another source, by their positions there."""
+    """Records of another source, selected by position."""
 
     def __init__(self, source: Source, indices: Sequence[int]):
         self._source, self._indices = source, indices
@@ -64,11 +64,11 @@ class LabelledSubset(Subset):
         self.class_names, self.class_templates = source.class_names, source.class_templates
 
     def label(self, index: int) -> int:
-        """The position in `class_names` of record `index`."""
+        """Returns the position of record `index`'s class in `class_names`."""
         return self._source.label(self._indices[index])
 
 
 def subset(source: Source, indices: Sequence[int]) -> Subset:
-    """The records of `source` at `indices`, labelled if it is."""
+    """Selects the records of `source` at `indices`; labelled if the source is."""
     kind = LabelledSubset if isinstance(source, LabelledSource) else Subset
     return kind(source, indices)

@@ -1,4 +1,4 @@
-"""The table of data sources: which name opens which format."""
+"""Table of data sources: the format that each name opens."""
 
 import difflib
 import math
@@ -17,7 +17,7 @@ from unitok_jax.data.tars.source import tar_source
 
 
 def open_source(data, *, require_captions: bool = True) -> Source:
-    """The source that `data.source` names.
+    """Opens the source that `data.source` names.
 
     Args:
         data: the `data` config; `source`, `path` and `captions` are read, and for Parquet `window`
@@ -26,9 +26,9 @@ def open_source(data, *, require_captions: bool = True) -> Source:
             simply has none (reconstruction).
 
     Raises:
-        ValueError: an unknown name, no path, no images, captions that do not fit the images, a
+        ValueError: an unknown name, no path, no images, captions that do not match the images, a
             file that is damaged or of another kind, a key that the source does not read.
-        FileNotFoundError, NotADirectoryError: `data.path` or `data.captions` is not there.
+        FileNotFoundError, NotADirectoryError: `data.path` or `data.captions` does not exist.
         ImportError: the source needs a package that is not installed.
     """
     if data.source not in SOURCES:
@@ -39,17 +39,17 @@ def open_source(data, *, require_captions: bool = True) -> Source:
 
 
 def near_source(name: str) -> str:
-    """The source that is meant by a name that is none, '' if that cannot be told."""
+    """Returns the source that an unknown name probably means, '' if none is close."""
     plain = "".join(character for character in name.lower() if character.isalnum())
     near = difflib.get_close_matches(name, SOURCES, n=1)
     return OTHER_NAMES.get(plain) or (near[0] if near else "")
 
 
 def mixture_source(data, require_captions: bool = True) -> Mixture:
-    """The sources that `data.mixture` lists: (weight, source, path) or (..., captions) of each.
+    """Opens the sources that `data.mixture` lists as (weight, source, path) or (..., captions).
 
     Raises:
-        ValueError: an entry that is none, a weight that is not positive, or the error of a part.
+        ValueError: an invalid entry, a weight that is not positive, or the error of a part.
     """
     if not data.mixture:
         raise ValueError(
@@ -101,7 +101,7 @@ def _photos(data, require_captions: bool) -> Source:
     return photo_source()
 
 
-# What other projects call a source, in small letters and digits -> ours.
+# Names of sources in other projects, as lower-case letters and digits -> ours.
 OTHER_NAMES = {
     "arrayrecord": "array_record",
     "datasets": "parquet",

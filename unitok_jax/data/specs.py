@@ -1,4 +1,4 @@
-"""Data named in one argument of a command: `labelled:/data/val`, `shards/{00..99}.tar`, ..."""
+"""Data as one argument of a command: `labelled:/data/val`, `shards/{00..99}.tar`, ..."""
 
 import os
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ def data_config(
     num_threads: int = 0,
     num_workers: int = 0,
 ) -> ConfigDict:
-    """The `data` config that stands for a command's argument.
+    """Builds the `data` config for a command's argument.
 
     Args:
-        spec: `SOURCE:PATH`, a source that needs no path, or a path alone, whose kind follows from
-            its suffix or from what the folder holds. Folders of classes are named: `labelled:PATH`.
+        spec: `SOURCE:PATH`, a source that needs no path, or a path alone, whose format follows from
+            its suffix or the folder's content. Class folders need their name: `labelled:PATH`.
         image_size: (height, width).
-        context_length: of the text tower.
+        context_length: context length of the text tower.
         captions, index, max_bad, num_workers: as in `configs/default.py`.
-        num_threads: 0: one for each core.
+        num_threads: 0 for one per core.
 
     Raises:
-        ValueError: nothing is named, or a source that does not exist.
+        ValueError: an empty argument, or a source that does not exist.
     """
     source, path = _split(spec)
     return ConfigDict(

@@ -15,18 +15,18 @@ from tokenizers import Tokenizer as BytePairTokenizer
 PADDING = 0
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
-MAX_CHARACTERS = 100_000  # of a caption that are read; a megabyte would take seconds
+MAX_CHARACTERS = 100_000  # characters read of a caption; a megabyte would take seconds
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # bytes, in Latin-1
 
 
 def clean(text: str) -> str:
-    """Repairs mojibake, resolves HTML entities, folds white space, lowers the case.
+    """Repairs mojibake, resolves HTML entities, folds white space, and lowers the case.
 
     Entities are resolved twice because scraped captions are often escaped twice.
     """
-    # Plain ASCII has nothing to repair; finding that out takes ftfy as long as the rest.
+    # Plain ASCII needs no repair; ftfy takes as long to find that out as for the rest.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
@@ -46,10 +46,10 @@ class Tokenizer:
                 "tokens; it must be at least 2 (CLIP uses 77)"
             )
         self.context_length = context_length
-        _byte_pairs()  # built here, once, and not by several decode threads at the same time
+        _byte_pairs()  # built once here, not in several decode threads at the same time
 
     def __call__(self, texts: Sequence[str] | str) -> np.ndarray:
-        """Token ids, int32 (n, context_length): start, caption, end, zeros; one text gives n = 1.
+        """Returns token ids, int32 (n, context_length): start, caption, end, zeros; a str: n = 1.
 
         A long caption loses its last tokens, never the end token, and is read no further than
         `MAX_CHARACTERS`. A caption that spells out a special token, such as "<end_of_text>", is
@@ -66,9 +66,9 @@ class Tokenizer:
         return ids
 
     def length(self, text: str) -> int:
-        """Tokens of a whole caption, start and end included; above `context_length`: truncated.
+        """Counts a caption's tokens, start and end included; above `context_length`: truncated.
 
-        Of a longer one, the tokens of its first `MAX_CHARACTERS`.
+        Only the first `MAX_CHARACTERS` characters are counted.
 
         Raises:
             TypeError: not a string.
@@ -76,15 +76,15 @@ class Tokenizer:
         return len(_encode([text])[0]) + 2
 
     def decode(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
-        """The captions that ids stand for: `clean(text)`, but with a space after every word.
+        """Decodes ids to captions: `clean(text)`, but with a space after every word.
 
         A word is a run of letters, one digit, a run of other signs, or an ending as 's. Without
         spaces, therefore, decoded ids are the cleaned text, or its beginning if it was truncated.
-        Of a character that was cut in two, U+FFFD remains.
+        A character that was cut in two becomes U+FFFD.
 
         Args:
             ids: as the call returns them: (n, L) or one caption (L,): start, caption, end, and
-                whatever follows; zeros alone are no caption, ''.
+                then anything; zeros alone decode to ''.
 
         Raises:
             ValueError: ids outside 0 .. 49407, or not between one start and an end.
@@ -125,7 +125,7 @@ def _decode(row: list[int]) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _byte_pairs() -> BytePairTokenizer:
-    """The BPE over CLIP's vocabulary, whose order is: bytes, bytes ending a word, merges."""
+    """Builds the BPE over CLIP's vocabulary, in the order: bytes, bytes ending a word, merges."""
     # The pipeline's own threads are the parallel ones; the library's would wake for every chunk.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     packed = resources.files(__package__).joinpath("clip_merges.txt.gz").read_bytes()
@@ -150,7 +150,7 @@ def _byte_pairs() -> BytePairTokenizer:
 
 
 def _byte_symbols() -> list[str]:
-    """One visible character per byte: those that print as themselves, then the others from U+0100.
+    """Returns a visible character per byte: printing bytes as themselves, the others from U+0100.
 
     The merge table is written in these characters, and their order is that of the token ids.
     """
@@ -160,6 +160,6 @@ def _byte_symbols() -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def _symbol_bytes() -> dict[str, int]:
-    """The byte of each of `_byte_symbols`."""
+    """Maps each of `_byte_symbols` to its byte."""
     others = [byte for byte in range(256) if byte not in _PRINTABLE]
     return dict(zip(_byte_symbols(), [*_PRINTABLE, *others], strict=True))

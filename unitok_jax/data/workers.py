@@ -1,4 +1,4 @@
-"""Worker processes: how they end, and the shared memory that they hand images over in."""
+"""Worker processes: their end, and the shared memory that passes images."""
 
 import contextlib
 import errno
@@ -19,17 +19,17 @@ _FIX = (
 
 
 def check_shared_memory(needed: int) -> None:
-    """Refuses to start workers that would fill the shared memory: a write beyond it kills them.
+    """Refuses to start workers that would overfill shared memory, where a write kills them.
 
     Args:
-        needed: bytes of the images that are in flight at a time.
+        needed: bytes of the images in flight at a time.
 
     Raises:
-        ValueError: there is less; containers have 64 MB if they are not given more.
+        ValueError: less is free; containers have 64 MB by default.
     """
     try:
         found = os.statvfs(SHARED_MEMORY)
-    except OSError:  # a system that keeps it elsewhere
+    except OSError:  # a system with shared memory elsewhere
         return
     free = found.f_bavail * found.f_frsize
     if free < needed:
@@ -40,14 +40,14 @@ def check_shared_memory(needed: int) -> None:
 
 
 class LostWorker(ConnectionError):
-    """A worker was killed, or ran out of memory: it may not happen again."""
+    """A worker was killed, or ran out of memory; a retry may succeed."""
 
 
 class Told:
-    """An iterator of what workers read; their sudden ends are told with the cause.
+    """An iterator over the results of workers; a sudden end of a worker raises with the cause.
 
     Args:
-        batches: a `grain.DatasetIterator`, which starts its workers when it is first asked.
+        batches: a `grain.DatasetIterator`, which starts its workers on the first call.
         workers: whether it has any.
     """
 
@@ -59,7 +59,7 @@ class Told:
         return self
 
     def __next__(self):
-        """Raises a LostWorker if one was killed, or has found no shared memory."""
+        """Returns the next batch; raises a LostWorker if one was killed or lacked shared memory."""
         around, self._around = self._around, contextlib.nullcontext
         try:
             with around():
@@ -75,7 +75,7 @@ class Told:
             raise LostWorker(_death(int(code[1]))) from error
 
     def close(self) -> None:
-        """Ends the threads and worker processes."""
+        """Stops the threads and worker processes."""
         self._batches.close()
 
 
@@ -92,10 +92,10 @@ def _death(code: int) -> str:
 
 @contextlib.contextmanager
 def starting():
-    """A block in which worker processes start. Ctrl-C goes to all processes of a terminal: one that
-    is not yet in `end_with_parent` keeps it waiting, and no traceback is printed."""
-    # Here, as one that starts later lifts the mask in Python 3.11; and told to remove silently what
-    # batches in flight leave in the shared memory: Grain leaves some at every end.
+    """Starts worker processes in the block. Ctrl-C goes to all processes of a terminal: a worker
+    not yet in `end_with_parent` keeps it pending, and prints no traceback."""
+    # The resource tracker starts here: a later start lifts the mask in Python 3.11. It removes
+    # without warnings the shared memory of batches in flight, which Grain leaves at every end.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     try:
         resource_tracker.ensure_running()
@@ -109,9 +109,9 @@ def starting():
 
 
 def end_with_parent() -> None:
-    """Ends this worker with its parent and not before: Ctrl-C is the parent's to decide.
+    """Ends this worker with its parent and not before: the parent handles Ctrl-C.
 
-    A worker whose parent is killed would wait for ever, with its memory.
+    Otherwise a worker whose parent is killed would wait forever and keep its memory.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""What the demo page does with uploaded files: rebuild, name, edit and blend them."""
+"""Actions of the demo page on uploaded files: rebuild, name, edit and blend them."""
 
 import functools
 import os
@@ -16,15 +16,15 @@ from unitok_jax.pictures.codes import code_maps, outline
 from unitok_jax.pictures.comparison import error_picture
 
 NATIVE = "native"
-MAX_FILE_PIXELS = 50_000_000  # of an uploaded picture
-MAX_NATIVE_PIXELS = 1024 * 1024  # of one that is not made smaller
+MAX_FILE_PIXELS = 50_000_000  # pixel limit of an uploaded image
+MAX_NATIVE_PIXELS = 1024 * 1024  # pixel limit of an image used at its own size
 MAX_LABELS = 100  # each is six sentences through the text tower, while others wait
-MAX_LABEL_CHARACTERS = 10_000  # of all labels of one question
-GREY = 128  # of the flat picture whose codes erase a region
+MAX_LABEL_CHARACTERS = 10_000  # total length of the labels of one request
+GREY = 128  # value of the flat image whose codes erase a region
 
 
 class Encoded(NamedTuple):
-    """A picture of the model's size, uint8 (H, W, 3), its (K, N) codes and their grid."""
+    """An image of the model's size, uint8 (H, W, 3), its (K, N) codes and their grid."""
 
     image: np.ndarray
     codes: np.ndarray
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
 
 @functools.lru_cache(maxsize=8)  # uploads are stored under their hash: a path is its content
 def read_image(path: str, size: str) -> np.ndarray:
-    """The picture of a file at a size of the list.
+    """Reads the image of a file at a size of the list.
 
     Args:
       path: a file; errors call it by its name.
@@ -43,7 +43,7 @@ def read_image(path: str, size: str) -> np.ndarray:
       uint8 (H, W, 3).
 
     Raises:
-      ValueError: no picture, a damaged or a too large one.
+      ValueError: not an image, a damaged or too large image.
     """
     name = os.path.basename(path)
     image = decode_image(Path(path).read_bytes(), name, MAX_FILE_PIXELS)
@@ -63,8 +63,8 @@ def read_image(path: str, size: str) -> np.ndarray:
 
 
 def classify(tokenizer, image: np.ndarray, labels: str) -> dict[str, float]:
-    """Probabilities of comma-separated labels for a uint8 (H, W, 3) picture, as
-    `Tokenizer.classify`, whose errors it raises, and a ValueError for too few or too many."""
+    """Returns probabilities of comma-separated labels for a uint8 (H, W, 3) image. Raises the
+    errors of `Tokenizer.classify`, and a ValueError for too few or too many labels."""
     # Never `label_set`: a visitor of the page must not name files of this machine.
     if labels is None or len(labels) > MAX_LABEL_CHARACTERS:
         raise ValueError(f"labels: give 1 to {MAX_LABEL_CHARACTERS} characters")
@@ -77,10 +77,10 @@ def classify(tokenizer, image: np.ndarray, labels: str) -> dict[str, float]:
 
 
 class Models:
-    """The tokenizers of a page, each loaded at its first use and kept, and what they encoded."""
+    """Tokenizers of a page, each loaded at first use and cached, and their latest encodings."""
 
     def __init__(self, load):
-        """load: path -> `Tokenizer`."""
+        """Takes `load`: path -> `Tokenizer`."""
         self._lock = threading.Lock()
         self._load, self._loaded = load, {}
         self.encoded = functools.lru_cache(maxsize=8)(self._encoded)
@@ -97,11 +97,11 @@ class Models:
         return Encoded(image, np.asarray(codes[0]), codes.grid)
 
     def decode(self, checkpoint: str, codes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """(K, N) codes -> uint8 (H, W, 3)."""
+        """Decodes (K, N) codes to uint8 (H, W, 3)."""
         return to_uint8(self[checkpoint].decode(codes[None], grid))[0]
 
     def pair(self, checkpoint: str, first: str, second: str, size: str) -> tuple[Encoded, Encoded]:
-        """Two pictures of one grid; the second takes the first's size."""
+        """Encodes two images with one grid; the second is resized to the first."""
         one = self.encoded(checkpoint, first, size)
         if size != NATIVE:
             return one, self.encoded(checkpoint, second, size)
@@ -113,7 +113,7 @@ class Models:
 
 
 def reconstruction(models: Models, checkpoint: str, path: str, size: str):
-    """(original, rebuilt, error picture, facts as text, [(code map, number)]) of a file."""
+    """Returns (original, rebuilt, error image, facts as text, [(code map, number)]) of a file."""
     image, codes, grid = models.encoded(checkpoint, path, size)
     tokenizer = models[checkpoint]
     books, rows = tokenizer.codebook_shape
@@ -133,7 +133,7 @@ def reconstruction(models: Models, checkpoint: str, path: str, size: str):
 
 
 def edit(models: Models, checkpoint, first, second, size, region, action, books, seed):
-    """(before, after, facts) of an action of `ACTIONS` on a region; the pictures outlined."""
+    """Applies one of `ACTIONS` to a region: outlined images before and after, and facts."""
     one = models.encoded(checkpoint, first, size)
     tokens = editing.region_tokens(one.codes, one.grid, region)
     if action == "shuffle":
@@ -163,7 +163,7 @@ def edit(models: Models, checkpoint, first, second, size, region, action, books,
 
 
 def blend(models: Models, checkpoint, first, second, size, way, books, share, split, seed):
-    """(first rebuilt, mixture, second rebuilt) of two files; `way` is one of `BLENDS`."""
+    """Returns (first rebuilt, mixture, second rebuilt) of two files; `way` is one of `BLENDS`."""
     one, two = models.pair(checkpoint, first, second, size)
     if way == "books":
         codes = editing.blend_books(one.codes, two.codes, books)

@@ -1,4 +1,4 @@
-"""Codes as something to change by hand: regions and mixtures.
+"""Editing of codes by hand: regions and mixtures.
 
 Codes here are those of one image, int (K, N): K codebooks, and N tokens, of which the last
 rows * columns of the grid are the image's, row by row, and those before belong to no place.
@@ -23,7 +23,7 @@ class Region(NamedTuple):
 
 
 def check_region(region: Region, grid: tuple[int, int]) -> Region:
-    """The region, if it holds a token and lies within the grid. Raises ValueError otherwise."""
+    """Returns a region that has a token and lies in the grid; raises ValueError otherwise."""
     region = Region(*(int(n) for n in region))
     top, left, height, width = region
     if min(top, left) < 0 or min(height, width) < 1:
@@ -39,14 +39,14 @@ def check_region(region: Region, grid: tuple[int, int]) -> Region:
 
 
 def region_tokens(codes: np.ndarray, grid: tuple[int, int], region: Region) -> np.ndarray:
-    """Positions in (K, N) codes of a region's tokens, row by row. Raises as `check_region`."""
+    """Returns the positions in (K, N) codes of a region's tokens; raises as `check_region`."""
     top, left, height, width = check_region(region, grid)
     numbers = np.arange(grid[0] * grid[1]).reshape(grid)
     return numbers[top : top + height, left : left + width].ravel() + first_image_token(codes, grid)
 
 
 def most_frequent(codes: np.ndarray) -> np.ndarray:
-    """The code that each codebook uses most, as (K, N) codes; of equals the smallest."""
+    """Returns each codebook's most frequent code, as (K, N) codes; ties give the smallest."""
     top = [np.bincount(row).argmax() for row in codes]
     return np.broadcast_to(np.array(top, codes.dtype)[:, None], codes.shape)
 
@@ -54,7 +54,7 @@ def most_frequent(codes: np.ndarray) -> np.ndarray:
 def replace(
     codes: np.ndarray, other: np.ndarray, tokens: np.ndarray, books: Sequence[int]
 ) -> np.ndarray:
-    """`codes` with those of `other` at some tokens of some codebooks.
+    """Replaces codes by those of `other` at given tokens and codebooks.
 
     Args:
       codes, other: (K, N).
@@ -72,7 +72,7 @@ def replace(
 
 
 def shuffle(codes: np.ndarray, tokens: np.ndarray, books: Sequence[int], seed: int) -> np.ndarray:
-    """`codes` with the tokens in another order, the same one in each of `books`; raises as above"""
+    """Permutes tokens of `codes`, equally in each of `books`; raises as `replace`."""
     books = _check_books(books, len(codes))
     out = np.array(codes)
     mixed = np.random.default_rng(seed).permutation(tokens)
@@ -81,7 +81,7 @@ def shuffle(codes: np.ndarray, tokens: np.ndarray, books: Sequence[int], seed: i
 
 
 def blend_books(codes: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` codebooks of `codes`, the rest of `other`.
+    """Joins the first `count` codebooks of `codes` with the rest of `other`.
 
     Raises:
       ValueError: shapes that differ, a count outside 0 to K.
@@ -93,7 +93,7 @@ def blend_books(codes: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
 
 
 def blend_share(codes: np.ndarray, other: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """That share of the tokens from `other`, all codebooks of each, chosen by a seed.
+    """Takes a share of the tokens from `other`, with all their codebooks, chosen by a seed.
 
     Raises:
       ValueError: shapes that differ, a share outside 0 to 1.
@@ -109,7 +109,7 @@ def blend_share(codes: np.ndarray, other: np.ndarray, share: float, seed: int) -
 def blend_split(
     codes: np.ndarray, other: np.ndarray, grid: tuple[int, int], columns: int
 ) -> np.ndarray:
-    """The left `columns` of the grid from `codes`, the others from `other`.
+    """Joins the left `columns` of the grid from `codes` with the others from `other`.
 
     Raises:
       ValueError: shapes that differ, columns outside 0 to the grid's.

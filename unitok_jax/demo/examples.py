@@ -1,4 +1,4 @@
-"""Pictures to try the page with, for those who have none at hand."""
+"""Example images for the page."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # inside 
 
 
 def write(folder: str | Path) -> list[Path]:
-    """Writes the pictures into a folder, made if need be, and gives their paths: drawings of this
-    package, and photographs where scikit-image is installed. Nothing is downloaded."""
+    """Writes example images into a folder, made if missing, and returns their paths: drawings of
+    this package, and photographs if scikit-image is installed. Downloads nothing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {f"shapes{i}.png": shape_source()[i]["image"] for i in DRAWINGS}

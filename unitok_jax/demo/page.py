@@ -1,4 +1,4 @@
-"""The page of `unitok demo`, in Gradio: what is where, and what a click does."""
+"""Page of `unitok demo`, in Gradio: its layout, and the handlers of its events."""
 
 import abc
 import types
@@ -9,9 +9,9 @@ from unitok_jax.demo import actions, editing, examples, refusals
 from unitok_jax.pictures.codes import outline
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
-CACHE = (3600, 86400)  # seconds: how often uploads are looked through, and how long they stay
-WAITING = 32  # clicks that may wait; one more is told to try later
-AT_ONCE = 2  # clicks that work on pictures at one time
+CACHE = (3600, 86400)  # seconds: interval between checks of uploads, and their lifetime
+WAITING = 32  # queued clicks; further clicks are refused
+AT_ONCE = 2  # clicks processed at one time
 MAX_SEED = 2**32 - 1
 WORK = {"concurrency_id": "pictures", "concurrency_limit": AT_ONCE}
 
@@ -41,7 +41,7 @@ BLENDS = [
 
 
 def build(models: actions.Models, checkpoints: list[str]):
-    """The page as a `gradio.Blocks`.
+    """Builds the page as a `gradio.Blocks`.
 
     Args:
       models: serves the tokenizers.
@@ -77,7 +77,7 @@ def build(models: actions.Models, checkpoints: list[str]):
                     ),
                 )
                 gr.Examples(pictures, ui.first, label="Pictures to try", cache_examples=False)
-                ui.first.keep_in_cache.update(path for (path,) in pictures)  # not after a day
+                ui.first.keep_in_cache.update(path for (path,) in pictures)  # kept beyond a day
             with gr.Column(scale=3), gr.Tabs():
                 _reconstruct_tab(ui, models)
                 _labels_tab(ui, models)
@@ -157,7 +157,7 @@ def _edit_tab(ui, models):
     region = [top, left, height, width]
 
     def place(first, size):
-        """A region in the middle, and sliders as long as the grid."""
+        """Returns a region in the middle, and sliders as long as the grid."""
         if not first:
             return None, *(gr.skip() for _ in region)
         image = actions.read_image(first, size)
@@ -263,7 +263,7 @@ def _blend_tab(ui, models):
 
 
 def _books(ui, models):
-    """Which codebooks a change is for; another checkpoint may have another number of them."""
+    """Adds the selector of codebooks to change; their number depends on the checkpoint."""
     import gradio as gr
 
     def numbers(checkpoint):
@@ -308,7 +308,7 @@ def _picture(label, name):
 
 
 def _region(values):
-    # A slider is a field, too, where half a token can be typed.
+    # A slider also has a text field, into which half a token can be typed.
     return editing.Region(*(int(value) for value in values))
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a visitor's input, as one line on the page and none on the console."""
+"""Errors in a visitor's input, as one line on the page and none on the console."""
 
 import functools
 import html
@@ -12,8 +12,8 @@ WRONG_KIND = "a value is missing or of the wrong kind"
 
 
 def guard(page, folder):
-    """Looks at the values of every event, from the page or not, before Gradio does: it downloads
-    what looks like the address of a file, and takes any path for an uploaded picture."""
+    """Checks the values of every event, from the page or not, before Gradio does: Gradio downloads
+    whatever looks like the address of a file, and takes any path for an uploaded image."""
     import gradio as gr
 
     preprocess = page.preprocess_data
@@ -28,7 +28,7 @@ def guard(page, folder):
         except ValueError as error:  # Gradio's own and Pydantic's, for a value of another type
             raise _message(WRONG_KIND) from error
         for block, value in zip(block_fn.inputs, values, strict=True):
-            # Gradio lets None and lists through as choices, and what is no number as one.
+            # Gradio accepts None and lists as choices, and other values as numbers.
             choice = isinstance(block, gr.Dropdown | gr.Radio)
             if choice and not isinstance(value, str):
                 raise _message(WRONG_KIND)
@@ -40,7 +40,7 @@ def guard(page, folder):
 
 
 def shown(function):
-    """What is wrong with an input becomes a message on the page."""
+    """Wraps a function so that an error in its input becomes a message on the page."""
 
     @functools.wraps(function)
     def call(*values):
@@ -55,7 +55,7 @@ def shown(function):
 
 
 def _message(text):
-    """An error that is a line on the page, and nothing on the console."""
+    """Returns an error that is one line on the page, and not logged on the console."""
     import gradio as gr
 
     if len(text) > MAX_MESSAGE:

@@ -1,4 +1,4 @@
-"""The server of the demo's page; it asks nothing of the network."""
+"""Server of the demo's page, without requests to the network."""
 
 import signal
 import threading
@@ -6,7 +6,7 @@ import threading
 from unitok_jax.demo import visitors
 
 THREADS = 8
-# The last rule: a mistake is one message, not the word "Error" over each output.
+# The last rule shows one message for a mistake, instead of "Error" over each output.
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important}
 .picture img {width: 100%; height: 100%; object-fit: contain}
@@ -18,7 +18,7 @@ CSS = """
 
 
 def serve(blocks, folder: str, host: str, port: int) -> None:
-    """Answers until Ctrl-C.
+    """Serves the page until Ctrl-C.
 
     Args:
       blocks: of `page.build`.
@@ -44,7 +44,7 @@ def serve(blocks, folder: str, host: str, port: int) -> None:
             max_threads=THREADS,
             app_kwargs={
                 "middleware": [Middleware(visitors.Gate, folder=folder)],
-                # Gradio looks an event up by the name or number that was asked for.
+                # Gradio looks up an event by the requested name or number.
                 "exception_handlers": {FnIndexInferError: _no_event, KeyError: _no_event},
             },
             run_history=False,

@@ -1,6 +1,6 @@
-"""What a visitor of the page may ask of its server: which addresses, which files, how many bytes.
+"""Limits on a visitor's requests to the page's server: addresses, files, and bytes.
 
-Gradio answers more than this page needs: it fetches any address of the internet for whoever asks,
+Gradio serves more than this page needs: it fetches any internet address for any client,
 cuts videos and writes settings. What is not listed here is not there.
 """
 
@@ -28,7 +28,7 @@ FILE = "/gradio_api/file="
 
 
 def is_own(path: object, folder: str | os.PathLike) -> bool:
-    """True if `path` is a string that names a file in the folder, its links followed."""
+    """Returns True if `path` is a string that names a file in the folder, following links."""
     if not isinstance(path, str) or "\0" in path:
         return False
     try:
@@ -39,7 +39,7 @@ def is_own(path: object, folder: str | os.PathLike) -> bool:
 
 
 def named_files(value: object) -> list[object]:
-    """What the 'path' of every dictionary in a JSON value holds: Gradio opens or downloads it."""
+    """Collects the 'path' of every dict in a JSON value, which Gradio opens or downloads."""
     found, left = [], [value]
     while left:
         value = left.pop()
@@ -52,7 +52,7 @@ def named_files(value: object) -> list[object]:
 
 
 class Gate:
-    """An ASGI application that passes on what the page needs, and refuses the rest.
+    """An ASGI application that forwards the requests the page needs, and refuses the rest.
 
     Refused are other addresses and methods, files outside the folder, requests that are too long or
     do not say how long they are. Before anything is written, the oldest files of the folder make
@@ -60,10 +60,10 @@ class Gate:
     """
 
     def __init__(self, app, folder: str | os.PathLike):
-        """Files that are in the folder now stay."""
+        """Wraps `app`; files now in the folder are never deleted."""
         self._app, self._folder = app, Path(folder)
         self._stay = set(_files(self._folder))
-        self._coming = 0  # bytes of uploads that are under way
+        self._coming = 0  # bytes of uploads in progress
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
@@ -86,7 +86,7 @@ class Gate:
             self._coming -= length
 
     def _look(self, scope) -> tuple[int, tuple[int, str] | None]:
-        """Bytes that will be uploaded, and status and text of a refusal."""
+        """Returns the bytes to be uploaded, and status and text of a refusal."""
         path, method = scope["path"], scope["method"]
         if method in ("GET", "HEAD") and READS.fullmatch(path):
             if path.startswith(FILE) and not is_own(path.removeprefix(FILE), self._folder):
@@ -107,7 +107,7 @@ class Gate:
 
 
 def make_room(folder: Path, size: int, stay: Collection[Path] = ()) -> None:
-    """Deletes the oldest files of a folder until those left, without `stay`, hold at most `size`
+    """Deletes the oldest files of a folder until the rest, without `stay`, holds at most `size`
     bytes."""
     found = []
     for path in _files(folder):

@@ -1,1 +1,1 @@
-"""Pictures for people: NumPy arrays and Pillow images in and out, no files and no JAX."""
+"""Pictures for viewing: NumPy arrays and Pillow images in and out, no files and no JAX."""

@@ -1,4 +1,4 @@
-"""The sheet of a reconstruction: original, reconstruction and error of each image, with names."""
+"""Sheet of a reconstruction: original, reconstruction and error of each image, with names."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def row(name: str, psnr: float, image: np.ndarray, rebuilt: np.ndarray) -> Row:
-    """A row of an image, as large as the sheet shows it.
+    """Makes the row of an image, scaled for the sheet.
 
     Args:
       name: its caption; what cannot be printed is escaped.
@@ -49,7 +49,7 @@ def row(name: str, psnr: float, image: np.ndarray, rebuilt: np.ndarray) -> Row:
 
 
 def draw(rows: Sequence[Row]) -> Image.Image:
-    """The sheet of at least one row, in columns from the top."""
+    """Draws the sheet of at least one row, in columns from the top."""
     font = load_font()
     width = max(NARROWEST, *(row.panels[0].width for row in rows))
     across = len(COLUMNS) * width + (len(COLUMNS) - 1) * _BETWEEN
@@ -78,7 +78,7 @@ def draw(rows: Sequence[Row]) -> Image.Image:
 
 
 def shortened(text: str, width: float, font) -> str:
-    """The text, without its middle if it is wider than `width` pixels: names differ at the end."""
+    """Shortens text wider than `width` pixels in the middle: names differ at the end."""
     if font.getlength(text) <= width:
         return text
     kept = len(text)

@@ -1,4 +1,4 @@
-"""Codes as something to look at: a colour for each, maps of them, and a region's frame."""
+"""Visualisation of codes: a colour for each, maps of them, and the frame of a region."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from unitok_jax.codes import first_image_token
 
 
 def palette(rows: int) -> np.ndarray:
-    """(rows, 3) uint8: a colour for each code, always the same; neighbours differ in hue."""
+    """Returns a fixed colour per code, (rows, 3) uint8; neighbours differ in hue."""
     index = np.arange(rows)
     hue = index * 0.6180339887 % 1  # golden section: no two of a short run come near each other
     saturation, value = 0.35 + 0.6 * (index * 0.3819 % 1), 1 - 0.5 * (index * 0.7548 % 1)
@@ -18,12 +18,12 @@ def palette(rows: int) -> np.ndarray:
 
 
 def code_maps(codes: np.ndarray, grid: tuple[int, int], rows: int, cell: int) -> np.ndarray:
-    """A picture per codebook: a square of `cell` pixels per token, coloured by its code.
+    """Draws a picture per codebook: a square of `cell` pixels per token, coloured by its code.
 
     Args:
       codes: (K, N) in [0, rows), the tokens of the image last.
       grid: rows and columns of image tokens.
-      rows: of a codebook; more of them leave the colours as they are.
+      rows: rows of a codebook; more rows leave the colours unchanged.
       cell: pixels of a square's side.
 
     Returns:
@@ -35,7 +35,7 @@ def code_maps(codes: np.ndarray, grid: tuple[int, int], rows: int, cell: int) ->
 
 
 def outline(image: np.ndarray, region: Sequence[int], cell: int) -> np.ndarray:
-    """A picture with a frame around a region of tokens.
+    """Draws a frame around a region of tokens.
 
     Args:
       image: (H, W, 3) uint8.

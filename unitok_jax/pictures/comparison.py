@@ -4,13 +4,13 @@ import numpy as np
 
 
 def error_picture(image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Absolute error x 2 of two uint8 pictures of one shape, uint8."""
+    """Returns the absolute error x 2 of two uint8 pictures of one shape, uint8."""
     error = np.abs(image.astype(np.int16) - other.astype(np.int16))
     return np.minimum(2 * error, 255).astype(np.uint8)
 
 
 def comparison(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """A picture with a row per image: original | reconstruction | absolute error x 2.
+    """Draws a row per image: original | reconstruction | absolute error x 2.
 
     Args:
       images, reconstructions: (B, H, W, 3) uint8.
@@ -26,13 +26,13 @@ def comparison(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
 
 
 def tile(rows: list[np.ndarray], height: int = 6) -> np.ndarray:
-    """Pictures of any size, uint8 (h, w, 3), below each other in columns of `height` pictures."""
+    """Arranges uint8 (h, w, 3) pictures of any size in columns of `height` pictures."""
     columns = [_stack(rows[i : i + height], 0) for i in range(0, len(rows), height)]
     return _stack(columns, 1)
 
 
 def _stack(pictures, axis):
-    """Concatenates along one axis; the other is filled up with white."""
+    """Concatenates along one axis; the other is padded with white."""
     other = 1 - axis
     length = max(picture.shape[other] for picture in pictures)
     pads = [[(0, 0)] * 3 for _ in pictures]

@@ -14,13 +14,13 @@ PAPER, INK, MARKED = "white", "#202020", "#b00020"
 
 
 def load_font(name: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of `FONT_SIZE`: Pillow's own, which has little beyond ASCII, or a named one.
+    """Loads a font of `FONT_SIZE`: Pillow's own, mostly ASCII, or a named font.
 
     Args:
-        name: a font file, or the name of one that the system has, as DejaVuSans.ttf.
+        name: a font file, or the name of a system font, such as DejaVuSans.ttf.
 
     Raises:
-        OSError: there is no such font.
+        OSError: the font does not exist.
     """
     if not name:
         return ImageFont.load_default(FONT_SIZE)
@@ -39,8 +39,8 @@ def contact_sheet(
         images: uint8 (n, H, W, 3), n at least 1; their pixels are copied, and magnified
             `magnification(W)` times.
         captions: n texts.
-        marked: n; whether a caption is drawn in red.
-        font: as `load_font` returns it.
+        marked: n booleans; a caption marked True is drawn in red.
+        font: a result of `load_font`.
     """
     scale = magnification(images.shape[2])
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -66,12 +66,12 @@ def contact_sheet(
 
 
 def magnification(width: int) -> int:
-    """How many times pictures of this width are magnified on a sheet."""
+    """Returns the whole factor by which pictures of this width are magnified on a sheet."""
     return max(1, -(-NARROWEST // width))
 
 
 def wrap(text: str, width: int, font) -> list[str]:
-    """Lines that are at most `width` pixels wide, broken at spaces or, if it must be, in a word."""
+    """Breaks text into lines of at most `width` pixels, at spaces or, if needed, in a word."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".lstrip()
@@ -87,6 +87,6 @@ def wrap(text: str, width: int, font) -> list[str]:
 
 
 def missing_glyphs(text: str, font) -> set[str]:
-    """The characters of a text that the font draws as its box for unknown ones."""
+    """Returns the characters of a text that the font draws as its box for unknown ones."""
     box = bytes(font.getmask("\uffff"))
     return {c for c in set(text) if not c.isspace() and bytes(font.getmask(c)) == box}

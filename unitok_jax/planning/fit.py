@@ -1,4 +1,4 @@
-"""Will it fit? Compiles the train step of a configuration for machines that are not here."""
+"""Fit of a configuration on absent machines: compiles its train step for them."""
 
 import logging
 import math
@@ -21,28 +21,28 @@ from unitok_jax.weights import pretrained
 
 log = logging.getLogger(__name__)
 
-IMAGES = 1.28e9  # pairs of the published run
+IMAGES = 1.28e9  # image-text pairs of the published run
 PHASES = {"before the adversary": False, "with the adversary": True}
 _GIB = 2**30
 
 
 class Memory(NamedTuple):
-    """Bytes of one device while a step runs; nan is not known."""
+    """Bytes of one device while a step runs; nan means unknown."""
 
     state: dict[str, int]  # by part
-    padding: float  # of the layouts of the arguments
+    padding: float  # padding of the argument layouts
     temporaries: float  # activations, gradients, gathered parameters
-    results: float  # that do not take the place of an argument
+    results: float  # results that do not reuse an argument's memory
     code: float
 
     @property
     def peak(self) -> float:
-        """All of it that is known."""
+        """Sum of all known parts."""
         return sum(self.state.values()) + sum(size for size in self[1:] if not math.isnan(size))
 
 
 class Cost(NamedTuple):
-    """What one step does, per device, and the least time it takes, in seconds; nan is not known."""
+    """Work of one step per device, and its minimum times in seconds; nan means unknown."""
 
     flops: float
     traffic: hlo.Traffic
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
     @property
     def roofline(self) -> float:
-        """Of the three that can overlap, the longest that is known."""
+        """Longest known time of the three that can overlap."""
         limits = (self.compute, self.memory, self.exchange)
         return max((limit for limit in limits if not math.isnan(limit)), default=math.nan)
 
@@ -68,8 +68,8 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
 
     Args:
       config: the whole configuration.
-      name: of the machine, as `topology.find` takes it.
-      efficiency: the part of the roofline's speed that a run is assumed to reach.
+      name: the machine, as for `machines.find`.
+      efficiency: assumed fraction of the roofline's speed.
 
     Raises:
       DoesNotFitError: a phase needs more memory than a chip has.
@@ -111,7 +111,7 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
 
 
 def arguments(config: ConfigDict, programs: Programs, mesh: Mesh) -> tuple:
-    """The step's arguments as shapes with shardings: state, frozen networks, batch."""
+    """Returns the step's arguments as shapes with shardings: state, frozen networks, batch."""
 
     def place(tree, where):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
@@ -132,7 +132,7 @@ def arguments(config: ConfigDict, programs: Programs, mesh: Mesh) -> tuple:
 
 
 def _bytes(tree) -> int:
-    """Bytes that one device holds of a tree of shapes with shardings."""
+    """Returns the bytes that one device holds of a tree of shapes with shardings."""
     return sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
     )
@@ -276,7 +276,7 @@ def _days(config, adversary, times, efficiency):
 
 
 def out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
-    """What the compiler says it needs, and what to try.
+    """Formats the compiler's memory requirements, and advice.
 
     Raises:
       JaxRuntimeError: the error is another one.

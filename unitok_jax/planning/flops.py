@@ -1,4 +1,4 @@
-"""Operations of a traced function: what its matrix products and convolutions multiply and add."""
+"""Operations of a traced function: the multiply-adds of its matrix products and convolutions."""
 
 import math
 
@@ -6,17 +6,17 @@ import jax
 
 
 def count(function, *args, platform: str | None = None) -> float:
-    """Operations of function(*args), 2 per multiply-add, as it will be executed.
+    """Counts the operations of function(*args), 2 per multiply-add, as executed.
 
     Scans count every iteration and recomputation counts again, which XLA's own analysis does not
     tell. Of two branches the larger counts, and of the forms for several platforms that for
-    `platform` ('cpu', 'cuda', 'tpu'), if it is given; elementwise work is left out.
+    `platform` ('cpu', 'cuda', 'tpu'), if it is given; elementwise work is not counted.
     """
     return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr, platform)
 
 
 def of_jaxpr(jaxpr, platform: str | None = None) -> float:
-    """As `count`, of what was traced already."""
+    """Counts as `count` does, from a function that is already traced."""
     return sum(_of_equation(equation, platform) for equation in jaxpr.eqns)
 
 

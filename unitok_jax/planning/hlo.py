@@ -15,7 +15,7 @@ from unitok_jax.planning import replica_groups
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 
-# Neither reads nor writes: names for what is there already, and the ends of asynchronous pairs.
+# Neither read nor write: aliases of existing values, and the ends of asynchronous pairs.
 _FREE = {
     "parameter",
     "constant",
@@ -42,7 +42,7 @@ class Collective(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What one run of a program moves, per device."""
+    """Data moved by one run of a program, per device."""
 
     bytes: float  # read from and written to the memory
     collectives: dict[Collective, tuple[int, float]]  # how often, and bytes of results in all
@@ -63,19 +63,19 @@ def traffic(
     node: int = 0,
     cause: Callable[[str, str], str] = lambda kind, name: "",
 ) -> Traffic:
-    """Traffic of a program.
+    """Computes the memory traffic and collectives of a program.
 
     Args:
       text: `compiled.as_text()`.
-      devices: of the program; a collective without groups is over all of them.
-      node: devices of a node, which are neighbours in the mesh; 0: all.
-      cause: of a collective, by its kind and by the name that JAX gave the operation.
+      devices: number of devices of the program; a collective without groups joins all.
+      node: devices per node, which are neighbours in the mesh; 0 for all.
+      cause: maps a collective's kind and its JAX operation name to its cause.
     """
     return _Program(text, devices, node or devices, cause).total()
 
 
 def shape_bytes(shape: str) -> int:
-    """Bytes of an array or a tuple in the device's main memory, without the layout's padding."""
+    """Returns the bytes of an array or tuple in the device's main memory, without padding."""
     total = 0
     for dtype, sizes, layout in re.findall(r"(\w+)\[([\d,]*)\](\{[^{}]*\})?", shape):
         # S(1) and above are a TPU's memories on the chip.
@@ -111,7 +111,7 @@ class _Program:
 
     @functools.cache  # noqa: B019  a program lives as long as its one count
     def _cost(self, computation):
-        """Bytes, and {collective: (count, bytes)}, of one run of a computation."""
+        """Returns bytes, and {collective: (count, bytes)}, of one run of a computation."""
         moved, found = 0.0, {}
 
         def add(collective, count, size):
@@ -140,7 +140,7 @@ class _Program:
         return moved, found
 
     def _fused_collectives(self, instruction, fused):
-        """{collective: (count, bytes)} that a fusion begins."""
+        """Returns {collective: (count, bytes)} that a fusion begins."""
         # A TPU computes while it exchanges: the fusions between start and done name the collective
         # again, also those in loops.
         if fused.startswith("async_collective") or "collective-done" in instruction.name:
@@ -173,7 +173,7 @@ class _Program:
         return inputs + shape_bytes(instruction.shape)
 
     def _fusion_bytes(self, computation, instruction, fused):
-        """What a fusion reads and writes: slices of an operand where it uses only those."""
+        """Returns the bytes a fusion reads and writes: only slices of an operand if so used."""
         parameters = self._parameters(fused)
         total = sum(
             min(self._read(fused, parameters[number]), self._bytes(computation, operand))
@@ -183,7 +183,7 @@ class _Program:
         return total + min(self._written(fused, root), shape_bytes(instruction.shape))
 
     def _read(self, fused, name):
-        """Bytes of a value that its users inside a fusion read."""
+        """Returns the bytes of a value that its users inside a fusion read."""
         total = 0
         for user in self.users[fused, name]:
             if user.opcode == "bitcast":
@@ -203,7 +203,7 @@ class _Program:
         return total
 
     def _written(self, fused, name):
-        """Bytes of a value inside a fusion that its computation writes."""
+        """Returns the bytes of a value inside a fusion that its computation writes."""
         inner = self.instructions[fused, name]
         if inner.opcode == "tuple":
             return sum(self._written(fused, element) for element in inner.operands)
@@ -226,7 +226,7 @@ class _Program:
         return shape_bytes(self.instructions[computation, name].shape)
 
     def _collective(self, instruction):
-        """{collective: (1, bytes of its result)} of an instruction, empty if it is none."""
+        """Returns {collective: (1, bytes of its result)}, empty for other instructions."""
         kind = _kind(instruction.opcode)
         if kind is None:
             return {}
@@ -238,7 +238,7 @@ class _Program:
         return {collective: (1, _all_bytes(_result(instruction)))}
 
     def _trips(self, instruction):
-        """How often a loop runs: what XLA knows of it, or the bound that its condition names."""
+        """Returns a loop's iterations: XLA's known count, or the bound in its condition."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
         if known:
             return int(known[1])
@@ -257,7 +257,7 @@ def _kind(opcode):
 
 
 def _result(instruction):
-    """The shape of what a collective returns; asynchronous ones name their operands too."""
+    """Returns the shape of a collective's result; asynchronous ones list operands too."""
     starts = ("all-gather-start", "collective-permute-start")
     if instruction.opcode in starts:
         return _elements(instruction.shape)[1]
@@ -265,7 +265,7 @@ def _result(instruction):
 
 
 def _called(rest):
-    """attribute -> names of the computations that it names."""
+    """Maps attribute to names of the computations that it names."""
     out = {}
     pattern = r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
     for attribute, name in re.findall(pattern, rest):
@@ -277,7 +277,7 @@ def _called(rest):
 
 
 def _parse(text):
-    """{computation: [instructions]} and the name of the entry."""
+    """Parses the text to {computation: [instructions]} and the name of the entry."""
     computations, entry, current = {}, None, None
     for line in text.splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
@@ -291,7 +291,7 @@ def _parse(text):
             opcode, rest = rest.split("(", 1)
             end = _closing("(" + rest) - 1
             inside, attributes = rest[:end], rest[end + 1 :]
-            # What stands between the parentheses of these is no operand.
+            # The parentheses of these opcodes hold no operands.
             literal = opcode in ("parameter", "constant")
             operands = () if literal else tuple(re.findall(r"%([\w.\-]+)", inside))
             current.append(
@@ -308,13 +308,13 @@ def _parse(text):
 
 
 def _split_shape(text):
-    """'(f32[2], s32[]) tuple(...)' -> '(f32[2], s32[])', 'tuple(...)'."""
+    """Splits '(f32[2], s32[]) tuple(...)' into '(f32[2], s32[])', 'tuple(...)'."""
     end = _closing(text) + 1 if text.startswith("(") else text.index(" ")
     return text[:end], text[end:].lstrip()
 
 
 def _closing(text):
-    """Index of the parenthesis that closes the first one."""
+    """Returns the index of the parenthesis that closes the first one."""
     depth = 0
     for found in re.finditer(r"[()]", text):
         depth += 1 if found[0] == "(" else -1
@@ -324,7 +324,7 @@ def _closing(text):
 
 
 def _elements(shape):
-    """The elements of a tuple's shape."""
+    """Splits a tuple's shape into its elements."""
     out, start, depth = [], 1, 0
     for found in re.finditer(r"[()\[\]{},]", shape[1:-1] + ","):
         if found[0] in "([{":

@@ -1,11 +1,11 @@
-"""How long devices exchange: bytes on the links of a machine, with rings."""
+"""Times of exchanges between devices: bytes on the links of a machine, with rings."""
 
 from unitok_jax.planning.hlo import Collective
 from unitok_jax.planning.machines import Topology
 
 
 def sent_bytes(collective: Collective, size: float) -> float:
-    """Bytes that every device sends, with rings; `size`: of the results."""
+    """Returns the bytes that every device sends, with rings, for a result of `size` bytes."""
     n = collective.devices
     return (
         size
@@ -20,7 +20,7 @@ def sent_bytes(collective: Collective, size: float) -> float:
 
 
 def seconds(collective: Collective, size: float, devices: int, machine: Topology) -> float:
-    """Time on the links.
+    """Returns the time of a collective on the links.
 
     In a slice all links where all devices take part, else those of one axis. Between nodes as many
     rings run as a node has members of the group, each over the adapter of another one; what is sent

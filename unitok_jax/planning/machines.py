@@ -15,16 +15,16 @@ _CUBE = tuple("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16
 
 
 class Chip(NamedTuple):
-    """What one chip can hold and do, by the documentation of its maker."""
+    """Capacity and speed of one chip, by its maker's documentation."""
 
     capacity: int  # bytes of HBM
     flops: float  # bfloat16 operations per second
     bandwidth: float  # bytes of HBM per second
     links: float  # bytes that all its links to other chips send per second, one way
     shapes: tuple[str, ...]  # of slices
-    name: str  # what the compiler calls it
+    name: str  # the compiler's name of the chip
     options: dict[str, str]  # of the compiler, for one device per chip
-    devices: int = 1  # that a chip shows as
+    devices: int = 1  # devices per chip
     node: int = 0  # chips that `links` connect; 0: all of a slice
     network: float = 0.0  # bytes that a chip sends per second to other nodes, one way
 
@@ -46,7 +46,7 @@ GPUS = {
 
 
 class Topology(NamedTuple):
-    """Devices to lower programs for, and what they can do."""
+    """Devices to lower programs for, with their capacity and speed."""
 
     name: str
     devices: list
@@ -56,18 +56,18 @@ class Topology(NamedTuple):
 
     @property
     def simulated(self) -> bool:
-        """Whether another compiler than the chip's own makes its programs."""
+        """True if a compiler other than the chip's own makes the programs."""
         return self.chip is not None and not self.chip.shapes
 
     @property
     def options(self) -> dict[str, int]:
-        """Of the compiler: code of processors that never runs needs no optimisation."""
+        """Options of the compiler: code of processors that never runs needs no optimisation."""
         processors = all(device.platform == "cpu" for device in self.devices)
         return {"xla_backend_optimization_level": 0} if processors else {}
 
     @property
     def per_device(self) -> Chip | None:
-        """The part of a chip that one device is."""
+        """Share of a chip's resources that one device has."""
         chip = self.chip
         if chip is None:
             return None
@@ -80,7 +80,7 @@ class Topology(NamedTuple):
 
 
 def find(name: str) -> Topology:
-    """The machine of a name: `v5e:16x16`, `v5e:16x16*2` (two slices), `h100:8`, `host:8`.
+    """Returns the machine of a name: `v5e:16x16`, `v5e:16x16*2` (two slices), `h100:8`, `host:8`.
 
     XLA compiles for GPUs only where there is one. Simulated CPU devices stand for them: a program
     is divided among those in the same way. Of `host` no chip is known.
@@ -88,7 +88,7 @@ def find(name: str) -> Topology:
     Call it before JAX has made a backend. No accelerator is touched or needed.
 
     Raises:
-      ValueError: there is no such machine, the message lists all; or `libtpu` is missing.
+      ValueError: unknown machine, the message lists all; or `libtpu` is missing.
     """
     counted = re.fullmatch(r"(\w+):([1-9]\d{0,3})", name)
     if counted and counted[1] in ("host", *GPUS):

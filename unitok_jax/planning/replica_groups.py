@@ -1,4 +1,4 @@
-"""Which devices a collective joins, read from its attributes in HLO text."""
+"""Groups of devices that a collective joins, read from its attributes in HLO text."""
 
 import math
 import re
@@ -14,7 +14,7 @@ _MESH = (
 
 
 def groups(attributes: str, devices: int) -> list[list[int]]:
-    """The groups of devices that exchange with each other, as numbers of a program's partitions.
+    """Parses the groups of devices that exchange with each other, as partition numbers.
 
     Args:
       attributes: what follows the operands of a collective. Every pair of a permutation is a group.
@@ -36,18 +36,18 @@ def groups(attributes: str, devices: int) -> list[list[int]]:
 
 
 def nodes(joined: list[list[int]], node: int) -> int:
-    """How many nodes of `node` neighbouring devices the widest of some groups reaches over."""
+    """Returns how many nodes of `node` neighbouring devices the widest group reaches over."""
     return max(len({device // node for device in group}) for group in joined)
 
 
 def _iota(sides, order):
-    """'2,4', '1,0' -> 0 to 7 as 2 x 4, transposed."""
+    """Expands '2,4', '1,0' to 0 to 7 as 2 x 4, transposed."""
     ids = np.arange(math.prod(_numbers(sides))).reshape(_numbers(sides))
     return ids.transpose(_numbers(order)) if order else ids
 
 
 def _along(axes, ids, along):
-    """Groups along axes of a mesh, or parts of them: 'x':(4)2 is the 2 in an 'x' of 4 x 2 x ..."""
+    """Lists groups along mesh axes or parts of them: 'x':(4)2 is the 2 in an 'x' of 4 x 2 x ..."""
     sides = {name: [int(side)] for name, side in re.findall(r"'(\w+)'=(\d+)", axes)}
     parts = {}  # axis -> the one of its sides that a group goes along
     for name, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", along):

@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk: the next process reads them instead of compiling."""
+"""Cache of compiled programs on disk, which later processes read instead of compiling."""
 
 import contextlib
 import errno
@@ -16,17 +16,17 @@ import jax
 log = logging.getLogger(__name__)
 
 LIMIT = 4 * 2**30  # bytes, of all machines and versions of JAX together
-VERSIONS = "jax-"  # how the name of a folder of programs begins
-ENTRY = "-cache"  # how JAX ends the name of a program
-MIN_SECONDS = 0.1  # of compilation, from which a program is kept
+VERSIONS = "jax-"  # name prefix of a folder of programs
+ENTRY = "-cache"  # JAX's name suffix of a program
+MIN_SECONDS = 0.1  # shortest compilation whose program is kept
 
 
 def enable() -> Path | None:
-    """Keeps what this process compiles, and reads what others of this user kept.
+    """Enables the persistent compilation cache, shared by processes of this user.
 
-    For commands, before their first computation: who imports the library keeps JAX's settings. The
+    For commands, before their first computation: importing the library keeps JAX's settings. The
     folder is `unitok_jax/programs/jax-VERSION-MACHINE` in `$XDG_CACHE_HOME`, by default `~/.cache`.
-    JAX's own settings go before it: a `JAX_COMPILATION_CACHE_DIR` is used as it is, and if that is
+    JAX's own settings take precedence: `JAX_COMPILATION_CACHE_DIR` is used as it is, and if it is
     empty, or `JAX_ENABLE_COMPILATION_CACHE` is false, nothing is kept.
 
     Returns:
@@ -35,7 +35,7 @@ def enable() -> Path | None:
     """
     given = jax.config.jax_compilation_cache_dir
     if given == "":
-        # JAX takes it for the working folder where XLA keeps what it learnt about a GPU.
+        # JAX would use the working folder where XLA stores its GPU autotuning results.
         jax.config.update("jax_compilation_cache_dir", None)
     if given is not None or not jax.config.jax_enable_compilation_cache:
         return None
@@ -57,10 +57,10 @@ def enable() -> Path | None:
 
 
 def prune(programs: Path, limit: int) -> None:
-    """Deletes the programs that were not used for longest, until `limit` bytes of them stay.
+    """Deletes the least recently used programs, until at most `limit` bytes remain.
 
-    Only what JAX wrote counts and goes: files `*-cache` right in a folder `jax-*`. No link is
-    followed, whoever changes what while this runs.
+    Only JAX's files count and are deleted: `*-cache` directly in a folder `jax-*`. No link is
+    followed, even if files change during the call.
 
     JAX's own limit is not used: it locks the folder for every program, and an entry whose writer
     was killed in between stops it for good (jax 0.10.2).
@@ -88,7 +88,7 @@ def prune(programs: Path, limit: int) -> None:
 
 
 def _entries(folder: int) -> Iterator[tuple[str, tuple[float, int]]]:
-    """(name, (last use, bytes)) of the programs in an open folder."""
+    """Yields (name, (last use, bytes)) of the programs in an open folder."""
     for name in os.listdir(folder):
         if name.endswith(ENTRY):
             with contextlib.suppress(FileNotFoundError):
@@ -99,10 +99,10 @@ def _entries(folder: int) -> Iterator[tuple[str, tuple[float, int]]]:
 
 @contextlib.contextmanager
 def _opened(folder: str | Path, parent: int | None = None) -> Iterator[int]:
-    """A descriptor of a folder; what is reached through it stays in it.
+    """Opens a folder and yields its descriptor; paths relative to it stay in the folder.
 
     Raises:
-      NotADirectoryError: it is a link, or no folder.
+      NotADirectoryError: the path is a link, or not a folder.
     """
     try:
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
@@ -117,7 +117,7 @@ def _opened(folder: str | Path, parent: int | None = None) -> Iterator[int]:
 
 
 def _claim(folder: Path) -> None:
-    """Makes a folder that only this user can write to, in one of any mode.
+    """Makes a folder that only this user can write to, in a parent of any mode.
 
     Other caches lie beside `programs`, and many users' groups may write there by default: who puts
     another folder in its place owns that one.
@@ -142,7 +142,7 @@ def _claim(folder: Path) -> None:
 
 
 def _machine() -> str:
-    """The CPUs: a program for them uses all their instructions, and is cut for their number.
+    """Identifies the CPUs: a program uses all their instructions, and is built for their number.
 
     JAX's keys tell neither, and homes are shared between machines.
     """

@@ -1,4 +1,4 @@
-"""Where a process finds its place in a job: what it was told, or the environment of its cluster."""
+"""Discovery of a process's place in a job, from explicit values or the cluster's environment."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ CLUSTERS = ("auto", "none", "tpu", "slurm", "openmpi", "kubernetes")
 
 
 class ClusterError(ValueError):
-    """The processes of a job cannot be found or do not fit each other; the message says why."""
+    """Processes of a job cannot be found or do not match; the message says why."""
 
 
 class Member(NamedTuple):
@@ -23,13 +23,13 @@ class Member(NamedTuple):
 
 
 def find(cluster: str, environ: Mapping[str, str], **given) -> Member | None:
-    """This process's place in its job.
+    """Finds this process's place in its job.
 
     Args:
       cluster: one of CLUSTERS; `auto` takes the first whose environment is there.
       environ: the environment variables.
-      **given: `coordinator`, `processes`, `process`: what was said explicitly, or None. What is not
-        comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then the cluster.
+      **given: explicit `coordinator`, `processes`, `process`, or None. A value that is None
+        comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else the cluster.
 
     Returns:
       The place, or None for a job of one process that needs no coordinator.
@@ -105,7 +105,7 @@ def _slurm(environ) -> Member:
     match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", environ["SLURM_STEP_NODELIST"])
     port = 61_440 + int(environ["SLURM_JOB_ID"]) % 4_096
     tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
-    # One task per node has all its devices; of several each has one.
+    # A single task on a node has all its devices; of several tasks each has one device.
     alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
     return Member(
         f"{match[1]}{match[2] or ''}:{port}",

@@ -1,4 +1,4 @@
-"""The processes of a running job: meeting, agreeing, and leaving together."""
+"""Processes of a running job: joining, agreement, and joint exit."""
 
 import collections
 import contextlib
@@ -23,7 +23,7 @@ from unitok_jax.system import signals
 
 log = logging.getLogger(__name__)
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: rerun the same command to continue
 EXIT_INTERRUPTED = 130  # what shells make of SIGINT: a person ended it, nobody starts it again
 HEARTBEAT_SECONDS = 30  # without a sign of life, after which the other processes give up
 _LAST_WORDS_SECONDS = 5  # that process 0, with which all others end, leaves them to tell theirs
@@ -31,10 +31,10 @@ _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY,
 
 
 class TryAgainError(Exception):
-    """What is wrong may pass: the same command may work later."""
+    """A temporary error: the same command may work later."""
 
 
-# What one process raises for its input or its disk, a package that its input needs included.
+# Errors that a process raises for its input or its disk, including a package its input needs.
 REFUSALS = (ValueError, OSError, ImportError, TryAgainError)
 
 
@@ -43,10 +43,10 @@ class Unreachable(TryAgainError):
 
 
 def connect(member: Member | None, timeout: int) -> None:
-    """Joins the job; before any other use of JAX. Afterwards `jax.devices()` are all of the job's.
+    """Joins the job, before any other use of JAX. Afterwards `jax.devices()` are all the job's.
 
     Args:
-      member: what `find` returned.
+      member: the result of `discovery.find`.
       timeout: seconds that the other processes may take to appear.
 
     Raises:
@@ -92,29 +92,29 @@ def connect(member: Member | None, timeout: int) -> None:
 
 
 def is_lead() -> bool:
-    """Whether this is the process that writes logs, metrics and pictures: number 0."""
+    """Returns True on process 0, which writes logs, metrics and pictures."""
     return jax.process_index() == 0
 
 
 def everyone(ok: bool) -> bool:
-    """True on all processes if `ok` is on all of them; all must call it."""
+    """Returns True on all processes if `ok` is true on all of them; all must call it."""
     if jax.process_count() == 1:
         return bool(ok)
     return bool(np.all(multihost_utils.process_allgather(np.asarray(bool(ok)))))
 
 
 def from_all(value: Any) -> list[Any]:
-    """What every process gives here, a value of JSON, in their order; all must call it."""
+    """Gathers a JSON value from every process, in their order; all must call it."""
     return [json.loads(text) for text in _gather(json.dumps(value))]
 
 
 def from_lead(value: Any) -> Any:
-    """What process 0 gives here, a value of JSON, on all processes; all must call it."""
+    """Broadcasts a JSON value from process 0 to all processes; all must call it."""
     return from_all(value)[0]
 
 
 def total(counts: Mapping[str, int]) -> dict[str, int]:
-    """The sums over all processes, each of which may count other things; all must call it."""
+    """Sums counts over all processes, whose keys may differ; all must call it."""
     sums = collections.Counter()
     for each in from_all(counts):
         sums.update(each)
@@ -122,7 +122,7 @@ def total(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether an error comes from a disk, a bucket or a network that may be well again later."""
+    """Returns True for an error of a disk, a bucket or a network that may be temporary."""
     if isinstance(error, (TryAgainError, ConnectionError, TimeoutError)):
         return True
     return isinstance(error, OSError) and error.errno in _PASSING
@@ -130,7 +130,7 @@ def may_pass(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def together():
-    """A block that fails on all processes if it fails on one; all must come through it.
+    """Fails the block on all processes if it fails on one; all must enter it.
 
     Raises:
       ValueError, OSError, ImportError, TryAgainError: the process's own error; or what another
@@ -153,10 +153,10 @@ def together():
 
 
 def agree(facts: Mapping[str, Any]) -> None:
-    """Refuses to go on if the processes differ in any of `facts`; all must call it.
+    """Refuses to continue if the processes differ in any of `facts`; all must call it.
 
     Args:
-      facts: what -> value, a text or number that is short enough to be shown.
+      facts: name -> value, a text or number short enough to be shown.
 
     Raises:
       ClusterError: on every process, with what differs and how.
@@ -176,7 +176,7 @@ def agree(facts: Mapping[str, Any]) -> None:
 
 
 class Departure:
-    """A context that an error leaves at once, where the others of a job may wait for this process.
+    """A context that an error leaves at once, even if other processes wait for this one.
 
     An ordinary exit would wait for them, and they for this one. Without its signs of life they end
     with an error of their own after HEARTBEAT_SECONDS.
@@ -203,15 +203,15 @@ class Departure:
 
 
 class Preemption:
-    """Whether the run is to stop: SIGTERM, of a machine that is taken away, or Ctrl-C, of a person.
+    """Request to stop the run: SIGTERM of a machine being taken away, or Ctrl-C of a user.
 
     Either comes to any process. The second SIGINT ends the process at once, inside a compilation or
-    another call that Python's own handlers wait for, too. A SIGINT that whoever started the process
-    told it to ignore, as shells do for what runs in the background, stays ignored.
+    another call that Python's own handlers wait for, too. If SIGINT was ignored when the
+    process started, as shells arrange for background jobs, it stays ignored.
     """
 
     def __init__(self):
-        """Listens from now on."""
+        """Starts listening for the signals."""
         self._come, self._interrupted, self._asked = False, False, -1
         # JAX's own service, which tells all processes, listens to SIGTERM of a larger job.
         self._shared = jax.distributed.is_initialized()
@@ -240,7 +240,7 @@ class Preemption:
             os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells to all processes
 
     def come(self) -> bool:
-        """Whether to stop now; the same on all processes, which must ask equally often."""
+        """Returns True to stop now; equal on all processes, which must call it equally often."""
         self._asked += 1
         if self._shared:
             # JAX agrees on the question after the last that anyone asked, from 0 on: were they
@@ -249,18 +249,18 @@ class Preemption:
         return self._come
 
     def interrupted(self) -> bool:
-        """Whether it was Ctrl-C, to any process; all must call it."""
+        """Returns True if any process received Ctrl-C; all must call it."""
         return any(from_all(self._interrupted))
 
     def close(self) -> None:
-        """Gives the signals back."""
+        """Restores the previous signal handlers."""
         self._listener.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
 def _check_coordinator(member, timeout) -> None:
-    """Tells a wrong address from a late process, which JAX's own message does not."""
+    """Distinguishes a wrong address from a late process, unlike JAX's own message."""
     host, port = member.coordinator.rsplit(":", 1)
     if member.process == 0:
         with socket.socket() as probe:
@@ -299,7 +299,7 @@ def _give_up(member, timeout) -> None:
 
 
 def _gather(text: str) -> list[str]:
-    """The texts of all processes, in their order."""
+    """Gathers the texts of all processes, in their order."""
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)

@@ -1,4 +1,4 @@
-"""The named mesh, and where every array lies on it. The only room that knows of devices."""
+"""Named mesh, and the placement of every array on it. The only room that handles devices."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ _MIN_SHARDED = 2**14  # elements; smaller arrays cost less to replicate than to 
 
 
 def make_mesh(data: int, fsdp: int, devices=None) -> Mesh:
-    """A mesh ('data', 'fsdp') over all devices.
+    """Builds a mesh ('data', 'fsdp') over all devices.
 
     Between slices of TPUs, or hosts of GPUs, the network is slow. 'data' reaches over it, which
     carries a gradient a step; 'fsdp' gathers every large array and stays inside, on TPUs always.
@@ -62,7 +62,7 @@ def make_mesh(data: int, fsdp: int, devices=None) -> Mesh:
 
 
 def param_spec(shape: tuple[int, ...], fsdp: int) -> P:
-    """Where an array of the state lies: its largest divisible axis over 'fsdp', if it is large."""
+    """Returns the spec of a state array: its largest divisible axis over 'fsdp', if large."""
     if math.prod(shape) >= _MIN_SHARDED and fsdp > 1:
         for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):
             if shape[axis] % fsdp == 0:
@@ -71,20 +71,20 @@ def param_spec(shape: tuple[int, ...], fsdp: int) -> P:
 
 
 def state_shardings(abstract, mesh: Mesh):
-    """NamedShardings for a tree of arrays or of shapes, by the rule of `param_spec`."""
+    """Returns NamedShardings for a tree of arrays or shapes, by the rule of `param_spec`."""
     fsdp = mesh.shape["fsdp"]
     return jax.tree.map(lambda a: NamedSharding(mesh, param_spec(a.shape, fsdp)), abstract)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """Returns the sharding that replicates an array on every device."""
     return NamedSharding(mesh, P())
 
 
 def replicate(tree, mesh: Mesh):
-    """Arrays that every process has alike -> whole on each device, where none is copied again.
+    """Replicates arrays that are equal on every process to each device, without extra copies.
 
-    They lie on the host, or on devices of the process; no process sends any to another.
+    The arrays lie on the host, or on devices of the process; nothing is sent between processes.
     """
 
     def place(x):
@@ -94,18 +94,18 @@ def replicate(tree, mesh: Mesh):
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first axis over both axes of the mesh."""
+    """Returns the sharding of a batch: its first axis over both axes of the mesh."""
     return NamedSharding(mesh, P(AXES))
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
-    """The rows of a global batch that this process's devices hold, ascending."""
+    """Returns the ascending rows of a global batch that this process's devices hold."""
     spans = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return tuple(sorted(row for (span,) in spans for row in range(*span.indices(batch_size))))
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch, as `local_rows` orders them -> global arrays."""
+    """Makes global arrays from this process's rows, ordered as `local_rows`."""
     here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     return {
         key: _global(value, mesh, _starts(mesh, len(value) // here * mesh.size))
@@ -114,7 +114,7 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 
 def shard_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """A batch that every process holds whole -> a global array; nothing is sent."""
+    """Makes a global array from a batch that every process holds whole; nothing is sent."""
     sharding = batch_sharding(mesh)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -130,6 +130,6 @@ def _global(value, mesh, starts):
 
 @functools.lru_cache
 def _starts(mesh: Mesh, batch_size: int) -> dict[int, int]:
-    """First global row of each device of this process -> where it lies in the process's part."""
+    """Maps each local device's first global row to its offset in the process's rows."""
     rows, each = local_rows(mesh, batch_size), batch_size // mesh.size
     return {rows[position]: position for position in range(0, len(rows), each)}

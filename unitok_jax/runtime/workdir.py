@@ -1,4 +1,4 @@
-"""The folder of a run, on a disk or in a bucket: writable, owned by one run, and with room."""
+"""Folder of a run, on a disk or in a bucket: writable, owned by one run, with free space."""
 
 import contextlib
 import errno
@@ -26,11 +26,11 @@ class BusyError(processes.TryAgainError):
 
 
 def open_folder(path) -> epath.Path:
-    """A local path made absolute, `~` expanded; or one in a bucket such as gs://bucket/folder.
+    """Returns a local path made absolute, `~` expanded, or a bucket path, gs://bucket/folder.
 
     Raises:
-      ValueError: it is in a bucket and the package that reads buckets is not installed, or it is
-        of a kind that is not known.
+      ValueError: a path in a bucket without the package that reads buckets, or a path
+        of an unknown kind.
     """
     try:
         folder = epath.Path(path)
@@ -48,7 +48,7 @@ def open_folder(path) -> epath.Path:
 
 
 def make(path) -> epath.Path:
-    """Makes a workdir, and tries to write to it.
+    """Makes a workdir, and tests that it is writable.
 
     Raises:
       ValueError: `path` is empty, or in a bucket that nothing installed can read.
@@ -68,12 +68,12 @@ def make(path) -> epath.Path:
 
 
 def is_local(path: epath.Path) -> bool:
-    """Whether a path is on a file system of this machine, and not in a bucket."""
+    """Returns True for a path on a file system of this machine, False for one in a bucket."""
     return "://" not in str(path)
 
 
 def write(path: epath.Path, text: str) -> None:
-    """Writes a file whole or not at all: a kill leaves the old one."""
+    """Writes a file whole or not at all: a kill leaves the old file."""
     if not is_local(path):  # objects appear whole
         path.write_text(text)
         return
@@ -83,7 +83,7 @@ def write(path: epath.Path, text: str) -> None:
 
 
 def move(folder: epath.Path, target: epath.Path) -> None:
-    """Moves a folder; in a bucket, which has none, every object in it."""
+    """Moves a folder; in a bucket, which has no folders, every object in it."""
     if is_local(folder):
         target.parent.mkdir(exist_ok=True)
         folder.rename(target)
@@ -101,17 +101,17 @@ def _copy(folder, target):
 
 
 class Lines:
-    """A text file to which lines are added, each on the disk before the next begins.
+    """A text file with appended lines, each on disk before the next begins.
 
-    Nothing can be appended to an object in a bucket: there the file is written anew each time.
+    Objects in a bucket cannot be appended to: there the file is rewritten each time.
     """
 
     def __init__(self, path: epath.Path, keep: Callable[[str], bool] = bool):
-        """Opens the file, made if it is not there.
+        """Opens the file, made if missing.
 
         Args:
-          path: of the file.
-          keep: which of its lines stay.
+          path: the file.
+          keep: returns True for an existing line to keep.
         """
         self._path, self._file = path, None
         self._lines = _read(path).splitlines() if path.exists() else []
@@ -121,7 +121,7 @@ class Lines:
             self._file = open(path, "a")
 
     def append(self, line: str) -> None:
-        """Adds one line.
+        """Appends one line.
 
         Raises:
           OSError: it cannot be written; the message names the file.
@@ -151,7 +151,7 @@ def _read(path: epath.Path) -> str:
 
 @contextlib.contextmanager
 def lock(folder: epath.Path):
-    """Keeps a second run out of a local workdir; the system lets go when process 0 dies.
+    """Locks a local workdir against a second run; the system unlocks it when process 0 dies.
 
     Raises:
       BusyError: a run that is alive holds it.
@@ -174,13 +174,13 @@ def lock(folder: epath.Path):
 
 
 def free_bytes(folder: epath.Path) -> float:
-    """Room on the disk of a folder; in a bucket there is always some."""
+    """Returns the free bytes on the disk of a folder; infinite in a bucket."""
     return shutil.disk_usage(folder).free if is_local(folder) else float("inf")
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk or a quota is full."""
-    # Whoever passes it on may have kept only the text.
+    """Returns True if an error says that a disk or a quota is full."""
+    # An error that was passed on may have kept only the text.
     return any(
         code == getattr(error, "errno", None) or os.strerror(code) in str(error) for code in _FULL
     )

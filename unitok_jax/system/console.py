@@ -1,4 +1,4 @@
-"""How a command ends at its console: Ctrl-C, a reader that leaves, an error of one line."""
+"""Ends of a command at its console: Ctrl-C, a closed output pipe, an error as one line."""
 
 import contextlib
 import io
@@ -13,22 +13,22 @@ from typing import NoReturn
 from unitok_jax.system import signals
 from unitok_jax.system.paths import printable
 
-# As shells tell a process that SIGINT or SIGPIPE ended.
+# Exit codes of shells for a process ended by SIGINT or SIGPIPE.
 EXIT_INTERRUPTED, EXIT_NO_READER = 130, 141
 
 
 @contextlib.contextmanager
 def command(continues: bool = False) -> Iterator[None]:
-    """A block that does a command's work; only in the main thread.
+    """Runs a command's work in the block; only in the main thread.
 
     The first Ctrl-C leaves the block with one line and the second ends the process at once, also
     where the main thread waits for a compiler. Names that the console cannot print are escaped.
 
     Args:
-      continues: whether the same command goes on where this one was interrupted.
+      continues: whether rerunning the command continues after an interrupt.
 
     Raises:
-      SystemExit: 130 after Ctrl-C; 141, without a word, if whoever read the output has left.
+      SystemExit: 130 after Ctrl-C; 141, silently, if the reader of the output closed the pipe.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -47,19 +47,19 @@ def command(continues: bool = False) -> Iterator[None]:
     except BrokenPipeError:
         if not _reader_has_left():
             raise
-        # What is still buffered would fail once more when Python ends.
+        # Buffered output would fail once more when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_NO_READER)
 
 
 def complain(error: BaseException | str) -> None:
-    """Tells what is wrong, on stderr; what a message quotes cannot steer the terminal."""
+    """Prints an error on stderr; text quoted in the message cannot control the terminal."""
     text = "\n".join(map(printable, str(error).split("\n")))
     print(f"error: {text}", file=sys.stderr, flush=True)
 
 
 def refuse(error: BaseException | str, code: int = 2) -> NoReturn:
-    """Ends the process with what is wrong, told as `complain` does."""
+    """Prints an error as `complain` does, and exits the process."""
     complain(error)
     sys.exit(code)
 
@@ -79,7 +79,7 @@ def begin(package: str) -> None:
     elif os.path.abspath(script).startswith(os.path.join(package, "")):
         from multiprocessing import parent_process
 
-        if parent_process() is not None:  # a worker: a terminal's Ctrl-C is its parent's to handle
+        if parent_process() is not None:  # a worker: its parent handles Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -110,10 +110,10 @@ def _interrupt_again() -> None:
 
 
 class _Interrupts:
-    """A context that does for Ctrl-C what Python's own handler cannot.
+    """A context that handles Ctrl-C where Python's own handler cannot.
 
-    That one waits until the main thread leaves C code; and what it raises is lost where Python runs
-    code that cannot fail, as at the end of a collection.
+    Python's handler waits until the main thread leaves C code, and its exception is lost where
+    Python ignores errors, as at the end of a garbage collection.
     """
 
     def __init__(self, line: str):
@@ -143,10 +143,10 @@ class _Interrupts:
 
 
 def _reader_has_left() -> bool:
-    """Whether it is stdout whose pipe has no other end, and not one that the work has opened."""
+    """Returns True if stdout, and not a pipe opened by the work, is a pipe without a reader."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)
-    except io.UnsupportedOperation:  # no file of the system
+    except io.UnsupportedOperation:  # not a system file
         return False
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

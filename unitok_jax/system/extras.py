@@ -1,8 +1,8 @@
-"""How to install what not everyone needs."""
+"""Install instructions for optional dependencies."""
 
 
 def how_to_install(extra: str) -> str:
-    """The command that installs an extra of this package: it is installed from a checkout.
+    """Returns the command that installs an extra of this package, from a checkout.
 
     extra: a key of `[project.optional-dependencies]` in pyproject.toml.
     """

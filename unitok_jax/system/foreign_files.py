@@ -1,4 +1,4 @@
-"""Files that came from elsewhere: whether one is there, is a file, and is what was meant."""
+"""Checks of files from elsewhere: existing, regular, and not a failed download."""
 
 import os
 import stat
@@ -11,15 +11,15 @@ HEAD = 512
 
 
 class ConversionError(ValueError):
-    """A file is not what it should be; the message names it and what to do."""
+    """A file with unexpected content; the message names the file and the remedy."""
 
 
 def check_file(path: str | os.PathLike) -> bytes:
-    """The first `HEAD` bytes of a file, which is none that a download that went wrong leaves.
+    """Reads the first `HEAD` bytes of a file, after excluding the remains of failed downloads.
 
     Raises:
-      FileNotFoundError: nothing is there.
-      ConversionError: it is no regular file, which reading could wait for without end; or it is
+      FileNotFoundError: the file is missing.
+      ConversionError: the file is not regular, so that reading could block forever; or it is
         empty, a pointer of Git LFS, or a web page.
       OSError: it cannot be read.
     """

@@ -1,18 +1,18 @@
-"""JSON that this package did not write, or that may have been damaged since."""
+"""JSON that another program wrote, or that may have been damaged since."""
 
 import json
 from typing import Any
 
 
 def parse(text: str | bytes, name: str) -> Any:
-    """The value of a JSON document.
+    """Parses a JSON document and returns its value.
 
     Args:
       text: the document; bytes are UTF-8, with or without a byte order mark.
-      name: of the document, as a message should give it: 'captions.jsonl, line 3'.
+      name: the name of the document in messages, such as 'captions.jsonl, line 3'.
 
     Raises:
-      ValueError: no JSON, bytes that are not UTF-8, nesting deeper than Python parses, or an
+      ValueError: not JSON, bytes that are not UTF-8, nesting deeper than Python parses, or an
         integer of more digits than Python reads; the message begins with `name`.
     """
     try:
@@ -26,7 +26,7 @@ def parse(text: str | bytes, name: str) -> Any:
 
 
 def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
-    """As `parse`, of a document that must be an object.
+    """Parses a JSON document that must be an object.
 
     Raises:
       ValueError: as `parse`, or another kind of value.

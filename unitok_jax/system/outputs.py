@@ -14,20 +14,20 @@ from unitok_jax.system.paths import printable
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A path to write a file at, that takes the place of `path` when the block ends well.
+    """Yields a path to write a file at, which replaces `path` when the block succeeds.
 
-    If the block fails, or the process is killed, what was at `path` is as before. Folders above it
-    are made; the mode follows the umask; a link stays one.
+    If the block fails, or the process is killed, `path` is unchanged. Its parent folders
+    are created; the mode follows the umask; a link stays a link.
 
     Raises:
-      OSError: as the block; or the folder cannot be written.
+      OSError: from the block, or the folder cannot be written.
     """
     path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield partial
-        # Libraries make files for their owner alone, and nobody else could be served from one.
+        # Libraries create files with owner-only access, which would keep other users out.
         mask = os.umask(0o077)
         os.umask(mask)
         partial.chmod(0o666 & ~mask)
@@ -36,25 +36,25 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         partial.unlink(missing_ok=True)
 
 
-_ASIDE = ".unfinished-"  # how the name of a folder begins that is being filled
+_ASIDE = ".unfinished-"  # name prefix of a folder being filled
 
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike, flag: str = "") -> Iterator[pathlib.Path]:
-    """A block that fills a folder; `path` has all of it, or after an error nothing.
+    """Fills a folder in the block; `path` then holds all of it or, after an error, nothing.
 
-    It is filled within `path`, which may be a link or the place of a mounted disk.
+    The folder is filled within `path`, which may be a link or a mount point.
 
     Args:
-      path: not there yet, or empty.
-      flag: that gave the path, as '--output', for messages.
+      path: a new or empty folder.
+      flag: the flag that gave the path, such as '--output', for messages.
 
     Yields:
       the folder to fill.
 
     Raises:
       ConversionError: `path` holds something.
-      OSError: as the block; or it cannot be made, or something came there meanwhile.
+      OSError: from the block; the folder cannot be made, or something appeared in it meanwhile.
     """
     path = pathlib.Path(path)
     name = f"{flag}={printable(path)}" if flag else printable(path)

@@ -8,12 +8,12 @@ from typing import BinaryIO
 
 
 def expand(path: str | os.PathLike) -> Path:
-    """The path with a leading `~` or `~user` replaced by that home folder.
+    """Replaces a leading `~` or `~user` by that home folder.
 
     A shell leaves `~` alone behind `--output=`; every path that a user gives goes through here.
 
     Raises:
-      ValueError: a NUL in it, or no home folder of that name.
+      ValueError: a NUL in the path, or no such home folder.
     """
     text = os.fspath(path)
     if "\0" in text:
@@ -25,7 +25,7 @@ def expand(path: str | os.PathLike) -> Path:
 
 
 def printable(name: str | os.PathLike) -> str:
-    r"""The name on one line of any console: what cannot be printed is escaped, as `caf\xe9.png`.
+    r"""Returns the name on one line for any console: unprintable parts escaped, as `caf\xe9.png`.
 
     Bytes of a file name that are not UTF-8 reach Python as lone surrogates.
     """
@@ -40,7 +40,7 @@ def _escape(character: str) -> str:
 
 
 def is_regular(path: str | os.PathLike) -> bool:
-    """True if the path, its links followed, is a file: no folder, pipe, device or socket."""
+    """Returns True for a regular file, following links: not a folder, pipe, device or socket."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -48,15 +48,15 @@ def is_regular(path: str | os.PathLike) -> bool:
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Opens a file to read its bytes, and nothing else: no pipe, device, socket or folder.
+    """Opens a regular file to read its bytes, and refuses a pipe, device, socket or folder.
 
-    Never waits, as opening a pipe would, and looks at what it has opened: a name may mean something
-    else by then.
+    Never blocks, as opening a pipe would, and checks the opened file: a name may refer to another
+    file by then.
 
     Raises:
-      OSError: it is not there, cannot be opened, or is no file; the message names it.
+      OSError: the file is missing, not regular or cannot be opened; the message names it.
     """
-    # Where a file is, O_NONBLOCK changes nothing; of a pipe it does not wait for a writer.
+    # O_NONBLOCK has no effect on a regular file; opening a pipe does not wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -70,9 +70,9 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 
 
 def read_regular(path: str | os.PathLike, limit: int) -> bytes:
-    """The bytes of a file, of `limit` at most.
+    """Reads the bytes of a file, at most `limit`.
 
-    The size is asked first and no more than it is read, so that what has no end cannot fill memory.
+    Checks the size first and reads no more, so that an endless file cannot fill memory.
 
     Raises:
       OSError: as `open_regular`.
@@ -86,6 +86,6 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
 
 
 def kind(mode: int) -> str:
-    """What is no file, in words, by its `st_mode`: a folder, a pipe, a socket, a device."""
+    """Describes a non-regular path by its `st_mode`: a folder, a pipe, a socket, a device."""
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, a line a minute elsewhere."""
+"""Progress of a command: a bar on a terminal, one line per minute elsewhere."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ EVERY = 60.0  # seconds between two lines
 
 
 class Progress:
-    """Counts what is done, on stderr; a context."""
+    """Counter of finished work, on stderr; a context."""
 
     def __init__(
         self,
@@ -20,14 +20,14 @@ class Progress:
         what: str = "",
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Begins to count.
+        """Starts counting.
 
         Args:
-          total: all there is to do.
-          unit: one of it, as image.
-          there: how much was done before.
-          what: what is done; begins the line.
-          clock: tells seconds.
+          total: number of units to do.
+          unit: name of one unit, such as image.
+          there: number of units done before.
+          what: name of the work; begins the line.
+          clock: returns seconds.
         """
         self._total, self._unit, self._there, self._what = total, unit, there, what
         self._clock, self._done = clock, there
@@ -51,7 +51,7 @@ class Progress:
             self._bar.close()
 
     def update(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Adds `count` finished units."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -72,7 +72,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03."""
+    """Formats seconds as hours, minutes and seconds: 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

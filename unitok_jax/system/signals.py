@@ -1,4 +1,4 @@
-"""Signals, told to a thread as they come."""
+"""Signals, passed to a thread on arrival."""
 
 import os
 import signal
@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 
 class Listener:
-    """A thread that is told each signal at once, wherever the main thread may be.
+    """A thread that receives each signal at once, even while the main thread is busy in C code.
 
-    Python's own handlers wait until the main thread leaves C code, which a compiler may do in
-    minutes. Only signals that have a Python handler are told.
+    Python's own handlers wait until the main thread leaves C code, which may take a compiler
+    minutes. Only signals with a Python handler are received.
     """
 
     def __init__(self, told: Callable[[int], None]):
-        """Listens from now on; only in the main thread.
+        """Starts listening; only in the main thread.
 
         Args:
-          told: is called with the number of each signal, in another thread.
+          told: callback for the number of each signal, called in another thread.
         """
         self._told = told
         self._reader, self._writer = os.pipe()
@@ -31,6 +31,6 @@ class Listener:
         os.close(self._reader)
 
     def close(self) -> None:
-        """Listens no longer, and gives signals back to whoever listened before."""
+        """Stops listening, and returns signals to the previous listener."""
         signal.set_wakeup_fd(self._before)
         os.close(self._writer)

@@ -1,4 +1,4 @@
-"""The views of the samples of some shards, read ahead, batch by batch."""
+"""Views of the samples of a range of shards, read ahead in batches."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from unitok_jax.data.workers import Told
 
 
 class ShardedViews:
-    """Reads the views of the samples of some shards, batch by batch; none crosses a shard.
+    """Reads the views of the samples of a range of shards, in batches that never span two shards.
 
     Args:
-        source: of the samples.
-        shards: their numbers; shard k holds samples k * shard_size and on.
-        shard_size: samples of a shard.
-        batch_size: samples of a batch; the last of a shard is filled up with nothing.
+        source: where the samples come from.
+        shards: shard numbers; shard k starts at sample k * shard_size.
+        shard_size: samples per shard.
+        batch_size: samples per batch; the last batch of a shard is padded.
         size, kind, crop_scale: as in `views`.
     """
 
@@ -41,20 +41,20 @@ class ShardedViews:
         self.image_shape = (VIEWS[kind], *size, 3)
 
     def samples(self, shard: int) -> int:
-        """Of one shard; the last may hold fewer."""
+        """Returns the number of samples of a shard; the last shard may hold fewer."""
         return min(self._shard_size, len(self._source) - shard * self._shard_size)
 
     def batches(self, shard: int) -> int:
-        """Of one shard."""
+        """Returns the number of batches of a shard."""
         return -(-self.samples(shard) // self._batch_size)
 
     def stream(self, data) -> Told:
-        """All batches, read ahead as `data.num_threads` and `data.num_workers` say.
+        """Returns an iterator over all batches, read ahead by `data`'s threads and workers.
 
         Yields:
-            {'image': uint8 (batch_size, VIEWS[kind], H, W, 3), 'facts': object (batch_size,)}: of
-            each sample {'name', 'captions'} and perhaps 'label', or {'reason', 'message'} of what
-            cannot be used, or None past the end.
+            {'image': uint8 (batch_size, VIEWS[kind], H, W, 3), 'facts': object (batch_size,)}: for
+            each sample {'name', 'captions'} and perhaps 'label'; {'reason', 'message'} for a sample
+            that cannot be used; None past the end.
         """
         rows = range(self._batch_size)
         count = sum(map(self.batches, self._shards))
@@ -88,6 +88,6 @@ class ShardedViews:
 
 
 def of_shards(batches: Iterator, reader: ShardedViews, shards: Sequence[int]) -> Iterator[tuple]:
-    """(shard, its batches) of what comes in order; each must be used up before the next."""
+    """Yields (shard, its batches) of an ordered stream; use each up before taking the next."""
     for shard in shards:
         yield shard, (next(batches) for _ in range(reader.batches(shard)))

@@ -1,4 +1,4 @@
-"""A file of codes: its records, the digests of their keys, and how each format is written."""
+"""A file of codes: its records, the digests of their keys, and the writing of each format."""
 
 import json
 import math
@@ -20,17 +20,17 @@ VERSION = 1
 COMMAND = "unitok tokenize"
 SUFFIXES = {"array_record": ".array_record", "parquet": ".parquet"}
 KEYS = ".keys"  # uint64 digests of a shard's keys, in order
-MAX_ROWS = 2**16  # of a codebook, that a uint16 can name
+MAX_ROWS = 2**16  # rows of a codebook that a uint16 can number
 ROW_GROUP = 256  # records that a reader of Parquet unpacks at a time
 
 
 def record_shape(settings: dict[str, Any]) -> tuple[int, int, int]:
-    """(views, K, N) of a record's codes."""
+    """Returns the shape (views, K, N) of a record's codes."""
     return VIEWS[settings["--views"]], settings["num_codebooks"], settings["tokens"]
 
 
 def pack_record(key: str, label: int | None, captions: Sequence[str], codes, tokenizer) -> bytes:
-    """A record of an ArrayRecord shard."""
+    """Packs a record of an ArrayRecord shard as bytes."""
     record = {
         "key": key,
         "label": label,
@@ -42,13 +42,13 @@ def pack_record(key: str, label: int | None, captions: Sequence[str], codes, tok
 
 
 def digest(key: str) -> int:
-    """64 bits of a key."""
+    """Returns a 64-bit digest of a key."""
     name = key.encode(errors=NAME_ERRORS)
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
 
 
 def digests(path: Path, count: int) -> np.ndarray:
-    """uint64 (count,) of a shard's keys; a ValueError if there are more or fewer."""
+    """Reads the digests of a shard's keys, uint64 (count,); a ValueError for any other number."""
     file = path.with_suffix(KEYS)
     keys, rest = divmod(check_file(file).st_size, 8)
     if keys != count or rest:

@@ -1,4 +1,4 @@
-"""Codes on disk, as `unitok tokenize` wrote them: a sequence of records."""
+"""Codes on disk, as `unitok tokenize` writes them: a sequence of records."""
 
 import contextlib
 import math
@@ -30,16 +30,16 @@ from unitok_jax.data.writing.manifests import Whole, read_manifest
 from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import expand
 
-MAX_CODES = 2**24  # of one record
+MAX_CODES = 2**24  # codes in one record
 _TEXTS = ("key", "captions")  # columns of Parquet
-_KEPT_GROUPS = 16  # of Parquet, per process: at (10, 8, 256) codes 10 MB each
+_KEPT_GROUPS = 16  # Parquet row groups kept per process: 10 MB each at (10, 8, 256) codes
 
 
 class CodeRecords(Sequence):
-    """Records of codes by position. Threads may read together; data workers may have a copy.
+    """Records of codes by position. Threads may read concurrently; data workers may hold a copy.
 
     A record is {'key': str, 'codes': uint16 (views, K, N), 'label': int or None, 'captions':
-    tuple[str, ...], 'grid': (rows, columns)}. A slice is another sequence, and reads nothing.
+    tuple[str, ...], 'grid': (rows, columns)}. A slice is another sequence and reads nothing.
 
     Attributes:
         manifest: the manifest, a dict.
@@ -58,29 +58,29 @@ class CodeRecords(Sequence):
 
     @property
     def codebook_shape(self) -> tuple[int, int]:
-        """(K, V): the number of codebooks and the rows of each."""
+        """Number of codebooks K and rows of each V, as (K, V)."""
         settings = self.manifest["settings"]
         return settings["num_codebooks"], settings["codebook_size"]
 
     @property
     def tokenizer_hash(self) -> str:
-        """`Tokenizer.hash` of the tokenizer that made them."""
+        """`Tokenizer.hash` of the tokenizer that made the codes."""
         return self.manifest["settings"]["tokenizer"]
 
     @property
     def precision(self) -> str:
-        """`Tokenizer.precision` of the tokenizer that made them."""
+        """`Tokenizer.precision` of the tokenizer that made the codes."""
         return self.manifest["settings"]["precision"]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index):
-        """A record, or the records of a slice.
+        """Returns a record, or the records of a slice.
 
         Raises:
-            IndexError: there is no such record.
-            ValueError: the shard is not what the manifest says.
+            IndexError: no record has this index.
+            ValueError: the shard differs from its manifest entry.
         """
         if isinstance(index, slice):
             return CodeRecords(self.manifest, self._shards, self._rows[index], self._paths)
@@ -91,7 +91,7 @@ class CodeRecords(Sequence):
         return {**self._shards[row], "grid": self.grid}
 
     def take(self, positions: Sequence[int]) -> "CodeRecords":
-        """The records at some positions, in their order; reads nothing."""
+        """Selects the records at some positions, in their order, without reading any."""
         rows = [self._rows[position] for position in positions]
         return CodeRecords(self.manifest, self._shards, rows, self._paths)
 
@@ -99,11 +99,11 @@ class CodeRecords(Sequence):
         return (self[i] for i in range(len(self)))
 
     def find(self, key: str) -> int:
-        """The position of the record of `key`; reads the digests of keys, not the shards.
+        """Finds the position of the record of `key` from the key digests, not from the shards.
 
         Raises:
-            KeyError: none has it.
-            ValueError, FileNotFoundError: a file of digests is damaged or gone.
+            KeyError: no record has this key.
+            ValueError, FileNotFoundError: a digest file is damaged or missing.
         """
         wanted, start = digest(key), 0
         for path, shard in zip(self._paths, self.manifest["shards"], strict=True):
@@ -116,14 +116,14 @@ class CodeRecords(Sequence):
 
 
 def open_codes(path) -> CodeRecords:
-    """The codes that `unitok tokenize` wrote.
+    """Opens the codes that `unitok tokenize` wrote.
 
     Args:
-        path: its folder.
+        path: the folder of the codes.
 
     Raises:
-        FileNotFoundError: no folder, or a shard is missing.
-        ValueError: an unfinished folder, something else, a shard of another size or tokenizer.
+        FileNotFoundError: the folder or a shard is missing.
+        ValueError: unfinished or foreign folder, a shard of another size or tokenizer.
     """
     folder = expand(path)
     if not folder.is_dir():
@@ -138,7 +138,7 @@ def open_codes(path) -> CodeRecords:
 
 
 def records_of(folder: Path, settings: dict[str, Any], shards: Sequence[dict]):
-    """Records by position, without 'grid', of shards as their facts describe them."""
+    """Opens shards, described by their facts, as records by position without 'grid'."""
     kind = {"array_record": _ArrayRecords, "parquet": _Parquet}[settings["--format"]]
     return kind(folder, settings, [shard for shard in shards if shard["count"]])
 
@@ -164,7 +164,7 @@ class _ArrayRecords:
             raise ValueError(f"{name} was not written by {COMMAND}") from error
         if tokenizer != self._tokenizer:
             raise ValueError(_other(self._files.name(index), tokenizer, self._tokenizer))
-        # Writable, in the machine's own order of bytes.
+        # Writable, in native byte order.
         record["codes"] = codes.astype(np.uint16)
         return record
 
@@ -209,7 +209,7 @@ class _Parquet:
             return table.drop_columns("codes"), codes.reshape(rows, *self._shape)
 
     def _end(self, path: str) -> tuple[int, str, dict[str, str]]:
-        """Records, tokenizer, and types of the columns of a file."""
+        """Reads the record count, the tokenizer, and the column types from the end of a file."""
         from pyarrow import parquet, types
 
         with parquet.ParquetFile(path) as file:
@@ -227,7 +227,7 @@ class _Parquet:
 
 @contextlib.contextmanager
 def _damage(path) -> Iterator[None]:
-    """Says of what Arrow raises in the block that the file is damaged; the disk's errors stay."""
+    """Turns Arrow's errors in the block into errors of a damaged file, except disk errors."""
     try:
         with arrow_errors("Parquet"):
             yield
@@ -277,7 +277,7 @@ def _check(path: Path, shard: dict[str, Any], settings: dict[str, Any]) -> None:
             f"{path} has {size} bytes, not the {shard['bytes']} of {MANIFEST}; copy it again"
         )
     if not facts_of(path).exists():
-        return  # the records say whose they are, too
+        return  # the records name their tokenizer, too
     check_file(facts_of(path))
     try:
         facts = parse_object(facts_of(path).read_bytes(), str(facts_of(path)))

@@ -1,4 +1,4 @@
-"""Shards of codes: their plan, writing one with its keys and facts, and the manifest of all."""
+"""Shards of codes: planning, writing with keys and facts, and the manifest of all shards."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ from unitok_jax.data.writing.folders import (
 )
 from unitok_jax.system.foreign_json import parse_object
 
-MADE_BY = ("tokenizer", "precision")  # settings that every shard repeats: sets are not mixed
+MADE_BY = ("tokenizer", "precision")  # settings repeated in every shard: sets never mix
 
 
 def plan(
@@ -48,16 +48,16 @@ def plan(
     crop_scale: float,
     tokenizer: dict[str, Any],
 ) -> dict[str, Any]:
-    """What decides the bytes that are written, as JSON values.
+    """Returns every setting that affects the bytes written, as JSON values.
 
     Args:
-        source: what `data` opens.
+        source: the source that `data` opens.
         data: the `data` config.
         storage: one of `SUFFIXES`.
         shard_size: samples of the source per shard.
         views, crop_scale: as in `views.views`.
         tokenizer: 'tokenizer' (its hash), 'precision', 'grid' (rows, columns), 'num_codebooks' K,
-            'codebook_size' V, 'tokens' N, and what else of it moves codes.
+            'codebook_size' V, 'tokens' N, and any other setting that affects codes.
 
     Raises:
         ValueError: codes that 16 bits cannot hold, or a value out of its range.
@@ -91,17 +91,17 @@ def plan(
 
 
 def shards_of(settings: dict[str, Any]) -> range:
-    """The numbers of all shards."""
+    """Returns the numbers of all shards."""
     return range(-(-settings["samples"] // settings["--shard_size"]))
 
 
 def shard_path(output: Path, settings: dict[str, Any], number: int) -> Path:
-    """Of one shard."""
+    """Returns the path of shard `number`."""
     return output / f"{number:06}{SUFFIXES[settings['--format']]}"
 
 
 def shard_facts(output: Path, settings: dict[str, Any], number: int) -> dict[str, Any] | None:
-    """The facts of a shard that is whole and of this tokenizer and precision, else None."""
+    """Returns the facts of a complete shard of this tokenizer and precision, else None."""
     path = shard_path(output, settings, number)
     facts = facts_if_whole(path)
     if facts is None or any(facts.get(key) != settings.get(key) for key in MADE_BY):
@@ -113,13 +113,13 @@ def shard_facts(output: Path, settings: dict[str, Any], number: int) -> dict[str
 def write_shard(
     output: Path, settings: dict[str, Any], number: int, batches: Iterable[tuple]
 ) -> dict[str, Any]:
-    """Writes a shard, the digests of its keys, and its facts; returns these.
+    """Writes a shard, the digests of its keys, and its facts; returns the facts.
 
     Args:
         batches: (facts of samples as `ShardedViews.stream` yields them, uint16 (n, views, K, N)).
 
     Raises:
-        ValueError: a key comes twice, or cannot be written.
+        ValueError: a key is repeated, or cannot be written.
     """
     path = shard_path(output, settings, number)
     left_out, keys = Tally(), {}
@@ -136,7 +136,7 @@ def write_shard(
                 if key in keys:
                     raise ValueError(_twice(key, path.name, path.name))
                 keys[key] = None
-                # JSON can hold half of a pair, which UTF-8 cannot.
+                # JSON may hold a lone surrogate, which UTF-8 cannot encode.
                 captions = [fix_surrogates(caption) for caption in sample["captions"]]
                 writer.write(key, sample.get("label"), captions, row)
         writer.close()
@@ -156,16 +156,16 @@ def write_shard(
 def finish(
     output: Path, settings: dict[str, Any], facts: Sequence[dict], before: Tally, max_bad: float
 ) -> dict[str, Any]:
-    """Writes the manifest of shards that are all there; returns it.
+    """Writes the manifest once all shards are written; returns it.
 
     Args:
-        facts: of every shard, in order.
-        before: what the source left out when it was opened.
-        max_bad: the largest part of the samples that may be left out.
+        facts: the facts of every shard, in order.
+        before: samples skipped when the source was opened.
+        max_bad: the largest share of the samples that may be skipped.
 
     Raises:
-        TooManyBadSamples: with all that was left out; every shard stays, no manifest is written.
-        ValueError: a key comes twice.
+        TooManyBadSamples: lists the skipped samples; shards are kept, no manifest is written.
+        ValueError: a key is repeated.
     """
     skipped = Tally()
     skipped.update([before, *(Tally.from_json(shard["skipped"]) for shard in facts)])
@@ -192,12 +192,12 @@ def finish(
 
 
 def is_finished(output: Path, settings: dict[str, Any]) -> bool:
-    """Whether the manifest and all that it names are there, and are of these settings."""
+    """Returns True if the manifest and its files exist and match these settings."""
     try:
         manifest = parse_object((output / MANIFEST).read_bytes(), MANIFEST)
         told = manifest["settings"], [shard["sha256"] for shard in manifest["shards"]]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return False  # none, or damaged: it is written anew
+        return False  # missing or damaged: the manifest is rewritten
     facts = (shard_facts(output, settings, number) for number in shards_of(settings))
     return told == (settings, [shard and shard["sha256"] for shard in facts])
 
@@ -214,7 +214,7 @@ def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -
     records, ends = records_of(output, settings, facts), np.cumsum(counts)
     for place in again:
         first, second = (int(order[place + step]) for step in (0, 1))
-        if records[first]["key"] == records[second]["key"]:  # 64 bits may be equal by chance
+        if records[first]["key"] == records[second]["key"]:  # digests may collide
             files = [paths[np.searchsorted(ends, i, side="right")].name for i in (first, second)]
             raise ValueError(_twice(records[first]["key"], *files))
 

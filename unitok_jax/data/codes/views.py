@@ -1,4 +1,4 @@
-"""The crops of a picture whose codes a generator trains on."""
+"""Views: the crops of an image whose codes a generator trains on."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,18 @@ VIEWS = {"center": 1, "center+flip": 2, "ten": 10}
 
 
 def views(image: np.ndarray, size: Sequence[int], kind: str, crop_scale: float) -> np.ndarray:
-    """The views of a picture.
+    """Returns the views of an image.
 
-    'center' is the scaled centre; 'center+flip' also its mirror image; 'ten' scales the picture
-    until it just covers `size` times `crop_scale`, cuts out that centre, and takes of it the
+    'center' is the scaled centre crop; 'center+flip' adds its mirror image; 'ten' scales the image
+    until it just covers `size` times `crop_scale`, takes that centre crop, and from it crops the
     corners (top left, top right, bottom left, bottom right), the centre, and the mirror images of
-    these five in their order.
+    these five in the same order.
 
     Args:
         image: uint8 (H, W, 3).
-        size: (height, width) of a view.
+        size: (height, width) of each view.
         kind: one of `VIEWS`.
-        crop_scale: at least 1; read for 'ten'.
+        crop_scale: at least 1; used by 'ten' only.
 
     Returns:
         uint8 (VIEWS[kind], height, width, 3).

@@ -1,4 +1,4 @@
-"""ArrayRecord files: reading by position, and those that the pack command writes."""
+"""ArrayRecord files: reading by position, and the shards written by `unitok data pack`."""
 
 import glob
 import os
@@ -20,14 +20,14 @@ from unitok_jax.system.paths import expand
 FORMAT = "unitok_jax.array_record"
 VERSION = 1
 COMMAND = "unitok data pack"
-CLASS_KEYS = ("class_names", "class_templates")  # of the manifest, for labelled sources
+CLASS_KEYS = ("class_names", "class_templates")  # manifest keys for labelled sources
 SUFFIX = ".array_record"
-NAME_ERRORS = "surrogateescape"  # names of files need not be UTF-8
-OPEN_FILES = 256  # per process; each costs a file descriptor and 8 bytes per record
+NAME_ERRORS = "surrogateescape"  # file names need not be UTF-8
+OPEN_FILES = 256  # open at once per process; each costs a file descriptor and 8 bytes per record
 
 
 class Part(NamedTuple):
-    """Records `skip` to `skip + take - 1` of a file of `total`."""
+    """Records `skip` to `skip + take - 1` of a file of `total` records."""
 
     path: str
     total: int
@@ -36,11 +36,11 @@ class Part(NamedTuple):
 
 
 class RecordFiles:
-    """The bytes of records by position, across ArrayRecord files that are opened when needed.
+    """Bytes of records by position, across ArrayRecord files opened on first use.
 
     Args:
-        parts: in the order of the records.
-        remedy: what an error says when a file does not hold what its part says.
+        parts: the files and ranges, in the order of the records.
+        remedy: advice in the error for a file that does not match its part.
     """
 
     def __init__(self, parts: Sequence[Part], remedy: str):
@@ -53,8 +53,8 @@ class RecordFiles:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> bytes:
-        """Raises `SampleError` for what is damaged, `OSError` for a file that cannot be opened,
-        `ValueError` for a file with another number of records."""
+        """Returns a record. Raises `SampleError` for a damaged record, `OSError` for a file that
+        cannot be opened, `ValueError` for a file with a different number of records."""
         part, position = self._find(index)
         reader = self._readers.get(part.path, lambda: self._open(part))
         try:
@@ -63,7 +63,7 @@ class RecordFiles:
             raise SampleError(f"{self.name(index)}: {error}", "unreadable") from error
 
     def name(self, index: int) -> str:
-        """What errors call record `index`."""
+        """Returns the name of record `index` in error messages."""
         part, position = self._find(index)
         return f"{part.path}, record {position}"
 
@@ -78,7 +78,7 @@ class RecordFiles:
         from array_record.python.array_record_module import ArrayRecordReader
 
         check_file(part.path)
-        with open(part.path, "rb"):  # what cannot be read is an OSError here, and nothing below
+        with open(part.path, "rb"):  # an unreadable file raises OSError here, but not below
             pass
         reader = ArrayRecordReader(
             part.path, options="readahead_buffer_size:0", file_reader_buffer_size=32_768
@@ -97,7 +97,7 @@ class RecordFiles:
 
 
 class PackedSource:
-    """Records of files that the pack command wrote.
+    """Records of files written by `unitok data pack`.
 
     Args:
         files: msgpack maps {'name': str, 'image': bytes, 'captions': [str], 'label': int or none}.
@@ -130,7 +130,7 @@ class PackedSource:
 
 
 class LabelledPackedSource(PackedSource):
-    """A `PackedSource` of what came from a labelled source."""
+    """A `PackedSource` packed from a labelled source."""
 
     def __init__(
         self,
@@ -146,25 +146,25 @@ class LabelledPackedSource(PackedSource):
         self.class_templates = tuple(class_templates)
 
     def label(self, index: int) -> int:
-        """The position in `class_names` of record `index`."""
+        """Returns the position of record `index`'s class in `class_names`."""
         return int(self._labels[index])
 
 
 def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
-    """What `unitok data pack` wrote.
+    """Opens the shards that `unitok data pack` wrote.
 
     Args:
-        path: its folder, or a pattern (`*`, `?`, `[...]`, `**`) of such folders or of
-            .array_record files in them; the .json files among what it finds are passed over.
-        require_captions: whether a record without a caption is a `SampleError`.
+        path: the folder of the shards, or a pattern (`*`, `?`, `[...]`, `**`) of such folders or of
+            their .array_record files; matching .json files are ignored.
+        require_captions: if True, a record without a caption is a `SampleError`.
 
     Returns:
-        a `LabelledPackedSource` if all of it came from labelled sources of the same classes.
+        a `LabelledPackedSource` if all shards come from labelled sources of the same classes.
 
     Raises:
-        ValueError: no path, no manifest, a file that its manifest does not name or that is not of
-            the size it states, labelled and other files mixed.
-        FileNotFoundError: nothing is there, or a shard is missing.
+        ValueError: no path, no manifest, a file that is missing from its manifest or differs from
+            its stated size, labelled and unlabelled files mixed.
+        FileNotFoundError: no match, or a shard is missing.
     """
     if not path:
         raise ValueError(
@@ -191,7 +191,7 @@ def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
 
 
 def _folders(path: str) -> dict[Path, set[str] | None]:
-    """The folders, and the names of the files that are wanted of each; None: all."""
+    """Finds the folders, each with the file names requested from it; None means all files."""
     expanded = expand(path)
     found = [expanded] if expanded.exists() else [Path(p) for p in _glob(str(expanded))]
     if not found:
@@ -239,7 +239,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _shards(
     folder: Path, manifest: dict[str, Any], wanted: set[str] | None
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Path and manifest entry of every shard that is wanted."""
+    """Returns path and manifest entry of every requested shard."""
     named = {shard["file"]: shard for shard in manifest["shards"]}
     strangers = sorted((wanted or set()) - set(named))
     if strangers:

@@ -1,4 +1,4 @@
-"""Opened files and decoded blocks that threads share."""
+"""A cache of opened files and decoded blocks, shared by threads."""
 
 import collections
 import concurrent.futures
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class Cache:
-    """The values used last; each is loaded by one thread, while the others that want it wait.
+    """Cache of the most recently used values; one thread loads a value while the others wait.
 
-    Pickling keeps the size and leaves the values.
+    Pickling keeps the size and drops the values.
 
     Args:
-        size: how many values are kept.
+        size: the number of values kept.
     """
 
     def __init__(self, size: int):
@@ -23,7 +23,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
-        """The value of `key`; what `load` raises, all who wait for it get, and nothing is kept."""
+        """Returns the value of `key`; an error of `load` reaches all waiting threads."""
         with self._lock:
             value = self._values.get(key)
             absent = value is None

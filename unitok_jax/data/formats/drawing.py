@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image
 
-SIDE = 72  # pixels; a crop of it is close to 64
+SIDE = 72  # pixels; training crops are close to 64
 
 COLOURS = {
     "red": (222, 40, 40),
@@ -26,7 +26,7 @@ _SUPERSAMPLING = 3
 
 
 def _star(x, y):
-    # Folded into one of ten sectors, where a star of five points is one half-plane.
+    # The angle is folded into one of ten sectors, in which a five-pointed star is one half-plane.
     sector, inner = math.pi / 5, 0.45
     angle = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)
     radius = np.hypot(x, y)
@@ -39,7 +39,7 @@ def _heart(x, y):
     return (x**2 + y**2 - 1) ** 3 <= x**2 * y**3
 
 
-# Inside or not, of arrays x (to the right) and y (down); every shape lies in the unit circle.
+# Membership tests for arrays x (to the right) and y (down); every shape lies in the unit circle.
 SHAPES = {
     "circle": lambda x, y: x**2 + y**2 <= 1,
     "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.7,
@@ -56,31 +56,31 @@ SHAPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One object: what captions say of it, and its place in pixels."""
+    """One object: its caption words, and its place in pixels."""
 
     colour: str
     shape: str
     texture: str
     size: str
-    cell: tuple[int, int]  # row and column of the third of the picture that holds its centre
+    cell: tuple[int, int]  # row and column of the third of the image that contains its centre
     x: float
     y: float
     radius: float
-    angle: float  # of the shape, radians
+    angle: float  # rotation of the shape in radians
     texture_angle: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Objects that do not touch, in reading order, on a grey background that fades to another."""
+    """Disjoint objects in reading order, on a grey background with a linear gradient."""
 
     shapes: tuple[Shape, ...]
-    greys: tuple[tuple[float, ...], tuple[float, ...]]  # two ends, RGB, 0 to 255
+    greys: tuple[tuple[float, ...], tuple[float, ...]]  # both ends of the gradient, RGB, 0 to 255
     direction: float  # radians, from the first to the second
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """The picture of a scene, uint8 (SIDE, SIDE, 3). Shapes keep 2 pixels from the border."""
+    """Draws a scene, uint8 (SIDE, SIDE, 3). Shapes keep 2 pixels from the border."""
     steps = np.linspace(-0.5, 0.5, SIDE)
     way = math.cos(scene.direction) * steps + math.sin(scene.direction) * steps[:, None]
     share = (0.5 + way / math.sqrt(2))[..., None]
@@ -92,14 +92,14 @@ def draw(scene: Scene) -> np.ndarray:
 
 
 def encode_png(picture: np.ndarray) -> bytes:
-    """A uint8 picture (H, W, 3) as PNG, lossless; packed loosely, which is faster."""
+    """Encodes a uint8 image (H, W, 3) as lossless PNG, at low compression for speed."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 def _paint(picture: np.ndarray, s: Shape) -> None:
-    """Draws a shape that lies inside a float picture, in place, antialiased."""
+    """Draws a shape that lies inside a float image, in place, antialiased."""
     reach = math.ceil(s.radius) + 1
     left, top = int(s.x) - reach, int(s.y) - reach
     size = 2 * reach + 1
@@ -114,7 +114,7 @@ def _paint(picture: np.ndarray, s: Shape) -> None:
 
 
 def _texture(texture: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Where the second tone is. Coordinates are in radii of the shape."""
+    """Returns the mask of the second tone. Coordinates are in radii of the shape."""
     if texture == "striped":
         return x % 0.55 < 0.22
     if texture == "dotted":
@@ -130,5 +130,5 @@ def _turn(x, y, angle: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shrink(mask: np.ndarray, size: int) -> np.ndarray:
-    """The covered part of every pixel, 0 to 1."""
+    """Returns the covered part of every pixel, 0 to 1."""
     return mask.reshape(size, _SUPERSAMPLING, size, _SUPERSAMPLING).mean((1, 3))

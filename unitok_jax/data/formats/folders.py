@@ -20,8 +20,8 @@ CAPTION_FILES = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.c
 NAME_KEYS = ("file_name", "image", "path")
 CAPTION_KEYS = ("caption", "text", "captions", "texts")
 
-MAX_IMAGE_BYTES = 1 << 29  # of an image file
-MAX_LINE_BYTES = 1 << 24  # of a line in a file of captions or names
+MAX_IMAGE_BYTES = 1 << 29  # size limit of an image file
+MAX_LINE_BYTES = 1 << 24  # size limit of a line in a file of captions or names
 
 Captions = dict[str, tuple[str, ...]]
 
@@ -34,7 +34,7 @@ class FileSource:
     Args:
         root: the folder.
         captions: for every image, its path relative to `root` ("/" as separator) and its captions,
-            or the error that reading the image raises.
+            or the error raised on reading the image.
     """
 
     def __init__(self, root: str | os.PathLike, captions: dict[str, tuple[str, ...] | SampleError]):
@@ -43,7 +43,7 @@ class FileSource:
 
     @property
     def names(self) -> list[str]:
-        """The paths, relative to `root`, in order; reads no image."""
+        """Sorted paths relative to `root`; reads no image."""
         return [name for name, _ in self._records]
 
     def __len__(self) -> int:
@@ -57,13 +57,13 @@ class FileSource:
 
 
 def folder_source(path: str, captions: str = "", *, require_captions: bool = True) -> FileSource:
-    """All images below a folder, with captions from a file or from text files beside the images.
+    """Opens all images below a folder, with captions from a table or from text files beside them.
 
     Args:
-        path: the folder; searched recursively, links followed, hidden files skipped.
+        path: the folder; searched recursively, following links, skipping hidden files.
         captions: a .jsonl or .csv file; '' looks for one of `CAPTION_FILES` in the folder and, if
-            there is none, for `name.txt` beside `name.jpg`, one caption per line; one that cannot
-            be read makes its image a bad sample.
+            there is none, for `name.txt` beside `name.jpg`, one caption per line; an unreadable
+            text file makes its image a bad sample.
         require_captions: whether an image without a caption is an error (training with text)
             or simply has none (reconstruction).
 
@@ -98,16 +98,16 @@ def folder_source(path: str, captions: str = "", *, require_captions: bool = Tru
 
 
 def photo_source() -> FileSource:
-    """The photographs inside scikit-image, captioned. Raises ImportError without scikit-image."""
+    """Opens the captioned photographs inside scikit-image. Raises ImportError without it."""
     return FileSource(photo_folder(), CAPTIONS)
 
 
 def read_image(root: str | os.PathLike, name: str) -> bytes:
-    """The bytes of an image file below a folder.
+    """Reads the bytes of an image file below a folder.
 
     Raises:
-        SampleError: no file, as a pipe or a link to nothing, or above `MAX_IMAGE_BYTES`.
-        OSError: a file that cannot be read.
+        SampleError: not a file (a pipe, a broken link), or above `MAX_IMAGE_BYTES`.
+        OSError: the file cannot be read.
     """
     path = os.path.join(root, name)
     try:
@@ -121,10 +121,10 @@ def read_image(root: str | os.PathLike, name: str) -> bytes:
 
 
 def open_root(path: str, source: str = "folder") -> Path:
-    """The folder `data.path`, which `source` reads.
+    """Returns the folder `data.path` that `source` reads.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: it is none.
+        FileNotFoundError, NotADirectoryError: the path is not a folder.
     """
     root = expand(path)
     if not root.exists():
@@ -135,11 +135,11 @@ def open_root(path: str, source: str = "folder") -> Path:
 
 
 def open_table(path: str) -> Path:
-    """The file `data.captions`.
+    """Returns the file `data.captions`.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is a folder, a pipe or a device.
+        FileNotFoundError: the file is missing.
+        ValueError: the path is a folder, a pipe or a device.
     """
     table = expand(path)
     if not table.exists():
@@ -150,16 +150,16 @@ def open_table(path: str) -> Path:
 
 
 def image_names(root: Path) -> Iterator[str]:
-    """Paths of the images below a folder, relative to it, with "/" as separator.
+    """Yields paths of the images below a folder, relative to it, with "/" as separator.
 
-    Looks at names alone: what is called like an image may be a pipe or a link to nothing. A folder
-    that cannot be searched is a warning, the first one an OSError.
+    Tests names alone: an entry named like an image may be a pipe or a broken link. A folder
+    that cannot be searched gives a warning, the first one an OSError.
     """
     seen, waiting = set(), [os.fspath(root)]
     while waiting:
         folder = waiting.pop()
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above would be walked for ever
+        if real in seen:  # a link to a parent folder would loop forever
             continue
         seen.add(real)
         try:
@@ -180,12 +180,12 @@ def image_names(root: Path) -> Iterator[str]:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle, or to where this user may not look
+    except OSError:  # a cycle of links, or no permission
         return False
 
 
 def hint(path: str, source: str) -> str:
-    """The end of a message: which other source reads `path`, if that is known."""
+    """Returns the end of a message: another source that reads `path`, if known."""
     other = other_format(path, source)
     return f". {other}" if other else ""
 
@@ -216,7 +216,7 @@ def _match(names: list[str], table: Captions, path: Path) -> Captions:
 
 
 def _read_table(path: Path) -> Captions:
-    """Captions by image name; an image's captions keep the order of the file."""
+    """Reads captions by image name; an image's captions keep the order of the file."""
     found: dict[str, list[str]] = {}
     for name, captions in READERS[path.suffix.lower()](path):
         name = str(PurePosixPath(name.replace("\\", "/")))
@@ -265,11 +265,11 @@ READERS = {".jsonl": _read_jsonl, ".csv": _read_csv}
 
 
 def _keys(found: Iterable[str], where: str) -> tuple[str, str]:
-    """The key of the image's name and that of its captions."""
+    """Returns the key of the image's name and the key of its captions."""
     found = list(found)
     keys = []
     for wanted in (NAME_KEYS, CAPTION_KEYS):
-        present = [key for key in found if key in wanted]  # a column may be there twice
+        present = [key for key in found if key in wanted]  # a column may appear twice
         if len(present) != 1:
             raise ValueError(
                 f"{where}: needs exactly one of {', '.join(wanted)}; found {first_names(found, 20)}"
@@ -288,10 +288,10 @@ def _read_text_file(path: Path) -> tuple[str, ...] | SampleError:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, without a byte-order mark.
+    """Yields the lines of a UTF-8 file with their line ends, without a byte-order mark.
 
     Raises:
-        OSError: no file, or one that cannot be read.
+        OSError: not a file, or unreadable.
         ValueError: not UTF-8, or a line above `MAX_LINE_BYTES`; the message names file and line.
     """
     with open_regular(path) as file:

@@ -1,4 +1,4 @@
-"""A folder for each class, as ImageNet comes: pictures with labels, and sentences made of names."""
+"""A folder per class, as in ImageNet: images with labels, and captions made of class names."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 
 
 class LabelledFolders:
-    """Image files below one folder for each class, in the order of their names.
+    """Image files below one folder per class, in the order of their names.
 
     Args:
-        root: the folder of the classes.
+        root: the folder of the class folders.
         names: paths relative to `root` ("/" as separator).
         labels: int32 (len(names),), positions in `class_names`.
-        class_names: what the classes are called.
+        class_names: the names of the classes.
     """
 
     class_templates = CLASS_TEMPLATES
@@ -52,7 +52,7 @@ class LabelledFolders:
         return len(self._names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The captions are the templates with the name of the class."""
+        """Returns a sample; the captions are the templates filled with the class name."""
         name = self._names[index]
         return {
             "name": name,
@@ -61,22 +61,22 @@ class LabelledFolders:
         }
 
     def label(self, index: int) -> int:
-        """The position in `class_names` of image `index`."""
+        """Returns the position of image `index`'s class in `class_names`."""
         return int(self._labels[index])
 
 
 def labelled_source(path: str, captions: str = "") -> LabelledFolders:
-    """Images in one folder for each class; class i is the i-th folder in the order of the names.
+    """Opens images in one folder per class; class i is the i-th folder in the order of the names.
 
     Args:
         path: the folder of the class folders; searched as `folder_source` does.
-        captions: a file of `folder<TAB or space>name` lines with what the classes are called;
-            '': as their folders.
+        captions: a file of `folder<TAB or space>name` lines that name the classes;
+            '' uses the folder names.
 
     Raises:
-        ValueError: no path, no class folders, images beside them, names that are missing or the
-            same for two classes.
-        FileNotFoundError, NotADirectoryError: `path` or `captions` is not there.
+        ValueError: no path, no class folders, images beside them, class names that are missing
+            or shared by two classes.
+        FileNotFoundError, NotADirectoryError: `path` or `captions` does not exist.
     """
     if not path:
         raise ValueError("data.path is empty: set --config.data.path to a folder of class folders")
@@ -112,21 +112,21 @@ def labelled_source(path: str, captions: str = "") -> LabelledFolders:
 
 
 def sentences(name: str) -> tuple[str, ...]:
-    """The templates with a class's name."""
+    """Fills the templates with a class name."""
     return tuple(template.replace("{}", name) for template in CLASS_TEMPLATES)
 
 
 def class_names(keys: Sequence[str], path: str) -> tuple[str, ...]:
-    """What classes are called, by a file.
+    """Returns the class names that a file gives.
 
     Args:
-        keys: folders or other short names of the classes.
-        path: a UTF-8 file of `key<TAB or space>name` lines; other keys in it do no harm. '': the
+        keys: folder names or other short names of the classes.
+        path: a UTF-8 file of `key<TAB or space>name` lines; unknown keys are ignored. '': the
             keys are the names.
 
     Raises:
-        ValueError: a line of another form, a key twice or without a name, two classes of one name.
-        FileNotFoundError: there is no such file.
+        ValueError: a malformed line, a key repeated or without a name, a name of two classes.
+        FileNotFoundError: the file is missing.
     """
     if not path:
         return tuple(keys)

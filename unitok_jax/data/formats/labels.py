@@ -11,33 +11,33 @@ from unitok_jax.data.formats.folders import lines
 from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
 
 IMAGENET = "imagenet"
-# Of the two missiles and the two sunglasses of the package's list.
+# Names for the two "missile" and the two "sunglasses" classes of the package's list.
 _WORDNET = {744: "projectile", 836: "sunglass"}
 
 
 class LabelSet(NamedTuple):
-    """Classes by their names, and sentences with one {} where a name goes."""
+    """Class names, and sentence templates with one {} for the name."""
 
     names: tuple[str, ...]
     templates: tuple[str, ...]
 
 
 def label_set(labels: str, templates: str = "") -> LabelSet:
-    """The label set that a command's arguments name.
+    """Builds the label set that a command's arguments name.
 
     Args:
-        labels: names with commas between them; the path of a text file with one name a line; or
+        labels: comma-separated names; the path of a text file with one name per line; or
             `imagenet`, the 1000 names that the package open_clip_torch carries, in the order of
-            the WordNet ids; where it calls two classes alike, one has its WordNet name.
-        templates: the path of a text file with one template a line, one template such as
-            'a photo of a {}', or `imagenet`, the 80 of CLIP; empty: those of the label set, CLIP's
+            the WordNet ids; of two classes with the same name, one has its WordNet name.
+        templates: the path of a text file with one template per line, one template such as
+            'a photo of a {}', or `imagenet`, the 80 of CLIP; empty: the label set's own, CLIP's
             for `imagenet` and six short ones otherwise.
 
     Raises:
-        ValueError: fewer than two names, an empty one, one that comes twice; a template without
+        ValueError: fewer than two names, an empty name, a repeated name; a template without
             exactly one {}.
         ImportError: `imagenet` without the package.
-        FileNotFoundError: a path of a text file that is not there.
+        FileNotFoundError: the text file is missing.
     """
     if labels == IMAGENET:
         names, default = _imagenet()
@@ -70,7 +70,7 @@ def _wrong(names: Sequence[str]) -> str:
 
 
 def _listed(text: str, flag: str, separator: str | None = None) -> Sequence[str]:
-    path = Path(os.path.expanduser(text))  # which leaves a user alone that it does not know
+    path = Path(os.path.expanduser(text))  # keeps `~user` of an unknown user
     if text and os.path.exists(path) and not path.is_dir():
         return [line.strip() for line in lines(path) if line.strip()]
     if path.suffix == ".txt":
@@ -86,7 +86,7 @@ def _imagenet() -> LabelSet:
             f"--labels={IMAGENET}: the names and templates come with the package open_clip_torch: "
             "pip install --no-deps open_clip_torch (PyTorch is not needed for them)"
         )
-    # The file alone: importing the package would import PyTorch.
+    # Loads this file only: importing the package would import PyTorch.
     path = Path(package.submodule_search_locations[0]) / "zero_shot_metadata.py"
     spec = importlib.util.spec_from_file_location("open_clip_zero_shot_metadata", path)
     module = importlib.util.module_from_spec(spec)

@@ -25,18 +25,18 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 class ParquetSource:
     """Rows by position; reading one reads its row group.
 
-    Decoded row groups are kept per process: as many as are shuffled together, twice, for where one
-    window ends and the next begins, threads read groups of both. Memory is their number times the
-    bytes of a row group's images, so 16 groups of 1000 images of 100 KB are 1.6 GB. Hugging Face
+    Each process keeps twice as many decoded row groups as are shuffled together: where one
+    window ends and the next begins, threads read from both. Memory is their number times the
+    image bytes of a row group, so 16 groups of 1000 images of 100 KB take 1.6 GB. Hugging Face
     writes groups of 100 images.
 
     Args:
         files: paths.
-        columns: the column of the images and, if there are captions, theirs: name -> type, as Arrow
-            writes it.
-        groups: int32 (n, 2): of every row group its file's position in `files` and its own there.
+        columns: the image column and, if any, the caption column: name -> type, as Arrow
+            spells it.
+        groups: int32 (n, 2): for every row group, the position of its file and its own in it.
         blocks: int64 (n,): where the row groups end.
-        kept_groups: how many row groups are kept.
+        kept_groups: the number of decoded row groups kept.
         require_captions: whether a row without a caption is a `SampleError`.
     """
 
@@ -61,7 +61,7 @@ class ParquetSource:
         return int(self.blocks[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A row's name is `FILE, group G, row R`."""
+        """Returns a row, named `FILE, group G, row R`."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index}: there are 0 to {len(self) - 1}")
         block = int(np.searchsorted(self.blocks, index, side="right"))
@@ -91,23 +91,23 @@ def parquet_source(
     window: int = 8,
     num_threads: int = 16,
 ) -> ParquetSource:
-    """Rows of Parquet files, in the order of the files' names.
+    """Opens Parquet files as rows, in the order of the file names.
 
-    The image is the only column of `IMAGE_COLUMNS`: bytes, or a struct {bytes, path}. The caption
+    The image column is the only one of `IMAGE_COLUMNS`: bytes, or a struct {bytes, path}. A caption
     is text or a list of texts.
 
     Args:
-        path: a file, a folder (searched recursively, without what is hidden) or a pattern (`*`,
-            `?`, `[...]`, `**`) of such.
-        captions: the column of the captions; '': the only one of `CAPTION_KEYS`.
-        require_captions: whether no caption is an error, of the column and of each row.
-        window: row groups that are shuffled together.
-        num_threads: that read the files' ends, and later rows.
+        path: a file, a folder (searched recursively, skipping hidden entries) or a pattern (`*`,
+            `?`, `[...]`, `**`) of either.
+        captions: the caption column; '': the only one of `CAPTION_KEYS`.
+        require_captions: whether a missing caption column, or a row without caption, is an error.
+        window: row groups shuffled together.
+        num_threads: threads that read the file footers, and later rows.
 
     Raises:
-        ValueError: no path, no files, a file that is not Parquet, columns that are not there, of
-            another type, or of different types in two files; no window or no threads.
-        FileNotFoundError: nothing is there.
+        ValueError: no path, no files, a file that is not Parquet, columns that are missing, of
+            another type, or of different types in two files; a window or threads below 1.
+        FileNotFoundError: nothing matches.
     """
     if window < 1:
         raise ValueError(f"data.window={window} must be at least 1 row group")
@@ -148,7 +148,7 @@ def parquet_source(
     )
 
 
-KEPT_WINDOWS = 2  # one that begins while the slowest threads still read the one before
+KEPT_WINDOWS = 2  # the next window may begin while slow threads still read the last
 
 
 def _find(path: str) -> list[str]:
@@ -162,7 +162,7 @@ def _find(path: str) -> list[str]:
         found = [entry for entry in found if not is_hidden(os.path.basename(entry))]
     if not found:
         raise FileNotFoundError(f"data.path={path}: there is no such file and no such folder")
-    files: dict[str, None] = {}  # a pattern may find a folder and what is in it
+    files: dict[str, None] = {}  # a pattern may match a folder and its files
     for entry in found:
         inside = (
             in_folder(Path(entry), SUFFIX, KEY, below=True) if os.path.isdir(entry) else [entry]
@@ -179,7 +179,7 @@ def _find(path: str) -> list[str]:
 
 
 def _file_end(file: str) -> tuple[Any, list[int]]:
-    """Schema of a file, and the number of rows of each of its row groups, which are checked."""
+    """Reads the schema of a file, and the row count of each of its row groups, with checks."""
     from pyarrow import parquet
 
     other = other_format(file, "parquet")
@@ -237,7 +237,7 @@ def _caption_column(file: str, schema, captions: str, required: bool) -> str:
 
 def _image(cell, name: str) -> bytes:
     path = b""
-    if hasattr(cell, "keys") and cell.is_valid:  # a struct, whose path need not be UTF-8
+    if hasattr(cell, "keys") and cell.is_valid:  # a struct; its path need not be UTF-8
         if "path" in cell and cell["path"].is_valid:
             path = cell["path"].as_buffer().to_pybytes()
         cell = cell["bytes"]

@@ -1,21 +1,21 @@
-"""Row groups of Parquet files, read within bounds whatever the files say of themselves."""
+"""Row groups of Parquet files, read within limits regardless of the sizes a file states."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
 from unitok_jax.data.formats.shard_names import check_file
 
-MAX_BYTES = 4 << 30  # of a row group, and of what is read of it
-MAX_ROWS = 1 << 20  # of a row group
-MAX_TEXTS = 1000  # of one row
-MAX_CHARACTERS = 1 << 24  # of the texts of one row
+MAX_BYTES = 4 << 30  # size limit of a row group, stated or read
+MAX_ROWS = 1 << 20  # row limit of a row group
+MAX_TEXTS = 1000  # texts limit of one row
+MAX_CHARACTERS = 1 << 24  # character limit of the texts of one row
 
 
 @contextlib.contextmanager
 def arrow_errors(name: str) -> Iterator[None]:
-    """Makes a ValueError that begins with `name` of what Arrow raises in the block.
+    """Turns Arrow's errors in the block into ValueErrors that begin with `name`.
 
-    An OSError of the disk stays; what is wrong within a file comes as one, too, without a number.
+    A disk's OSError passes through; Arrow also reports file damage as an OSError, without errno.
     """
     import pyarrow
 
@@ -34,16 +34,16 @@ def _line(error: Exception) -> str:
 
 
 def check_group(metadata, group: int) -> int:
-    """The rows that the end of a file states of a row group.
+    """Returns the number of rows that a file's footer states for a row group.
 
-    Columns are not asked: pyarrow ends the process where what is stated of one is damaged.
+    Column metadata is not read: pyarrow aborts the process if it is damaged.
 
     Args:
-        metadata: of the file.
+        metadata: the footer of the file.
         group: position of the row group.
 
     Raises:
-        ValueError: more rows or bytes than are read.
+        ValueError: more rows or bytes than the limits.
     """
     end = metadata.row_group(group)
     if not (0 <= end.num_rows <= MAX_ROWS and end.total_byte_size <= MAX_BYTES):
@@ -59,22 +59,22 @@ def _is_of(path: str, columns: Sequence[str]) -> bool:
 
 
 def read_group(file: str, group: int, rows: int, kinds: dict[str, str], texts: Sequence[str]):
-    """The columns of a row group as an Arrow table.
+    """Reads columns of a row group as an Arrow table.
 
-    A dictionary or run lengths may make any number of values of a few bytes. So texts stay as they
-    are stored, each once (`texts_of` reads them), and other columns come row by row until they
-    are too large.
+    Dictionaries and run lengths may expand a few bytes to any number of values. So texts stay
+    dictionary-encoded (`texts_of` reads them), and other columns are read row by row until they
+    exceed the limit.
 
     Args:
         file: path.
         group: position of the row group.
-        rows: how many it has.
-        kinds: columns that are read, name -> type as Arrow writes it.
-        texts: those of them that are strings or lists of strings.
+        rows: its number of rows.
+        kinds: columns to read, name -> type as Arrow spells it.
+        texts: the columns of `kinds` that are strings or lists of strings.
 
     Raises:
         ValueError: damage, or more than `check_group` allows.
-        OSError: the disk's, or one without a number: the row group is another than told.
+        OSError: a disk error, or one without errno: the row group differs from the arguments.
     """
     import pyarrow
     from pyarrow import parquet
@@ -96,7 +96,7 @@ def read_group(file: str, group: int, rows: int, kinds: dict[str, str], texts: S
         with parquet.ParquetFile(file, read_dictionary=dictionaries, **options) as opened:
             size, found = 0, []
             plain = [column for column in kinds if column not in texts]
-            # Threads read several groups at a time already.
+            # Several threads already read row groups in parallel.
             for row in opened.iter_batches(1, [group], plain, use_threads=False):
                 size += row.nbytes
                 if size > MAX_BYTES:
@@ -113,11 +113,11 @@ def read_group(file: str, group: int, rows: int, kinds: dict[str, str], texts: S
 
 
 def texts_of(cell) -> list[str]:
-    """The texts of a cell of a column of strings or lists of strings, without nulls.
+    """Returns the texts of a cell of a string or list-of-strings column, without nulls.
 
     Raises:
         UnicodeDecodeError: bytes that are not UTF-8.
-        ValueError: more than `MAX_TEXTS`, or than `MAX_CHARACTERS` in all.
+        ValueError: more than `MAX_TEXTS` texts, or more than `MAX_CHARACTERS` in total.
     """
     values = getattr(cell, "values", None)
     if values is None:  # one text, or null

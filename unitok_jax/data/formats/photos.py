@@ -1,4 +1,4 @@
-"""Photographs for a first run without a data set: those inside the scikit-image package, with
+"""Photographs for a first run without a data set: the images inside the scikit-image package, with
 captions written for this project."""
 
 import importlib.util
@@ -129,12 +129,12 @@ CAPTIONS: dict[str, tuple[str, ...]] = {
 
 
 def photo_folder() -> Path:
-    """The folder of the installed scikit-image that holds the files of `CAPTIONS`.
+    """Finds the folder of the installed scikit-image that holds the files of `CAPTIONS`.
 
     Raises:
         ImportError: scikit-image is not installed.
     """
-    # Located, not imported: importing scikit-image costs time, and its data functions download.
+    # Located without import: importing scikit-image is slow, and its data functions download.
     package = importlib.util.find_spec("skimage")
     if package is None:
         raise ImportError(

@@ -1,4 +1,4 @@
-"""What a path holds, for the error of a source that reads another format."""
+"""Recognition of a path's format, for the error of a source that reads another format."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from unitok_jax.data.writing.folders import MANIFEST, SETTINGS
 
-# (source that reads it, what it is, how names end): the first that fits counts.
+# (source that reads the format, description, name suffixes): the first match counts.
 FORMATS = (
     ("", "Arrow files, which no source reads: write them as Parquet", r"\.arrow$"),
     ("tfds", "a dataset of tensorflow-datasets", r"(^|/)dataset_info\.json$"),
@@ -16,20 +16,20 @@ FORMATS = (
     ("array_record", "packed samples", r"\.array_record$"),
     ("folder", "images", r"\.(jpe?g|png|webp)$"),
 )
-_CODES = b'"unitok_jax.codes"'  # what a folder of tokenized images calls itself
-_LOOKED_AT = 10_000  # names of a folder
-_START = 1 << 16  # bytes of a file that says what a folder is
+_CODES = b'"unitok_jax.codes"'  # the format name in a folder of tokenized images
+_LOOKED_AT = 10_000  # names listed per folder, at most
+_START = 1 << 16  # bytes read of a file that identifies a folder
 
 
 def other_format(path: str | os.PathLike, source: str = "") -> str:
-    """Says which `data.source` reads what is at a path; '' if none is known.
+    """Returns a sentence saying which `data.source` reads a path; '' if unknown.
 
-    Looks at names that are not hidden, and at what this package writes into its folders. Nothing
-    has to be there: patterns and URLs are told by their ends.
+    Tests visible names, and the files that this package writes into its folders. The path need
+    not exist: patterns and URLs are recognised by their suffixes.
 
     Args:
         path: `data.path`, as the user gave it.
-        source: the source that asks; its own format is no news.
+        source: the source that asks; its own format is not reported.
 
     Returns:
         a sentence without its full stop.
@@ -50,7 +50,7 @@ def other_format(path: str | os.PathLike, source: str = "") -> str:
 
 
 def _names(folder: str) -> Iterator[str]:
-    """Paths below a folder, a bounded number of them."""
+    """Yields paths below a folder, a bounded number of them."""
     left = _LOOKED_AT
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,9 +1,9 @@
-"""Pictures of coloured shapes, drawn when they are asked for, with captions that are exactly true.
+"""Images of coloured shapes, drawn on access, with captions that are exactly true.
 
-A data set without end and without a download. A picture is a function of (split, index): the same
+An endless data set without download. An image is a function of (split, index): the same
 on every machine, in every process. Sixteen pairs of colour and shape are held out: no training
-picture shows one, and the evaluation split shows nothing else, one object to a picture, so that
-zero-shot classification asks for compositions of known words.
+image shows one, and the evaluation split shows only those, one object per image, so that
+zero-shot classification tests compositions of known words.
 
 Drawing, encoding, decoding and cropping to 64 px take about 1.4 ms of one core;
 docs/guides/prepare_data.md has the command.
@@ -25,8 +25,8 @@ from unitok_jax.data.formats.drawing import (
     encode_png,
 )
 
-LENGTH = 2**31 - 1  # the largest an int32 index can count
-SEED = 2026  # of the pictures; the seed of a run orders them
+LENGTH = 2**31 - 1  # the largest count of an int32 index
+SEED = 2026  # fixes the images; the seed of a run orders them
 
 SIZES = {"small": (8.0, 10.5), "large": (12.0, 18.0)}  # radius of the circle around a shape
 ROWS = ("top", "", "bottom")
@@ -36,10 +36,10 @@ NUMBERS = ("no", "one", "two", "three", "four")
 CLASS_TEMPLATES = ("a {}", "one {}", "a picture of a {}", "there is a {}")
 
 _GAP = 2.0  # pixels between shapes, and to the border
-_MARGIN = 3.0  # pixels of a centre to the next third, so that positions are plain
+_MARGIN = 3.0  # pixels from a centre to the next third, so that positions are unambiguous
 
 _PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-# Two of every colour and two of every shape, so that each word is seen in training six times over.
+# Two pairs per colour and two per shape, so that every word is in six training pairs.
 HELD_OUT = tuple(
     (colour, shape)
     for row, colour in enumerate(COLOURS)
@@ -50,7 +50,7 @@ TRAINING = tuple(pair for pair in _PAIRS if pair not in HELD_OUT)
 
 
 class TrainingShapes:
-    """One to four shapes of the training pairs: one alone, several alike, or several different."""
+    """One to four shapes of the training pairs: one alone, several equal, or several different."""
 
     split = "train"
 
@@ -58,10 +58,10 @@ class TrainingShapes:
         return LENGTH
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{'name': str, 'image': PNG of SIDE x SIDE, 'captions': tuple[str, ...]}.
+        """Returns {'name': str, 'image': PNG of SIDE x SIDE, 'captions': tuple[str, ...]}.
 
         Raises:
-            IndexError: not in 0 .. LENGTH - 1.
+            IndexError: `index` outside 0 .. LENGTH - 1.
         """
         scene = self.scene(index)
         return {
@@ -71,7 +71,7 @@ class TrainingShapes:
         }
 
     def scene(self, index: int) -> Scene:
-        """What picture `index` shows."""
+        """Returns the scene of image `index`."""
         rng = _generator(self.split, index)
         number = _pick(rng, (1, 1, 2, 2, 3, 4))
         if number > 1 and rng.random() < 1 / 3:
@@ -85,9 +85,9 @@ class TrainingShapes:
 
 
 class HeldOutShapes(TrainingShapes):
-    """One shape of a held-out pair per picture; picture i belongs to class i mod 16.
+    """One shape of a held-out pair per image; image i belongs to class i mod 16.
 
-    A number of pictures that 16 divides is balanced, and guessing is right in 1/16 of the cases.
+    A multiple of 16 images is balanced, and chance accuracy is 1/16.
     """
 
     split = "held_out"
@@ -95,11 +95,11 @@ class HeldOutShapes(TrainingShapes):
     class_templates = CLASS_TEMPLATES
 
     def label(self, index: int) -> int:
-        """The position in `class_names` of what picture `index` shows."""
+        """Returns the position of image `index`'s class in `class_names`."""
         return index % len(HELD_OUT)
 
     def scene(self, index: int) -> Scene:
-        """What picture `index` shows."""
+        """Returns the scene of image `index`."""
         rng = _generator(self.split, index)
         look = _pick(rng, TEXTURES), _pick(rng, tuple(SIZES))
         return _scene(rng, [HELD_OUT[self.label(index)]], [look])
@@ -109,10 +109,10 @@ SPLITS = {"": TrainingShapes, "train": TrainingShapes, "held_out": HeldOutShapes
 
 
 def shape_source(path: str = "", captions: str = "") -> TrainingShapes:
-    """The split that `data.path` names: train (or empty) or held_out.
+    """Opens the split that `data.path` names: train (or empty) or held_out.
 
     Raises:
-        ValueError: another path, or a caption file, which nothing would read.
+        ValueError: another path, or a caption file, which would be ignored.
     """
     if path not in SPLITS:
         raise ValueError(
@@ -128,8 +128,8 @@ def shape_source(path: str = "", captions: str = "") -> TrainingShapes:
 
 
 def describe(scene: Scene) -> tuple[str, ...]:
-    """Sentences that are true of a scene: all of a fixed list, so that what two pictures have in
-    common is said of both in the same words."""
+    """Returns the true sentences about a scene from a fixed list, so that two images with a common
+    property share the words that describe it."""
     shapes = scene.shapes
     if len(shapes) == 1:
         return _describe_one(shapes[0])
@@ -181,7 +181,7 @@ def _describe_different(shapes: tuple[Shape, ...]) -> tuple[str, ...]:
 
 
 def _relation(one: Shape, other: Shape) -> str:
-    """How one shape lies to another, where rows or columns tell; '' where they do not."""
+    """Describes how one shape lies to another, if rows or columns tell; '' otherwise."""
     down, right = (b - a for a, b in zip(one.cell, other.cell, strict=True))
     if down and right:
         return ""
@@ -208,8 +208,8 @@ def _list(parts: list[str]) -> str:
 def _generator(split: str, index: int) -> np.random.Generator:
     if not 0 <= index < LENGTH:
         raise IndexError(f"picture {index} of shapes/{split}: there are 0 to {LENGTH - 1}")
-    # The key of a counter-based generator is its seed: no hash, no state. Of its methods only
-    # random() is used, which is the raw bits divided by a power of two in every NumPy.
+    # The key of a counter-based generator is its seed: no hash, no state. Only its method
+    # random() is used: the raw bits divided by a power of two in every NumPy.
     key = [2 * SEED + (split == HeldOutShapes.split), index]
     return np.random.Generator(np.random.Philox(key=key))
 
@@ -237,12 +237,12 @@ def _scene(rng, pairs, looks) -> Scene:
 
 
 def _place(rng, pairs, looks) -> list[Shape] | None:
-    """Shapes in thirds of their own that do not touch; None where the last ones found no room."""
+    """Places shapes in separate thirds without contact; None if the last shapes find no room."""
     third = SIDE / 3
     placed = []
     for (colour, shape), (texture, size) in zip(pairs, looks, strict=True):
         low, high = SIZES[size]
-        # Several large ones must fit beside each other.
+        # Leaves room for several large shapes beside each other.
         radius = _between(rng, low, high if len(pairs) == 1 else low + (high - low) / 3)
         border = radius + _GAP
         for place in np.argsort(rng.random(9)).tolist():

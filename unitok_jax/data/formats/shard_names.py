@@ -1,4 +1,4 @@
-"""Which files are shards: those of a folder, and those that a file beside them names."""
+"""Shard files: the shards in a folder, and the shards that a file beside them names."""
 
 import os
 import stat
@@ -7,29 +7,29 @@ from pathlib import Path
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name in a folder is no data: `.cache`, `._a.tar` of macOS, Spark's `_SUCCESS`."""
+    """Returns True for names to skip: `.cache`, `._a.tar` of macOS, Spark's `_SUCCESS`."""
     return name.startswith((".", "_"))
 
 
 def is_shard(name: str, suffix: str) -> bool:
-    """Whether an entry of a folder is called as a shard; its suffix in upper or lower case."""
+    """Returns True if a folder entry has a shard's name; case does not matter in the suffix."""
     return name.lower().endswith(suffix) and not is_hidden(name)
 
 
 def in_folder(folder: Path, suffix: str, key: str, *, below: bool = False) -> list[str]:
-    """Paths of the shards of a folder, sorted.
+    """Returns the sorted paths of the shards in a folder.
 
-    Hidden files and folders are passed over (`is_hidden`), links are followed. A folder that is
-    called as a shard is a folder, not a shard: Spark writes such.
+    Hidden files and folders are skipped (`is_hidden`), links are followed. A folder with a
+    shard's name is not a shard: Spark writes such folders.
 
     Args:
-        folder: that exists.
-        suffix: in lower case, as '.tar'.
+        folder: an existing folder.
+        suffix: in lower case, such as '.tar'.
         key: of the config, which messages name.
-        below: whether folders in it are searched, too.
+        below: whether to search its subfolders, too.
 
     Raises:
-        ValueError: what is called as a shard is neither a file nor a folder.
+        ValueError: an entry with a shard's name is neither a file nor a folder.
     """
     found = []
     for home, names in _walk(folder, below):
@@ -42,14 +42,14 @@ def in_folder(folder: Path, suffix: str, key: str, *, below: bool = False) -> li
 
 
 def _walk(folder: Path, below: bool) -> Iterator[tuple[str, list[str]]]:
-    """Folders and the names in each that are no folders below it, or perhaps links to some."""
+    """Yields folders, each with its entries that are not subfolders, or may be links to some."""
     if not below:
         yield str(folder), os.listdir(folder)
         return
     seen = set()
     for home, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(home)
-        if real in seen:  # a link to a folder above would be walked for ever
+        if real in seen:  # a link to a parent folder would loop forever
             folders.clear()
             continue
         seen.add(real)
@@ -58,15 +58,15 @@ def _walk(folder: Path, below: bool) -> Iterator[tuple[str, list[str]]]:
 
 
 def check_file(path: str | os.PathLike, key: str = "") -> os.stat_result:
-    """The state of a shard, which must be a file: a pipe is waited for, a device has no end.
+    """Checks that a shard is a file: reading a pipe blocks, a device has no end; returns its stat.
 
     Args:
-        path: of the shard.
+        path: the shard.
         key: of the config, which messages name; '' for none.
 
     Raises:
-        ValueError: it is a folder, a pipe, a device or a socket.
-        FileNotFoundError: it is not there, or a link that leads nowhere.
+        ValueError: the path is a folder, a pipe, a device or a socket.
+        FileNotFoundError: the path does not exist, or is a broken link.
     """
     where = f"{key}: {path}" if key else path
     try:
@@ -82,12 +82,12 @@ def check_file(path: str | os.PathLike, key: str = "") -> os.stat_result:
 
 
 def inside(folder: str | os.PathLike, name: str, file: str | os.PathLike) -> str:
-    """The path of a shard that a file names, which must lie in the folder.
+    """Returns the path of a shard that a file names, which must lie in the folder.
 
     Args:
-        folder: that the name is relative to.
-        name: with '/' between folders.
-        file: that names it, for messages.
+        folder: the folder that the name is relative to.
+        name: a relative path with '/' as separator.
+        file: the file that holds the name, for messages.
 
     Raises:
         ValueError: the name is absolute, holds '..' or a NUL, or leads elsewhere by a link.

@@ -1,4 +1,4 @@
-"""The folders that tensorflow-datasets prepares: opened so that nothing they name is imported."""
+"""Folders prepared by tensorflow-datasets, opened without importing anything that they name."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from unitok_jax.system.foreign_json import parse, parse_object
 from unitok_jax.system.paths import is_regular
 
 DATA_DIR = "TFDS_DATA_DIR"  # tensorflow-datasets' own environment variable
-_MAX_CLASSES = 10**6  # names of classes are made for as many as a file says there are
-_FILES = ("dataset_info.json", "features.json")  # what names classes of Python
+_MAX_CLASSES = 10**6  # limit on the stated number of classes, whose names are made
+_FILES = ("dataset_info.json", "features.json")  # files that name Python classes
 
-# tensorflow-datasets imports the module of any other class that a file names, and then refuses it.
+# tensorflow-datasets imports the module of any other class that a file names, then refuses it.
 _PREFIX = "tensorflow_datasets.core.features."
 _FEATURES = {
     "audio_feature.Audio",
@@ -36,17 +36,17 @@ _FEATURES = {
 }
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _COUNT_KEYS = ("numClasses", "num_classes")
-_FILE_KEYS = ("names_file", "labels")  # a text here is a file that would be read
+_FILE_KEYS = ("names_file", "labels")  # a string here is the path of a file that would be read
 
 
 def open_builder(name: str):
-    """The builder of a prepared dataset; it may turn out not to be prepared.
+    """Returns the builder of a dataset, which may turn out not to be prepared.
 
     Args:
         name: NAME[/CONFIG][:VERSION] below `DATA_DIR`, or the folder of one version.
 
     Raises:
-        ValueError: no such dataset or version, files that are damaged or name other classes than
+        ValueError: no such dataset or version; files that are damaged or name other classes than
             tensorflow-datasets' features.
         FileNotFoundError: the folder holds no prepared dataset.
     """
@@ -79,13 +79,13 @@ def _of_name(name: str):
         raise ValueError(f"{DATA_DIR}={data_dir}: records are read from a local or mounted disk")
     with tfds_errors(f"data.path={name}", f" Looked in {data_dir} ({DATA_DIR})"):
         dataset, _ = naming.parse_builder_name_kwargs(name)
-    if dataset.namespace:  # tensorflow-datasets would fetch such a dataset and its code
+    if dataset.namespace:  # tensorflow-datasets would download such a dataset and its code
         raise ValueError(
             f"data.path={name}: {dataset.namespace}: is a place on the internet; prepare the "
             "dataset and give its name or folder"
         )
     data_dir = Path(data_dir).expanduser()
-    for depth in ("*", "*/*"):  # versions, and those of a configuration
+    for depth in ("*", "*/*"):  # versions, and versions of a configuration
         for folder in sorted((data_dir / dataset.name).glob(depth)):
             if folder.is_dir():
                 _check_folder(folder)
@@ -95,9 +95,9 @@ def _of_name(name: str):
 
 @contextlib.contextmanager
 def tfds_errors(where: str, hint: str = "") -> Iterator[None]:
-    """Makes a ValueError that begins with `where` of what tensorflow-datasets raises in the block.
+    """Turns errors of tensorflow-datasets in the block into ValueErrors that begin with `where`.
 
-    An OSError of the disk stays.
+    A disk's OSError passes through.
     """
     try:
         yield
@@ -109,7 +109,7 @@ def tfds_errors(where: str, hint: str = "") -> Iterator[None]:
         if error.errno is not None:
             raise
         raise ValueError(f"{where}: {_line(error)}{hint}") from error
-    except Exception as error:  # it raises of every kind, and changes the kind of what it re-raises
+    except Exception as error:  # it raises many types, and re-raises as others
         raise ValueError(f"{where}: {_line(error)}{hint}") from error
 
 
@@ -119,7 +119,7 @@ def _line(error: Exception) -> str:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuses classes that files of a version's folder name, before anything imports them."""
+    """Refuses Python classes named by files of a version's folder, before they are imported."""
     for file in _FILES:
         path = folder / file
         if not os.path.lexists(path):
@@ -128,7 +128,7 @@ def _check_folder(folder: Path) -> None:
             raise ValueError(f"{path} is no file")
         with open(path, "rb") as opened:
             content = parse_object(opened.read(), str(path))
-        # What else `dataset_info.json` holds are descriptions and counts.
+        # The other entries of `dataset_info.json` are descriptions and counts.
         content = content if file == "features.json" else content.get("features")
         try:
             _check(content, path)

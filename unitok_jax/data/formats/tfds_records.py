@@ -15,10 +15,10 @@ class TfdsSource:
     """Records of one split of a dataset.
 
     Args:
-        files: tf.train.Example messages.
-        features: the `tfds.features.FeaturesDict` that reads them.
-        image: name of the image feature.
-        captions: names from the outermost feature to the texts; () for no captions.
+        files: records that are tf.train.Example messages.
+        features: the `tfds.features.FeaturesDict` that decodes them.
+        image: the name of the image feature.
+        captions: feature names from the outermost to the texts; () for no captions.
         require_captions: whether a record without a caption is a `SampleError`.
     """
 
@@ -78,7 +78,7 @@ class TfdsSource:
 
 
 class LabelledTfdsSource(TfdsSource):
-    """A `TfdsSource` whose captions are made of the names of its classes."""
+    """A `TfdsSource` with captions made of class names."""
 
     class_templates = CLASS_TEMPLATES
 
@@ -87,34 +87,34 @@ class LabelledTfdsSource(TfdsSource):
         self.class_names = names
 
     def label(self, index: int) -> int:
-        """The position in `class_names` of record `index`; reads the record, decodes no image."""
+        """Returns the class position of record `index`; reads the record, decodes no image."""
         return int(self._example(index)["label"])
 
     def _captions(self, example: dict[str, Any], index: int) -> tuple[str, ...]:
         label = int(example["label"])
-        if label < 0:  # what splits for a contest have
+        if label < 0:  # unlabelled test splits
             raise SampleError(f"{self._files.name(index)} has no label", "no_caption")
         return sentences(self.class_names[label])
 
 
 def tfds_source(path: str, captions: str = "", *, require_captions: bool = True) -> TfdsSource:
-    """One split of a dataset that tensorflow-datasets prepared as ArrayRecord.
+    """Opens one split of a dataset that tensorflow-datasets prepared as ArrayRecord.
 
     Args:
         path: `NAME[/CONFIG][:VERSION][@SPLIT]`, prepared below $TFDS_DATA_DIR or
-            ~/tensorflow_datasets; or `FOLDER[@SPLIT]`, FOLDER being that of one version. SPLIT is
-            as in tensorflow-datasets, `train` or `validation[:10%]`; without it `train`.
-        captions: the feature with the captions, as `caption` or `captions/text`; for a dataset
-            with labels also a file of `LABEL<TAB or space>NAME` lines with what the classes are
-            called. '': the only feature called as in `CAPTION_KEYS`, or else `label`.
-        require_captions: whether no caption is an error, of the dataset and of each record.
+            ~/tensorflow_datasets; or `FOLDER[@SPLIT]` with the folder of one version. SPLIT is
+            as in tensorflow-datasets, `train` or `validation[:10%]`; the default is `train`.
+        captions: the feature with the captions, such as `caption` or `captions/text`; for a dataset
+            with labels also a file of `LABEL<TAB or space>NAME` lines that name the classes.
+            '': the only feature with a name in `CAPTION_KEYS`, or else `label`.
+        require_captions: whether a dataset, or a record, without captions is an error.
 
     Returns:
         a `LabelledTfdsSource` where the captions come from `label`.
 
     Raises:
-        ValueError: no path, no such dataset, version or split, features that do not fit, a dataset
-            that was prepared in another format.
+        ValueError: no path, no such dataset, version or split, unsuitable features, a dataset
+            prepared in another format.
         FileNotFoundError: the dataset was not prepared.
     """
     import tensorflow_datasets as tfds
@@ -165,7 +165,7 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
 
 
 def _part(folder, span) -> Part:
-    """The records of one file, whose name is made of a template in the dataset's own files."""
+    """Returns the records of one file, whose name follows a template in the dataset's own files."""
     name = os.path.relpath(os.path.abspath(span.filename), os.path.abspath(folder))
     path = inside(folder, name, f"{folder}/dataset_info.json")
     return Part(path, span.examples_in_shard, span.skip, span.take)
@@ -192,8 +192,8 @@ def _image(features, path: str) -> str:
 
 
 def _only(features, *names: str):
-    """The features of some names, outer/inner: others, among them pictures and videos, are not
-    decoded."""
+    """Restricts features to some names, outer/inner: the rest, such as images and videos, is
+    not decoded."""
     import tensorflow_datasets as tfds
 
     found = {}
@@ -209,7 +209,7 @@ def _only(features, *names: str):
 
 
 def _texts(features, prefix: str = "") -> list[str]:
-    """Names of all text features, those within others as outer/inner."""
+    """Returns the names of all text features, nested ones as outer/inner."""
     import tensorflow_datasets as tfds
 
     found = []

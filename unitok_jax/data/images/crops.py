@@ -1,9 +1,9 @@
-"""Random crops for training: what training reads of an image, decoded no larger than it must be.
+"""Random crops for training, from images decoded no larger than needed.
 
-A training crop need not equal Pillow's to the last bit, and Pillow's resize is what bounds the rate
+A training crop need not equal Pillow's to the last bit, and Pillow's resize limits the throughput
 of an input pipeline. So JPEGs are decoded by libjpeg-turbo, at 1/2, 1/4 or 1/8 of their size where
-the crop leaves enough pixels, and resized by OpenCV. Evaluation and inference do neither
-(`transforms`). `python -m benchmarks.data quality` measures how near the crops are to Pillow's
+the crop keeps enough pixels, and resized by OpenCV. Evaluation and inference do neither
+(`transforms`). `python -m benchmarks.data quality` measures the distance of the crops to Pillow's
 antialiased bicubic ones.
 """
 
@@ -25,9 +25,9 @@ from unitok_jax.data.images.transforms import (
     decoding,
 )
 
-_TRIES = 10  # of a random box, before the centre is taken
-_FACTORS = (8, 4, 2)  # by which libjpeg-turbo decodes smaller without extra cost
-# Pixels of a reduced crop per pixel of the result, at least, on each axis.
+_TRIES = 10  # random boxes before the centre is used
+_FACTORS = (8, 4, 2)  # reductions that libjpeg-turbo decodes without extra cost
+# Minimum pixels of a reduced crop per pixel of the result, on each axis.
 _ENOUGH = 2.0
 
 
@@ -42,8 +42,8 @@ def decode_random_crop(
 ) -> np.ndarray:
     """Decodes a random part of an image and resizes it: `random_resized_crop` of `decode_image`.
 
-    Of a JPEG that is much larger than the result needs, the edges of the box lie on multiples of
-    the factor by which it is decoded smaller.
+    For a JPEG much larger than the result needs, the edges of the box lie on multiples of the
+    reduction factor.
 
     Args:
         data: an encoded image, as for `decode_image`.
@@ -72,7 +72,7 @@ def decode_random_crop(
                 min_factor=factor,
                 buffer=_scratch.array("decoded", -(-header[0] // factor), -(-header[1] // factor)),
             )
-    except ImageError:  # damaged, or a kind that Pillow may know: it decides and explains
+    except ImageError:  # damaged, or a format for Pillow, which decides and explains
         image, factor = decode_image(data, name), 1
     edges = (box[0], box[1], box[0] + box[2], box[1] + box[3])
     top, left, bottom, right = (round(edge / factor) for edge in edges)
@@ -87,7 +87,7 @@ def random_resized_crop(
     ratio: Sequence[float],
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A random part of an image, resized: the sampling of "Going Deeper with Convolutions"
+    """Returns a random crop of an image, resized: the sampling of "Going Deeper with Convolutions"
     (Szegedy et al., 2014) with the retries and the fall-back of torchvision's RandomResizedCrop.
 
     Args:
@@ -112,7 +112,7 @@ def random_box(
     scale: Sequence[float],
     ratio: Sequence[float],
 ) -> tuple[int, int, int, int]:
-    """The part that `random_resized_crop` takes of an image of `shape`: (top, left, height, width).
+    """Samples the (top, left, height, width) that `random_resized_crop` crops of an image.
 
     Args:
         shape, size: (height, width) of the image and of the result.
@@ -129,7 +129,7 @@ def random_box(
             top = int(rng.integers(0, height - h + 1))
             left = int(rng.integers(0, width - w + 1))
             return top, left, h, w
-    # No box fits: take the largest one of an allowed aspect, from the centre.
+    # No box fits: use the largest centred box of an allowed aspect ratio.
     h, w = height, width
     if width / height < low:
         h = max(1, min(height, round(width / low)))
@@ -139,16 +139,16 @@ def random_box(
 
 
 def reduction(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:
-    """By how much a JPEG may be decoded smaller for a box of it: 1, 2, 4 or 8."""
+    """Returns the factor by which a JPEG may be decoded smaller for a box: 1, 2, 4 or 8."""
     enough = min(box[2] / size[0], box[3] / size[1]) / _ENOUGH
     return next((factor for factor in _FACTORS if factor <= enough), 1)
 
 
 def resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
-    """Resizes nearly as an antialiased bicubic filter does; pixels outside `image` play no part.
+    """Resizes like an antialiased bicubic filter; pixels outside `image` do not contribute.
 
-    OpenCV's bicubic filter does not antialias. A short symmetric filter before it makes the two
-    together the nearest, in least squares, to the wide cubic that Pillow applies (`_prefilter`).
+    OpenCV's bicubic filter does not antialias. A short symmetric filter before it makes the
+    combination the least-squares fit to the wide cubic that Pillow applies (`_prefilter`).
 
     Args:
         image: uint8 (H, W, 3).
@@ -160,7 +160,7 @@ def resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = No
     """
     height, width = size
     out = np.empty((height, width, 3), np.uint8) if out is None else out
-    # Box means first where the image is far too large, so that the filter stays short.
+    # Box means first if the image is far too large, so that the filter stays short.
     rows, columns = min(image.shape[0], 4 * height), min(image.shape[1], 4 * width)
     if image.shape[:2] != (rows, columns):
         image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
@@ -175,16 +175,16 @@ def resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = No
 
 
 class _Scratch(threading.local):
-    """Memory of this thread for what does not outlive a crop: fresh memory costs as much as the
-    filter, for the system clears every page of it."""
+    """Scratch memory of this thread for a crop: fresh memory costs as much as the filter, since the
+    system clears every page of it."""
 
-    _KEPT = 16 << 20  # bytes; larger images are rare and must not stay
+    _KEPT = 16 << 20  # bytes; larger images are rare and are not kept
 
     def __init__(self):
         self._kept = {}
 
     def array(self, name: str, height: int, width: int) -> np.ndarray:
-        """uint8 (height, width, 3), whose contents last until the next call with this name."""
+        """Returns uint8 (height, width, 3), valid until the next call with this name."""
         size = height * width * 3
         memory = self._kept.get(name)
         if memory is None or memory.size < size:
@@ -198,7 +198,7 @@ _scratch = _Scratch()
 
 
 def _jpeg_header(data: bytes, name: str) -> tuple[int, int] | None:
-    """(height, width) of an upright JPEG in grey or colour; None for all that Pillow must read."""
+    """Returns (height, width) of an upright JPEG in grey or colour; None for all others."""
     if not data.startswith(JPEG) or orientation(data) != 1:
         return None
     try:
@@ -213,13 +213,13 @@ def _jpeg_header(data: bytes, name: str) -> tuple[int, int] | None:
 
 @functools.lru_cache(maxsize=4096)
 def _prefilter(ratio: int) -> np.ndarray:
-    """Taps p that minimise |sum_k p_k c(t - k) - w(t)|^2, with c OpenCV's cubic and w Pillow's.
+    """Returns taps p that minimise |sum_k p_k c(t - k) - w(t)|^2, c OpenCV's cubic, w Pillow's.
 
     Args:
-        ratio: old size / new size in units of 1/64; below 64 nothing is averaged.
+        ratio: old size / new size in units of 1/64; below 64 there is no averaging.
 
     Returns:
-        float32 (2m + 1,), symmetric, of sum 1.
+        float32 (2m + 1,), symmetric, with sum 1.
     """
     width = max(ratio / 64, 1.0)
     m = math.ceil(1.5 * width)
@@ -227,14 +227,14 @@ def _prefilter(ratio: int) -> np.ndarray:
     narrow = [_cubic(t, -0.75)]
     narrow += [_cubic(t - k, -0.75) + _cubic(t + k, -0.75) for k in range(1, m + 1)]
     wide = _cubic(t / width, -0.5) / width
-    # p_0 is what the others leave of 1, so that a flat image stays as it is.
+    # p_0 is 1 minus the other taps, so that a flat image is unchanged.
     others = np.stack([basis - 2 * narrow[0] for basis in narrow[1:]], axis=1)
     side = np.linalg.lstsq(others, wide - narrow[0], rcond=None)[0]
     return np.concatenate([side[::-1], [1 - 2 * side.sum()], side]).astype(np.float32)
 
 
 def _cubic(t: np.ndarray, a: float) -> np.ndarray:
-    """The cubic convolution kernel of Keys, "Cubic convolution interpolation" (1981)."""
+    """Evaluates the cubic kernel of Keys, "Cubic convolution interpolation" (1981)."""
     t = np.abs(t)
     near, far = ((a + 2) * t - (a + 3)) * t * t + 1, a * (((t - 5) * t + 8) * t - 4)
     return np.where(t < 1, near, np.where(t < 2, far, 0.0))

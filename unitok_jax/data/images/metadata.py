@@ -1,7 +1,7 @@
-"""What an image file says beside its pixels: how the camera was held, and what may be left out.
+"""Metadata of an image file: its orientation, and the parts that do not affect its pixels.
 
-Read here and not by a library, because training and evaluation decode with different ones: both
-must turn a picture the same way, and read one whose pixels are whole whatever else is in the file.
+Read here and not by a library, because training and evaluation decode with different libraries:
+both must turn an image the same way, and accept any file whose pixels are intact.
 """
 
 import itertools
@@ -10,28 +10,28 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-MAX_SCANS = 100  # of a JPEG; encoders write 20 at most
+MAX_SCANS = 100  # scans of a JPEG; encoders write 20 at most
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"  # begin such segments of a JPEG
-_PNG_XMP, _PNG_EXIF = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"  # as text in a PNG
-_COLOURS = {b"\xe0": (b"JFIF\0", 18), b"\xee": (b"Adobe", 16)}  # how they begin, bytes at least
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"  # beginnings of JPEG segments
+_PNG_XMP, _PNG_EXIF = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"  # text keywords in a PNG
+_COLOURS = {b"\xe0": (b"JFIF\0", 18), b"\xee": (b"Adobe", 16)}  # beginning, minimum length in bytes
 _SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ORIENTATION = 0x0112  # the tag in EXIF
 _IN_XMP = re.compile(rb"""tiff:Orientation(?:=["']|>)([0-9])""")
-_LAYOUT = {1: "B", 3: "H", 4: "I"}  # types of EXIF that an orientation may have
-_UNPACKED = 1 << 20  # bytes of compressed text that are looked at
+_LAYOUT = {1: "B", 3: "H", 4: "I"}  # EXIF types allowed for an orientation
+_UNPACKED = 1 << 20  # bytes of compressed text that are unpacked
 
-Chunk = tuple[bytes, int, int]  # kind, where it begins, where the next begins
+Chunk = tuple[bytes, int, int]  # kind, start, start of the next
 
 
 def orientation(data: bytes) -> int:
-    """How the stored pixels must be turned, 1 (not at all) to 8, as EXIF numbers it.
+    """Returns the rotation and mirroring that make the stored pixels upright: EXIF 1 (none) to 8.
 
-    What EXIF says counts; where it says nothing of it, or is not there, what XMP says; and where
-    neither can be read, pixels are upright. JPEG, PNG and WebP are looked at; for any other file 1.
+    EXIF takes precedence; if it is missing or has no orientation, XMP decides; if neither can be
+    read, the pixels are upright. JPEG, PNG and WebP are supported; any other file gives 1.
 
     Args:
-        data: an image file, which may be damaged in any way.
+        data: an image file, possibly damaged in any way.
     """
     exif, xmp = _blocks(data)
     value = _of_exif(exif) if exif else None
@@ -42,10 +42,10 @@ def orientation(data: bytes) -> int:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The file without what does not change its pixels: `data` itself if there is none of it.
+    """Removes the parts that do not affect the pixels; returns `data` itself if there are none.
 
-    Profiles, texts and thumbnails of a JPEG and a PNG, which may be damaged, or larger than a
-    library reads. A file that is cut off or malformed stays so.
+    Removes profiles, texts and thumbnails of a JPEG or PNG, which may be damaged, or larger than a
+    library accepts. A truncated or malformed file stays so.
     """
     if data.startswith(JPEG):
         chunks, needless = _jpeg_header(data), _needless_in_jpeg
@@ -62,13 +62,13 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def scans(data: bytes) -> int:
-    """How often a JPEG goes over its pixels; a few bytes can make a decoder do it once more."""
-    most = data.count(_SCAN)  # metadata and what is appended may hold these bytes as well
+    """Counts the scans of a JPEG's pixels; each may cost a full pass for a few bytes."""
+    most = data.count(_SCAN)  # metadata and trailing data may contain these bytes, too
     return most if most <= MAX_SCANS else sum(kind == b"\xda" for kind, *_ in _jpeg_chunks(data))
 
 
 def _needless_in_jpeg(data: bytes, kind: bytes, start: int, end: int) -> bool:
-    """Comments and application segments, but those that tell the colours."""
+    """Returns True for comments and application segments, except those that define the colours."""
     if kind in _COLOURS:
         begin, size = _COLOURS[kind]
         return end - start < size or not data.startswith(begin, start + 4)
@@ -76,12 +76,12 @@ def _needless_in_jpeg(data: bytes, kind: bytes, start: int, end: int) -> bool:
 
 
 def _needless_in_png(data: bytes, kind: bytes, start: int, end: int) -> bool:
-    """Chunks that a decoder need not know, but transparency."""
+    """Returns True for chunks that a decoder may ignore, except transparency."""
     return kind[:1].islower() and kind != b"tRNS"
 
 
 def _blocks(data: bytes) -> tuple[bytes, bytes]:
-    """The first EXIF, from its byte order on, and the first XMP; b'' for what there is not."""
+    """Returns the first EXIF, from its byte order on, and the first XMP; b'' if missing."""
     exif = xmp = b""
     if data.startswith(JPEG):
         for kind, start, end in _jpeg_header(data):
@@ -107,7 +107,7 @@ def _blocks(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _of_exif(exif: bytes) -> int | None:
-    """The tag's value, None if there is no tag; 1 if that cannot be told."""
+    """Reads the orientation tag: None if there is no tag, 1 if it cannot be read."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
         return 1
@@ -124,13 +124,13 @@ def _of_exif(exif: bytes) -> int | None:
 
 
 def _text(kind: bytes, chunk: bytes) -> bytes:
-    """The beginning of a text in a PNG, behind its keyword; b'' if it cannot be unpacked."""
+    """Returns the beginning of a PNG text after its keyword; b'' if it cannot be unpacked."""
     text, packed = chunk.partition(b"\0")[2], kind == b"zTXt"
     if kind == b"zTXt":
-        text = text[1:]  # the method, of which there is one
+        text = text[1:]  # the compression method; only one exists
     elif kind == b"iTXt":
         packed = text[:1] == b"\1"
-        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind language and translation
+        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]  # after language and translation
     try:
         return zlib.decompressobj().decompress(text, _UNPACKED) if packed else text[:_UNPACKED]
     except zlib.error:
@@ -138,7 +138,7 @@ def _text(kind: bytes, chunk: bytes) -> bytes:
 
 
 def _from_hex(text: bytes) -> bytes:
-    """EXIF as ImageMagick writes it: an empty line, what it is, how long, and hexadecimal."""
+    """Decodes EXIF as ImageMagick writes it: an empty line, its kind, its length, hexadecimal."""
     digits = b"".join(text.split(b"\n")[3:])
     try:
         return bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
@@ -151,13 +151,13 @@ def _jpeg_header(data: bytes) -> Iterator[Chunk]:
 
 
 def _jpeg_chunks(data: bytes) -> Iterator[Chunk]:
-    """The segments up to the end of the image, kind being the second byte of their markers."""
+    """Yields the segments up to the end of the image; kind is the second byte of the marker."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         kind = data[place + 1 : place + 2]
-        if kind == b"\xff":  # padding
+        if kind == b"\xff":  # fill byte
             place += 1
-        elif kind == b"\x01" or b"\xd0" <= kind <= b"\xd7":  # markers that stand alone
+        elif kind == b"\x01" or b"\xd0" <= kind <= b"\xd7":  # markers without a segment
             place += 2
         else:
             end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")

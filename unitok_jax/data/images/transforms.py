@@ -1,5 +1,5 @@
-"""From encoded bytes to an image of the model's size: decoding for all, resizing for evaluation and
-inference. Training's crops are in `crops`."""
+"""Image decoding to RGB, and resizing to the model's size for evaluation and inference. Training
+crops are in `crops`."""
 
 import contextlib
 import io
@@ -13,18 +13,18 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.images.metadata import MAX_SCANS, orientation, scans, without_metadata
 from unitok_jax.system.paths import printable
 
-# A file of a few kilobytes can unpack to gigabytes. Decoding takes 12 bytes for a pixel, or 24 of a
-# WebP: 3 are the result, 4 are Pillow's, and a codec has its own, as the coefficients of a
+# A file of a few kilobytes can unpack to gigabytes. Decoding takes 12 bytes per pixel, or 24 for a
+# WebP: 3 for the result, 4 in Pillow, the rest in the codec, such as the coefficients of a
 # progressive JPEG. So no image takes more than 1.5 GiB.
 MAX_PIXELS = 1 << 27
 _MAX_WEBP_PIXELS = MAX_PIXELS // 2
-MAX_SIDE = 1 << 20  # pixels: codecs keep whole rows besides
-MAX_INPUT_SIDE = 8192  # of what a model takes: its attention is over (side / 16)^2 tokens
+MAX_SIDE = 1 << 20  # pixels: codecs also buffer whole rows
+MAX_INPUT_SIDE = 8192  # pixels of a model input: attention is over (side / 16)^2 tokens
 
-# Raster formats only: Pillow also opens others, and one of them runs an external program.
+# Raster formats only: Pillow opens other formats, too, one of them through an external program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-# Where the stored pixels lie in the upright ones, as views; the number is `metadata.orientation`.
+# Views of the stored pixels that are upright, by the number of `metadata.orientation`.
 _STORED = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -36,9 +36,9 @@ _STORED = {
     8: lambda upright: np.rot90(upright, -1),
 }
 
-_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
-_BLOCK = 1024  # pixels of a side of what is converted at a time
-_WHOLE = 1 << 24  # pixels of a resized image that is made whole before its centre is cut out
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # TIFF tags
+_BLOCK = 1024  # side in pixels of the blocks that are converted
+_WHOLE = 1 << 24  # pixels up to which an image is resized whole before its centre crop
 
 
 class ImageError(SampleError):
@@ -50,7 +50,7 @@ class ImageError(SampleError):
 
 @contextlib.contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """What a library raises within, at the bytes of an image, becomes an `ImageError` of `name`."""
+    """Turns a library's errors in the block, at an image's bytes, into `ImageError`s of `name`."""
     try:
         yield
     except ImageError:
@@ -65,7 +65,7 @@ def decoding(name: str) -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise ImageError(f"{printable(name)}: no memory for its pixels", "too_large") from error
-    except Exception as error:  # decoders in Python fail at damaged files in any way there is
+    except Exception as error:  # Python decoders raise any exception on damaged files
         said = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{printable(name)}: cannot be decoded ({said})") from error
 
@@ -73,13 +73,13 @@ def decoding(name: str) -> Iterator[None]:
 def check_pixels(
     shape: tuple[int, int], kind: str, name: str, max_pixels: int = MAX_PIXELS
 ) -> None:
-    """Raises an `ImageError` for an image that takes too much memory to decode.
+    """Raises an `ImageError` for an image that needs too much memory to decode.
 
     Args:
-        shape: (height, width), as the file states them.
+        shape: (height, width), as stated in the file.
         kind: one of `FORMATS`.
         name: what errors call it.
-        max_pixels: of an image, at most `MAX_PIXELS`.
+        max_pixels: the pixel limit, at most `MAX_PIXELS`.
     """
     height, width = shape
     limit = min(max_pixels, _MAX_WEBP_PIXELS if kind == "WEBP" else MAX_PIXELS)
@@ -106,14 +106,14 @@ def check_scans(data: bytes, name: str) -> None:
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes an encoded image to upright RGB.
 
-    The orientation is applied (`metadata.orientation`), transparency is laid on white, 16-bit grey
-    is scaled to 8 bits, grey, palette and CMYK become RGB, and of an animation the first frame is
-    taken. It takes 12 bytes for each pixel at most, or 24 of a WebP.
+    The orientation is applied (`metadata.orientation`), transparency is put on white, 16-bit grey
+    is scaled to 8 bits, grey, palette and CMYK become RGB, and the first frame of an animation is
+    used. Decoding takes at most 12 bytes per pixel, or 24 for a WebP.
 
     Args:
         data: an encoded image in one of `FORMATS`.
         name: what errors call it.
-        max_pixels: of the image; at most `MAX_PIXELS`.
+        max_pixels: the pixel limit; at most `MAX_PIXELS`.
 
     Returns:
         uint8 (H, W, 3).
@@ -128,7 +128,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
         with Image.open(file, formats=FORMATS) as image:
             shape = image.height, image.width
             check_pixels(shape, image.format, name, max_pixels)
-            if image.format == "TIFF":  # a tile is unpacked whole, and may be larger
+            if image.format == "TIFF":  # tiles are unpacked whole, and may exceed the image
                 tile = image.tag_v2.get(_TILE_HEIGHT, 0), image.tag_v2.get(_TILE_WIDTH, 0)
                 check_pixels(tuple(map(max, shape, tile)), image.format, name, max_pixels)
             elif image.format == "JPEG":
@@ -140,7 +140,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
 
 
 def resize_center_crop(image: np.ndarray, size: int | Sequence[int]) -> np.ndarray:
-    """Scales an image, its aspect kept, until it just covers `size`, and cuts out the centre.
+    """Scales an image to just cover `size`, keeping its aspect ratio, and crops the centre.
 
     Args:
         image: uint8 (H, W, 3).
@@ -151,12 +151,12 @@ def resize_center_crop(image: np.ndarray, size: int | Sequence[int]) -> np.ndarr
     """
     height, width = _pair(size)
     old_height, old_width = image.shape[:2]
-    if height * old_width >= width * old_height:  # the height is what limits the scale
+    if height * old_width >= width * old_height:  # the height limits the scale
         new_height, new_width = height, max(width, old_width * height // old_height)
     else:
         new_height, new_width = max(height, old_height * width // old_width), width
     top, left = round((new_height - height) / 2), round((new_width - width) / 2)
-    if new_height * new_width > _WHOLE:  # of a strip: the whole would be far larger than the part
+    if new_height * new_width > _WHOLE:  # a strip: the whole would be far larger than the crop
         down, right = old_height / new_height, old_width / new_width
         box = left * right, top * down, (left + width) * right, (top + height) * down
         return _resize(image, (height, width), box)
@@ -165,19 +165,19 @@ def resize_center_crop(image: np.ndarray, size: int | Sequence[int]) -> np.ndarr
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
-    """uint8 pixels to float32 in [-1, 1], the range of the model. Any shape."""
+    """Maps uint8 pixels of any shape to float32 in [-1, 1], the range of the model."""
     return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Floats in [-1, 1] to uint8 pixels, rounded; what lies outside is clipped. Any shape."""
+    """Maps floats in [-1, 1] of any shape to uint8 pixels, rounded and clipped."""
     return np.clip(np.rint((np.asarray(image, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def check_size(
     size: int | Sequence[int], stride: int = STRIDE, key: str = "data.image_size"
 ) -> tuple[int, int]:
-    """The (height, width) that `size` stands for: n, (n,) or (height, width).
+    """Returns the (height, width) of `size`: n, (n,) or (height, width).
 
     Raises:
         ValueError: not one or two positive multiples of `stride`, the pixels per token, up to
@@ -201,7 +201,7 @@ def check_size(
 
 
 def _upright(image: Image.Image, turned: int, name: str) -> np.ndarray:
-    """uint8 (H, W, 3), converted block by block: several modes need many bytes for a pixel."""
+    """Returns upright pixels, uint8 (H, W, 3), converted in blocks: some modes need much memory."""
     if image.mode == "F":
         raise ImageError(
             f"{printable(name)}: floating-point pixels have no fixed range; convert to 8 bits"
@@ -221,7 +221,7 @@ def _upright(image: Image.Image, turned: int, name: str) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    """uint8 (H, W, 3)."""
+    """Converts to RGB, uint8 (H, W, 3)."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         return np.broadcast_to(_to_8_bits(image, name)[..., None], (*image.size[::-1], 3))
     if image.has_transparency_data:
@@ -241,9 +241,9 @@ def _to_8_bits(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _png_transparency(image: Image.Image, data: bytes):
-    """The transparent value of a PNG, as Pillow scales the pixels that have it.
+    """Returns a PNG's transparent value on the scale of Pillow's pixels.
 
-    Pillow leaves it as the file has it, in as many bits as the file has for a sample.
+    Pillow reports the value of the file, in the file's bits per sample.
     """
     value, depth = image.info["transparency"], data[24]
     if image.mode == "L":
@@ -254,9 +254,9 @@ def _png_transparency(image: Image.Image, data: bytes):
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], box=None) -> np.ndarray:
-    """Bicubic with antialiasing, to (height, width). Pixels outside `image` play no part.
+    """Resizes by antialiased bicubic to (height, width). Pixels outside `image` do not contribute.
 
-    box: (left, top, right, bottom), the part that is resized, as if cut out afterwards.
+    box: (left, top, right, bottom) in pixels of `image`, the part to which the result is cropped.
     """
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box)
     return np.asarray(resized)

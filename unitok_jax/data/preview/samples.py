@@ -1,7 +1,7 @@
-"""Shows what a run would train on: a contact sheet of its first samples, and statistics.
+"""Preview of a run's training data: a contact sheet of its first samples, and statistics.
 
-Its folder holds `sheet.png`, the captions of its pictures line by line as `sheet.txt`, and
-`statistics.json`. It is new, empty or of an earlier preview, whose files are replaced.
+The folder holds `sheet.png`, the captions of its images line by line in `sheet.txt`, and
+`statistics.json`. It must be new, empty or of an earlier preview, whose files are replaced.
 """
 
 import contextlib
@@ -38,16 +38,16 @@ def preview(
     """Writes the files of a preview to a folder, and prints the statistics.
 
     Args:
-        config: of a run; `data` and `seed` are read.
-        output: the folder; what an earlier preview wrote there is replaced.
-        images: on the sheet; 0: no sheet.
-        samples: how many to measure, drawn with `config.seed`, or all of a smaller source; 0: none.
-        start_step: of training, whose samples the sheet begins with.
-        font: as `sheet.load_font` takes it.
+        config: the config of a run; `data` and `seed` are read.
+        output: the folder; files of an earlier preview are replaced.
+        images: number of images on the sheet; 0 for no sheet.
+        samples: number to measure, drawn with `config.seed`, or all of a smaller source; 0: none.
+        start_step: the training step whose samples are first on the sheet.
+        font: as for `sheet.load_font`.
 
     Raises:
         ValueError, OSError, ImportError: a config, a source, an output or a font that does not
-            fit, or too many bad images in a row.
+            fit, or too many consecutive bad images.
     """
     size = check_size(config.data.image_size)
     tokenizer = Tokenizer(config.data.context_length)
@@ -65,22 +65,22 @@ def preview(
 def training_samples(
     config: ConfigDict, source: Source, count: int, start_step: int = 0
 ) -> dict[str, np.ndarray]:
-    """The first samples that training sees from a step on, its crops and captions included.
+    """Reads the first training samples from a step on, with crops and captions.
 
-    No more of a batch is read than asked for, and none by worker processes: neither changes a
+    Reads no more of a batch than needed, and uses no worker processes: neither changes a
     sample.
 
     Args:
         config: `data` and `seed` are read.
-        source: that of `config.data`.
+        source: the source of `config.data`.
         count: at least 1.
-        start_step: the first batch.
+        start_step: the step of the first batch.
 
     Returns:
         {'image': uint8 (count, H, W, 3), 'text': int32 (count, L)}.
 
     Raises:
-        ValueError, OSError: as those of `train_batches` and of its iterator.
+        ValueError, OSError: as for `train_batches` and its iterator.
     """
     from unitok_jax.data.pipeline import effective_batch_size, train_batches  # Grain imports JAX
 
@@ -134,13 +134,13 @@ def _statistics(config, source, size, tokenizer, samples, path) -> None:
     for line in _too_bad(left_out, len(source) + left_out.total, bad, found["measured"], config):
         print(line)
     told = json.dumps(known | found, indent=2, ensure_ascii=False) + "\n"
-    # A path need not be UTF-8; what is not becomes an escape, which JSON knows.
+    # A path need not be UTF-8; other bytes become escapes, which JSON allows.
     write_bytes(path, told.encode(errors="backslashreplace"))
     print(f"\n{path}")
 
 
 def _too_bad(left_out: Tally, there: int, bad: Tally, measured: int, config) -> list[str]:
-    """What would end a run, in words."""
+    """Describes each limit on bad samples that would end a run."""
     found = [
         ("end at its start", left_out.total / there, "were left out when the source was opened"),
         ("end before long", bad.total / measured, "of the measured samples are unusable"),

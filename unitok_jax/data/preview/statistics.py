@@ -1,4 +1,4 @@
-"""What a source holds, measured on some of its samples: sizes, formats, captions, bad samples."""
+"""Statistics of a source, measured on some samples: sizes, formats, captions, bad samples."""
 
 import io
 from collections import Counter
@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     height: int
     size: int  # bytes, encoded
     format: str
-    tokens: tuple[int, ...]  # of each caption, start and end included, before truncation
+    tokens: tuple[int, ...]  # tokens per caption, start and end included, before truncation
 
 
 class Unusable(NamedTuple):
@@ -36,9 +36,9 @@ class Unusable(NamedTuple):
 
 
 def choose(length: int, count: int, seed: int) -> np.ndarray:
-    """`count` different positions of a source, drawn at random, or all; int64, ascending.
+    """Draws `count` different positions of a source at random, or all; int64, ascending.
 
-    Ascending, so that a source read in blocks reads each block once.
+    Ascending order makes a source that is read in blocks read each block once.
     """
     if count >= length:
         return np.arange(length)
@@ -49,12 +49,12 @@ def choose(length: int, count: int, seed: int) -> np.ndarray:
 def measure(
     source: Source, indices: Sequence[int], tokenizer: Tokenizer, num_threads: int
 ) -> Iterator[Measured | Unusable]:
-    """Reads and decodes samples in threads, as training would; yields in the order of `indices`."""
+    """Reads and decodes samples in threads, as training does; yields in the order of `indices`."""
 
     def one(index: int) -> Measured | Unusable:
         return _measure(source, int(index), tokenizer)
 
-    ahead = 16 * num_threads  # and not all: a source may have a thousand million
+    ahead = 16 * num_threads  # not all: a source may have a billion samples
     with ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(indices), ahead):
             yield from pool.map(one, indices[start : start + ahead])
@@ -80,19 +80,19 @@ def _measure(source: Source, index: int, tokenizer: Tokenizer) -> Measured | Unu
 def summarize(
     samples: Iterable[Measured | Unusable], image_size: tuple[int, int], context_length: int
 ) -> tuple[dict[str, Any], Tally]:
-    """Statistics of samples, for JSON, and those that training replaces.
+    """Computes statistics of samples, for JSON, and the tally of samples that training replaces.
 
     Args:
         samples: as `measure` yields them; at least one.
-        image_size: (height, width) of training.
-        context_length: tokens of a caption of training.
+        image_size: (height, width) in training.
+        context_length: tokens per caption in training.
 
     Returns:
         {'measured', 'usable': samples; 'unusable': as `Tally.to_json` returns it; 'image_size',
-        'context_length'; 'formats': {name: share}, 'enlarged', 'truncated': shares of the pictures
+        'context_length'; 'formats': {name: share}, 'enlarged', 'truncated': shares of the images
         with fewer rows or columns than `image_size` and of the captions with too many tokens; and
         {'min', '5%', ...} for each of 'width', 'height', 'aspect_ratio' (width / height), 'bytes',
-        'captions' and 'tokens'}; without usable samples only what comes before 'formats'. Shares
+        'captions' and 'tokens'}; without usable samples only the keys before 'formats'. Shares
         are in [0, 1].
     """
     tally, good = Tally(), []
@@ -128,7 +128,7 @@ def summarize(
 
 
 def table(found: dict[str, Any], tally: Tally) -> str:
-    """What `summarize` returned, for people."""
+    """Formats the result of `summarize` as a text table."""
     lines = []
     if found["usable"]:
         height, width = found["image_size"]
@@ -150,7 +150,7 @@ def table(found: dict[str, Any], tally: Tally) -> str:
     return "\n".join(lines) + (f"\n{tally}" if tally.total else "")
 
 
-_ROWS = {  # key of a statistic -> its name in the table, and what its values are divided by
+_ROWS = {  # key of a statistic -> its name in the table, and the divisor of its values
     "width": ("width, pixels", 1),
     "height": ("height, pixels", 1),
     "aspect_ratio": ("width / height", 1),

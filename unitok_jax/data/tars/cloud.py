@@ -1,18 +1,18 @@
-"""Google Cloud Storage as a file system: what it is opened with, and how it fails."""
+"""Google Cloud Storage as a file system: opening, and error types."""
 
 from unitok_jax.system.extras import how_to_install
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is in a bucket, and not on a file system of this machine."""
+    """Returns True for a path in a bucket, False for a path on this machine."""
     return "://" in path
 
 
 def open_files(pattern: str, where: str):
-    """The fsspec file system of a gs:// path or pattern; `where` begins messages.
+    """Opens the fsspec file system of a gs:// path or pattern; `where` begins messages.
 
     Raises:
-        ValueError: it is no gs:// path, or nothing installed can read it.
+        ValueError: not a gs:// path, or no installed package can read it.
     """
     import fsspec
 
@@ -29,7 +29,7 @@ def open_files(pattern: str, where: str):
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What the file system raises when it cannot read."""
+    """Returns the exceptions that the file system raises when it cannot read."""
     try:
         import aiohttp
         import gcsfs.retry
@@ -41,7 +41,7 @@ def errors() -> tuple[type[Exception], ...]:
 
 
 def is_denied(error: Exception) -> bool:
-    """Whether an error says that the credentials do not suffice, or that there are none."""
+    """Returns True if an error says that credentials are missing or insufficient."""
     return (
         getattr(error, "code", None) in (401, 403, "401", "403")
         or type(error).__module__ == "google.auth.exceptions"

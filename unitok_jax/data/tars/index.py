@@ -1,4 +1,4 @@
-"""The index of a list of tars: found, or made from the shards that are new or have changed."""
+"""Index of a list of tars: found, or built from the shards that are new or changed."""
 
 import concurrent.futures
 import contextlib
@@ -24,7 +24,7 @@ from unitok_jax.data.workers import end_with_parent, starting
 from unitok_jax.system import paths
 
 BESIDE = ".unitok_index"
-_FEW = 8  # shards that are not worth starting processes for
+_FEW = 8  # most shards that are scanned without extra processes
 _GUARD = (
     "a script that opens many shards starts processes and needs the usual "
     '`if __name__ == "__main__":`'
@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 
 class Query(NamedTuple):
-    """What decides which rows an index holds, beside the shards."""
+    """Settings that decide the rows of an index, besides the shards."""
 
     pattern: str
     rule: CaptionRule
     require_captions: bool
 
     def name(self, shards: Iterable[Shard] = ()) -> str:
-        """A name for the index of this query, or of one state of its shards."""
+        """Returns a name for the index of this query, or of one state of its shards."""
         pattern = self.pattern
         if not is_remote(pattern):
             pattern = os.path.abspath(paths.expand(pattern))
@@ -52,23 +52,23 @@ class Query(NamedTuple):
 def open_index(
     query: Query, shards: list[Shard], folder: str = ""
 ) -> tuple[Path, str, index_files.Index]:
-    """The index of some shards, made or brought up to date if need be.
+    """Opens the index of some shards, built or updated if needed.
 
     Args:
-        query: the rest of what decides its rows.
+        query: the other settings that decide its rows.
         shards: in their order.
-        folder: `data.index`: where indexes are; '' for beside the shards or, where that cannot be
-            written, the cache folder of the user.
+        folder: `data.index`: the folder of indexes; '' for beside the shards or, if that cannot be
+            written, the user's cache folder.
 
     Returns:
         The folder of this index, the name of its state, and the index.
 
     Raises:
-        ValueError: a shard that is compressed or no tar; no samples.
-        OSError: a shard cannot be read, or no index written.
+        ValueError: a shard that is compressed or not a tar; no samples.
+        OSError: a shard cannot be read, or no index can be written.
     """
     state = query.name(shards)
-    # A link, which may have come with the shards, would have files of another folder swept.
+    # With a link, possibly shipped with the shards, the sweep would delete files of another folder.
     places = [place / query.name() for place in _places(folder, shards)]
     places = [place for place in places if not (place.is_symlink() or _is_link(place.parent))]
     for place in places:
@@ -76,7 +76,7 @@ def open_index(
         if index is not None:
             return place, state, index
     # A script without the usual guard runs again in each of its own processes, which would wait for
-    # the lock of the one that waits for them.
+    # the lock held by the process that waits for them.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(_GUARD)
     for place in places:
@@ -90,7 +90,7 @@ def open_index(
             continue
         with index_files.lock(place) as alone:
             index = index_files.find(place, state, shards)
-            if index is None:  # no other process has made it meanwhile
+            if index is None:  # no other process has built it meanwhile
                 if alone:
                     index_files.sweep(place)
                 _build(place, state, query, shards)
@@ -158,7 +158,7 @@ def _nothing(query: Query, shards: list[Shard], tally: Tally) -> str:
 
 
 def _scan_all(shards: list[Shard], root: str, query: Query) -> Iterator[tuple[np.ndarray, Tally]]:
-    """Rows and tallies of shards in their order, scanned in parallel."""
+    """Yields rows and tallies of shards in their order, scanned in parallel."""
     from tqdm import tqdm
 
     if not shards:
@@ -190,9 +190,9 @@ def _scan_all(shards: list[Shard], root: str, query: Query) -> Iterator[tuple[np
 
 
 class _Task(NamedTuple):
-    """Scans one shard, in whatever thread or process."""
+    """Scan of one shard, in any thread or process."""
 
-    skip: int  # characters of its path that are no part of its name
+    skip: int  # characters of its path before its name
     rule: CaptionRule
     require_captions: bool
 

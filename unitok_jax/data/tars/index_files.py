@@ -1,4 +1,4 @@
-"""The index of tars as files: written whole or not at all, and read a row at a time."""
+"""Index of tars as files: written whole or not at all, and read a row at a time."""
 
 import contextlib
 import errno
@@ -27,7 +27,7 @@ VERSION = 2
 _UNPACK = struct.Struct("<QIHQIB").unpack  # a ROW
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-_NEW = "index-"  # begins the name of a file that is being written
+_NEW = "index-"  # name prefix of a file being written
 _STATE = re.compile("[0-9a-f]{16}")
 _KEPT = 7 * 24 * 3600  # seconds that a state stays after its last use
 
@@ -35,21 +35,21 @@ log = logging.getLogger(__name__)
 
 
 class DamagedError(ValueError):
-    """An index that is not what was written."""
+    """The index differs from what was written."""
 
 
 class Rows:
-    """Rows of `tar_scan.ROW` in an .npy file, read when asked for, by many threads at once.
+    """Rows of `scan.ROW` in an .npy file, read on access, by many threads at once.
 
-    A map of the file into memory would count as the process's own, all of it after some random
-    reads, and end the process if the file went away.
+    A memory map of the file would count as the process's memory, all of it after some random
+    reads, and crash the process if the file vanished.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not what `write` has written.
+        FileNotFoundError: the file is missing.
+        ValueError: the file differs from what `write` writes.
     """
 
     def __init__(self, path: Path):
@@ -58,7 +58,7 @@ class Rows:
         with open(path, "rb") as file:
             begin, size = file.read(self._start), os.fstat(file.fileno()).st_size
         self._length = (size - self._start) // ROW.itemsize
-        # A header that is not the one of so many rows is not parsed.
+        # Only the exact header for this number of rows is accepted; no header is parsed.
         if size != self._start + self._length * ROW.itemsize or begin != _header(self._length):
             raise ValueError(f"{path} is cut or of another kind")
         self._file = Descriptor(str(path))
@@ -67,7 +67,7 @@ class Rows:
         return self._length
 
     def __getitem__(self, index: int) -> tuple[int, ...]:
-        """The fields of row `index`, at least 0."""
+        """Returns the fields of row `index`, at least 0."""
         data = os.pread(self._file.number, ROW.itemsize, self._start + index * ROW.itemsize)
         if len(data) != ROW.itemsize:
             raise OSError(f"{self.path} has no row {index}: it was cut")
@@ -75,7 +75,7 @@ class Rows:
 
 
 class Index(NamedTuple):
-    """Samples of S shards: `rows`, those of shard s ending at row `ends[s]`."""
+    """Samples of S shards: `rows`, in which those of shard s end at row `ends[s]`."""
 
     root: str
     names: list[str]  # of the shards, below `root`
@@ -86,16 +86,16 @@ class Index(NamedTuple):
 
 
 def common_folder(shards: Iterable[Shard]) -> str:
-    """The folder that all shards are below, without a slash at its end."""
+    """Returns the folder that all shards are below, without a trailing slash."""
     prefix = os.path.commonprefix([os.path.dirname(shard.path) + "/" for shard in shards])
     return prefix.rpartition("/")[0]
 
 
 def load(place: Path, state: str) -> Index:
-    """An index that `open_index` has found or made.
+    """Loads an index that `open_index` has found or built.
 
     Raises:
-        OSError: it is there no more.
+        OSError: the index no longer exists.
     """
     index = find(place, state)
     if index is None:
@@ -114,8 +114,8 @@ def write(
     """Writes an index whole or not at all, beside those of other states.
 
     Args:
-        place: its folder.
-        state: its name, as of `Query.name(shards)`.
+        place: the folder of the index.
+        state: the name of the state, from `Query.name(shards)`.
         shards: in their order.
         parts: rows and tally of each.
     """
@@ -148,26 +148,26 @@ def write(
 
 
 def find(place: Path, state: str, shards: Iterable[Shard] | None = None) -> Index | None:
-    """The index of a state in a folder, which is then in use; None if damaged or not there.
+    """Returns the index of a state, marked as used; None if damaged or missing.
 
     Args:
-        place: the folder. It may have come with the shards, from anywhere.
-        state: as of `Query.name(shards)`.
-        shards: that it must be of: no name of another file is taken from it.
+        place: the folder, untrusted: it may have come with the shards.
+        state: from `Query.name(shards)`.
+        shards: the shards it must list: no other file name is accepted from it.
     """
     try:
         table, rows, tally = _read(place, state)
         if shards is not None and list(shards) != _shards(table):
             return None
         _mark_used(rows.path)
-    except (OSError, DamagedError):  # whether it can be written is seen later
+    except (OSError, DamagedError):  # writability is tested later
         return None
     ends = np.cumsum(np.array(table["counts"], np.int64), dtype=np.int64)
     return Index(table["root"], table["names"], table["sizes"], ends, rows, tally)
 
 
 def _mark_used(path: Path) -> None:
-    """Sets the time of a state's rows, which `sweep` goes by; that of its table stays."""
+    """Sets the time of a state's rows, which `sweep` reads; the table's time stays."""
     try:
         os.utime(path)
     except OSError as error:
@@ -177,16 +177,16 @@ def _mark_used(path: Path) -> None:
 
 
 def _last(place: Path) -> str:
-    """The state that was written last, '' for none."""
+    """Returns the state that was written last, '' for none."""
     tables = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     return tables[-1].stem if tables else ""
 
 
 def _read(place: Path, state: str) -> tuple[dict, Rows, Tally]:
-    """The table and the rows of a state, and what all shards have left out."""
+    """Reads the table and the rows of a state, and the tally of all shards."""
     path = place / f"{state}.json"
     for file in (path, path.with_suffix(".npy")):
-        if os.path.lexists(file) and not is_regular(file):  # a pipe would be waited for
+        if os.path.lexists(file) and not is_regular(file):  # reading a pipe would block
             raise DamagedError(f"{file} is no file")
     text = path.read_bytes()
     try:
@@ -210,7 +210,7 @@ def _shards(table: dict) -> list[Shard]:
 
 
 def _check(table: dict) -> None:
-    """Raises a ValueError or TypeError if the columns of a table are not what `write` writes."""
+    """Raises a ValueError or TypeError if a table's columns differ from those `write` writes."""
     columns = [table[key] for key in ("names", "sizes", "mtimes_ns", "counts")]
     if len(set(map(len, columns))) != 1:
         raise ValueError("its columns have different lengths")
@@ -223,7 +223,7 @@ def _check(table: dict) -> None:
 
 
 def parts(place: Path) -> dict[Shard, tuple[np.ndarray, Tally]]:
-    """Rows and tally of every shard in the index written last; of a damaged one, nothing."""
+    """Returns rows and tally of every shard in the last index; of a damaged one, nothing."""
     last = _last(place)
     if not last:
         return {}
@@ -247,9 +247,9 @@ def _tally(counts: dict[str, int], names: dict[str, list[str]]) -> Tally:
 
 @contextlib.contextmanager
 def lock(place: Path):
-    """One process at a time makes an index; yields False where the file system has no locks."""
+    """Locks an index so that one process builds it; yields False if locks are unsupported."""
     path = place / ".lock"
-    if os.path.lexists(path) and not is_regular(path):  # a pipe would be waited for
+    if os.path.lexists(path) and not is_regular(path):  # reading a pipe would block
         raise OSError(f"{path} is no file; remove it")
     with open(path, "ab") as file:
         try:
@@ -267,9 +267,9 @@ def lock(place: Path):
 
 
 def sweep(place: Path) -> None:
-    """Removes what a killed process left, and states that nobody has opened for a week.
+    """Removes remains of killed processes, and states that were not opened for a week.
 
-    A run goes on with the state that it has opened when shards are added, and each of its worker
+    A run keeps the state that it has opened when shards are added, and each of its worker
     processes, on any host, opens that state again. The state written last stays, and so do files
     of other names.
     """
@@ -287,7 +287,7 @@ def sweep(place: Path) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path):
-    """A new file that takes the place of `path` when all is written."""
+    """Yields a new file that replaces `path` when the block succeeds."""
     number, new = tempfile.mkstemp(".new", _NEW, dir=path.parent)
     try:
         with open(number, "wb") as file:
@@ -302,7 +302,7 @@ def _replacing(path: Path):
 
 
 def _header(length: int) -> bytes:
-    """Of an .npy file of rows; NumPy leaves room for a longer length, so all are of one size."""
+    """Returns the header of an .npy file of rows, padded by NumPy to one size for all lengths."""
     file = io.BytesIO()
     description = np.lib.format.dtype_to_descr(ROW)
     header = {"descr": description, "fortran_order": False, "shape": (length,)}

@@ -1,4 +1,4 @@
-"""The members of a tar, from its headers alone."""
+"""Members of a tar, from its headers alone."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ Read = Callable[[int, int], bytes]  # (offset, size) -> bytes
 
 class Member(NamedTuple):
     name: str
-    head: int  # where its first header begins
-    data: int  # where its bytes begin
+    head: int  # start of its first header
+    data: int  # start of its bytes
     size: int
     regular: bool  # a file, not a link, device or folder
 
@@ -30,18 +30,18 @@ class NoEndError(CutError):
 
 
 def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
-    """Members of a tar of `size` bytes: ustar, GNU long names, PAX. Sparse files are not regular.
+    """Yields the members of a tar: ustar, GNU long names, PAX. Sparse files are not `regular`.
 
     Time and memory are linear in what is read; a header of more than `MAX_HEADER` bytes is damage.
 
     Args:
-        read: gives bytes of the tar.
-        size: of the tar.
-        window: bytes that are fetched at a time, at least.
+        read: returns bytes of the tar.
+        size: the size of the tar in bytes.
+        window: minimum number of bytes per fetch.
 
     Raises:
-        CutError: what should be a header is none, or the tar ends within one.
-        NoEndError: all members are whole, but the tar does not say that they are all.
+        CutError: an invalid header, or the tar ends within a header.
+        NoEndError: all members are whole, but the end marker is missing.
     """
     fetch = _Window(read, size, window).get
     offset = head = 0
@@ -68,7 +68,7 @@ def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
             continue
         length = length if stated is None else stated
         length = 0 if kind in b"123456" else length  # links, devices, folders, pipes
-        more = kind == b"S" and block[482]  # a GNU sparse file whose map goes on
+        more = kind == b"S" and block[482]  # a GNU sparse file with a continued map
         while more and data + BLOCK <= size:
             more, data = fetch(data, BLOCK)[504], data + BLOCK
         full = _name(block) if name is None else name
@@ -83,7 +83,7 @@ def members(read: Read, size: int, window: int = 0) -> Iterator[Member]:
 
 
 class _Window:
-    """Bytes of a file that is read forward."""
+    """Window of bytes over a file that is read forward."""
 
     def __init__(self, read: Read, size: int, window: int):
         self._read, self._size, self._window = read, size, window
@@ -98,7 +98,7 @@ class _Window:
 
 
 def _check(block: bytes, offset: int) -> int:
-    """Bytes after a header, which is checked."""
+    """Checks a header; returns the number of bytes after it."""
     try:
         stated = _number(block[148:156])
         size = _number(block[124:136])
@@ -110,14 +110,14 @@ def _check(block: bytes, offset: int) -> int:
 
 
 def _number(field: bytes) -> int:
-    if field[0] == 0x80:  # too large for octal digits
+    if field[0] == 0x80:  # base 256, for sizes too large for octal
         return int.from_bytes(field[1:], "big")
     return _positive(int(field.split(b"\0", 1)[0].strip() or b"0", 8))
 
 
 def _name(block: bytes) -> str:
     name = _text(block[:100])
-    # GNU tar, whose magic ends in spaces, keeps other things where ustar has the prefix.
+    # GNU tar, whose magic ends in spaces, stores other fields in the place of ustar's prefix.
     prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else ""
     return f"{prefix}/{name}" if prefix else name
 
@@ -127,7 +127,7 @@ def _text(field: bytes) -> str:
 
 
 def _pax(data: bytes, offset: int) -> dict[str, Any]:
-    """What PAX records say of 'path', 'size' and 'sparse'; each is 'length key=value' in a line."""
+    """Parses 'path', 'size' and 'sparse' from PAX records, each a line 'length key=value'."""
     fields, start, end = {}, 0, len(data.rstrip(b"\0"))
     try:
         while start < end:
@@ -155,7 +155,7 @@ def _positive(number: int) -> int:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Key and lower-case extension of a member, by the rules of WebDataset; '' where it has none.
+    """Splits a member's name into key and lower-case extension as WebDataset does; '' if none.
 
     The key is the folder and the base name up to its first dot.
     """

@@ -1,4 +1,4 @@
-"""The samples of one WebDataset tar: which members belong together, and where they are."""
+"""Samples of one WebDataset tar: the grouping of members, and their positions."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from unitok_jax.data.tars.cloud import is_remote
 from unitok_jax.data.tars.members import BLOCK, CutError, Member, NoEndError, Read, members, split
 
 NO_CAPTION, TEXT, JSON = range(3)
-# Where a sample is in its shard. `head_blocks` blocks of headers come before the image.
+# Position of a sample in its shard. `head_blocks` blocks of headers come before the image.
 ROW = np.dtype(
     [
         ("image", "<u8"),
@@ -22,10 +22,10 @@ ROW = np.dtype(
         ("caption_kind", "u1"),
     ]
 )
-_WINDOW = 1 << 20  # bytes that are fetched at a time: from a disk
+_WINDOW = 1 << 20  # bytes per fetch from a disk
 _WINDOW_REMOTE = 8 << 20
 _MAX_SIZE = 2**32 - 1
-MAX_CAPTION = 1 << 24  # bytes of a member that is a caption
+MAX_CAPTION = 1 << 24  # size limit of a caption member in bytes
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),
@@ -35,7 +35,7 @@ _COMPRESSED = {
 
 
 class CaptionRule(NamedTuple):
-    """Which member of a sample is its caption.
+    """Rule that selects the caption member of a sample.
 
     Attributes:
         text: extension of a member that is the caption, '' for none.
@@ -49,7 +49,7 @@ class CaptionRule(NamedTuple):
 
 
 class _Group:
-    """Members of one key."""
+    """Members with one key."""
 
     def __init__(self, key: str):
         self.key = key
@@ -77,7 +77,7 @@ class _Samples:
         self.tally = Tally()
 
     def begin(self, name: str) -> str:
-        """A member of this name is next; returns its extension, '' if it is of no sample."""
+        """Starts the next member; returns its extension, '' if it belongs to no sample."""
         key, extension = split(name)
         if key and (self._group is None or self._group.key != key):
             self.finish()
@@ -96,14 +96,14 @@ class _Samples:
             group.json = group.json or member
 
     def cut(self) -> None:
-        """The tar goes on, but cannot be read: the last sample may have lost members."""
+        """Handles an unreadable rest of the tar: the last sample may have lost members."""
         group = self._group
         if group is not None and not (group.images and group.caption[0]):
             self._group = None
         self.finish()
 
     def finish(self) -> None:
-        """The last key has no more members."""
+        """Ends the last key, which has no more members."""
         group, self._group = self._group, None
         if group is None:
             return
@@ -141,19 +141,19 @@ class Scan(NamedTuple):
 def scan(
     read: Read, path: str, name: str, size: int, rule: CaptionRule, require_captions: bool
 ) -> Scan:
-    """The samples of one shard.
+    """Scans the samples of one shard.
 
     Args:
-        read: gives bytes of the shard.
-        path: of the shard, for messages.
-        name: of the shard, as samples are named after it.
-        size: of the shard in bytes.
-        rule: which member is the caption.
-        require_captions: whether a sample without a caption is left out.
+        read: returns bytes of the shard.
+        path: the path of the shard, for messages.
+        name: the name of the shard, used in sample names.
+        size: the size of the shard in bytes.
+        rule: selects the caption member.
+        require_captions: whether a sample without a caption is skipped.
 
     Raises:
-        ValueError: it is compressed, or no tar.
-        OSError: it cannot be read.
+        ValueError: the shard is compressed, or not a tar.
+        OSError: the shard cannot be read.
     """
     samples = _Samples(name, rule, require_captions)
     warnings, count = [], 0
@@ -175,7 +175,7 @@ def scan(
                 samples.add(member)
         samples.finish()
     except NoEndError as error:
-        samples.finish()  # a few writers leave the end out, so the last sample may well be whole
+        samples.finish()  # some writers omit the end marker, so the last sample may be whole
         samples.tally.add("unreadable", f"{name} from byte {error.offset}")
         warnings.append(
             f"{path}: {error}: its {len(samples.rows)} samples are used, but it may have been cut "
@@ -200,6 +200,6 @@ def scan(
 
 
 def _lost(offset: int, size: int, count: int) -> int:
-    """About how many samples follow byte `offset`, if they are like the `count` before it."""
+    """Estimates the number of samples after byte `offset` from the `count` samples before it."""
     mean = offset / max(count, 1)
     return max(round((size - offset) / mean), 1)

@@ -1,4 +1,4 @@
-"""Shards: the files that a pattern names, and byte ranges of them, on a disk or in a bucket."""
+"""Shards: files that a pattern names, and byte ranges of them, on a disk or in a bucket."""
 
 import collections
 import errno
@@ -19,7 +19,7 @@ from unitok_jax.data.tars import cloud
 from unitok_jax.system import paths
 
 SUFFIX = ".tar"
-MAX_NAMES = 10**6  # that a pattern may stand for
+MAX_NAMES = 10**6  # limit on the names of a pattern
 TRIES = 5
 FIRST_WAIT = 0.1  # seconds before the second try; doubles
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")
@@ -33,17 +33,17 @@ class Shard(NamedTuple):
 
 
 def expand(pattern: str, key: str = "data.path") -> list[Shard]:
-    """The shards that a pattern names: a brace list in its order, a glob or a folder sorted.
+    """Expands a pattern to shards: a brace list in its order, a glob or a folder sorted.
 
     Args:
         pattern: a .tar file, a folder of them, a brace list such as `{00000..00127}.tar` or
             `{a,b}`, a glob, or braces around globs; local or gs://. A comma outside braces is a
             part of a name.
-        key: the config key that messages name.
+        key: the config key for messages.
 
     Raises:
         ValueError: an empty or malformed pattern or one of more than `MAX_NAMES` names, a folder
-            without shards, a shard that is no file, a shard named twice, a bucket that nothing
+            without shards, a shard that is not a file, a shard named twice, a bucket that nothing
             installed can read or for which there are no credentials.
         FileNotFoundError: nothing matches, or a part of a brace list is not there.
         OSError: a bucket cannot be listed.
@@ -102,7 +102,7 @@ def _braces(pattern: str, where: str) -> list[str]:
 
 
 def _count(pattern: str) -> int:
-    """How many names a pattern stands for at most: a sum over lists, a product over braces."""
+    """Bounds the number of names in a pattern: a sum over lists, a product over braces."""
     total, product, depth, begin = 0, 1, 0, 0
     for place, sign in enumerate(pattern):
         if sign == "{":
@@ -134,13 +134,13 @@ def _missing(where, pattern, names, missing) -> str:
 
 
 class _Disk:
-    """Finds shards on the file systems of this machine."""
+    """Search for shards on the file systems of this machine."""
 
     def __init__(self, key: str):
         self._key = key
 
     def find(self, name: str) -> list[Shard] | None:
-        """The shards of one name, folder or glob; None if there is no such thing."""
+        """Returns the shards of one name, folder or glob; None if it does not exist."""
         path = os.path.abspath(paths.expand(name))
         if os.path.lexists(path):
             found = in_folder(path, SUFFIX, self._key) if os.path.isdir(path) else [path]
@@ -151,7 +151,7 @@ class _Disk:
         return found and [self._shard(file) for file in found]
 
     def hint(self, name: str) -> str:
-        """What else is in a folder without shards."""
+        """Describes the other content of a folder without shards."""
         found = [paths.printable(entry) for entry in sorted(os.listdir(paths.expand(name)))[:3]]
         return f" but {', '.join(found)}; a pattern such as */*.tar goes deeper" if found else ""
 
@@ -161,7 +161,7 @@ class _Disk:
 
 
 class _Bucket:
-    """Finds shards in a bucket. A folder is listed once, however many names are in it."""
+    """Search for shards in a bucket. A folder is listed once for any number of its names."""
 
     def __init__(self, pattern: str, where: str):
         self._where = where
@@ -170,7 +170,7 @@ class _Bucket:
         self._files.invalidate_cache()
 
     def find(self, name: str) -> list[Shard] | None:
-        """As `_Disk.find`."""
+        """Returns the shards of one name, folder or glob, as `_Disk.find`."""
         path = name.split("://", 1)[1].rstrip("/")
         try:
             if glob.has_magic(path):
@@ -190,7 +190,7 @@ class _Bucket:
         return [self._shard(below[p]) for p in names if below[p]["type"] == "file"]
 
     def hint(self, name: str) -> str:
-        """As `_Disk.hint`."""
+        """Describes the other content of a folder without shards, as `_Disk.hint`."""
         return "; a pattern such as */*.tar goes deeper"
 
     def _list(self, folder: str) -> dict[str, dict]:
@@ -217,7 +217,7 @@ class _Bucket:
 
 
 class Descriptor:
-    """An open file, closed when the last thread that reads from it lets go."""
+    """An open file, closed when the last thread that reads it releases it."""
 
     def __init__(self, path: str):
         self._closed = True
@@ -230,10 +230,10 @@ class Descriptor:
 
 
 class Reader:
-    """Reads byte ranges of shards, in many threads at once; a few local ones stay open.
+    """Reads byte ranges of shards, in many threads at once; keeps a few local shards open.
 
     Args:
-        max_open: local shards that stay open.
+        max_open: number of local shards kept open.
     """
 
     def __init__(self, max_open: int = 64):
@@ -246,9 +246,9 @@ class Reader:
         return type(self), (self._max_open,)
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """Bytes [offset, offset + size) of a shard.
+        """Reads bytes [offset, offset + size) of a shard.
 
-        What may pass, such as a network that does not answer, is tried `TRIES` times.
+        A temporary error, such as a network timeout, is retried, up to `TRIES` tries.
 
         Raises:
             OSError: the range cannot be read, or the shard ends before it does; the message names
@@ -296,7 +296,7 @@ class Reader:
 
 
 def _waits() -> Iterator[float | None]:
-    """Seconds to wait after each try that fails; None after the last."""
+    """Yields the seconds to wait after each failed try; None after the last."""
     yield from (FIRST_WAIT * 2**n for n in range(TRIES - 1))
     yield None
 

@@ -15,21 +15,21 @@ from unitok_jax.data.tars.scan import BLOCK, NO_CAPTION, TEXT, CaptionRule, CutE
 from unitok_jax.data.tars.shards import Reader, expand
 from unitok_jax.system.foreign_json import parse_object
 
-_GAP = 64 << 10  # bytes between image and caption that are read rather than asked for twice
+_GAP = 64 << 10  # largest gap in bytes between image and caption for a single read
 
 
 class TarSource:
-    """Samples of tars in the order of the shards, and in each shard of its members.
+    """Samples of tars, in the order of the shards and of the members in each shard.
 
     Args:
-        place: folder of the index.
-        state: of the index.
-        index: what is there now.
+        place: the folder of the index.
+        state: the name of the index's state.
+        index: the loaded index.
         field: of JSON captions; '' for the one of `folders.CAPTION_KEYS` that is there.
         require_captions: whether a sample without captions is an error.
 
     Attributes:
-        tally: samples that the index leaves out.
+        tally: samples that the index skips.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TarSource:
         shard_name = self._index.names[shard]
         image, image_size, blocks, caption, caption_size, kind = self._index.rows[index]
         path = f"{self._index.root}/{shard_name}"
-        begin = blocks * BLOCK  # of the image, behind its headers
+        begin = blocks * BLOCK  # offset of the image in its span, after its headers
         spans = [(image - begin, image + image_size)]
         if kind != NO_CAPTION:
             spans.append((caption, caption + caption_size))
@@ -74,11 +74,11 @@ class TarSource:
         return {"name": name, "image": encoded, "captions": captions}
 
     @functools.cached_property
-    def _index(self) -> index_files.Index:  # of a copy in a worker process
+    def _index(self) -> index_files.Index:  # reloaded in a worker process
         return index_files.load(self._place, self._state)
 
     def _read(self, path: str, spans: list[tuple[int, int]]) -> list[memoryview]:
-        """The bytes of spans, (start, end); in one read if they are near."""
+        """Reads the bytes of spans, (start, end); in one read if the spans are close."""
         start, end = min(spans)[0], max(span[1] for span in spans)
         if end - start > sum(last - first for first, last in spans) + _GAP:
             parts = [self._reader.read(path, first, last - first) for first, last in spans]
@@ -121,17 +121,17 @@ class TarSource:
 def tar_source(
     path: str, captions: str = "", index: str = "", *, require_captions: bool = True
 ) -> TarSource:
-    """The samples of WebDataset tars, by the offsets of their members.
+    """Opens the samples of WebDataset tars, by the offsets of their members.
 
-    A sample is the members of one key, which follow each other: an image, and a caption. What
-    cannot be used is left out and counted in `tally`.
+    A sample is the consecutive members with one key: an image, and a caption. Unusable samples
+    are skipped and counted in `tally`.
 
     Args:
-        path: `shards.expand` tells what it may be.
+        path: as for `shards.expand`.
         captions: the extension of the members that are captions, as txt, or json:field; '' for
             .txt and, where there is none, the caption in .json.
         index: folder of indexes; '' for beside the shards or in the user's cache.
-        require_captions: whether a sample without a caption is left out, or simply has none.
+        require_captions: whether a sample without a caption is skipped, or simply has none.
 
     Raises:
         ValueError: a pattern, shard or `captions` that cannot be; no samples.
@@ -160,7 +160,7 @@ def _rule(captions: str) -> CaptionRule:
 
 
 def _kind(value: Any) -> str:
-    """Of JSON; the value itself may be as long and as deep as someone likes."""
+    """Returns the JSON type of a value, which may itself be too long or too deep to print."""
     if isinstance(value, list):
         kinds = {type(item).__name__ for item in value if not isinstance(item, str)}
         return f"a list with {' and '.join(sorted(kinds))}"
@@ -168,7 +168,7 @@ def _kind(value: Any) -> str:
 
 
 def _key(path: str, headers: bytes, image_size: int) -> str:
-    """The key in the headers before an image, which must still be what was indexed."""
+    """Returns the key from the headers before an image, which must still match the index."""
     size = len(headers) + image_size
     try:
         member = next(members(lambda offset, size: headers[offset : offset + size], size), None)

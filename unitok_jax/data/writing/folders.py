@@ -22,29 +22,29 @@ from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import is_regular
 
 MANIFEST = "manifest.json"
-SETTINGS = "settings.json"  # of what is written, from its beginning on
-PARTIAL = ".partial"  # the end of the name of a file that is being written
-PROBES = 16  # records that tell a source from another
+SETTINGS = "settings.json"  # settings of the folder, written first
+PARTIAL = ".partial"  # name suffix of a file being written
+PROBES = 16  # records that identify a source
 
-# Of disks without hard links, as buckets mounted as folders are.
+# Errors of disks without hard links, such as buckets mounted as folders.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
-# Process ids are those of one host or container; the folder may be shared by several.
+# Process ids are unique on one host or container only; several may share the folder.
 _MINE = f".{uuid.uuid4().hex[:12]}{PARTIAL}"
-_LEFT = re.compile(rf".+\.[0-9a-f]{{12}}{re.escape(PARTIAL)}", re.DOTALL)  # of any process
+_LEFT = re.compile(rf".+\.[0-9a-f]{{12}}{re.escape(PARTIAL)}", re.DOTALL)  # by any process
 
 
 def claim(output: Path, settings: dict[str, Any], command: str) -> None:
-    """Makes the folder of some settings, or checks that what is in it has the same.
+    """Makes the folder for some settings, or checks that an existing folder has the same settings.
 
     Args:
         output: the folder; errors call it --output.
-        settings: JSON values; 'format' tells who wrote it.
-        command: that writes such folders.
+        settings: JSON values; 'format' identifies the writer.
+        command: the command that writes such folders.
 
     Raises:
-        ValueError: it holds something else, or the same with other settings.
-        OSError: it cannot be made.
+        ValueError: the folder has other content, or other settings.
+        OSError: the folder cannot be made.
     """
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"--output={output} is not a folder")
@@ -86,12 +86,12 @@ def claim(output: Path, settings: dict[str, Any], command: str) -> None:
 
 
 def partial(path: Path) -> Path:
-    """Where this process writes what becomes `path`."""
+    """Returns the path where this process writes the future `path`."""
     return path.with_name(path.name + _MINE)
 
 
 def seal(path: Path) -> dict[str, Any]:
-    """Makes `path` of what this process wrote at `partial(path)`.
+    """Renames `partial(path)`, written by this process, to `path`, after a sync.
 
     Returns:
         {'file': its name, 'bytes': int, 'sha256': hexadecimal digits}.
@@ -108,14 +108,14 @@ def seal(path: Path) -> dict[str, Any]:
 
 
 def facts_of(path: Path) -> Path:
-    """The JSON file that describes a shard."""
+    """Returns the path of the JSON file that describes a shard."""
     return path.with_suffix(".json")
 
 
 def facts_if_whole(path: Path) -> dict[str, Any] | None:
-    """The facts of a shard; None if they are none or damaged, or it has another size than these."""
+    """Returns the facts of a shard; None if missing or damaged, or if the shard's size differs."""
     if not (is_regular(path) and is_regular(facts_of(path))):
-        return None  # so that it is written again
+        return None  # the shard is written again
     try:
         facts = parse_object(facts_of(path).read_bytes(), str(facts_of(path)))
         Tally.from_json(facts["skipped"])
@@ -140,9 +140,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A block that writes `partial(path)`, which it is given, and renames it.
+    """Yields `partial(path)` to a block that writes it, then renames it to `path`.
 
-    What fails names the file, and leaves no half of it: on a full disk that would take the room.
+    Errors name the file, and a partial file is removed: on a full disk it would take the space.
     """
     try:
         yield partial(path)
@@ -155,9 +155,9 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def sweep(output: Path) -> None:
-    """Removes what killed processes left half-written; when all is there.
+    """Removes partial files of killed processes, once all shards are written.
 
-    Only files that have the name of `partial`: a key may make a folder that ends like one.
+    Removes only files with a name of `partial`: a key may make a folder with the same suffix.
     """
     for file in output.rglob(f"*{PARTIAL}"):
         if _LEFT.fullmatch(file.name) and file.is_file() and not file.is_symlink():
@@ -165,7 +165,7 @@ def sweep(output: Path) -> None:
 
 
 def written_to(path: Path, call: Callable, *arguments):
-    """What `call` returns; ArrayRecord makes a RuntimeError of a full disk."""
+    """Returns the result of `call`; ArrayRecord raises a RuntimeError for a full disk."""
     try:
         return call(*arguments)
     except RuntimeError as error:
@@ -173,7 +173,7 @@ def written_to(path: Path, call: Callable, *arguments):
 
 
 def probes(source: Source) -> list[str]:
-    """Some records of a source, in few characters each."""
+    """Returns short texts that identify some records of a source."""
     return [_probe(source, i * len(source) // PROBES) for i in range(PROBES)]
 
 
@@ -188,13 +188,13 @@ def _rename(before: Path, after: Path) -> None:
     try:
         os.replace(before, after)
     except FileNotFoundError:
-        # Whoever finished the same folder meanwhile has swept it: `after` is theirs, and the same.
+        # Another process that finished the same folder has swept the file: its `after` is the same.
         if not after.exists():
             raise
 
 
 def _write_first(path: Path, content: bytes) -> bool:
-    """Writes a file whole, unless another process has; False then. Two may come at once."""
+    """Writes a file whole; returns False if another process has. Two may race."""
     with writing(path) as begun:
         _write_synced(begun, content)
         try:

@@ -1,4 +1,4 @@
-"""Manifests of folders of shards: read, and checked before anything believes what they say."""
+"""Manifests of folders of shards: read, and validated before use."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,23 +7,23 @@ from typing import Any
 from unitok_jax.data.formats.shard_names import check_file, inside
 from unitok_jax.system.foreign_json import parse_object
 
-MAX_COUNT = 2**48  # of records or bytes
+MAX_COUNT = 2**48  # limit on records or bytes
 
 
 def read_manifest(file: Path, kind: str, version: int, command: str) -> dict[str, Any]:
-    """The manifest of a folder.
+    """Reads the manifest of a folder.
 
     Args:
-        file: that exists.
-        kind, version: what 'format' and 'version' must be.
-        command: that writes such folders.
+        file: an existing file.
+        kind, version: the required 'format' and 'version'.
+        command: the command that writes such folders.
 
     Returns:
         An object whose 'shards' are objects of {'file': str, 'bytes': int, 'count': int, ...}, the
         files different and inside the folder, the numbers in 0..`MAX_COUNT`.
 
     Raises:
-        ValueError: it is another, or damaged.
+        ValueError: another kind of manifest, or a damaged one.
     """
     check_file(file)
     try:
@@ -48,31 +48,31 @@ def read_manifest(file: Path, kind: str, version: int, command: str) -> dict[str
 
 
 class Whole:
-    """Checks what a JSON file says; its errors name the file and who writes such."""
+    """Checks the content of a JSON file; errors name the file and the command that writes it."""
 
     def __init__(self, file: Path, command: str):
         self._file, self._command = file, command
 
     def check(self, fits: bool, why: str) -> None:
-        """Raises a ValueError that tells why, unless it fits."""
+        """Raises a ValueError with the reason unless `fits` is true."""
         if not fits:
             raise ValueError(f"{self._file} was not written by {self._command}: {why}")
 
     def get(self, content: Any, key: str, kind: type) -> Any:
-        """The value of a key, which must be of one type of JSON."""
+        """Returns the value of a key, which must have one JSON type."""
         self.check(type(content) is dict and key in content, f"{key!r} is missing")
         value = content[key]
         self.check(type(value) is kind, f"{key!r} is {type(value).__name__}, not {kind.__name__}")
         return value
 
     def number(self, content: Any, key: str, least: int, most: int) -> int:
-        """The value of a key, which must be a whole number in least..most."""
+        """Returns the value of a key, which must be an integer in least..most."""
         value = self.get(content, key, int)
         self.check(least <= value <= most, f"{key!r} is not in {least}..{most}")
         return value
 
     def texts(self, content: Any, key: str) -> Sequence[str]:
-        """The value of a key, which must be a list of texts."""
+        """Returns the value of a key, which must be a list of strings."""
         value = self.get(content, key, list)
         self.check(all(type(text) is str for text in value), f"{key!r} are not all texts")
         return value

@@ -1,4 +1,4 @@
-"""Shards of ArrayRecord out of any source, written by several processes; stopped, they go on."""
+"""Packing of any source into ArrayRecord shards, by several processes, resumable."""
 
 import concurrent.futures
 import json
@@ -29,11 +29,11 @@ from unitok_jax.system.progress import Progress
 
 
 def plan(data, source: Source, *, shard_size: int, check: bool, require_captions: bool) -> dict:
-    """What decides the bytes that are written, as JSON values.
+    """Returns every setting that affects the bytes written, as JSON values.
 
     Args:
         data: the `data` config.
-        source: what it opens.
+        source: the source that `data` opens.
         shard_size: samples of the source per shard.
         check: whether every image is decoded.
         require_captions: as in `open_source`.
@@ -58,22 +58,22 @@ def plan(data, source: Source, *, shard_size: int, check: bool, require_captions
 
 
 def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad: float) -> dict:
-    """Writes a source as shards and, when all are there, their manifest.
+    """Writes a source as shards and, once all are written, their manifest.
 
     Shard k holds samples k * shard_size and on, without those that are bad.
 
     Args:
-        source: what `settings` were made from.
-        settings: what `plan` returned.
+        source: the source that `settings` were made from.
+        settings: the result of `plan`.
         output: a folder that `claim` made.
-        workers: processes.
-        max_bad: the largest part of the samples that may be left out.
+        workers: number of processes.
+        max_bad: the largest share of the samples that may be skipped.
 
     Returns:
         the manifest.
 
     Raises:
-        TooManyBadSamples: with all that was left out; every shard stays, no manifest is written.
+        TooManyBadSamples: lists the skipped samples; shards are kept, no manifest is written.
         OSError: writing failed.
     """
     size, samples = settings["--shard_size"], len(source)
@@ -96,7 +96,7 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
                     progress.update(min(size, samples - running[done] * size))
             except KeyboardInterrupt:
                 for worker in set(multiprocessing.active_children()) - others:
-                    worker.terminate()  # the shards they write are written again
+                    worker.terminate()  # unfinished shards are written again
                 raise
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -127,7 +127,7 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
     return manifest
 
 
-_job: tuple[Source, dict, Path]  # of a worker process
+_job: tuple[Source, dict, Path]  # the job of a worker process
 
 
 def _start(source: Source, settings: dict, output: Path) -> None:
@@ -137,7 +137,7 @@ def _start(source: Source, settings: dict, output: Path) -> None:
 
 
 def _write_shard(number: int) -> dict[str, Any]:
-    """Writes a shard and its facts; returns them."""
+    """Writes a shard and its facts; returns the facts."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     source, settings, output = _job
@@ -146,7 +146,7 @@ def _write_shard(number: int) -> dict[str, Any]:
     final = _path(output, number)
     left_out, labels, count = Tally(), [], 0
     with writing(final) as path:
-        # Images are compressed already: zstd would only take time.
+        # Images are compressed already: zstd would only cost time.
         writer = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
         for index in range(first, min(first + size, len(source))):
             try:
@@ -160,7 +160,7 @@ def _write_shard(number: int) -> dict[str, Any]:
                 left_out.add("unreadable", str(error))
                 continue
             record = {key: record[key] for key in ("name", "image", "captions")}
-            # JSON can hold half of a pair, which UTF-8 cannot: U+FFFD, as the tokenizer does.
+            # JSON may hold a lone surrogate, which UTF-8 cannot encode: U+FFFD, as the tokenizer.
             record["captions"] = [fix_surrogates(caption) for caption in record["captions"]]
             if labelled:
                 record["label"] = source.label(index)
