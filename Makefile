@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 # PyTorch is for the tests of conversion; EXTRAS=test leaves it, and them, out.
 EXTRAS ?= test,torch
 
-.PHONY: demo test mutations lint clean
+.PHONY: demo test test-fast mutations lint clean
 
 demo: $(VENV)/photos
 	$(RUN) -m unitok_jax train --config=configs/photos.py --workdir=demo
@@ -16,6 +16,10 @@ demo: $(VENV)/photos
 # Two at a time: the largest tests hold 6 GB each, and others start processes of their own.
 test: $(VENV)/test lint
 	$(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile
+
+# What needs no compiled model and no process of its own: minutes instead of an hour.
+test-fast: $(VENV)/test lint
+	$(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile -m "not slow"
 
 # Faults put into a copy of the code, one at a time: which of them does no test notice? Takes long.
 mutations: $(VENV)/test

@@ -146,6 +146,7 @@ HELP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_does_not_wait_for_what_it_does_not_need(command):
     code = (

@@ -20,6 +20,8 @@ from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import pretrained
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
 FAMILIES = {"ablations": ablations.VARIANTS, "finetune": finetune.VARIANTS}

@@ -8,6 +8,8 @@ import pytest
 from mutations import Mutation
 from mutations.__main__ import ALL, BROKEN, KILLED, ROOT, STALE, SURVIVED, copy, verdict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("mutation", ALL, ids=lambda m: m.name)
 def test_every_mutation_applies(mutation):

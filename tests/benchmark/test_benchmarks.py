@@ -7,6 +7,8 @@ import pytest
 from benchmarks import ablation, startup
 from unitok_jax.planning import flops
 
+pytestmark = pytest.mark.slow
+
 
 def test_operations_of_products_convolutions_and_scans():
     x, w = jnp.ones((4, 8)), jnp.ones((8, 16))

@@ -16,6 +16,8 @@ from benchmarks.__main__ import SECTIONS
 from unitok_jax.models.convolutions import UpsampleConv
 from unitok_jax.models.unitok import abstract_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 PEAKS = {"float32": 100.0, "bfloat16": 200.0, "bytes": 10.0}
 

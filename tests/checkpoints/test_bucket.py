@@ -17,6 +17,8 @@ from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.runtime import workdir
 from unitok_jax.training.metrics import Writer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(monkeypatch):

@@ -24,6 +24,8 @@ from unitok_jax.runtime import processes, sharding, workdir
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.weights import load
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 

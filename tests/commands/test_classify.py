@@ -15,6 +15,8 @@ from unitok_jax.tokenizer.api import load
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load as loading
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["cat", "red car", "moon"]
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from unitok_jax.system import console
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 

@@ -13,6 +13,8 @@ from helpers import in_process
 from unitok_jax.commands import reconstruct
 from unitok_jax.data.inputs import Inputs
 
+pytestmark = pytest.mark.slow
+
 run = functools.partial(in_process.run, reconstruct)
 
 

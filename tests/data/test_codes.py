@@ -22,6 +22,8 @@ from unitok_jax.data.health import Tally
 from unitok_jax.data.writing import folders as shard_files
 from unitok_jax.data.writing.folders import claim
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 STORAGES = ("array_record", "parquet")
 COUNT, SIZE = 600, 280  # more than a row group in a shard, three shards

@@ -19,6 +19,8 @@ from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.data.writing.folders import PARTIAL
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 

@@ -18,6 +18,8 @@ from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_b
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 COUNT = 12
 
 

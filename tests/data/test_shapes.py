@@ -32,6 +32,8 @@ from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 SPLITS = {"train": TrainingShapes(), "held_out": HeldOutShapes()}
 KIND = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
 WHERE = {

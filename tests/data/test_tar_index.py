@@ -25,6 +25,8 @@ from unitok_jax.data.tars.scan import CaptionRule
 from unitok_jax.data.tars.shards import expand
 from unitok_jax.data.tars.source import tar_source
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path):

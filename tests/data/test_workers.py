@@ -17,6 +17,8 @@ from unitok_jax.data import reading, workers
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.runtime import processes
 
+pytestmark = pytest.mark.slow
+
 ENDED = "Worker process was terminated unexpectedly with exit code {}. Search the logs above"
 
 

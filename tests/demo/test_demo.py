@@ -21,6 +21,8 @@ from unitok_jax.tokenizer.api import load
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load as loading
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 

@@ -15,6 +15,8 @@ from unitok_jax.demo import examples, visitors
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
+pytestmark = pytest.mark.slow
+
 META = {"_type": "gradio.FileData"}
 FOREIGN = "only a picture that was uploaded to this page can be used"
 WRONG = "a value is missing or of the wrong kind"

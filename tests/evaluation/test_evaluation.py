@@ -20,6 +20,8 @@ from unitok_jax.tokenizer.api import Tokenizer
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import pretrained
 
+pytestmark = pytest.mark.slow
+
 COUNT = 11  # no multiple of the devices or of a batch
 
 

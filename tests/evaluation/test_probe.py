@@ -8,6 +8,8 @@ import pytest
 
 from unitok_jax.evaluation.metrics.probe import GRID, fit_logistic, fit_ridge, linear_probe
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("logistic", "ridge")
 
 

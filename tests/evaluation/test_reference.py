@@ -11,6 +11,8 @@ import pytest
 from unitok_jax.evaluation.card import statistics
 from unitok_jax.evaluation.metrics.frechet import Moments
 
+pytestmark = pytest.mark.slow
+
 FACTS = {"inception": "abc", "preprocessing": "p"}
 
 

@@ -10,6 +10,8 @@ from unitok_jax.data.text import Tokenizer
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.metrics.zero_shot import class_features, zero_shot
 
+pytestmark = pytest.mark.slow
+
 
 def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

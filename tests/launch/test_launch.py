@@ -10,6 +10,8 @@ import pytest
 
 from helpers import launchers
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = sorted((launchers.ROOT / "launch").glob("*.sh"))
 ACTIONS = {  # what a dry run needs
     "tpu_vm": ["create", "sync", "setup", "run", "logs", "status", "resume", "stop", "delete"],

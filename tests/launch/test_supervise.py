@@ -10,6 +10,8 @@ import pytest
 
 from helpers import launchers
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 SUPERVISE, LOCAL = "launch/supervise.sh", "launch/local.sh"
 # A training: says that it is there, and on SIGTERM saves and exits with 75.
 TRAINING = """

@@ -11,6 +11,8 @@ from unitok_jax.models import layers
 from unitok_jax.models.pretrained import dinov2
 from unitok_jax.weights import pretrained, torch_layout
 
+pytestmark = pytest.mark.slow
+
 
 def build(dtype=jnp.float32, stream=jnp.float32):
     return dinov2.DinoV2(dtype=dtype, stream=stream, rngs=nnx.Rngs(0))

@@ -12,6 +12,8 @@ from unitok_jax.models.pretrained.dinov2 import DinoV2
 from unitok_jax.weights import torch_layout
 from unitok_jax.weights.pretrained import DINOV2_ROWS
 
+pytestmark = pytest.mark.slow
+
 RESIZE, START = jnp.array(False), jnp.zeros(2)
 
 

@@ -10,6 +10,8 @@ from helpers import parity
 from unitok_jax.models.pretrained import inception
 from unitok_jax.weights import pretrained, torch_layout
 
+pytestmark = pytest.mark.slow
+
 TAPS = {
     "pool1": "features_64",
     "pool2": "features_192",

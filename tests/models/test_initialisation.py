@@ -14,6 +14,8 @@ from unitok_jax.models import UniTok
 from unitok_jax.models.discriminator import DiscriminatorHeads
 from unitok_jax.models.projection import make_projection
 
+pytestmark = pytest.mark.slow
+
 TEXT_WIDTH, TEXT_LAYERS, CHUNK = 64, 2, 8  # of the tiny model
 SIGMAS = 5  # that a statistic of a sample may be off by
 KURTOSIS = {"normal": 3.0, "uniform": 1.8}

@@ -12,6 +12,8 @@ from unitok_jax.models.quantizers import base
 from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
 from unitok_jax.models.unitok import abstract_model
 
+pytestmark = pytest.mark.slow
+
 
 def model_config(**changes):
     from configs import tiny

@@ -10,6 +10,8 @@ from helpers import parity
 from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.weights import pretrained, torch_layout
 
+pytestmark = pytest.mark.slow
+
 
 def build(dtype=jnp.float32, seed=0):
     return Lpips(dtype=dtype, rngs=nnx.Rngs(seed))

@@ -14,6 +14,8 @@ from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import load as loading
 from unitok_jax.weights import torch_layout
 
+pytestmark = pytest.mark.slow
+
 KINDS = tuple(QUANTIZERS)
 # vocab_size, num_codebooks, latent_width: 64 entries for 4 books, chunks that suit each kind
 SIZES = {

@@ -12,6 +12,8 @@ from unitok_jax.models.unitok import abstract_model
 from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import pretrained
 
+pytestmark = pytest.mark.slow
+
 # dtype, residual_dtype -> the stream's: never less than that of the computation
 STREAMS = {
     ("float32", "float32"): "float32",

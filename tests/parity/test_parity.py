@@ -7,6 +7,8 @@ from flax import nnx
 
 from helpers import parity
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of the reference's standard deviation; relative for scalars
 
 

@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.torch_unitok import UniTok  # noqa: E402  (it imports torch)
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("tiny", "tiny_linear")
 CLEAR_MARGIN = 1e-4  # two codebook rows closer than this in cosine may swap
 TOLERANCE = 1e-4  # of the reference's standard deviation, or of a scalar itself

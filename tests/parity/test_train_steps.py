@@ -15,6 +15,8 @@ from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.weights import torch_layout, torch_options
 from unitok_jax.weights.pretrained import DINOV2_ROWS, LPIPS_ROWS
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = parity.json_file("train_steps.json")
 STEPS = GOLDEN["steps"]
 

@@ -18,6 +18,8 @@ from unitok_jax.planning import machines as topology
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import TokenizerSteps
 
+pytestmark = [pytest.mark.slow, pytest.mark.compiler]
+
 ROOT = pathlib.Path(__file__).parents[2]
 NANO = {
     "model.size": "nano",

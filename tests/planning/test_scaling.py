@@ -12,6 +12,8 @@ from unitok_jax.planning import machines
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import TokenizerSteps
 
+pytestmark = [pytest.mark.slow, pytest.mark.compiler]
+
 
 def configuration(batch, accumulation):
     config = tiny.get_config()

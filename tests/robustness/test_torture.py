@@ -8,6 +8,8 @@ import pytest
 from benchmarks import mishaps, numbered, torture
 from benchmarks.victim import Victim, alive, arrays, compare
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 STEPS = 16
 # Without LPIPS and the adversary, which take most of a start; with an average, for its own arrays.
 SETTINGS = [

@@ -14,6 +14,8 @@ from PIL import Image
 from helpers.jobs import SETTINGS, Job, environment, free_port, records
 from unitok_jax.runtime import processes as cluster
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):

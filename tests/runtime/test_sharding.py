@@ -15,6 +15,8 @@ from unitok_jax.planning import hlo
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 class TestMesh:
     @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from configs import default, tiny, tiny_full
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.run import Run
 
+pytestmark = pytest.mark.slow
+
 NAN = float("nan")
 
 

@@ -19,6 +19,8 @@ from unitok_jax.tokenizer.export import programs
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load as loading
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
 
 # A process that meets what a server has: importing more than it needs fails.

@@ -14,6 +14,8 @@ from unitok_jax.models.unitok import Output
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.objective import Objective, split_batch
 
+pytestmark = pytest.mark.slow
+
 
 class Last(nnx.Module):
     def __init__(self, rngs):

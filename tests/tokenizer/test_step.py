@@ -17,6 +17,8 @@ from unitok_jax.tokenizer.objective import split_batch
 from unitok_jax.tokenizer.step import TokenizerSteps, TrainState
 from unitok_jax.weights import pretrained
 
+pytestmark = pytest.mark.slow
+
 
 def configuration(**changes):
     """Every loss and both players at the smallest size; `room__key` changes a key."""

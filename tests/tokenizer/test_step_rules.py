@@ -12,6 +12,8 @@ from configs import tiny_full
 from unitok_jax.tokenizer.step import MAX_LOG_SCALE, TokenizerSteps
 from unitok_jax.training.optim import Player
 
+pytestmark = pytest.mark.slow
+
 
 class Sides:
     """Objective and adversary of `TokenizerSteps`: their results are set, their arguments kept."""

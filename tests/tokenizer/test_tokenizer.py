@@ -22,6 +22,8 @@ from unitok_jax.tokenizer import compiled
 from unitok_jax.tokenizer import inputs as arguments
 from unitok_jax.tokenizer.api import Codes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer(weights):

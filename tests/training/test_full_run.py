@@ -13,6 +13,8 @@ from unitok_jax.checkpoints import manager
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 
 

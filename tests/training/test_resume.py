@@ -11,6 +11,8 @@ from PIL import Image
 from helpers.jobs import Job
 from unitok_jax.checkpoints.manager import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     "--config.steps=4",
     "--config.loss.perceptual=0.0",

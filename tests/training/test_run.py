@@ -17,6 +17,8 @@ from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.records import subset
 from unitok_jax.tokenizer.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -21,6 +21,8 @@ from unitok_jax.training import clock as timing
 from unitok_jax.training import goodput, loop
 from unitok_jax.training.clock import Clock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def passing(monkeypatch):

@@ -18,6 +18,8 @@ from helpers.tar_files import make_tar, sample
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.training.loop import _Window
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -19,6 +19,8 @@ from unitok_jax.tokenizer.api import load
 from unitok_jax.weights import load as loading
 from unitok_jax.weights import torch_layout, torch_options
 
+pytestmark = pytest.mark.slow
+
 
 def read_state(path):
     with safetensors.safe_open(path, framework="numpy") as file:

@@ -19,6 +19,8 @@ from unitok_jax.models.pretrained import lpips
 from unitok_jax.weights import load as loading
 from unitok_jax.weights import pretrained, torch_layout
 
+pytestmark = pytest.mark.slow
+
 KINDS = tuple(pretrained.NETWORKS)
 SECTIONS = {"lpips": "lpips", "dinov2": "dino", "inception": "inception"}
 STARTS = (0, 4, 9, 16, 23)  # of the slices in torchvision's VGG16

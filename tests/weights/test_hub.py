@@ -20,6 +20,8 @@ from unitok_jax.commands import convert
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import hub, load
 
+pytestmark = pytest.mark.slow
+
 ANSWER = httpx.Response(502, request=httpx.Request("GET", "http://hub"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -15,6 +15,8 @@ from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.weights import initialize, load, torch_layout, torch_options
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model():
