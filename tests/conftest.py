@@ -24,6 +24,8 @@ from flax import nnx  # noqa: E402
 from helpers import parity  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for it
+# Tracing makes millions of objects and hardly a cycle; looking for them took a third of its time.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture
