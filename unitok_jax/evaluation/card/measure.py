@@ -278,7 +278,7 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
 
 
 def _usable(counts: np.ndarray, notes: Notes) -> dict[str, Any]:
-    """How many rows of a codebook the tokens that were measured can use at all."""
+    """The number of rows of a codebook that the measured tokens can use at all."""
     tokens, rows = int(counts[0].sum()), counts.shape[1]
     usable = min(rows, tokens)
     if tokens < FEW * rows:

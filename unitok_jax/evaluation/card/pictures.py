@@ -35,7 +35,7 @@ def panel(image: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
 
 
 def code_use(counts: np.ndarray, numbers: Mapping[str, Sequence]) -> np.ndarray:
-    """How often the codes of each codebook are chosen, most frequent first.
+    """The frequencies of the codes of each codebook, most frequent first.
 
     Args:
       counts: (K, V).

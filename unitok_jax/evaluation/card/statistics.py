@@ -119,7 +119,7 @@ def check(path: str, found: dict[str, Any], facts: dict[str, Any]) -> None:
 
 
 def source_facts(data, source: Source) -> dict[str, Any]:
-    """What tells one data set from another without reading all of it.
+    """Facts that tell one data set from another without reading all of it.
 
     Args:
       data: the `data` config; `source`, `path` and `captions` are read.
@@ -147,6 +147,6 @@ def cache_folder(given: str) -> Path:
 
 
 def cache_path(folder: Path, facts: dict[str, Any]) -> Path:
-    """Where the reference of these facts is."""
+    """The path of the reference of these facts."""
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return folder / f"reference_{name}.npz"

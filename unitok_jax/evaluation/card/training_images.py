@@ -1,4 +1,4 @@
-"""Whether images that are measured are those that a model was trained on."""
+"""Comparison of the measured images with those that a model was trained on."""
 
 import os
 
@@ -8,7 +8,7 @@ _SAME = {"shapes": "train"}  # source -> the path that an empty one stands for
 
 
 def same(trained: ConfigDict, measured: ConfigDict) -> bool | None:
-    """Whether two `data` configs name the same images, or the first one images around the second's.
+    """Tells if two `data` configs name the same images, or the first one those around the second's.
 
     Captions and labels may differ, and so may the kind of source that reads a path. A copy at
     another path is not seen.
@@ -27,7 +27,7 @@ def same(trained: ConfigDict, measured: ConfigDict) -> bool | None:
 
 
 def describe(trained: ConfigDict, measured: ConfigDict) -> str:
-    """What `same` says, in words, with what the model was trained on as `--data` would name it."""
+    """Words for the result of `same`, with the training data as `--data` would name it."""
     found = same(trained, measured)
     if found is None:
         return "not known: the checkpoint does not say what it was trained on"

@@ -1,4 +1,4 @@
-"""How many codes two encodings of the same images share."""
+"""The share of codes that two encodings of the same images have in common."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Whether the codebooks are alive."""
+"""Use of the codebooks: rows in use, perplexity, bits."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class CodebookUse:
         return self._counts
 
     def result(self) -> dict[str, np.ndarray | float]:
-        """How the codebooks are used.
+        """Returns the use of the codebooks.
 
         Returns:
           (K,) arrays: `usage`, the part of the rows that were chosen (0 to 1), `dead`, the number

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Moments(NamedTuple):
-    """What the Fréchet distance needs of a set of images."""
+    """Moments of the features of a set of images, as the Fréchet distance needs them."""
 
     mean: np.ndarray  # (D,) float64
     covariance: np.ndarray  # (D, D) float64, unbiased: divided by count - 1

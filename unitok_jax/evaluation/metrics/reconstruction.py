@@ -1,4 +1,4 @@
-"""How close reconstructions come to the images."""
+"""Distances of reconstructions from their images."""
 
 import numpy as np
 

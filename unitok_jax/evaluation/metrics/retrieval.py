@@ -1,4 +1,4 @@
-"""Whether images and captions find each other."""
+"""Retrieval of captions by images and of images by captions."""
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def _groups(keys, values, count):
 
 
 def _ranks(queries, candidates, labels_of, group, label, labels):
-    """How many candidates are nearer to each query than the nearest of its own.
+    """Counts the candidates that are nearer to each query than the nearest of its own.
 
     Query i's own candidates are those whose `label`, 0 to labels - 1, is in `labels_of[group[i]]`.
     A block of queries meets all candidates at once: some 200 MB, however many queries there are.

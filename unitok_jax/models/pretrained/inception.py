@@ -21,7 +21,7 @@ CLASSES = 1008
 
 
 class Features(NamedTuple):
-    """What the network gives, float32. Feature maps are averaged over space."""
+    """Outputs of the network, float32. Feature maps are averaged over space."""
 
     pool1: jax.Array  # (B, 64), behind the first max pool
     pool2: jax.Array  # (B, 192), behind the second

@@ -90,7 +90,7 @@ class _Slice(nnx.Module):
 
 
 def _distance(x, y, head):
-    """Of one tap, (B, H, W, D) twice and (D, 1) -> (B,)."""
+    """Computes the distance at one tap, (B, H, W, D) twice and (D, 1) -> (B,)."""
     square = (_unit(x.astype(jnp.float32)) - _unit(y.astype(jnp.float32))) ** 2
     return jnp.sum(square * head[:, 0], axis=-1).mean(axis=(1, 2))
 

@@ -16,7 +16,7 @@ from jax import lax
 
 
 class Quantized(NamedTuple):
-    """What a quantizer returns."""
+    """Output of a quantizer."""
 
     latent: jax.Array  # (B, N, latent_width) float32, with straight-through gradients
     codes: jax.Array  # (B, K, N) int32
@@ -75,7 +75,7 @@ def _entropy(p):
 
 
 def codebook_counts(codes: jax.Array, rows: int, weights: jax.Array | None = None) -> jax.Array:
-    """How often each row of each codebook is used: (B, K, N) -> (K, V) float32.
+    """Counts the uses of each row of each codebook: (B, K, N) -> (K, V) float32.
 
     weights: (B,) factor of each image; 1 if not given.
     """
