@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 
-# One device, as on a laptop; the session's eight would change the order of sums.
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}
+# One device, as on a laptop; the session's eight would change the order of sums. Programs are
+# compiled fast and not well: most of a short run is its compilation.
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 SETTINGS = [
     "--config=configs/tiny.py",
     "--config.steps=6",
