@@ -20,6 +20,8 @@ from unitok_jax.data.sources import SOURCES, open_source
 from unitok_jax.data.text import Tokenizer
 from unitok_jax.pictures import sheet
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SHORT, LONG = "a red cup", "one two three four five six seven eight nine ten eleven twelve"
 

@@ -11,6 +11,8 @@ from unitok_jax.tokenizer import adversary, augment, losses
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.training.optim import Times
 
+pytestmark = pytest.mark.slow
+
 
 class Features(nnx.Module):
     """In place of DINOv2: the mean colours of four rows."""
