@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from configs import default
+from unitok_jax import trees
 from unitok_jax.models import convolutions, layers, vitamin
 from unitok_jax.models.quantizers import base
 from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
@@ -26,6 +27,26 @@ def model_config(**changes):
 
 def millions(tree):
     return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) / 1e6
+
+
+class TestAbstractModel:
+    def test_is_traced_once_and_the_callers_own(self):
+        model = model_config()
+        (graph, params), (again, others) = abstract_model(model), abstract_model(dict(model))
+        assert graph is again and trees.flatten(params) == trees.flatten(others)
+        params.pop("encoder")
+        others["decoder"].clear()
+        assert {"encoder", "decoder"} <= abstract_model(model)[1].keys()
+        assert abstract_model(model)[1]["decoder"]
+        assert abstract_model(model | {"drop_path": 0.5})[0] != graph
+
+
+def test_keys_are_those_of_flax():
+    ours, theirs = layers.Keys(3), nnx.Rngs(3)
+    inner = layers.Keys(jax.random.key(5)), nnx.Rngs(jax.random.key(5))
+    for keys, rngs in ((ours, theirs), inner):
+        for _ in range(3):
+            assert keys.params() == rngs.params()
 
 
 class TestSizes:

@@ -17,6 +17,25 @@ from jax import lax
 linear_init = nnx.initializers.normal(0.02)
 
 
+class Keys:
+    """Keys for `rngs=` of Flax modules: those of `nnx.Rngs`, counted by a Python number.
+
+    The counter of `nnx.Rngs` is an array, and every increment under tracing searches all operations
+    traced so far: half of the time in which a model is traced.
+    """
+
+    def __init__(self, key: jax.Array | int):
+        """key: a key, or the seed of one."""
+        self._key = jax.random.key(key) if isinstance(key, int) else key
+        self._count = 0
+
+    def params(self) -> jax.Array:
+        """Returns the next key."""
+        key = jax.random.fold_in(self._key, self._count)
+        self._count += 1
+        return key
+
+
 def gelu(x: jax.Array) -> jax.Array:
     """Computes exact GELU by erf: `jax.nn.gelu`, by erfc, is slower on a CPU.
 
@@ -126,9 +145,9 @@ class Stack(nnx.Module):
 
     def __init__(self, make_block, depth: int, *, rngs: nnx.Rngs, drop_path: float, remat: bool):
         """Builds the blocks by make_block(rngs); drop-path rates grow from 0 to `drop_path`."""
-        graph = nnx.graphdef(nnx.eval_shape(lambda: make_block(nnx.Rngs(0))))
+        graph = nnx.graphdef(nnx.eval_shape(lambda: make_block(Keys(0))))
         keys = jax.random.split(rngs.params(), depth)
-        init = jax.vmap(lambda key: nnx.to_pure_dict(nnx.state(make_block(nnx.Rngs(key)))))
+        init = jax.vmap(lambda key: nnx.to_pure_dict(nnx.state(make_block(Keys(key)))))
         self.block = nnx.merge(graph, init(keys))
         self.depth, self.drop_path, self.remat = depth, drop_path, remat
 

@@ -1,6 +1,8 @@
 """UniTok (arXiv 2502.20321): unified tokenizer for image generation and understanding."""
 
+import copy
 import difflib
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -68,10 +70,23 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
             f"unknown {limits.show(sorted(map(str, unknown)))}"
         )
     limits.check(model)
-    graph, params = nnx.split(nnx.eval_shape(lambda: UniTok(**model, rngs=nnx.Rngs(0))))
-    params = nnx.to_pure_dict(params)
+    graph, params = _traced(_Arguments(copy.deepcopy(dict(model))))
     limits.check_parameters({name: leaf.shape for name, leaf in trees.flatten(params).items()})
-    return graph, params
+    return graph, jax.tree.map(lambda leaf: leaf, params)  # a dict of the caller's own
+
+
+class _Arguments(dict):
+    """Keyword arguments of `UniTok` as a key of a cache."""
+
+    def __hash__(self):
+        return hash(repr(sorted(self.items())))
+
+
+@functools.lru_cache(maxsize=16)
+def _traced(model: _Arguments) -> tuple[nnx.GraphDef, dict]:
+    """Traces a model once: a command needs the same one several times, at a second each."""
+    graph, params = nnx.split(nnx.eval_shape(lambda: UniTok(**model, rngs=layers.Keys(0))))
+    return graph, nnx.to_pure_dict(params)
 
 
 class UniTok(nnx.Module):

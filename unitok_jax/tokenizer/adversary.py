@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
+from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.dinov2 import DinoV2
 from unitok_jax.tokenizer import augment, losses
 from unitok_jax.training import optim
@@ -52,9 +53,9 @@ class Adversary:
             final_fraction=gan.final_fraction,
         )
         # The heads are float32: consistency squares the difference of nearly equal logits.
-        self._heads = nnx.graphdef(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=nnx.Rngs(0))))
+        self._heads = nnx.graphdef(nnx.eval_shape(lambda: DiscriminatorHeads(rngs=Keys(0))))
         kwargs = dict(dtype=jnp.dtype(dtype), stream=jnp.promote_types(dtype, stream), remat=remat)
-        self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(**kwargs, rngs=nnx.Rngs(0))))
+        self._dinov2 = nnx.graphdef(nnx.eval_shape(lambda: DinoV2(**kwargs, rngs=Keys(0))))
         self.optimizer = optim.adamw(
             betas=gan.betas,
             eps=gan.eps,
@@ -64,7 +65,7 @@ class Adversary:
 
     def init(self, key: jax.Array) -> optim.Player:
         """Initialises the heads and their optimiser."""
-        params = nnx.to_pure_dict(nnx.state(DiscriminatorHeads(rngs=nnx.Rngs(params=key))))
+        params = nnx.to_pure_dict(nnx.state(DiscriminatorHeads(rngs=Keys(key))))
         return optim.Player(params, self.optimizer.init(params))
 
     def acts(self, step: int) -> bool:

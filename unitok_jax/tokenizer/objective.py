@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from unitok_jax import trees
+from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.adversary import Adversary, Ramps
@@ -54,7 +55,7 @@ class Objective:
         if any(term.network for term in self._terms.values()):
             # Float32 whatever the model's dtype: features of similar images differ little.
             kwargs = dict(dtype=jnp.float32, remat=remat)
-            self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(**kwargs, rngs=nnx.Rngs(0))))
+            self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(**kwargs, rngs=Keys(0))))
 
     def gradients(self, trainable, fixed, heads, frozen, batches, ramps: Ramps | None, keys):
         """Computes the gradients of the total loss of all micro-batches, M of b images.

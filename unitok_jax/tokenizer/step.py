@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from unitok_jax import trees
 from unitok_jax.models.images import to_float
+from unitok_jax.models.layers import Keys
 from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
 from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.runtime import sharding
@@ -72,7 +73,7 @@ class TrainState:
 
 def init_params(model: dict, key: jax.Array):
     """Initialises the parameters of a UniTok, as a nested dict."""
-    return nnx.to_pure_dict(nnx.state(UniTok(**model, rngs=nnx.Rngs(params=key))))
+    return nnx.to_pure_dict(nnx.state(UniTok(**model, rngs=Keys(key))))
 
 
 class TokenizerSteps:
