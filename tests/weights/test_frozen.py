@@ -14,6 +14,7 @@ import safetensors.numpy
 from flax import nnx
 
 from helpers import parity
+from unitok_jax import trees
 from unitok_jax.commands import convert
 from unitok_jax.models.pretrained import lpips
 from unitok_jax.weights import load as loading
@@ -128,6 +129,18 @@ class TestEveryNetwork:
         jax.tree.map(lambda a, s: np.testing.assert_equal(a.shape, s.shape), params, shapes)
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
         jax.tree.map(np.testing.assert_array_equal, params, load(kind, pretrained.SEEDED)[1])
+
+    def test_seeded_weights_keep_the_signal_alive(self, kind):
+        for name, leaf in trees.flatten(load(kind, pretrained.SEEDED)[1]).items():
+            if name.endswith(("scale", "var", "gamma")):
+                assert (leaf == 1).all(), name
+            elif name.endswith(("bias", "mean")):
+                assert (leaf == 0).all(), name
+            elif name.startswith("heads."):  # a mean over channels
+                assert leaf.sum() == pytest.approx(1), name
+            else:
+                kept = (2 / np.prod(leaf.shape[:-1])) ** 0.5 if leaf.ndim == 4 else 0.02
+                assert leaf.std() == pytest.approx(kept, rel=5 / leaf.size**0.5), name
 
     @pytest.mark.parametrize("path", ["", "nowhere.pth"])
     def test_no_file(self, kind, path):

@@ -1,6 +1,7 @@
 """Frozen networks of losses and metrics: their files, parameter names and loading."""
 
 import logging
+import math
 import pathlib
 import re
 from collections.abc import Callable, Mapping
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from unitok_jax import trees
+from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained import lpips
 from unitok_jax.models.pretrained.dinov2 import DEPTH, PATCH, WIDTH, DinoV2
 from unitok_jax.models.pretrained.inception import CLASSES, Inception
@@ -137,8 +140,32 @@ def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, 
 
 def abstract(kind: str, dtype) -> tuple[nnx.GraphDef, dict]:
     """Returns the graph of a network and the shapes of its parameters, without any arrays."""
-    graph, params = nnx.split(nnx.eval_shape(lambda: _make(kind, dtype)))
+    make, dtype = NETWORKS[kind].make, jnp.dtype(dtype)
+    graph, params = nnx.split(nnx.eval_shape(lambda: make(dtype=dtype, rngs=Keys(0))))
     return graph, nnx.to_pure_dict(params)
+
+
+def _stand_in(shapes) -> dict:
+    """Draws the weights of a network that nobody trained.
+
+    NumPy draws them: nothing is compiled for it, and they are the same on every machine. Kernels of
+    convolutions keep the size of what passes through them and a ReLU (arXiv 1502.01852), those of
+    linear layers and the tables have a transformer's spread; factors are 1, and shifts 0.
+    """
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        name, shape = trees.dotted(path), leaf.shape
+        if re.search(r"\.(scale|var|gamma)$", name):
+            return np.ones(shape, np.float32)
+        if re.search(r"\.(bias|mean)$", name):
+            return np.zeros(shape, np.float32)
+        if name.startswith("heads."):  # LPIPS's, whose factors are not negative
+            return np.full(shape, 1 / shape[0], np.float32)
+        spread = np.float32(0.02 if len(shape) < 4 else (2 / math.prod(shape[:-1])) ** 0.5)
+        return spread * random.standard_normal(shape, np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.GraphDef, dict]:
@@ -171,8 +198,8 @@ def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.G
             path,
             network.what,
         )
-        graph, params = nnx.split(_make(kind, dtype))
-        return graph, jax.device_get(nnx.to_pure_dict(params))
+        graph, shapes = abstract(kind, dtype)
+        return graph, _stand_in(shapes)
     try:
         if not path:
             raise FileNotFoundError("no file is named")
@@ -189,10 +216,6 @@ def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.G
     graph, shapes = abstract(kind, dtype)
     state = public_state(kind, f"{key}={path}", state)
     return graph, torch_layout.from_torch(state, shapes, network.rows, fixed={})
-
-
-def _make(kind, dtype):
-    return NETWORKS[kind].make(dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
 
 
 def _as_unitok(state):
