@@ -1,19 +1,25 @@
 """What every test runs under: eight simulated devices and one compilation cache."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import pathlib
 import tempfile
 
 # Before JAX starts. XLA's thread pool must hold twice the simulated devices, or collectives hang.
+# Programs are compiled fast and not well: most of what tests do is to compile.
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"unitok_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Compilers of many threads would keep as many heaps. Read when a worker starts.
+os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -26,6 +32,37 @@ from helpers import parity  # noqa: E402
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for it
 # Tracing makes millions of objects and hardly a cycle; looking for them took a third of its time.
 gc.set_threshold(100_000, 50, 100)
+
+
+# Files of minutes: they begin first, so that no worker is left with one when the others are done.
+LONGEST = (
+    "test_sharding",
+    "test_card",
+    "test_step",
+    "test_full_run",
+    "test_train_steps",
+    "test_configs",
+    "test_resume",
+    "test_convert",
+    "test_train",
+    "test_torture",
+    "test_processes",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
+
+@pytest.fixture
+def strict_shapes():
+    """Arrays of different ranks do not broadcast: (B,) and (B, 1) would make (B, B) of a loss."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture
@@ -53,6 +90,8 @@ def memory():
     jax.clear_caches()
     parity.state.cache_clear()
     gc.collect()
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +108,7 @@ def reference():
             graph, abstract = abstract_model(config.model.to_dict())
             params = torch_layout.from_torch(parity.state(name), abstract)
             made[name] = config, nnx.merge(graph, jax.tree.map(jax.numpy.asarray, params))
+            parity.state.cache_clear()
         return made[name]
 
     return make

@@ -13,6 +13,7 @@ from flax import nnx
 
 from benchmarks import reports, roofline, stages, timing
 from benchmarks.__main__ import SECTIONS
+from helpers.jobs import FAST
 from unitok_jax.models.convolutions import UpsampleConv
 from unitok_jax.models.unitok import abstract_model
 
@@ -148,6 +149,7 @@ def run(*arguments):
     """The command in a process of its own, on one device and as many threads as cores."""
     simulated = ("XLA_FLAGS", "NPROC")
     environment = {key: value for key, value in os.environ.items() if key not in simulated}
+    environment["XLA_FLAGS"] = FAST
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", *arguments],
         cwd=ROOT,

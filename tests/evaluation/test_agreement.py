@@ -5,6 +5,8 @@ import pytest
 
 from unitok_jax.evaluation.metrics.agreement import CodeAgreement
 
+pytestmark = pytest.mark.usefixtures("strict_shapes")
+
 
 def test_counts_over_batches_with_padding():
     first = np.zeros((2, 2, 3), int)  # two images, two codebooks, three tokens

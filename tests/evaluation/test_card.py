@@ -74,13 +74,12 @@ def whole(checkpoint, folder, tmp_path_factory):
     return home, arguments, result.output
 
 
-def processes(commands, devices, **variables):
+def processes(commands, devices):
     """Runs a command of each process of a job to its end."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "unitok_jax", "evaluate", *command],
-            env=environment(devices) | {"XLA_FLAGS": flags} | variables,
+            env=environment(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -415,9 +414,8 @@ class TestLimits:
         (data / "cat" / "09.png").write_bytes(b"no image")  # the fourth, a row of process 1
         to = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--batch_size=4"]
         given = [*fast, f"--data=labelled:{data}", "--max_images=8", "--no_text", *to]
-        fast_to_compile = environment(1)["XLA_FLAGS"]
         each = [[*given, f"--process={number}"] for number in range(2)]
-        for process in processes(each, 1, XLA_FLAGS=fast_to_compile):
+        for process in processes(each, 1):
             assert process.returncode == 2, process.output
             assert "cat/09.png" in process.output and "--max_bad=0.0 allows" in process.output
 

@@ -8,6 +8,8 @@ from helpers import parity
 from unitok_jax.evaluation.metrics.frechet import FeatureMoments, Moments, frechet_distance
 from unitok_jax.evaluation.metrics.inception_score import inception_score
 
+pytestmark = pytest.mark.usefixtures("strict_shapes")
+
 
 def moments(features, sizes=None):
     measure = FeatureMoments()

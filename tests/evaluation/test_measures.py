@@ -12,6 +12,8 @@ from unitok_jax.evaluation.metrics.reconstruction import psnr
 from unitok_jax.evaluation.metrics.ssim import ssim
 from unitok_jax.models.images import squared_error
 
+pytestmark = pytest.mark.usefixtures("strict_shapes")
+
 OPTIONS = {
     "gaussian": {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
     "uniform": {},

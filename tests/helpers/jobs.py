@@ -29,6 +29,10 @@ SETTINGS = [
 ]
 
 
+# Programs are compiled fast and not well: most of a short run is its compilation.
+FAST = "--xla_backend_optimization_level=0"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -36,14 +40,10 @@ def free_port() -> int:
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Of a process with so many simulated devices, which need twice as many threads.
-
-    Programs are compiled fast and not well: most of a short run is its compilation.
-    """
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    """Of a process with so many simulated devices, which need twice as many threads."""
     return {
         **os.environ,
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST}",
         "NPROC": str(2 * devices + 2),
     }
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from helpers.jobs import FAST
+
 ROOT = pathlib.Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}
 
@@ -65,7 +67,7 @@ def serve(checkpoints, folder):
         [sys.executable, "-m", "unitok_jax", "demo", f"--port={port}"]
         + [f"--checkpoint={','.join(map(str, checkpoints))}"],
         cwd=ROOT,
-        env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "XLA_FLAGS": ""},
+        env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "XLA_FLAGS": FAST},
         stdout=subprocess.PIPE,
         stderr=stderr.open("w"),
         text=True,

@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 
-# One device, as on a laptop; the session's eight would change the order of sums. Programs are
-# compiled fast and not well: most of a short run is its compilation.
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+from helpers.jobs import FAST
+
+# One device, as on a laptop; the session's eight would change the order of sums.
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": FAST}
 SETTINGS = [
     "--config=configs/tiny.py",
     "--config.steps=6",

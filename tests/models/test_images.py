@@ -8,6 +8,8 @@ import pytest
 from unitok_jax.data.images import transforms
 from unitok_jax.models.images import squared_error, to_float
 
+pytestmark = pytest.mark.usefixtures("strict_shapes")
+
 GREY = np.arange(256, dtype=np.uint8)
 HOST = GREY.astype(np.float32) / np.float32(127.5) - np.float32(1)
 

@@ -94,8 +94,9 @@ def run():
         {},
     )
     heads = jax.tree.map(jnp.asarray, heads)
-    discriminator = abstract.replace(params=heads, opt_state=pure.adversary.optimizer.init(heads))
-    state = pure.start(jax.tree.map(jnp.asarray, params), discriminator)
+    moments = jax.jit(pure.adversary.optimizer.init)(heads)
+    discriminator = abstract.replace(params=heads, opt_state=moments)
+    state = jax.jit(pure.start)(params, discriminator)
     batch = {
         "image": parity.weights.reference_images(4, 64, parity.SEED),
         "text": parity.weights.reference_text(4, 16, 512, parity.SEED),
@@ -111,6 +112,7 @@ def run():
     seen = []
     for golden in STEPS:
         after, metrics = steps[golden["disc_weight_ramp"] > 0](state, frozen, batch)
+        after, metrics = jax.device_get((after, metrics))
         grads = gradients(
             state.generator,
             after.generator,
@@ -118,9 +120,9 @@ def run():
             config.optim.betas,
             config.optim.clip_norm,
         )
-        seen.append((jax.device_get(metrics), torch_layout.to_torch(grads, fixed={})))
+        seen.append((metrics, torch_layout.to_torch(grads, fixed={})))
         state = after
-    return seen, jax.device_get(state)
+    return seen, state
 
 
 NAMES = {

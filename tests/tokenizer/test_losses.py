@@ -9,6 +9,8 @@ from configs import default
 from unitok_jax.models.layers import l2_normalize
 from unitok_jax.tokenizer import losses
 
+pytestmark = pytest.mark.usefixtures("strict_shapes")
+
 
 def test_every_term_has_its_weight_in_the_config():
     assert set(default.get_config().loss) == set(losses.TERMS)

@@ -16,6 +16,8 @@ from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.training import optim
 from unitok_jax.weights import torch_layout
 
+pytestmark = pytest.mark.usefixtures("strict_shapes")
+
 KINDS = {"cos": "cosine", "lin0": "linear", "exp": "exponential"}
 
 
