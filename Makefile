@@ -13,13 +13,15 @@ demo: $(VENV)/photos
 	cp demo/photos/comparison.png demo.png
 	@echo "look at demo.png: original | reconstruction | error"
 
-# Two at a time: the largest tests hold 6 GB each, and others start processes of their own.
+# Two at a time, as they hold gigabytes and start processes of their own; long files begin first.
+PYTEST = $(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile --no-loadscope-reorder
+
 test: $(VENV)/test lint
-	$(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile
+	$(PYTEST)
 
 # What needs no compiled model and no process of its own: minutes instead of an hour.
 test-fast: $(VENV)/test lint
-	$(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Faults put into a copy of the code, one at a time: which of them does no test notice? Takes long.
 mutations: $(VENV)/test
