@@ -211,14 +211,9 @@ def connect(args: argparse.Namespace) -> None:
     """
     from unitok_jax.runtime import processes
 
-    member = discovery.find(
-        args.cluster,
-        os.environ,
-        coordinator=args.coordinator,
-        processes=args.processes,
-        process=args.process,
+    processes.connect(
+        args.cluster, args.coordinator, args.processes, args.process, args.connect_timeout
     )
-    processes.connect(member, args.connect_timeout)
 
 
 def run(
