@@ -9,7 +9,7 @@ EXTRAS ?= test,torch
 
 demo: $(VENV)/photos
 	$(RUN) -m unitok_jax train --config=configs/photos.py --workdir=demo
-	$(RUN) -m unitok_jax reconstruct --checkpoint=demo --input=photos --output=demo/photos
+	$(RUN) -m unitok_jax reconstruct --checkpoint=demo --data=photos --output=demo/photos
 	cp demo/photos/comparison.png demo.png
 	@echo "look at demo.png: original | reconstruction | error"
 

@@ -1,7 +1,6 @@
 """Trains a model: `unitok train --config=configs/b16.py --workdir=DIR`."""
 
 import logging as standard_logging
-import os
 import signal
 import sys
 import time
@@ -91,19 +90,14 @@ PRODUCTS = {"tokenizer": _tokenizer}
 
 
 def _train() -> None:
-    from unitok_jax.runtime import compilation_cache, discovery, processes
+    from unitok_jax.runtime import compilation_cache, processes
     from unitok_jax.training import loop
 
     make_run = PRODUCTS["tokenizer"]()
     compilation_cache.enable()
-    member = discovery.find(
-        CLUSTER.value,
-        os.environ,
-        coordinator=COORDINATOR.value,
-        processes=PROCESSES.value,
-        process=PROCESS.value,
+    processes.connect(
+        CLUSTER.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, CONNECT_TIMEOUT.value
     )
-    processes.connect(member, CONNECT_TIMEOUT.value)
     if not processes.is_lead():
         logging.set_verbosity(logging.WARNING)
     try:

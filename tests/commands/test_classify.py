@@ -89,7 +89,7 @@ class TestClassify:
             classify,
             capsys,
             monkeypatch,
-            *(f"--checkpoint={model}", f"--input={folder}", f"--labels={','.join(LABELS)}"),
+            *(f"--checkpoint={model}", f"--data={folder}", f"--labels={','.join(LABELS)}"),
             *("--top=2", f"--output={out}"),
         )
         assert code == 0, error
@@ -112,23 +112,23 @@ class TestClassify:
             (["--labels=cat"], "one name only"),
             (["--labels=a,b", "--templates=none"], "--templates='none'"),
             (["--labels=a,b", "--top=0"], "--top=0"),
-            (["--labels=a,b", "--input=none"], "--input=none"),
+            (["--labels=a,b", "--data=none"], "--data=none"),
             (["--labels=a,b", "--output=/proc/no/a.json"], "--output=/proc/no/a.json cannot be"),
-            (["--labels=a,b", "--output=/tmp", "--input=none"], "--output=/tmp cannot be written"),
+            (["--labels=a,b", "--output=/tmp", "--data=none"], "--output=/tmp cannot be written"),
         ],
     )
     def test_bad_arguments(self, model, folder, capsys, monkeypatch, arguments, words):
-        given = [f"--checkpoint={model}", f"--input={folder}", *arguments]
+        given = [f"--checkpoint={model}", f"--data={folder}", *arguments]
         code, _, error = run(classify, capsys, monkeypatch, *given)
         assert code == 2 and error.startswith("error: ") and words in error
 
     def test_no_images(self, model, tmp_path, capsys, monkeypatch):
-        given = [f"--checkpoint={model}", f"--input={tmp_path}", "--labels=a,b"]
+        given = [f"--checkpoint={model}", f"--data={tmp_path}", "--labels=a,b"]
         code, _, error = run(classify, capsys, monkeypatch, *given)
         assert code == 2 and "no images" in error
 
     def test_model_without_clip_tokens(self, weights, folder, capsys, monkeypatch):
-        given = [f"--checkpoint={weights}", f"--input={folder}"]
+        given = [f"--checkpoint={weights}", f"--data={folder}"]
         code, _, error = run(classify, capsys, monkeypatch, *given, "--labels=a,b")
         assert code == 2 and "token ids" in error
         code, _, error = run(retrieve, capsys, monkeypatch, *given, "--query=a")
@@ -138,7 +138,7 @@ class TestClassify:
 class TestRetrieve:
     def test_folder(self, model, folder, tmp_path, capsys, monkeypatch):
         out = tmp_path / "sheet.png"
-        given = [f"--checkpoint={model}", f"--input={folder}", "--top=2", f"--output={out}"]
+        given = [f"--checkpoint={model}", f"--data={folder}", "--top=2", f"--output={out}"]
         queries = ["a red car", "the moon"]
         code, printed, error = run(
             retrieve, capsys, monkeypatch, *given, *(f"--query={query}" for query in queries)
@@ -166,11 +166,11 @@ class TestRetrieve:
             (["--query=a", "--query= "], "--query is empty"),
             (["--query=a", "--top=0"], "--top=0"),
             (["--query=a", "--output=sheet"], "--output=sheet"),
-            (["--query=a", "--output=/proc/no/a.png", "--input=none"], "--output=/proc/no/a.png"),
-            (["--query=a", "--input=none"], "--input=none"),
+            (["--query=a", "--output=/proc/no/a.png", "--data=none"], "--output=/proc/no/a.png"),
+            (["--query=a", "--data=none"], "--data=none"),
         ],
     )
     def test_bad_arguments(self, model, folder, capsys, monkeypatch, arguments, words):
-        given = [f"--checkpoint={model}", f"--input={folder}", *arguments]
+        given = [f"--checkpoint={model}", f"--data={folder}", *arguments]
         code, _, error = run(retrieve, capsys, monkeypatch, *given)
         assert code == 2 and error.startswith("error: ") and words in error

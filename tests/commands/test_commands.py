@@ -15,18 +15,18 @@ from unitok_jax.data.formats.labels import label_set
 from unitok_jax.system import console
 
 NEEDED = {
-    "classify": ("checkpoint", "input", "labels"),
+    "classify": ("checkpoint", "data", "labels"),
     "demo": ("checkpoint",),
     "detokenize": ("checkpoint", "codes", "output"),
     "evaluate": ("checkpoint", "data", "output"),
     "export": ("checkpoint", "output"),
-    "reconstruct": ("checkpoint", "input", "output"),
-    "retrieve": ("checkpoint", "input", "query"),
+    "reconstruct": ("checkpoint", "data", "output"),
+    "retrieve": ("checkpoint", "data", "query"),
     "tokenize": ("checkpoint", "data", "output"),
 }
 # every argument of a command that can name a path; labels and templates: see below
 PATHS = {
-    "classify": ("checkpoint", "input", "output"),
+    "classify": ("checkpoint", "data", "output"),
     "demo": ("checkpoint",),
     "detokenize": ("checkpoint", "codes", "output"),
     "evaluate": (
@@ -34,8 +34,8 @@ PATHS = {
         *("reference", "save_reference", "cache", "probe"),
     ),
     "export": ("checkpoint", "output"),
-    "reconstruct": ("checkpoint", "input", "output"),
-    "retrieve": ("checkpoint", "input", "output"),
+    "reconstruct": ("checkpoint", "data", "output"),
+    "retrieve": ("checkpoint", "data", "output"),
     "tokenize": ("checkpoint", "data", "captions", "index", "output"),
 }
 # those that name none, so that a new argument is thought of here
@@ -44,7 +44,7 @@ WORDS = {
     *("num_workers", "labels", "templates", "top", "query", "size", "max_images", "batch_size"),
     *("max_bad", "probe_method", "no_text", "cluster", "coordinator", "processes", "process"),
     *("connect_timeout", "port", "host", "keys", "limit", "view", "platforms", "format"),
-    *("shard_size", "views", "crop_scale"),
+    *("shard_size", "views", "crop_scale", "input"),
 }
 
 
@@ -184,7 +184,7 @@ def latin(tmp_path, monkeypatch):
 class TestNamesThatAreNotUnicode:
     def test_classify(self, latin, tmp_path, capsys, monkeypatch):
         output = tmp_path / os.fsdecode(b"r\xe9sult.json")
-        given = ["--checkpoint=x", f"--input={latin}", "--labels=cat,d\udce9g"]
+        given = ["--checkpoint=x", f"--data={latin}", "--labels=cat,d\udce9g"]
         code, printed, error = in_process.run(
             classify, capsys, monkeypatch, *given, f"--output={output}"
         )
@@ -196,7 +196,7 @@ class TestNamesThatAreNotUnicode:
 
     def test_retrieve(self, latin, tmp_path, capsys, monkeypatch):
         output = tmp_path / os.fsdecode(b"sh\xe9\xe9t.png")
-        given = ["--checkpoint=x", f"--input={latin}", "--query=a c\udce9t", f"--output={output}"]
+        given = ["--checkpoint=x", f"--data={latin}", "--query=a c\udce9t", f"--output={output}"]
         code, printed, error = in_process.run(retrieve, capsys, monkeypatch, *given)
         assert code == 0, error
         assert [line.split()[-1] for line in printed.splitlines()] == [
@@ -211,7 +211,7 @@ def test_results_are_not_written_over_anything(latin, tmp_path, capsys, monkeypa
     output = tmp_path / "mine.png"
     output.write_text("mine")
     more = "--labels=a,b" if module is classify else "--query=a"
-    given = ["--checkpoint=x", f"--input={latin}", more, f"--output={output}"]
+    given = ["--checkpoint=x", f"--data={latin}", more, f"--output={output}"]
     code, printed, error = in_process.run(module, capsys, monkeypatch, *given)
     assert code == 2 and printed == "" and f"--output={output} is there" in error
     assert output.read_text() == "mine"
@@ -221,7 +221,7 @@ def test_results_are_not_written_over_anything(latin, tmp_path, capsys, monkeypa
 def test_a_sheet_of_no_known_kind_is_refused_before_any_work(
     latin, tmp_path, capsys, monkeypatch, suffix
 ):
-    given = ["--checkpoint=x", f"--input={latin}", "--query=a", f"--output={tmp_path}/a{suffix}"]
+    given = ["--checkpoint=x", f"--data={latin}", "--query=a", f"--output={tmp_path}/a{suffix}"]
     code, printed, error = in_process.run(retrieve, capsys, monkeypatch, *given)
     assert code == 2 and printed == "" and ".png, .jpg, .jpeg, .webp" in error
 

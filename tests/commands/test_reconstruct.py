@@ -1,6 +1,7 @@
 """The reconstruct command, on real files."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def folder(tmp_path):
 def test_folder(weights, folder, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     code, printed, _ = run(
-        capsys, monkeypatch, f"--checkpoint={weights}", f"--input={folder}", f"--output={out}"
+        capsys, monkeypatch, f"--checkpoint={weights}", f"--data={folder}", f"--output={out}"
     )
     assert code == 0
     lines = printed.splitlines()
@@ -59,7 +60,7 @@ def test_sizes(weights, folder, tmp_path, capsys, monkeypatch, size, expected):
     arguments = [f"--checkpoint={weights}", f"--output={out}", f"--size={size}"]
     with Image.open(folder / "a.jpg") as image:
         image.resize((90, 70)).save(folder / "c.png")
-    code, printed, _ = run(capsys, monkeypatch, *arguments, f"--input={folder / 'c.png'}")
+    code, printed, _ = run(capsys, monkeypatch, *arguments, f"--data={folder / 'c.png'}")
     assert code == 0
     with Image.open(out / "c.png") as image:
         assert image.size == expected
@@ -69,14 +70,16 @@ def test_bad_images_are_named(weights, folder, tmp_path, capsys, monkeypatch):
     for name, content in (("zero.png", b""), ("cut.jpg", (folder / "a.jpg").read_bytes()[:300])):
         (tmp_path / name).write_bytes(content)
         arguments = [f"--checkpoint={weights}", f"--output={tmp_path / 'out' / name}"]
-        code, _, error = run(capsys, monkeypatch, *arguments, f"--input={tmp_path / name}")
+        code, _, error = run(capsys, monkeypatch, *arguments, f"--data={tmp_path / name}")
         assert code == 2 and error.startswith("error: ") and name.split(".")[0] in error
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--input=nothing"], "--input=nothing"),
+        (["--data=nothing"], "--data=nothing"),
+        (["--data=tar:0.tar"], "an image, a folder, folder:PATH, labelled:PATH or photos"),
+        (["--input=a.png"], "--input is now --data"),
         (["--size=60x64"], "--size"),
         (["--size=big"], "--size=big"),
         (["--size=8"], "8"),
@@ -85,7 +88,7 @@ def test_bad_images_are_named(weights, folder, tmp_path, capsys, monkeypatch):
     ],
 )
 def test_bad_arguments(weights, folder, tmp_path, capsys, monkeypatch, arguments, words):
-    given = [f"--checkpoint={weights}", f"--input={folder}", f"--output={tmp_path / 'o'}"]
+    given = [f"--checkpoint={weights}", f"--data={folder}", f"--output={tmp_path / 'o'}"]
     code, _, error = run(capsys, monkeypatch, *given, *arguments)
     assert code == 2 and error.startswith("error: ") and words in error
 
@@ -126,11 +129,29 @@ class TestNothingIsOverwritten:
         }
 
     def test_other_inputs_or_weights_get_another_folder(self, folder, tmp_path):
-        rebuild(folder, tmp_path / "out", facts={"--input": "one"})
+        rebuild(folder, tmp_path / "out", facts={"--data": "one"})
         before = contents(tmp_path / "out")
-        with pytest.raises(ValueError, match="--input: 'one' before, 'two' now"):
-            rebuild(folder, tmp_path / "out", facts={"--input": "two"})
+        with pytest.raises(ValueError, match="--data: 'one' before, 'two' now"):
+            rebuild(folder, tmp_path / "out", facts={"--data": "two"})
         assert contents(tmp_path / "out") == before
+
+    def test_the_command_names_its_images_by_where_they_are(
+        self, weights, folder, tmp_path, capsys, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        given = [f"--checkpoint={weights}", f"--output={tmp_path / 'out'}"]
+        for data in ("in", f"folder:{folder}"):
+            code, _, error = run(capsys, monkeypatch, *given, f"--data={data}")
+            assert code == 0, error
+        settings = tmp_path / "out" / "settings.json"
+        assert json.loads(settings.read_text())["--data"] == str(folder)
+
+    def test_an_older_folder_is_refused(self, folder, tmp_path):
+        (tmp_path / "out").mkdir()
+        old = {"format": "unitok_jax.reconstructed", "--size": [32, 32], "--input": "one"}
+        (tmp_path / "out" / "settings.json").write_text(json.dumps(old))
+        with pytest.raises(ValueError, match="not written by this version of unitok rec.*[^\n]$"):
+            rebuild(folder, tmp_path / "out", facts={"--data": "one"})
 
     def test_a_picture_called_comparison(self, tmp_path):
         for name in ("Comparison.jpg", "comparison_2.webp"):
@@ -171,9 +192,32 @@ class TestNames:
         for name in ("a.png", "captions.csv", "metadata.jsonl"):
             (tmp_path / name).write_bytes(b"")
         assert Inputs(tmp_path).names == ["a"]
-        with pytest.raises(ValueError, match="--input=.*none holds no images .*.webp"):
+        with pytest.raises(ValueError, match="--data=.*none holds no images .*.webp"):
             (tmp_path / "none").mkdir()
             Inputs(tmp_path / "none")
+
+    @pytest.mark.parametrize("form", ["{}", "folder:{}", "labelled:{}"])
+    def test_of_every_form(self, tmp_path, form):
+        for name in ("n1/a.png", "n2/a.png", "n2/0.tar"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+        inputs = Inputs(form.format(tmp_path))
+        assert inputs.names == ["n1/a", "n2/a"] and inputs.place == str(tmp_path)
+        assert Inputs(form.format(tmp_path / "n2" / "a.png")).names == ["a"]
+        assert Inputs(form.format(tmp_path / "n2")).names == ["a"]  # whatever lies beside images
+
+    def test_of_the_photographs(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "a.png").write_bytes(b"")
+        built_in = Inputs("photos")
+        assert len(built_in) > 10 and built_in.place == "photos"
+        assert Inputs("folder:photos").names == Inputs("./photos").names == ["a"]
+
+    @pytest.mark.parametrize("data", ["shapes", "tar:a.tar", "photos:a", "folder:", "parquet:a"])
+    def test_of_no_image_files(self, data):
+        with pytest.raises(ValueError, match=f"--data={data}: this command reads image files"):
+            Inputs(data)
 
     def test_of_two_folders(self, tmp_path):
         for folder in ("one", "two"):
@@ -192,7 +236,7 @@ class TestNames:
 
 def test_image_smaller_than_a_token(weights, tmp_path, capsys, monkeypatch):
     Image.new("RGB", (10, 40)).save(tmp_path / "small.png")
-    given = [f"--checkpoint={weights}", f"--input={tmp_path}/small.png", f"--output={tmp_path}/o"]
+    given = [f"--checkpoint={weights}", f"--data={tmp_path}/small.png", f"--output={tmp_path}/o"]
     code, _, error = run(capsys, monkeypatch, *given, "--size=native")
     assert code == 2 and "40x10" in error and "--size" in error
 

@@ -150,7 +150,7 @@ class TestFoldersAsTheyLieOnDisks:
         assert Inputs(tmp_path).names == ["a"]
 
     def test_inputs_without_images(self, tmp_path):
-        with pytest.raises(ValueError, match=r"--input=.* holds no images \(\.jpg"):
+        with pytest.raises(ValueError, match=r"--data=.* holds no images \(\.jpg"):
             Inputs(tmp_path)
 
 

@@ -252,7 +252,7 @@ def test_a_command_reads_what_it_compiled_before(environment, weights, tmp_path)
     kept = []
     for output in ("first", "second"):
         command = [sys.executable, "-m", "unitok_jax", "reconstruct", f"--checkpoint={weights}"]
-        command += [f"--input={tmp_path / 'a.png'}", f"--output={tmp_path / output}"]
+        command += [f"--data={tmp_path / 'a.png'}", f"--output={tmp_path / output}"]
         subprocess.run(command, env=environment, cwd=ROOT, check=True)
         kept.append(entries(tmp_path / "home"))
     assert kept[0] and kept[1] == kept[0]

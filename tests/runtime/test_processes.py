@@ -117,12 +117,12 @@ class TestDisagreement:
         code = (
             "import sys, pathlib, shutil\n"
             "copy = pathlib.Path(sys.argv[1]); sys.path.insert(0, str(copy))\n"
-            "from unitok_jax.runtime import discovery, processes\n"
+            "from unitok_jax.runtime import processes\n"
             "from unitok_jax.tokenizer import run\n"
             "from unitok_jax.training import loop\n"
             "assert str(copy) in loop.__file__\n"
             "from configs import tiny\n"
-            "processes.connect(discovery.Member(sys.argv[2], 2, int(sys.argv[3])), 60)\n"
+            "processes.connect('none', sys.argv[2], 2, int(sys.argv[3]), 60)\n"
             "with processes.Departure():\n"
             "    loop.train(run.Run, tiny.get_config(), sys.argv[4])\n"
         )

@@ -6,6 +6,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -87,16 +88,19 @@ def load_tokenizer(args: argparse.Namespace, **options):
     return load(args.checkpoint, **given, **options, **heads(args))
 
 
-def add_input(
-    parser: argparse.ArgumentParser, images: str = "an image, a folder of images"
-) -> None:
-    """Adds the image argument of `data.inputs.Inputs`; `images` describes the accepted kinds."""
+def add_images(parser: argparse.ArgumentParser, path: str = "an image, a folder of images") -> None:
+    """Adds the argument for image files, as `data.inputs` reads it; `path` describes a path."""
     parser.add_argument(
-        "--input",
+        "--data",
         required=True,
-        type=path,
-        help=f"{images}, or photos: the built-in photographs",
+        type=place,
+        help=f"{path}, folder:PATH, labelled:PATH, or photos: the built-in photographs",
     )
+    parser.add_argument("--input", type=_renamed, help=argparse.SUPPRESS)
+
+
+def _renamed(_: str) -> NoReturn:
+    console.refuse("--input is now --data")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -207,14 +211,9 @@ def connect(args: argparse.Namespace) -> None:
     """
     from unitok_jax.runtime import processes
 
-    member = discovery.find(
-        args.cluster,
-        os.environ,
-        coordinator=args.coordinator,
-        processes=args.processes,
-        process=args.process,
+    processes.connect(
+        args.cluster, args.coordinator, args.processes, args.process, args.connect_timeout
     )
-    processes.connect(member, args.connect_timeout)
 
 
 def run(

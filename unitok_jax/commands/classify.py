@@ -1,6 +1,6 @@
 """Says what is in images, among classes that you name: zero-shot classification, as CLIP's.
 
-`unitok classify --checkpoint=DIR --input=FILE_OR_FOLDER --labels="cat,dog,car"`
+`unitok classify --checkpoint=DIR --data=FILE_OR_FOLDER --labels="cat,dog,car"`
 prints for each image the most probable classes. Probabilities are among the named classes alone.
 """
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("classify", __doc__)
     arguments.add_checkpoint(parser)
-    arguments.add_input(parser)
+    arguments.add_images(parser)
     parser.add_argument(
         "--labels",
         required=True,
@@ -41,7 +41,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--top={args.top} must be at least 1")
     if args.output:
         arguments.check_new(args.output, "output")
-    inputs = Inputs(args.input)
+    inputs = Inputs(args.data)
     tokenizer = arguments.load_tokenizer(args)
     classes = tokenizer.class_features(labels.names, labels.templates)
     results = []

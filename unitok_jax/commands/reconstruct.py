@@ -1,13 +1,12 @@
 """Rebuilds images through their codes: what a tokenizer keeps, seen and measured.
 
-`unitok reconstruct --checkpoint=DIR --input=FILE_OR_FOLDER --output=DIR` writes a PNG
+`unitok reconstruct --checkpoint=DIR --data=FILE_OR_FOLDER --output=DIR` writes a PNG
 per image and `comparison.png` (original | reconstruction | error), and prints the PSNR of each. The
 same command again replaces what it wrote, and nothing else.
 """
 
 import argparse
 import io
-import os
 import pathlib
 
 import numpy as np
@@ -23,7 +22,7 @@ from unitok_jax.pictures import captioned
 from unitok_jax.system.paths import printable
 from unitok_jax.tokenizer.api import Tokenizer
 
-FORMAT = "unitok_jax.reconstructed"
+FORMAT = "unitok_jax.reconstructed.2"
 COMMAND = "unitok reconstruct"
 _COMPARED = 24  # images in comparison.png
 
@@ -90,7 +89,7 @@ def _sheet_name(files: list[pathlib.PurePath]) -> str:
         if file in folders:
             raise ValueError(
                 f"{printable(file)} would be a picture or {SETTINGS} and also a folder of pictures;"
-                " rename that folder of --input"
+                " rename that folder of --data"
             )
     number, name = 1, "comparison.png"
     while name in taken:
@@ -118,7 +117,7 @@ def main() -> None:
     """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("reconstruct", __doc__)
     arguments.add_checkpoint(parser)
-    arguments.add_input(parser)
+    arguments.add_images(parser)
     parser.add_argument("--output", required=True, type=arguments.path, help="folder for the PNGs")
     parser.add_argument(
         "--size", help="N, HEIGHTxWIDTH or native (cut to multiples of 16); default: the model's"
@@ -129,11 +128,11 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     native = args.size == "native"
     size = arguments.image_size(args.size) if args.size and not native else None
-    inputs = Inputs(args.input)
+    inputs = Inputs(args.data)
     tokenizer = arguments.load_tokenizer(args)
     size = None if native else size or tokenizer.image_size
     facts = {
-        "--input": printable(os.path.abspath(args.input)),
+        "--data": printable(inputs.place),
         "tokenizer": tokenizer.hash,
         "dtype": tokenizer.config.model.dtype,
     }

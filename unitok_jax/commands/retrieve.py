@@ -1,6 +1,6 @@
 """Finds the images of a folder that are nearest to a text, by the cosine of their features.
 
-`unitok retrieve --checkpoint=DIR --input=FOLDER --query="a red car"` prints them;
+`unitok retrieve --checkpoint=DIR --data=FOLDER --query="a red car"` prints them;
 `--output=sheet.png` draws them.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
     """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("retrieve", __doc__)
     arguments.add_checkpoint(parser)
-    arguments.add_input(parser, "a folder of images")
+    arguments.add_images(parser, "a folder of images")
     parser.add_argument(
         "--query", required=True, action="append", help="a text; give it again for more"
     )
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
         )
     if args.output:
         arguments.check_new(args.output, "output")
-    inputs = Inputs(args.input)
+    inputs = Inputs(args.data)
     tokenizer = arguments.load_tokenizer(args)
     found = retrieve(tokenizer, inputs, args.query, args.top)
     for query, nearest in zip(args.query, found, strict=True):

@@ -37,10 +37,10 @@ def data_config(
     Raises:
         ValueError: an empty argument, or a source that does not exist.
     """
-    source, path = _split(spec)
+    source, path = split(spec)
     return ConfigDict(
         {
-            "source": source,
+            "source": source or _recognised(path),
             "path": path,
             "captions": captions,
             "mixture": (),
@@ -55,7 +55,15 @@ def data_config(
     )
 
 
-def _split(spec: str) -> tuple[str, str]:
+def split(spec: str) -> tuple[str, str]:
+    """Splits a command's argument into the source that it names and the path.
+
+    Returns:
+        (source, path); the source is '' for a path alone, the path is '' for a source alone.
+
+    Raises:
+        ValueError: an empty argument, a mixture, or a source that does not exist.
+    """
     if not spec:
         raise ValueError("--data is empty; for example --data=labelled:/data/val or --data=photos")
     name, colon, path = spec.partition(":")
@@ -71,17 +79,18 @@ def _split(spec: str) -> tuple[str, str]:
         raise ValueError(
             f"--data={spec}: there is no source {name!r}; {hint}one of {', '.join(SOURCES)}"
         )
+    return "", spec
+
+
+def _recognised(path: str) -> str:
     for suffix, source in _SUFFIXES.items():
-        if spec.endswith(suffix):
-            return source, spec
-    return _in_folder(Path(spec).expanduser()), spec
-
-
-def _in_folder(path: Path) -> str:
-    if path.is_dir():
-        if (path / MANIFEST).is_file():
+        if path.endswith(suffix):
+            return source
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if (folder / MANIFEST).is_file():
             return "array_record"
-        suffixes = {entry.suffix for entry in path.iterdir()}
+        suffixes = {entry.suffix for entry in folder.iterdir()}
         for suffix, source in _SUFFIXES.items():
             if suffix in suffixes:
                 return source

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from unitok_jax.runtime.discovery import ClusterError, Member
+from unitok_jax.runtime import discovery
+from unitok_jax.runtime.discovery import ClusterError
 from unitok_jax.system import signals
 
 log = logging.getLogger(__name__)
@@ -42,17 +43,30 @@ class Unreachable(TryAgainError):
     """Another process did not answer in time."""
 
 
-def connect(member: Member | None, timeout: int) -> None:
+def connect(
+    cluster: str,
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    timeout: int,
+) -> None:
     """Joins the job, before any other use of JAX. Afterwards `jax.devices()` are all the job's.
 
     Args:
-      member: the result of `discovery.find`.
+      cluster: one of `discovery.CLUSTERS`.
+      coordinator: host:port of process 0.
+      processes: how many the job has.
+      process: which of them this is, from 0. Each of these three may be None, which takes the
+        environment's: see `discovery.find`.
       timeout: seconds that the other processes may take to appear.
 
     Raises:
-      ClusterError: the coordinator's port is taken.
+      ClusterError: the job cannot be found, or the coordinator's port is taken.
       Unreachable: the coordinator does not appear.
     """
+    member = discovery.find(
+        cluster, os.environ, coordinator=coordinator, processes=processes, process=process
+    )
     if member is None:
         return
     if member.coordinator is not None:

@@ -71,7 +71,9 @@ def claim(output: Path, settings: dict[str, Any], command: str) -> None:
         if before["format"] != settings["format"]:
             raise KeyError("format")
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{file} was not written by {command}; give an empty folder") from error
+        raise ValueError(
+            f"{file} was not written by this version of {command}; give an empty folder"
+        ) from error
     changed = [
         _difference(key, before.get(key), settings.get(key))
         for key in sorted(set(before) | set(settings))
