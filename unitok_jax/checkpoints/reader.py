@@ -70,7 +70,7 @@ def weights_hash(model: dict[str, Any], params) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
-class Stored:
+class SavedStep:
     """One step of a folder of checkpoints."""
 
     def __init__(self, folder: epath.Path, step: int):
