@@ -146,7 +146,7 @@ class Run:
         return self.programs.start(params, fresh.discriminator)
 
     def _trained_state(self, path: str) -> TrainState:
-        """Loads both players and optimisers of a workdir, at step 0; the average is reset."""
+        """Loads both networks and optimisers of a workdir, at step 0; the average is reset."""
         with Checkpoints(path) as checkpoints:
             meta = checkpoints.meta()
             problems = initialize.training_differences(meta["config"], self.config.to_dict())
