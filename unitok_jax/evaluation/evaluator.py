@@ -43,8 +43,8 @@ def _in_full(measure):
     return traced
 
 
-class Shown:
-    """Images for pictures: the first images of a pass.
+class Samples:
+    """Samples for pictures: the first images of a pass.
 
     Attributes:
       images, reconstructions: (n, H, W, 3) uint8.
@@ -58,7 +58,7 @@ class Shown:
 
 
 @dataclasses.dataclass
-class Pass:
+class EvaluationResult:
     """Results of one evaluation pass: float64, in source order, identical on every process."""
 
     reconstruction: Reconstruction = dataclasses.field(default_factory=Reconstruction)
@@ -70,7 +70,7 @@ class Pass:
     logits: np.ndarray | None = None  # (N, 1008), Inception's for the reconstructions
     positions: np.ndarray | None = None  # (N,) in the source, without skipped images
     digest: str = ""  # sha256 of the crc32 of every image's pixels, in order
-    shown: Shown | None = None
+    samples: Samples | None = None
     left_out: Tally = dataclasses.field(default_factory=Tally)  # images skipped by this process
     seconds: float = 0.0  # duration of the pass
     waited: float = 0.0  # seconds of the pass spent waiting for input
@@ -212,7 +212,7 @@ class Evaluator:
         what: str = "all",
         max_left_out: int | None = None,
         told: Callable[[int], None] | None = None,
-    ) -> Pass:
+    ) -> EvaluationResult:
         """Measures all images of a source, resized and centre-cropped. All processes call it.
 
         Args:
@@ -220,7 +220,7 @@ class Evaluator:
           source: source of at least one image.
           data: `config.data`.
           batch_size: global batch size, a multiple of the number of devices.
-          show: number of first images to return as `Pass.shown`.
+          show: number of first images to return as `EvaluationResult.samples`.
           what: 'all'; 'rebuilt', without Inception's features of the originals; 'originals', these
             alone; 'features', image features alone; 'dtypes', codes in float32 and bfloat16, which
             depend on the images per device: one image per device gives the same codes on any
@@ -234,15 +234,16 @@ class Evaluator:
         """
         leave_out = max_left_out is not None
         networks = {kind: networks[kind] for kind in self.networks}
-        found, rows = Pass(), {"image_features": [], "logits": [], "crc32": [], "positions": []}
+        result = EvaluationResult()
+        rows = {"image_features": [], "logits": [], "crc32": [], "positions": []}
         begin, parts, shown, unusable = time.perf_counter(), [], 0, 0
-        outputs = self._outputs(params, networks, source, data, batch_size, what, leave_out, found)
+        outputs = self._outputs(params, networks, source, data, batch_size, what, leave_out, result)
         with contextlib.closing(outputs):
             for number, (out, kept) in enumerate(outputs):
                 mask = out["mask"]
                 count = min(batch_size, len(source) - number * batch_size)
                 unusable += count - int(mask.sum())
-                self._add(found, out, mask)
+                self._add(result, out, mask)
                 if told is not None:
                     told(count)
                 rows["positions"].append(number * batch_size + np.flatnonzero(mask))
@@ -257,28 +258,28 @@ class Evaluator:
                     shown += missing
                 if leave_out and unusable > max_left_out:
                     break
-        found.shown = Shown(parts) if parts else None
+        result.samples = Samples(parts) if parts else None
         joined = {key: np.concatenate(value) for key, value in rows.items() if value}
-        found.positions, found.image_features = joined["positions"], joined.get("image_features")
-        found.logits = joined.get("logits")
-        found.digest = hashlib.sha256(joined["crc32"].astype("<u4").tobytes()).hexdigest()
-        found.seconds = time.perf_counter() - begin
-        return found
+        result.positions, result.image_features = joined["positions"], joined.get("image_features")
+        result.logits = joined.get("logits")
+        result.digest = hashlib.sha256(joined["crc32"].astype("<u4").tobytes()).hexdigest()
+        result.seconds = time.perf_counter() - begin
+        return result
 
     @staticmethod
-    def _add(found: Pass, out, mask) -> None:
+    def _add(result: EvaluationResult, out, mask) -> None:
         names = ("squared_error", "ssim", "ssim_uniform", "lpips")
         if "squared_error" in out:
-            found.reconstruction.update(mask, **{name: out[name] for name in names if name in out})
-            found.codebooks.update(out["counts"])
+            result.reconstruction.update(mask, **{name: out[name] for name in names if name in out})
+            result.codebooks.update(out["counts"])
         if "codes_float32" in out:
-            found.agreement.update(out["codes_float32"], out["codes_bfloat16"], mask)
-        for key, moments in (("pool3", found.rebuilt), ("pool3_original", found.originals)):
+            result.agreement.update(out["codes_float32"], out["codes_bfloat16"], mask)
+        for key, moments in (("pool3", result.rebuilt), ("pool3_original", result.originals)):
             if key in out:
                 moments.update(out[key], mask)
 
     def _outputs(
-        self, params, networks, source, data, batch_size, what, leave_out, found
+        self, params, networks, source, data, batch_size, what, leave_out, result
     ) -> Iterator[tuple[dict, dict]]:
         """Yields the fetched outputs of every batch, and the outputs that stay on the devices.
 
@@ -292,9 +293,9 @@ class Evaluator:
             for _ in range(0, len(source), batch_size):
                 asked = time.perf_counter()
                 read = next(batches)
-                found.waited += time.perf_counter() - asked
+                result.waited += time.perf_counter() - asked
                 if leave_out:
-                    found.left_out.update([read["notes"].skipped])
+                    result.left_out.update([read["notes"].skipped])
                 read = {key: read[key] for key in ("image", "mask", "crc32")}
                 batch = sharding.shard_batch(read, self.mesh)
                 out, kept = self._steps[what](params, networks, batch)
@@ -320,7 +321,7 @@ def _marks(batch):
 
 def digest(params) -> str:
     """Hashes the values of a network on the host, in order, to 32 hexadecimal digits."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
-        found.update(np.ascontiguousarray(leaf))
-    return found.hexdigest()[:32]
+        hashed.update(np.ascontiguousarray(leaf))
+    return hashed.hexdigest()[:32]
