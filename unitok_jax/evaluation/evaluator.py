@@ -97,25 +97,25 @@ class Evaluator:
         self.mesh, self.networks = mesh, dict(networks)
         self._rows = model["vocab_size"] // model["num_codebooks"]
         self._graphs = {kind: pretrained.abstract(kind, d)[0] for kind, d in networks.items()}
-        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        replicated, by_rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         platform = mesh.devices.flat[0].platform
 
         # Separate programs, the same as a `Tokenizer`'s, so that measures are of its results.
         functions = Functions(model, precision, platform)
-        self._to_float = jax.jit(to_float, out_shardings=split)
-        self._encode = jax.jit(functions.encode, out_shardings=split)
-        self._decode = jax.jit(functions.decode, static_argnums=2, out_shardings=split)
-        self._features = jax.jit(functions.features, out_shardings=whole)
-        self._text = jax.jit(functions.encode_text, out_shardings=whole)
+        self._to_float = jax.jit(to_float, out_shardings=by_rows)
+        self._encode = jax.jit(functions.encode, out_shardings=by_rows)
+        self._decode = jax.jit(functions.decode, static_argnums=2, out_shardings=by_rows)
+        self._features = jax.jit(functions.features, out_shardings=replicated)
+        self._text = jax.jit(functions.encode_text, out_shardings=replicated)
         self._encode_by_dtype = {
-            name: jax.jit(Functions(model, name, platform).encode, out_shardings=whole)
+            name: jax.jit(Functions(model, name, platform).encode, out_shardings=replicated)
             for name in ("float32", "bfloat16")
         }
         self._measure = jax.jit(
-            self._measures, static_argnames="originals", out_shardings=(whole, split)
+            self._measures, static_argnames="originals", out_shardings=(replicated, by_rows)
         )
-        self._pool3 = jax.jit(self._inception_features, out_shardings=whole)
-        self._mark = jax.jit(_marks, out_shardings=whole)
+        self._pool3 = jax.jit(self._inception_features, out_shardings=replicated)
+        self._mark = jax.jit(_marks, out_shardings=replicated)
         self._steps = {
             "all": self.step,
             "rebuilt": functools.partial(self.step, originals=False),
@@ -127,7 +127,7 @@ class Evaluator:
         self._first_rows = jax.jit(
             lambda arrays, count: jax.tree.map(lambda x: x[:count], arrays),
             static_argnums=1,
-            out_shardings=whole,
+            out_shardings=replicated,
         )
 
     def step(self, params, networks, batch, *, originals: bool = True) -> tuple[dict, dict]:
@@ -172,8 +172,8 @@ class Evaluator:
             out["lpips"] = lpips(rounded, images)
         if "inception" in self._graphs:
             inception = nnx.merge(self._graphs["inception"], networks["inception"])
-            seen = inception(rebuilt)
-            out |= {"pool3": seen.pool3, "logits": seen.logits_unbiased}
+            features = inception(rebuilt)
+            out |= {"pool3": features.pool3, "logits": features.logits_unbiased}
             if originals:
                 out["pool3_original"] = inception(batch["image"]).pool3
         return out, rebuilt
@@ -209,9 +209,9 @@ class Evaluator:
         batch_size: int,
         *,
         show: int = 0,
-        what: str = "all",
+        kind: str = "all",
         max_left_out: int | None = None,
-        told: Callable[[int], None] | None = None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> EvaluationResult:
         """Measures all images of a source, resized and centre-cropped. All processes call it.
 
@@ -221,49 +221,49 @@ class Evaluator:
           data: `config.data`.
           batch_size: global batch size, a multiple of the number of devices.
           show: number of first images to return as `EvaluationResult.samples`.
-          what: 'all'; 'rebuilt', without Inception's features of the originals; 'originals', these
+          kind: 'all'; 'rebuilt', without Inception's features of the originals; 'originals', these
             alone; 'features', image features alone; 'dtypes', codes in float32 and bfloat16, which
             depend on the images per device: one image per device gives the same codes on any
             number of devices.
           max_left_out: maximum of unusable images, which are skipped; beyond the maximum the pass
             ends early, on all processes at the same batch. None: an unusable image is an error.
-          told: called with the number of images of each batch once the batch is measured.
+          on_batch: called with the number of images of each batch once the batch is measured.
 
         Raises:
           SampleError, OSError: an image cannot be used; the message names it.
         """
         leave_out = max_left_out is not None
-        networks = {kind: networks[kind] for kind in self.networks}
+        networks = {name: networks[name] for name in self.networks}
         result = EvaluationResult()
         rows = {"image_features": [], "logits": [], "crc32": [], "positions": []}
-        begin, parts, shown, unusable = time.perf_counter(), [], 0, 0
-        outputs = self._outputs(params, networks, source, data, batch_size, what, leave_out, result)
+        started, sampled, sample_count, unusable = time.perf_counter(), [], 0, 0
+        outputs = self._outputs(params, networks, source, data, batch_size, kind, leave_out, result)
         with contextlib.closing(outputs):
-            for number, (out, kept) in enumerate(outputs):
+            for number, (out, on_device) in enumerate(outputs):
                 mask = out["mask"]
                 count = min(batch_size, len(source) - number * batch_size)
                 unusable += count - int(mask.sum())
                 self._add(result, out, mask)
-                if told is not None:
-                    told(count)
+                if on_batch is not None:
+                    on_batch(count)
                 rows["positions"].append(number * batch_size + np.flatnonzero(mask))
                 for key in rows.keys() & out.keys():
                     rows[key].append(out[key][mask])
-                missing = min(show - shown, int(mask.sum()))
+                missing = min(show - sample_count, int(mask.sum()))
                 if missing > 0:
                     # Masked rows lie between the others.
-                    last = int(np.flatnonzero(mask)[missing - 1]) + 1
-                    first = jax.device_get(self._first_rows(kept, last))
-                    parts.append({key: value[mask[:last]] for key, value in first.items()})
-                    shown += missing
+                    end = int(np.flatnonzero(mask)[missing - 1]) + 1
+                    fetched = jax.device_get(self._first_rows(on_device, end))
+                    sampled.append({key: value[mask[:end]] for key, value in fetched.items()})
+                    sample_count += missing
                 if leave_out and unusable > max_left_out:
                     break
-        result.samples = Samples(parts) if parts else None
+        result.samples = Samples(sampled) if sampled else None
         joined = {key: np.concatenate(value) for key, value in rows.items() if value}
         result.positions, result.image_features = joined["positions"], joined.get("image_features")
         result.logits = joined.get("logits")
         result.digest = hashlib.sha256(joined["crc32"].astype("<u4").tobytes()).hexdigest()
-        result.seconds = time.perf_counter() - begin
+        result.seconds = time.perf_counter() - started
         return result
 
     @staticmethod
@@ -279,7 +279,7 @@ class Evaluator:
                 moments.update(out[key], mask)
 
     def _outputs(
-        self, params, networks, source, data, batch_size, what, leave_out, result
+        self, params, networks, source, data, batch_size, kind, leave_out, result
     ) -> Iterator[tuple[dict, dict]]:
         """Yields the fetched outputs of every batch, and the outputs that stay on the devices.
 
@@ -291,17 +291,17 @@ class Evaluator:
         pending = None
         with contextlib.closing(batches):
             for _ in range(0, len(source), batch_size):
-                asked = time.perf_counter()
+                waiting_since = time.perf_counter()
                 read = next(batches)
-                result.waited += time.perf_counter() - asked
+                result.waited += time.perf_counter() - waiting_since
                 if leave_out:
                     result.left_out.update([read["notes"].skipped])
                 read = {key: read[key] for key in ("image", "mask", "crc32")}
                 batch = sharding.shard_batch(read, self.mesh)
-                out, kept = self._steps[what](params, networks, batch)
+                out, on_device = self._steps[kind](params, networks, batch)
                 if pending is not None:
                     yield jax.device_get(pending[0]), pending[1]
-                pending = out, kept | {"image": batch["image"]}
+                pending = out, on_device | {"image": batch["image"]}
         yield jax.device_get(pending[0]), pending[1]
 
     def encode_text(self, params, tokens: np.ndarray, batch_size: int) -> np.ndarray:

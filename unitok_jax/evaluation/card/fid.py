@@ -102,9 +102,9 @@ class Fid:
         if self._settings.save_reference:
             facts = self._facts | {"digest": result.digest}
             statistics.write(self._settings.save_reference, originals, facts)
-        out = suite.rfid(result, originals)
+        figures = suite.rfid(result, originals)
         if self.given:
-            out["fid_reference"] = frechet_distance(self.given, result.rebuilt.result())
+            figures["fid_reference"] = frechet_distance(self.given, result.rebuilt.result())
         if count < FEW:
             notes.warn(
                 f"FID of {count} images is too high by a bias that falls with their number: "
@@ -113,10 +113,10 @@ class Fid:
         if count < _SPLITS:
             reason = f"needs at least {_SPLITS} images, and there are {count}"
             notes.skip("inception score", reason, "Give more images as --data.")
-            return out
+            return figures
         names = ("inception_score", "inception_score_std")
         scores = inception_score(result.logits, _SPLITS, shuffle_seed=_SHUFFLE)
-        return out | dict(zip(names, scores, strict=True))
+        return figures | dict(zip(names, scores, strict=True))
 
     def _tell(self, what, origin, moments):
         """Notes the hash of mu and sigma, float64, by which two cards' references compare."""

@@ -89,8 +89,8 @@ class CardInputs:
         self.hash, self.config = tokenizer.hash, tokenizer.config
         self.precision = tokenizer.precision
         self.left_out = self._left_out("data", settings.data, source)
-        most = settings.max_images
-        self.source = subset(source, range(min(len(source), most))) if most else source
+        limit = settings.max_images
+        self.source = subset(source, range(min(len(source), limit))) if limit else source
         self.probe, self.probe_data = None, None
         if settings.probe:
             names = ("image_size", "context_length", "num_threads", "num_workers")
@@ -173,20 +173,20 @@ class CardInputs:
             )
         return LabelSet(names, templates)
 
-    def run(self, source, data=None, batch_size=None, what="all", **options) -> EvaluationResult:
+    def run(self, source, data=None, batch_size=None, kind="all", **options) -> EvaluationResult:
         """Makes a pass, as `Evaluator.run`; process 0 tells its progress."""
         batch_size = batch_size or self.batch_size
-        data, told = data or self.data, None
+        data, on_batch = data or self.data, None
         with contextlib.ExitStack() as stack:
             if processes.is_lead():
-                what_is_done = _DOING.get(what, "measuring")
-                progress = Progress(len(source), "image", what=what_is_done)
-                told = stack.enter_context(progress).update
+                doing = _DOING.get(kind, "measuring")
+                progress = Progress(len(source), "image", what=doing)
+                on_batch = stack.enter_context(progress).update
             return self.evaluator.run(
                 *(self.params, self.networks, source, data, batch_size),
                 **options,
-                what=what,
-                told=told,
+                kind=kind,
+                on_batch=on_batch,
             )
 
     def run_usable(
@@ -196,8 +196,8 @@ class CardInputs:
 
         Which rows of a batch were read is known to all, so that none waits for one that gave up.
         """
-        most = int(self.data.max_bad * len(source))
-        result, left_out = self.run(source, data, max_left_out=most, **options), Tally()
+        max_left_out = int(self.data.max_bad * len(source))
+        result, left_out = self.run(source, data, max_left_out=max_left_out, **options), Tally()
         left_out.update(map(Tally.from_json, processes.from_all(result.left_out.to_json())))
         self._check(left_out, len(source), flag, value)
         if not len(result.positions):
@@ -234,20 +234,20 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
         {"tokenizer": inputs.hash, "images": len(inputs.source), "batch size": inputs.batch_size}
         | {f"weights of {kind}": value for kind, value in inputs.digests.items()}
     )
-    what = "rebuilt" if fid.known else "all"
-    result, left_out = inputs.run_usable("data", settings.data, inputs.source, what=what)
+    main_pass = "rebuilt" if fid.known else "all"
+    result, left_out = inputs.run_usable("data", settings.data, inputs.source, kind=main_pass)
     left_out.update([inputs.left_out])
     if left_out.total:
         notes.warn(f"{left_out.total} images were left out")
     usable = subset(inputs.source, result.positions.tolist())
     metrics = result.reconstruction.result()
-    metrics |= fid.measure(result, lambda: inputs.run(usable, what="originals").originals.result())
-    first = subset(usable, range(min(len(usable), COMPARED)))
-    agreement = inputs.run(first, batch_size=inputs.mesh.size, what="dtypes").agreement
-    books = result.codebooks.result() | agreement.result()
+    metrics |= fid.measure(result, lambda: inputs.run(usable, kind="originals").originals.result())
+    compared = subset(usable, range(min(len(usable), COMPARED)))
+    agreement = inputs.run(compared, batch_size=inputs.mesh.size, kind="dtypes").agreement
+    codebooks = result.codebooks.result() | agreement.result()
     for key in ("bits_per_token", "max_bits_per_token", "codes_changed", "tokens_changed"):
-        metrics[key] = books.pop(key)
-    books |= _usable(result.codebooks.counts, notes)
+        metrics[key] = codebooks.pop(key)
+    codebooks |= _usable(result.codebooks.counts, notes)
     if "lpips" not in inputs.networks:
         notes.skip("LPIPS", "no weights of LPIPS were named", "Give --lpips=FILE.")
     metrics |= _text_figures(inputs, usable, result, notes)
@@ -256,7 +256,7 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
     chosen = pictures.choose(per_image["psnr"])
     order = sorted(position for positions in chosen.values() for position in positions)
     # The program of the pass, whose batches have one shape: nothing is compiled again.
-    samples = inputs.run(subset(usable, order), show=len(order), what=what).samples
+    samples = inputs.run(subset(usable, order), show=len(order), kind=main_pass).samples
     if training_images.same(inputs.config.data, data):
         notes.warn("the model was trained on these images: figures of others may be worse")
     for kind, weights in settings.networks.items():
@@ -264,7 +264,7 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
             notes.warn(f"{kind} has random weights: its figures mean nothing beside published ones")
     return Card(
         metrics,
-        books,
+        codebooks,
         result.codebooks.counts,
         per_image,
         samples,
@@ -331,7 +331,7 @@ def _probe(
         return {}
     settings = inputs.settings
     train, left_out = inputs.run_usable(
-        "probe", settings.probe, inputs.probe, inputs.probe_data, what="features"
+        "probe", settings.probe, inputs.probe, inputs.probe_data, kind="features"
     )
     if left_out.total:
         notes.warn(f"{left_out.total} images of --probe were left out")
