@@ -113,10 +113,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns all completely saved steps, in order; a step may have been damaged since."""
-        names = ocp.path.step.standard_name_format()
+        name_format = ocp.path.step.standard_name_format()
         if not self.folder.exists():
             return []
-        return sorted(found.step for found in names.find_all(self.folder))
+        return sorted(name.step for name in name_format.find_all(self.folder))
 
     def latest_step(self) -> int | None:
         """Returns the newest checkpoint's step, or None."""
@@ -194,10 +194,10 @@ class Checkpoints:
         if not processes.everyone(free >= needed):
             raise OSError(self._full(needed))
 
-    def _attempt(self, call, *arguments, **named):
+    def _attempt(self, call, *args, **kwargs):
         """Calls Orbax, and translates its errors for the run."""
         try:
-            return call(*arguments, **named)
+            return call(*args, **kwargs)
         except (ValueError, OSError, RuntimeError) as error:
             if self._saving is None:
                 raise
@@ -210,9 +210,9 @@ class Checkpoints:
                 f"step {step} could not be written to {self.folder}: {error}"
             ) from error
 
-    def _full(self, needed: int, what: str = "") -> str:
+    def _full(self, needed: int, prefix: str = "") -> str:
         return (
-            f"{what}{self.folder} has {workdir.free_bytes(self.folder) / 1e9:.3f} GB free and a "
+            f"{prefix}{self.folder} has {workdir.free_bytes(self.folder) / 1e9:.3f} GB free and a "
             f"checkpoint takes up to {needed / 1e9:.3f} GB; complete ones: "
             f"{', '.join(map(str, self.steps())) or 'none'}. Make room there, or set "
             "another --workdir, and run the same command again"
