@@ -9,7 +9,7 @@ from PIL import Image
 from configs import tiny
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 
 
 class _Numbered:
@@ -42,7 +42,7 @@ def read(begin: int, end: int, batch: int) -> dict[int, list[int]]:
     config = tiny.get_config()
     config.data.batch_size, config.data.num_threads = batch, 1
     config.data.image_size = (16, 16)
-    tokenizer = Tokenizer(config.data.context_length)
+    tokenizer = TextTokenizer(config.data.context_length)
     numbers = {tokenizer(f"{i}")[0].tobytes(): i for i in range(count())}
     source = _Numbered(count())
     batches = train_batches(config.data, config.seed, source=source, start_step=begin)

@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
         standard_logging.getLogger(noisy).setLevel(standard_logging.WARNING)
     from unitok_jax.runtime import processes  # after the flags: --help must not wait for JAX
 
-    with processes.Departure():
+    with processes.ExitTogether():
         try:
             _compile() if MODE.value == "compile" else _train()
         except (*processes.REFUSALS, ArithmeticError) as error:

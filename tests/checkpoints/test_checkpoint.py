@@ -382,7 +382,7 @@ save(folder, config, [1])
 with Checkpoints(folder, config.checkpoint, create=True) as checkpoints:
     os.kill(os.getpid(), signal.SIGTERM)
     step = 2
-    while not preemption.come():
+    while not preemption.requested():
         assert step < 2000, "no notice"
         step += 1
         time.sleep(0.01)

@@ -16,7 +16,7 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.sources import SOURCES, open_source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 
 
 def config(**values):
@@ -257,7 +257,7 @@ class TestCaptions:
         (tmp_path / "captions.jsonl").write_text('{"image": "a.png", "text": "a \\ud800 b\\u0000"}')
         data = formats.config("folder", tmp_path, batch_size=1)
         (batch,) = formats.take(train_batches(data, 0), 1)
-        assert Tokenizer(8).decode(batch["text"]) == ["a \ufffd b"]
+        assert TextTokenizer(8).decode(batch["text"]) == ["a \ufffd b"]
 
 
 class TestNames:

@@ -59,7 +59,7 @@ class TestSpecialFiles:
         data = config(tmp_path, batch_size=4)
         with contextlib.closing(train_batches(data, 0)) as batches:
             assert next(batches)["image"].shape == (4, 16, 16, 3)
-            assert batches.health.take()["skipped/unreadable"] == 1
+            assert batches.health.new_counts()["skipped/unreadable"] == 1
 
     @pytest.mark.parametrize("kind", SPECIAL)
     def test_a_text_beside_an_image(self, tmp_path, kind):

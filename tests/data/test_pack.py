@@ -16,7 +16,7 @@ import pytest
 from helpers.formats import config, jpeg
 from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 from unitok_jax.data.writing.folders import PARTIAL
 
 pytestmark = pytest.mark.slow
@@ -220,7 +220,7 @@ def test_captions_with_half_a_surrogate_pair(tmp_path):
     assert code == 0, error
     captions = packed(tmp_path / "out")[0]["captions"]
     assert captions == ("a \ufffd cup", "\U0001f600", "\ufffd")
-    tokenize, source = Tokenizer(), open_source(config("folder", folder))
+    tokenize, source = TextTokenizer(), open_source(config("folder", folder))
     assert (tokenize(captions) == tokenize(source[0]["captions"])).all()
 
 

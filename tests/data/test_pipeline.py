@@ -16,7 +16,7 @@ from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
 from unitok_jax.data.images.transforms import ImageError, decode_image, resize_center_crop
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ class TestTraining:
         }
 
     def test_captions_belong_to_the_images_and_all_are_drawn(self, folder):
-        tokenize = Tokenizer(8)
+        tokenize = TextTokenizer(8)
         seen = set()
         for batch in first(60, config(folder)):
             for index, text in zip(identities(batch), batch["text"], strict=True):
@@ -228,7 +228,7 @@ class TestMixture:
         return config("", source="mixture", mixture=parts, **values)
 
     def test_every_batch_has_its_share_of_every_part(self, tmp_path):
-        other = Tokenizer(8)("other")[0]
+        other = TextTokenizer(8)("other")[0]
         batches = first(12, self.mixed(tmp_path, batch_size=8))
         counts = [(batch["text"] == other).all(1).sum() for batch in batches]
         assert sum(counts) == 24
@@ -318,7 +318,7 @@ class TestBadImages:
         assert seen == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 11]
 
     def test_captions_come_from_the_replacement(self, damaged):
-        tokens = Tokenizer(8)(["picture 5", "number 5"])
+        tokens = TextTokenizer(8)(["picture 5", "number 5"])
         for batch in first(3, config(damaged)):
             for index, text in zip(identities(batch), batch["text"], strict=True):
                 assert index != 5 or text.tolist() in tokens.tolist()
@@ -348,11 +348,11 @@ class TestBadImages:
             for epoch in range(2):
                 for _ in range(3):
                     next(batches)
-                taken = batches.health.take()
+                taken = batches.health.new_counts()
                 expected = {"samples": 12, "bytes": sum(sizes.values()) + replaced}
                 expected |= {"skipped/damaged": 1, "skipped/empty": 1}
                 assert taken == expected, epoch
-            assert batches.health.take() == {"samples": 0, "bytes": 0}
+            assert batches.health.new_counts() == {"samples": 0, "bytes": 0}
 
     def test_more_than_the_allowed_share_ends_the_run_with_the_list(self, damaged, monkeypatch):
         monkeypatch.setattr(health, "ENOUGH", 24)
@@ -435,7 +435,9 @@ class TestEvaluation:
             record = source[index]
             image = resize_center_crop(decode_image(record["image"], record["name"]), (16, 32))
             np.testing.assert_array_equal(batch["image"][index], image)
-            np.testing.assert_array_equal(batch["text"][index], Tokenizer(8)(f"picture {index}")[0])
+            np.testing.assert_array_equal(
+                batch["text"][index], TextTokenizer(8)(f"picture {index}")[0]
+            )
 
     @pytest.mark.parametrize("count", [2, 4])
     def test_processes_yield_as_many_batches_and_every_sample_once(self, folder, count):

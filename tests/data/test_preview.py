@@ -17,7 +17,7 @@ from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.preview import statistics
 from unitok_jax.data.preview.samples import preview, training_samples
 from unitok_jax.data.sources import SOURCES, open_source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 from unitok_jax.pictures import sheet
 
 pytestmark = pytest.mark.slow
@@ -119,7 +119,7 @@ class TestSheet:
         assert len(set(sum(found, []))) == 10
         assert found == sorted(found)  # in reading order
         texts = (tmp_path / "sheet.txt").read_text(encoding="utf-8").splitlines()
-        assert texts == Tokenizer().decode(expected["text"][:10])
+        assert texts == TextTokenizer().decode(expected["text"][:10])
         assert not (tmp_path / "statistics.json").exists()
 
     @pytest.mark.parametrize("size", [(16, 16), (64, 32), (256, 256), (32, 2048)])
@@ -188,7 +188,7 @@ class TestSheet:
             path.unlink()
         preview(config(tmp_path, batch_size=2, context_length=77), tmp_path / "out", images=2)
         text = (tmp_path / "out/sheet.txt").read_text(encoding="utf-8").splitlines()[0]
-        assert text == Tokenizer().decode(Tokenizer()(caption))[0]
+        assert text == TextTokenizer().decode(TextTokenizer()(caption))[0]
         assert Image.open(tmp_path / "out/sheet.png").size[0] > 192
 
     def test_missing_characters_are_told(self):
@@ -279,7 +279,7 @@ class TestStatistics:
                 return self.source[index] | {"captions": () if index == 3 else (SHORT,)}
 
         source = Broken(open_source(config(folder).data))
-        measured = statistics.measure(source, range(8), Tokenizer(), 3)
+        measured = statistics.measure(source, range(8), TextTokenizer(), 3)
         found, tally = statistics.summarize(measured, (32, 32), 77)
         assert found["usable"] == 4 and tally.total == 4
         assert tally.names == {
@@ -336,7 +336,7 @@ class TestStatistics:
     def test_every_chosen_sample_is_read_once(self, folder):
         source = Counted(open_source(config(folder).data))
         many = [i % 8 for i in range(70)]  # more than are read ahead
-        measured = list(statistics.measure(source, many, Tokenizer(), 2))
+        measured = list(statistics.measure(source, many, TextTokenizer(), 2))
         assert sorted(source.read) == sorted(many)
         assert [each.width for each in measured[:3]] == [64, 128, 40]
 

@@ -30,7 +30,7 @@ from unitok_jax.data.formats.shapes import (
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -321,7 +321,7 @@ def test_captions_fit_their_context():
     from configs import shapes
 
     captions = {c for i in range(3000) for c in describe(SPLITS["train"].scene(i))}
-    length = (Tokenizer(77)(sorted(captions)) > 0).sum(1).max()
+    length = (TextTokenizer(77)(sorted(captions)) > 0).sum(1).max()
     assert 45 < length < shapes.get_config().data.context_length
 
 
@@ -360,5 +360,5 @@ class TestPipeline:
         batch = next(batches)
         batches.close()
         assert batch["index"].tolist() == list(range(8)) and batch["mask"].all()
-        tokens = Tokenizer(56)([source[i]["captions"][0] for i in range(8)])
+        tokens = TextTokenizer(56)([source[i]["captions"][0] for i in range(8)])
         np.testing.assert_array_equal(batch["text"], tokens)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from unitok_jax.data import text
-from unitok_jax.data.text import END_OF_TEXT, START_OF_TEXT, Tokenizer, clean
+from unitok_jax.data.text import END_OF_TEXT, START_OF_TEXT, TextTokenizer, clean
 
 GOLDEN = Path(os.environ.get("UNITOK_PARITY", Path(__file__).parents[1] / "golden"))
 CAPTIONS = json.loads((GOLDEN / "clip_tokens.json").read_text(encoding="utf-8"))
@@ -19,27 +19,27 @@ CAPTIONS = json.loads((GOLDEN / "clip_tokens.json").read_text(encoding="utf-8"))
 
 @pytest.mark.parametrize("golden", CAPTIONS, ids=[repr(each["text"])[:30] for each in CAPTIONS])
 def test_ids_are_those_of_the_reference(golden):
-    np.testing.assert_array_equal(Tokenizer()(golden["text"])[0], golden["ids"])
+    np.testing.assert_array_equal(TextTokenizer()(golden["text"])[0], golden["ids"])
 
 
 def test_shape_and_dtype():
-    ids = Tokenizer()(["a cat", "a dog"])
+    ids = TextTokenizer()(["a cat", "a dog"])
     assert ids.shape == (2, 77)
     assert ids.dtype == np.int32
-    assert Tokenizer()([]).shape == (0, 77)
-    np.testing.assert_array_equal(Tokenizer()("a cat"), ids[:1])
+    assert TextTokenizer()([]).shape == (0, 77)
+    np.testing.assert_array_equal(TextTokenizer()("a cat"), ids[:1])
 
 
 def test_truncation_keeps_the_end_token():
-    whole = Tokenizer(77)("one two three four five six")[0]
-    short = Tokenizer(5)("one two three four five six")[0]
+    whole = TextTokenizer(77)("one two three four five six")[0]
+    short = TextTokenizer(5)("one two three four five six")[0]
     np.testing.assert_array_equal(short, [START_OF_TEXT, *whole[1:4], END_OF_TEXT])
 
 
 def test_of_a_long_caption_the_beginning_is_read(monkeypatch):
     lengths = []
     monkeypatch.setattr(text, "clean", lambda caption: lengths.append(len(caption)) or caption)
-    tokenizer = Tokenizer()
+    tokenizer = TextTokenizer()
     long = tokenizer("word " * 1_000_000)
     assert np.array_equal(long, tokenizer("word " * 100))
     assert tokenizer.length("word " * 1_000_000) == 20_002
@@ -47,25 +47,25 @@ def test_of_a_long_caption_the_beginning_is_read(monkeypatch):
 
 
 def test_spelled_out_special_tokens_are_text():
-    ids = Tokenizer()("a <end_of_text> b")[0]
+    ids = TextTokenizer()("a <end_of_text> b")[0]
     assert np.count_nonzero(ids == END_OF_TEXT) == 1
 
 
 def test_escapes_case_and_white_space_do_not_matter():
-    tokenize = Tokenizer()
+    tokenize = TextTokenizer()
     np.testing.assert_array_equal(
         tokenize("  Salt &amp;amp; PEPPER\n\tmills "), tokenize("salt & pepper mills")
     )
 
 
 def test_halves_of_surrogate_pairs_are_replaced():
-    tokenize = Tokenizer()
+    tokenize = TextTokenizer()
     np.testing.assert_array_equal(tokenize("a \ud83d cup \udce9"), tokenize("a \ufffd cup \ufffd"))
     np.testing.assert_array_equal(tokenize("\ud83d\ude00"), tokenize("\U0001f600"))
 
 
 def test_pickled_tokenizer_gives_the_same_ids():
-    tokenizer = Tokenizer(16)
+    tokenizer = TextTokenizer(16)
     copy = pickle.loads(pickle.dumps(tokenizer))
     np.testing.assert_array_equal(copy("a red cup"), tokenizer("a red cup"))
     assert len(pickle.dumps(tokenizer)) < 1000
@@ -74,12 +74,12 @@ def test_pickled_tokenizer_gives_the_same_ids():
 @pytest.mark.parametrize(("texts", "name"), [([b"bytes"], "bytes"), (["a", None], "NoneType")])
 def test_what_is_not_text_is_refused(texts, name):
     with pytest.raises(TypeError, match=f"captions must be str, got {name}"):
-        Tokenizer()(texts)
+        TextTokenizer()(texts)
 
 
 def test_context_without_room_is_refused():
     with pytest.raises(ValueError, match="data.context_length=1 leaves no room"):
-        Tokenizer(1)
+        TextTokenizer(1)
 
 
 def test_plain_ascii_needs_no_repair():
@@ -98,9 +98,9 @@ def squeezed(text):
 
 @pytest.mark.parametrize("golden", CAPTIONS, ids=[repr(each["text"])[:30] for each in CAPTIONS])
 def test_decoded_ids_are_the_cleaned_text_but_for_spaces(golden):
-    cleaned, tokenizer = clean(golden["text"]), Tokenizer(4096)
+    cleaned, tokenizer = clean(golden["text"]), TextTokenizer(4096)
     assert squeezed(tokenizer.decode(tokenizer(golden["text"]))[0]) == squeezed(cleaned)
-    cut = squeezed(Tokenizer().decode(golden["ids"])[0].rstrip("\ufffd"))
+    cut = squeezed(TextTokenizer().decode(golden["ids"])[0].rstrip("\ufffd"))
     assert squeezed(cleaned).startswith(cut)
 
 
@@ -116,20 +116,20 @@ def test_decoded_ids_are_the_cleaned_text_but_for_spaces(golden):
     ],
 )
 def test_decoding_puts_a_space_after_every_word(text, decoded):
-    assert Tokenizer().decode(Tokenizer()(text)) == [decoded]
+    assert TextTokenizer().decode(TextTokenizer()(text)) == [decoded]
 
 
 def test_decoding_a_truncated_caption():
-    tokenizer = Tokenizer(5)
+    tokenizer = TextTokenizer(5)
     assert tokenizer.decode(tokenizer("one two three four five")) == ["one two three"]
-    emoji = Tokenizer()("\U0001f9ff")[0]
+    emoji = TextTokenizer()("\U0001f9ff")[0]
     assert np.flatnonzero(emoji == END_OF_TEXT)[0] > 2  # several tokens for one character
-    short = Tokenizer(3)
+    short = TextTokenizer(3)
     assert short.decode(short("\U0001f9ff")) == ["\ufffd"]
 
 
 def test_decoding_many_and_none():
-    tokenizer = Tokenizer(8)
+    tokenizer = TextTokenizer(8)
     ids = tokenizer(["a cat", "!", "a dog"])
     assert tokenizer.decode(ids) == ["a cat", "!", "a dog"]
     assert tokenizer.decode(ids[2].tolist()) == ["a dog"]
@@ -151,11 +151,11 @@ def test_decoding_many_and_none():
 )
 def test_ids_that_are_no_caption_are_refused(ids, message):
     with pytest.raises(ValueError, match=message):
-        Tokenizer().decode(ids)
+        TextTokenizer().decode(ids)
 
 
 def test_length_counts_what_truncation_drops():
-    tokenizer = Tokenizer(5)
+    tokenizer = TextTokenizer(5)
     assert tokenizer.length("one two three four five six") == 8
     assert tokenizer.length("") == 2
     with pytest.raises(TypeError, match="captions must be str, got bytes"):

@@ -13,7 +13,7 @@ from unitok_jax.data.images.transforms import decode_image, resize_center_crop, 
 from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.evaluation import suite
-from unitok_jax.evaluation.evaluator import Evaluator, Pass
+from unitok_jax.evaluation.evaluator import EvaluationResult, Evaluator
 from unitok_jax.evaluation.metrics.frechet import frechet_distance
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.api import Tokenizer
@@ -53,13 +53,13 @@ def test_codes_and_pictures_of_a_pass_are_the_tokenizers(config, params):
         mesh = sharding.make_mesh(-1, 1, jax.devices()[:devices])
         evaluator = Evaluator(config.model.to_dict(), mesh, {}, precision)
         placed = sharding.replicate(params, mesh)
-        found = evaluator.run(placed, {}, source, config.data, 8, show=COUNT).shown
-        np.testing.assert_array_equal(found.images, images)
+        samples = evaluator.run(placed, {}, source, config.data, 8, show=COUNT).samples
+        np.testing.assert_array_equal(samples.images, images)
         tokenizer = Tokenizer(config, params, 8, jax.devices()[:devices], precision)
         codes = np.concatenate(list(tokenizer.encode_batches([images[:8], images[8:]])))
-        np.testing.assert_array_equal(found.codes, codes)
+        np.testing.assert_array_equal(samples.codes, codes)
         rebuilt = to_uint8(tokenizer.decode(np.resize(codes, (16, *codes.shape[1:])), (2, 3)))
-        np.testing.assert_array_equal(found.reconstructions, rebuilt[:COUNT])
+        np.testing.assert_array_equal(samples.reconstructions, rebuilt[:COUNT])
         seen[precision] = codes
     assert 0 < (seen["float32"] != seen["bfloat16"]).mean() < 0.5  # else nothing would be shown
 
@@ -103,17 +103,17 @@ class TestFigures:
 
     def pass_of(self, count):
         rng = np.random.default_rng(0)
-        found = Pass(logits=np.zeros((count, 8)), positions=np.arange(count))
-        for moments in (found.originals, found.rebuilt):
+        result = EvaluationResult(logits=np.zeros((count, 8)), positions=np.arange(count))
+        for moments in (result.originals, result.rebuilt):
             moments.update(rng.normal(size=(count, 4)))
-        return found
+        return result
 
     def test_rfid_is_to_the_pass_or_to_what_is_known(self):
-        found = self.pass_of(5)
-        rebuilt = found.rebuilt.result()
-        expected = frechet_distance(found.originals.result(), rebuilt)
-        assert suite.rfid(found) == {"rfid": expected} and expected > 0.1
-        assert suite.rfid(found, rebuilt)["rfid"] < 1e-6
+        result = self.pass_of(5)
+        rebuilt = result.rebuilt.result()
+        expected = frechet_distance(result.originals.result(), rebuilt)
+        assert suite.rfid(result) == {"rfid": expected} and expected > 0.1
+        assert suite.rfid(result, rebuilt)["rfid"] < 1e-6
 
     def test_no_rfid_without_inception_or_of_one_image(self):
         assert suite.rfid(dataclasses.replace(self.pass_of(5), logits=None)) == {}

@@ -6,7 +6,7 @@ import pytest
 
 from unitok_jax.data.formats.shapes import shape_source
 from unitok_jax.data.records import subset
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.metrics.zero_shot import class_features, zero_shot
 
@@ -97,7 +97,7 @@ def test_a_model_that_reads_the_picture_classifies_held_out_shapes():
     sentences = [source[i]["captions"][0] for i in range(count)]
     prompts = [t.replace("{}", n) for n in source.class_names for t in source.class_templates]
     texts = sentences + prompts
-    tokens = Tokenizer(24)(texts)
+    tokens = TextTokenizer(24)(texts)
     table = dict(zip(map(bytes, tokens), embed(texts), strict=True))
     images = np.array([table[bytes(row)] for row in tokens[:count]])
 

@@ -145,8 +145,8 @@ MUTATIONS = [
     Mutation(
         "an rFID of one image",
         "unitok_jax/evaluation/suite.py",
-        "found.logits is None or len(found.positions) < FEWEST",
-        "found.logits is None",
+        "result.logits is None or len(result.positions) < FEWEST",
+        "result.logits is None",
         "tests/evaluation/test_evaluation.py -k one_image",
     ),
     Mutation(

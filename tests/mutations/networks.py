@@ -25,7 +25,7 @@ MUTATIONS = [
     Mutation(
         "generated images that are not augmented for the generator",
         ADVERSARY,
-        "views = self._augment(images, ramps.fade, key)",
+        "views = self._augment(images, schedule.fade, key)",
         "views = images",
         f"{TEST_ADVERSARY} -k augmented",
     ),

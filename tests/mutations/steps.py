@@ -45,10 +45,10 @@ MUTATIONS = [
         f"{RULES} -k key",
     ),
     Mutation(
-        "one key for ramps and stochastic depth",
+        "one key for the schedule and stochastic depth",
         STEP,
-        "self.adversary.ramps(state.step, keys[0])",
-        "self.adversary.ramps(state.step, keys[1])",
+        "self.adversary.schedule(state.step, keys[0])",
+        "self.adversary.schedule(state.step, keys[1])",
         f"{RULES} -k key",
     ),
     Mutation(
@@ -75,7 +75,7 @@ MUTATIONS = [
     Mutation(
         "`finite` ignores the generator's weights",
         STEP,
-        "finite &= jnp.isfinite(optax.tree.norm(player.params))",
+        "finite &= jnp.isfinite(optax.tree.norm(generator.params))",
         "finite &= True",
         f"{RULES} -k not_kept",
     ),
@@ -299,7 +299,7 @@ MUTATIONS = [
     Mutation(
         "an adversarial loss without its ramp",
         OBJECTIVE,
-        "ramps.weight * losses.adaptive_weight",
+        "schedule.weight * losses.adaptive_weight",
         "losses.adaptive_weight",
         f"{GRADIENTS} -k adaptive",
     ),

@@ -74,11 +74,11 @@ def run():
     """[(metrics, generator's gradients in the reference's names)], and the state at the end."""
     config = configuration()
     pure = TokenizerSteps(config)
-    ramps, weight, fade = pure.adversary.ramps, table("disc_weight_ramp"), table("blur")
+    schedule, weight, fade = pure.adversary.schedule, table("disc_weight_ramp"), table("blur")
     pure.adversary._augment = only_blurred
     pure.learning_rate = table("lr")
     pure.adversary.learning_rate = table("disc_lr")
-    pure.adversary.ramps = lambda step, key: ramps(step, key)._replace(
+    pure.adversary.schedule = lambda step, key: schedule(step, key)._replace(
         weight=config.gan.weight * weight(step), fade=fade(step)
     )
     params = torch_layout.from_torch(parity.state("tiny"), pure.abstract_params)

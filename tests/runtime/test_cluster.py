@@ -129,10 +129,10 @@ class TestPreemption:
     def test_a_notice_and_a_second_one(self):
         before = signal.getsignal(signal.SIGTERM)
         preemption = processes.Preemption()
-        assert not preemption.come()
+        assert not preemption.requested()
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
-            assert preemption.come()
+            assert preemption.requested()
         assert not preemption.interrupted()
         preemption.close()
         assert signal.getsignal(signal.SIGTERM) is before
@@ -141,7 +141,7 @@ class TestPreemption:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         preemption = processes.Preemption()
         signal.raise_signal(signal.SIGINT)
-        assert preemption.come() and preemption.interrupted()
+        assert preemption.requested() and preemption.interrupted()
         preemption.close()
         assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
@@ -168,10 +168,10 @@ def test_what_may_pass_is_worth_another_try(error, passes):
 
 
 def test_one_process_fails_by_its_own_error():
-    with pytest.raises(FileNotFoundError, match="none"), processes.together():
+    with pytest.raises(FileNotFoundError, match="none"), processes.fail_together():
         raise FileNotFoundError("none")
-    with pytest.raises(ImportError, match="skimage"), processes.together():
+    with pytest.raises(ImportError, match="skimage"), processes.fail_together():
         raise ImportError("skimage")
-    with processes.together():
+    with processes.fail_together():
         value = processes.from_lead([1, "a"])
     assert value == [1, "a"]

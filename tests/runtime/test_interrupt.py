@@ -81,7 +81,7 @@ preemption, asked = processes.Preemption(), 0
 processes.everyone(True)
 if sys.argv[2] == "1":
     os.kill(os.getpid(), signal.SIGINT)
-while not preemption.come():
+while not preemption.requested():
     asked += 1
     assert asked < 6000, "no notice"
     time.sleep(0.01)
@@ -126,7 +126,7 @@ def test_what_a_background_process_ignores_stays_ignored():
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "from unitok_jax.runtime import processes\n"
         "preemption = processes.Preemption(); signal.raise_signal(signal.SIGINT)\n"
-        "assert not preemption.come(); preemption.close()\n"
+        "assert not preemption.requested(); preemption.close()\n"
         "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

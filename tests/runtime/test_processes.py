@@ -123,7 +123,7 @@ class TestDisagreement:
             "assert str(copy) in loop.__file__\n"
             "from configs import tiny\n"
             "processes.connect('none', sys.argv[2], 2, int(sys.argv[3]), 60)\n"
-            "with processes.Departure():\n"
+            "with processes.ExitTogether():\n"
             "    loop.train(run.Run, tiny.get_config(), sys.argv[4])\n"
         )
         for host in ("a", "b"):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from configs import tiny_full
-from unitok_jax.tokenizer import adversary, augment, losses
+from unitok_jax.tokenizer import augment, losses
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.training.optim import Times
 
@@ -37,8 +37,8 @@ class Heads(nnx.Module):
 @pytest.fixture
 def make(monkeypatch):
     """A function: an `Adversary` with these keys of `gan`."""
-    monkeypatch.setattr(adversary, "DinoV2", Features)
-    monkeypatch.setattr(adversary, "DiscriminatorHeads", Heads)
+    monkeypatch.setattr("unitok_jax.tokenizer.adversary.DinoV2", Features)
+    monkeypatch.setattr("unitok_jax.tokenizer.adversary.DiscriminatorHeads", Heads)
 
     def build(**changes):
         config = tiny_full.get_config()
@@ -64,9 +64,9 @@ def logits(images):
     return Heads(rngs=nnx.Rngs(0))(Features(dtype=None, rngs=None)(images))
 
 
-def late(player):
-    """The ramps of a step at which the blur has faded."""
-    return player.ramps(jnp.int32(999), jax.random.key(0))
+def late(adversary):
+    """The schedule values of a step at which the blur has faded."""
+    return adversary.schedule(jnp.int32(999), jax.random.key(0))
 
 
 def test_every_view_is_augmented_with_a_key_of_its_own(make, monkeypatch):
@@ -77,58 +77,58 @@ def test_every_view_is_augmented_with_a_key_of_its_own(make, monkeypatch):
         return draw(key, *args, **kwargs)
 
     monkeypatch.setattr(augment, "draw", record)
-    player = make(augment_probability=1.0, consistency=4.0)
-    heads = player.init(jax.random.key(0)).params
-    args = heads, {}, images(1), images(2), late(player)
-    player.discriminator_loss(*args, jax.random.key(1))
+    adversary = make(augment_probability=1.0, consistency=4.0)
+    heads = adversary.init(jax.random.key(0)).params
+    args = heads, {}, images(1), images(2), late(adversary)
+    adversary.discriminator_loss(*args, jax.random.key(1))
     assert len(keys) == len(set(keys)) == 4
-    player.discriminator_loss(*args, jax.random.key(2))
+    adversary.discriminator_loss(*args, jax.random.key(2))
     assert len(set(keys)) == 8
 
 
 def test_losses_are_those_of_the_logits(make):
-    player = make(augment_probability=0.0, consistency=0.0)
-    heads, key = player.init(jax.random.key(0)).params, jax.random.key(1)
+    adversary = make(augment_probability=0.0, consistency=0.0)
+    heads, key = adversary.init(jax.random.key(0)).params, jax.random.key(1)
     real, fake = images(1), images(2)
-    value, parts = player.discriminator_loss(heads, {}, real, fake, late(player), key)
+    value, parts = adversary.discriminator_loss(heads, {}, real, fake, late(adversary), key)
     expected = losses.discriminator_loss("hinge", logits(real), logits(fake))
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
     assert float(parts["accuracy_real"]) == pytest.approx(float(np.mean(logits(real) > 0)))
     assert float(parts["accuracy_fake"]) == pytest.approx(float(np.mean(logits(fake) < 0)))
-    value = player.generator_loss(heads, {}, fake, late(player), key)
+    value = adversary.generator_loss(heads, {}, fake, late(adversary), key)
     assert float(value) == pytest.approx(-float(np.mean(logits(fake))), rel=1e-5)
 
 
 def test_the_generators_images_are_augmented(make):
-    player = make(augment_probability=1.0)
-    heads = player.init(jax.random.key(0)).params
+    adversary = make(augment_probability=1.0)
+    heads = adversary.init(jax.random.key(0)).params
     values = {
-        float(player.generator_loss(heads, {}, images(1), late(player), jax.random.key(seed)))
+        float(adversary.generator_loss(heads, {}, images(1), late(adversary), jax.random.key(seed)))
         for seed in range(4)
     }
     assert len(values) == 4
 
 
 def test_both_players_see_the_blur(make):
-    player = make(augment_probability=0.0, consistency=0.0)
-    heads, key = player.init(jax.random.key(0)).params, jax.random.key(1)
+    adversary = make(augment_probability=0.0, consistency=0.0)
+    heads, key = adversary.init(jax.random.key(0)).params, jax.random.key(1)
     real, fake = images(1), images(2)
-    early = late(player)._replace(fade=jnp.float32(1.0))
+    early = late(adversary)._replace(fade=jnp.float32(1.0))
     one, other = (augment.blur(x, jnp.float32(1.0)) for x in (real, fake))
-    value, _ = player.discriminator_loss(heads, {}, real, fake, early, key)
+    value, _ = adversary.discriminator_loss(heads, {}, real, fake, early, key)
     expected = losses.discriminator_loss("hinge", logits(one), logits(other))
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
-    value = player.generator_loss(heads, {}, fake, early, key)
+    value = adversary.generator_loss(heads, {}, fake, early, key)
     assert float(value) == pytest.approx(-float(np.mean(logits(other))), rel=1e-5)
 
 
 def test_an_update_is_that_of_the_whole_batch(make):
-    player = make(augment_probability=0.0, consistency=0.0)
-    start, found = player.init(jax.random.key(0)), []
+    adversary = make(augment_probability=0.0, consistency=0.0)
+    start, found = adversary.init(jax.random.key(0)), []
     for count in (1, 2, 4):
         real, fake = (x.reshape(count, -1, *x.shape[1:]) for x in (images(1), images(2)))
-        args = real, fake, late(player), jnp.int32(900), jax.random.key(3)
-        after, metrics = player.update(start, start.params, {}, *args)
+        args = real, fake, late(adversary), jnp.int32(900), jax.random.key(3)
+        after, metrics = adversary.update(start, start.params, {}, *args)
         found.append(
             (after.params["kernel"], metrics["gan/grad_norm"], metrics["gan/discriminator"])
         )
@@ -141,9 +141,9 @@ def test_an_update_is_that_of_the_whole_batch(make):
 def test_consistency_is_weighted(make):
     values = []
     for weight in (1.0, 3.0):
-        player = make(augment_probability=1.0, consistency=weight)
-        args = player.init(jax.random.key(0)).params, {}, images(1), images(2), late(player)
-        value, parts = player.discriminator_loss(*args, jax.random.key(1))
+        adversary = make(augment_probability=1.0, consistency=weight)
+        args = adversary.init(jax.random.key(0)).params, {}, images(1), images(2), late(adversary)
+        value, parts = adversary.discriminator_loss(*args, jax.random.key(1))
         assert parts["consistency"] > 0
         assert float(value - parts["discriminator"]) == pytest.approx(
             weight * float(parts["consistency"]), rel=1e-4
@@ -153,11 +153,11 @@ def test_consistency_is_weighted(make):
 
 
 def test_crop_or_resize_is_a_coin_and_a_place(make):
-    player = make(crop_probability=0.3)
+    adversary = make(crop_probability=0.3)
     keys = jax.random.split(jax.random.key(0), 3000)
-    ramps = jax.vmap(player.ramps, (None, 0))(jnp.int32(999), keys)
-    assert abs(np.mean(ramps.crop) - 0.3) < 0.04
-    assert abs(np.corrcoef(np.asarray(ramps.offset).T)[0, 1]) < 0.1
-    assert abs(np.corrcoef(ramps.crop, ramps.offset[:, 0])[0, 1]) < 0.1
-    np.testing.assert_allclose(np.mean(ramps.offset, axis=0), 0.5, atol=0.03)
-    assert ramps.offset.min() >= 0 and ramps.offset.max() < 1
+    schedule = jax.vmap(adversary.schedule, (None, 0))(jnp.int32(999), keys)
+    assert abs(np.mean(schedule.crop) - 0.3) < 0.04
+    assert abs(np.corrcoef(np.asarray(schedule.offset).T)[0, 1]) < 0.1
+    assert abs(np.corrcoef(schedule.crop, schedule.offset[:, 0])[0, 1]) < 0.1
+    np.testing.assert_allclose(np.mean(schedule.offset, axis=0), 0.5, atol=0.03)
+    assert schedule.offset.min() >= 0 and schedule.offset.max() < 1

@@ -66,7 +66,7 @@ PARAMS = nnx.to_pure_dict(nnx.state(Toy(nnx.Rngs(0))))
 KEYS = jax.random.split(jax.random.key(0))
 
 
-class Ramps(NamedTuple):
+class Schedule(NamedTuple):
     weight: float
 
 
@@ -76,7 +76,7 @@ class Adversary:
     config = {"adaptive_limits": (0.0, 1e4)}
 
     @staticmethod
-    def generator_loss(heads, dinov2, images, ramps, key):
+    def generator_loss(heads, dinov2, images, schedule, key):
         return jnp.mean(jnp.sin(3 * images) * heads)
 
 
@@ -95,10 +95,12 @@ def batch(size=4):
     }
 
 
-def gradients(objective, data, accumulation=1, trainable=PARAMS, fixed=None, ramps=None, keys=KEYS):
+def gradients(
+    objective, data, accumulation=1, trainable=PARAMS, fixed=None, schedule=None, keys=KEYS
+):
     data = {key: split_batch(x, accumulation) for key, x in data.items()}
     heads, frozen = 2.0, {"dinov2": None}
-    return objective.gradients(trainable, fixed or {}, heads, frozen, data, ramps, keys)
+    return objective.gradients(trainable, fixed or {}, heads, frozen, data, schedule, keys)
 
 
 def split_params(*names):
@@ -168,7 +170,7 @@ def test_every_second_image_alone_is_compared(still):
 def test_the_adversarial_loss_has_its_adaptive_weight(still, accumulation):
     """The ratio of both gradients at the decoder's last kernel, times the ramp."""
     data, objective = batch(), make(accumulation, adversary=Adversary())
-    grads, _, _, metrics = gradients(objective, data, accumulation, ramps=Ramps(0.4))
+    grads, _, _, metrics = gradients(objective, data, accumulation, schedule=Schedule(0.4))
 
     def at_kernel(kernel, loss):
         model = nnx.merge(GRAPH, PARAMS)

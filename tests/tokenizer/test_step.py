@@ -189,7 +189,7 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
                 state.discriminator.params,
                 networks,
                 {key: split_batch(x, pure.accumulation) for key, x in batch.items()},
-                pure.adversary.ramps(jnp.int32(10), keys[0]),
+                pure.adversary.schedule(jnp.int32(10), keys[0]),
                 keys[1:],
             )
 
@@ -204,23 +204,22 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
 
 
 def test_the_discriminators_update_is_that_of_the_whole_batch(pure, networks, batch, steps):
-    player, images = steps[1].discriminator, batch["image"]
+    discriminator, images = steps[1].discriminator, batch["image"]
     adversary = copy.copy(pure.adversary)
     # Every micro-batch has its own draws.
     adversary._augment = lambda x, fade, key: x if fade is None else augment.blur(x, fade)
-    ramps = adversary.ramps(jnp.int32(10), jax.random.key(0))._replace(fade=0.5)
+    schedule = adversary.schedule(jnp.int32(10), jax.random.key(0))._replace(fade=0.5)
     found = []
     for count in (1, 2):
 
         @jax.jit
-        def update(player, real, fake, count=count):
+        def update(discriminator, real, fake, count=count):
             real, fake = (split_batch(x, count) for x in (real, fake))
             key, dinov2 = jax.random.key(1), networks["dinov2"]
-            return adversary.update(
-                player, player.params, dinov2, real, fake, ramps, jnp.int32(10), key
-            )
+            heads, step = discriminator.params, jnp.int32(10)
+            return adversary.update(discriminator, heads, dinov2, real, fake, schedule, step, key)
 
-        found.append(update(player, images, images[::-1] * 0.9))
+        found.append(update(discriminator, images, images[::-1] * 0.9))
     (whole, expected), (split, metrics) = found
     for key in expected:
         np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-4, err_msg=key)

@@ -10,7 +10,7 @@ import pytest
 
 from configs import tiny_full
 from unitok_jax.tokenizer.step import MAX_LOG_SCALE, TokenizerSteps
-from unitok_jax.training.optim import Player
+from unitok_jax.training.optim import Trainable
 
 pytestmark = pytest.mark.slow
 
@@ -24,18 +24,20 @@ class Sides:
         self.values = {"loss": 1.0, "gradient": 0.5, "gan_norm": 1.0, "heads": 0.25} | values
         self.keys = []
 
-    def gradients(self, trainable, fixed, heads, frozen, batches, ramps, keys):
+    def gradients(self, trainable, fixed, heads, frozen, batches, schedule, keys):
         self.keys += list(keys)
         grads = jax.tree.map(lambda p: jnp.full_like(p, self.values["gradient"]), trainable)
         return grads, jnp.zeros((1, 1, 1), int), None, {"loss": jnp.float32(self.values["loss"])}
 
-    def ramps(self, step, key):
+    def schedule(self, step, key):
         self.keys.append(key)
 
-    def update(self, player, heads, dinov2, real, fake, ramps, step, key):
+    def update(self, discriminator, heads, dinov2, real, fake, schedule, step, key):
         self.keys.append(key)
-        params = jax.tree.map(lambda p: jnp.full_like(p, self.values["heads"]), player.params)
-        return player.replace(params=params), {
+        params = jax.tree.map(
+            lambda p: jnp.full_like(p, self.values["heads"]), discriminator.params
+        )
+        return discriminator.replace(params=params), {
             "gan/grad_norm": jnp.float32(self.values["gan_norm"])
         }
 
@@ -53,7 +55,7 @@ def pure():
 @pytest.fixture
 def state(pure):
     params = {"logit_scale": jnp.float32(2.0), "layer": {"kernel": jnp.ones(3)}}
-    return pure.start(params, Player({"kernel": jnp.ones(2)}, {}))
+    return pure.start(params, Trainable({"kernel": jnp.ones(2)}, {}))
 
 
 def run(pure, state, adversarial=True, **values):

@@ -47,10 +47,12 @@ def test_ramps_of_the_adversary():
     config.gan.ramp_fraction = golden["disc_warmup_ep"]
     config.gan.blur_fraction = 2 * golden["disc_warmup_ep"]
     adversary = TokenizerSteps(config).adversary
-    ramps = jax.vmap(adversary.ramps, (0, None))(jnp.array(golden["steps"]), jax.random.key(0))
+    schedule = jax.vmap(adversary.schedule, (0, None))(
+        jnp.array(golden["steps"]), jax.random.key(0)
+    )
     weights = config.gan.weight * np.array(golden["disc_weight"])
-    np.testing.assert_allclose(ramps.weight, weights, atol=1e-6)
-    np.testing.assert_allclose(ramps.fade, golden["blur"], atol=1e-6)
+    np.testing.assert_allclose(schedule.weight, weights, atol=1e-6)
+    np.testing.assert_allclose(schedule.fade, golden["blur"], atol=1e-6)
     acts = [adversary.acts(step) for step in golden["steps"]]
     assert acts == [weight > 0 for weight in golden["disc_weight"]]
 
@@ -117,8 +119,8 @@ def test_clipping_is_by_the_global_norm():
 
 
 def test_one_update_takes_the_learning_rate_of_the_step():
-    player = optim.Player({"kernel": jnp.array([1.0])}, optax.EmptyState())
-    after = optim.apply(optax.identity(), player, {"kernel": jnp.array([2.0])}, 0.25)
+    trainable = optim.Trainable({"kernel": jnp.array([1.0])}, optax.EmptyState())
+    after = optim.apply(optax.identity(), trainable, {"kernel": jnp.array([2.0])}, 0.25)
     assert float(after.params["kernel"][0]) == 0.5
 
 

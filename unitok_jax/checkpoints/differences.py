@@ -61,8 +61,8 @@ def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str
             changed = [name for name in value if name in before and before[name] != value[name]]
             if changed:
                 name, more = changed[0], f" (and {len(changed) - 1} more)" * (len(changed) > 1)
-                told = f"saved {before[name]!r}, now {value[name]!r}"
-                lines.append(f"{key}: {name}: {told}{more}")
+                change = f"saved {before[name]!r}, now {value[name]!r}"
+                lines.append(f"{key}: {name}: {change}{more}")
     return lines
 
 

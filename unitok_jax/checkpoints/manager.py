@@ -19,7 +19,7 @@ from unitok_jax.checkpoints.reader import (
     IN_FLIGHT,
     CheckpointError,
     DamagedError,
-    Stored,
+    SavedStep,
     named_digests,
     refuse,
 )
@@ -76,7 +76,7 @@ class Checkpoints:
         )
         self._kept = Preservation(config)
         for step in self.steps():
-            self._kept.metrics[step] = _metrics(Stored(self.folder, step))
+            self._kept.metrics[step] = _metrics(SavedStep(self.folder, step))
         self._manager = _Manager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -113,10 +113,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns all completely saved steps, in order; a step may have been damaged since."""
-        names = ocp.path.step.standard_name_format()
+        name_format = ocp.path.step.standard_name_format()
         if not self.folder.exists():
             return []
-        return sorted(found.step for found in names.find_all(self.folder))
+        return sorted(name.step for name in name_format.find_all(self.folder))
 
     def latest_step(self) -> int | None:
         """Returns the newest checkpoint's step, or None."""
@@ -194,10 +194,10 @@ class Checkpoints:
         if not processes.everyone(free >= needed):
             raise OSError(self._full(needed))
 
-    def _attempt(self, call, *arguments, **named):
+    def _attempt(self, call, *args, **kwargs):
         """Calls Orbax, and translates its errors for the run."""
         try:
-            return call(*arguments, **named)
+            return call(*args, **kwargs)
         except (ValueError, OSError, RuntimeError) as error:
             if self._saving is None:
                 raise
@@ -210,9 +210,9 @@ class Checkpoints:
                 f"step {step} could not be written to {self.folder}: {error}"
             ) from error
 
-    def _full(self, needed: int, what: str = "") -> str:
+    def _full(self, needed: int, prefix: str = "") -> str:
         return (
-            f"{what}{self.folder} has {workdir.free_bytes(self.folder) / 1e9:.3f} GB free and a "
+            f"{prefix}{self.folder} has {workdir.free_bytes(self.folder) / 1e9:.3f} GB free and a "
             f"checkpoint takes up to {needed / 1e9:.3f} GB; complete ones: "
             f"{', '.join(map(str, self.steps())) or 'none'}. Make room there, or set "
             "another --workdir, and run the same command again"
@@ -225,11 +225,11 @@ class Checkpoints:
           CheckpointError: there is none.
         """
         if step is not None:
-            return self._stored(step).meta()
+            return self._saved_step(step).meta()
         damaged = {}
         for step in reversed(self.steps()):
             try:
-                return self._stored(step).meta()
+                return self._saved_step(step).meta()
             except DamagedError as error:
                 damaged[step] = str(error)
         raise self._none(damaged)
@@ -253,7 +253,7 @@ class Checkpoints:
           config: the configuration to resume with; None if the weights alone are wanted.
           data: as in `save`, of the run that resumes.
           step: the checkpoint's step; no other is used in its place.
-          partial: as for `Stored.read`.
+          partial: as for `SavedStep.read`.
 
         Raises:
           CheckpointError: there is none, it was saved for another model or other data, or its
@@ -261,9 +261,9 @@ class Checkpoints:
         """
         damaged = {}
         for candidate in [step] if step is not None else reversed(self.steps()):
-            stored = self._stored(candidate)
+            saved = self._saved_step(candidate)
             try:
-                items = self._read(stored, targets, config, data, partial)
+                items = self._read(saved, targets, config, data, partial)
             except DamagedError as error:
                 if step is not None:
                     raise
@@ -275,33 +275,33 @@ class Checkpoints:
             return items
         raise self._none(damaged)
 
-    def _read(self, stored, targets, config, data, partial):
+    def _read(self, saved, targets, config, data, partial):
         items, damage = None, None
         try:
             if config is not None:
-                meta = stored.meta()
+                meta = saved.meta()
                 refuse(
                     differences.config_differences(meta["config"], config.to_dict())
                     + differences.fact_differences(meta["data"], data or {}),
-                    f"{stored.path} was saved with another configuration",
+                    f"{saved.path} was saved with another configuration",
                     "use the saved values, or another --workdir to start anew",
                 )
-            items = stored.read(targets, partial)
+            items = saved.read(targets, partial)
         except DamagedError as error:
             damage = error
         # All processes read on, or none: the digests are computed jointly.
         if processes.everyone(damage is None):
-            stored.verify(items)
+            saved.verify(items)
             return items
-        raise damage or DamagedError(f"{stored.path}: another process cannot read it")
+        raise damage or DamagedError(f"{saved.path}: another process cannot read it")
 
-    def _stored(self, step: int) -> Stored:
+    def _saved_step(self, step: int) -> SavedStep:
         if step not in self.steps():
             raise CheckpointError(
                 f"{self.folder} has no complete checkpoint {step}; "
                 f"it has: {', '.join(map(str, self.steps())) or 'none'}"
             )
-        return Stored(self.folder, step)
+        return SavedStep(self.folder, step)
 
     def _none(self, damaged: dict[int, str]) -> CheckpointError:
         if not damaged:
@@ -327,11 +327,11 @@ class Checkpoints:
         self._manager.reload()
 
 
-def _metrics(stored: Stored) -> dict[str, float]:
+def _metrics(saved: SavedStep) -> dict[str, float]:
     try:
-        return stored.meta().get("metrics", {})
+        return saved.meta().get("metrics", {})
     except DamagedError as error:
-        log.warning("checkpoint %d is damaged: %s", stored.step, error)
+        log.warning("checkpoint %d is damaged: %s", saved.step, error)
         return {}
 
 

@@ -70,7 +70,7 @@ def weights_hash(model: dict[str, Any], params) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
-class Stored:
+class SavedStep:
     """One step of a folder of checkpoints."""
 
     def __init__(self, folder: epath.Path, step: int):
@@ -122,13 +122,13 @@ class Stored:
                     "start a run in another --workdir"
                 )
         with _reader(partial) as reader:
-            found = dict(self._orbax(reader.metadata).item_metadata.items())
-            lost = [name for name in targets if found.get(name) is None]
-            if lost:
-                raise DamagedError(f"{self.path} lacks files of {', '.join(lost)}")
+            trees_on_disk = dict(self._orbax(reader.metadata).item_metadata.items())
+            missing = [name for name in targets if trees_on_disk.get(name) is None]
+            if missing:
+                raise DamagedError(f"{self.path} lacks files of {', '.join(missing)}")
             problems = []
             for name, target in targets.items():
-                tree = found[name]
+                tree = trees_on_disk[name]
                 if partial:
                     tree = {key: tree[key] for key in target if key in tree}
                 problems += trees.differences(tree, target)
@@ -191,12 +191,12 @@ def _is_away(text: str) -> bool:
     return any(code in text for code in _AWAY)
 
 
-def refuse(problems: list[str], what: str, advice: str = "", error=CheckpointError) -> None:
-    """Raises `error` with `what`, a line per problem, and `advice`; nothing without problems."""
+def refuse(problems: list[str], headline: str, advice: str = "", error=CheckpointError) -> None:
+    """Raises `error` with `headline`, a line per problem and `advice`, if there are problems."""
     if len(problems) > _MOST_LINES:
         problems = problems[:_MOST_LINES] + [f"and {len(problems) - _MOST_LINES} more"]
     if problems:
-        raise error("\n  ".join([f"{what}:", *problems]) + (f"\n{advice}" if advice else ""))
+        raise error("\n  ".join([f"{headline}:", *problems]) + (f"\n{advice}" if advice else ""))
 
 
 def _restore(target, partial):

@@ -234,7 +234,7 @@ def run(
     args = parser.parse_args()
     from unitok_jax.runtime import compilation_cache, processes
 
-    with processes.Departure():
+    with processes.ExitTogether():
         try:
             with console.command(continues):
                 compilation_cache.enable()

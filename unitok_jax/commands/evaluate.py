@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> None:
     arguments.connect(args)
     with contextlib.ExitStack() as stack:
         folder = None
-        with processes.together():
+        with processes.fail_together():
             if processes.is_lead():
                 if args.save_reference:
                     arguments.check_new(args.save_reference, "save_reference")
@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace) -> None:
                     arguments.check_writable(cache / "reference.npz", "cache")
                 folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
         size = arguments.image_size(args.size) if args.size else None
-        with processes.together():
+        with processes.fail_together():
             tokenizer = arguments.load_tokenizer(args)
             size = size or tokenizer.image_size
             data = arguments.data(args, tokenizer, size, max_bad=args.max_bad)

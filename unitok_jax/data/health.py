@@ -140,7 +140,7 @@ class Health:
             raise ValueError(f"data.max_bad={max_bad} is a share of the samples: give 0..1")
         self._max_bad = max_bad
         self._total = Notes()
-        self._taken: collections.Counter[str] = collections.Counter()
+        self._reported: collections.Counter[str] = collections.Counter()
 
     def check_source(self, source: Source) -> None:
         """Checks the samples that a source skipped when it was opened.
@@ -173,10 +173,10 @@ class Health:
         self._total.update(notes)
         self.check(self._total.skipped, self._total.samples, ENOUGH)
 
-    def take(self) -> dict[str, int]:
+    def new_counts(self) -> dict[str, int]:
         """Returns the counts since the last call: `samples` and `bytes` read, and
         `skipped/<reason>` for every reason that occurred."""
         now = collections.Counter(samples=self._total.samples, bytes=self._total.bytes)
         now.update({f"skipped/{reason}": n for reason, n in self._total.skipped.counts.items()})
-        new, self._taken = now - self._taken, now
+        new, self._reported = now - self._reported, now
         return {"samples": 0, "bytes": 0} | new

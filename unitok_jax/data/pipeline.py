@@ -18,7 +18,7 @@ from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.reading import stream
 from unitok_jax.data.records import Source
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 from unitok_jax.data.workers import Told
 
 REPLACEMENT_TRIES = 16  # consecutive bad samples before training stops
@@ -152,7 +152,7 @@ def train_batches(
         source,
         order.order(source, seed, data.window),
         seed,
-        Tokenizer(data.context_length),
+        TextTokenizer(data.context_length),
         check_size(data.image_size),
         _check_range(data.crop_scale, "data.crop_scale", 1.0),
         _check_range(data.crop_ratio, "data.crop_ratio", math.inf),
@@ -194,7 +194,7 @@ def eval_batches(
     if batch_size <= 0:
         raise ValueError(f"batch_size={batch_size} must be positive")
     size = check_size(data.image_size)
-    read = _EvaluationRows(source, Tokenizer(data.context_length), size, leave_out)
+    read = _EvaluationRows(source, TextTokenizer(data.context_length), size, leave_out)
     rows = _check_rows(rows, batch_size)
     return stream(read, batch_size, rows, data, batches=-(-len(source) // batch_size))
 

@@ -32,7 +32,7 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-class Tokenizer:
+class TextTokenizer:
     """Turns captions into CLIP token ids. Cheap to construct, safe to pickle and to share.
 
     Args:

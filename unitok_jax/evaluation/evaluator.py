@@ -43,8 +43,8 @@ def _in_full(measure):
     return traced
 
 
-class Shown:
-    """Images for pictures: the first images of a pass.
+class Samples:
+    """Samples for pictures: the first images of a pass.
 
     Attributes:
       images, reconstructions: (n, H, W, 3) uint8.
@@ -58,7 +58,7 @@ class Shown:
 
 
 @dataclasses.dataclass
-class Pass:
+class EvaluationResult:
     """Results of one evaluation pass: float64, in source order, identical on every process."""
 
     reconstruction: Reconstruction = dataclasses.field(default_factory=Reconstruction)
@@ -70,7 +70,7 @@ class Pass:
     logits: np.ndarray | None = None  # (N, 1008), Inception's for the reconstructions
     positions: np.ndarray | None = None  # (N,) in the source, without skipped images
     digest: str = ""  # sha256 of the crc32 of every image's pixels, in order
-    shown: Shown | None = None
+    samples: Samples | None = None
     left_out: Tally = dataclasses.field(default_factory=Tally)  # images skipped by this process
     seconds: float = 0.0  # duration of the pass
     waited: float = 0.0  # seconds of the pass spent waiting for input
@@ -97,25 +97,25 @@ class Evaluator:
         self.mesh, self.networks = mesh, dict(networks)
         self._rows = model["vocab_size"] // model["num_codebooks"]
         self._graphs = {kind: pretrained.abstract(kind, d)[0] for kind, d in networks.items()}
-        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        replicated, by_rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         platform = mesh.devices.flat[0].platform
 
         # Separate programs, the same as a `Tokenizer`'s, so that measures are of its results.
         functions = Functions(model, precision, platform)
-        self._to_float = jax.jit(to_float, out_shardings=split)
-        self._encode = jax.jit(functions.encode, out_shardings=split)
-        self._decode = jax.jit(functions.decode, static_argnums=2, out_shardings=split)
-        self._features = jax.jit(functions.features, out_shardings=whole)
-        self._text = jax.jit(functions.encode_text, out_shardings=whole)
+        self._to_float = jax.jit(to_float, out_shardings=by_rows)
+        self._encode = jax.jit(functions.encode, out_shardings=by_rows)
+        self._decode = jax.jit(functions.decode, static_argnums=2, out_shardings=by_rows)
+        self._features = jax.jit(functions.features, out_shardings=replicated)
+        self._text = jax.jit(functions.encode_text, out_shardings=replicated)
         self._encode_by_dtype = {
-            name: jax.jit(Functions(model, name, platform).encode, out_shardings=whole)
+            name: jax.jit(Functions(model, name, platform).encode, out_shardings=replicated)
             for name in ("float32", "bfloat16")
         }
         self._measure = jax.jit(
-            self._measures, static_argnames="originals", out_shardings=(whole, split)
+            self._measures, static_argnames="originals", out_shardings=(replicated, by_rows)
         )
-        self._pool3 = jax.jit(self._inception_features, out_shardings=whole)
-        self._mark = jax.jit(_marks, out_shardings=whole)
+        self._pool3 = jax.jit(self._inception_features, out_shardings=replicated)
+        self._mark = jax.jit(_marks, out_shardings=replicated)
         self._steps = {
             "all": self.step,
             "rebuilt": functools.partial(self.step, originals=False),
@@ -127,7 +127,7 @@ class Evaluator:
         self._first_rows = jax.jit(
             lambda arrays, count: jax.tree.map(lambda x: x[:count], arrays),
             static_argnums=1,
-            out_shardings=whole,
+            out_shardings=replicated,
         )
 
     def step(self, params, networks, batch, *, originals: bool = True) -> tuple[dict, dict]:
@@ -172,8 +172,8 @@ class Evaluator:
             out["lpips"] = lpips(rounded, images)
         if "inception" in self._graphs:
             inception = nnx.merge(self._graphs["inception"], networks["inception"])
-            seen = inception(rebuilt)
-            out |= {"pool3": seen.pool3, "logits": seen.logits_unbiased}
+            features = inception(rebuilt)
+            out |= {"pool3": features.pool3, "logits": features.logits_unbiased}
             if originals:
                 out["pool3_original"] = inception(batch["image"]).pool3
         return out, rebuilt
@@ -209,10 +209,10 @@ class Evaluator:
         batch_size: int,
         *,
         show: int = 0,
-        what: str = "all",
+        kind: str = "all",
         max_left_out: int | None = None,
-        told: Callable[[int], None] | None = None,
-    ) -> Pass:
+        on_batch: Callable[[int], None] | None = None,
+    ) -> EvaluationResult:
         """Measures all images of a source, resized and centre-cropped. All processes call it.
 
         Args:
@@ -220,65 +220,66 @@ class Evaluator:
           source: source of at least one image.
           data: `config.data`.
           batch_size: global batch size, a multiple of the number of devices.
-          show: number of first images to return as `Pass.shown`.
-          what: 'all'; 'rebuilt', without Inception's features of the originals; 'originals', these
+          show: number of first images to return as `EvaluationResult.samples`.
+          kind: 'all'; 'rebuilt', without Inception's features of the originals; 'originals', these
             alone; 'features', image features alone; 'dtypes', codes in float32 and bfloat16, which
             depend on the images per device: one image per device gives the same codes on any
             number of devices.
           max_left_out: maximum of unusable images, which are skipped; beyond the maximum the pass
             ends early, on all processes at the same batch. None: an unusable image is an error.
-          told: called with the number of images of each batch once the batch is measured.
+          on_batch: called with the number of images of each batch once the batch is measured.
 
         Raises:
           SampleError, OSError: an image cannot be used; the message names it.
         """
         leave_out = max_left_out is not None
-        networks = {kind: networks[kind] for kind in self.networks}
-        found, rows = Pass(), {"image_features": [], "logits": [], "crc32": [], "positions": []}
-        begin, parts, shown, unusable = time.perf_counter(), [], 0, 0
-        outputs = self._outputs(params, networks, source, data, batch_size, what, leave_out, found)
+        networks = {name: networks[name] for name in self.networks}
+        result = EvaluationResult()
+        rows = {"image_features": [], "logits": [], "crc32": [], "positions": []}
+        started, sampled, sample_count, unusable = time.perf_counter(), [], 0, 0
+        outputs = self._outputs(params, networks, source, data, batch_size, kind, leave_out, result)
         with contextlib.closing(outputs):
-            for number, (out, kept) in enumerate(outputs):
+            for number, (out, on_device) in enumerate(outputs):
                 mask = out["mask"]
                 count = min(batch_size, len(source) - number * batch_size)
                 unusable += count - int(mask.sum())
-                self._add(found, out, mask)
-                if told is not None:
-                    told(count)
+                self._add(result, out, mask)
+                if on_batch is not None:
+                    on_batch(count)
                 rows["positions"].append(number * batch_size + np.flatnonzero(mask))
                 for key in rows.keys() & out.keys():
                     rows[key].append(out[key][mask])
-                missing = min(show - shown, int(mask.sum()))
+                missing = min(show - sample_count, int(mask.sum()))
                 if missing > 0:
                     # Masked rows lie between the others.
-                    last = int(np.flatnonzero(mask)[missing - 1]) + 1
-                    first = jax.device_get(self._first_rows(kept, last))
-                    parts.append({key: value[mask[:last]] for key, value in first.items()})
-                    shown += missing
+                    end = int(np.flatnonzero(mask)[missing - 1]) + 1
+                    fetched = jax.device_get(self._first_rows(on_device, end))
+                    sampled.append({key: value[mask[:end]] for key, value in fetched.items()})
+                    sample_count += missing
                 if leave_out and unusable > max_left_out:
                     break
-        found.shown = Shown(parts) if parts else None
+        result.samples = Samples(sampled) if sampled else None
         joined = {key: np.concatenate(value) for key, value in rows.items() if value}
-        found.positions, found.image_features = joined["positions"], joined.get("image_features")
-        found.logits = joined.get("logits")
-        found.digest = hashlib.sha256(joined["crc32"].astype("<u4").tobytes()).hexdigest()
-        found.seconds = time.perf_counter() - begin
-        return found
+        result.positions, result.image_features = joined["positions"], joined.get("image_features")
+        result.logits = joined.get("logits")
+        result.digest = hashlib.sha256(joined["crc32"].astype("<u4").tobytes()).hexdigest()
+        result.seconds = time.perf_counter() - started
+        return result
 
     @staticmethod
-    def _add(found: Pass, out, mask) -> None:
+    def _add(result: EvaluationResult, out, mask) -> None:
         names = ("squared_error", "ssim", "ssim_uniform", "lpips")
         if "squared_error" in out:
-            found.reconstruction.update(mask, **{name: out[name] for name in names if name in out})
-            found.codebooks.update(out["counts"])
+            result.reconstruction.update(mask, **{name: out[name] for name in names if name in out})
+            result.codebooks.update(out["counts"])
         if "codes_float32" in out:
-            found.agreement.update(out["codes_float32"], out["codes_bfloat16"], mask)
-        for key, moments in (("pool3", found.rebuilt), ("pool3_original", found.originals)):
+            result.agreement.update(out["codes_float32"], out["codes_bfloat16"], mask)
+        for key, moments in (("pool3", result.rebuilt), ("pool3_original", result.originals)):
             if key in out:
                 moments.update(out[key], mask)
 
     def _outputs(
-        self, params, networks, source, data, batch_size, what, leave_out, found
+        self, params, networks, source, data, batch_size, kind, leave_out, result
     ) -> Iterator[tuple[dict, dict]]:
         """Yields the fetched outputs of every batch, and the outputs that stay on the devices.
 
@@ -290,17 +291,17 @@ class Evaluator:
         pending = None
         with contextlib.closing(batches):
             for _ in range(0, len(source), batch_size):
-                asked = time.perf_counter()
+                waiting_since = time.perf_counter()
                 read = next(batches)
-                found.waited += time.perf_counter() - asked
+                result.waited += time.perf_counter() - waiting_since
                 if leave_out:
-                    found.left_out.update([read["notes"].skipped])
+                    result.left_out.update([read["notes"].skipped])
                 read = {key: read[key] for key in ("image", "mask", "crc32")}
                 batch = sharding.shard_batch(read, self.mesh)
-                out, kept = self._steps[what](params, networks, batch)
+                out, on_device = self._steps[kind](params, networks, batch)
                 if pending is not None:
                     yield jax.device_get(pending[0]), pending[1]
-                pending = out, kept | {"image": batch["image"]}
+                pending = out, on_device | {"image": batch["image"]}
         yield jax.device_get(pending[0]), pending[1]
 
     def encode_text(self, params, tokens: np.ndarray, batch_size: int) -> np.ndarray:
@@ -320,7 +321,7 @@ def _marks(batch):
 
 def digest(params) -> str:
     """Hashes the values of a network on the host, in order, to 32 hexadecimal digits."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
-        found.update(np.ascontiguousarray(leaf))
-    return found.hexdigest()[:32]
+        hashed.update(np.ascontiguousarray(leaf))
+    return hashed.hexdigest()[:32]

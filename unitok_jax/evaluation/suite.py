@@ -7,8 +7,8 @@ import numpy as np
 
 from unitok_jax.data.formats.labels import LabelSet
 from unitok_jax.data.records import LabelledSource, Source
-from unitok_jax.data.text import Tokenizer
-from unitok_jax.evaluation.evaluator import Pass
+from unitok_jax.data.text import TextTokenizer
+from unitok_jax.evaluation.evaluator import EvaluationResult
 from unitok_jax.evaluation.metrics import zero_shot
 from unitok_jax.evaluation.metrics.frechet import Moments, frechet_distance
 from unitok_jax.evaluation.metrics.retrieval import caption_retrieval
@@ -28,7 +28,7 @@ def captions_of(source: Source, context_length: int) -> Captions:
     owned = [
         (index, caption) for index in range(len(source)) for caption in source[index]["captions"]
     ]
-    tokens = Tokenizer(context_length)([caption for _, caption in owned])
+    tokens = TextTokenizer(context_length)([caption for _, caption in owned])
     return Captions(tokens, np.array([index for index, _ in owned], np.int64))
 
 
@@ -44,20 +44,20 @@ def labels_of(source: LabelledSource) -> np.ndarray:
     return np.array([source.label(index) for index in range(len(source))], np.int64)
 
 
-def rfid(found: Pass, originals: Moments | None = None) -> dict[str, float]:
+def rfid(result: EvaluationResult, originals: Moments | None = None) -> dict[str, float]:
     """Computes the Fréchet distance of Inception's features of reconstructions and originals.
 
     Args:
-      found: results of a pass.
+      result: results of a pass.
       originals: moments of the originals, if known; by default those of the pass.
 
     Returns:
       {'rfid': value}; empty for a pass without Inception or of fewer than `FEWEST` images.
     """
-    if found.logits is None or len(found.positions) < FEWEST:
+    if result.logits is None or len(result.positions) < FEWEST:
         return {}
-    originals = found.originals.result() if originals is None else originals
-    return {"rfid": frechet_distance(originals, found.rebuilt.result())}
+    originals = result.originals.result() if originals is None else originals
+    return {"rfid": frechet_distance(originals, result.rebuilt.result())}
 
 
 def text_figures(
@@ -90,7 +90,7 @@ def text_figures(
         texts = encode(captions.tokens)
         figures |= caption_retrieval(image_features, texts, captions.owner, captions.tokens)
     if labels is not None:
-        tokenize = Tokenizer(context_length)
+        tokenize = TextTokenizer(context_length)
         classes = zero_shot.class_features(lambda texts: encode(tokenize(texts)), *labels)
         figures |= zero_shot.zero_shot(image_features, classes, labels_of(source))
     return figures

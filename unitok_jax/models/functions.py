@@ -32,7 +32,7 @@ class Functions:
             platform.
         """
         found = precision.find(name, platform)
-        self._products = found.products
+        self._matmul_precision = found.matmul_precision
         self._graph, self.shapes = abstract_model(dict(model) | {"dtype": found.dtype})
 
     def encode(self, params, images: jax.Array) -> jax.Array:
@@ -61,5 +61,5 @@ class Functions:
 
     @contextlib.contextmanager
     def _model(self, params) -> Iterator[UniTok]:
-        with jax.default_matmul_precision(self._products):
+        with jax.default_matmul_precision(self._matmul_precision):
             yield nnx.merge(self._graph, params)

@@ -7,7 +7,7 @@ class Precision(NamedTuple):
     """Settings of the model and of JAX for one precision."""
 
     dtype: str  # dtype of encoder, decoder and text tower; the rest is always float32
-    products: str  # precision of float32 products, as for `jax.default_matmul_precision`
+    matmul_precision: str  # precision of float32 products, as for `jax.default_matmul_precision`
     platforms: tuple[str, ...]  # supported platforms; empty: all
 
 

@@ -143,7 +143,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def together():
+def fail_together():
     """Fails the block on all processes if it fails on one; all must enter it.
 
     Raises:
@@ -189,8 +189,8 @@ def agree(facts: Mapping[str, Any]) -> None:
         )
 
 
-class Departure:
-    """A context that an error leaves at once, even if other processes wait for this one.
+class ExitTogether:
+    """Context whose error ends all processes of a job: this one at once, and so the others.
 
     An ordinary exit would wait for them, and they for this one. Without its signs of life they end
     with an error of their own after HEARTBEAT_SECONDS.
@@ -226,7 +226,7 @@ class Preemption:
 
     def __init__(self):
         """Starts listening for the signals."""
-        self._come, self._interrupted, self._asked = False, False, -1
+        self._requested, self._interrupted, self._asked = False, False, -1
         # JAX's own service, which tells all processes, listens to SIGTERM of a larger job.
         self._shared = jax.distributed.is_initialized()
         self._before = {}
@@ -238,7 +238,7 @@ class Preemption:
         self._listener = signals.Listener(self._told)
 
     def _notice(self, number, _):
-        self._come = True
+        self._requested = True
         self._interrupted |= number == signal.SIGINT
 
     def _told(self, number):
@@ -249,18 +249,18 @@ class Preemption:
             os.write(2, b"Ctrl-C again: ended at once, nothing more is saved\n")
             os._exit(EXIT_INTERRUPTED)
         os.write(2, b"Ctrl-C: this step is finished and saved; once more ends at once\n")
-        self._come = self._interrupted = True
+        self._requested = self._interrupted = True
         if self._shared:
             os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells to all processes
 
-    def come(self) -> bool:
+    def requested(self) -> bool:
         """Returns True to stop now; equal on all processes, which must call it equally often."""
         self._asked += 1
         if self._shared:
             # JAX agrees on the question after the last that anyone asked, from 0 on: were they
             # numbered by steps, a notice before the first one of a resumed run would be lost.
             return multihost_utils.reached_preemption_sync_point(self._asked)
-        return self._come
+        return self._requested
 
     def interrupted(self) -> bool:
         """Returns True if any process received Ctrl-C; all must call it."""

@@ -18,8 +18,8 @@ from unitok_jax.tokenizer import augment, losses
 from unitok_jax.training import optim
 
 
-class Ramps(NamedTuple):
-    """Schedule values of the adversarial loss at one step, for both players."""
+class AdversarySchedule(NamedTuple):
+    """Schedule values of the adversarial loss at one step, for generator and discriminator."""
 
     weight: jax.Array  # scalar, the factor of the adaptive weight
     fade: jax.Array  # scalar, strength of the blur, 1 to 0
@@ -45,7 +45,7 @@ class Adversary:
         """
         self.config, self._times = gan.to_dict(), times
         self.start = times.gan_start
-        self._schedule = dict(
+        self._rate_schedule = dict(
             kind=schedule,
             steps=times.total - self.start,
             warmup_steps=times.gan_warmup,
@@ -63,19 +63,19 @@ class Adversary:
             clip_norm=gan.clip_norm,
         )
 
-    def init(self, key: jax.Array) -> optim.Player:
+    def init(self, key: jax.Array) -> optim.Trainable:
         """Initialises the heads and their optimiser."""
         params = nnx.to_pure_dict(nnx.state(DiscriminatorHeads(rngs=Keys(key))))
-        return optim.Player(params, self.optimizer.init(params))
+        return optim.Trainable(params, self.optimizer.init(params))
 
     def acts(self, step: int) -> bool:
         """Returns True if `step` is in the adversarial phase, that is, its weight is above 0."""
         return step > self.start
 
-    def ramps(self, step: jax.Array, key: jax.Array) -> Ramps:
-        """Returns the ramps of a step; crop or resize is drawn once for real and rebuilt images."""
+    def schedule(self, step: jax.Array, key: jax.Array) -> AdversarySchedule:
+        """Returns a step's values; crop or resize is drawn once for real and rebuilt images."""
         coin, offset = jax.random.split(key)
-        return Ramps(
+        return AdversarySchedule(
             weight=self.config["weight"] * optim.ramp(step, self.start, self._times.gan_ramp),
             fade=1.0 - optim.ramp(step, self.start, self._times.gan_blur),
             crop=jax.random.uniform(coin) < self.config["crop_probability"],
@@ -84,29 +84,31 @@ class Adversary:
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
         """Computes the discriminator's learning rate, scheduled from the adversarial phase on."""
-        multiplier = optim.learning_rate_schedule(step - self.start, **self._schedule)
+        multiplier = optim.learning_rate_schedule(step - self.start, **self._rate_schedule)
         return self.config["learning_rate"] * multiplier
 
-    def update(self, player: optim.Player, heads, dinov2, real, fake, ramps: Ramps, step, key):
+    def update(
+        self, discriminator: optim.Trainable, heads, dinov2, real, fake, schedule, step, key
+    ):
         """Updates the discriminator once.
 
         Args:
-          player: the heads and their optimiser.
-          heads: the player's parameters, replicated on every device.
+          discriminator: the heads and their optimiser.
+          heads: the discriminator's parameters, replicated on every device.
           dinov2: parameters of the frozen network.
           real, fake: images and their reconstructions, (M, b, H, W, 3) float32, in micro-batches.
-          ramps: schedule values of this step, the same as the generator's.
+          schedule: the `AdversarySchedule` of this step, the same as the generator's.
           step: int32 scalar.
           key: random key of the augmentations.
 
         Returns:
-          The next player, and metrics.
+          The next discriminator, and metrics.
         """
         loss = jax.value_and_grad(self.discriminator_loss, has_aux=True)
 
         def one(inputs):
             real, fake, key = inputs
-            (_, named), grads = loss(heads, dinov2, real, fake, ramps, key)
+            (_, named), grads = loss(heads, dinov2, real, fake, schedule, key)
             return grads, named
 
         def add(total, inputs):
@@ -125,23 +127,23 @@ class Adversary:
         metrics = {f"gan/{name}": value for name, value in named.items()} | {
             "gan/grad_norm": optax.tree.norm(grads),
             "gan/learning_rate": rate,
-            "gan/blur": ramps.fade,
+            "gan/blur": schedule.fade,
         }
-        return optim.apply(self.optimizer, player, grads, rate), metrics
+        return optim.apply(self.optimizer, discriminator, grads, rate), metrics
 
-    def generator_loss(self, heads, dinov2, images, ramps: Ramps, key) -> jax.Array:
+    def generator_loss(self, heads, dinov2, images, schedule: AdversarySchedule, key) -> jax.Array:
         """Computes minus the mean logit of augmented reconstructions (B, H, W, 3)."""
-        views = self._augment(images, ramps.fade, key)
-        return losses.generator_loss(self._logits(heads, self._features(dinov2, views, ramps)))
+        views = self._augment(images, schedule.fade, key)
+        return losses.generator_loss(self._logits(heads, self._features(dinov2, views, schedule)))
 
-    def discriminator_loss(self, heads, dinov2, real, fake, ramps: Ramps, key):
+    def discriminator_loss(self, heads, dinov2, real, fake, schedule: AdversarySchedule, key):
         """Computes the discriminator's loss of a batch and the metrics of its parts.
 
         Args:
           heads: parameters, differentiable.
           dinov2: parameters of the frozen network.
           real, fake: (B, H, W, 3) float32.
-          ramps: schedule values of this step. The views for consistency are not blurred.
+          schedule: its values at this step. The views for consistency are not blurred.
           key: random key of the augmentations.
 
         Returns:
@@ -150,15 +152,16 @@ class Adversary:
         """
         keys = jax.random.split(key, 4)
         views = [
-            self._augment(real, ramps.fade, keys[0]),
-            self._augment(fake, ramps.fade, keys[1]),
+            self._augment(real, schedule.fade, keys[0]),
+            self._augment(fake, schedule.fade, keys[1]),
         ]
         consistent = self.config["consistency"] != 0
         if consistent:
             views += [self._augment(real, None, keys[2]), self._augment(fake, None, keys[3])]
         # Concatenated within each image's row, so that the batch axis keeps its sharding.
         stacked = jnp.stack(views, axis=1).reshape(-1, *real.shape[1:])
-        logits = self._logits(heads, jax.lax.stop_gradient(self._features(dinov2, stacked, ramps)))
+        features = jax.lax.stop_gradient(self._features(dinov2, stacked, schedule))
+        logits = self._logits(heads, features)
         logits = logits.reshape(len(real), len(views), -1).swapaxes(0, 1)
         value = losses.discriminator_loss(self.config["loss"], logits[0], logits[1])
         parts = {
@@ -183,8 +186,8 @@ class Adversary:
             draws = augment.draw(key, images.shape[0], self.config["augment_probability"])
         return augment.diff_aug(images, draws)
 
-    def _features(self, dinov2, images, ramps):
-        images = fit_to_patches(images, ramps.crop, ramps.offset)
+    def _features(self, dinov2, images, schedule):
+        images = fit_to_patches(images, schedule.crop, schedule.offset)
         return nnx.merge(self._dinov2, dinov2)(images)
 
     def _logits(self, heads, features):

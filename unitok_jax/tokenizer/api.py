@@ -76,7 +76,7 @@ class Tokenizer:
         self.compiled = CompiledModel(self.functions, params, batcher)
         self.config, self.params = config, self.compiled.params
         self.image_size = check_size(config.data.image_size)
-        self._text = captions.Tokenizer(config.model.text.context_length)
+        self._text = captions.TextTokenizer(config.model.text.context_length)
 
     def __repr__(self) -> str:
         millions = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6

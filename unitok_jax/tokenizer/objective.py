@@ -11,7 +11,7 @@ from unitok_jax import trees
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.tokenizer import losses
-from unitok_jax.tokenizer.adversary import Adversary, Ramps
+from unitok_jax.tokenizer.adversary import Adversary, AdversarySchedule
 
 
 class Objective:
@@ -57,7 +57,9 @@ class Objective:
             kwargs = dict(dtype=jnp.float32, remat=remat)
             self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(**kwargs, rngs=Keys(0))))
 
-    def gradients(self, trainable, fixed, heads, frozen, batches, ramps: Ramps | None, keys):
+    def gradients(
+        self, trainable, fixed, heads, frozen, batches, schedule: AdversarySchedule | None, keys
+    ):
         """Computes the gradients of the total loss of all micro-batches, M of b images.
 
         With one micro-batch: forward pass, cotangents of its outputs, backward pass. With more, the
@@ -69,10 +71,10 @@ class Objective:
         Args:
           trainable: parameters to differentiate; nested dict.
           fixed: the model's other parameters.
-          heads: the discriminator's parameters; not read without `ramps`.
+          heads: the discriminator's parameters; not read without `schedule`.
           frozen: parameters of the frozen networks, {'lpips': ..., 'dinov2': ...}.
           batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}.
-          ramps: schedule values of this step; None before the adversarial phase.
+          schedule: the adversary's values at this step; None before the adversarial phase.
           keys: two random keys, of stochastic depth and of the discriminator's augmentations.
 
         Returns:
@@ -86,10 +88,10 @@ class Objective:
 
         def image_terms(aux, batch, key):
             params = trees.merge(trainable, fixed)
-            return self._image_terms(params, heads, frozen, ramps, aux, batch, key)
+            return self._image_terms(params, heads, frozen, schedule, aux, batch, key)
 
         send = self._send_at_once if self._count == 1 else self._send_in_turn
-        grads, codes, rebuilt, metrics = send(trainable, inputs, forward, image_terms, ramps)
+        grads, codes, rebuilt, metrics = send(trainable, inputs, forward, image_terms, schedule)
         return grads, _join(codes), rebuilt, metrics
 
     def _forward(self, params, trained, batch, key):
@@ -104,7 +106,7 @@ class Objective:
         outputs = {name: getattr(output, name) for name in self._outputs}
         return outputs, (output.codes, output.reconstruction, output.last_features)
 
-    def _send_at_once(self, trainable, inputs, forward, image_terms, ramps):
+    def _send_at_once(self, trainable, inputs, forward, image_terms, schedule):
         """Computes the gradients of the only micro-batch, its codes, reconstruction and metrics."""
         batch, key, augment_key = _first(inputs)
         outputs, pull, aux = jax.vjp(
@@ -112,11 +114,11 @@ class Objective:
         )
         found = outputs, *aux[:2], image_terms(aux, batch, augment_key)
         outputs, codes, rebuilt, terms = jax.tree.map(lambda x: x[None], found)
-        cotangents, metrics = self._cotangents(outputs, terms, ramps)
+        cotangents, metrics = self._cotangents(outputs, terms, schedule)
         (grads,) = pull(_first(cotangents))
         return grads, codes, rebuilt, metrics
 
-    def _send_in_turn(self, trainable, inputs, forward, image_terms, ramps):
+    def _send_in_turn(self, trainable, inputs, forward, image_terms, schedule):
         """Computes the gradients of several micro-batches, one forward and backward at a time."""
 
         def look(inputs):
@@ -130,23 +132,23 @@ class Objective:
             return jax.tree.map(jnp.add, total, pull(cotangents)[0]), None
 
         outputs, codes, rebuilt, terms = jax.lax.map(look, inputs)
-        cotangents, metrics = self._cotangents(outputs, terms, ramps)
+        cotangents, metrics = self._cotangents(outputs, terms, schedule)
         zeros = jax.tree.map(jnp.zeros_like, trainable)
         grads, _ = jax.lax.scan(send_down, zeros, (inputs, cotangents))
         return grads, codes, rebuilt, metrics
 
-    def _image_terms(self, params, heads, frozen, ramps, aux, batch, key):
+    def _image_terms(self, params, heads, frozen, schedule, aux, batch, key):
         """Computes losses of the decoded images of a micro-batch, and their cotangents."""
         _, rebuilt, last_features = aux
         if "reconstruction" not in self._outputs:
             return {"named": {}}
         terms = self._pixel_terms(rebuilt, batch["image"][:: self.decode_every], frozen)
-        if ramps is not None:
+        if schedule is not None:
             decoder = nnx.merge(self._graph, params).decoder
             at_kernel = functools.partial(decoder.to_rgb, last_features)
             kernel = decoder.up_conv4.conv2.kernel[...]
             terms |= self._gan_terms(
-                rebuilt, terms["cotangent"], at_kernel, kernel, heads, frozen, ramps, key
+                rebuilt, terms["cotangent"], at_kernel, kernel, heads, frozen, schedule, key
             )
         return terms
 
@@ -164,10 +166,10 @@ class Objective:
         (_, named), cotangent = jax.value_and_grad(total, has_aux=True)(rebuilt)
         return {"named": named, "cotangent": cotangent}
 
-    def _gan_terms(self, rebuilt, cotangent, at_kernel, kernel, heads, frozen, ramps, key):
+    def _gan_terms(self, rebuilt, cotangent, at_kernel, kernel, heads, frozen, schedule, key):
         """Computes the adversarial loss, its cotangent, both losses' gradients at `kernel`."""
         loss, gan_cotangent = jax.value_and_grad(self._adversary.generator_loss, argnums=2)(
-            heads, frozen["dinov2"], rebuilt, ramps, key
+            heads, frozen["dinov2"], rebuilt, schedule, key
         )
         pull = jax.vjp(at_kernel, kernel)[1]
         return {
@@ -177,7 +179,7 @@ class Objective:
             "gan_gradient": pull(gan_cotangent)[0],
         }
 
-    def _cotangents(self, outputs, terms, ramps):
+    def _cotangents(self, outputs, terms, schedule):
         """Computes cotangents of all outputs, for the loss of the whole batch, and metrics."""
         count, weights = self._count, self._weights
         mean = functools.partial(jnp.mean, axis=0)
@@ -203,10 +205,10 @@ class Objective:
         total = sum(weights[name] * value for name, value in named.items())
         if "reconstruction" in outputs:
             cotangent = terms["cotangent"]
-            if ramps is not None:
+            if schedule is not None:
                 norms = (optax.tree.norm(mean(terms[k])) for k in ("gradient", "gan_gradient"))
                 limits = self._adversary.config["adaptive_limits"]
-                weight = ramps.weight * losses.adaptive_weight(*norms, limits)
+                weight = schedule.weight * losses.adaptive_weight(*norms, limits)
                 cotangent = cotangent + weight * terms["gan_cotangent"]
                 metrics |= {"loss/gan": mean(terms["gan"]), "gan/weight": weight}
                 total = total + weight * metrics["loss/gan"]

@@ -146,7 +146,7 @@ class Run:
         return self.programs.start(params, fresh.discriminator)
 
     def _trained_state(self, path: str) -> TrainState:
-        """Loads both players and optimisers of a workdir, at step 0; the average is reset."""
+        """Loads both networks and optimisers of a workdir, at step 0; the average is reset."""
         with Checkpoints(path) as checkpoints:
             meta = checkpoints.meta()
             problems = initialize.training_differences(meta["config"], self.config.to_dict())
@@ -220,7 +220,7 @@ class Run:
         """
         if resumed and self.config.eval.source:
             return
-        with processes.together():
+        with processes.fail_together():
             bad = self.bad_evaluation_images()
         self.leave_out([found for share in processes.from_all(bad) for found in share])
 
@@ -277,20 +277,20 @@ class Run:
         params = state.params
         config, data = self.config.eval, self.config.data
         batch_size = self.evaluator.batch_size(config.batch_size, len(self.eval_source))
-        found = self.evaluator.run(
+        result = self.evaluator.run(
             params, self.frozen, self.eval_source, data, batch_size, show=config.grid_images
         )
-        metrics = found.reconstruction.result() | found.codebooks.result() | suite.rfid(found)
+        metrics = result.reconstruction.result() | result.codebooks.result() | suite.rfid(result)
         if self.config.loss.contrastive:
             metrics |= suite.text_figures(
-                found.image_features,
+                result.image_features,
                 self.eval_source,
                 lambda tokens: self.evaluator.encode_text(params, tokens, config.batch_size),
                 data.context_length,
                 captions=self._captions,
                 labels=suite.label_set_of(self.eval_source),
             )
-        return metrics, comparison(found.shown.images, found.shown.reconstructions)
+        return metrics, comparison(result.samples.images, result.samples.reconstructions)
 
     @functools.cached_property
     def _captions(self) -> suite.Captions:

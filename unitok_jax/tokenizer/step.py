@@ -1,4 +1,4 @@
-"""The training state and the one jitted step that updates it, for both players."""
+"""The training state and the one jitted step that updates it, for generator and discriminator."""
 
 import functools
 import zlib
@@ -20,7 +20,7 @@ from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.objective import Objective, split_batch
 from unitok_jax.training import optim
-from unitok_jax.training.optim import Player, Times
+from unitok_jax.training.optim import Times, Trainable
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
 
@@ -30,8 +30,8 @@ class TrainState:
     """Training state: all arrays that a step updates. Frozen networks are a separate argument."""
 
     step: jax.Array  # int32 scalar, the number of batches seen; also the data position
-    generator: Player
-    discriminator: Player | None
+    generator: Trainable
+    discriminator: Trainable | None
     ema: Any  # the generator's averaged parameters, or None
     skipped: jax.Array  # int32 scalar, number of skipped steps so far
     skipped_in_a_row: jax.Array  # int32 scalar, skipped steps since the last applied one
@@ -61,7 +61,7 @@ class TrainState:
         averaged = "params" in training
         return cls(
             step=training["step"],
-            generator=Player(
+            generator=Trainable(
                 training["params"] if averaged else items["params"], training["generator"]
             ),
             discriminator=training["discriminator"],
@@ -129,12 +129,12 @@ class TokenizerSteps:
             discriminator = self.adversary.init(self._key("discriminator"))
         return self.start(init_params(self.model, self._key("params")), discriminator)
 
-    def start(self, params, discriminator: Player | None) -> TrainState:
+    def start(self, params, discriminator: Trainable | None) -> TrainState:
         """Builds the state before the first step, of a generator with `params`."""
         _, trainable = self._split(params)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            generator=Player(params, self.optimizer.init(trainable)),
+            generator=Trainable(params, self.optimizer.init(trainable)),
             discriminator=discriminator,
             # A copy, as both trees are donated to the step.
             ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
@@ -173,27 +173,27 @@ class TokenizerSteps:
           int32 counters `skipped` and `skipped_in_a_row`.
         """
         keys = jax.random.split(jax.random.fold_in(self._key("step"), state.step), 4)
-        ramps = self.adversary.ramps(state.step, keys[0]) if adversarial else None
+        schedule = self.adversary.schedule(state.step, keys[0]) if adversarial else None
         batches = {"image": to_float(batch["image"]), "text": batch["text"]}
         batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
         fixed, trainable = self._split(state.generator.params)
         heads = gather(state.discriminator.params) if adversarial else None
         grads, codes, rebuilt, metrics = self.objective.gradients(
-            gather(trainable), gather(fixed), heads, frozen, batches, ramps, keys[1:3]
+            gather(trainable), gather(fixed), heads, frozen, batches, schedule, keys[1:3]
         )
         rate = self.learning_rate(state.step)
-        player = Player(trainable, state.generator.opt_state)
-        player = optim.apply(self.optimizer, player, grads, rate)
-        params = trees.merge(player.params, fixed)
+        generator = Trainable(trainable, state.generator.opt_state)
+        generator = optim.apply(self.optimizer, generator, grads, rate)
+        params = trees.merge(generator.params, fixed)
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
-        new = state.replace(generator=Player(params, player.opt_state))
+        new = state.replace(generator=Trainable(params, generator.opt_state))
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
             **codebook_health(codebook_counts(codes, self.entries)),
         }
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        finite &= jnp.isfinite(optax.tree.norm(player.params))
+        finite &= jnp.isfinite(optax.tree.norm(generator.params))
         if adversarial:
             discriminator, of_discriminator = self.adversary.update(
                 state.discriminator,
@@ -201,7 +201,7 @@ class TokenizerSteps:
                 frozen["dinov2"],
                 batches["image"][:, :: self.objective.decode_every],
                 rebuilt,
-                ramps,
+                schedule,
                 state.step,
                 keys[3],
             )

@@ -101,8 +101,8 @@ def check_wandb(project: str) -> None:
       ValueError: a project is given, and the package wandb is not installed.
     """
     # A stand-in module of a test has no spec.
-    found = "wandb" in sys.modules or importlib.util.find_spec("wandb")
-    if project and not found:
+    installed = "wandb" in sys.modules or importlib.util.find_spec("wandb")
+    if project and not installed:
         raise ValueError(
             f"log.wandb={project} needs a package: {how_to_install('wandb')}; or leave it empty"
         )

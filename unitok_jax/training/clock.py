@@ -144,20 +144,20 @@ class Clock:
         self._book()
         values, count = {}, len(self._steps)
         if count:
-            whole = self._seconds["training"] + self._seconds["input"]
+            total = self._seconds["training"] + self._seconds["input"]
             self._device_steps.append(self._span)
-            device = float(np.median(self._device_steps))
-            beyond = max(whole - count * device, 0.0)
-            self._seconds["input"] = min(self._seconds["input"], beyond)
-            self._seconds["training"] = whole - self._seconds["input"]
-            median, late = np.percentile(self._steps, [50, 90])
+            device_step = float(np.median(self._device_steps))
+            idle = max(total - count * device_step, 0.0)
+            self._seconds["input"] = min(self._seconds["input"], idle)
+            self._seconds["training"] = total - self._seconds["input"]
+            median, percentile_90 = np.percentile(self._steps, [50, 90])
             values = {
                 "time/step_p50": float(median),
-                "time/step_p90": float(late),
+                "time/step_p90": float(percentile_90),
                 "time/step_max": max(self._steps),
-                "time/step_device": device,
-                "time/input_share": self._seconds["input"] / whole,
-                "time/images_per_second": count * self._batch_size / whole,
+                "time/step_device": device_step,
+                "time/input_share": self._seconds["input"] / total,
+                "time/images_per_second": count * self._batch_size / total,
             }
         self._write({key: float(f"{value:.6g}") for key, value in values.items()})
         return values

@@ -77,11 +77,11 @@ def goodput(records: list[dict[str, Any]]) -> Goodput:
     for start in reversed(starts):
         step = start[0]["step"]
         for record in start:
-            lost = _part_beyond(kept, step, record["step"])
+            repeated_part = _part_beyond(kept, step, record["step"])
             for kind, spent in record["seconds"].items():
-                again = spent * lost if kind in ("training", "input") else 0.0
-                seconds[kind] += spent - again
-                seconds["repeated"] += again
+                repeated = spent * repeated_part if kind in ("training", "input") else 0.0
+                seconds[kind] += spent - repeated
+                seconds["repeated"] += repeated
             step = record["step"]
         kept = min(kept, start[0]["step"])
     set_back = 0.0

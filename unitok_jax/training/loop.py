@@ -86,7 +86,7 @@ def train(
     processes.agree(_command(config, workdir))
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(contextlib.closing(processes.Preemption()))
-        with processes.together():
+        with processes.fail_together():
             check_wandb(config.log.wandb)
             folder = make(workdir)
             stack.enter_context(lock(folder))
@@ -130,7 +130,7 @@ def train(
         tools = _Tools(folder, lead, checkpoints, preemption, writer, progress, clock, tracer)
         if unseen:
             _evaluate(run, state, start, tools)
-        if preemption.come():
+        if preemption.requested():
             raise Preempted(preemption, f"at step {start}")
         log.info("%s", overview.waiting_line(earlier, _facts()))
         metrics = _loop(run, state, batches, tools)
@@ -155,7 +155,7 @@ def _loop(run: Run, state: State, batches: Batches, tools: _Tools):
             window.update(step - 1, jax.device_get(pending))
             clock.tick(step - 1)
         pending = metrics
-        last, stops = step == config.steps, tools.preemption.come()
+        last, stops = step == config.steps, tools.preemption.requested()
         evaluates = last or (step % config.eval.every == 0 and not stops)
         saves = last or stops or step % config.checkpoint.every == 0
         # A save ends a window of means too, so that a resumed run writes the same records.
@@ -168,7 +168,7 @@ def _loop(run: Run, state: State, batches: Batches, tools: _Tools):
             tools.tracer.done(step, planned)
         if records:
             values, times = window.result(), clock.record()
-            counts = processes.total(batches.health.take())
+            counts = processes.total(batches.health.new_counts())
             values |= {f"data/{name}": np.int64(count) for name, count in counts.items()}
             if times:
                 per_image = counts["bytes"] / counts["samples"]

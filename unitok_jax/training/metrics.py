@@ -128,8 +128,8 @@ class Progress:
             self._bar.set_postfix_str(text)
             self._bar.update(step - self._bar.n)
         else:
-            left = (self._steps - step) * self._batch_size / rate if rate else float("inf")
-            log.info("step %d/%d  %s  %s left", step, self._steps, text, _duration(left))
+            remaining = (self._steps - step) * self._batch_size / rate if rate else float("inf")
+            log.info("step %d/%d  %s  %s left", step, self._steps, text, _duration(remaining))
 
     def close(self) -> None:
         """Ends the bar's line."""

@@ -17,7 +17,7 @@ _PLATEAU = {"cosine": 0.0, "linear": 0.05, "exponential": 0.15}
 
 
 @struct.dataclass
-class Player:
+class Trainable:
     """Trained network with the state of its optimiser."""
 
     params: Any  # nested dict of float32 arrays
@@ -107,11 +107,11 @@ def adamw(
     )
 
 
-def apply(optimizer: optax.GradientTransformation, player: Player, grads, rate) -> Player:
-    """Updates the player once with `optimizer` and learning rate `rate`."""
-    updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
-    params = optax.apply_updates(player.params, jax.tree.map(lambda u: -rate * u, updates))
-    return Player(params, opt_state)
+def apply(optimizer: optax.GradientTransformation, trainable: Trainable, grads, rate) -> Trainable:
+    """Updates the network once with `optimizer` and learning rate `rate`."""
+    updates, opt_state = optimizer.update(grads, trainable.opt_state, trainable.params)
+    params = optax.apply_updates(trainable.params, jax.tree.map(lambda u: -rate * u, updates))
+    return Trainable(params, opt_state)
 
 
 def ema(average, params, decay: float, step: jax.Array):

@@ -90,8 +90,8 @@ class Tracer:
             if stats is None:
                 log.info("%s tells nothing of its memory", device)
                 continue
-            told = ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
-            log.info("%s: %s", device, _gib({key: stats[key] for key in told if key in stats}))
+            shown = ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
+            log.info("%s: %s", device, _gib({key: stats[key] for key in shown if key in stats}))
 
 
 def _gib(sizes):

@@ -22,7 +22,7 @@ class State(Protocol):
 class Batches(Protocol):
     """Iterator over this process's rows of the training batches."""
 
-    health: Any  # `take()` returns counts since the last call: samples, bad ones, bytes
+    health: Any  # `new_counts()` returns counts since the last call: samples, bad ones, bytes
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Returns the rows of the next batch."""

@@ -17,7 +17,7 @@ from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.preview import statistics
 from unitok_jax.data.records import Source
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.text import END_OF_TEXT, Tokenizer
+from unitok_jax.data.text import END_OF_TEXT, TextTokenizer
 from unitok_jax.data.writing.folders import claim, write_bytes
 from unitok_jax.pictures import sheet
 from unitok_jax.system.progress import Progress
@@ -50,7 +50,7 @@ def preview(
             fit, or too many consecutive bad images.
     """
     size = check_size(config.data.image_size)
-    tokenizer = Tokenizer(config.data.context_length)
+    tokenizer = TextTokenizer(config.data.context_length)
     loaded = sheet.load_font(font)
     if config.data.num_threads < 1:
         raise ValueError(f"data.num_threads={config.data.num_threads} must be at least 1 thread")

@@ -13,7 +13,7 @@ from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.images.metadata import without_metadata
 from unitok_jax.data.images.transforms import FORMATS, decode_image
 from unitok_jax.data.records import Source
-from unitok_jax.data.text import Tokenizer
+from unitok_jax.data.text import TextTokenizer
 
 QUANTILES = {"min": 0, "5%": 5, "25%": 25, "median": 50, "75%": 75, "95%": 95, "max": 100}
 
@@ -47,7 +47,7 @@ def choose(length: int, count: int, seed: int) -> np.ndarray:
 
 
 def measure(
-    source: Source, indices: Sequence[int], tokenizer: Tokenizer, num_threads: int
+    source: Source, indices: Sequence[int], tokenizer: TextTokenizer, num_threads: int
 ) -> Iterator[Measured | Unusable]:
     """Reads and decodes samples in threads, as training does; yields in the order of `indices`."""
 
@@ -60,7 +60,7 @@ def measure(
             yield from pool.map(one, indices[start : start + ahead])
 
 
-def _measure(source: Source, index: int, tokenizer: Tokenizer) -> Measured | Unusable:
+def _measure(source: Source, index: int, tokenizer: TextTokenizer) -> Measured | Unusable:
     name = None
     try:
         record = source[index]

@@ -6,7 +6,7 @@ from unitok_jax.data.records import Source
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.card import statistics
 from unitok_jax.evaluation.card.settings import CardSettings
-from unitok_jax.evaluation.evaluator import Pass, digest
+from unitok_jax.evaluation.evaluator import EvaluationResult, digest
 from unitok_jax.evaluation.metrics.frechet import Moments, frechet_distance
 from unitok_jax.evaluation.metrics.inception_score import inception_score
 from unitok_jax.runtime import processes
@@ -65,15 +65,17 @@ class Fid:
         """All processes take the lead's word."""
         self.known = processes.from_lead(self.known)
 
-    def measure(self, found: Pass, measure_originals: Callable[[], Moments]) -> dict[str, float]:
+    def measure(
+        self, result: EvaluationResult, measure_originals: Callable[[], Moments]
+    ) -> dict[str, float]:
         """FID and IS, on process 0 alone; also saves what is asked for.
 
         Args:
-          found: a pass, over the originals too unless the cache knows them.
+          result: a pass, over the originals too unless the cache knows them.
           measure_originals: a pass over the originals alone, which all processes make where the
             cached statistics are of other pixels.
         """
-        notes, count = self._notes, len(found.positions)
+        notes, count = self._notes, len(result.positions)
         if not self._settings.inception:
             how = "Give --inception=FILE."
             notes.skip("FID, inception score", "no weights of Inception were named", how)
@@ -82,7 +84,7 @@ class Fid:
             reason = f"needs at least {suite.FEWEST} images, and there is {count}"
             notes.skip("FID, inception score", reason, "Give more images as --data.")
             return {}
-        if self.known and self.known != found.digest:
+        if self.known and self.known != result.digest:
             notes.warn(
                 "the cached reference was of other pixels than the data has now: it is made anew"
             )
@@ -90,19 +92,19 @@ class Fid:
         elif self.known:
             originals = self._cached[0] if self._cached else None
         else:
-            originals = found.originals.result()
-        if self.known != found.digest:
-            self._save(originals, found.digest)
+            originals = result.originals.result()
+        if self.known != result.digest:
+            self._save(originals, result.digest)
         if not processes.is_lead():
             return {}
-        cached = self.known == found.digest
+        cached = self.known == result.digest
         self._tell("originals", "cached" if cached else "of this pass", originals)
         if self._settings.save_reference:
-            facts = self._facts | {"digest": found.digest}
+            facts = self._facts | {"digest": result.digest}
             statistics.write(self._settings.save_reference, originals, facts)
-        out = suite.rfid(found, originals)
+        figures = suite.rfid(result, originals)
         if self.given:
-            out["fid_reference"] = frechet_distance(self.given, found.rebuilt.result())
+            figures["fid_reference"] = frechet_distance(self.given, result.rebuilt.result())
         if count < FEW:
             notes.warn(
                 f"FID of {count} images is too high by a bias that falls with their number: "
@@ -111,10 +113,10 @@ class Fid:
         if count < _SPLITS:
             reason = f"needs at least {_SPLITS} images, and there are {count}"
             notes.skip("inception score", reason, "Give more images as --data.")
-            return out
+            return figures
         names = ("inception_score", "inception_score_std")
-        scores = inception_score(found.logits, _SPLITS, shuffle_seed=_SHUFFLE)
-        return out | dict(zip(names, scores, strict=True))
+        scores = inception_score(result.logits, _SPLITS, shuffle_seed=_SHUFFLE)
+        return figures | dict(zip(names, scores, strict=True))
 
     def _tell(self, what, origin, moments):
         """Notes the hash of mu and sigma, float64, by which two cards' references compare."""

@@ -19,7 +19,7 @@ from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.card import pictures, training_images
 from unitok_jax.evaluation.card.fid import RESIZE, Fid
 from unitok_jax.evaluation.card.settings import CardSettings
-from unitok_jax.evaluation.evaluator import Evaluator, Pass, Shown, digest
+from unitok_jax.evaluation.evaluator import EvaluationResult, Evaluator, Samples, digest
 from unitok_jax.evaluation.metrics.probe import linear_probe
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system.progress import Progress
@@ -38,7 +38,7 @@ class Card:
     codebooks: dict[str, Any]
     counts: np.ndarray  # (K, V) how often each code was chosen
     per_image: dict[str, np.ndarray]
-    shown: Shown  # of the images `order`
+    samples: Samples  # of the images `order`
     order: list[int]  # positions among the images measured
     chosen: dict[str, list[int]]
     names: dict[int, str]
@@ -89,8 +89,8 @@ class CardInputs:
         self.hash, self.config = tokenizer.hash, tokenizer.config
         self.precision = tokenizer.precision
         self.left_out = self._left_out("data", settings.data, source)
-        most = settings.max_images
-        self.source = subset(source, range(min(len(source), most))) if most else source
+        limit = settings.max_images
+        self.source = subset(source, range(min(len(source), limit))) if limit else source
         self.probe, self.probe_data = None, None
         if settings.probe:
             names = ("image_size", "context_length", "num_threads", "num_workers")
@@ -173,34 +173,36 @@ class CardInputs:
             )
         return LabelSet(names, templates)
 
-    def run(self, source, data=None, batch_size=None, what="all", **options) -> Pass:
+    def run(self, source, data=None, batch_size=None, kind="all", **options) -> EvaluationResult:
         """Makes a pass, as `Evaluator.run`; process 0 tells its progress."""
         batch_size = batch_size or self.batch_size
-        data, told = data or self.data, None
+        data, on_batch = data or self.data, None
         with contextlib.ExitStack() as stack:
             if processes.is_lead():
-                what_is_done = _DOING.get(what, "measuring")
-                progress = Progress(len(source), "image", what=what_is_done)
-                told = stack.enter_context(progress).update
+                doing = _DOING.get(kind, "measuring")
+                progress = Progress(len(source), "image", what=doing)
+                on_batch = stack.enter_context(progress).update
             return self.evaluator.run(
                 *(self.params, self.networks, source, data, batch_size),
                 **options,
-                what=what,
-                told=told,
+                kind=kind,
+                on_batch=on_batch,
             )
 
-    def run_usable(self, flag, value, source, data=None, **options) -> tuple[Pass, Tally]:
+    def run_usable(
+        self, flag, value, source, data=None, **options
+    ) -> tuple[EvaluationResult, Tally]:
         """A pass over the images that can be used, and what all processes left out.
 
         Which rows of a batch were read is known to all, so that none waits for one that gave up.
         """
-        most = int(self.data.max_bad * len(source))
-        found, left_out = self.run(source, data, max_left_out=most, **options), Tally()
-        left_out.update(map(Tally.from_json, processes.from_all(found.left_out.to_json())))
+        max_left_out = int(self.data.max_bad * len(source))
+        result, left_out = self.run(source, data, max_left_out=max_left_out, **options), Tally()
+        left_out.update(map(Tally.from_json, processes.from_all(result.left_out.to_json())))
         self._check(left_out, len(source), flag, value)
-        if not len(found.positions):
+        if not len(result.positions):
             raise ValueError(f"--{flag}={value}: none of its images can be used")
-        return found, left_out
+        return result, left_out
 
     def encode_text(self, tokens: np.ndarray) -> np.ndarray:
         """Encodes token ids (T, L) as unit vectors (T, E)."""
@@ -224,7 +226,7 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
       ValueError, OSError, ImportError: settings, weights or images that do not fit.
     """
     notes = Notes()
-    with processes.together():
+    with processes.fail_together():
         inputs = CardInputs(tokenizer, source, data, settings)
         fid = Fid(settings, inputs.source, data, inputs.digests.get("inception", ""), notes)
     fid.agree()
@@ -232,29 +234,29 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
         {"tokenizer": inputs.hash, "images": len(inputs.source), "batch size": inputs.batch_size}
         | {f"weights of {kind}": value for kind, value in inputs.digests.items()}
     )
-    what = "rebuilt" if fid.known else "all"
-    found, left_out = inputs.run_usable("data", settings.data, inputs.source, what=what)
+    main_pass = "rebuilt" if fid.known else "all"
+    result, left_out = inputs.run_usable("data", settings.data, inputs.source, kind=main_pass)
     left_out.update([inputs.left_out])
     if left_out.total:
         notes.warn(f"{left_out.total} images were left out")
-    usable = subset(inputs.source, found.positions.tolist())
-    metrics = found.reconstruction.result()
-    metrics |= fid.measure(found, lambda: inputs.run(usable, what="originals").originals.result())
-    first = subset(usable, range(min(len(usable), COMPARED)))
-    agreement = inputs.run(first, batch_size=inputs.mesh.size, what="dtypes").agreement
-    books = found.codebooks.result() | agreement.result()
+    usable = subset(inputs.source, result.positions.tolist())
+    metrics = result.reconstruction.result()
+    metrics |= fid.measure(result, lambda: inputs.run(usable, kind="originals").originals.result())
+    compared = subset(usable, range(min(len(usable), COMPARED)))
+    agreement = inputs.run(compared, batch_size=inputs.mesh.size, kind="dtypes").agreement
+    codebooks = result.codebooks.result() | agreement.result()
     for key in ("bits_per_token", "max_bits_per_token", "codes_changed", "tokens_changed"):
-        metrics[key] = books.pop(key)
-    books |= _usable(found.codebooks.counts, notes)
+        metrics[key] = codebooks.pop(key)
+    codebooks |= _usable(result.codebooks.counts, notes)
     if "lpips" not in inputs.networks:
         notes.skip("LPIPS", "no weights of LPIPS were named", "Give --lpips=FILE.")
-    metrics |= _text_figures(inputs, usable, found, notes)
-    metrics |= _probe(inputs, usable, found, notes)
-    per_image = found.reconstruction.per_image()
+    metrics |= _text_figures(inputs, usable, result, notes)
+    metrics |= _probe(inputs, usable, result, notes)
+    per_image = result.reconstruction.per_image()
     chosen = pictures.choose(per_image["psnr"])
     order = sorted(position for positions in chosen.values() for position in positions)
     # The program of the pass, whose batches have one shape: nothing is compiled again.
-    shown = inputs.run(subset(usable, order), show=len(order), what=what).shown
+    samples = inputs.run(subset(usable, order), show=len(order), kind=main_pass).samples
     if training_images.same(inputs.config.data, data):
         notes.warn("the model was trained on these images: figures of others may be worse")
     for kind, weights in settings.networks.items():
@@ -262,10 +264,10 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
             notes.warn(f"{kind} has random weights: its figures mean nothing beside published ones")
     return Card(
         metrics,
-        books,
-        found.codebooks.counts,
+        codebooks,
+        result.codebooks.counts,
         per_image,
-        shown,
+        samples,
         order,
         chosen,
         {position: usable[position]["name"] for position in order},
@@ -273,7 +275,7 @@ def measure(tokenizer, source: Source, data: ConfigDict, settings: CardSettings)
         notes.warnings,
         notes.not_measured,
         left_out.to_json(),
-        _provenance(inputs, found, fid),
+        _provenance(inputs, result, fid),
     )
 
 
@@ -291,7 +293,7 @@ def _usable(counts: np.ndarray, notes: Notes) -> dict[str, Any]:
 
 
 def _text_figures(
-    inputs: CardInputs, source: Source, found: Pass, notes: Notes
+    inputs: CardInputs, source: Source, result: EvaluationResult, notes: Notes
 ) -> Mapping[str, float]:
     if not inputs.text:
         rows = inputs.config.model.text.vocab_size
@@ -314,42 +316,44 @@ def _text_figures(
             how = "Give captions with --captions, or images that have some."
             notes.skip("image-text retrieval", "the data has no captions", how)
     return suite.text_figures(
-        *(found.image_features, source, inputs.encode_text, length),
+        *(result.image_features, source, inputs.encode_text, length),
         captions=captions,
         labels=inputs.labels,
     )
 
 
-def _probe(inputs: CardInputs, source: Source, found: Pass, notes: Notes) -> Mapping[str, float]:
+def _probe(
+    inputs: CardInputs, source: Source, result: EvaluationResult, notes: Notes
+) -> Mapping[str, float]:
     if inputs.probe is None:
         how = "Give --probe=labelled:PATH, training images of the classes of --data."
         notes.skip("linear probe", "no training images were named", how)
         return {}
     settings = inputs.settings
     train, left_out = inputs.run_usable(
-        "probe", settings.probe, inputs.probe, inputs.probe_data, what="features"
+        "probe", settings.probe, inputs.probe, inputs.probe_data, kind="features"
     )
     if left_out.total:
         notes.warn(f"{left_out.total} images of --probe were left out")
     return linear_probe(
         train.image_features,
         suite.labels_of(inputs.probe)[train.positions],
-        found.image_features,
+        result.image_features,
         suite.labels_of(source),
         len(source.class_names),
         settings.probe_method,
     )
 
 
-def _provenance(inputs: CardInputs, found: Pass, fid: Fid) -> dict[str, Any]:
+def _provenance(inputs: CardInputs, result: EvaluationResult, fid: Fid) -> dict[str, Any]:
     settings, data = inputs.settings, inputs.data
     return {
-        "images": len(found.positions),
+        "images": len(result.positions),
         "data": settings.data,
         "captions": data.captions or "-",
         "size": f"{data.image_size[0]}x{data.image_size[1]}",
         "preprocessing": RESIZE,
-        "pixels": f"sha256 {found.digest}",
+        "pixels": f"sha256 {result.digest}",
         "checkpoint": settings.checkpoint,
         "training_images": training_images.describe(inputs.config.data, data),
         "tokenizer_hash": inputs.hash,

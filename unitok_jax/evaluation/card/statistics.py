@@ -97,23 +97,25 @@ def _member(archive, key, shape, kinds):
     with archive.open(member) as file:
         first = formats.read_magic(file) == (1, 0)
         read = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
-        found, _, dtype = read(file)
-    if found != shape or dtype.kind not in kinds or dtype.itemsize > _MOST_BYTES:
-        raise ValueError(f"{key} is {dtype} {found}, not of Inception's pool3, whose is {shape}")
+        found_shape, _, dtype = read(file)
+    if found_shape != shape or dtype.kind not in kinds or dtype.itemsize > _MOST_BYTES:
+        raise ValueError(
+            f"{key} is {dtype} {found_shape}, not of Inception's pool3, whose is {shape}"
+        )
     with archive.open(member) as file:
         return formats.read_array(file, allow_pickle=False)
 
 
-def check(path: str, found: dict[str, Any], facts: dict[str, Any]) -> None:
+def check(path: str, saved: dict[str, Any], facts: dict[str, Any]) -> None:
     """Refuses a reference that was made in another way; a file without facts is not refused.
 
     Raises:
       ValueError: the message names what differs.
     """
     for key in COMPARED:
-        if found and found.get(key) != facts[key]:
+        if saved and saved.get(key) != facts[key]:
             raise ValueError(
-                f"--reference={path} was made with {key} {found.get(key)!r}, here it is "
+                f"--reference={path} was made with {key} {saved.get(key)!r}, here it is "
                 f"{facts[key]!r}: their distance means nothing; make it anew with --save_reference"
             )
 

@@ -28,11 +28,11 @@ def same(trained: ConfigDict, measured: ConfigDict) -> bool | None:
 
 def describe(trained: ConfigDict, measured: ConfigDict) -> str:
     """Words for the result of `same`, with the training data as `--data` would name it."""
-    found = same(trained, measured)
-    if found is None:
+    overlap = same(trained, measured)
+    if overlap is None:
         return "not known: the checkpoint does not say what it was trained on"
     parts = [f"{source}:{path}".rstrip(":") for source, path in _parts(trained)]
-    return f"{'yes' if found else 'no, by their path'}: it was trained on {', '.join(parts)}"
+    return f"{'yes' if overlap else 'no, by their path'}: it was trained on {', '.join(parts)}"
 
 
 def _parts(trained: ConfigDict) -> list[tuple[str, str]]:

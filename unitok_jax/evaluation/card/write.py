@@ -39,14 +39,14 @@ def write(folder: str | pathlib.Path, card: Card, command: str = "") -> dict[str
         Image.fromarray(picture).save(pictures / f"{name}.png")
         return f"pictures/{name}.png"
 
-    shown, listed = card.shown, []
+    samples, listed = card.samples, []
     psnr = card.per_image["psnr"]
     for kind, positions in card.chosen.items():
         for number, position in enumerate(positions, 1):
             row = card.order.index(position)
             file = save(
                 f"{kind}_{number}",
-                card_pictures.panel(shown.images[row], shown.reconstructions[row]),
+                card_pictures.panel(samples.images[row], samples.reconstructions[row]),
             )
             name = card.names[position]
             listed.append(
@@ -54,7 +54,8 @@ def write(folder: str | pathlib.Path, card: Card, command: str = "") -> dict[str
             )
     save("code_use", card_pictures.code_use(card.counts, card.codebooks))
     middle = card.order.index((card.chosen["median"] + card.chosen["worst"])[0])
-    save("code_map", card_pictures.code_map(shown.images[middle], shown.codes[middle], card.query))
+    code_map = card_pictures.code_map(samples.images[middle], samples.codes[middle], card.query)
+    save("code_map", code_map)
     by = {"command": command} if command else {}
     content = {
         "title": f"UniTok: {card.provenance['checkpoint']}",

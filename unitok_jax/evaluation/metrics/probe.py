@@ -63,19 +63,19 @@ def linear_probe(
     scale = np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1e-300), deviation, 1.0)
     train, test = (train - mean) / scale, (test - mean) / scale
     order = np.random.RandomState(_SEED).permutation(len(train))
-    held, kept = np.split(order, [max(len(train) // 5, 1)])
+    held_out, kept = np.split(order, [max(len(train) // 5, 1)])
     scores = [
-        _top(train[held] @ weights + bias, labels[held], 1)
+        _top(train[held_out] @ weights + bias, labels[held_out], 1)
         for weights, bias in fits[method](train[kept], labels[kept], classes, GRID)
     ]
     best = int(np.argmax(scores))
     # From the strongest on, since a weaker one starts from the last solution.
     weights, bias = fits[method](train, labels, classes, GRID[: best + 1])[-1]
     logits = test @ weights + bias
-    out = {"probe_top1": _top(logits, test_labels, 1), "probe_regularization": GRID[best]}
+    figures = {"probe_top1": _top(logits, test_labels, 1), "probe_regularization": GRID[best]}
     if classes > 5:
-        out["probe_top5"] = _top(logits, test_labels, 5)
-    return out
+        figures["probe_top5"] = _top(logits, test_labels, 5)
+    return figures
 
 
 def fit_logistic(
@@ -117,21 +117,21 @@ def fit_logistic(
         return value, np.concatenate([slope.sum(axis=0), gradient.ravel()])
 
     weights, bias = start or (np.zeros((width, classes)), np.zeros(classes))
-    found = minimize(
+    solution = minimize(
         loss,
         np.concatenate([bias, weights.ravel()]),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS, "gtol": 1e-7, "ftol": 1e-14},
     )
-    if not found.success:
+    if not solution.success:
         log.warning(
             "logistic regression with regularization %g stopped early, at a gradient of %.1e: %s",
             regularization,
-            np.abs(found.jac).max(),
-            found.message,
+            np.abs(solution.jac).max(),
+            solution.message,
         )
-    return found.x[classes:].reshape(width, classes), found.x[:classes]
+    return solution.x[classes:].reshape(width, classes), solution.x[:classes]
 
 
 def fit_ridge(
@@ -152,20 +152,20 @@ def _ridge_path(features, labels, classes, grid):
     centred = features - mean
     values, vectors = np.linalg.eigh(centred.T @ centred / len(features))
     targets = vectors.T @ (centred.T @ (np.eye(classes)[labels] - shares)) / len(features)
-    out = []
+    fits = []
     for regularization in grid:
         weights = vectors @ (targets / (np.maximum(values, 0) + regularization)[:, None])
-        out.append((weights, shares - mean @ weights))
-    return out
+        fits.append((weights, shares - mean @ weights))
+    return fits
 
 
 def _logistic_path(features, labels, classes, grid):
     """`fit_logistic` for several regularisations, each started from the one before."""
-    out, last = [], None
+    fits, last = [], None
     for regularization in grid:
         last = fit_logistic(features, labels, classes, regularization, last)
-        out.append(last)
-    return out
+        fits.append(last)
+    return fits
 
 
 def _check(kind, features, labels, classes):

@@ -23,8 +23,8 @@ class Reconstruction:
 
         Args:
           mask: (B,) bool; rows with mask False count nothing.
-          **measures: (B,) each: `squared_error` of images in [-1, 1] always, and any of `ssim`,
-            `ssim_uniform` and `lpips`, the same in every batch.
+          **measures: (B,) each: `squared_error` of images in [-1, 1] always, and any others, the
+            same in every batch.
 
         Raises:
           ValueError: no `squared_error`, other measures than in the batches before, or one that is

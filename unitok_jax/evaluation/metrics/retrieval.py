@@ -48,7 +48,7 @@ def caption_retrieval(
     # Candidates by caption: a mark on a caption marks all its copies.
     image_ranks = _ranks(images, texts, captions_of, np.arange(len(images)), caption, count)
     text_ranks = _ranks(texts, images, images_of, caption, np.arange(len(images)), len(images))
-    out = {}
+    recalls = {}
     for name, ranks, candidates in (
         ("image_to_text", image_ranks, len(texts)),
         ("text_to_image", text_ranks, len(images)),
@@ -56,8 +56,8 @@ def caption_retrieval(
         for top in TOP:
             if top == 1 or top < candidates:
                 key = name if top == 1 else f"{name}_r{top}"
-                out[key] = float((ranks < top).mean())
-    return out
+                recalls[key] = float((ranks < top).mean())
+    return recalls
 
 
 def _groups(keys, values, count):
