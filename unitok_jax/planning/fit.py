@@ -15,7 +15,7 @@ from unitok_jax.planning import flops, hlo, machines
 from unitok_jax.planning import links as exchange
 from unitok_jax.planning.machines import Topology
 from unitok_jax.runtime import sharding
-from unitok_jax.tokenizer.config_checks import batch_divisor, check
+from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps
 from unitok_jax.weights import pretrained
 
@@ -80,11 +80,11 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
     check(config)
     machine = machines.find(name)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, machine.devices)
-    effective_batch_size(config.data, config.data.batch_size, batch_divisor(config, mesh.size))
-    print(_heading(config, machine, mesh))
     steps = TokenizerSteps(config)
+    effective_batch_size(config.data, config.data.batch_size, steps.batch_divisor(mesh.size))
+    print(_heading(config, machine, mesh))
     programs = Programs(steps, mesh)
-    shapes = arguments(config, programs, mesh)
+    shapes = arguments(config.data, steps, programs, mesh)
     missing, times = [], {}
     for phase, adversarial in PHASES.items():
         if adversarial and steps.adversary is None:
@@ -110,18 +110,24 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
         raise DoesNotFitError("\n".join(missing))
 
 
-def arguments(config: ConfigDict, programs: Programs, mesh: Mesh) -> tuple:
-    """Returns the step's arguments as shapes with shardings: state, frozen networks, batch."""
+def arguments(data: ConfigDict, steps: TokenizerSteps, programs: Programs, mesh: Mesh) -> tuple:
+    """Returns the step's arguments as shapes with shardings: state, frozen networks, batch.
+
+    Args:
+      data: `config.data`; its sizes of batch, image and text are read.
+      steps: functions of the run.
+      programs: `steps`, jitted for `mesh`.
+      mesh: mesh of the machine.
+    """
 
     def place(tree, where):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
 
-    networks = {
-        kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in pretrained.used(config)
-    }
-    size, length = config.data.batch_size, config.data.context_length
+    dtype = steps.model["dtype"]
+    networks = {kind: pretrained.abstract(kind, dtype)[1] for kind in steps.networks}
+    size, length = data.batch_size, data.context_length
     batch = {
-        "image": jax.ShapeDtypeStruct((size, *config.data.image_size, 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((size, *data.image_size, 3), jnp.uint8),
         "text": jax.ShapeDtypeStruct((size, length), jnp.int32),
     }
     return (

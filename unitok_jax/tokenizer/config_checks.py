@@ -90,11 +90,6 @@ def _check_log(config):
             )
 
 
-def batch_divisor(config: ConfigDict, devices: int) -> int:
-    """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
-    return devices * config.optim.accumulation * round(1 / config.data.decode_fraction)
-
-
 def _check_losses(config):
     if config.loss.entropy and config.model.quantizer == "fsq":
         raise ValueError(

@@ -120,6 +120,16 @@ class TokenizerSteps:
             decode_every=round(1 / config.data.decode_fraction),
             remat=remat,
         )
+        weights = {
+            "lpips": ("loss.perceptual", config.loss.perceptual),
+            "dinov2": ("gan.weight", config.gan.weight),
+        }
+        # Frozen networks that a step takes: kind -> key of the loss that needs it.
+        self.networks = {kind: key for kind, (key, weight) in weights.items() if weight}
+
+    def batch_divisor(self, devices: int) -> int:
+        """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
+        return devices * self.accumulation * self.objective.decode_every
 
     def init(self) -> TrainState:
         """Initialises the state before the first step."""
@@ -161,8 +171,7 @@ class TokenizerSteps:
 
         Args:
           state: donated.
-          frozen: parameters of the frozen networks that the configuration uses,
-            {'lpips': ..., 'dinov2': ...}.
+          frozen: parameters of the frozen networks `networks`, {'lpips': ..., 'dinov2': ...}.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32}.
           adversarial: static; False computes nothing of the adversary.
           gather: replicates sharded parameters on every device.
