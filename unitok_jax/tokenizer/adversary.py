@@ -14,6 +14,7 @@ from flax import nnx
 from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
 from unitok_jax.models.pretrained.dinov2 import DinoV2
 from unitok_jax.tokenizer import augment, losses
+from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import optim
 
 
@@ -29,9 +30,7 @@ class AdversarySchedule(NamedTuple):
 class Adversary:
     """The adversarial part of a training step as pure functions, closed over `config.gan`."""
 
-    def __init__(
-        self, gan, times: optim.Times, *, schedule: str, dtype: str, stream: str, remat: bool
-    ):
+    def __init__(self, gan, times: Times, *, schedule: str, dtype: str, stream: str, remat: bool):
         """Builds the functions.
 
         Args:

@@ -18,8 +18,9 @@ from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.objective import Objective, split_batch
+from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import optim
-from unitok_jax.training.optim import Times, Trainable
+from unitok_jax.training.optim import Trainable
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
 
@@ -84,7 +85,8 @@ class TokenizerSteps:
         self.graph, self.abstract_params = abstract_model(self.model)
         self.entries = self.model["vocab_size"] // self.model["num_codebooks"]  # V
         self.seed = config.seed
-        settings, times = config.optim, Times.from_config(config)
+        settings = config.optim
+        times = Times.from_fractions(config.steps, settings, config.gan)
         self.max_learning_rate = settings.learning_rate
         self.accumulation = settings.accumulation
         self.ema_decay = settings.ema_decay
