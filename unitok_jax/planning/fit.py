@@ -11,8 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unitok_jax.data.pipeline import effective_batch_size
-from unitok_jax.planning import flops, hlo, machines
-from unitok_jax.planning import links as exchange
+from unitok_jax.planning import flops, hlo, links, machines
 from unitok_jax.planning.machines import Topology
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.config_checks import check
@@ -105,7 +104,10 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
         if machine.chip and memory.peak > machine.per_device.capacity:
             missing.append(f"{phase}: {_too_large(memory.peak, machine.per_device.capacity)}")
     if machine.chip and not missing:
-        print(_days(config, steps.adversary, times, efficiency))
+        late = 0.0
+        if steps.adversary is not None:
+            late = 1 - steps.adversary.start / config.steps
+        print(_days(config.data.batch_size, late, times, efficiency))
     if missing:
         raise DoesNotFitError("\n".join(missing))
 
@@ -181,7 +183,7 @@ def _cost(traced, compiled, devices: int, machine: Topology) -> Cost:
         operations / chip.flops,
         traffic.bytes / chip.bandwidth,
         sum(
-            exchange.seconds(collective, size, devices, machine)
+            links.seconds(collective, size, devices, machine)
             for collective, (_, size) in traffic.collectives.items()
         ),
     )
@@ -269,12 +271,9 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
     _row(f"at {efficiency:.0%} of it", f"{speed:.0f} images/s")
 
 
-def _days(config, adversary, times, efficiency):
-    late = 0.0
-    if adversary is not None:
-        late = 1 - adversary.start / config.steps
+def _days(batch, late, times, efficiency):
     seconds = (1 - late) * times[False] + (late * times[True] if late else 0)
-    days = IMAGES / config.data.batch_size * seconds / 86400
+    days = IMAGES / batch * seconds / 86400
     return (
         f"\n{days:.1f} days for {IMAGES / 1e9:.2f} billion images at {efficiency:.0%} of the "
         f"roofline, {late:.1%} of the steps with the adversary"
