@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import STRIDE, Codes
 from unitok_jax.data import text as captions
-from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
+from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.metrics import zero_shot
 from unitok_jax.models.functions import Functions
