@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.reader import (
     IN_FLIGHT,
+    ITEMS,
     CheckpointError,
     DamagedError,
     SavedStep,
@@ -87,12 +88,12 @@ class Checkpoints:
                 preservation_policy=self._kept,
             ),
             item_handlers={
-                "params": ocp.StandardCheckpointHandler(
-                    save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
-                ),
-                "training": ocp.StandardCheckpointHandler(
-                    save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
-                ),
+                **{
+                    item: ocp.StandardCheckpointHandler(
+                        save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
+                    )
+                    for item in ITEMS
+                },
                 "meta": ocp.JsonCheckpointHandler(multiprocessing_options=barriers),
             },
         )
