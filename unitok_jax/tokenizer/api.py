@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import STRIDE, Codes
-from unitok_jax.data import text as captions
 from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.images.transforms import check_size
+from unitok_jax.data.text import END_OF_TEXT, TextTokenizer
 from unitok_jax.evaluation.metrics import zero_shot
 from unitok_jax.models.functions import Functions
 from unitok_jax.tokenizer import inputs
@@ -76,7 +76,7 @@ class Tokenizer:
         self.compiled = CompiledModel(self.functions, params, batcher)
         self.config, self.params = config, self.compiled.params
         self.image_size = check_size(config.data.image_size)
-        self._text = captions.TextTokenizer(config.model.text.context_length)
+        self._text = TextTokenizer(config.model.text.context_length)
 
     def __repr__(self) -> str:
         millions = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6
@@ -220,7 +220,7 @@ class Tokenizer:
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Encodes texts to float32 (B, E) unit vectors; longer texts are cut at context length."""
         rows = self.config.model.text.vocab_size
-        if rows <= captions.END_OF_TEXT:
+        if rows <= END_OF_TEXT:
             raise ValueError(
                 f"this model's text tower has {rows} token ids, fewer than CLIP's tokenizer makes"
             )
