@@ -96,8 +96,10 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
     def trace(micro):
         changed = config.copy_and_resolve_references()
         changed.optim.accumulation = micro
-        programs = Programs(TokenizerSteps(changed), mesh)
-        return programs.phases[adversarial].trace(*fit.arguments(changed, programs, mesh))
+        steps = TokenizerSteps(changed)
+        programs = Programs(steps, mesh)
+        shapes = fit.arguments(changed.data, steps, programs, mesh)
+        return programs.phases[adversarial].trace(*shapes)
 
     micro, batch = config.optim.accumulation, config.data.batch_size
     traced = trace(max(2, micro))

@@ -44,8 +44,7 @@ from unitok_jax.weights import pretrained
 compilation_cache.enable()
 config = importlib.import_module(f"configs.{sys.argv[2]}").get_config()
 steps = TokenizerSteps(config)
-kinds = pretrained.used(config)
-networks = {kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in kinds}
+networks = {kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in steps.networks}
 side = config.data.image_size
 batch = {
     "image": jax.ShapeDtypeStruct((8, *side, 3), jnp.uint8),

@@ -39,9 +39,7 @@ def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict
     """
     steps, reference = TokenizerSteps(config), TokenizerSteps(_plain(config))
     abstract = jax.eval_shape(steps.init)
-    networks = {
-        kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in pretrained.used(config)
-    }
+    networks = {kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in steps.networks}
     height, width = config.data.image_size
     shapes = {
         "image": jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),

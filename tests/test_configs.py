@@ -63,8 +63,7 @@ class TestEveryConfig:
             "text": jax.ShapeDtypeStruct((size, config.data.context_length), jnp.int32),
         }
         networks = {
-            kind: pretrained.abstract(kind, config.model.dtype)[1]
-            for kind in pretrained.used(config)
+            kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in pure.networks
         }
         # (Variants only in the phase that holds the other's computation.)
         phases = (False,) if ":" not in name or not config.gan.weight else ()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.formats import config, jpeg, take
-from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
+from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import LabelledSource

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
-from unitok_jax.data.formats.labels import label_set
+from unitok_jax.data.formats.labels import CLASS_TEMPLATES, label_set
 
 needs_open_clip = pytest.mark.skipif(
     importlib.util.find_spec("open_clip") is None, reason="the package open_clip_torch"

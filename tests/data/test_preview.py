@@ -200,28 +200,30 @@ class TestTrainingSamples:
         settings = config(folder)
         expected = batches(settings, 6)
         for count in (1, 3, 4, 5, 24):
-            found = training_samples(settings, open_source(settings.data), count)
+            found = training_samples(settings.data, 3, open_source(settings.data), count)
             np.testing.assert_array_equal(found["image"], expected["image"][:count])
             np.testing.assert_array_equal(found["text"], expected["text"][:count])
 
     def test_do_not_depend_on_the_batch_size(self, folder):
         """A property of the stream: the n-th sample is the same in batches of any size."""
         source = open_source(config(folder).data)
-        small, large = (training_samples(config(folder, batch_size=b), source, 16) for b in (2, 8))
+        small, large = (
+            training_samples(config(folder, batch_size=b).data, 3, source, 16) for b in (2, 8)
+        )
         np.testing.assert_array_equal(small["image"], large["image"])
         np.testing.assert_array_equal(small["text"], large["text"])
 
     def test_of_a_large_batch_little_is_read(self, tmp_path):
         source = Counted(open_source(config(source="shapes").data))
         settings = config(source="shapes", batch_size=16_384, num_threads=16, num_workers=4)
-        assert training_samples(settings, source, 4)["image"].shape == (4, 32, 48, 3)
+        assert training_samples(settings.data, 3, source, 4)["image"].shape == (4, 32, 48, 3)
         assert len(source.read) <= 16
 
     def test_a_batch_above_the_source_is_lowered(self, folder):
         source = open_source(config(folder).data)
-        found = training_samples(config(folder, batch_size=1024), source, 9)
+        found = training_samples(config(folder, batch_size=1024).data, 3, source, 9)
         np.testing.assert_array_equal(
-            found["image"], training_samples(config(folder), source, 9)["image"]
+            found["image"], training_samples(config(folder).data, 3, source, 9)["image"]
         )
 
 

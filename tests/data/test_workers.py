@@ -68,19 +68,19 @@ class TestEnds:
         ],
     )
     def test_the_cause_is_named(self, error, message):
-        told = workers.Told(failing(error))
-        assert next(told) == 1
+        batches = workers.BatchStream(failing(error))
+        assert next(batches) == 1
         with pytest.raises(workers.LostWorker, match=f"^data.num_workers: .*{message}") as raised:
-            next(told)
+            next(batches)
         assert processes.may_pass(raised.value)  # a supervisor starts the run again
         assert "\n" not in str(raised.value)
 
     @pytest.mark.parametrize("error", [RuntimeError("x"), OSError(errno.EIO, "x"), ValueError("x")])
     def test_other_errors_stay(self, error):
-        told = workers.Told(failing(error))
-        next(told)
+        batches = workers.BatchStream(failing(error))
+        next(batches)
         with pytest.raises(type(error)) as raised:
-            next(told)
+            next(batches)
         assert raised.value is error
 
     @pytest.mark.parametrize("name", ["SIGKILL", "SIGBUS"])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from helpers import pages
 from unitok_jax.commands import demo
-from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
+from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.images.transforms import resize_center_crop, to_uint8
 from unitok_jax.demo import actions
 from unitok_jax.tokenizer.api import load

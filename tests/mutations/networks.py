@@ -39,14 +39,14 @@ MUTATIONS = [
     Mutation(
         "a consistency loss without its weight",
         ADVERSARY,
-        'value + self.config["consistency"] * consistency',
+        'value + self._gan["consistency"] * consistency',
         "value + consistency",
         f"{TEST_ADVERSARY} -k weighted",
     ),
     Mutation(
         "every image cropped",
         ADVERSARY,
-        'jax.random.uniform(coin) < self.config["crop_probability"]',
+        'jax.random.uniform(coin) < self._gan["crop_probability"]',
         "jax.random.uniform(coin) < 1",
         f"{TEST_ADVERSARY} -k coin",
     ),

@@ -9,7 +9,7 @@ from flax import nnx
 from configs import tiny_full
 from unitok_jax.tokenizer import augment, losses
 from unitok_jax.tokenizer.adversary import Adversary
-from unitok_jax.training.optim import Times
+from unitok_jax.tokenizer.times import Times
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def make(monkeypatch):
         config.gan.update(changes)
         return Adversary(
             config.gan,
-            Times.from_config(config),
+            Times.from_fractions(config.steps, config.optim, config.gan),
             schedule="cosine",
             dtype="float32",
             stream="float32",

@@ -73,7 +73,7 @@ class Schedule(NamedTuple):
 class Adversary:
     """A loss that is far from that of the pixels."""
 
-    config = {"adaptive_limits": (0.0, 1e4)}
+    adaptive_limits = (0.0, 1e4)
 
     @staticmethod
     def generator_loss(heads, dinov2, images, schedule, key):

@@ -18,8 +18,7 @@ import unitok_jax
 from helpers import parity
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.models import precision
-from unitok_jax.tokenizer import compiled
-from unitok_jax.tokenizer import inputs as arguments
+from unitok_jax.tokenizer import compiled, inputs
 from unitok_jax.tokenizer.api import Codes
 
 pytestmark = pytest.mark.slow
@@ -269,7 +268,7 @@ class TestPixels:
     def test_floats_of_any_width_are_float32(self, dtype):
         images = np.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3).astype(np.dtype(dtype))
         images.flags.writeable = False
-        checked = arguments.check_images(images)
+        checked = inputs.check_images(images)
         assert checked.dtype == np.float32 and checked.dtype.isnative
         np.testing.assert_array_equal(checked, images.astype(np.float32))
 
@@ -519,7 +518,7 @@ class TestWhatUsersHave:
         file = io.BytesIO()
         image.save(file, "TIFF" if mode == "I" else "PNG")
         np.testing.assert_array_equal(
-            arguments.check_images(image)[0], decode_image(file.getvalue(), "file")
+            inputs.check_images(image)[0], decode_image(file.getvalue(), "file")
         )
 
     @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX"])
@@ -527,7 +526,7 @@ class TestWhatUsersHave:
         image = Image.fromarray(picture).convert("RGB")
         image = Image.new(mode, (48, 32)) if mode == "LAB" else image.convert(mode)
         np.testing.assert_array_equal(
-            arguments.check_images(image)[0], np.asarray(image.convert("RGB"))
+            inputs.check_images(image)[0], np.asarray(image.convert("RGB"))
         )
 
     @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
@@ -538,22 +537,22 @@ class TestWhatUsersHave:
         expected = decode_image(file.getvalue(), "file")
         assert expected.shape == (48, 32, 3)
         with Image.open(file) as image:
-            np.testing.assert_array_equal(arguments.check_images(image)[0], expected)
+            np.testing.assert_array_equal(inputs.check_images(image)[0], expected)
 
     def test_pixels_without_a_fixed_range(self, picture):
         with pytest.raises(ValueError, match="no fixed range"):
-            arguments.check_images(Image.fromarray(picture[..., 0].astype(np.float32)))
+            inputs.check_images(Image.fromarray(picture[..., 0].astype(np.float32)))
         with pytest.raises(ValueError, match="no fixed range"):
-            arguments.check_images(Image.fromarray(np.full((32, 32), -5, np.int32)))
+            inputs.check_images(Image.fromarray(np.full((32, 32), -5, np.int32)))
 
 
 class TestRange:
     @pytest.fixture(autouse=True)
     def fresh(self):
         """As in a process of its own."""
-        arguments._warn_of_range.cache_clear()
+        inputs._warn_of_range.cache_clear()
         yield
-        arguments._warn_of_range.cache_clear()
+        inputs._warn_of_range.cache_clear()
 
     @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
     def test_floats_from_0_are_warned_of_once(self, tokenizer, images, dtype):
@@ -584,7 +583,7 @@ class TestRange:
     def test_nothing_else_is(self, floats):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            arguments.check_images(floats)
+            inputs.check_images(floats)
 
 
 class TestInsideJax:

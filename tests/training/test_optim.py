@@ -130,10 +130,3 @@ def test_ema_forgets_its_youth_and_then_decays():
     late = optim.ema(average, params, 0.999, jnp.int32(10**6))
     assert float(first["a"][0]) == pytest.approx(0.9)
     assert float(late["a"][0]) == pytest.approx(0.001, rel=1e-4)
-
-
-def test_times_are_rounded_once():
-    config = tiny.get_config()
-    config.steps = 99
-    times = optim.Times.from_config(config)
-    assert times == (99, round(0.99), round(37.125), round(2.97), round(2.97), round(5.94))

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.reader import (
     IN_FLIGHT,
+    ITEMS,
     CheckpointError,
     DamagedError,
     SavedStep,
@@ -50,12 +51,12 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """Checkpoints of one workdir. A context manager: leaving it waits for pending saves."""
 
-    def __init__(self, folder, config: ConfigDict | None = None, create: bool = False):
+    def __init__(self, folder, settings: ConfigDict | None = None, create: bool = False):
         """Opens a workdir.
 
         Args:
           folder: the workdir that holds, or will hold, the folder `checkpoints`; or that folder.
-          config: `config.checkpoint`: which ones to keep; all if not given.
+          settings: `config.checkpoint`: which ones to keep; all if not given.
           create: whether to make the folder. Without it the checkpoints are only read.
         """
         path = workdir.open_folder(folder)
@@ -74,7 +75,7 @@ class Checkpoints:
         barriers = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes=set(range(jax.process_count()))
         )
-        self._kept = Preservation(config)
+        self._kept = Preservation(settings)
         for step in self.steps():
             self._kept.metrics[step] = _metrics(SavedStep(self.folder, step))
         self._manager = _Manager(
@@ -87,12 +88,12 @@ class Checkpoints:
                 preservation_policy=self._kept,
             ),
             item_handlers={
-                "params": ocp.StandardCheckpointHandler(
-                    save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
-                ),
-                "training": ocp.StandardCheckpointHandler(
-                    save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
-                ),
+                **{
+                    item: ocp.StandardCheckpointHandler(
+                        save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
+                    )
+                    for item in ITEMS
+                },
                 "meta": ocp.JsonCheckpointHandler(multiprocessing_options=barriers),
             },
         )

@@ -28,6 +28,7 @@ _AWAY = (
     *("UNKNOWN:", "INTERNAL:", os.strerror(errno.EIO), os.strerror(errno.ESTALE)),
 )
 _META = {"config": dict, "step": int, "data": dict, "digests": dict}
+ITEMS = ("params", "training")  # items of arrays; a converted model has no "training"
 IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
 _MOST_LINES = 20  # differences in one message
 
@@ -217,8 +218,7 @@ def _reader(partial):
     )
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=options),
-        params=_arrays(options, partial),
-        training=_arrays(options, partial),
+        **{item: _arrays(options, partial) for item in ITEMS},
         meta=ocp.JsonCheckpointHandler(multiprocessing_options=options),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=options)

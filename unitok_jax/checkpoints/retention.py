@@ -10,20 +10,20 @@ class Preservation:
     forgets the best checkpoint at a restart.
     """
 
-    def __init__(self, config: ConfigDict | None):
-        self._config = config
-        self.best_metric = config.best_metric if config is not None else ""
+    def __init__(self, settings: ConfigDict | None):
+        self._settings = settings
+        self.best_metric = settings.best_metric if settings is not None else ""
         self.metrics = {}  # step -> {best_metric: value} of those that were evaluated
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         """Returns True for each checkpoint to keep, in their order."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        if self._config is None:
+        if self._settings is None:
             return [True] * len(steps)
-        kept = set(steps[-self._config.keep_latest :])
-        if self._config.keep_every:
-            kept |= {step for step in steps if step % self._config.keep_every == 0}
+        kept = set(steps[-self._settings.keep_latest :])
+        if self._settings.keep_every:
+            kept |= {step for step in steps if step % self._settings.keep_every == 0}
         values = [(self.metrics.get(step, {}).get(self.best_metric), step) for step in steps]
         best = sorted((value, step) for value, step in values if value is not None)
-        kept |= {step for _, step in best[len(best) - self._config.keep_best :]}
+        kept |= {step for _, step in best[len(best) - self._settings.keep_best :]}
         return [step in kept for step in steps]

@@ -19,7 +19,7 @@ from unitok_jax.data.reading import stream
 from unitok_jax.data.records import Source
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import TextTokenizer
-from unitok_jax.data.workers import Told
+from unitok_jax.data.workers import BatchStream
 
 REPLACEMENT_TRIES = 16  # consecutive bad samples before training stops
 NEIGHBOURS = 4  # tries next to the first; the others are spread over the source
@@ -80,7 +80,7 @@ class Batches:
         health: the `Health` of the input so far.
     """
 
-    def __init__(self, stream: Told, health: Health):
+    def __init__(self, stream: BatchStream, health: Health):
         self._stream, self.health = stream, health
 
     def __iter__(self):
@@ -167,7 +167,7 @@ def eval_batches(
     batch_size: int,
     rows: Sequence[int] | None = None,
     leave_out: bool = False,
-) -> Told:
+) -> BatchStream:
     """Opens this process's rows of one pass over a source, in order, without randomness.
 
     All processes yield the same number of batches, ceil(len(source) / batch_size), all of one

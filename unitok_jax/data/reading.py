@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from unitok_jax.data.health import Notes
-from unitok_jax.data.workers import Told, check_shared_memory, end_with_parent
+from unitok_jax.data.workers import BatchStream, check_shared_memory, end_with_parent
 
 CHUNK = 16  # most samples that one thread reads at a time
 ENDLESS = 2**40  # batches
@@ -26,7 +26,7 @@ def stream(
     *,
     first_batch: int = 0,
     batches: int = ENDLESS,
-) -> Told:
+) -> BatchStream:
     """Reads this process's rows of global batches ahead, in order, in threads or worker processes.
 
     Args:
@@ -68,7 +68,7 @@ def stream(
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
         examples = examples.mp_prefetch(options, _begin_worker)
     batched = examples.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join)
-    return Told(iter(batched), workers=data.num_workers > 0)
+    return BatchStream(iter(batched), workers=data.num_workers > 0)
 
 
 class _Chunks:

@@ -43,12 +43,12 @@ class LostWorker(ConnectionError):
     """A worker was killed, or ran out of memory; a retry may succeed."""
 
 
-class Told:
-    """An iterator over the results of workers; a sudden end of a worker raises with the cause.
+class BatchStream:
+    """Iterator over batches read in threads or workers; a worker's sudden end raises the cause.
 
     Args:
         batches: a `grain.DatasetIterator`, which starts its workers on the first call.
-        workers: whether it has any.
+        workers: True if worker processes read them, False for threads.
     """
 
     def __init__(self, batches, workers: bool = False):

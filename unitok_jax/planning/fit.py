@@ -11,11 +11,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unitok_jax.data.pipeline import effective_batch_size
-from unitok_jax.planning import flops, hlo, machines
-from unitok_jax.planning import links as exchange
+from unitok_jax.planning import flops, hlo, links, machines
 from unitok_jax.planning.machines import Topology
 from unitok_jax.runtime import sharding
-from unitok_jax.tokenizer.config_checks import batch_divisor, check
+from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps
 from unitok_jax.weights import pretrained
 
@@ -80,11 +79,11 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
     check(config)
     machine = machines.find(name)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, machine.devices)
-    effective_batch_size(config.data, config.data.batch_size, batch_divisor(config, mesh.size))
-    print(_heading(config, machine, mesh))
     steps = TokenizerSteps(config)
+    effective_batch_size(config.data, config.data.batch_size, steps.batch_divisor(mesh.size))
+    print(_heading(config, machine, mesh))
     programs = Programs(steps, mesh)
-    shapes = arguments(config, programs, mesh)
+    shapes = arguments(config.data, steps, programs, mesh)
     missing, times = [], {}
     for phase, adversarial in PHASES.items():
         if adversarial and steps.adversary is None:
@@ -105,23 +104,32 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
         if machine.chip and memory.peak > machine.per_device.capacity:
             missing.append(f"{phase}: {_too_large(memory.peak, machine.per_device.capacity)}")
     if machine.chip and not missing:
-        print(_days(config, steps.adversary, times, efficiency))
+        late = 0.0
+        if steps.adversary is not None:
+            late = 1 - steps.adversary.start / config.steps
+        print(_days(config.data.batch_size, late, times, efficiency))
     if missing:
         raise DoesNotFitError("\n".join(missing))
 
 
-def arguments(config: ConfigDict, programs: Programs, mesh: Mesh) -> tuple:
-    """Returns the step's arguments as shapes with shardings: state, frozen networks, batch."""
+def arguments(data: ConfigDict, steps: TokenizerSteps, programs: Programs, mesh: Mesh) -> tuple:
+    """Returns the step's arguments as shapes with shardings: state, frozen networks, batch.
+
+    Args:
+      data: `config.data`; its sizes of batch, image and text are read.
+      steps: functions of the run.
+      programs: `steps`, jitted for `mesh`.
+      mesh: mesh of the machine.
+    """
 
     def place(tree, where):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
 
-    networks = {
-        kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in pretrained.used(config)
-    }
-    size, length = config.data.batch_size, config.data.context_length
+    dtype = steps.model["dtype"]
+    networks = {kind: pretrained.abstract(kind, dtype)[1] for kind in steps.networks}
+    size, length = data.batch_size, data.context_length
     batch = {
-        "image": jax.ShapeDtypeStruct((size, *config.data.image_size, 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((size, *data.image_size, 3), jnp.uint8),
         "text": jax.ShapeDtypeStruct((size, length), jnp.int32),
     }
     return (
@@ -175,7 +183,7 @@ def _cost(traced, compiled, devices: int, machine: Topology) -> Cost:
         operations / chip.flops,
         traffic.bytes / chip.bandwidth,
         sum(
-            exchange.seconds(collective, size, devices, machine)
+            links.seconds(collective, size, devices, machine)
             for collective, (_, size) in traffic.collectives.items()
         ),
     )
@@ -263,12 +271,9 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
     _row(f"at {efficiency:.0%} of it", f"{speed:.0f} images/s")
 
 
-def _days(config, adversary, times, efficiency):
-    late = 0.0
-    if adversary is not None:
-        late = 1 - adversary.start / config.steps
+def _days(batch, late, times, efficiency):
     seconds = (1 - late) * times[False] + (late * times[True] if late else 0)
-    days = IMAGES / config.data.batch_size * seconds / 86400
+    days = IMAGES / batch * seconds / 86400
     return (
         f"\n{days:.1f} days for {IMAGES / 1e9:.2f} billion images at {efficiency:.0%} of the "
         f"roofline, {late:.1%} of the steps with the adversary"

@@ -15,6 +15,7 @@ from unitok_jax.models.discriminator import DiscriminatorHeads, fit_to_patches
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.dinov2 import DinoV2
 from unitok_jax.tokenizer import augment, losses
+from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import optim
 
 
@@ -30,9 +31,7 @@ class AdversarySchedule(NamedTuple):
 class Adversary:
     """The adversarial part of a training step as pure functions, closed over `config.gan`."""
 
-    def __init__(
-        self, gan, times: optim.Times, *, schedule: str, dtype: str, stream: str, remat: bool
-    ):
+    def __init__(self, gan, times: Times, *, schedule: str, dtype: str, stream: str, remat: bool):
         """Builds the functions.
 
         Args:
@@ -43,8 +42,8 @@ class Adversary:
           stream: dtype of DINOv2's residual stream, unless `dtype` is wider.
           remat: True to recompute DINOv2's activations in the backward pass.
         """
-        self.config, self._times = gan.to_dict(), times
-        self.start = times.gan_start
+        self._gan, self._times = gan.to_dict(), times
+        self.start, self.adaptive_limits = times.gan_start, self._gan["adaptive_limits"]
         self._rate_schedule = dict(
             kind=schedule,
             steps=times.total - self.start,
@@ -76,16 +75,16 @@ class Adversary:
         """Returns a step's values; crop or resize is drawn once for real and rebuilt images."""
         coin, offset = jax.random.split(key)
         return AdversarySchedule(
-            weight=self.config["weight"] * optim.ramp(step, self.start, self._times.gan_ramp),
+            weight=self._gan["weight"] * optim.ramp(step, self.start, self._times.gan_ramp),
             fade=1.0 - optim.ramp(step, self.start, self._times.gan_blur),
-            crop=jax.random.uniform(coin) < self.config["crop_probability"],
+            crop=jax.random.uniform(coin) < self._gan["crop_probability"],
             offset=jax.random.uniform(offset, (2,)),
         )
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
         """Computes the discriminator's learning rate, scheduled from the adversarial phase on."""
         multiplier = optim.learning_rate_schedule(step - self.start, **self._rate_schedule)
-        return self.config["learning_rate"] * multiplier
+        return self._gan["learning_rate"] * multiplier
 
     def update(
         self, discriminator: optim.Trainable, heads, dinov2, real, fake, schedule, step, key
@@ -155,7 +154,7 @@ class Adversary:
             self._augment(real, schedule.fade, keys[0]),
             self._augment(fake, schedule.fade, keys[1]),
         ]
-        consistent = self.config["consistency"] != 0
+        consistent = self._gan["consistency"] != 0
         if consistent:
             views += [self._augment(real, None, keys[2]), self._augment(fake, None, keys[3])]
         # Concatenated within each image's row, so that the batch axis keeps its sharding.
@@ -163,7 +162,7 @@ class Adversary:
         features = jax.lax.stop_gradient(self._features(dinov2, stacked, schedule))
         logits = self._logits(heads, features)
         logits = logits.reshape(len(real), len(views), -1).swapaxes(0, 1)
-        value = losses.discriminator_loss(self.config["loss"], logits[0], logits[1])
+        value = losses.discriminator_loss(self._gan["loss"], logits[0], logits[1])
         parts = {
             "discriminator": value,
             "accuracy_real": jnp.mean(logits[0] > 0),
@@ -174,7 +173,7 @@ class Adversary:
             consistency = jnp.mean((logits[2] - logits[0]) ** 2)
             consistency += jnp.mean((logits[3] - logits[1]) ** 2)
             parts["consistency"] = consistency
-            value = value + self.config["consistency"] * consistency
+            value = value + self._gan["consistency"] * consistency
         return value, parts
 
     def _augment(self, images, fade, key):
@@ -183,7 +182,7 @@ class Adversary:
             draws = augment.draw(key, images.shape[0], 1.0)
         else:
             images = augment.blur(images, fade)
-            draws = augment.draw(key, images.shape[0], self.config["augment_probability"])
+            draws = augment.draw(key, images.shape[0], self._gan["augment_probability"])
         return augment.diff_aug(images, draws)
 
     def _features(self, dinov2, images, schedule):

@@ -11,12 +11,12 @@ from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import STRIDE, Codes
-from unitok_jax.data import text as captions
-from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
+from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.images.transforms import check_size
+from unitok_jax.data.text import END_OF_TEXT, TextTokenizer
 from unitok_jax.evaluation.metrics import zero_shot
 from unitok_jax.models.functions import Functions
-from unitok_jax.tokenizer import inputs as arguments
+from unitok_jax.tokenizer import inputs
 from unitok_jax.tokenizer.batching import Batcher, by_shape, fetch, in_order
 from unitok_jax.tokenizer.compiled import METHODS, PROGRAMS, CompiledModel
 from unitok_jax.weights import load as loading
@@ -76,7 +76,7 @@ class Tokenizer:
         self.compiled = CompiledModel(self.functions, params, batcher)
         self.config, self.params = config, self.compiled.params
         self.image_size = check_size(config.data.image_size)
-        self._text = captions.TextTokenizer(config.model.text.context_length)
+        self._text = TextTokenizer(config.model.text.context_length)
 
     def __repr__(self) -> str:
         millions = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6
@@ -123,8 +123,8 @@ class Tokenizer:
           ValueError, TypeError: another shape, dtype or range, values that are not finite, or what
             `jit`, `vmap` or `grad` traces.
         """
-        images = arguments.check_images(images)
-        return Codes(self.compiled.run("encode", images), arguments.grid_of(images[0]))
+        images = inputs.check_images(images)
+        return Codes(self.compiled.run("encode", images), inputs.grid_of(images[0]))
 
     def encode_batches(self, batches: Iterable) -> Iterator[Codes]:
         """Encodes each of many batches as `encode` does, preparing one while another is computed.
@@ -138,13 +138,13 @@ class Tokenizer:
 
         def started():
             for images in batches:
-                images = arguments.check_images(images)
+                images = inputs.check_images(images)
                 if not 1 <= len(images) <= self.batch_size:
                     raise ValueError(f"a batch of {len(images)} images: 1 to {self.batch_size} fit")
                 yield self.compiled.start("encode", images, self.batch_size), images
 
         for codes, images in fetch(started()):
-            yield Codes(codes[: len(images)], arguments.grid_of(images[0]))
+            yield Codes(codes[: len(images)], inputs.grid_of(images[0]))
 
     def encode_each(self, images: Iterable, window: int | None = None) -> Iterator[Codes]:
         """Encodes single images of any sizes, in order; images of one size share batches.
@@ -171,7 +171,7 @@ class Tokenizer:
             nonlocal failure
             for index, image in enumerate(images):
                 try:
-                    image = arguments.check_image(image, index)
+                    image = inputs.check_image(image, index)
                 except (ValueError, TypeError) as error:
                     failure = error
                     return
@@ -182,7 +182,7 @@ class Tokenizer:
                 numbers, rows = zip(*group, strict=True)
                 yield (
                     self.compiled.start("encode", np.stack(rows)),
-                    (numbers, arguments.grid_of(rows[0])),
+                    (numbers, inputs.grid_of(rows[0])),
                 )
 
         codes = (
@@ -209,18 +209,18 @@ class Tokenizer:
           ValueError, TypeError: another shape, dtype or range, or a grid that does not fit.
         """
         grid = getattr(codes, "grid", None) if grid is None else grid
-        codes = arguments.check_codes(codes, *self.codebook_shape)
-        grid = arguments.check_grid(codes.shape[2] - self.config.model.num_query, grid)
+        codes = inputs.check_codes(codes, *self.codebook_shape)
+        grid = inputs.check_grid(codes.shape[2] - self.config.model.num_query, grid)
         return self.compiled.run("decode", codes, grid)
 
     def encode_image(self, images) -> np.ndarray:
         """Encodes images, as for `encode`, to float32 (B, E) unit vectors, after the quantizer."""
-        return self.compiled.run("encode_image", arguments.check_images(images))
+        return self.compiled.run("encode_image", inputs.check_images(images))
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Encodes texts to float32 (B, E) unit vectors; longer texts are cut at context length."""
         rows = self.config.model.text.vocab_size
-        if rows <= captions.END_OF_TEXT:
+        if rows <= END_OF_TEXT:
             raise ValueError(
                 f"this model's text tower has {rows} token ids, fewer than CLIP's tokenizer makes"
             )
@@ -300,12 +300,12 @@ class Tokenizer:
             raise ValueError(f"{len(sizes)} sizes x {len(methods)} methods are over {PROGRAMS}")
         for size, count in itertools.product(sizes, batch_sizes):
             images = np.zeros((count, *check_size(size, STRIDE, "sizes"), 3), np.uint8)
-            grid = arguments.grid_of(images[0])
+            grid = inputs.grid_of(images[0])
             tokens = self.config.model.num_query + math.prod(grid)
             codes = Codes(np.zeros((count, self.codebook_shape[0], tokens), int), grid)
-            inputs = {"decode": codes, "encode_text": [""] * count}
+            arguments = {"decode": codes, "encode_text": [""] * count}
             for method in methods:
-                getattr(self, method)(inputs.get(method, images))
+                getattr(self, method)(arguments.get(method, images))
 
 
 def load(

@@ -9,7 +9,8 @@ from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models import limits
 from unitok_jax.tokenizer.losses import DISCRIMINATOR_LOSSES, PIXEL_TERMS, TERMS
-from unitok_jax.training.optim import SCHEDULES, Times
+from unitok_jax.tokenizer.times import Times
+from unitok_jax.training.optim import SCHEDULES
 
 MIN_PERCEPTUAL = 48  # pixels of a side, below which the reference leaves LPIPS out
 
@@ -90,11 +91,6 @@ def _check_log(config):
             )
 
 
-def batch_divisor(config: ConfigDict, devices: int) -> int:
-    """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
-    return devices * config.optim.accumulation * round(1 / config.data.decode_fraction)
-
-
 def _check_losses(config):
     if config.loss.entropy and config.model.quantizer == "fsq":
         raise ValueError(
@@ -130,7 +126,11 @@ def _check_gan(config):
         _at_least_zero(f"gan.{key}", gan[key])
     for key in ("augment_probability", "crop_probability", "warmup_fraction", "final_fraction"):
         _in_unit_range(f"gan.{key}", gan[key])
-    if not 0 <= gan.start_fraction <= 1 or Times.from_config(config).gan_start >= config.steps - 1:
+    starts = 0 <= gan.start_fraction <= 1
+    if starts:
+        times = Times.from_fractions(config.steps, config.optim, gan)
+        starts = times.gan_start < config.steps - 1
+    if not starts:
         raise ValueError(
             f"gan.start_fraction={gan.start_fraction} of steps={config.steps} leaves the "
             "discriminator no step; set it between 0 and 1, or gan.weight=0"

@@ -207,7 +207,7 @@ class Objective:
             cotangent = terms["cotangent"]
             if schedule is not None:
                 norms = (optax.tree.norm(mean(terms[k])) for k in ("gradient", "gan_gradient"))
-                limits = self._adversary.config["adaptive_limits"]
+                limits = self._adversary.adaptive_limits
                 weight = schedule.weight * losses.adaptive_weight(*norms, limits)
                 cotangent = cotangent + weight * terms["gan_cotangent"]
                 metrics |= {"loss/gan": mean(terms["gan"]), "gan/weight": weight}

@@ -25,7 +25,7 @@ from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system import paths
-from unitok_jax.tokenizer.config_checks import batch_divisor, check
+from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.weights import initialize, pretrained
 
@@ -51,7 +51,7 @@ class Run:
         self.steps = TokenizerSteps(config)  # before the data, whose index may take an hour
         self.source = open_source(config.data)
         Health(config.data.max_bad).check_source(self.source)
-        self._divisor = batch_divisor(config, self.mesh.size)
+        self._divisor = self.steps.batch_divisor(self.mesh.size)
         self.samples = len(self.source)
         self.batch_size = effective_batch_size(config.data, self.samples, self._divisor)
         if self.batch_size == 1 and config.loss.contrastive:
@@ -62,7 +62,7 @@ class Run:
         evaluated = _open_eval_source(config) if config.eval.source else self.source
         self.eval_source = subset(evaluated, range(min(len(evaluated), config.eval.max_images)))
         self.programs = Programs(self.steps, self.mesh)
-        networks = _load_frozen(config)
+        networks = _load_frozen(self.steps.networks, config.frozen, config.model.dtype)
         self._digests = {
             f"digest of frozen.{kind}": _digest(params) for kind, params in networks.items()
         }
@@ -297,16 +297,16 @@ class Run:
         return suite.captions_of(self.eval_source, self.config.data.context_length)
 
 
-def _load_frozen(config: ConfigDict) -> dict:
-    """Loads the parameters of the frozen networks that the configuration uses."""
-    wanted = {kind: f"{key}=0" for kind, key in pretrained.used(config).items()}
-    if config.frozen.inception:
+def _load_frozen(networks: dict[str, str], files: ConfigDict, dtype: str) -> dict:
+    """Loads the parameters of the step's `networks`, and of Inception if `files` name it."""
+    wanted = {kind: f"{key}=0" for kind, key in networks.items()}
+    if files.inception:
         wanted["inception"] = "frozen.inception=''"
     return {
         kind: pretrained.load(
             kind,
-            _expanded(config.frozen[kind]),
-            config.model.dtype,
+            _expanded(files[kind]),
+            dtype,
             key=f"frozen.{kind}",
             turn_off=turn_off,
         )[1]

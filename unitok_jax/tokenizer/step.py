@@ -19,8 +19,9 @@ from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.objective import Objective, split_batch
+from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import optim
-from unitok_jax.training.optim import Times, Trainable
+from unitok_jax.training.optim import Trainable
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
 
@@ -85,7 +86,8 @@ class TokenizerSteps:
         self.graph, self.abstract_params = abstract_model(self.model)
         self.entries = self.model["vocab_size"] // self.model["num_codebooks"]  # V
         self.seed = config.seed
-        settings, times = config.optim, Times.from_config(config)
+        settings = config.optim
+        times = Times.from_fractions(config.steps, settings, config.gan)
         self.max_learning_rate = settings.learning_rate
         self.accumulation = settings.accumulation
         self.ema_decay = settings.ema_decay
@@ -121,6 +123,16 @@ class TokenizerSteps:
             decode_every=round(1 / config.data.decode_fraction),
             remat=remat,
         )
+        weights = {
+            "lpips": ("loss.perceptual", config.loss.perceptual),
+            "dinov2": ("gan.weight", config.gan.weight),
+        }
+        # Frozen networks that a step takes: kind -> key of the loss that needs it.
+        self.networks = {kind: key for kind, (key, weight) in weights.items() if weight}
+
+    def batch_divisor(self, devices: int) -> int:
+        """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
+        return devices * self.accumulation * self.objective.decode_every
 
     def init(self) -> TrainState:
         """Initialises the state before the first step."""
@@ -162,8 +174,7 @@ class TokenizerSteps:
 
         Args:
           state: donated.
-          frozen: parameters of the frozen networks that the configuration uses,
-            {'lpips': ..., 'dinov2': ...}.
+          frozen: parameters of the frozen networks `networks`, {'lpips': ..., 'dinov2': ...}.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32}.
           adversarial: static; False computes nothing of the adversary.
           gather: replicates sharded parameters on every device.

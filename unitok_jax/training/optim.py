@@ -1,7 +1,7 @@
 """Schedules, AdamW and EMA as pure functions of the step and of nested dicts of parameters."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,30 +22,6 @@ class Trainable:
 
     params: Any  # nested dict of float32 arrays
     opt_state: Any
-
-
-class Times(NamedTuple):
-    """Lengths of the schedules in steps; a configuration has them as fractions of all steps."""
-
-    total: int  # steps of the run
-    warmup: int  # warm-up of the generator's learning rate
-    gan_start: int  # steps before the adversarial phase
-    gan_warmup: int  # warm-up of the discriminator's learning rate, from gan_start on
-    gan_ramp: int  # ramp of the adversarial weight, from gan_start on
-    gan_blur: int  # fading of the blur, from gan_start on
-
-    @classmethod
-    def from_config(cls, config) -> "Times":
-        """Converts the fractions of the whole configuration to steps."""
-        gan = config.gan
-        fractions = (
-            config.optim.warmup_fraction,
-            gan.start_fraction,
-            gan.warmup_fraction,
-            gan.ramp_fraction,
-            gan.blur_fraction,
-        )
-        return cls(config.steps, *(round(config.steps * fraction) for fraction in fractions))
 
 
 def learning_rate_schedule(

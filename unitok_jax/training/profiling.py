@@ -22,19 +22,19 @@ REQUEST = "profile_now"  # file in the workdir that requests a trace of the next
 class Tracer:
     """Tracer of the steps that `config.log` lists, on process 0 alone."""
 
-    def __init__(self, workdir: epath.Path, config: ConfigDict, first: int, clock: Clock):
+    def __init__(self, workdir: epath.Path, settings: ConfigDict, first: int, clock: Clock):
         """Sets up the tracer, without writing anything.
 
         Args:
           workdir: parent folder of `profile/`, which need not exist yet.
-          config: `config.log`: steps to trace, length of a trace, memory profile.
+          settings: `config.log`: steps to trace, length of a trace, memory profile.
           first: first step of this process.
           clock: clock that counts the time of writing a trace; its `lead` enables tracing.
         """
         self._workdir, self._folder, self._clock = workdir, workdir / "profile", clock
-        self._requested = set(config.profile_steps) if clock.lead else set()
-        self._count, self._last = config.profile_count, None
-        self._memory_at = first if config.memory_profile and clock.lead else None
+        self._requested = set(settings.profile_steps) if clock.lead else set()
+        self._count, self._last = settings.profile_count, None
+        self._memory_at = first if settings.memory_profile and clock.lead else None
 
     @contextlib.contextmanager
     def step(self, step: int):

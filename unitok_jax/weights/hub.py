@@ -96,7 +96,7 @@ def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
     config = ConfigDict({"model": saved["model"], "data": {"image_size": size}})
     _, state = files.read_state(folder / WEIGHTS)
     try:
-        torch_options.check_heads(config, heads)
+        torch_options.check_heads(config.model, heads)
         if saved["layout"] == "public":
             return config, torch_layout.from_torch(state, abstract)
         named = trees.flatten(abstract)

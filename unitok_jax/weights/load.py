@@ -67,7 +67,7 @@ def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
     """Converts the result of `files.read_state` for a UniTok's file to the result of `read`."""
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
-        torch_options.check_heads(config, heads)
+        torch_options.check_heads(config.model, heads)
         return config, torch_layout.from_torch(state, abstract_model(config.model.to_dict())[1])
     except ValueError as error:
         raise ConversionError(f"{printable(path)}: {error}") from error
@@ -118,7 +118,7 @@ def _read_folder(path, weights, heads):
             abstract = abstract_model(saved["model"])[1]
             check_size(saved["data"].get("image_size"))
             config = ConfigDict({"model": saved["model"], "data": saved["data"]})
-            torch_options.check_heads(config, heads)
+            torch_options.check_heads(config.model, heads)
         except ValueError as error:
             where = checkpoints.folder if step is None else checkpoints.folder / str(step)
             raise ConversionError(f"{printable(where)}: {error}") from error

@@ -76,15 +76,6 @@ class Network(NamedTuple):
     project: str
 
 
-def used(config) -> dict[str, str]:
-    """Returns the networks that a configuration needs: kind -> key of the loss that needs it."""
-    weights = {
-        "lpips": ("loss.perceptual", config.loss.perceptual),
-        "dinov2": ("gan.weight", config.gan.weight),
-    }
-    return {kind: key for kind, (key, weight) in weights.items() if weight}
-
-
 def recognise(state: Mapping[str, np.ndarray]) -> Found:
     """Recognises the network of `state`, name -> array, by names and shapes."""
     for look in (_as_unitok, _as_inception, _as_transformer, _as_vgg):

@@ -170,9 +170,8 @@ def _shape(state, name, axes):
     return shape
 
 
-def check_heads(config, heads):
-    """Checks that the given heads are equal to those of the weights."""
-    model = config.model
+def check_heads(model, heads):
+    """Checks that the given heads are equal to those of the weights' `config.model`."""
     carried = {
         "heads": SIZES[model.size].heads,
         "quant_heads": model.quant_heads,

@@ -10,7 +10,7 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.reading import stream
 from unitok_jax.data.records import LabelledSource, Source
-from unitok_jax.data.workers import Told
+from unitok_jax.data.workers import BatchStream
 
 
 class ShardedViews:
@@ -48,7 +48,7 @@ class ShardedViews:
         """Returns the number of batches of a shard."""
         return -(-self.samples(shard) // self._batch_size)
 
-    def stream(self, data) -> Told:
+    def stream(self, data) -> BatchStream:
         """Returns an iterator over all batches, read ahead by `data`'s threads and workers.
 
         Yields:

@@ -15,17 +15,9 @@ from unitok_jax.data.formats.folders import (
     open_table,
     read_image,
 )
+from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.records import first_names
 from unitok_jax.system.paths import printable
-
-CLASS_TEMPLATES = (
-    "a photo of a {}",
-    "a close photo of a {}",
-    "a blurry photo of a {}",
-    "a picture with a {} in it",
-    "a small {} seen from afar",
-    "a drawing of a {}",
-)
 
 _log = logging.getLogger(__name__)
 

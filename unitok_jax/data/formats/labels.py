@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unitok_jax.data.formats.folders import lines
-from unitok_jax.data.formats.labelled import CLASS_TEMPLATES
 
 IMAGENET = "imagenet"
+CLASS_TEMPLATES = (
+    "a photo of a {}",
+    "a close photo of a {}",
+    "a blurry photo of a {}",
+    "a picture with a {} in it",
+    "a small {} seen from afar",
+    "a drawing of a {}",
+)
 # Names for the two "missile" and the two "sunglasses" classes of the package's list.
 _WORDNET = {744: "projectile", 836: "sunglass"}
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from unitok_jax.data.formats.array_records import Part, RecordFiles
 from unitok_jax.data.formats.folders import CAPTION_KEYS
-from unitok_jax.data.formats.labelled import CLASS_TEMPLATES, class_names, sentences
+from unitok_jax.data.formats.labelled import class_names, sentences
+from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.formats.shard_names import inside
 from unitok_jax.data.formats.tfds_folders import DATA_DIR, open_builder, tfds_errors
 from unitok_jax.data.health import SampleError

@@ -49,21 +49,25 @@ def preview(
         ValueError, OSError, ImportError: a config, a source, an output or a font that does not
             fit, or too many consecutive bad images.
     """
-    size = check_size(config.data.image_size)
-    tokenizer = TextTokenizer(config.data.context_length)
+    data, seed = config.data, config.seed
+    size = check_size(data.image_size)
+    tokenizer = TextTokenizer(data.context_length)
     loaded = sheet.load_font(font)
-    if config.data.num_threads < 1:
-        raise ValueError(f"data.num_threads={config.data.num_threads} must be at least 1 thread")
-    source = open_source(config.data)
+    if data.num_threads < 1:
+        raise ValueError(f"data.num_threads={data.num_threads} must be at least 1 thread")
+    source = open_source(data)
     claim(output, {"format": FORMAT}, COMMAND)
     if samples:
-        _statistics(config, source, size, tokenizer, samples, output / "statistics.json")
+        indices = statistics.choose(len(source), samples, seed)
+        _statistics(data, source, indices, size, tokenizer, output / "statistics.json")
     if images:
-        _sheet(config, source, tokenizer, loaded, images, start_step, output / "sheet.png")
+        first = training_samples(data, seed, source, images, start_step)
+        title = f"{images} samples from step {start_step} of seed {seed}"
+        _sheet(first, title, tokenizer, loaded, output / "sheet.png")
 
 
 def training_samples(
-    config: ConfigDict, source: Source, count: int, start_step: int = 0
+    data: ConfigDict, seed: int, source: Source, count: int, start_step: int = 0
 ) -> dict[str, np.ndarray]:
     """Reads the first training samples from a step on, with crops and captions.
 
@@ -71,8 +75,9 @@ def training_samples(
     sample.
 
     Args:
-        config: `data` and `seed` are read.
-        source: the source of `config.data`.
+        data: the `data` config.
+        seed: seed of the run.
+        source: the result of `open_source(data)`.
         count: at least 1.
         start_step: the step of the first batch.
 
@@ -84,25 +89,24 @@ def training_samples(
     """
     from unitok_jax.data.pipeline import effective_batch_size, train_batches  # Grain imports JAX
 
-    data = ConfigDict(config.data.to_dict())
+    data = ConfigDict(data.to_dict())
     data.num_workers = 0
     data.num_threads = min(data.num_threads, count)  # each reads ahead
     rows = range(min(count, effective_batch_size(data, len(source))))
-    batches = train_batches(data, config.seed, source=source, start_step=start_step, rows=rows)
+    batches = train_batches(data, seed, source=source, start_step=start_step, rows=rows)
     with contextlib.closing(batches):
         found = [next(batches) for _ in range(-(-count // len(rows)))]
     return {key: np.concatenate([batch[key] for batch in found])[:count] for key in found[0]}
 
 
-def _sheet(config, source, tokenizer, font, images, start_step, path) -> None:
-    samples = training_samples(config, source, images, start_step)
+def _sheet(samples, title, tokenizer, font, path) -> None:
     captions = tokenizer.decode(samples["text"])
     full = samples["text"][:, -1] == END_OF_TEXT
     picture = io.BytesIO()
     sheet.contact_sheet(samples["image"], captions, full, font).save(picture, "PNG")
     write_bytes(path, picture.getvalue())
     write_bytes(path.with_suffix(".txt"), ("\n".join(captions) + "\n").encode())
-    print(f"{path}: {images} samples from step {start_step} of seed {config.seed}")
+    print(f"{path}: {title}")
     if full.any():
         print(f"  {full.sum()} captions fill data.context_length and are red: ends may be cut off")
     missing = sheet.missing_glyphs("".join(captions), font)
@@ -113,9 +117,8 @@ def _sheet(config, source, tokenizer, font, images, start_step, path) -> None:
         )
 
 
-def _statistics(config, source, size, tokenizer, samples, path) -> None:
-    indices = statistics.choose(len(source), samples, config.seed)
-    measured = statistics.measure(source, indices, tokenizer, config.data.num_threads)
+def _statistics(data, source, indices, size, tokenizer, path) -> None:
+    measured = statistics.measure(source, indices, tokenizer, data.num_threads)
     with Progress(len(indices), "sample") as progress:
 
         def counted():
@@ -125,13 +128,14 @@ def _statistics(config, source, size, tokenizer, samples, path) -> None:
 
         found, bad = statistics.summarize(counted(), size, tokenizer.context_length)
     left_out = getattr(source, "tally", Tally())
-    known = {"source": config.data.source, "path": config.data.path, "length": len(source)}
+    known = {"source": data.source, "path": data.path, "length": len(source)}
     known |= {"left_out": left_out.to_json()}
-    print(f"{len(indices)} of the {len(source)} samples of data.source={config.data.source}\n")
+    print(f"{len(indices)} of the {len(source)} samples of data.source={data.source}\n")
     print(statistics.table(found, bad))
     if left_out.total:
         print(f"left out when the source was opened: {left_out.total}\n{left_out}")
-    for line in _too_bad(left_out, len(source) + left_out.total, bad, found["measured"], config):
+    missing = left_out.total / (len(source) + left_out.total)
+    for line in _too_bad(data.max_bad, missing, bad.total / found["measured"]):
         print(line)
     told = json.dumps(known | found, indent=2, ensure_ascii=False) + "\n"
     # A path need not be UTF-8; other bytes become escapes, which JSON allows.
@@ -139,15 +143,14 @@ def _statistics(config, source, size, tokenizer, samples, path) -> None:
     print(f"\n{path}")
 
 
-def _too_bad(left_out: Tally, there: int, bad: Tally, measured: int, config) -> list[str]:
-    """Describes each limit on bad samples that would end a run."""
+def _too_bad(max_bad: float, left_out: float, unusable: float) -> list[str]:
+    """Describes how a run would end, for each of two shares of samples that is above `max_bad`."""
     found = [
-        ("end at its start", left_out.total / there, "were left out when the source was opened"),
-        ("end before long", bad.total / measured, "of the measured samples are unusable"),
+        ("end at its start", left_out, "were left out when the source was opened"),
+        ("end before long", unusable, "of the measured samples are unusable"),
     ]
-    allowed = config.data.max_bad
     return [
-        f"a run would {end}: {100 * share:.3g}% {what}, more than data.max_bad={allowed}"
+        f"a run would {end}: {100 * share:.3g}% {what}, more than data.max_bad={max_bad}"
         for end, share, what in found
-        if share > allowed
+        if share > max_bad
     ]
