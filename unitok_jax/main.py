@@ -1,5 +1,6 @@
 """Trains a model: `unitok train --config=configs/b16.py --workdir=DIR`."""
 
+import gc
 import logging as standard_logging
 import signal
 import sys
@@ -63,6 +64,9 @@ def main(_: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
     for noisy in ("orbax", "jax", "absl"):
         standard_logging.getLogger(noisy).setLevel(standard_logging.WARNING)
+    # Tracing makes a million objects that stay: looking for garbage among them took a quarter of
+    # the time until a step is compiled.
+    gc.set_threshold(100_000, *gc.get_threshold()[1:])
     from unitok_jax.runtime import processes  # after the flags: --help must not wait for JAX
 
     with processes.ExitTogether():

@@ -106,8 +106,14 @@ def used(books, book):
 def assert_same_figures(one, other):
     assert one["metrics"].keys() == other["metrics"].keys()
     for key in one["metrics"]:
+        # Images per device change the last digit of a value, and so, of 300 000 values between two
+        # 8-bit levels, how one or two are rounded: a step that rFID shows.
         np.testing.assert_allclose(
-            one["metrics"][key], other["metrics"][key], rtol=1e-5, atol=1e-7, err_msg=key
+            one["metrics"][key],
+            other["metrics"][key],
+            rtol=1e-4 if key == "rfid" else 1e-5,
+            atol=1e-7,
+            err_msg=key,
         )
     for key in one["codebooks"]:
         np.testing.assert_allclose(one["codebooks"][key], other["codebooks"][key], rtol=1e-5)
