@@ -107,12 +107,12 @@ def assert_same_figures(one, other):
     assert one["metrics"].keys() == other["metrics"].keys()
     for key in one["metrics"]:
         # Images per device change the last digit of a value, and so, of 300 000 values between two
-        # 8-bit levels, how one or two are rounded: a step that rFID shows.
+        # 8-bit levels, how a few are rounded: a step that rFID, and an SSIM near zero, show.
         np.testing.assert_allclose(
             one["metrics"][key],
             other["metrics"][key],
             rtol=1e-4 if key == "rfid" else 1e-5,
-            atol=1e-7,
+            atol=1e-6,
             err_msg=key,
         )
     for key in one["codebooks"]:
