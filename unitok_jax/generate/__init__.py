@@ -1,0 +1,1 @@
+"""An autoregressive generator of images on a tokenizer's codes."""

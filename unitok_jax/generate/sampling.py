@@ -1,0 +1,189 @@
+"""Sampling of codes: one program of prefill, tokens and codebooks, with no host between."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from unitok_jax.generate.model import Generator
+
+
+class Filters(NamedTuple):
+    """What is done to logits before a code is drawn, in this order."""
+
+    temperature: float = 1.0  # 0: the largest logit is taken
+    top_k: int = 0  # entries below the k-th largest logit are left out; 0: none
+    top_p: float = 1.0  # entries behind this much probability are left out; 1: none
+
+
+def filter_logits(logits: jax.Array, filters: Filters) -> jax.Array:
+    """Divides by the temperature and sets what is left out to -inf; ties of the k-th stay.
+
+    Args:
+      logits: (..., V) float32.
+      filters: temperature, top-k, top-p (arXiv 1904.09751).
+    """
+    logits = logits / jnp.maximum(filters.temperature, 1e-5)
+    if filters.top_k:
+        least = lax.top_k(logits, min(filters.top_k, logits.shape[-1]))[0][..., -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if filters.top_p < 1:
+        order = jnp.argsort(-logits, axis=-1, stable=True)
+        ranked = jnp.take_along_axis(logits, order, axis=-1)
+        before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1)
+        # What precedes an entry; the first always stays.
+        before = jnp.pad(before, [(0, 0)] * (before.ndim - 1) + [(1, 0)])[..., :-1]
+        ranked = jnp.where(before > filters.top_p, -jnp.inf, ranked)
+        logits = jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
+    return logits
+
+
+def guide(logits: jax.Array, scale: jax.Array, guided: bool) -> jax.Array:
+    """Moves logits (2 B, V) of prompts and of null prompts to (B, V), null + scale (given - null).
+
+    Classifier-free guidance (arXiv 2207.12598). Not `guided`: the logits are of prompts alone.
+    """
+    if not guided:
+        return logits
+    given, null = jnp.split(logits, 2)
+    return null + scale * (given - null)
+
+
+def choose(logits: jax.Array, keys: jax.Array, number: jax.Array, filters: Filters) -> jax.Array:
+    """Draws codes (B,) from logits (B, V), by the keys (B,) of the samples and the draw's number.
+
+    Equal keys and logits give equal codes, whatever else is in the batch.
+    """
+    logits = filter_logits(logits, filters)
+    if filters.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    def draw(key, row):
+        return jax.random.categorical(jax.random.fold_in(key, number), row)
+
+    return jax.vmap(draw)(keys, logits).astype(jnp.int32)
+
+
+class _Token(NamedTuple):
+    """Codes of one token, and the logits that they were drawn from."""
+
+    codes: jax.Array  # (B, K)
+    logits: jax.Array  # (B, K, V), or (B, K, 0)
+
+
+def sample(
+    model: Generator,
+    prompt: jax.Array,
+    keys: jax.Array,
+    *,
+    filters: Filters,
+    scale: jax.Array | None = None,
+    until: int | None = None,
+    valid: jax.Array | None = None,
+    given: jax.Array | None = None,
+    known: jax.Array | None = None,
+    keep_logits: bool = False,
+):
+    """Samples codes; to be compiled as a whole.
+
+    Args:
+      model: generator.
+      prompt: (B, T, D) embedded prompts; with guidance (2 B, T, D), null prompts behind.
+      keys: (B,) keys of the samples.
+      filters: temperature and filters.
+      scale: (N, K) scales of guidance; None: no guidance.
+      until: number of first tokens that are guided; None: all.
+      valid: as for `Generator.hidden`, of all prompts.
+      given: (B, K, N) codes to keep where `known` (N,) bool is true; None: nothing is given.
+      known: see `given`.
+      keep_logits: return the logits that each code was drawn from.
+
+    Returns:
+      codes (B, K, N) int32, and logits (B, K, N, V), or V = 0.
+    """
+    count, (rows, columns) = len(keys), model.grid
+    tokens, books = rows * columns, model.num_codebooks
+    guided = scale is not None
+    until = tokens if until is None or not guided else min(until, tokens)
+    scale = jnp.ones((tokens, books)) if scale is None else scale
+    length = prompt.shape[1]
+
+    cache = model.trunk.empty_cache(len(prompt), length + tokens - 1, model.dtype)
+    hidden, new = model.trunk(prompt, rope=model.rope[:length], mask=model.mask(valid, length))
+    cache, hidden = cache.append(new), hidden[:, -1]
+    # Positions of the prompt that are no text are not seen later.
+    blind = (
+        None
+        if valid is None
+        else jnp.pad(valid.astype(bool), [(0, 0), (0, tokens - 1)], constant_values=True)
+    )
+
+    def draw(hidden, number, guided):
+        codes, logits = _draw_token(model, hidden, keys, number, scale[number], filters, guided)
+        if known is not None:
+            codes = jnp.where(known[number], given[..., number], codes)
+        return _Token(codes, logits if keep_logits else logits[..., :0])
+
+    def step(guided):
+        def one(carry, number):
+            hidden, cache, blind = carry
+            token = draw(hidden, number, guided)
+            x = model.embed(token.codes[..., None])
+            x = jnp.concatenate([x, x]) if guided else x
+            rope = lax.dynamic_slice_in_dim(jnp.asarray(model.rope), length + number, 1)
+            hidden, new = model.trunk(x, rope=rope, past=cache, seen=blind)
+            return (hidden[:, 0], cache.append(new), blind), token
+
+        return one
+
+    carry, parts = (hidden, cache, blind), []
+    first = min(until, tokens - 1) if guided else 0
+    if first:
+        carry, part = lax.scan(step(True), carry, jnp.arange(first))
+        parts.append(part)
+    if guided and until < tokens:
+        carry = _halve(carry, count)
+    if first < tokens - 1:
+        carry, part = lax.scan(step(False), carry, jnp.arange(first, tokens - 1))
+        parts.append(part)
+    last = draw(carry[0], jnp.int32(tokens - 1), guided and until == tokens)
+    parts.append(jax.tree.map(lambda x: x[None], last))
+    codes, logits = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    return codes.transpose(1, 2, 0), logits.transpose(1, 2, 0, 3)
+
+
+def _halve(carry, count):
+    """Drops the null prompts."""
+    hidden, cache, blind = carry
+    cache = cache._replace(keys=cache.keys[:, :count], values=cache.values[:, :count])
+    return hidden[:count], cache, None if blind is None else blind[:count]
+
+
+def _draw_token(model, hidden, keys, number, scale, filters, guided) -> _Token:
+    """Draws the K codes of a token, one after the other, from `hidden` (B or 2 B, D)."""
+    books = model.num_codebooks
+    if model.head is None:
+        logits = jax.vmap(lambda row, s: guide(row, s, guided), (1, 0), 1)(
+            model.independent(hidden), scale
+        )
+        codes = jax.vmap(
+            lambda row, book: choose(row, keys, number * books + book, filters), (1, 0), 1
+        )(logits, jnp.arange(books))
+        return _Token(codes, logits)
+    head = model.head
+    cache = head.decoder.empty_cache(len(hidden), books, model.dtype)
+    # The table of a code's successor; the last has none.
+    tables = jnp.concatenate([head.embedding[...], jnp.zeros_like(head.embedding[...][:1])])
+
+    def one(carry, book):
+        x, cache = carry
+        out, new = head.decoder(x[:, None], past=cache)
+        logits = guide(head.output(out[:, 0]), scale[book], guided)
+        code = choose(logits, keys, number * books + book, filters)
+        x = tables[book][code].astype(x.dtype)
+        return (jnp.concatenate([x, x]) if guided else x, cache.append(new)), (code, logits)
+
+    first = head.first(hidden).astype(jnp.float32)
+    _, (codes, logits) = lax.scan(one, (first, cache), jnp.arange(books))
+    return _Token(codes.T, logits.transpose(1, 0, 2))
