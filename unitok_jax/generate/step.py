@@ -1,0 +1,161 @@
+"""The training state of a generator and the one jitted step that updates it."""
+
+import functools
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+
+from unitok_jax.generate import objective
+from unitok_jax.generate.model import Generator
+from unitok_jax.models.layers import Keys
+from unitok_jax.training import optim
+from unitok_jax.training.optim import Trainable
+
+
+@struct.dataclass
+class TrainState:
+    """Training state: all arrays that a step updates."""
+
+    step: jax.Array  # int32 scalar, the number of batches seen; also the data position
+    generator: Trainable
+    ema: Any  # averaged parameters, or None
+    skipped: jax.Array  # int32 scalar, number of skipped steps so far
+    skipped_in_a_row: jax.Array  # int32 scalar, skipped steps since the last applied one
+
+    @property
+    def params(self):
+        """Parameters that sampling and export use: the average if there is one."""
+        return self.generator.params if self.ema is None else self.ema
+
+
+def abstract_model(model: dict) -> tuple[nnx.GraphDef, dict]:
+    """Returns the graph of a generator and the shapes of its parameters, without any arrays.
+
+    model: the keyword arguments of `Generator`.
+    """
+    graph, params = nnx.split(nnx.eval_shape(lambda: Generator(**model, rngs=Keys(0))))
+    return graph, nnx.to_pure_dict(params)
+
+
+class GeneratorSteps:
+    """Pure functions of a run: init and train step, closed over the configuration."""
+
+    def __init__(self, config):
+        """Builds the functions from the whole configuration."""
+        self.model = config.model.to_dict()
+        self.graph, self.abstract_params = abstract_model(self.model)
+        self.seed, self.drop_prompt = config.seed, config.loss.drop_prompt
+        self.chunk = config.loss.chunk
+        settings = config.optim
+        self.max_learning_rate, self.ema_decay = settings.learning_rate, settings.ema_decay
+        self._schedule = dict(
+            kind=settings.schedule,
+            # The final fraction is that of the step after the last, as the reference's.
+            steps=config.steps + 1,
+            warmup_steps=int(config.steps * settings.warmup_fraction),
+            start_fraction=0.0,
+            final_fraction=settings.final_fraction,
+        )
+        self.optimizer = optim.adamw(
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+        )
+
+    def init(self) -> TrainState:
+        """Initialises the state before the first step."""
+        key = self._key("params")
+        return self.start(nnx.to_pure_dict(nnx.state(Generator(**self.model, rngs=Keys(key)))))
+
+    def start(self, params) -> TrainState:
+        """Builds the state before the first step, of a generator with `params`."""
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            generator=Trainable(params, self.optimizer.init(params)),
+            # A copy, as both trees are donated to the step.
+            ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
+        )
+
+    def learning_rate(self, step: jax.Array) -> jax.Array:
+        """Computes the learning rate of a step."""
+        return self.max_learning_rate * optim.learning_rate_schedule(step, **self._schedule)
+
+    def losses(self, params, batch, key=None) -> jax.Array:
+        """Computes the loss of each codebook, (K,).
+
+        Args:
+          params: of the generator.
+          batch: {'codes': (B, K, N)}, and {'labels': (B,)} or {'features': (B, T, F), 'valid':
+            (B, T)} of texts.
+          key: for dropout, of prompts too; None: nothing is dropped.
+        """
+        model = nnx.merge(self.graph, params)
+        drop, rest = (None, None) if key is None else jax.random.split(key)
+        prompt = self.prompt(model, batch, drop)
+        return objective.losses(
+            model, batch["codes"], prompt, valid=batch.get("valid"), key=rest, chunk=self.chunk
+        )
+
+    def prompt(self, model: Generator, batch, key=None) -> jax.Array:
+        """Embeds the prompts of a batch; with a key some become the null prompt."""
+        count = len(batch["codes"])
+        dropped = jnp.zeros(count, bool)
+        if key is not None:
+            dropped = jax.random.bernoulli(key, self.drop_prompt, (count,))
+        if self.model["prompt"] == "class":
+            return model.prompt(jnp.where(dropped, self.model["classes"], batch["labels"]))
+        return model.prompt(batch["features"], dropped)
+
+    def train_step(self, state: TrainState, batch, *, gather) -> tuple[TrainState, dict]:
+        """Updates the generator; a step that is not finite updates only the counters.
+
+        Args:
+          state: donated.
+          batch: as for `losses`.
+          gather: replicates sharded parameters on every device.
+
+        Returns:
+          The next state, and metrics: float32 scalars, the (K,) losses of the codebooks, and the
+          int32 counters `skipped` and `skipped_in_a_row`.
+        """
+        key = jax.random.fold_in(self._key("step"), state.step)
+        params = state.generator.params
+
+        def loss(params):
+            parts = self.losses(params, batch, key)
+            return parts.mean(), parts
+
+        (value, parts), grads = jax.value_and_grad(loss, has_aux=True)(gather(params))
+        rate = self.learning_rate(state.step)
+        generator = optim.apply(self.optimizer, state.generator, grads, rate)
+        metrics = {
+            "loss": value,
+            "loss/codebooks": parts,
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": rate,
+        }
+        finite = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
+        finite &= jnp.isfinite(optax.tree.norm(generator.params))
+        new = state.replace(generator=generator)
+        if self.ema_decay:
+            average = optim.ema(state.ema, generator.params, self.ema_decay, state.step)
+            new = new.replace(ema=average)
+        new = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+        new = new.replace(
+            step=state.step + 1,
+            skipped=state.skipped + ~finite,
+            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        )
+        counters = {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
+        return new, metrics | counters
+
+    def _key(self, name: str) -> jax.Array:
+        # Folded in from (seed, name, step) and never stored, so that resuming is exact.
+        return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
