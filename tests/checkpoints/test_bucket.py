@@ -4,12 +4,13 @@ import json
 import sys
 import types
 
-import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from etils.epath.backend import _FileSystemSpecBackend
+from fsspec.registry import _registry
 
 from configs import tiny
 from helpers import bucket
@@ -25,7 +26,7 @@ def run(monkeypatch):
     """A new workdir in an empty bucket."""
     server = bucket.serve()
     monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://127.0.0.1:{server.server_port}")
-    fsspec.register_implementation("gcs", bucket.FileSystem, clobber=True)
+    monkeypatch.setitem(_registry, "gcs", bucket.FileSystem)
     # Orbax asks the real package whether the bucket has real folders.
     cloud = types.ModuleType("google.cloud")
     answer = types.SimpleNamespace(hierarchical_namespace_enabled=False)
@@ -37,6 +38,7 @@ def run(monkeypatch):
     yield workdir.make("gs://bucket/run")
     server.shutdown()
     server.server_close()
+    _FileSystemSpecBackend._get_filesystem.cache_clear()  # other tests have no bucket
 
 
 def items(step):

@@ -83,7 +83,12 @@ class TestTwoAndFourProcesses:
         assert [record.keys() for record in ours] == [record.keys() for record in expected]
         for record, other in zip(ours, expected, strict=True):
             for key in record:
-                np.testing.assert_allclose(record[key], other[key], rtol=1e-5, atol=1e-7)
+                # Sums over other hosts round differently, and a rounding that crosses a kink of
+                # LPIPS moves a gradient by up to 1e-4: test_sharding compares one step of smooth
+                # networks to 1e-5.
+                np.testing.assert_allclose(
+                    record[key], other[key], rtol=1e-4, atol=1e-7, err_msg=key
+                )
         pictures = sorted(path.name for path in (alone / "images").iterdir())
         assert pictures == sorted(path.name for path in (disturbed[0] / "images").iterdir())
         for name in pictures:
