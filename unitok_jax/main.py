@@ -89,15 +89,21 @@ def _tokenizer():
     return Run
 
 
+def _generator():
+    from unitok_jax.generate.run import Run
+
+    return Run
+
+
 # Products that can be trained: name -> function that imports a `training.run.Run`.
-PRODUCTS = {"tokenizer": _tokenizer}
+PRODUCTS = {"tokenizer": _tokenizer, "generator": _generator}
 
 
 def _train() -> None:
     from unitok_jax.runtime import compilation_cache, processes
     from unitok_jax.training import loop
 
-    make_run = PRODUCTS["tokenizer"]()
+    make_run = PRODUCTS[CONFIG.value.get("product", "tokenizer")]()
     compilation_cache.enable()
     processes.connect(
         CLUSTER.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, CONNECT_TIMEOUT.value

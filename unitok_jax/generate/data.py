@@ -114,3 +114,24 @@ def check_label(record: dict[str, Any], classes: int) -> int:
             f"are 0 to {classes - 1}"
         )
     return label
+
+
+def eval_rows(records: CodeRecords, positions: Sequence[int], model) -> dict[str, np.ndarray]:
+    """Reads records in order, in the view of the centre; past their end, rows are masked.
+
+    Args:
+      records: the codes.
+      positions: of the rows.
+      model: `config.model`.
+
+    Returns:
+      {'codes': uint16 (B, K, N), 'labels': int32 (B,), 'mask': bool (B,)}.
+    """
+    view = {"ten": 4}.get(records.manifest["settings"]["--views"], 0)
+    last = len(records) - 1
+    read = [records[min(position, last)] for position in positions]
+    return {
+        "codes": np.stack([record["codes"][view] for record in read]),
+        "labels": np.array([check_label(record, model.classes) for record in read], np.int32),
+        "mask": np.array([position <= last for position in positions]),
+    }

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx, struct
+from jax.sharding import Mesh
 
 from unitok_jax.generate import objective
 from unitok_jax.generate.model import Generator
 from unitok_jax.models.layers import Keys
+from unitok_jax.runtime import sharding
 from unitok_jax.training import optim
 from unitok_jax.training.optim import Trainable
 
@@ -30,6 +32,32 @@ class TrainState:
     def params(self):
         """Parameters that sampling and export use: the average if there is one."""
         return self.generator.params if self.ema is None else self.ema
+
+    def items(self) -> dict[str, Any]:
+        """Returns the state as checkpoint items: `params` for users of the model, and the rest."""
+        training = {
+            "step": self.step,
+            "generator": self.generator.opt_state,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
+        if self.ema is not None:
+            training["params"] = self.generator.params
+        return {"params": self.params, "training": training}
+
+    @classmethod
+    def from_items(cls, items: dict[str, Any]) -> "TrainState":
+        """Builds the state from `items`."""
+        training = items["training"]
+        averaged = "params" in training
+        params = training["params"] if averaged else items["params"]
+        return cls(
+            step=training["step"],
+            generator=Trainable(params, training["generator"]),
+            ema=items["params"] if averaged else None,
+            skipped=training["skipped"],
+            skipped_in_a_row=training["skipped_in_a_row"],
+        )
 
 
 def abstract_model(model: dict) -> tuple[nnx.GraphDef, dict]:
@@ -87,7 +115,12 @@ class GeneratorSteps:
         """Computes the learning rate of a step."""
         return self.max_learning_rate * optim.learning_rate_schedule(step, **self._schedule)
 
-    def losses(self, params, batch, key=None) -> jax.Array:
+    def evaluate(self, params, batch) -> jax.Array:
+        """Computes the sum over images of each codebook's loss, (K,); `mask` (B,) leaves out."""
+        mask = batch["mask"].astype(jnp.float32)
+        return mask.sum() * self.losses(params, batch, weights=mask)
+
+    def losses(self, params, batch, key=None, weights=None) -> jax.Array:
         """Computes the loss of each codebook, (K,).
 
         Args:
@@ -95,12 +128,19 @@ class GeneratorSteps:
           batch: {'codes': (B, K, N)}, and {'labels': (B,)} or {'features': (B, T, F), 'valid':
             (B, T)} of texts.
           key: for dropout, of prompts too; None: nothing is dropped.
+          weights: (B,) weights of the images; None: 1 each.
         """
         model = nnx.merge(self.graph, params)
         drop, rest = (None, None) if key is None else jax.random.split(key)
         prompt = self.prompt(model, batch, drop)
         return objective.losses(
-            model, batch["codes"], prompt, valid=batch.get("valid"), key=rest, chunk=self.chunk
+            model,
+            batch["codes"],
+            prompt,
+            valid=batch.get("valid"),
+            weights=weights,
+            key=rest,
+            chunk=self.chunk,
         )
 
     def prompt(self, model: Generator, batch, key=None) -> jax.Array:
@@ -159,3 +199,31 @@ class GeneratorSteps:
     def _key(self, name: str) -> jax.Array:
         # Folded in from (seed, name, step) and never stored, so that resuming is exact.
         return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
+
+
+class Programs:
+    """Functions of `GeneratorSteps`, jitted with the shardings of one mesh."""
+
+    def __init__(self, steps: GeneratorSteps, mesh: Mesh):
+        """Compiles nothing yet."""
+        abstract = jax.eval_shape(steps.init)
+        self.shardings = sharding.state_shardings(abstract, mesh)
+        self.abstract = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+            abstract,
+            self.shardings,
+        )
+        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        gather = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
+        self.init = jax.jit(steps.init, out_shardings=self.shardings)
+        self.step = jax.jit(
+            functools.partial(steps.train_step, gather=gather),
+            in_shardings=(self.shardings, split),
+            out_shardings=(self.shardings, whole),
+            donate_argnums=0,
+        )
+        self.evaluate = jax.jit(
+            lambda params, batch: steps.evaluate(gather(params), batch),
+            in_shardings=(self.shardings.generator.params, split),
+            out_shardings=whole,
+        )

@@ -1,0 +1,54 @@
+"""Checks that the values of a generator's configuration fit each other."""
+
+import math
+
+from ml_collections import ConfigDict
+
+from unitok_jax.training.optim import SCHEDULES
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the values of a configuration, before anything is built.
+
+    Raises:
+      ValueError: the message names the key, its value and a remedy.
+    """
+    positive = {
+        "steps": config.steps,
+        "data.batch_size": config.data.batch_size,
+        "data.num_threads": config.data.num_threads,
+        "loss.chunk": config.loss.chunk,
+        "eval.every": config.eval.every,
+        "eval.batch_size": config.eval.batch_size,
+        "eval.max_images": config.eval.max_images,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep_latest": config.checkpoint.keep_latest,
+        "log.every": config.log.every,
+        "log.profile_count": config.log.profile_count,
+        "optim.max_skipped": config.optim.max_skipped,
+    }
+    for key, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{key}={value} must be at least 1")
+    tokens = math.prod(config.model.grid)
+    if tokens % config.loss.chunk:
+        raise ValueError(
+            f"loss.chunk={config.loss.chunk} does not divide the {tokens} tokens of "
+            f"model.grid={tuple(config.model.grid)}"
+        )
+    for key, value in (
+        ("loss.drop_prompt", config.loss.drop_prompt),
+        ("model.dropout", config.model.dropout),
+        ("model.drop_path", config.model.drop_path),
+        ("optim.ema_decay", config.optim.ema_decay),
+    ):
+        if not 0 <= value < 1:
+            raise ValueError(f"{key}={value} must be at least 0 and below 1")
+    if config.optim.schedule not in SCHEDULES:
+        raise ValueError(
+            f"optim.schedule={config.optim.schedule!r} is not one of {', '.join(SCHEDULES)}"
+        )
+    if config.model.prompt != "class":
+        raise ValueError(
+            f"model.prompt={config.model.prompt!r} cannot be trained yet; set it to class"
+        )
