@@ -7,13 +7,13 @@ import os
 import pathlib
 import tempfile
 
+from helpers.jobs import FAST
+
 # Before JAX starts. XLA's thread pool must hold twice the simulated devices, or collectives hang.
-# Programs are compiled fast and not well: most of what tests do is to compile.
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {FAST}"
 )
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"unitok_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))

@@ -203,7 +203,11 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
     np.testing.assert_array_equal(split_codes, codes)
 
 
-def test_the_discriminators_update_is_that_of_the_whole_batch(pure, networks, batch, steps):
+def test_the_discriminators_update_is_that_of_the_whole_batch(
+    pure, networks, batch, steps, monkeypatch
+):
+    # Smooth: a rounding that crosses a kink moved this gradient by a thousandth.
+    monkeypatch.setattr(jax.nn, "leaky_relu", lambda x, slope: jax.nn.gelu(x))
     discriminator, images = steps[1].discriminator, batch["image"]
     adversary = copy.copy(pure.adversary)
     # Every micro-batch has its own draws.
