@@ -12,21 +12,22 @@ from PIL import Image
 
 SIDE = 24  # pixels of a picture, and pixels per em
 MISSING = ".notdef"  # as a key of `colours`: the picture of missing characters
+_METRICS = ("height", "width", "BearingX", "BearingY", "Advance")
 _HIDDEN = ("\u200d", "\ufe0f")  # have glyphs without width or picture
 
 
 def png(colour, size=(SIDE, SIDE)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGBA", size, (*colour, 255)).save(file, "PNG")
+    Image.new("RGBA", size, colour).save(file, "PNG")
     return file.getvalue()
 
 
 def write_sbix(path, colours, *, ppem=SIDE, size=(SIDE, SIDE)):
     """Writes a font with an sbix table, as Apple's.
 
-    colours: sequence -> colour; a sequence of several code points has one glyph of its own.
+    colours: sequence -> RGB or RGBA; a sequence of several code points has one glyph of its own.
     """
-    font = _without_pictures(colours)
+    font = without_pictures(colours)
     strike = sbixStrike.Strike(ppem=ppem, resolution=72)
     for text, colour in colours.items():
         name, image = _name(text), png(colour, size)
@@ -39,12 +40,12 @@ def write_sbix(path, colours, *, ppem=SIDE, size=(SIDE, SIDE)):
 
 def write_cbdt(path, colours, *, ppem=SIDE):
     """Writes a font with CBLC and CBDT tables and no outlines, as Noto's."""
-    font = _without_pictures(colours)
+    font = without_pictures(colours)
     pictures = {}
     for text, colour in colours.items():
         picture = C_B_D_T_.cbdt_bitmap_format_17(b"", font)
         picture.imageData, picture.metrics = png(colour), SmallGlyphMetrics()
-        for key, value in zip(METRICS, (SIDE, SIDE, 0, SIDE, SIDE), strict=True):
+        for key, value in zip(_METRICS, (SIDE, SIDE, 0, SIDE, SIDE), strict=True):
             setattr(picture.metrics, key, value)
         pictures[_name(text)] = picture
     index = E_B_L_C_.eblc_index_sub_table_1(b"", font)
@@ -72,10 +73,7 @@ def write_cbdt(path, colours, *, ppem=SIDE):
     return path
 
 
-METRICS = ("height", "width", "BearingX", "BearingY", "Advance")
-
-
-def _without_pictures(colours) -> TTFont:
+def without_pictures(colours) -> TTFont:
     """Builds the glyphs, their widths, and the rule of each sequence."""
     texts = [text for text in colours if text != MISSING]
     characters = sorted({*_HIDDEN, *"".join(texts)})

@@ -264,7 +264,7 @@ def _words(name: str) -> str:
 
 
 def _is_flag(sequence: str) -> bool:
-    return "\U0001f1e6" <= sequence[0] <= "\U0001f1ff" or sequence.endswith("\U000e007f")
+    return "🇦" <= sequence[0] <= "🇿" or sequence.endswith("\U000e007f")
 
 
 def _file_name(sequence: str) -> str:

@@ -30,8 +30,9 @@ INSTALL = (
 )
 LARGEST = 1024  # pixels: larger pictures are refused
 
-_TAGS = range(0xE0020, 0xE0080)  # invisible characters that spell the name of a region's flag
-_MISSING = "\U0010ffff"  # no font has a picture of this code point
+_NO_CHARACTER = "\U0010ffff"
+_NO_COUNTRY = "🇽🇽"
+_CANCEL_TAG = "\U000e007f"  # ends a flag, then invisible letters that name a region
 
 
 class ColourFont:
@@ -57,15 +58,14 @@ class ColourFont:
         size = _strike(self.path)
         try:
             self._font = ImageFont.truetype(self.path, size, layout_engine=ImageFont.Layout.RAQM)
-            self._missing_box = self._font.getbbox(_MISSING)
         except (OSError, ValueError, MemoryError) as error:
             raise ValueError(f"{self._where}: the font is damaged ({error})") from error
 
     def having(self, sequences: Sequence[str]) -> list[str]:
         """Selects the sequences that the font draws as one picture, in their order.
 
-        A font draws what it has no picture of as nothing, as the box of missing characters, or as
-        the pictures of the parts: side by side, or the first alone where the others are invisible.
+        A font draws what it has no picture of as nothing, as its picture of missing characters or
+        of unknown flags, or as the parts: side by side, or the first if the others are invisible.
 
         Raises:
             ValueError: a picture cannot be read.
@@ -98,16 +98,15 @@ class ColourFont:
         ImageDraw.Draw(canvas).text(corner, sequence, font=self._font, embedded_color=True)
         return np.asarray(canvas)
 
-    def _has(self, sequence: str) -> bool:
-        left, top, right, bottom = box = self._font.getbbox(sequence)
+    def _has(self, text: str) -> bool:
+        left, top, right, bottom = self._font.getbbox(text)
         if not (0 < right - left <= LARGEST and 0 < bottom - top <= LARGEST):
             return False
-        if box == self._missing_box and self._same(sequence, _MISSING):
-            return False
-        tagged = any(ord(character) in _TAGS for character in sequence)
-        return not (tagged and self._same(sequence, sequence[0]))
+        return not any(self._same(text, other) for other in _stand_ins(text))
 
     def _same(self, one: str, other: str) -> bool:
+        if self._font.getbbox(one) != self._font.getbbox(other):
+            return False
         return np.array_equal(*(self.draw(text, (255, 255, 255)) for text in (one, other)))
 
     @property
@@ -129,6 +128,13 @@ def find_font() -> Path:
         f"data.source=emoji draws from a colour font, and there is no {' or '.join(FILES)} below "
         f"{', '.join(FOLDERS)}: {INSTALL}"
     )
+
+
+def _stand_ins(text: str) -> list[str]:
+    """Returns texts whose picture a font may draw for one that it does not have."""
+    if "🇦" <= text[0] <= "🇿":
+        return [_NO_CHARACTER, _NO_COUNTRY]
+    return [_NO_CHARACTER, text[0]] if text.endswith(_CANCEL_TAG) else [_NO_CHARACTER]
 
 
 def _strike(path: str) -> int:
