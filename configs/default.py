@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Returns the base recipe: UniTok-B on 1.28 billion image-text pairs, one epoch."""
     config = ConfigDict()
+    config.product = "tokenizer"  # what is trained; configs/generate.py: generator
     config.seed = 0  # seed of the weights, the data order, the crops and stochastic depth
     config.steps = 78_125  # updates of the run, 1.28e9 pairs / 16 384; unit of the schedules
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Returns UniTok's recipe for classes of ImageNet, with a null class that is trained."""
     config = ConfigDict()
-    config.product = "generator"
+    config.product = "generator"  # what is trained; configs/default.py: tokenizer
     config.seed = 0  # seed of the weights, the data order, the views and what is dropped
     config.steps = 375_342  # updates of the run: 300 epochs of ImageNet; unit of the schedules
 

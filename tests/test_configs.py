@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import math
 import pathlib
 import re
 import tomllib
@@ -9,11 +10,15 @@ import tomllib
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
-from configs import ablations, default, finetune
+from configs import ablations, default, finetune, generate
 from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
+from unitok_jax.generate import config_checks as generator_checks
+from unitok_jax.generate import sampling
+from unitok_jax.generate.step import GeneratorSteps
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.config_checks import check
@@ -35,6 +40,10 @@ def get_config(name):
     return importlib.import_module(f"configs.{module}").get_config(*variant)
 
 
+GENERATORS = [name for name in NAMES if get_config(name).product == "generator"]
+TOKENIZERS = [name for name in NAMES if name not in GENERATORS]
+
+
 def flat(config, prefix=""):
     out = {}
     for key, value in config.items():
@@ -43,12 +52,46 @@ def flat(config, prefix=""):
 
 
 @pytest.mark.parametrize("name", NAMES)
-class TestEveryConfig:
-    def test_keys_are_the_defaults(self, name):
-        config = get_config(name)
-        assert flat(config).keys() == flat(default.get_config()).keys()
-        assert config.is_locked
+def test_keys_are_the_defaults(name):
+    config = get_config(name)
+    defaults = generate if name in GENERATORS else default
+    assert flat(config).keys() == flat(defaults.get_config()).keys()
+    assert config.is_locked
 
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generator_builds(name):
+    """A step, an evaluation and sampling, without any arrays."""
+    config = get_config(name)
+    generator_checks.check(config)
+    pure = GeneratorSteps(config)
+    state = jax.eval_shape(pure.init)
+    model, tokens = config.model, math.prod(config.model.grid)
+    shape = (2, model.num_codebooks, tokens)
+    batch = {
+        "codes": jax.ShapeDtypeStruct(shape, jnp.uint16),
+        "labels": jax.ShapeDtypeStruct((2,), jnp.int32),
+    }
+    step = functools.partial(pure.train_step, gather=lambda params: params)
+    after, metrics = jax.eval_shape(step, state, batch)
+    kinds = jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == kinds
+    assert metrics["loss/codebooks"].shape == (model.num_codebooks,)
+    batch["mask"] = jax.ShapeDtypeStruct((2,), bool)
+    assert jax.eval_shape(pure.evaluate, state.params, batch).shape == (model.num_codebooks,)
+
+    def draw(params, batch):
+        network = nnx.merge(pure.graph, params)
+        prompt = pure.prompt(network, batch)
+        keys = jax.random.split(jax.random.key(0), 2)
+        return sampling.sample(network, prompt, keys, filters=sampling.Filters())
+
+    codes, _ = jax.eval_shape(draw, state.params, batch)
+    assert (codes.shape, codes.dtype) == (shape, jnp.int32)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+class TestEveryTokenizer:
     def test_one_step_and_one_evaluation_build(self, name):
         config = get_config(name)
         if name.startswith("finetune:"):

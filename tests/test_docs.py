@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import unitok_jax
-from configs import default, photos
+from configs import default, generate, photos
 from test_architecture import LAYERS
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
@@ -106,7 +106,10 @@ class TestReference:
         text = (DOCS / "reference" / name).read_text()
         assert text == REFERENCE[name](), "run: python docs/reference/generate.py"
 
-    def test_each_key_has_its_row_and_its_default(self):
+    @pytest.mark.parametrize(
+        "page, defaults", [("config.md", default), ("generator_config.md", generate)]
+    )
+    def test_each_key_has_its_row_and_its_default(self, page, defaults):
         def flat(config, prefix=""):
             for key, value in config.items():
                 if hasattr(value, "items"):
@@ -114,9 +117,9 @@ class TestReference:
                 else:
                     yield prefix + key, value
 
-        rows = cells(REFERENCE["config.md"]())
+        rows = cells(REFERENCE[page]())
         told = {key.strip("`"): eval(value.strip("`")) for key, value, *_ in rows}
-        assert len(rows) == len(told) and told == dict(flat(default.get_config()))
+        assert len(rows) == len(told) and told == dict(flat(defaults.get_config()))
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,9 @@ def main(_: list[str]) -> None:
 def _compile() -> None:
     from unitok_jax.planning import fit
 
+    if CONFIG.value.get("product") != "tokenizer":
+        raise ValueError("--mode=compile plans the step of a tokenizer; set product=tokenizer")
+
     fit.fit(CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
 
 
@@ -99,11 +102,21 @@ def _generator():
 PRODUCTS = {"tokenizer": _tokenizer, "generator": _generator}
 
 
+def _product():
+    name = CONFIG.value.get("product")
+    if name not in PRODUCTS:
+        raise ValueError(
+            f"product={name!r} of the configuration is none of {', '.join(PRODUCTS)}; "
+            "start from get_config() of configs/default.py or configs/generate.py"
+        )
+    return PRODUCTS[name]()
+
+
 def _train() -> None:
     from unitok_jax.runtime import compilation_cache, processes
     from unitok_jax.training import loop
 
-    make_run = PRODUCTS[CONFIG.value.get("product", "tokenizer")]()
+    make_run = _product()
     compilation_cache.enable()
     processes.connect(
         CLUSTER.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, CONNECT_TIMEOUT.value

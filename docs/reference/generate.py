@@ -4,6 +4,7 @@ A test compares each page with what the code says now.
 """
 
 import ast
+import functools
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-CONFIG = "configs/default.py"
+CONFIGS = {"config.md": "configs/default.py", "generator_config.md": "configs/generate.py"}
 # Prints {command: its --help}, all in one process: only one import of what takes long.
 HELPS = """
 import contextlib, importlib, io, json, sys
@@ -33,11 +34,11 @@ print(json.dumps(helps))
 """
 
 
-def config_page() -> str:
-    """Every key of `configs/default.py` as Markdown: a table for each group of keys."""
-    text = (ROOT / CONFIG).read_text()
+def config_page(file: str) -> str:
+    """Every key of a file in configs/ as Markdown: a table for each group of keys."""
+    text = (ROOT / file).read_text()
     lines, comments = text.splitlines(), _comments(text)
-    defaults = runpy.run_path(str(ROOT / CONFIG))["get_config"]()
+    defaults = runpy.run_path(str(ROOT / file))["get_config"]()
     words, rows = {"": ""}, {"": []}  # of each group
     for node, key in _assignments(text):
         if _is_call(node.value, "ConfigDict"):
@@ -53,10 +54,10 @@ def config_page() -> str:
             meaning = comments.get(node.end_lineno, "").replace("|", "\\|")
             rows[key.rpartition(".")[0]].append(f"| `{key}` | `{value}` | {meaning} |")
     page = [
-        "# Keys of a configuration",
+        f"# Keys of a configuration of a {defaults.product}",
         "",
-        f"Every key of [{CONFIG}](../../{CONFIG}), which the other configurations start from, with",
-        "its default. Any can be set on the command line: `--config.optim.learning_rate=1e-3`.",
+        f"Every key of [{file}](../../{file}), which others start from, with its",
+        "default. Any can be set on the command line: `--config.optim.learning_rate=1e-3`.",
         "Written by `python docs/reference/generate.py` from that file.",
     ]
     for group, cells in rows.items():
@@ -145,7 +146,9 @@ def _find(config, key: str):
     return config
 
 
-PAGES = {"commands.md": commands_page, "config.md": config_page}
+PAGES = {"commands.md": commands_page} | {
+    page: functools.partial(config_page, file) for page, file in CONFIGS.items()
+}
 
 
 if __name__ == "__main__":

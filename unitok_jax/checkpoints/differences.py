@@ -9,6 +9,7 @@ log = logging.getLogger(__name__)
 # Keys that decide the meaning of the weights or the data position. A resumed run must have equal
 # values, and equal samples (`data.identity`) at any location; all else may change between starts.
 BINDING = (
+    "product",
     "model",
     "seed",
     "data.batch_size",
@@ -21,7 +22,13 @@ BINDING = (
 # Model keys that change training or the precision, but not the meaning of weights and codes.
 FREE_OF_MODEL = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
 # Keys added later, with the value that reproduces a checkpoint saved without them.
-ADDED = {"data.mixture": [], "frozen.inception": "", "log.parameters": False, "log.wandb": ""}
+ADDED = {
+    "product": "tokenizer",
+    "data.mixture": [],
+    "frozen.inception": "",
+    "log.parameters": False,
+    "log.wandb": "",
+}
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
 SWITCHES = ("gan.weight", "optim.ema_decay")
 
