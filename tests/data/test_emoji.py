@@ -105,12 +105,17 @@ class TestFont:
         picture = drawn.draw("😀", (0, 0, 255)).astype(int)
         assert np.abs(picture - (128, 0, 127)).max() <= 1
 
-    def test_an_oblong_picture_stands_in_the_middle_of_a_square(self, fonts, tmp_path):
-        path = fonts.write_sbix(tmp_path / "a.ttf", {"😀": (255, 0, 0)}, size=(24, 12))
+    @pytest.mark.parametrize("size", [(24, 12), (24, 48)])
+    def test_an_oblong_picture_stands_in_the_middle_of_a_square(self, fonts, tmp_path, size):
+        path = fonts.write_sbix(tmp_path / "a.ttf", {"😀": (255, 0, 0)}, size=size)
         picture = ColourFont(path).draw("😀", (255, 255, 255))
         red = (picture == (255, 0, 0)).all(-1)
-        assert picture.shape == (24, 24, 3) and (red == red[:, :1]).all()
-        assert np.flatnonzero(red[:, 0]).tolist() == list(range(6, 18))
+        side = max(size)
+        assert picture.shape == (side, side, 3)
+        for axis, length in enumerate(size):
+            margin = (side - length) // 2
+            filled = np.flatnonzero(red.any(axis))
+            assert filled.tolist() == list(range(margin, side - margin))
 
     def test_the_largest_strike_is_drawn(self, fonts, tmp_path):
         from fontTools.ttLib import TTFont
@@ -187,6 +192,15 @@ class TestForeignFiles:
     def test_a_strike_beyond_sense(self, fonts, tmp_path):
         path = fonts.write_sbix(tmp_path / "a.ttf", {"😀": (1, 2, 3)}, ppem=30_000)
         assert "pictures of 30000 pixels per em; 1 to 1024 are drawn" in self.refused(path)
+
+    def test_a_width_beyond_sense(self, fonts, tmp_path):
+        from fontTools.ttLib import TTFont
+
+        path = fonts.write_sbix(tmp_path / "a.ttf", {"😀": (1, 2, 3)})
+        wide = TTFont(path)
+        wide["hmtx"].metrics = dict.fromkeys(wide["hmtx"].metrics, (60_000, 0))
+        wide.save(path)
+        assert ColourFont(path).having(["😀"]) == []
 
     @pytest.mark.parametrize("write", ["write_sbix", "write_cbdt"])
     def test_any_bytes_may_be_wrong(self, fonts, tmp_path, write):
