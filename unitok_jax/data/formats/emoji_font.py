@@ -140,15 +140,17 @@ def _stand_ins(text: str) -> list[str]:
 def _strike(path: str) -> int:
     """Returns the pixels per em of the largest strike."""
     where = f"data.path={printable(path)}"
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{where}: there is no such font file, and no such split")
-    with open_regular(path) as file:
-        try:
+    try:
+        with open_regular(path) as file:
             sizes = _sizes(file)
-        except (struct.error, UnicodeDecodeError, OverflowError) as error:
-            raise ValueError(f"{where}: this is no font, or a damaged one") from error
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: no such font file, and no such split") from error
+    except OSError as error:
+        raise OSError(f"{where}: {error.strerror}") from error
+    except (struct.error, OverflowError) as error:
+        raise ValueError(f"{where}: this is no font, or a damaged one") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if not sizes:
         raise ValueError(f"{where}: this font has no colour bitmaps: {INSTALL}")
     if not 0 < max(sizes) <= LARGEST:
