@@ -42,7 +42,7 @@ class Reference(NamedTuple):
     facts: dict[str, Any]  # where they come from; of another project: empty
     spatial: Moments | None = None
     rows: np.ndarray | None = None  # (M, 2048) float32, pool3 of M of the images
-    images: tuple[int, int] | None = None  # height and width of the images `arr_0`
+    images: tuple[int, int, int] | None = None  # number, height and width of the images `arr_0`
 
 
 def write(
@@ -109,7 +109,7 @@ def _read(path, every):
             if every and npz.holds(archive, "pool3"):
                 rows = _rows(archive)
             elif every and npz.holds(archive, "arr_0"):
-                images = image_shape(archive)[1:3]
+                images = image_shape(archive)[:3]
         if count < 0:
             raise ValueError(f"count={count} must not be negative")
         facts = foreign_json.parse_object(text, "the entry facts")

@@ -245,9 +245,7 @@ class Inception(nnx.Module):
                 mixed6 = _mean(x)
         pool3 = _mean(x)
         logits = self.fc(pool3)
-        return Features(
-            pool1, pool2, spatial, mixed6, pool3, logits - self.fc.bias[...], logits
-        )
+        return Features(pool1, pool2, spatial, mixed6, pool3, logits - self.fc.bias[...], logits)
 
 
 def resize(images: jax.Array) -> jax.Array:
