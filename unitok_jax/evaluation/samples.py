@@ -12,6 +12,7 @@ Images are read in order, a batch at a time: `arr_0` of 50 000 images takes 9.8 
 
 import dataclasses
 import json
+import math
 import os
 import re
 import zipfile
@@ -189,14 +190,16 @@ def image_shape(archive: zipfile.ZipFile) -> tuple[int, int, int, int]:
     """Returns the shape of an archive's `arr_0`, whose values are not read.
 
     Raises:
-      ValueError: it is missing, not uint8 (N, H, W, 3) in rows, empty or cut off.
+      ValueError: it is missing, not uint8 (N, H, W, 3) in rows, empty, or of other bytes.
     """
-    shape, fortran, dtype = npz.header(archive, "arr_0")
+    with npz.open_array(archive, "arr_0") as file:
+        shape, fortran, dtype = npz.read_header(file)
+        values = npz.stored(archive, "arr_0") - file.tell()
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or fortran:
         order = ", columns first" if fortran else ""
         raise ValueError(f"arr_0 is {dtype} {shape}{order}, not uint8 (N, height, width, 3)")
-    if npz.stored(archive, "arr_0") <= np.prod(shape, dtype=object):
-        raise ValueError(f"arr_0 is cut off: it holds fewer bytes than {shape} takes")
+    if values != (needed := math.prod(shape)):
+        raise ValueError(f"arr_0 holds {values:,} bytes, and {shape} takes {needed:,}")
     return shape
 
 
@@ -213,7 +216,7 @@ def archived(path: Path, batch_size: int) -> Iterator[np.ndarray]:
                 npz.read_header(file)
                 for start in range(0, count, batch_size):
                     rows = min(batch_size, count - start)
-                    data = file.read(rows * int(np.prod(shape)))
+                    data = file.read(rows * math.prod(shape))
                     # Too few bytes do not reshape.
                     yield np.frombuffer(data, np.uint8).reshape(rows, *shape)
     except npz.DAMAGE as error:
