@@ -2,6 +2,8 @@
 
 import functools
 import json
+import pathlib
+import re
 import types
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from helpers import in_process
 from unitok_jax.commands import arguments, evaluate
+from unitok_jax.evaluation import drawn
 from unitok_jax.evaluation.card import drawn as card
 from unitok_jax.evaluation.card import statistics
 from unitok_jax.evaluation.drawn import ImageFeatures, generation_figures
@@ -52,8 +55,10 @@ def stand_in(monkeypatch):
 
 def pictures(seed, count=COUNT, size=32):
     rng = np.random.default_rng(seed)
-    return rng.integers(80 * seed, 256, (count, 4, 4, 3), np.uint8).repeat(size // 4, 1).repeat(
-        size // 4, 2
+    return (
+        rng.integers(80 * seed, 256, (count, 4, 4, 3), np.uint8)
+        .repeat(size // 4, 1)
+        .repeat(size // 4, 2)
     )
 
 
@@ -327,3 +332,36 @@ def test_moments_are_of_the_spatial_features_too(tmp_path):
     found = statistics.read_all(tmp_path / "x.npz")
     np.testing.assert_array_equal(found.spatial.covariance, spatial.covariance)
     assert found.spatial.count == 9 and found.rows.dtype == np.float32 and found.images is None
+
+
+def test_from_python_as_the_docs_say(places, tmp_path, monkeypatch):
+    """The example of docs/guides/evaluate_drawn.md, with files that are there."""
+    page = (pathlib.Path(__file__).parents[2] / "docs/guides/evaluate_drawn.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    adm(tmp_path / "train_256.npz")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(drawn, "InceptionPass", Pass)
+    monkeypatch.setattr(card.sharding, "make_mesh", lambda *sizes: None)
+    monkeypatch.setattr(Pass, "__init__", lambda self, params, mesh, batch_size=64: None)
+    made = {"batches": [pictures(0)]}
+    exec(example, made)
+    expected = generation_figures(features(pictures(0)), features(pictures(1, 10)))
+    assert made["figures"]["gfid"] == pytest.approx(expected["gfid"], rel=1e-9)
+
+
+def test_commands_of_the_docs(places, tmp_path, capsys, monkeypatch):
+    """The commands of docs/guides/evaluate_drawn.md, with files that are there."""
+    page = (pathlib.Path(__file__).parents[2] / "docs/guides/evaluate_drawn.md").read_text()
+    commands = re.findall(r"```\nunitok evaluate (.*?)```", page, re.DOTALL)
+    assert len(commands) == 2
+    (tmp_path / "drawn").mkdir()
+    GENERATION.write(tmp_path / "drawn")
+    for name in ("samples.npz", "drawn/samples.npz"):
+        np.savez(tmp_path / name, pictures(0))
+    adm(tmp_path / "VIRTUAL_imagenet256_labeled.npz")
+    monkeypatch.chdir(tmp_path)
+    for number, command in enumerate(commands):
+        command = command.replace("labelled:/data/imagenet/train", f"folder:{places / 'data'}")
+        command = command.replace("card/", f"card{number}").replace("\\\n", "")
+        code, printed, error = run(capsys, monkeypatch, *command.split())
+        assert code == 0 and "gFID" in printed and "recall" in printed, error

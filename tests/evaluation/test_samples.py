@@ -126,9 +126,7 @@ class TestFolder:
         (tmp_path / "notes.txt").write_text("no image")
         found = open_samples(tmp_path)
         assert (found.count, found.size, found.labels) == (3, (16, 32), None)
-        np.testing.assert_array_equal(
-            np.concatenate(list(found.batches(2))), drawn(3)[[0, 2, 1]]
-        )
+        np.testing.assert_array_equal(np.concatenate(list(found.batches(2))), drawn(3)[[0, 2, 1]])
 
     def test_samples_of_two_sizes(self, tmp_path):
         pngs(tmp_path, [*drawn(3), *drawn(1, (32, 16))])
