@@ -4,7 +4,6 @@ Distances are computed in blocks: their memory does not grow with the number of 
 """
 
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -45,21 +44,24 @@ def precision_recall(
             f"precision and recall need more than {neighbours} images of each kind, not "
             f"{len(reference)} and {len(samples)}"
         )
-    within = functools.partial(_share_within, half=half)
-    return {
-        "precision": within(samples, reference, radii(reference, neighbours, half=half)),
-        "recall": within(reference, samples, radii(samples, neighbours, half=half)),
-    }
+    reach, sample_reach = (radii(x, neighbours, half=half) for x in (reference, samples))
+    inside, sample_inside = np.zeros(len(reference), bool), np.zeros(len(samples), bool)
+    for rows in _spans(reference):
+        for columns in _spans(samples):
+            distances = _distances(reference[rows], samples[columns], half)
+            inside[rows] |= (distances <= sample_reach[columns]).any(axis=1)
+            sample_inside[columns] |= (distances <= reach[rows, None]).any(axis=0)
+    return {"precision": float(sample_inside.mean()), "recall": float(inside.mean())}
 
 
 def radii(features: np.ndarray, neighbours: int, *, half: bool = True) -> np.ndarray:
     """Returns the squared distance (N,) of each point to its `neighbours`-th other point."""
     features = np.asarray(features, np.float32)
     found = []
-    for rows in _blocks(features):
-        nearest = np.empty((len(rows), 0), np.float32)
-        for columns in _blocks(features):
-            block = _distances(rows, columns, half)
+    for rows in _spans(features):
+        nearest = np.empty((len(features[rows]), 0), np.float32)
+        for columns in _spans(features):
+            block = _distances(features[rows], features[columns], half)
             # Each point is among its own neighbours, at 0.
             both = np.concatenate([nearest, block], axis=1)
             if both.shape[1] > neighbours + 1:
@@ -69,18 +71,8 @@ def radii(features: np.ndarray, neighbours: int, *, half: bool = True) -> np.nda
     return np.concatenate(found)
 
 
-def _share_within(points, centres, radii, *, half) -> float:
-    inside = []
-    for rows in _blocks(points):
-        found = np.zeros(len(rows), bool)
-        for columns, reach in zip(_blocks(centres), _blocks(radii), strict=True):
-            found |= (_distances(rows, columns, half) <= reach).any(axis=1)
-        inside.append(found)
-    return float(np.concatenate(inside).mean())
-
-
-def _blocks(array) -> Iterator[np.ndarray]:
-    return (array[start : start + _BLOCK] for start in range(0, len(array), _BLOCK))
+def _spans(array) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, len(array), _BLOCK)]
 
 
 def _distances(a, b, half) -> np.ndarray:
@@ -106,5 +98,4 @@ def _squared(a, b, half):
     a, b = rounded(a), rounded(b)
     rows, columns = (rounded(rounded(x * x).sum(axis=1)) for x in (a, b))
     products = rounded(jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST))
-    # -2 x is exact in binary.
-    return jnp.maximum(rounded(rounded(rows[:, None] - 2 * products) + columns), 0)
+    return jnp.maximum(rounded(rounded(rows[:, None] - rounded(2 * products)) + columns), 0)
