@@ -1,5 +1,6 @@
 """`unitok evaluate --samples`: samples and a reference in, a card out. Inception is a stand-in."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,7 +13,7 @@ from PIL import Image
 
 from helpers import in_process
 from unitok_jax.commands import arguments, evaluate
-from unitok_jax.evaluation import drawn
+from unitok_jax.evaluation import drawn, samples
 from unitok_jax.evaluation.card import drawn as card
 from unitok_jax.evaluation.card import statistics
 from unitok_jax.evaluation.drawn import ImageFeatures, generation_figures
@@ -95,9 +96,9 @@ def adm(path, leave_out=(), **changes):
 def measured(places, tmp_path, capsys, monkeypatch):
     """Runs the command with more arguments: (card, stderr)."""
 
-    def measured(*more, samples="samples.npz", name="card"):
+    def measured(*more, of="samples.npz", name="card"):
         to = f"--output={tmp_path / name}"
-        given = [f"--samples={places / samples}", "--inception=file.pth", to, *more]
+        given = [f"--samples={places / of}", "--inception=file.pth", to, *more]
         code, _, error = run(capsys, monkeypatch, *given)
         assert code == 0, error
         return json.loads((tmp_path / name / "card.json").read_text()), error
@@ -197,7 +198,7 @@ class TestSamples:
         folder.mkdir()
         GENERATION.write(folder)
         np.savez(folder / "samples.npz", pictures(0), np.arange(COUNT) % 4)
-        found, _ = measured(samples="drawn")
+        found, _ = measured(of="drawn")
         told = found["provenance"]
         assert told["labels"] == "balanced; counted: 4 classes, 3 samples each"
         assert (told["generator_hash"], told["tokenizer_hash"]) == ("11aa", "22bb")
@@ -220,7 +221,7 @@ class TestSamples:
     def test_their_order_moves_the_inception_score(self, measured, places):
         np.savez(places / "turned.npz", pictures(0)[::-1])
         names = ("samples.npz", "turned.npz")
-        scores = [measured(samples=n, name=n)[0]["metrics"]["inception_score"] for n in names]
+        scores = [measured(of=n, name=n)[0]["metrics"]["inception_score"] for n in names]
         assert scores[0] != scores[1]
 
     def test_fewer_than_splits(self, measured, places):
@@ -286,6 +287,21 @@ class TestClipScore:
         assert found["metrics"]["clip_score"] == pytest.approx(expected, rel=1e-6)
         assert found["provenance"]["clip_towers"] == "x, tokenizer hash 33cc"
 
+    def test_captions_of_the_codes(self, towers, measured, places, monkeypatch, refused):
+        assert "has no captions: give --captions=FILE" in refused("--checkpoint=x")
+        records = [{"label": None, "captions": (str(number),)} for number in range(COUNT)]
+        monkeypatch.setattr(samples, "open_codes", lambda path: records)
+        folder = places / "texts"
+        (folder / "codes").mkdir(parents=True)
+        dataclasses.replace(GENERATION, labels="captions").write(folder)
+        np.savez(folder / "samples.npz", pictures(0))
+        found, _ = measured("--checkpoint=x", of="texts")
+        angles = pictures(0).mean(axis=(1, 2, 3)) / 40 - np.arange(COUNT) / 40
+        expected = 100 * np.maximum(np.cos(angles), 0).mean()
+        assert found["metrics"]["clip_score"] == pytest.approx(expected, rel=1e-6)
+        assert found["provenance"]["captions"] == "of the codes"
+        assert found["provenance"]["labels"] == "captions"
+
     @pytest.mark.parametrize(
         "content, words",
         [
@@ -308,8 +324,7 @@ class TestClipScore:
         (["--inception=", "--reference=a.npz"], "gFID needs Inception"),
         (["--inception="], "nothing to measure"),
         (["--save_reference=a.npz"], "give --data"),
-        (["--captions=a.txt"], "give both, or none"),
-        (["--checkpoint=x"], "give both, or none"),
+        (["--captions=a.txt"], "takes the towers of a --checkpoint: give one"),
         (["--max_images=-1"], "--max_images=-1"),
         (["--batch_size=0"], "--batch_size=0"),
         (["--probe=photos"], "--probe means nothing with --samples"),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from unitok_jax.data.images.transforms import to_uint8
+from unitok_jax.evaluation import samples
 from unitok_jax.evaluation.samples import ROUNDINGS, SETTINGS, Generation, open_samples
 
 GENERATION = Generation(
@@ -156,6 +157,24 @@ class TestGeneration:
         assert found.generation == GENERATION and found.place == str(tmp_path)
         assert (found.labels is not None) == archive
         np.testing.assert_array_equal(np.concatenate(list(found.batches(9))), drawn())
+
+    def test_labels_of_the_codes(self, tmp_path, monkeypatch):
+        GENERATION.write(tmp_path)
+        pngs(tmp_path / "images", drawn())
+        (tmp_path / "codes").mkdir()
+        records = [{"label": number, "captions": ()} for number in (3, 1, 4, 1, 5)]
+        monkeypatch.setattr(samples, "open_codes", lambda path: records)
+        found = open_samples(tmp_path)
+        np.testing.assert_array_equal(found.labels, [3, 1, 4, 1, 5])
+        assert found.captions is None
+        records.pop()
+        assert "holds 5 images, and its codes tells of 4" in refused(tmp_path)
+
+    def test_drawing_that_has_not_finished(self, tmp_path):
+        pngs(tmp_path / "images", drawn(3))
+        pngs(tmp_path, drawn(1), ["sheet.png"])
+        (tmp_path / "codes").mkdir()
+        assert "unitok generate has not finished it" in refused(tmp_path)
 
     def test_fewer_images_than_were_asked_for(self, tmp_path):
         GENERATION.write(tmp_path)

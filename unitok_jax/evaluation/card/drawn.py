@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,8 @@ class DrawnSettings:
       data: what the card and messages call a source to compare with; empty: none.
       save_reference: a new .npz for the statistics of the source; None: none.
       checkpoint: what the card calls the tokenizer of the CLIP score; empty: no CLIP score.
-      captions: a text file, line by line the caption of each sample; empty: no CLIP score.
+      captions: a text file, line by line the caption of each sample; empty: those of the codes
+        beside the samples.
       max_images: the first of the samples; 0: all.
       batch_size: of all devices, rounded up to a multiple of them.
 
@@ -77,15 +78,13 @@ class DrawnSettings:
             )
         if self.save_reference and not self.data:
             raise ValueError("--save_reference writes the statistics of --data: give --data")
-        if bool(self.captions) != bool(self.checkpoint):
+        if self.captions and not self.checkpoint:
             raise ValueError(
-                "the CLIP score needs --checkpoint, whose towers it takes, and --captions, a file "
-                "with a line for each sample: give both, or none"
+                f"--captions={self.captions} are for the CLIP score, which takes the towers of a "
+                "--checkpoint: give one"
             )
-        if not (self.inception or self.captions):
-            raise ValueError(
-                "nothing to measure: give --inception=FILE, or --checkpoint and --captions"
-            )
+        if not (self.inception or self.checkpoint):
+            raise ValueError("nothing to measure: give --inception=FILE, or --checkpoint=DIR")
 
 
 @dataclasses.dataclass
@@ -132,7 +131,7 @@ def measure_drawn(
     with processes.fail_together():
         images = samples.open_samples(settings.samples)
         count = min(images.count, settings.max_images or images.count)
-        captions = _captions(settings.captions, images.count)[:count] if tokenizer else None
+        captions = _captions(settings.captions, images)[:count] if tokenizer else None
         job = _Job(settings, images, count, notes) if settings.inception else None
         source, data = open_data(images.size) if open_data else (None, None)
     processes.agree({"samples": count, "weights of inception": job.weights if job else ""})
@@ -148,8 +147,8 @@ def measure_drawn(
         reference = job.reference(source, data)
         metrics, lines = job.measure(reference, pixels)
     if captions is None:
-        how = "Give --checkpoint and --captions=FILE."
-        notes.skip("CLIP score", "no captions were named", how)
+        how = "Give --checkpoint, and --captions=FILE unless codes beside the samples have some."
+        notes.skip("CLIP score", "no checkpoint was named", how)
     elif processes.is_lead():
         metrics["clip_score"] = _clip_score(tokenizer, images, captions)
     if settings.inception == pretrained.SEEDED:
@@ -167,7 +166,7 @@ def measure_drawn(
         provenance["pixels"] = f"sha256 {pixels.hexdigest()}"
     if tokenizer is not None:
         provenance["clip_towers"] = f"{settings.checkpoint}, tokenizer hash {tokenizer.hash}"
-        provenance["captions"] = printable(settings.captions)
+        provenance["captions"] = printable(settings.captions or "of the codes")
     shown = np.concatenate(list(images.batches(SHOWN, min(SHOWN, count))))
     return DrawnCard(
         *(images.place, count, metrics, shown),
@@ -379,22 +378,29 @@ def _generation(generation: samples.Generation | None) -> dict[str, Any]:
     }
 
 
-def _captions(path: str, count: int) -> list[str]:
-    """Reads the captions of `count` samples, a line each.
+def _captions(path: str, images: samples.DrawnImages) -> Sequence[str]:
+    """Returns a caption of each sample, from a file of lines or from the samples' own codes.
 
     Raises:
-      ValueError: not as many lines, an empty one, or not UTF-8.
+      ValueError: no captions, not as many lines as samples, an empty one, or not UTF-8.
     """
+    if not path and images.captions is None:
+        raise ValueError(
+            f"--checkpoint is for the CLIP score, and --samples={images.place} has no captions: "
+            "give --captions=FILE, a line for each sample"
+        )
+    if not path:
+        return images.captions
     file = expand(path)
     check_file(file)
     try:
         captions = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"--captions={path} is no UTF-8 text: {error}") from error
-    if len(captions) != count:
+    if len(captions) != images.count:
         raise ValueError(
-            f"--captions={path} has {len(captions):,} lines, and there are {count:,} samples: give "
-            "a line for each"
+            f"--captions={path} has {len(captions):,} lines, and there are {images.count:,} "
+            "samples: give a line for each"
         )
     empty = next((line for line, text in enumerate(captions, 1) if not text.strip()), None)
     if empty:
@@ -402,7 +408,7 @@ def _captions(path: str, count: int) -> list[str]:
     return captions
 
 
-def _clip_score(tokenizer, images: samples.DrawnImages, captions: list[str]) -> float:
+def _clip_score(tokenizer, images: samples.DrawnImages, captions: Sequence[str]) -> float:
     texts, features = tokenizer.encode_text(captions), []
     with Progress(len(captions), "image", what="CLIP score") as progress:
         for batch in images.batches(tokenizer.batch_size, len(captions)):
