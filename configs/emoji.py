@@ -1,4 +1,4 @@
-"""Small model on the emoji of the system's colour font, with their names: minutes on a GPU.
+"""Small model on the emoji of the system's colour font, with their names, at 64 px.
 
 Evaluated on combinations that are held out from training, as a skin tone of a profession.
 """
@@ -11,7 +11,7 @@ def get_config():
     font, where chance is 0.003."""
     config = tiny.get_config()
     config.steps = 6000
-    config.model.size = "nano"  # many steps beat a larger network in an hour of two cores
+    config.model.size = "nano"  # 0.7 s of CPU time a step; tiny takes 3 s
     config.model.vocab_size = 2048
     config.model.num_codebooks = 8
     config.model.latent_width = 64
