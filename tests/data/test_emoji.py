@@ -293,7 +293,9 @@ class TestSource:
         assert isinstance(source, LabelledSource)
         assert len(set(source.class_names)) == len(source) == len(set(source.names))
         for index in range(len(source)):
-            assert source.class_names[source.label(index)] == source[index]["captions"][0]
+            name = source.class_names[source.label(index)]
+            (sentence,) = (template.replace("{}", name) for template in source.class_templates)
+            assert sentence == source[index]["captions"][0]
 
     def test_splits_are_parts_of_the_whole(self, font):
         everything, train, held_out = (

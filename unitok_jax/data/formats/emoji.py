@@ -22,7 +22,6 @@ from unitok_jax.system.extras import how_to_install
 from unitok_jax.system.paths import expand, printable
 
 SPLITS = ("train", "held_out", "all")
-CLASS_TEMPLATES = ("{}", "a picture of {}", "an emoji of {}")
 WHITE = (255, 255, 255)
 
 # Held out beside the skin tones. Every word is in names of training pictures too.
@@ -76,7 +75,7 @@ class EmojiSource:
         background: as in `Place`.
     """
 
-    class_templates = CLASS_TEMPLATES
+    class_templates = ("{}",)  # the captions are bare names too; a sentence would be a new thing
 
     def __init__(
         self,
