@@ -1,7 +1,9 @@
 """Reads and writes weights: checkpoints, hub folders, and files of the public PyTorch layout."""
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 import jax
 from ml_collections import ConfigDict
@@ -102,6 +104,37 @@ def write(path, config: ConfigDict, params) -> None:
 
 
 def _read_folder(path, weights, heads):
+    with open_run(path) as (checkpoints, step):
+        saved = checkpoints.meta(step)["config"]
+        where = checkpoints.folder if step is None else checkpoints.folder / str(step)
+        if saved.get("product") == "generator":
+            raise ConversionError(
+                f"{printable(where)} holds a generator, and a tokenizer is wanted; "
+                "unitok_jax.load_generator and unitok generate --checkpoint read it"
+            )
+        try:
+            abstract = abstract_model(saved["model"])[1]
+            check_size(saved["data"].get("image_size"))
+            config = ConfigDict({"model": saved["model"], "data": saved["data"]})
+            torch_options.check_heads(config.model, heads)
+        except ValueError as error:
+            raise ConversionError(f"{printable(where)}: {error}") from error
+        return config, restore_params(checkpoints, step, abstract, weights)
+
+
+@contextlib.contextmanager
+def open_run(path: pathlib.Path) -> Iterator[tuple[Checkpoints, int | None]]:
+    """Opens the checkpoints of a workdir, or one step of them.
+
+    Args:
+      path: a workdir, its folder `checkpoints`, or `checkpoints/<step>` in it.
+
+    Yields:
+      the checkpoints, and the step; None for the newest.
+
+    Raises:
+      ConversionError: the folder is of another kind, which the message names.
+    """
     step = None
     if path.resolve().parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.resolve().parent, int(path.name)
@@ -112,31 +145,37 @@ def _read_folder(path, weights, heads):
             "or .pth file"
         )
     with Checkpoints(path) as checkpoints:
-        meta = checkpoints.meta(step)
-        saved, digests = meta["config"], meta["digests"]
-        try:
-            abstract = abstract_model(saved["model"])[1]
-            check_size(saved["data"].get("image_size"))
-            config = ConfigDict({"model": saved["model"], "data": saved["data"]})
-            torch_options.check_heads(config.model, heads)
-        except ValueError as error:
-            where = checkpoints.folder if step is None else checkpoints.folder / str(step)
-            raise ConversionError(f"{printable(where)}: {error}") from error
-        shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        params = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings), abstract
+        yield checkpoints, step
+
+
+def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights: str | None):
+    """Restores the parameters of a model onto the first device.
+
+    Args:
+      checkpoints: of a run, or of a converted model.
+      step: of the checkpoint; None: the newest.
+      abstract: tree of the parameters' shapes and dtypes.
+      weights: 'ema', the average, 'raw', or None: the average if there is one.
+
+    Raises:
+      ConversionError: the run kept no such weights.
+      CheckpointError: as `Checkpoints.restore`.
+    """
+    path, digests = checkpoints.folder, checkpoints.meta(step)["digests"]
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract
+    )
+    if weights is not None and "training" not in digests:
+        raise ConversionError(_ONE_SET.format(path=path, weights=weights))
+    # A run with an average keeps the trained weights beside it, for resuming.
+    averaged = any(name.startswith("params.") for name in digests.get("training", {}))
+    if weights == "ema" and not averaged:
+        raise ConversionError(
+            f"weights=ema: the run of {path} kept no average (optim.ema_decay=0); its weights "
+            "are those of weights=raw"
         )
-        if weights is not None and "training" not in digests:
-            raise ConversionError(_ONE_SET.format(path=path, weights=weights))
-        # A run with an average keeps the trained weights beside it, for resuming.
-        averaged = any(name.startswith("params.") for name in digests.get("training", {}))
-        if weights == "ema" and not averaged:
-            raise ConversionError(
-                f"weights=ema: the run of {path} kept no average (optim.ema_decay=0); its weights "
-                "are those of weights=raw"
-            )
-        if weights == "raw" and averaged:
-            targets = {"training": {"params": params}}
-            read = checkpoints.restore(targets, step=step, partial=True)
-            return config, read["training"]["params"]
-        return config, checkpoints.restore({"params": params}, step=step)["params"]
+    if weights == "raw" and averaged:
+        targets = {"training": {"params": params}}
+        return checkpoints.restore(targets, step=step, partial=True)["training"]["params"]
+    return checkpoints.restore({"params": params}, step=step)["params"]
