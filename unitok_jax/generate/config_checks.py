@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from unitok_jax.generate import limits
 from unitok_jax.training.optim import SCHEDULES
 
 
@@ -54,6 +55,7 @@ def check(config: ConfigDict) -> None:
     for key, value in positive.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
+    limits.check(config.model)
     tokens = math.prod(config.model.grid)
     if tokens % config.loss.chunk:
         raise ValueError(
@@ -62,8 +64,6 @@ def check(config: ConfigDict) -> None:
         )
     for key, value in (
         ("loss.drop_prompt", config.loss.drop_prompt),
-        ("model.dropout", config.model.dropout),
-        ("model.drop_path", config.model.drop_path),
         ("optim.ema_decay", config.optim.ema_decay),
     ):
         if not 0 <= value < 1:
