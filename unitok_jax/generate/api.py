@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import Codes
 from unitok_jax.generate import inputs, loading
 from unitok_jax.generate.compiled import CompiledSampler, Settings
+from unitok_jax.generate.config_checks import has_null_prompt
 
 
 class Sampler:
@@ -63,8 +63,7 @@ class Sampler:
         self.hash = weights_hash(model, weights.params)
         self.grid = tuple(model["grid"])
         self.classes = model["classes"] if model["prompt"] == "class" else 0
-        # Weights of others may lack the row of the null prompt.
-        self._guides = not self.classes or len(weights.params["prompt"]["table"]) > self.classes
+        self._guides = has_null_prompt(model)
 
     def __repr__(self) -> str:
         model, (books, entries) = self.config.model, self.codebook_shape
@@ -157,8 +156,8 @@ class Sampler:
         table, guided = inputs.check_scale(scale, guided_tokens, tokens, books)
         if guided and not self._guides:
             raise ValueError(
-                f"scale={scale}: this generator has no null prompt, as its labels were never "
-                "dropped in training; leave scale at 1"
+                f"scale={scale}: this generator has no null class (model.null_class=False), as its "
+                "labels were never dropped in training; leave scale at 1"
             )
         rows = self._prompts(labels, features, valid)
         if (given is None) != (known is None):

@@ -15,23 +15,6 @@ def has_null_prompt(model: Mapping[str, Any]) -> bool:
     return model["prompt"] != "class" or model["null_class"]
 
 
-def check_guidance(model: Mapping[str, Any], scale: float) -> None:
-    """Checks that a generator can be guided, if it shall be.
-
-    Args:
-      model: `config.model`.
-      scale: of guidance, the largest of a schedule; 1 is none.
-
-    Raises:
-      ValueError: it has no null class.
-    """
-    if scale != 1 and not has_null_prompt(model):
-        raise ValueError(
-            f"scale={scale} asks for guidance, and the generator has no null class "
-            "(model.null_class=False): none of its labels were dropped in training; give scale=1"
-        )
-
-
 def check(config: ConfigDict) -> None:
     """Checks the values of a configuration, before anything is built.
 
