@@ -189,14 +189,30 @@ def _compare(path, model, grid, classes):
             )
 
 
+def facts(weights: Weights) -> dict[str, str]:
+    """Describes a generator in a few words a line, for people: name -> value."""
+    model = weights.config.model
+    rows, columns = model.grid
+    classes = (
+        f"{model.classes} classes, {'one null class' if model.null_class else 'no null class'}"
+    )
+    return {
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(weights.params)):,}",
+        "prompts": classes if model.prompt == "class" else "texts",
+        "codes of an image (K x N)": f"{model.num_codebooks} x {rows * columns}",
+        "grid": f"{rows} x {columns}",
+        "rows of each codebook (V)": f"{model.vocab_size // model.num_codebooks:,}",
+        "blocks of the depth head": f"{model.head_depth}",
+        "hash": weights_hash(model.to_dict(), weights.params),
+        "tokenizer.hash": weights.tokenizer_hash or "not recorded",
+    }
+
+
 def _card(weights: Weights) -> str:
     model = weights.config.model
-    rows, columns = model["grid"]
-    count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
-    prompts, drawn = "texts", "features=features, valid=valid"
-    if model["prompt"] == "class":
-        drawn = "labels=[0]"
-        prompts = f"{model['classes']} classes" + " and the null class" * model["null_class"]
+    drawn = "labels=[0]" if model.prompt == "class" else "features=features, valid=valid"
+    shape = f"1, {model.num_codebooks}, {model.grid[0] * model.grid[1]}"
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts(weights).items())
     return f"""---
 library_name: {document.LIBRARY}
 tags:
@@ -206,7 +222,7 @@ tags:
 # license: state one before you publish, such as apache-2.0
 ---
 
-# Generator ({model["size"]}) on UniTok's codes, for unitok_jax
+# Generator ({model.size}) on UniTok's codes, for unitok_jax
 
 An autoregressive model that draws codes, which the tokenizer that made its own decodes to images
 ([UniTok, arXiv 2502.20321](https://arxiv.org/abs/2502.20321)).
@@ -214,18 +230,13 @@ An autoregressive model that draws codes, which the tokenizer that made its own 
 ```python
 import unitok_jax
 generator = unitok_jax.load_generator("hf://OWNER/NAME")  # or the path of this folder
-codes = generator.sample({drawn}, key=0)  # int32 (1, {model["num_codebooks"]}, {rows * columns})
+codes = generator.sample({drawn}, key=0)  # int32 ({shape})
 images = unitok_jax.load(TOKENIZER).decode(codes)
 ```
 
 | | |
 |---|---|
-| parameters | {count:,} |
-| prompts | {prompts} |
-| codes of an image (K x N) | {model["num_codebooks"]} x {rows * columns} ({rows} x {columns}) |
-| rows of each codebook (V) | {model["vocab_size"] // model["num_codebooks"]:,} |
-| hash | `{weights_hash(model.to_dict(), weights.params)}` |
-| tokenizer.hash | `{weights.tokenizer_hash or "not known"}` |
+{table}
 
-Codes of another tokenizer than that of this hash mean nothing to it.
+Codes of another tokenizer than that of `tokenizer.hash` mean nothing to it.
 """

@@ -34,14 +34,14 @@ def check_product(path, wanted: str, found: str) -> None:
     use = {
         "tokenizer": "it makes codes of images; unitok train --config=configs/generate.py trains "
         "a generator on them",
-        "generator": "it draws codes, unitok generate --checkpoint=..., which the tokenizer that "
-        "made its own decodes",
+        "generator": "unitok generate --checkpoint=... draws codes with it, which the tokenizer of "
+        "its codes decodes",
     }
     if not isinstance(found, str) or found not in use:
         raise ConversionError(
             f"{printable(path)} is of product={show(found)}; known: {', '.join(use)}"
         )
-    raise ConversionError(f"{printable(path)} is a {found}, not a {wanted}: {use[found]}")
+    raise ConversionError(f"{printable(path)} holds a {found}, not a {wanted}: {use[found]}")
 
 
 def check(config: Mapping, path: str, product: str) -> None:

@@ -222,12 +222,25 @@ def _first_line(error) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _card(config, params) -> str:
+def facts(config: ConfigDict, params) -> dict[str, str]:
+    """Describes a tokenizer in a few words a line, for people: name -> value."""
     model = config.model
     height, width = config.data.image_size
     tokens = model.num_query + height // STRIDE * (width // STRIDE)
-    rows = model.vocab_size // model.num_codebooks
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}",
+        "image size": f"{height} x {width}",
+        "codes of an image (K x N)": f"{model.num_codebooks} x {tokens}",
+        "rows of each codebook (V)": f"{model.vocab_size // model.num_codebooks:,}",
+        "quantizer": model.quantizer,
+        "joint space (E)": f"{model.embed_dim}",
+        "tokenizer.hash": reader.weights_hash(model.to_dict(), params),
+    }
+
+
+def _card(config, params) -> str:
+    model, (height, width) = config.model, config.data.image_size
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts(config, params).items())
     return f"""---
 library_name: {document.LIBRARY}
 pipeline_tag: image-feature-extraction
@@ -251,13 +264,7 @@ codes = tokenizer.encode(images)  # uint8 (B, {height}, {width}, 3) -> int32 (B,
 
 | | |
 |---|---|
-| parameters | {count:,} |
-| image size | {height} x {width} |
-| codes of an image (K x N) | {model.num_codebooks} x {tokens} |
-| rows of each codebook (V) | {rows:,} |
-| quantizer | {model.quantizer} |
-| joint space (E) | {model.embed_dim} |
-| tokenizer.hash | `{reader.weights_hash(model.to_dict(), params)}` |
+{table}
 
 Codes mean the same to all tokenizers that have this hash.
 """
