@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import Codes
 from unitok_jax.generate import inputs, loading
 from unitok_jax.generate.compiled import CompiledSampler, Settings
+from unitok_jax.generate.sampling import Filters
 
 
 class Sampler:
@@ -59,9 +59,7 @@ class Sampler:
         self.config, self.tokenizer_hash = weights.config, weights.tokenizer_hash
         self.precision, self._devices = precision, devices
         model = weights.config.model.to_dict()
-        self._compiled = CompiledSampler(
-            model, weights.params, self.batch_size, devices, precision
-        )
+        self._compiled = CompiledSampler(model, weights.params, self.batch_size, devices, precision)
         self.hash = weights_hash(model, weights.params)
         self.grid = tuple(model["grid"])
         self.classes = model["classes"] if model["prompt"] == "class" else 0
@@ -153,21 +151,20 @@ class Sampler:
         Raises:
           ValueError, TypeError: a value out of its range, or guidance without a null prompt.
         """
-        seed, (books, entries) = inputs.check_seed(key), self.codebook_shape
-        filters = inputs.check_filters(temperature, top_k, top_p, entries)
-        tokens = self.grid[0] * self.grid[1]
-        table, guided = inputs.check_scale(scale, guided_tokens, tokens, books)
-        if guided and not self._guides:
-            raise ValueError(
-                f"scale={scale}: this generator has no null prompt, as its labels were never "
-                "dropped in training; leave scale at 1"
-            )
+        seed, filters, table, guided = self.check_settings(
+            key=key,
+            scale=scale,
+            guided_tokens=guided_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
         rows = self._prompts(labels, features, valid)
         if (given is None) != (known is None):
             raise ValueError("given and known belong together: the codes, and where they are kept")
-        mask = np.zeros(tokens, bool)
+        mask = np.zeros(len(table), bool)
         if given is not None:
-            rows["given"] = inputs.check_given(given, books, entries, self.grid)
+            rows["given"] = inputs.check_given(given, *self.codebook_shape, self.grid)
             mask = inputs.check_known(known, self.grid)
         if index is not None:
             rows["index"] = inputs.check_index(index, np.size(index))
@@ -209,6 +206,29 @@ class Sampler:
         if labels is not None and np.ndim(labels) == 1 and len(labels) > 1:
             labels = np.repeat(labels, count)
         return self.sample(labels, given=np.repeat(codes, count, axis=0), known=known, **settings)
+
+    def check_settings(
+        self, *, key, scale, guided_tokens, temperature, top_k, top_p
+    ) -> tuple[int, Filters, np.ndarray, int]:
+        """Checks settings of `sample`.
+
+        Returns:
+          the seed, the filters, the scale of every code, float32 (N, K), and the number of first
+          tokens that are guided.
+
+        Raises:
+          ValueError: a value out of its range, or guidance without a null prompt.
+        """
+        books, entries = self.codebook_shape
+        tokens = self.grid[0] * self.grid[1]
+        table, guided = inputs.check_scale(scale, guided_tokens, tokens, books)
+        if guided and not self._guides:
+            raise ValueError(
+                f"scale={scale}: this generator has no null prompt, as its labels were never "
+                "dropped in training; leave scale at 1"
+            )
+        filters = inputs.check_filters(temperature, top_k, top_p, entries)
+        return inputs.check_seed(key), filters, table, guided
 
     def _prompts(self, labels, features, valid) -> dict[str, np.ndarray]:
         model = self.config.model

@@ -116,9 +116,7 @@ class CompiledSampler:
         specs = (whole, whole, split, whole, whole)
         # Each device joins its prompts and their null prompts itself: nothing travels.
         return jax.jit(
-            jax.shard_map(
-                draw, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False
-            )
+            jax.shard_map(draw, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False)
         )
 
     def _prompt(self, model: Generator, rows, guided: bool):

@@ -1,4 +1,4 @@
-"""Checks of what a `Sampler` is asked for: labels, texts, filters, guidance, codes that are given."""
+"""Checks of what a `Sampler` is asked for: labels, texts, filters, guidance, given codes."""
 
 import numbers
 from collections.abc import Sequence
