@@ -149,7 +149,7 @@ class TestBadInput:
         output = copied(folder, tmp_path)
         (output / "manifest.json").unlink()
         with pytest.raises(
-            ValueError, match="not finished.*same command again, with the settings in"
+            ValueError, match="not finished.*same command again, with"
         ):
             unitok_jax.open_codes(output)
 
