@@ -9,6 +9,7 @@ from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import Codes
 from unitok_jax.generate import inputs, loading
 from unitok_jax.generate.compiled import CompiledSampler, Settings
+from unitok_jax.generate.config_checks import has_null_prompt
 from unitok_jax.generate.sampling import Filters
 
 
@@ -63,8 +64,7 @@ class Sampler:
         self.hash = weights_hash(model, weights.params)
         self.grid = tuple(model["grid"])
         self.classes = model["classes"] if model["prompt"] == "class" else 0
-        # Weights of others may lack the row of the null prompt.
-        self._guides = not self.classes or len(weights.params["prompt"]["table"]) > self.classes
+        self._guides = has_null_prompt(model)
 
     def __repr__(self) -> str:
         model, (books, entries) = self.config.model, self.codebook_shape
@@ -173,7 +173,7 @@ class Sampler:
             rows["index"] = inputs.check_index(index, count)
         if "labels" not in rows and self.classes:
             if not self._guides:
-                raise ValueError("give labels: this generator has no null prompt")
+                raise ValueError("give labels: this generator has no null class")
             rows["labels"] = np.array([self.classes], np.int32)
         rows = {k: np.broadcast_to(v, (count, *v.shape[1:])) for k, v in rows.items()}
         settings = Settings(filters, guided, completes=given is not None)
@@ -224,8 +224,8 @@ class Sampler:
         table, guided = inputs.check_scale(scale, guided_tokens, tokens, books)
         if guided and not self._guides:
             raise ValueError(
-                f"scale={scale}: this generator has no null prompt, as its labels were never "
-                "dropped in training; leave scale at 1"
+                f"scale={scale} asks for guidance, and the generator has no null class "
+                "(model.null_class=False): no label was dropped in training; give scale=1"
             )
         filters = inputs.check_filters(temperature, top_k, top_p, entries)
         return inputs.check_seed(key), filters, table, guided

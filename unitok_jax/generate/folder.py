@@ -2,10 +2,11 @@
 
 `codes` in it is what `open_codes` reads, and what drawing continues from: a sample is a function of
 its number, so that a shard that a kill cut short is drawn again to the same bytes. Pictures follow
-from the codes: `pictures/<number>.png`, `sheet.png`, and `samples.npz` as ADM's evaluator reads it.
+from the codes, in the files that `evaluation.samples` names; `generation.json` is written last.
 """
 
 import concurrent.futures
+import dataclasses
 import io
 import itertools
 import json
@@ -23,8 +24,10 @@ from unitok_jax.data.codes import shards
 from unitok_jax.data.codes.records import CodeRecords, open_codes, records_of
 from unitok_jax.data.health import Tally
 from unitok_jax.data.images.transforms import to_uint8
-from unitok_jax.data.writing.folders import MANIFEST, sweep, write_bytes, write_json
+from unitok_jax.data.writing.folders import sweep, write_bytes, write_json
 from unitok_jax.data.writing.npz import Rows, write_npz
+from unitok_jax.evaluation import samples
+from unitok_jax.evaluation.samples import Generation
 from unitok_jax.generate.api import Sampler
 from unitok_jax.pictures.sheet import contact_sheet, load_font
 from unitok_jax.system.foreign_json import parse_object
@@ -74,19 +77,19 @@ class Folder:
         self.path, self.settings, self.kinds = path, settings, kinds
         self.process, self.processes = process, processes
         self.codes, self.coded = path / "codes", codes_settings(settings)
-        self.numbers = shards.shards_of(self.coded)
+        self.shards = shards.shards_of(self.coded)
         self.count = self.coded["samples"]
         rows, columns = self.coded["grid"]
         self.size = (STRIDE * rows, STRIDE * columns)
 
-    def samples(self, shard: int) -> range:
+    def numbers_of(self, shard: int) -> range:
         """Returns the numbers of the samples in a shard."""
         size = self.coded["--shard_size"]
         return range(shard * size, min((shard + 1) * size, self.count))
 
     def picture(self, number: int) -> Path:
         """Returns the path of a sample's picture."""
-        return self.path / "pictures" / f"{name_of(number)}.png"
+        return self.path / samples.PICTURES / f"{name_of(number)}.png"
 
     def part(self, shard: int) -> Path:
         """Returns the path of a shard's pixels, which wait for the archive."""
@@ -95,12 +98,12 @@ class Folder:
     @property
     def archive(self) -> Path:
         """Path of the archive for evaluators."""
-        return self.path / "samples.npz"
+        return self.path / samples.ARCHIVE
 
     @property
     def sheet(self) -> Path:
         """Path of the contact sheet."""
-        return self.path / "sheet.png"
+        return self.path / samples.SHEET
 
     def facts(self, shard: int) -> dict | None:
         """Returns the facts of a shard of codes that is whole."""
@@ -111,11 +114,11 @@ class Folder:
         found = set()
         if self.facts(shard) is None:
             found.add("codes")
-        pictures = map(self.picture, self.samples(shard))
+        pictures = map(self.picture, self.numbers_of(shard))
         if "png" in self.kinds and not all(map(Path.is_file, pictures)):
             found.add("png")
         if "npz" in self.kinds and not self.archive.is_file():
-            bytes_of = 3 * self.size[0] * self.size[1] * len(self.samples(shard))
+            bytes_of = 3 * self.size[0] * self.size[1] * len(self.numbers_of(shard))
             part = self.part(shard)
             if not part.is_file() or part.stat().st_size != bytes_of:
                 found.add("npz")
@@ -124,13 +127,13 @@ class Folder:
     def is_finished(self) -> bool:
         """Returns True if everything that was asked for is there."""
         try:
-            manifest = parse_object((self.path / MANIFEST).read_bytes(), MANIFEST)
+            written = parse_object((self.path / samples.SETTINGS).read_bytes(), samples.SETTINGS)
         except (FileNotFoundError, ValueError):
-            return False  # missing or damaged: the manifest is rewritten
+            return False  # missing or damaged: it is written again
         return (
-            manifest.get("settings") == self.settings
+            written.get("settings") == self.settings
             and shards.is_finished(self.codes, self.coded)
-            and not any(map(self.missing, self.numbers))
+            and not any(map(self.missing, self.shards))
             and ("npz" not in self.kinds or self.archive.is_file())
             and (self.kinds == ["codes"] or self.sheet.is_file())
         )
@@ -190,6 +193,26 @@ def codes_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"format": code_files.FORMAT}
 
 
+def generation(settings: dict[str, Any]) -> Generation:
+    """Returns what a folder's evaluation needs to know of its `settings`."""
+    scale, first = settings["--scale"], settings["--guided_tokens"]
+    constant = isinstance(scale, int | float)
+    schedule = "constant" if constant else f"a schedule of shape {np.shape(scale)}"
+    return Generation(
+        checkpoint_hash=settings["generator"],
+        tokenizer_hash=settings["tokenizer"],
+        count=settings["samples"],
+        labels=settings["--labels"],
+        scale=float(np.max(scale)),
+        guidance=schedule if first is None else f"{schedule}, the first {first} tokens",
+        temperature=settings["--temperature"],
+        top_k=settings["--top_k"] or 0,
+        top_p=settings["--top_p"],
+        key=settings["--key"],
+        rounding="half_even",
+    )
+
+
 def draw(sampler: Sampler, tokenizer, folder: Folder, prompts, settings: dict[str, Any]) -> None:
     """Draws this process's samples and pictures; returns once all of the folder is written.
 
@@ -207,43 +230,43 @@ def draw(sampler: Sampler, tokenizer, folder: Folder, prompts, settings: dict[st
     if folder.process:
         _wait(folder.is_finished)
         return
-    _wait(lambda: not any(map(folder.missing, folder.numbers)))
+    _wait(lambda: not any(map(folder.missing, folder.shards)))
     finish(tokenizer, folder)
 
 
 def draw_own(sampler, tokenizer, folder: Folder, prompts, settings) -> None:
     """Draws the shards of this process that are missing, and their pictures."""
-    own = folder.numbers[folder.process :: folder.processes]
+    own = folder.shards[folder.process :: folder.processes]
     todo = {shard: missing for shard in own if (missing := folder.missing(shard))}
     numbers = [
-        n for shard, kinds in todo.items() if "codes" in kinds for n in folder.samples(shard)
+        n for shard, kinds in todo.items() if "codes" in kinds for n in folder.numbers_of(shard)
     ]
     codes = _drawn(sampler, prompts, settings, numbers)
-    total = sum(len(folder.samples(shard)) for shard in own)
-    left = sum(len(folder.samples(shard)) for shard in todo)
+    total = sum(len(folder.numbers_of(shard)) for shard in own)
+    left = sum(len(folder.numbers_of(shard)) for shard in todo)
     with Progress(total, "sample", total - left) as progress:
         for shard, kinds in todo.items():
             if "codes" in kinds:
-                batches = _batches(codes, prompts, folder.samples(shard), progress)
+                batches = _batches(codes, prompts, folder.numbers_of(shard), progress)
                 shards.write_shard(folder.codes, folder.coded, shard, batches)
             else:
-                progress.update(len(folder.samples(shard)))
+                progress.update(len(folder.numbers_of(shard)))
             if kinds - {"codes"}:
                 _render(tokenizer, folder, shard, kinds)
 
 
 def finish(tokenizer, folder: Folder) -> None:
     """Writes what follows from all shards: manifests, the contact sheet and the archive."""
-    facts = [folder.facts(shard) for shard in folder.numbers]
+    facts = [folder.facts(shard) for shard in folder.shards]
     shards.finish(folder.codes, folder.coded, facts, Tally(), max_bad=0.0)
     codes = open_codes(folder.codes)
     if folder.kinds != ["codes"] and not folder.sheet.is_file():
         write_bytes(folder.sheet, _png(_sheet(tokenizer, codes[:_SHEET])))
     if "npz" in folder.kinds and not folder.archive.is_file():
         _archive(folder, codes)
-    manifest = {"format": FORMAT, "settings": folder.settings, "count": folder.count}
-    write_json(folder.path / MANIFEST, manifest)
-    for shard in folder.numbers:
+    told = dataclasses.asdict(generation(folder.settings)) | {"settings": folder.settings}
+    write_json(folder.path / samples.SETTINGS, told)
+    for shard in folder.shards:
         folder.part(shard).unlink(missing_ok=True)
     sweep(folder.path)
     if folder.part(0).parent.is_dir():
@@ -275,7 +298,7 @@ def _batches(codes: Iterator[np.ndarray], prompts, numbers: range, progress) -> 
 def _render(tokenizer, folder: Folder, shard: int, kinds: set[str]) -> None:
     """Writes the pictures of a shard from its codes on disk."""
     records = records_of(folder.codes, folder.coded, [folder.facts(shard)])
-    numbers = folder.samples(shard)
+    numbers = folder.numbers_of(shard)
     codes = np.concatenate([records[row]["codes"] for row in range(len(numbers))])
     images = decoded(tokenizer, codes, folder.coded["grid"])
     if "png" in kinds:
@@ -319,9 +342,9 @@ def _archive(folder: Folder, codes: CodeRecords) -> None:
     shape = (folder.count, *folder.size, 3)
 
     def parts():
-        for shard in folder.numbers:
+        for shard in folder.shards:
             pixels = np.fromfile(folder.part(shard), np.uint8)
-            yield pixels.reshape(len(folder.samples(shard)), *shape[1:])
+            yield pixels.reshape(len(folder.numbers_of(shard)), *shape[1:])
 
     arrays = {"arr_0": Rows(shape, np.uint8, parts())}
     labels = [record["label"] for record in codes]
