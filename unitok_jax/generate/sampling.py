@@ -173,7 +173,7 @@ def draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> T
     head = model.head
     cache = head.decoder.empty_cache(len(hidden), books)
     # The table of a code's successor; the last has none.
-    tables = jnp.concatenate([head.embedding[...], jnp.zeros_like(head.embedding[...][:1])])
+    tables = jnp.pad(head.embedding[...], ((0, 1), (0, 0), (0, 0)))
 
     def one(carry, book):
         x, cache = carry
