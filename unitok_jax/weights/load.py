@@ -8,19 +8,23 @@ from collections.abc import Iterator
 import jax
 from ml_collections import ConfigDict
 
+from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import expand, printable
-from unitok_jax.weights import files, hub, torch_files, torch_layout, torch_options
-from unitok_jax.weights.strangers import describe
-
-_ONE_SET = (
-    "weights={weights}: {path} holds one set of weights and does not say whether they are an "
-    "average; leave the choice out"
+from unitok_jax.weights import (
+    document,
+    files,
+    generator_layout,
+    hub,
+    torch_files,
+    torch_layout,
+    torch_options,
 )
+from unitok_jax.weights.strangers import describe
 
 
 def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, dict]:
@@ -42,31 +46,45 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
         their configuration.
       ImportError: a PyTorch file without PyTorch.
     """
-    path = _local(path)
+    path = local(path)
     unknown = heads.keys() - set(torch_options.HEADS)
     if unknown:
         raise TypeError(
             f"unknown arguments {sorted(unknown)}; known: {', '.join(torch_options.HEADS)}"
         )
+    check_choice(path, weights)
+    if path.is_dir() and not hub.is_folder(path):
+        return _read_folder(path, weights, heads)
+    if path.is_dir():
+        return hub.read(path, heads)
+    args, state, _ = files.read_content(path, weights)
+    return from_state(path, args, state, heads)
+
+
+def local(path) -> pathlib.Path:
+    """Returns the path of a file or folder on this machine, fetched if it is `hf://owner/name`."""
+    return hub.fetch(path) if str(path).startswith(hub.SCHEME) else expand(path)
+
+
+def check_choice(path: pathlib.Path, weights: str | None) -> None:
+    """Checks that a path exists, and that a choice of weights is possible there.
+
+    Raises:
+      FileNotFoundError: the path does not exist.
+      ValueError: the choice is unknown, or the path is a folder for the hub, which has none.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{printable(path)} does not exist")
     if weights not in (None, *torch_options.WEIGHTS):
         raise ValueError(f"weights={weights!r} is not one of {', '.join(torch_options.WEIGHTS)}")
-    if path.is_dir() and not hub.is_folder(path):
-        return _read_folder(path, weights, heads)
-    if weights is not None:
-        raise ConversionError(_ONE_SET.format(path=path, weights=weights))
-    if path.is_dir():
-        return hub.read(path, heads)
-    return from_state(path, *files.read_state(path), heads)
-
-
-def _local(path) -> pathlib.Path:
-    return hub.fetch(path) if str(path).startswith(hub.SCHEME) else expand(path)
+    if weights is not None and path.is_dir() and hub.is_folder(path):
+        raise ConversionError(torch_files.ONE_SET.format(path=path, weights=weights))
 
 
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
     """Converts the result of `files.read_state` for a UniTok's file to the result of `read`."""
+    if generator_layout.is_generator(args, state):
+        document.check_product(path, "tokenizer", "generator")
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
         torch_options.check_heads(config.model, heads)
@@ -107,11 +125,7 @@ def _read_folder(path, weights, heads):
     with open_run(path) as (checkpoints, step):
         saved = checkpoints.meta(step)["config"]
         where = checkpoints.folder if step is None else checkpoints.folder / str(step)
-        if saved.get("product") == "generator":
-            raise ConversionError(
-                f"{printable(where)} holds a generator, and a tokenizer is wanted; "
-                "unitok_jax.load_generator and unitok generate --checkpoint read it"
-            )
+        document.check_product(where, "tokenizer", product_of(saved))
         try:
             abstract = abstract_model(saved["model"])[1]
             check_size(saved["data"].get("image_size"))
@@ -167,7 +181,7 @@ def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract
     )
     if weights is not None and "training" not in digests:
-        raise ConversionError(_ONE_SET.format(path=path, weights=weights))
+        raise ConversionError(torch_files.ONE_SET.format(path=path, weights=weights))
     # A run with an average keeps the trained weights beside it, for resuming.
     averaged = any(name.startswith("params.") for name in digests.get("training", {}))
     if weights == "ema" and not averaged:
@@ -179,3 +193,24 @@ def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights
         targets = {"training": {"params": params}}
         return checkpoints.restore(targets, step=step, partial=True)["training"]["params"]
     return checkpoints.restore({"params": params}, step=step)["params"]
+
+
+def product(path) -> str:
+    """Tells what a folder holds the weights of, 'tokenizer' or 'generator', without reading them.
+
+    Args:
+      path: a workdir, a checkpoint folder, a folder for the Hugging Face hub or `hf://owner/name`.
+
+    Raises:
+      ValueError: the folder is of another kind.
+    """
+    path = local(path)
+    if hub.is_folder(path):
+        return hub.product(path)
+    with open_run(path) as (checkpoints, step):
+        return product_of(checkpoints.meta(step)["config"])
+
+
+def product_of(saved: dict) -> str:
+    """Returns the product of a checkpoint's whole configuration; older ones do not name it."""
+    return {**differences.ADDED, **saved}["product"]
