@@ -10,6 +10,7 @@ from unitok_jax.codes import Codes
 from unitok_jax.generate import inputs, loading
 from unitok_jax.generate.compiled import CompiledSampler, Settings
 from unitok_jax.generate.config_checks import has_null_prompt
+from unitok_jax.generate.sampling import Filters
 
 
 class Sampler:
@@ -150,21 +151,20 @@ class Sampler:
         Raises:
           ValueError, TypeError: a value out of its range, or guidance without a null prompt.
         """
-        seed, (books, entries) = inputs.check_seed(key), self.codebook_shape
-        filters = inputs.check_filters(temperature, top_k, top_p, entries)
-        tokens = self.grid[0] * self.grid[1]
-        table, guided = inputs.check_scale(scale, guided_tokens, tokens, books)
-        if guided and not self._guides:
-            raise ValueError(
-                f"scale={scale}: this generator has no null class (model.null_class=False), as its "
-                "labels were never dropped in training; leave scale at 1"
-            )
+        seed, filters, table, guided = self.check_settings(
+            key=key,
+            scale=scale,
+            guided_tokens=guided_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
         rows = self._prompts(labels, features, valid)
         if (given is None) != (known is None):
             raise ValueError("given and known belong together: the codes, and where they are kept")
-        mask = np.zeros(tokens, bool)
+        mask = np.zeros(len(table), bool)
         if given is not None:
-            rows["given"] = inputs.check_given(given, books, entries, self.grid)
+            rows["given"] = inputs.check_given(given, *self.codebook_shape, self.grid)
             mask = inputs.check_known(known, self.grid)
         if index is not None:
             rows["index"] = inputs.check_index(index, np.size(index))
@@ -173,7 +173,7 @@ class Sampler:
             rows["index"] = inputs.check_index(index, count)
         if "labels" not in rows and self.classes:
             if not self._guides:
-                raise ValueError("give labels: this generator has no null prompt")
+                raise ValueError("give labels: this generator has no null class")
             rows["labels"] = np.array([self.classes], np.int32)
         rows = {k: np.broadcast_to(v, (count, *v.shape[1:])) for k, v in rows.items()}
         settings = Settings(filters, guided, completes=given is not None)
@@ -206,6 +206,29 @@ class Sampler:
         if labels is not None and np.ndim(labels) == 1 and len(labels) > 1:
             labels = np.repeat(labels, count)
         return self.sample(labels, given=np.repeat(codes, count, axis=0), known=known, **settings)
+
+    def check_settings(
+        self, *, key, scale, guided_tokens, temperature, top_k, top_p
+    ) -> tuple[int, Filters, np.ndarray, int]:
+        """Checks settings of `sample`.
+
+        Returns:
+          the seed, the filters, the scale of every code, float32 (N, K), and the number of first
+          tokens that are guided.
+
+        Raises:
+          ValueError: a value out of its range, or guidance without a null prompt.
+        """
+        books, entries = self.codebook_shape
+        tokens = self.grid[0] * self.grid[1]
+        table, guided = inputs.check_scale(scale, guided_tokens, tokens, books)
+        if guided and not self._guides:
+            raise ValueError(
+                f"scale={scale} asks for guidance, and the generator has no null class "
+                "(model.null_class=False): no label was dropped in training; give scale=1"
+            )
+        filters = inputs.check_filters(temperature, top_k, top_p, entries)
+        return inputs.check_seed(key), filters, table, guided
 
     def _prompts(self, labels, features, valid) -> dict[str, np.ndarray]:
         model = self.config.model

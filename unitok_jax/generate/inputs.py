@@ -1,4 +1,4 @@
-"""Checks of what a `Sampler` is asked for: labels, texts, filters, guidance, codes that are given."""
+"""Checks of what a `Sampler` is asked for: labels, texts, filters, guidance, given codes."""
 
 import numbers
 from collections.abc import Sequence
@@ -72,10 +72,10 @@ def check_labels(labels, classes: int) -> np.ndarray:
       ValueError, TypeError: no integers, or one that is no class.
     """
     labels = np.atleast_1d(np.asarray(labels))
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"labels have dtype {labels.dtype}; they are integers, one for each sample")
     if labels.ndim != 1 or not len(labels):
         raise ValueError(f"labels of shape {labels.shape}: expected (B,), at least one")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels have dtype {labels.dtype}; they are integers, one for each sample")
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise ValueError(
