@@ -255,7 +255,9 @@ def load_generator(
     """Loads a generator; its configuration and its tokenizer's hash come with the weights.
 
     Args:
-      path: a workdir (its newest checkpoint), or a folder `checkpoints/<step>` in one.
+      path: a workdir (its newest checkpoint), a folder `checkpoints/<step>` in one, a folder for
+        the Hugging Face hub, `hf://owner/name`, or a file of ours or the release: see
+        `loading.read`.
       batch_size, devices: as for `Sampler`.
       precision: of the computation, whatever the weights were trained with, as for `load`; logits
         and draws are float32 always.
@@ -266,5 +268,6 @@ def load_generator(
       FileNotFoundError: the path does not exist.
       ValueError: not a generator's checkpoint, or one that does not fit its configuration, or a
         precision that is unknown or not supported by the devices.
+      ImportError: a PyTorch file without PyTorch.
     """
     return Sampler(loading.read(path, weights), batch_size, devices, precision)
