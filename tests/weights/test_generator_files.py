@@ -15,10 +15,10 @@ from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.commands import convert, inspect
 from unitok_jax.generate import config_checks, limits, loading, release
-from unitok_jax.generate.api import Sampler
+from unitok_jax.generate.api import Sampler, load_generator
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.weights import load, torch_files, torch_layout
-from unitok_jax.weights.generator_layout import ROWS
+from unitok_jax.weights.generator_layout import ROWS, is_generator
 
 NAMES = ("generator", "generator_text")
 HASH = "0123456789abcdef0123456789abcdef"
@@ -209,6 +209,16 @@ class TestRelease:
         assert found.config.model.grid == grid
         assert any("is assumed" in note for note in found.notes) == (not args and not given)
 
+    @pytest.mark.slow
+    def test_a_published_one_draws_what_it_draws_there(self, checkpoint, torch):
+        """Greedy codes of the release's own sampler, without the null class that it never read."""
+        rows = published()["cls_embedding.embedding_table.weight"][:10]
+        state = published(**{"cls_embedding.embedding_table.weight": rows})
+        path = checkpoint(model={key: torch.tensor(array) for key, array in state.items()})
+        golden = parity.load("generator")
+        drawn = load_generator(path, 8).sample(golden["greedy.classes"], temperature=0)
+        np.testing.assert_array_equal(drawn, golden["greedy.plain.codes"])
+
     def test_positions_are_said_to_be_computed(self):
         assert any("rotary positions" in note for note in read(OPTIONS).notes)
 
@@ -314,6 +324,14 @@ class TestRoundTrips:
             read = loading.read(tmp_path / "x.pt").config.model
             assert all(read[key] == value for key, value in keys.items())
 
+    @pytest.mark.parametrize("null", [True, False])
+    def test_the_release_builds_the_rows_that_there_are(self, null):
+        """Its table has a row more than classes exactly for a class dropout above 0."""
+        weights = made(null_class=null)
+        args = release.to_args(weights.config.model.to_dict(), None)
+        rows = args["num_classes"] + (args["class_dropout_prob"] > 0)
+        assert rows == len(weights.params["prompt"]["table"])
+
     def test_without_a_tokenizer(self, tmp_path, torch):
         weights = made()._replace(tokenizer_hash=None)
         loading.write_hub(tmp_path / "hub", weights)
@@ -378,6 +396,15 @@ class TestDocument:
         with pytest.raises(ConversionError, match=f"^x.safetensors.*{words}") as error:
             loading.from_content("x.safetensors", found)
         assert len(str(error.value).splitlines()) == 1
+
+    def test_of_another_product(self, kinds):
+        found = self.changed(kinds, product="chat")
+        words = refused(loading.from_content, "x", found)
+        assert "product='chat'; known: tokenizer, generator" in words
+        assert not is_generator(found.args, found.state)
+        assert "product=['a']" in refused(
+            loading.from_content, "x", self.changed(kinds, product=["a"])
+        )
 
     def test_of_another_model_lists_the_differences(self, kinds):
         with pytest.raises(ConversionError, match=r"table.weight is \(11, 64\), .* \(10, 64\)"):
