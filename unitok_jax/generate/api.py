@@ -251,20 +251,26 @@ def load_generator(
     precision: str = "float32",
     devices: Sequence[jax.Device] | None = None,
     weights: str | None = None,
+    grid: tuple[int, int] | None = None,
+    classes: int | None = None,
 ) -> Sampler:
     """Loads a generator; its configuration and its tokenizer's hash come with the weights.
 
     Args:
-      path: a workdir (its newest checkpoint), or a folder `checkpoints/<step>` in one.
+      path: a workdir (its newest checkpoint), a folder `checkpoints/<step>` in one, a folder for
+        the Hugging Face hub, `hf://owner/name`, or a .pth, .pt or .safetensors file.
       batch_size, devices: as for `Sampler`.
       precision: of the computation, whatever the weights were trained with, as for `load`; logits
         and draws are float32 always.
       weights: 'ema', the average, or 'raw', the trained weights; by default the average if there is
         one.
+      grid, classes: needed only for a file of the release that does not tell them; checked if the
+        file does.
 
     Raises:
       FileNotFoundError: the path does not exist.
       ValueError: not a generator's checkpoint, or one that does not fit its configuration, or a
         precision that is unknown or not supported by the devices.
     """
-    return Sampler(loading.read(path, weights), batch_size, devices, precision)
+    found = loading.read(path, weights, grid=grid, classes=classes)
+    return Sampler(found, batch_size, devices, precision)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -35,7 +36,6 @@ from unitok_jax.system.progress import Progress
 
 FORMAT = "unitok_jax.drawn"
 COMMAND = "unitok generate"
-KINDS = ("codes", "png", "npz")  # what can be written; codes always are
 POLL = 0.5  # seconds between checks of the other processes' files
 _SHEET = 24  # samples on the contact sheet
 _WRITERS = 8  # threads that write pictures
@@ -71,7 +71,7 @@ class Folder:
         Args:
           path: of the folder.
           settings: as of `settings_of`.
-          kinds: some of `KINDS`.
+          kinds: 'codes', and any of 'png' and 'npz'.
           process, processes: shards process, process + processes, ... are this process's.
         """
         self.path, self.settings, self.kinds = path, settings, kinds
@@ -157,8 +157,6 @@ def settings_of(sampler: Sampler, tokenizer, drawing: dict[str, Any], count: int
     Raises:
       ValueError: a value out of its range.
     """
-    import jax
-
     books, entries = sampler.codebook_shape
     if count < 1:
         raise ValueError(f"--count={count} must be at least 1")
@@ -238,10 +236,8 @@ def draw_own(sampler, tokenizer, folder: Folder, prompts, settings) -> None:
     """Draws the shards of this process that are missing, and their pictures."""
     own = folder.shards[folder.process :: folder.processes]
     todo = {shard: missing for shard in own if (missing := folder.missing(shard))}
-    numbers = [
-        n for shard, kinds in todo.items() if "codes" in kinds for n in folder.numbers_of(shard)
-    ]
-    codes = _drawn(sampler, prompts, settings, numbers)
+    to_draw = [folder.numbers_of(shard) for shard, kinds in todo.items() if "codes" in kinds]
+    codes = _drawn(sampler, prompts, settings, [*itertools.chain(*to_draw)])
     total = sum(len(folder.numbers_of(shard)) for shard in own)
     left = sum(len(folder.numbers_of(shard)) for shard in todo)
     with Progress(total, "sample", total - left) as progress:
