@@ -35,7 +35,7 @@ class Run:
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.steps = GeneratorSteps(config)
         self.records = data.open_records(config.data.path, "data.path", config.model)
-        self.samples = len(self.records)
+        self.samples, self.origin = len(self.records), config.data.path
         self.batch_size = effective_batch_size(config.data, self.samples, self.mesh.size)
         held_out = self.records
         if config.eval.path:

@@ -177,7 +177,7 @@ class GeneratorSteps:
         generator = optim.apply(self.optimizer, state.generator, grads, rate)
         metrics = {
             "loss": value,
-            "loss/codebooks": parts,
+            "loss_per_codebook": parts,
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
         }

@@ -37,6 +37,7 @@ class Run(Protocol):
     config: ConfigDict  # the whole configuration
     mesh: Mesh  # mesh of the training devices
     samples: int  # number of training samples
+    origin: str  # name of what they come from, for people
     batch_size: int  # global batch size
     abstract: State  # shapes, dtypes and shardings of a state
 
