@@ -109,58 +109,57 @@ def sample(
     scale = jnp.ones((tokens, books)) if scale is None else scale
     length = prompt.shape[1]
 
-    cache = model.trunk.empty_cache(len(prompt), length + tokens - 1, model.dtype)
-    hidden, new = model.trunk(prompt, rope=model.rope[:length], mask=model.mask(valid, length))
-    cache, hidden = cache.append(new), hidden[:, -1]
-    # Positions of the prompt that are no text are not seen later.
-    blind = (
+    # The prompt but its last position, which the first round of the loop runs.
+    before, x = prompt[:, :-1], prompt[:, -1:]
+    filled = None
+    if length > 1:
+        mask = model.mask(valid, length)[:, :-1, :-1]
+        _, filled = model.trunk(before, rope=model.rope[: length - 1], mask=mask)
+    cache = model.trunk.empty_cache(len(prompt), length + tokens - 1, filled)
+    # Positions of the prompt that are no text are not seen.
+    seen = (
         None
         if valid is None
         else jnp.pad(valid.astype(bool), [(0, 0), (0, tokens - 1)], constant_values=True)
     )
-
-    def draw(hidden, number, guided):
-        codes, logits = _draw_token(model, hidden, keys, number, scale[number], filters, guided)
-        if known is not None:
-            codes = jnp.where(known[number], given[..., number], codes)
-        return _Token(codes, logits if keep_logits else logits[..., :0])
+    trunk, head = model.trunk.one_by_one(), model.head and model.head.decoder.one_by_one()
+    rope = jnp.asarray(model.rope)[length - 1 :]
 
     def step(guided):
         def one(carry, number):
-            hidden, cache, blind = carry
-            token = draw(hidden, number, guided)
-            x = model.embed(token.codes[..., None])
+            x, cache, seen = carry
+            place = lax.dynamic_slice_in_dim(rope, number, 1)
+            hidden, cache = model.trunk.extend(trunk, x, cache, rope=place, seen=seen)
+            token = _draw_token(
+                model, head, hidden[:, 0], keys, number, scale[number], filters, guided
+            )
+            codes = token.codes
+            if known is not None:
+                codes = jnp.where(known[number], given[..., number], codes)
+            x = model.embed(codes[..., None])
             x = jnp.concatenate([x, x]) if guided else x
-            rope = lax.dynamic_slice_in_dim(jnp.asarray(model.rope), length + number, 1)
-            hidden, new = model.trunk(x, rope=rope, past=cache, seen=blind)
-            return (hidden[:, 0], cache.append(new), blind), token
+            kept = token.logits if keep_logits else token.logits[..., :0]
+            return (x, cache, seen), _Token(codes, kept)
 
         return one
 
-    carry, parts = (hidden, cache, blind), []
-    first = min(until, tokens - 1) if guided else 0
-    if first:
-        carry, part = lax.scan(step(True), carry, jnp.arange(first))
+    carry, parts = (x, cache, seen), []
+    if guided:
+        carry, part = lax.scan(step(True), carry, jnp.arange(until))
         parts.append(part)
-    if guided and until < tokens:
-        carry = _halve(carry, count)
-    if first < tokens - 1:
-        carry, part = lax.scan(step(False), carry, jnp.arange(first, tokens - 1))
+    if until < tokens or not guided:
+        if guided:  # the null prompts are no longer needed
+            x, cache, seen = carry
+            seen = None if seen is None else seen[:count]
+            carry = (x[:count], cache.first(count), seen)
+        first = until if guided else 0
+        _, part = lax.scan(step(False), carry, jnp.arange(first, tokens))
         parts.append(part)
-    last = draw(carry[0], jnp.int32(tokens - 1), guided and until == tokens)
-    parts.append(jax.tree.map(lambda x: x[None], last))
     codes, logits = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
     return codes.transpose(1, 2, 0), logits.transpose(1, 2, 0, 3)
 
 
-def _halve(carry, count):
-    """Drops the null prompts."""
-    hidden, cache, blind = carry
-    cache = cache._replace(keys=cache.keys[:, :count], values=cache.values[:, :count])
-    return hidden[:count], cache, None if blind is None else blind[:count]
-
-
-def _draw_token(model, hidden, keys, number, scale, filters, guided) -> _Token:
+def _draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> _Token:
     """Draws the K codes of a token, one after the other, from `hidden` (B or 2 B, D)."""
     books = model.num_codebooks
     if model.head is None:
@@ -172,17 +171,17 @@ def _draw_token(model, hidden, keys, number, scale, filters, guided) -> _Token:
         )(logits, jnp.arange(books))
         return _Token(codes, logits)
     head = model.head
-    cache = head.decoder.empty_cache(len(hidden), books, model.dtype)
+    cache = head.decoder.empty_cache(len(hidden), books)
     # The table of a code's successor; the last has none.
     tables = jnp.concatenate([head.embedding[...], jnp.zeros_like(head.embedding[...][:1])])
 
     def one(carry, book):
         x, cache = carry
-        out, new = head.decoder(x[:, None], past=cache)
+        out, cache = head.decoder.extend(blocks, x[:, None], cache)
         logits = guide(head.output(out[:, 0]), scale[book], guided)
         code = choose(logits, keys, number * books + book, filters)
         x = tables[book][code].astype(x.dtype)
-        return (jnp.concatenate([x, x]) if guided else x, cache.append(new)), (code, logits)
+        return (jnp.concatenate([x, x]) if guided else x, cache), (code, logits)
 
     first = head.first(hidden).astype(jnp.float32)
     _, (codes, logits) = lax.scan(one, (first, cache), jnp.arange(books))

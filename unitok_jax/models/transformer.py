@@ -16,24 +16,20 @@ from unitok_jax.models import layers
 
 
 class Cache(NamedTuple):
-    """Keys and values of positions seen, and where the next ones go.
+    """Keys and values of positions seen, block by block, and where the next ones go.
 
-    Rows from `length` on are not read. `append` returns another value; donated, or carried by a
-    scan, the arrays are updated in place.
+    Rows from `length` on are not seen. `Decoder.extend` returns another value; donated, or carried
+    by a loop, the arrays are updated in place.
     """
 
-    keys: jax.Array  # (L, B, S, G, d), L blocks, S positions at most, G heads of keys and values
-    values: jax.Array  # the same
+    keys: tuple[jax.Array, ...]  # (B, G, S, d) of each block; S positions, G heads of keys
+    values: tuple[jax.Array, ...]  # the same
     length: jax.Array  # scalar int32, positions that are filled
 
-    def append(self, new: tuple[jax.Array, jax.Array]) -> "Cache":
-        """Adds the keys and values (L, B, T, G, d) of T more positions."""
-        at = (0, 0, self.length, 0, 0)
-        keys, values = (
-            lax.dynamic_update_slice(old, more.astype(old.dtype), at)
-            for old, more in zip(self[:2], new, strict=True)
-        )
-        return Cache(keys, values, self.length + new[0].shape[2])
+    def first(self, count: int) -> "Cache":
+        """Returns the cache of the first `count` samples."""
+        keys, values = ([x[:count] for x in arrays] for arrays in self[:2])
+        return Cache(tuple(keys), tuple(values), self.length)
 
 
 class RMSNorm(nnx.Module):
@@ -69,22 +65,48 @@ class Attention(nnx.Module):
         self.out = linear(heads * head_width, width, dtype, rngs)
         self.heads, self.groups, self.head_width = heads, groups, head_width
 
-    def __call__(self, x, rope, mask, past):
-        """Returns the output, and the keys and values of `x`.
+    def __call__(self, x, rope, mask):
+        """Returns the output (B, T, D), and the keys and values (B, G, T, d) of `x`.
 
         Args:
           x: (B, T, D).
           rope: (T, d / 2, 2) or (B, T, d / 2, 2), as `rotate`; None: positions are not told.
-          mask: (B or 1, T, S + T) bool, what each position sees, the past first.
-          past: None, or keys and values (B, S, G, d) of positions before.
+          mask: (B or 1, T, T) bool, what each position sees.
         """
+        q, k, v = self._project(x, rope)
+        return self._join(attend(q, k, v, mask)), (k, v)
+
+    def extend(self, x, rope, mask, past, at):
+        """As a call, with the positions before: `x` is put behind them.
+
+        Args:
+          x: (B, T, D).
+          rope: as for a call.
+          mask: (B or 1, T, S) bool, what each position sees of all that there is room for.
+          past: keys and values (B, G, S, d).
+          at: scalar int32, the place of the first position of `x`.
+
+        Returns:
+          (B, T, D), and the keys and values (B, G, S, d) with those of `x`.
+        """
+        q, *new = self._project(x, rope)
+        k, v = (
+            lax.dynamic_update_slice(old, more.astype(old.dtype), (0, 0, at, 0))
+            for old, more in zip(past, new, strict=True)
+        )
+        return self._join(attend(q, k, v, mask)), (k, v)
+
+    def _project(self, x, rope):
+        """Returns q (B, H, T, d), k and v (B, G, T, d)."""
         b, t, _ = x.shape
         parts = self.qkv(x).reshape(b, t, self.heads + 2 * self.groups, self.head_width)
         q, k, v = jnp.split(parts, (self.heads, self.heads + self.groups), axis=2)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        out = attend(q, k, v, mask, past)
-        return self.out(out.reshape(b, t, self.heads * self.head_width)), (k, v)
+        return q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
+
+    def _join(self, x):
+        return self.out(x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1))
 
 
 class Block(nnx.Module):
@@ -99,12 +121,18 @@ class Block(nnx.Module):
         self.norm2 = RMSNorm(width, sizes.epsilon, dtype)
         self.mlp = SwiGLU(width, sizes.hidden, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, rope, mask, past, drop):
+    def __call__(self, x, rope, mask, drop):
         """Returns the output, and the keys and values; `drop` acts on what is added to `x`."""
         first, second = drop
-        out, new = self.attention(self.norm1(x), rope, mask, past)
+        out, new = self.attention(self.norm1(x), rope, mask)
         x = x + first(out)
         return x + second(self.mlp(self.norm2(x))), new
+
+    def extend(self, x, rope, mask, past, at):
+        """Returns the output, and the keys and values: `Attention.extend`."""
+        out, new = self.attention.extend(self.norm1(x), rope, mask, past, at)
+        x = x + out
+        return x + self.mlp(self.norm2(x)), new
 
 
 class Sizes(NamedTuple):
@@ -141,57 +169,98 @@ class Decoder(nnx.Module):
         self.blocks = nnx.merge(graph, init(keys))
         self.norm = RMSNorm(sizes.width, sizes.epsilon, dtype)
         self.sizes, self.dropout, self.remat = sizes, dropout, remat
+        self.dtype = jnp.dtype(dtype)
 
-    def __call__(self, x, *, rope=None, mask=None, past: Cache | None = None, seen=None, key=None):
+    def __call__(self, x, *, rope=None, mask=None, key=None):
         """Runs the blocks.
 
         Args:
           x: (B, T, D), the stream; its dtype is the stream's.
           rope: as for `Attention`.
-          mask: (B or 1, T, T) bool, what each position sees of `x`; causal if None.
-          past: cache of the positions before.
-          seen: (B, S) bool, which positions of the cache are seen; None: all that are filled.
+          mask: (B or 1, T, T) bool, what each position sees; causal if None.
           key: for dropout; None: nothing is dropped.
 
         Returns:
-          (B, T, D) after the norm, and the keys and values (L, B, T, G, d) for `Cache.append`.
+          (B, T, D) after the norm, and the keys and values (L, B, G, T, d) of all L blocks.
         """
-        x, new, _ = self._scan(x, rope, mask, past, seen, key, every=False)
+        x, new, _ = self._scan(x, rope, mask, key, every=False)
         return self.norm(x), new
 
     def streams(self, x, *, rope=None, mask=None) -> jax.Array:
         """Returns the stream (L, B, T, D) after every block."""
-        return self._scan(x, rope, mask, None, None, None, every=True)[2]
+        return self._scan(x, rope, mask, None, every=True)[2]
 
-    def empty_cache(self, batch: int, positions: int, dtype) -> Cache:
-        """Returns the cache of no position, for so many."""
-        sizes = self.sizes
-        shape = (sizes.depth, batch, positions, sizes.groups, sizes.head_width)
-        return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
+    def one_by_one(self) -> list[Block]:
+        """Returns the blocks with arrays of their own, in the compute dtype, for `extend`.
 
-    def _scan(self, x, rope, mask, past, seen, key, every):
+        To be called outside of the loop over tokens: a loop that runs the stacked blocks by a scan
+        copies the weights of each, in every round, before it reads them.
+        """
         graph, params = nnx.split(self.blocks)
-        b, t, _ = x.shape
+        params = jax.tree.map(lambda a: a.astype(self.dtype), nnx.to_pure_dict(params))
+        return [
+            nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], params))
+            for i in range(self.sizes.depth)
+        ]
+
+    def empty_cache(self, batch: int, positions: int, filled=None) -> Cache:
+        """Returns a cache for so many positions.
+
+        Args:
+          batch: number of samples.
+          positions: S.
+          filled: None, or the keys and values (L, B, G, T, d) of the first positions.
+        """
+        sizes = self.sizes
+        shape = (sizes.depth, batch, sizes.groups, positions, sizes.head_width)
+        keys, values = jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)
+        length = 0
+        if filled is not None:
+            length = filled[0].shape[3]
+            keys, values = (
+                x.at[..., :length, :].set(y) for x, y in zip((keys, values), filled, strict=True)
+            )
+        return Cache(tuple(keys), tuple(values), jnp.int32(length))
+
+    def extend(self, blocks: list[Block], x, cache: Cache, *, rope=None, seen=None):
+        """Runs the blocks on positions behind those of a cache.
+
+        Args:
+          blocks: as `one_by_one` returns them.
+          x: (B, T, D).
+          cache: of the positions before, with room for T more.
+          rope: of `x`, as for `Attention`.
+          seen: (B, S) bool, which positions of the cache may be seen; None: all.
+
+        Returns:
+          (B, T, D) after the norm, and the cache with T positions more.
+        """
+        places, own = jnp.arange(cache.keys[0].shape[2]), cache.length + jnp.arange(x.shape[1])
+        mask = (places <= own[:, None])[None]
+        if seen is not None:
+            mask = mask & seen[:, None] | (places == own[:, None])
+        keys, values = [], []
+        for block, *past in zip(blocks, cache.keys, cache.values, strict=True):
+            x, (k, v) = block.extend(x, rope, mask, past, cache.length)
+            keys.append(k)
+            values.append(v)
+        return self.norm(x), Cache(tuple(keys), tuple(values), cache.length + len(own))
+
+    def _scan(self, x, rope, mask, key, every):
+        graph, params = nnx.split(self.blocks)
+        t = x.shape[1]
         if mask is None:
             mask = jnp.tril(jnp.ones((1, t, t), bool))
-        if past is not None:
-            filled = jnp.arange(past.keys.shape[2]) < past.length
-            filled = filled[None] if seen is None else filled & seen
-            rows = max(len(filled), len(mask))
-            filled = jnp.broadcast_to(filled[:, None], (rows, t, filled.shape[-1]))
-            mask = jnp.concatenate([filled, jnp.broadcast_to(mask, (rows, t, t))], axis=-1)
         rates = jnp.linspace(0.0, self.dropout.path, self.sizes.depth)
         keys = None if key is None else jax.random.split(key, self.sizes.depth)
 
         def step(x, layer):
-            params, cached, rate, key = layer
-            block = nnx.merge(graph, params)
-            x, new = block(x, rope, mask, cached, self._drop(rate, key))
+            params, rate, key = layer
+            x, new = nnx.merge(graph, params)(x, rope, mask, self._drop(rate, key))
             return x, (new, x if every else None)
 
         step = jax.checkpoint(step) if self.remat else step
-        cached = None if past is None else (past.keys, past.values)
-        x, (new, streams) = lax.scan(step, x, (nnx.to_pure_dict(params), cached, rates, keys))
+        x, (new, streams) = lax.scan(step, x, (nnx.to_pure_dict(params), rates, keys))
         return x, new, streams
 
     def _drop(self, rate, key):
@@ -219,35 +288,23 @@ def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
-def attend(q, k, v, mask, past):
-    """Computes attention over a past and over what is new.
+def attend(q, k, v, mask):
+    """Computes attention of H heads over G keys and values, G a divisor of H.
 
     Args:
-      q: (B, T, H, d).
-      k, v: (B, T, G, d), G a divisor of H.
-      mask: (B or 1, T, S + T) bool.
-      past: None, or keys and values (B, S, G, d).
+      q: (B, H, T, d).
+      k, v: (B, G, S, d).
+      mask: (B or 1, T, S) bool.
 
     Returns:
-      (B, T, H, d). The softmax is float32. A position that sees nothing gets the mean.
+      (B, H, T, d). The softmax is float32. A position that sees nothing gets the mean.
     """
-    b, t, heads, width = q.shape
-    groups = k.shape[2]
-    q = q.reshape(b, t, groups, heads // groups, width)
-    pairs = [(k, v)] if past is None else [past, (k, v)]  # not joined: a past is not copied
-    scores = [
-        jnp.einsum("btgrd,bsgd->bgrts", q, key, preferred_element_type=jnp.float32)
-        for key, _ in pairs
-    ]
-    scores = jnp.concatenate(scores, axis=-1) * width**-0.5
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    b, heads, t, width = q.shape
+    q = q.reshape(b, k.shape[1], -1, t, width)
+    scores = jnp.einsum("bgrtd,bgsd->bgrts", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores * width**-0.5, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    cuts = np.cumsum([key.shape[1] for key, _ in pairs])[:-1]
-    out = sum(
-        jnp.einsum("bgrts,bsgd->btgrd", part, value)
-        for part, (_, value) in zip(jnp.split(weights, cuts, axis=-1), pairs, strict=True)
-    )
-    return out.reshape(b, t, heads, width)
+    return jnp.einsum("bgrts,bgsd->bgrtd", weights, v).reshape(b, heads, t, width)
 
 
 def rotate(x: jax.Array, rope: jax.Array) -> jax.Array:
