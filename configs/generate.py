@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
     model.grid = (16, 16)  # rows and columns of tokens, the codes'
     model.prompt = "class"  # class or text
     model.prompt_rope = "zero"  # positions of the prompt: zero, the reference's, or identity
-    model.classes = 1000  # classes of the labels; one row more is the null class
+    model.classes = 1000  # classes of the labels
+    model.null_class = True  # True has a class more, for dropped labels: guidance needs it
     model.text_tokens = 77  # states of a text, for prompt=text
     model.text_features = 768  # width of a text's states, for prompt=text
     model.head_depth = 4  # blocks of the depth head; 0: codes of a token that are independent

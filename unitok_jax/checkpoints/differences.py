@@ -20,7 +20,9 @@ BINDING = (
     "optim.frozen",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
-FREE_OF_MODEL = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
+FREE_OF_MODEL = (
+    *("dtype", "residual_dtype", "remat", "dropout", "drop_path", "commitment_weight"),
+)
 # Keys added later, with the value that reproduces a checkpoint saved without them.
 ADDED = {
     "product": "tokenizer",

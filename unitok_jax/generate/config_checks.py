@@ -1,10 +1,34 @@
 """Checks that the values of a generator's configuration fit each other."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from unitok_jax.training.optim import SCHEDULES
+
+
+def has_null_prompt(model: Mapping[str, Any]) -> bool:
+    """Returns True if guidance by a null prompt is possible with the model `config.model`."""
+    return model["prompt"] != "class" or model["null_class"]
+
+
+def check_guidance(model: Mapping[str, Any], scale: float) -> None:
+    """Checks that a generator can be guided, if it shall be.
+
+    Args:
+      model: `config.model`.
+      scale: of guidance, the largest of a schedule; 1 is none.
+
+    Raises:
+      ValueError: it has no null class.
+    """
+    if scale != 1 and not has_null_prompt(model):
+        raise ValueError(
+            f"scale={scale} asks for guidance, and the generator has no null class "
+            "(model.null_class=False): none of its labels were dropped in training; give scale=1"
+        )
 
 
 def check(config: ConfigDict) -> None:
@@ -44,6 +68,11 @@ def check(config: ConfigDict) -> None:
     ):
         if not 0 <= value < 1:
             raise ValueError(f"{key}={value} must be at least 0 and below 1")
+    if config.loss.drop_prompt and not has_null_prompt(config.model):
+        raise ValueError(
+            f"loss.drop_prompt={config.loss.drop_prompt} drops labels, and model.null_class=False "
+            "has no class for them: set model.null_class=True, or loss.drop_prompt=0"
+        )
     if config.optim.schedule not in SCHEDULES:
         raise ValueError(
             f"optim.schedule={config.optim.schedule!r} is not one of {', '.join(SCHEDULES)}"

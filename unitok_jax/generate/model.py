@@ -43,10 +43,10 @@ PROMPT_ROPES = ("zero", "identity")
 
 
 class ClassPrompt(nnx.Module):
-    """Table of a vector for each class, and one, the last, for a dropped label."""
+    """Table of a vector for each class, and one, the last, for the null class if there is one."""
 
-    def __init__(self, classes: int, width: int, rngs: nnx.Rngs):
-        shape = (classes + 1, width)
+    def __init__(self, classes: int, null_class: bool, width: int, rngs: nnx.Rngs):
+        shape = (classes + null_class, width)
         self.table = nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
 
     def __call__(self, labels: jax.Array) -> jax.Array:
@@ -82,6 +82,7 @@ class Generator(nnx.Module):
         prompt: str,
         prompt_rope: str,
         classes: int,
+        null_class: bool,
         text_tokens: int,
         text_features: int,
         head_depth: int,
@@ -103,6 +104,8 @@ class Generator(nnx.Module):
           prompt_rope: rotary positions of the prompt: 'zero', where its keys and queries vanish, as
             in the reference; or 'identity', where they are not turned.
           classes: number of classes; not read for text.
+          null_class: a class more, number `classes`, stands for a dropped label, which guidance
+            needs; not read for text, which always has a null prompt.
           text_tokens, text_features: T and width of the features of a text; not read for classes.
           head_depth: blocks of the depth head; 0: a linear layer for each codebook, by which the
             codes of a token do not depend on each other.
@@ -144,7 +147,7 @@ class Generator(nnx.Module):
             return nnx.Param(inits(rngs.params(), shape, jnp.float32))
 
         if prompt == "class":
-            self.prompt = ClassPrompt(classes, width, rngs)
+            self.prompt = ClassPrompt(classes, null_class, width, rngs)
             self.prompt_tokens = 1
         else:
             self.prompt = TextPrompt(text_tokens, text_features, width, dtype=dtype, rngs=rngs)
