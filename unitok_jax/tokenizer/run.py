@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 class Run:
     """Training run of a tokenizer: mesh, compiled steps and data, from one configuration."""
 
+    picture = "reconstruction"
+
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
 

@@ -202,7 +202,7 @@ def _evaluate(run: Run, state: State, step: int, tools: _Tools):
     evaluation = _evaluation(metrics)
     tools.writer.scalars(step, evaluation)
     if picture is not None:
-        tools.writer.image(step, "reconstruction", picture)
+        tools.writer.image(step, run.picture, picture)
     log.info("step %d  %s", step, _line(evaluation))
     tools.clock.record()
     if tools.lead:

@@ -34,6 +34,7 @@ class Batches(Protocol):
 class Run(Protocol):
     """Training run of a product, from one configuration. All processes of a job build one."""
 
+    picture: str  # name of the picture of an evaluation
     config: ConfigDict  # the whole configuration
     mesh: Mesh  # mesh of the training devices
     samples: int  # number of training samples
