@@ -65,7 +65,7 @@ def choose(logits: jax.Array, keys: jax.Array, number: jax.Array, filters: Filte
     return jax.vmap(draw)(keys, logits).astype(jnp.int32)
 
 
-class _Token(NamedTuple):
+class Token(NamedTuple):
     """Codes of one token, and the logits that they were drawn from."""
 
     codes: jax.Array  # (B, K)
@@ -130,7 +130,7 @@ def sample(
             x, cache, seen = carry
             place = lax.dynamic_slice_in_dim(rope, number, 1)
             hidden, cache = model.trunk.extend(trunk, x, cache, rope=place, seen=seen)
-            token = _draw_token(
+            token = draw_token(
                 model, head, hidden[:, 0], keys, number, scale[number], filters, guided
             )
             codes = token.codes
@@ -139,7 +139,7 @@ def sample(
             x = model.embed(codes[..., None])
             x = jnp.concatenate([x, x]) if guided else x
             kept = token.logits if keep_logits else token.logits[..., :0]
-            return (x, cache, seen), _Token(codes, kept)
+            return (x, cache, seen), Token(codes, kept)
 
         return one
 
@@ -159,7 +159,7 @@ def sample(
     return codes.transpose(1, 2, 0), logits.transpose(1, 2, 0, 3)
 
 
-def _draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> _Token:
+def draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> Token:
     """Draws the K codes of a token, one after the other, from `hidden` (B or 2 B, D)."""
     books = model.num_codebooks
     if model.head is None:
@@ -169,7 +169,7 @@ def _draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> 
         codes = jax.vmap(
             lambda row, book: choose(row, keys, number * books + book, filters), (1, 0), 1
         )(logits, jnp.arange(books))
-        return _Token(codes, logits)
+        return Token(codes, logits)
     head = model.head
     cache = head.decoder.empty_cache(len(hidden), books)
     # The table of a code's successor; the last has none.
@@ -185,4 +185,4 @@ def _draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> 
 
     first = head.first(hidden).astype(jnp.float32)
     _, (codes, logits) = lax.scan(one, (first, cache), jnp.arange(books))
-    return _Token(codes.T, logits.transpose(1, 0, 2))
+    return Token(codes.T, logits.transpose(1, 0, 2))
