@@ -172,8 +172,7 @@ def draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> T
         return Token(codes, logits)
     head = model.head
     cache = head.decoder.empty_cache(len(hidden), books)
-    # The table of a code's successor; the last has none.
-    tables = jnp.concatenate([head.embedding[...], jnp.zeros_like(head.embedding[...][:1])])
+    tables = head.tables
 
     def one(carry, book):
         x, cache = carry
