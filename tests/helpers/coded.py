@@ -13,10 +13,10 @@ CLASSES = ("a", "b", "c")
 HASH = "a" * 32
 
 
-def write(output, count=24, *, seed=0, captions=None, **changes):
+def write(output, count=24, *, seed=0, captions=None, codes=None, **changes):
     """Codes in ten views that mostly follow from label and place, of two shards; the folder.
 
-    captions: number of a record -> its captions; changes: of settings.
+    captions, codes: number of a record -> its captions, or its codes; changes: of settings.
     """
     settings = {
         "format": code_files.FORMAT,
@@ -39,7 +39,7 @@ def write(output, count=24, *, seed=0, captions=None, **changes):
     for number in shards.shards_of(settings):
         first = number * settings["--shard_size"]
         numbers = range(first, min(count, first + settings["--shard_size"]))
-        samples, codes = [], []
+        samples, found = [], []
         for i in numbers:
             texts = captions(i) if captions else (f"picture {i}",)
             sample = {"name": f"{i:04}.png", "captions": texts}
@@ -47,8 +47,9 @@ def write(output, count=24, *, seed=0, captions=None, **changes):
             base = np.arange(shape[2]) + 3 * (i % 3) + np.arange(shape[1])[:, None]
             noise = rng.random(shape) < 0.1
             drawn = rng.integers(0, settings["codebook_size"], shape)
-            codes.append(np.where(noise, drawn, base % settings["codebook_size"]))
-        batches = [(samples, np.stack(codes).astype(np.uint16))]
+            made = np.where(noise, drawn, base % settings["codebook_size"])
+            found.append(codes(i) if codes else made)
+        batches = [(samples, np.stack(found).astype(np.uint16))]
         facts.append(shards.write_shard(output, settings, number, batches))
     shards.finish(output, settings, facts, Tally(), 0.0)
     return output
