@@ -13,6 +13,7 @@ time.
 """
 
 import argparse
+import concurrent.futures
 import functools
 import math
 import time
@@ -48,13 +49,15 @@ def fill(shapes):
     return jax.block_until_ready(jax.tree.unflatten(tree, made))
 
 
-def programs(model: dict, batch: int, scale: float) -> dict:
-    """Compiles sampling, and the drawing of the codes alone: name -> (program, args, seconds)."""
-    graph, params = abstract_model(model)
+def functions(model: dict, batch: int, scale: float) -> dict:
+    """Returns sampling, and the drawing of the codes alone: name -> (function, arguments).
+
+    The parameters are the functions' first argument, and not among the arguments here.
+    """
+    graph, _ = abstract_model(model)
     tokens, books = math.prod(model["grid"]), model["num_codebooks"]
     guided = scale != 1
     scales = jnp.full((tokens, books), scale) if guided else None
-    rows = 2 * batch if guided else batch
 
     def whole(params, labels, keys):
         network = nnx.merge(graph, params)
@@ -73,20 +76,32 @@ def programs(model: dict, batch: int, scale: float) -> dict:
                 sampling.Filters(), guided,
             )  # fmt: skip
             # Each token depends on the one before, as in sampling.
-            return hidden + token.codes.sum().astype(hidden.dtype) * 1e-9, token.codes
+            return hidden + (token.codes.sum() * 1e-9).astype(hidden.dtype), token.codes
 
         return lax.scan(one, hidden, jnp.arange(tokens))[1]
 
     width, dtype = SIZES[model["size"]].width, jnp.dtype(model["dtype"])
     keys = jax.random.split(jax.random.key(0), batch)
     labels = jnp.arange(batch, dtype=jnp.int32) % model["classes"]
-    args = {"sample": (labels, keys), "head": (jnp.ones((rows, width), dtype), keys)}
-    out = {}
-    for name, function in {"sample": whole, "head": head}.items():
-        lowered = jax.jit(function).lower(params, *args[name])
+    hidden = jnp.ones((2 * batch if guided else batch, width), dtype)
+    return {"sample": (whole, (labels, keys)), "head": (head, (hidden, keys))}
+
+
+def compile_all(settings, model: dict, at_once: int) -> dict:
+    """Compiles all programs of a size, some in parallel: (setting, name) -> (program, seconds)."""
+    params = abstract_model(model)[1]
+    lowered = {
+        (setting, name): jax.jit(function).lower(params, *args)
+        for setting in settings
+        for name, (function, args) in functions(model, *setting).items()
+    }
+
+    def make(program):
         begun = time.perf_counter()
-        out[name] = lowered.compile(), args[name], time.perf_counter() - begun
-    return out
+        return program.compile(), time.perf_counter() - begun
+
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        return dict(zip(lowered, pool.map(make, lowered.values()), strict=True))
 
 
 def floor(model: dict, batch: int, scale: float, bandwidth: float) -> float:
@@ -130,12 +145,12 @@ def torch_call(model: dict, batch: int, scale: float, tokens: int):
     return call
 
 
-def sampling_row(params, model, batch, scale, bandwidth, rounds, torch_tokens) -> dict:
-    """Measures one setting."""
-    made = programs(model, batch, scale)
+def sampling_row(made, params, model, setting, bandwidth, rounds, torch_tokens) -> dict:
+    """Measures one setting, with the programs of `compile_all`."""
+    batch, scale = setting
     calls = {
-        name: functools.partial(timing.finish, program, params, *args)
-        for name, (program, args, _) in made.items()
+        name: functools.partial(timing.finish, made[setting, name][0], params, *args)
+        for name, (_, args) in functions(model, *setting).items()
     }
     if torch_tokens:
         calls["torch"] = torch_call(model, batch, scale, torch_tokens)
@@ -154,7 +169,7 @@ def sampling_row(params, model, batch, scale, bandwidth, rounds, torch_tokens) -
         "ms a block call": 1e3 * seconds["sample"] / blocks,
         "head's share": seconds["head"] / seconds["sample"],
         "x floor": seconds["sample"] / least,
-        "compile s": made["sample"][2],
+        "compile s": made[setting, "sample"][1],
     }
     if torch_tokens:
         row["PyTorch's time / ours"] = seconds["torch"] * tokens / torch_tokens / seconds["sample"]
@@ -222,6 +237,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch", action="store_true", help="PyTorch too, in turns")
     parser.add_argument("--torch-tokens", type=int, default=32)
+    parser.add_argument("--at-once", type=int, default=1, help="programs compiled in parallel")
     parser.add_argument("--train", nargs="+", choices=SIZES, help="sizes whose step is measured")
     parser.add_argument("--remat", nargs="+", choices=("none", "blocks"), default=["blocks"])
     args = parser.parse_args()
@@ -241,14 +257,16 @@ def main() -> None:
         for size in args.sizes:
             model = model_of(size, dtype, args.tokens)
             params = fill(abstract_model(model)[1])
-            for batch in args.batches:
-                for scale in args.scales:
-                    tokens = args.torch_tokens if args.torch else 0
-                    row = sampling_row(
-                        params, model, batch, scale, peaks["bytes"], args.rounds, tokens
-                    )
-                    rows.append(row)
-                    print(row, flush=True)
+            settings = [(batch, scale) for batch in args.batches for scale in args.scales]
+            made = compile_all(settings, model, args.at_once)
+            for setting in settings:
+                tokens = args.torch_tokens if args.torch else 0
+                row = sampling_row(
+                    made, params, model, setting, peaks["bytes"], args.rounds, tokens
+                )
+                rows.append(row)
+                print(row, flush=True)
+            del params, made
     print(timing.table(list(rows[0]), [list(row.values()) for row in rows]))
 
 

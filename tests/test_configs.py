@@ -76,7 +76,7 @@ def test_generator_builds(name):
     after, metrics = jax.eval_shape(step, state, batch)
     kinds = jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == kinds
-    assert metrics["loss/codebooks"].shape == (model.num_codebooks,)
+    assert metrics["loss_per_codebook"].shape == (model.num_codebooks,)
     batch["mask"] = jax.ShapeDtypeStruct((2,), bool)
     assert jax.eval_shape(pure.evaluate, state.params, batch).shape == (model.num_codebooks,)
 

@@ -60,7 +60,26 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"optim.schedule={config.optim.schedule!r} is not one of {', '.join(SCHEDULES)}"
         )
-    if config.model.prompt != "class":
+    for key, value in (
+        ("eval.preview", config.eval.preview),
+        ("eval.temperature", config.eval.temperature),
+        ("eval.scale", config.eval.scale),
+    ):
+        if value < 0:
+            raise ValueError(f"{key}={value} must be at least 0")
+    check_guidance(config.model, config.eval.scale)
+    _check_text(config)
+
+
+def _check_text(config) -> None:
+    if config.model.prompt == "class":
+        if config.data.text_features:
+            raise ValueError(
+                f"data.text_features={config.data.text_features} is not read with "
+                "model.prompt=class; leave it empty, or set model.prompt=text"
+            )
+    elif not config.data.tokenizer and not config.data.text_features:
         raise ValueError(
-            f"model.prompt={config.model.prompt!r} cannot be trained yet; set it to class"
+            "model.prompt=text needs the features of captions: set data.tokenizer to the tokenizer "
+            "of the codes, whose text tower makes them, or data.text_features to a folder of them"
         )
