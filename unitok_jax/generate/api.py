@@ -247,11 +247,14 @@ class Sampler:
 
     def _text_program(self, tokenizer):
         """Compiles the text tower of a tokenizer."""
-        dtype = find(self.precision, self._devices[0].platform).dtype
-        states = TextStates(
-            tokenizer.config.model.to_dict(), self.config.model.to_dict() | {"dtype": dtype}
-        )
-        return jax.jit(states)
+        found, model = find(self.precision, self._devices[0].platform), self.config.model.to_dict()
+        states = TextStates(tokenizer.config.model.to_dict(), model | {"dtype": found.dtype})
+
+        def run(params, ids):
+            with jax.default_matmul_precision(found.matmul_precision):
+                return states(params, ids)
+
+        return jax.jit(run)
 
     def check_settings(
         self, *, key, scale, guided_tokens, temperature, top_k, top_p

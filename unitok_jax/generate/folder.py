@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,21 @@ class Classes(NamedTuple):
     def record(self, number: int) -> dict[str, Any]:
         """Returns what a record of codes tells of a sample's prompt."""
         return {"label": int(self.labels[number]), "captions": ()}
+
+
+class Texts(NamedTuple):
+    """Prompts of texts, by the number of the sample; repeated in turn."""
+
+    texts: Sequence[str]
+    encode: Callable[[Sequence[str]], dict[str, Any]]  # as `Sampler.text_prompts`
+
+    def arguments(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Returns the arguments of `Sampler.sample` for samples."""
+        return self.encode([self.texts[number % len(self.texts)] for number in numbers])
+
+    def record(self, number: int) -> dict[str, Any]:
+        """Returns what a record of codes tells of a sample's prompt."""
+        return {"label": None, "captions": (self.texts[number % len(self.texts)],)}
 
 
 class Folder:
@@ -200,7 +215,7 @@ def generation(settings: dict[str, Any]) -> Generation:
         checkpoint_hash=settings["generator"],
         tokenizer_hash=settings["tokenizer"],
         count=settings["samples"],
-        labels=settings["--labels"],
+        labels=settings["prompts"],
         scale=float(np.max(scale)),
         guidance=schedule if first is None else f"{schedule}, the first {first} tokens",
         temperature=settings["--temperature"],
@@ -211,14 +226,20 @@ def generation(settings: dict[str, Any]) -> Generation:
     )
 
 
-def draw(sampler: Sampler, tokenizer, folder: Folder, prompts, settings: dict[str, Any]) -> None:
+def draw(
+    sampler: Sampler,
+    tokenizer,
+    folder: Folder,
+    prompts: Classes | Texts,
+    settings: dict[str, Any],
+) -> None:
     """Draws this process's samples and pictures; returns once all of the folder is written.
 
     Args:
       sampler: the generator.
       tokenizer: the `Tokenizer` of the pictures; None if only codes are written.
       folder: what to write.
-      prompts: `Classes`, or another with its methods.
+      prompts: of the samples.
       settings: further arguments of `Sampler.sample`.
 
     Raises:
