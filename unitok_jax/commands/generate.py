@@ -28,7 +28,10 @@ def main() -> None:
     """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("generate", __doc__)
     parser.add_argument(
-        "--checkpoint", required=True, type=arguments.place, help="workdir of a generator"
+        "--checkpoint",
+        required=True,
+        type=arguments.place,
+        help="of a generator: workdir, folder, .pth, .safetensors or hf://owner/name",
     )
     parser.add_argument(
         "--tokenizer", type=arguments.place, help="of its codes; not needed for --write=codes"
@@ -53,7 +56,7 @@ def main() -> None:
     parser.add_argument(
         "--scale",
         default="1",
-        help="of guidance, 1: none; a number, or K for the codebooks; or a .npy file: see the page",
+        help="of guidance, 1: none; a number, K of them with commas, or a .npy file of (N, K)",
     )
     parser.add_argument("--guided_tokens", type=int, help="first tokens that are guided; or all")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: the largest logit")
