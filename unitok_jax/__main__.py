@@ -15,6 +15,7 @@ COMMANDS = {
     "reconstruct": "your images through their codes, and the PSNR of each",
     "tokenize": "the codes of a data set, on any number of hosts, resumable",
     "detokenize": "images of codes on disk",
+    "generate": "drawn images, their codes and an archive for evaluators, resumable",
     "classify": "probabilities of labels",
     "retrieve": "the images of a folder that fit a text",
     "demo": "a page to rebuild, name, edit and blend pictures",

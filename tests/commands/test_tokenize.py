@@ -22,6 +22,7 @@ from helpers.tokenized import (
     kill_when,
     loaded_once,
     make_images,
+    other_weights,
     run,
     shards,
     start,
@@ -409,13 +410,3 @@ def pack(folder, output):
     settings = plan(data, source, shard_size=100, check=False, require_captions=True)
     claim(output, settings, "pack")
     write(source, settings, output, workers=1, max_bad=0.0)
-
-
-def other_weights(tokenizer, folder):
-    """The same model with one number changed."""
-    from unitok_jax.weights import load
-
-    params = jax.tree.map(np.array, tokenizer.params)
-    jax.tree.leaves(params)[0].flat[0] += 1
-    load.write(folder / "other.safetensors", tokenizer.config, params)
-    return folder / "other.safetensors"

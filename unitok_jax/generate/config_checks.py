@@ -6,29 +6,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from unitok_jax.generate import limits
 from unitok_jax.training.optim import SCHEDULES
 
 
 def has_null_prompt(model: Mapping[str, Any]) -> bool:
     """Returns True if guidance by a null prompt is possible with the model `config.model`."""
     return model["prompt"] != "class" or model["null_class"]
-
-
-def check_guidance(model: Mapping[str, Any], scale: float) -> None:
-    """Checks that a generator can be guided, if it shall be.
-
-    Args:
-      model: `config.model`.
-      scale: of guidance, the largest of a schedule; 1 is none.
-
-    Raises:
-      ValueError: it has no null class.
-    """
-    if scale != 1 and not has_null_prompt(model):
-        raise ValueError(
-            f"scale={scale} asks for guidance, and the generator has no null class "
-            "(model.null_class=False): none of its labels were dropped in training; give scale=1"
-        )
 
 
 def check(config: ConfigDict) -> None:
@@ -54,6 +38,7 @@ def check(config: ConfigDict) -> None:
     for key, value in positive.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
+    limits.check(config.model)
     tokens = math.prod(config.model.grid)
     if tokens % config.loss.chunk:
         raise ValueError(
@@ -62,8 +47,6 @@ def check(config: ConfigDict) -> None:
         )
     for key, value in (
         ("loss.drop_prompt", config.loss.drop_prompt),
-        ("model.dropout", config.model.dropout),
-        ("model.drop_path", config.model.drop_path),
         ("optim.ema_decay", config.optim.ema_decay),
     ):
         if not 0 <= value < 1:
