@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
 
     # The keyword arguments of unitok_jax.generate.model.Generator, documented there.
     config.model = model = ConfigDict()
-    model.size = "xxl"  # nano, b, l, xl, xxl, xxxl, 1b, 3b, 7b: a row of generate/model.py
+    model.size = "xxl"  # nano, tiny, small, b, l, xl, xxl, xxxl, 1b, 3b, 7b
     model.num_codebooks = 8  # codes per token, the tokenizer's
     model.vocab_size = 32_768  # total rows of all codebooks, the tokenizer's
     model.grid = (16, 16)  # rows and columns of tokens, the codes'

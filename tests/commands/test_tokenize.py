@@ -133,6 +133,19 @@ def test_any_parquet_reader_understands_it(weights, tmp_path, capsys, monkeypatc
     np.testing.assert_array_equal(codes[1]["codes"].ravel(), table["codes"][1].as_py())
 
 
+def test_the_first_samples_of_a_set_without_end(weights, tmp_path, capsys, monkeypatch):
+    """Their labels and captions are kept; another number is another folder."""
+    arguments = weights, "shapes:single", tmp_path / "out"
+    code, _, error = here(capsys, monkeypatch, *arguments, "--limit=66")
+    assert code == 0, error
+    codes = unitok_jax.open_codes(tmp_path / "out")
+    assert [record["label"] for record in codes] == [*range(64), 0, 1]
+    names = codes.manifest["settings"]["class_names"]
+    assert len(names) == 64 and f"a {names[5]}" in codes[5]["captions"]
+    code, _, error = here(capsys, monkeypatch, *arguments, "--limit=65")
+    assert code == 2 and "samples" in error
+
+
 def test_worker_processes_read_the_same(weights, pictures, tmp_path, capsys, monkeypatch):
     for name, workers in (("one", 0), ("two", 2)):
         more = (f"--num_workers={workers}", "--shard_size=4")
@@ -363,6 +376,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "more, words",
         [
+            (["--limit=0"], "--limit=0 must be at least 1"),
             (["--shard_size=0"], "--shard_size=0"),
             (["--crop_scale=0.5", "--views=ten"], "--crop_scale=0.5"),
             (["--size=60"], "--size"),

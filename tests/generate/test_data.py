@@ -233,6 +233,10 @@ class TestPrompts:
         ({"eval.preview": -1}, "eval.preview=-1 must be at least 0"),
         ({"eval.temperature": -0.5}, "eval.temperature=-0.5 must be at least 0"),
         ({"model.null_class": False}, "loss.drop_prompt=0.1 drops labels, and model.null_class"),
+        (
+            {"model.null_class": False, "loss.drop_prompt": 0.0, "eval.scale": 2.0},
+            "eval.scale=2.0 guides by a null class",
+        ),
         ({"loss.chunk": 4}, "loss.chunk=4 does not divide the 6 tokens of model.grid"),
         ({"loss.drop_prompt": 1.0}, "loss.drop_prompt=1.0 must be at least 0 and below 1"),
         ({"data.batch_size": 0}, "data.batch_size=0 must be at least 1"),

@@ -99,6 +99,23 @@ class TestThroughTheLoop:
         assert len(run.eval_records) == 5
         assert run.facts["samples in the data"] == 24
 
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"tokenizer": "b" * 32}, "eval.path=.* holds codes of tokenizer b{32}, and data.path"),
+            (
+                {"class_names": ("a", "c", "b")},
+                "eval.path=.* other classes .*: a, c, b and a, b, c",
+            ),
+            ({"grid": [3, 2]}, r"model.grid=.*but the codes of eval.path=.* have \(3, 2\)"),
+        ],
+        ids=str,
+    )
+    def test_held_out_codes_of_another_kind(self, config, tmp_path, changes, message):
+        config.eval.path = str(coded.write(tmp_path / "other", 5, **changes))
+        with pytest.raises(ValueError, match=message):
+            one_device(config)
+
     def test_the_average_is_what_is_saved_as_params(self, whole, config):
         run = one_device(config)
         with Checkpoints(whole[0]) as checkpoints:

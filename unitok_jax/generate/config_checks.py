@@ -85,7 +85,11 @@ def check(config: ConfigDict) -> None:
     ):
         if value < 0:
             raise ValueError(f"{key}={value} must be at least 0")
-    check_guidance(config.model, config.eval.scale)
+    if config.eval.scale != 1 and not has_null_prompt(config.model):
+        raise ValueError(
+            f"eval.scale={config.eval.scale} guides by a null class, and model.null_class=False: "
+            "set eval.scale=1"
+        )
     _check_text(config)
 
 

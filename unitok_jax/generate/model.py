@@ -29,6 +29,8 @@ class Trunk(NamedTuple):
 
 SIZES = {
     "nano": Trunk(64, 4, 2),
+    "tiny": Trunk(128, 4, 4),
+    "small": Trunk(256, 4, 6),
     "b": Trunk(768, 12, 12),
     "l": Trunk(1024, 16, 24),
     "xl": Trunk(1280, 20, 36),

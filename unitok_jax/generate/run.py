@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
 from unitok_jax.data.pipeline import effective_batch_size
+from unitok_jax.data.records import first_names
 from unitok_jax.generate import companion, data
 from unitok_jax.generate.companion import Decoder, TextStates
 from unitok_jax.generate.config_checks import check
@@ -60,6 +61,12 @@ class Run:
             raise ValueError(
                 f"eval.path={config.eval.path} holds codes of tokenizer {records.tokenizer_hash}, "
                 f"and data.path of {ours}: tokenize both with one"
+            )
+        names = [each.manifest["settings"].get("class_names") for each in (self.records, records)]
+        if config.model.prompt == "class" and names[0] != names[1]:
+            raise ValueError(
+                f"eval.path={config.eval.path} holds codes of other classes than data.path: "
+                f"{first_names(names[1])} and {first_names(names[0])}"
             )
         return records
 
