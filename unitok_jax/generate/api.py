@@ -317,6 +317,7 @@ def load_generator(
       FileNotFoundError: the path does not exist.
       ValueError: not a generator's checkpoint, or one that does not fit its configuration, or a
         precision that is unknown or not supported by the devices.
+      ImportError: a PyTorch file without PyTorch.
     """
     found = loading.read(path, weights, grid=grid, classes=classes)
     return Sampler(found, batch_size, devices, precision)
