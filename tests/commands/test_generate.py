@@ -19,7 +19,7 @@ from helpers import generators, in_process
 from helpers.tokenized import kill_when, other_weights, run, shards, start
 from unitok_jax.commands import generate
 from unitok_jax.data.images.transforms import to_uint8
-from unitok_jax.evaluation.samples import Generation, open_samples
+from unitok_jax.evaluation.samples import ROUNDINGS, Generation, open_samples
 from unitok_jax.generate import folder as drawn
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
@@ -242,6 +242,14 @@ class TestContinuing:
         (output / "sheet.png").unlink()
         assert here(output, "--write=png,npz")[0] == 0
         assert hashes(output) == hashes(whole)
+
+    def test_rounding(self, here, tmp_path, monkeypatch):
+        """The two differ at ties alone, which few pictures have."""
+        assert set(generate.ROUNDINGS) == set(ROUNDINGS)
+        monkeypatch.setitem(ROUNDINGS, "half_up", lambda images: np.full(images.shape, 7, np.uint8))
+        assert here(tmp_path / "out", "--rounding=half_up", "--labels=0-4")[0] == 0
+        opened = open_samples(tmp_path / "out")
+        assert (next(opened.read(5)) == 7).all() and opened.generation.rounding == "half_up"
 
     def test_more_samples_begin_with_the_same(self, here, whole, tmp_path):
         assert here(tmp_path / "out", "--labels=0-4", "--count=12", "--scale=1.5")[0] == 0

@@ -21,6 +21,7 @@ from unitok_jax.system.paths import printable
 from unitok_jax.weights.torch_options import WEIGHTS
 
 KINDS = ("codes", "png", "npz")
+ROUNDINGS = ("half_even", "half_up")  # of `evaluation.samples`, which is slow to import
 FILTERS = ("temperature", "top_k", "top_p")
 
 
@@ -71,6 +72,12 @@ def main() -> None:
     parser.add_argument(
         "--weights", choices=WEIGHTS, help="of the generator's run: the average, or those trained"
     )
+    parser.add_argument(
+        "--rounding",
+        choices=ROUNDINGS,
+        default="half_even",
+        help="of pictures to 8 bits; half_up: as ADM's sampler",
+    )
     parser.add_argument("--shard_size", type=int, default=128, help="samples per file of codes")
     parser.add_argument("--batch_size", type=int, help="samples at once on all devices")
     arguments.add_cluster(parser)
@@ -81,6 +88,7 @@ def _run(args: argparse.Namespace) -> None:
     import jax
 
     from unitok_jax.data.writing.folders import claim
+    from unitok_jax.evaluation.samples import CODES
     from unitok_jax.generate import folder as drawn
 
     kinds = _kinds(args.write)
@@ -95,9 +103,10 @@ def _run(args: argparse.Namespace) -> None:
         sampler.check(tokenizer)
     prompts, count, told = _prompts(args, sampler, tokenizer)
     told |= {f"--{name}": value for name, value in drawing.items()}
+    told["--rounding"] = args.rounding
     settings = drawn.settings_of(sampler, tokenizer, told, count, args.shard_size)
     claim(args.output, settings, drawn.COMMAND)
-    claim(args.output / "codes", drawn.codes_settings(settings), drawn.COMMAND)
+    claim(args.output / CODES, drawn.codes_settings(settings), drawn.COMMAND)
     job = jax.process_index(), jax.process_count()
     folder = drawn.Folder(args.output, settings, kinds, *job)
     if folder.is_finished():
