@@ -9,6 +9,7 @@ import pytest
 import unitok_jax
 from helpers import generators
 from unitok_jax.codes import Codes
+from unitok_jax.generate import loading
 from unitok_jax.generate.api import Sampler
 
 pytestmark = pytest.mark.slow
@@ -199,6 +200,11 @@ class TestLoading:
         average = unitok_jax.load_generator(folder)
         assert average.hash == unitok_jax.load_generator(folder, weights="ema").hash
         assert average.hash != unitok_jax.load_generator(folder, weights="raw").hash
+
+    def test_a_file(self, weights, gen, tmp_path):
+        loading.write(tmp_path / "gen.safetensors", weights)
+        loaded = unitok_jax.load_generator(tmp_path / "gen.safetensors", grid=(2, 3), classes=3)
+        assert (loaded.hash, loaded.tokenizer_hash) == (gen.hash, generators.HASH)
 
     def test_a_tokenizer_and_the_reverse(self, weights, tmp_path):
         from configs import tiny

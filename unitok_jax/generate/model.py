@@ -29,6 +29,8 @@ class Trunk(NamedTuple):
 
 SIZES = {
     "nano": Trunk(64, 4, 2),
+    "tiny": Trunk(128, 4, 4),
+    "small": Trunk(256, 4, 6),
     "b": Trunk(768, 12, 12),
     "l": Trunk(1024, 16, 24),
     "xl": Trunk(1280, 20, 36),
@@ -244,10 +246,21 @@ class Head(nnx.Module):
     ):
         self.enter = None if width == sizes.width else linear(width, sizes.width, dtype, rngs)
         shape = (num_codebooks - 1, entries, sizes.width)
-        self.embedding = nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
+        # None for one codebook: an array without elements could not be saved.
+        self.embedding = (
+            nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32)) if shape[0] else None
+        )
         self.decoder = Decoder(sizes, dropout=dropout, remat=remat, dtype=dtype, rngs=rngs)
         self.kernel = nnx.Param(jnp.zeros((sizes.width, entries)))
         self.bias = nnx.Param(jnp.zeros((entries,)))
+
+    @property
+    def tables(self) -> jax.Array:
+        """Tables (K, V, D) of the input behind each code; the last code has none, and zeros."""
+        last = jnp.zeros((1, self.kernel.shape[1], self.kernel.shape[0]))
+        if self.embedding is None:
+            return last
+        return jnp.concatenate([self.embedding[...], last])
 
     def first(self, hidden: jax.Array) -> jax.Array:
         """Returns the input (M, D) of position 0."""
@@ -255,9 +268,11 @@ class Head(nnx.Module):
 
     def inputs(self, hidden: jax.Array, codes: jax.Array) -> jax.Array:
         """Returns the input (M, K, D) of all positions, given the codes (M, K)."""
+        first = self.first(hidden)[:, None]
+        if self.embedding is None:
+            return first.astype(jnp.float32)
         rows = jax.vmap(lambda table, index: table[index], (0, 1), 1)
         rest = rows(self.embedding[...], codes[:, :-1])
-        first = self.first(hidden)[:, None]
         return jnp.concatenate([first.astype(rest.dtype), rest], axis=1)
 
     def __call__(self, hidden: jax.Array, codes: jax.Array, key=None) -> jax.Array:

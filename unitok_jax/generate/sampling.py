@@ -172,8 +172,7 @@ def draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> T
         return Token(codes, logits)
     head = model.head
     cache = head.decoder.empty_cache(len(hidden), books)
-    # The table of a code's successor; the last has none.
-    tables = jnp.pad(head.embedding[...], ((0, 1), (0, 0), (0, 0)))
+    tables = head.tables
 
     def one(carry, book):
         x, cache = carry
