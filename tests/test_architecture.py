@@ -136,6 +136,7 @@ HELP = {
     "reconstruct": ("grain",),
     "tokenize": (),
     "detokenize": (),
+    "generate": ("grain", "orbax"),
     "classify": (),
     "retrieve": ("grain", "orbax"),
     "demo": (),

@@ -10,7 +10,6 @@ import tomllib
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from configs import ablations, default, finetune, generate
 from unitok_jax import trees
@@ -68,25 +67,24 @@ def test_generator_builds(name):
     state = jax.eval_shape(pure.init)
     model, tokens = config.model, math.prod(config.model.grid)
     shape = (2, model.num_codebooks, tokens)
-    batch = {
-        "codes": jax.ShapeDtypeStruct(shape, jnp.uint16),
-        "labels": jax.ShapeDtypeStruct((2,), jnp.int32),
-    }
+    batch = {"codes": jax.ShapeDtypeStruct(shape, jnp.uint16)}
+    if model.prompt == "class":
+        batch["labels"] = jax.ShapeDtypeStruct((2,), jnp.int32)
+    else:
+        features = 2, model.text_tokens, model.text_features
+        batch["features"] = jax.ShapeDtypeStruct(features, jnp.float32)
+        batch["valid"] = jax.ShapeDtypeStruct(features[:2], bool)
+        batch["null"] = jax.ShapeDtypeStruct((2,), bool)
     step = functools.partial(pure.train_step, gather=lambda params: params)
     after, metrics = jax.eval_shape(step, state, batch)
     kinds = jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == kinds
-    assert metrics["loss/codebooks"].shape == (model.num_codebooks,)
+    assert metrics["loss_per_codebook"].shape == (model.num_codebooks,)
     batch["mask"] = jax.ShapeDtypeStruct((2,), bool)
     assert jax.eval_shape(pure.evaluate, state.params, batch).shape == (model.num_codebooks,)
 
-    def draw(params, batch):
-        network = nnx.merge(pure.graph, params)
-        prompt = pure.prompt(network, batch)
-        keys = jax.random.split(jax.random.key(0), 2)
-        return sampling.sample(network, prompt, keys, filters=sampling.Filters())
-
-    codes, _ = jax.eval_shape(draw, state.params, batch)
+    draw = functools.partial(pure.sample, filters=sampling.Filters(), scale=config.eval.scale)
+    codes = jax.eval_shape(draw, state.params, batch, jax.ShapeDtypeStruct((2,), jnp.int32))
     assert (codes.shape, codes.dtype) == (shape, jnp.int32)
 
 
