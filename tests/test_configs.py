@@ -224,6 +224,21 @@ def test_recipe(name):
     assert gan.adaptive_limits == (0.015, 1e4)
 
 
+@pytest.mark.parametrize("size", ["b", "l", "xl", "xxl"])
+def test_recipe_of_generators(size):
+    """The numbers of the published recipe, of size XXL; labels are dropped, and an average kept."""
+    config = get_config(f"generate_{size}")
+    model, optim = config.model, config.optim
+    assert (model.size, model.head_depth, model.head_width) == (size, 4, 0)
+    assert (model.num_codebooks, model.vocab_size, model.grid) == (8, 32_768, (16, 16))
+    assert (model.prompt, model.prompt_rope, model.classes) == ("class", "zero", 1000)
+    assert (model.dropout, model.drop_path, config.loss.drop_prompt) == (0.1, 0, 0.1)
+    assert (config.steps, config.data.batch_size) == (375_342, 1024)
+    assert (optim.schedule, optim.final_fraction, optim.warmup_fraction) == ("cosine", 0, 0.03)
+    assert (optim.learning_rate, optim.betas, optim.eps) == (3e-4, (0.9, 0.95), 1e-8)
+    assert (optim.weight_decay, optim.clip_norm, optim.ema_decay) == (0.05, 1, 0.9999)
+
+
 def test_every_key_of_the_model_is_an_argument():
     import inspect
 
