@@ -410,12 +410,12 @@ class TestDocument:
         with pytest.raises(ConversionError, match=r"table.weight is \(11, 64\), .* \(10, 64\)"):
             loading.from_content("x", self.changed(kinds, model={"null_class": False}))
 
-    def test_given_values_are_compared(self, kinds):
-        file = kinds / "x.safetensors"
-        assert "grid=(2, 8) was given" in refused(loading.read, file, grid=(2, 8))
-        assert "classes=9 was given" in refused(loading.read, file, classes=9)
-        loading.read(file, grid=(4, 4), classes=10)
-        assert "does not say whether" in refused(loading.read, file, "raw")
+    @pytest.mark.parametrize("name", ["x.safetensors", "hub", "folder"])
+    def test_given_values_are_compared(self, kinds, name):
+        assert "grid=(2, 8) was given" in refused(loading.read, kinds / name, grid=(2, 8))
+        assert "classes=9 was given" in refused(loading.read, kinds / name, classes=9)
+        loading.read(kinds / name, grid=(4, 4), classes=10)
+        assert "does not say whether" in refused(loading.read, kinds / name, "raw")
 
     def test_keys_that_a_run_saved_are_checked(self, tmp_path):
         config = generate.get_config()
