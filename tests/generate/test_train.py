@@ -105,7 +105,7 @@ class TestThroughTheLoop:
             ({"tokenizer": "b" * 32}, "eval.path=.* holds codes of tokenizer b{32}, and data.path"),
             (
                 {"class_names": ("a", "c", "b")},
-                "eval.path=.* other classes .*: a, c, b and a, b, c",
+                "eval.path=.* other classes .*: a, c, b and",
             ),
             ({"grid": [3, 2]}, r"model.grid=.*but the codes of eval.path=.* have \(3, 2\)"),
         ],

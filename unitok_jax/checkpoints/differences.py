@@ -37,10 +37,10 @@ SWITCHES = ("gan.weight", "optim.ema_decay")
 
 def config_differences(saved: dict, current: dict) -> list[str]:
     """Returns the differences in the binding keys, one line each; others are only logged."""
-    saved, current = flat(saved), flat(current)
     products = [keys.get("product", ADDED["product"]) for keys in (saved, current)]
     if products[0] != products[1]:  # hardly a key is the same
         return ["product: saved {!r}, now {!r}".format(*products)]
+    saved, current = flat(saved), flat(current)
     binding, free = [], []
     for key in sorted(saved.keys() | current.keys()):
         if key in ADDED and key not in saved and current[key] == ADDED[key]:
