@@ -68,11 +68,11 @@ def functions(model: dict, batch: int, scale: float) -> dict:
 
     def head(params, hidden, keys):
         network = nnx.merge(graph, params)
-        blocks = network.head.decoder.one_by_one()
+        steps = network.head.steps()
 
         def one(hidden, number):
             token = sampling.draw_token(
-                network, blocks, hidden, keys, number, jnp.full(books, scale),
+                network, steps, hidden, keys, number, jnp.full(books, scale),
                 sampling.Filters(), guided,
             )  # fmt: skip
             # Each token depends on the one before, as in sampling.

@@ -136,7 +136,7 @@ HELP = {
     "reconstruct": ("grain",),
     "tokenize": (),
     "detokenize": (),
-    "generate": ("jax", "flax", "grain", "orbax"),
+    "generate": ("grain", "orbax"),
     "classify": (),
     "retrieve": ("grain", "orbax"),
     "demo": (),

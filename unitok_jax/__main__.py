@@ -20,7 +20,7 @@ COMMANDS = {
     "retrieve": "the images of a folder that fit a text",
     "demo": "a page to rebuild, name, edit and blend pictures",
     "convert": "weights in another layout, PyTorch's or the hub's",
-    "inspect": "what a run would take from a file of weights",
+    "inspect": "what a file of weights holds, and what a run would take from it",
     "export": "encode and decode as programs that run without this package",
     "data preview": "what a run would train on, seen and measured",
     "data pack": "a few large files of any source",

@@ -18,7 +18,7 @@ NEEDED = {
     "classify": ("checkpoint", "data", "labels"),
     "demo": ("checkpoint",),
     "detokenize": ("checkpoint", "codes", "output"),
-    "evaluate": ("checkpoint", "data", "output"),
+    "evaluate": ("output",),
     "export": ("checkpoint", "output"),
     "reconstruct": ("checkpoint", "data", "output"),
     "retrieve": ("checkpoint", "data", "query"),
@@ -31,7 +31,7 @@ PATHS = {
     "detokenize": ("checkpoint", "codes", "output"),
     "evaluate": (
         *("checkpoint", "data", "captions", "index", "output", "inception", "lpips"),
-        *("reference", "save_reference", "cache", "probe"),
+        *("reference", "save_reference", "cache", "probe", "samples"),
     ),
     "export": ("checkpoint", "output"),
     "reconstruct": ("checkpoint", "data", "output"),

@@ -8,17 +8,21 @@ import signal
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import unitok_jax
+from configs import tiny
 from helpers import generators, in_process
 from helpers.tokenized import kill_when, other_weights, run, shards, start
 from unitok_jax.commands import generate
 from unitok_jax.data.images.transforms import to_uint8
-from unitok_jax.evaluation.samples import Generation, open_samples
+from unitok_jax.evaluation.samples import ROUNDINGS, Generation, open_samples
 from unitok_jax.generate import folder as drawn
+from unitok_jax.tokenizer.step import init_params
+from unitok_jax.weights import load
 
 pytestmark = pytest.mark.slow
 
@@ -239,6 +243,14 @@ class TestContinuing:
         assert here(output, "--write=png,npz")[0] == 0
         assert hashes(output) == hashes(whole)
 
+    def test_rounding(self, here, tmp_path, monkeypatch):
+        """The two differ at ties alone, which few pictures have."""
+        assert set(generate.ROUNDINGS) == set(ROUNDINGS)
+        monkeypatch.setitem(ROUNDINGS, "half_up", lambda images: np.full(images.shape, 7, np.uint8))
+        assert here(tmp_path / "out", "--rounding=half_up", "--labels=0-4")[0] == 0
+        opened = open_samples(tmp_path / "out")
+        assert (next(opened.read(5)) == 7).all() and opened.generation.rounding == "half_up"
+
     def test_more_samples_begin_with_the_same(self, here, whole, tmp_path):
         assert here(tmp_path / "out", "--labels=0-4", "--count=12", "--scale=1.5")[0] == 0
         for number in range(12):
@@ -280,6 +292,7 @@ class TestBadInput:
             (["--labels=cat"], "--labels=cat: expected labels and ranges"),
             (["--labels="], "--labels=: expected labels"),
             (["--labels=balanced"], "--labels=balanced needs --count"),
+            (["--labels=1", "--prompts=FILE"], "one of --labels and --prompts"),
             (["--labels=1", "--count=0"], "--count=0 must be at least 1"),
             (["--labels=1", "--count=-3"], "--count=-3"),
             (["--shard_size=0"], "--shard_size=0"),
@@ -338,6 +351,86 @@ class TestBadInput:
         code, _, error = here(tmp_path)
         assert code == 2 and "is not empty (thesis.tex)" in error
         assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.fixture(scope="module")
+def of_texts(tmp_path_factory):
+    """(generator of texts, tokenizer whose tower has CLIP's tokens)."""
+    config = tiny.get_config()
+    config.model.update(size="nano", num_codebooks=2, vocab_size=32)
+    config.model.text.update(width=16, heads=2, layers=1, vocab_size=49_408)
+    folder = tmp_path_factory.mktemp("texts")
+    load.write(folder / "tok", config, init_params(config.model.to_dict(), jax.random.key(0)))
+    found = generators.weights(
+        tokenizer_hash=unitok_jax.load(folder / "tok").hash,
+        vocab_size=32,
+        prompt="text",
+        text_tokens=config.model.text.context_length,
+        text_features=16,
+    )
+    return generators.save(folder / "gen", found), folder / "tok"
+
+
+class TestPrompts:
+    @pytest.fixture
+    def here(self, of_texts, capsys, monkeypatch, tmp_path):
+        def call(content, *more):
+            (tmp_path / "prompts.txt").write_bytes(content)
+            generator, tokenizer = of_texts
+            given = [f"--checkpoint={generator}", f"--tokenizer={tokenizer}"]
+            given += [f"--prompts={tmp_path}/prompts.txt", f"--output={tmp_path}/out"]
+            return in_process.run(generate, capsys, monkeypatch, *given, *more)
+
+        return call
+
+    def test_each_line_in_turn(self, here, of_texts, tmp_path):
+        generator, tokenizer = of_texts
+        long = "a very " * 60 + "long road"
+        content = f"a red heart\n{long}\n caf\u00e9 \n\n".encode()
+        code, printed, error = here(content, "--count=5", "--scale=2")
+        assert (code, printed) == (0, f"pictures of 32 x 48 px of 5 samples in {tmp_path}/out\n")
+        assert "1 of 3 texts of --prompts=" in error and "last words: line 2\n" in error
+        texts = ["a red heart", long, "caf\u00e9", "a red heart", long]
+        codes = unitok_jax.open_codes(tmp_path / "out" / "codes")
+        assert [(r["label"], r["captions"]) for r in codes] == [(None, (t,)) for t in texts]
+        gen, tok = unitok_jax.load_generator(generator), unitok_jax.load(tokenizer)
+        prompts = gen.text_prompts(tok, texts)
+        assert prompts["valid"].sum(axis=1).tolist() == [5, 77, 3, 5, 77]
+        assert not prompts["features"][~prompts["valid"]].any()
+        expected = gen.sample(**prompts, scale=2.0)
+        np.testing.assert_array_equal([record["codes"][0] for record in codes], expected)
+        again = gen.text_prompts(tok, texts[3])
+        np.testing.assert_array_equal(again["features"], prompts["features"][:1])
+        assert Generation.read(tmp_path / "out").labels == "captions"
+
+    @pytest.mark.parametrize(
+        "content, words",
+        [
+            (b"", "is empty; it must hold a text a line"),
+            (b"\n \n", "is empty; it must hold a text a line"),
+            (b"a cat\n\na dog", "line 2 is empty; a prompt needs a word"),
+            (b"caf\xe9", "is no text in UTF-8"),
+        ],
+    )
+    def test_empty(self, here, tmp_path, content, words):
+        code, _, error = here(content)
+        assert code == 2 and f"--prompts={tmp_path}/prompts.txt" in error and words in error
+        assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+    def test_of_the_other_kind(self, here, of_texts, generator, weights, capsys, monkeypatch):
+        code, _, error = here(b"a cat", f"--checkpoint={generator}", f"--tokenizer={weights}")
+        assert code == 2 and "this generator's prompts are classes" in error
+        given = [f"--checkpoint={of_texts[0]}", "--labels=1", "--write=codes", "--output=/none/x"]
+        code, _, error = in_process.run(generate, capsys, monkeypatch, *given)
+        assert code == 2 and "--labels=1: this generator's prompts are texts" in error
+
+    def test_from_python(self, of_texts, tokenizer):
+        gen, tok = unitok_jax.load_generator(of_texts[0]), unitok_jax.load(of_texts[1])
+        for texts, words in (("  ", "text 0 is empty"), ([], "at least one"), ([3], "no str")):
+            with pytest.raises((ValueError, TypeError), match=words):
+                gen.text_prompts(tok, texts)
+        with pytest.raises(ValueError, match="hash"):
+            gen.text_prompts(tokenizer, "a cat")
 
 
 def test_a_schedule_in_a_file(here, generator, tmp_path):

@@ -41,10 +41,39 @@ def seeded():
     return graph, jax.tree.map(jnp.asarray, params)
 
 
+def first_branch(model, images):
+    """(B, 17, 17, 192): what TensorFlow calls mixed_6/conv, the third block of 17 x 17."""
+    x = (inception.resize(images.astype(jnp.float32)) - 128) / 128
+    x = model.Conv2d_2b_3x3(model.Conv2d_2a_3x3(model.Conv2d_1a_3x3(x)))
+    x = inception._max_pool(x)
+    x = inception._max_pool(model.Conv2d_4a_3x3(model.Conv2d_3b_1x1(x)))
+    for name in ("5b", "5c", "5d", "6a", "6b", "6c"):
+        x = getattr(model, f"Mixed_{name}")(x)
+    return model.Mixed_6d.branch1x1(x)
+
+
 @pytest.fixture(scope="module")
-def features(seeded):
-    graph, params = seeded
-    return jax.jit(lambda p, x: nnx.merge(graph, p)(x))(params, pictures())
+def outputs(seeded):
+    """The features, and the output of `first_branch`, of one program."""
+
+    def both(params, images):
+        model = nnx.merge(seeded[0], params)
+        return model(images), first_branch(model, images)
+
+    return jax.jit(both)(seeded[1], pictures())
+
+
+@pytest.fixture(scope="module")
+def features(outputs):
+    return outputs[0]
+
+
+def test_spatial_features_are_rows_columns_channels(outputs):
+    """As NumPy flattens ADM's array [..., :7]; its statistics are in this order."""
+    found = np.asarray(outputs[0].spatial)
+    assert found.shape == (2, inception.SPATIAL) == (2, 2023) and found.std() > 0
+    wanted = np.asarray(outputs[1])[..., :7].reshape(2, -1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("tap", TAPS)
@@ -56,7 +85,8 @@ def test_parity(features, tap):
 
 def test_every_golden_tap_is_compared():
     names = {name for name in parity.load("inception") if name.startswith("features_")}
-    assert names == set(TAPS.values()) and tuple(TAPS) == inception.Features._fields
+    assert names == set(TAPS.values())
+    assert {*TAPS, "spatial"} == set(inception.Features._fields)
 
 
 def test_names_go_both_ways(seeded):

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 
-from . import Mutation, generators, inputs, networks, steps
+from . import Mutation, generators, inputs, measures, networks, steps
 
 ROOT = pathlib.Path(__file__).parents[2]
 COPIED = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
 FILES = ("Makefile", "README.md", "pyproject.toml", "requirements.txt")
-ALL = (*steps.MUTATIONS, *networks.MUTATIONS, *inputs.MUTATIONS, *generators.MUTATIONS)
+LISTS = steps, networks, inputs, measures, generators
+ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"
 STALE, BROKEN = "NO LONGER APPLIES", "TESTS FAIL WITHOUT IT"
 

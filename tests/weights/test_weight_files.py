@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import pathlib
 import pickle
 import random
 import struct
@@ -295,6 +296,13 @@ class TestTorch:
     )
     def test_training_checkpoints_of_something_else(self, saved, content, words):
         assert words in refused(saved(content))
+
+    def test_what_is_not_taken_is_not_read(self, saved, torch):
+        """The file is mapped: the optimizer's arrays, twice the weights, take no memory."""
+        path = saved({"model": {"w": torch.ones(10**5)}, "optimizer": {"m": torch.ones(10**5)}})
+        state = read_state(path)[1]
+        assert state["w"].sum() == 10**5
+        assert str(path) in pathlib.Path("/proc/self/maps").read_text()
 
     def test_average_and_trained_weights(self, saved, torch, tmp_path):
         both = {"model": {"w": torch.ones(1)}, "ema": {"w": torch.zeros(1)}}

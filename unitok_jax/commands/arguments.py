@@ -60,11 +60,11 @@ def heads(args: argparse.Namespace) -> dict[str, int]:
     return {name: getattr(args, name) for name in HEADS if getattr(args, name) is not None}
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds the arguments for the weights and their computation."""
     parser.add_argument(
         "--checkpoint",
-        required=True,
+        required=required,
         type=place,
         help="workdir, folder, .pth, .safetensors or hf://owner/name",
     )
@@ -103,11 +103,11 @@ def _renamed(_: str) -> NoReturn:
     console.refuse("--input is now --data")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds the arguments for images, as `data.specs` reads them."""
     parser.add_argument(
         "--data",
-        required=True,
+        required=required,
         type=place,
         help="SOURCE:PATH, as labelled:/data/val or tar:/data/{00..99}.tar; a path; or photos",
     )

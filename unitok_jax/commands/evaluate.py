@@ -1,7 +1,9 @@
-"""Measures a tokenizer on a set of images, and writes what it found as a card.
+"""Measures a tokenizer on a set of images, or drawn images, and writes what it found as a card.
 
 `unitok evaluate --checkpoint=DIR --data=labelled:/data/val --output=card/` writes
 card.json, card.md, card.html and pictures/. docs/guides/evaluate.md says what each figure means.
+`unitok evaluate --samples=SAMPLES --reference=FILE.npz --inception=FILE --output=card/` measures
+drawn images: gFID and others.
 """
 
 import argparse
@@ -11,7 +13,9 @@ import sys
 
 from unitok_jax.commands import arguments
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.specs import data_config
 from unitok_jax.evaluation.card import pages, statistics, write
+from unitok_jax.evaluation.card.drawn import DrawnSettings, measure_drawn
 from unitok_jax.evaluation.card.measure import measure
 from unitok_jax.evaluation.card.settings import CardSettings
 from unitok_jax.runtime import processes
@@ -22,16 +26,22 @@ from unitok_jax.system.paths import printable
 def main() -> None:
     """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("evaluate", __doc__)
-    arguments.add_checkpoint(parser)
-    arguments.add_data(parser)
+    arguments.add_checkpoint(parser, required=False)
+    arguments.add_data(parser, required=False)
     add = parser.add_argument
+    add(
+        "--samples",
+        default="",
+        type=arguments.place,
+        help="drawn images to measure instead: samples.npz, PNGs, or what unitok generate wrote",
+    )
     add("--output", required=True, type=arguments.path, help="folder of the card; new or empty")
     add("--size", help="N or HEIGHTxWIDTH; default: the model's")
     add(
         "--max_images",
         type=int,
         default=CardSettings.max_images,
-        help="the first of the data; 0: all",
+        help="the first of the data, or of the samples; 0: all",
     )
     add(
         "--batch_size",
@@ -69,6 +79,15 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.samples:
+        _run_drawn(args)
+        return
+    for name in ("checkpoint", "data"):
+        if not getattr(args, name):
+            raise ValueError(
+                f"--{name} is missing: give --checkpoint and --data, or --samples to measure drawn "
+                "images"
+            )
     settings = _settings(args)
     arguments.connect(args)
     with contextlib.ExitStack() as stack:
@@ -89,12 +108,62 @@ def _run(args: argparse.Namespace) -> None:
             source = open_source(data, require_captions=False)
         card = measure(tokenizer, source, data, settings)
         if folder is not None:
-            command = shlex.join(["unitok", "evaluate", *sys.argv[1:]])
-            content = write.write(folder, card, command)
-            for name, value, _, _ in pages.rows(content):
-                print(f"{name:28} {value}")
+            _print(write.write(folder, card, _command()))
     if folder is not None:
         print(printable(args.output / "card.html"))
+
+
+def _run_drawn(args: argparse.Namespace) -> None:
+    """Measures drawn images."""
+    for name in ("size", "lpips", "cache", "labels", "templates", "probe", "no_text", "max_bad"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} means nothing with --samples; leave it out")
+    settings = DrawnSettings(
+        samples=args.samples,
+        inception=args.inception,
+        reference=args.reference,
+        data=args.data or "",
+        save_reference=args.save_reference,
+        checkpoint=args.checkpoint or "",
+        captions=args.captions,
+        max_images=args.max_images,
+        batch_size=args.batch_size,
+    )
+    arguments.connect(args)
+    with contextlib.ExitStack() as stack:
+        folder = None
+        with processes.fail_together():
+            if processes.is_lead():
+                if args.save_reference:
+                    arguments.check_new(args.save_reference, "save_reference")
+                folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
+            tokenizer = arguments.load_tokenizer(args) if args.checkpoint else None
+
+        def open_data(size):
+            data = data_config(
+                args.data,
+                image_size=size,
+                context_length=2,  # captions are not read
+                index=args.index,
+                num_threads=args.num_threads,
+                num_workers=args.num_workers,
+            )
+            return open_source(data, require_captions=False), data
+
+        card = measure_drawn(settings, tokenizer, open_data if args.data else None)
+        if folder is not None:
+            _print(write.write_drawn(folder, card, _command()))
+    if folder is not None:
+        print(printable(args.output / "card.html"))
+
+
+def _command() -> str:
+    return shlex.join(["unitok", "evaluate", *sys.argv[1:]])
+
+
+def _print(content: dict) -> None:
+    for name, value, _, _ in pages.rows(content):
+        print(f"{name:28} {value}")
 
 
 def _settings(args: argparse.Namespace) -> CardSettings:

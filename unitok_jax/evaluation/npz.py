@@ -1,4 +1,4 @@
-"""Arrays of .npz files from elsewhere, read without unpickling and not before their size is known."""
+"""Arrays of .npz files from elsewhere, never unpickled, and of a size that is known before."""
 
 import lzma
 import struct

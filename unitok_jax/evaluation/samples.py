@@ -5,21 +5,25 @@ A folder that `unitok generate` wrote holds:
     generation.json   `Generation`, the settings that the images were drawn with
     samples.npz       arr_0 uint8 (N, H, W, 3) and arr_1 integer labels (N,); or
     images/           NUMBER.png of every image, from 0; the order is the number's
+    codes/            codes of the images, with their labels or captions
     sheet.png         contact sheet of the first images, which is no sample
 
 Images are read in order, a batch at a time: `arr_0` of 50 000 images takes 9.8 GB.
 """
 
+import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from unitok_jax.data.codes.records import open_codes
 from unitok_jax.data.images.transforms import decode_image, to_uint8
 from unitok_jax.evaluation import npz
 from unitok_jax.system.foreign_files import check_file
@@ -27,8 +31,10 @@ from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import expand, printable
 
 SETTINGS, ARCHIVE, PICTURES, SHEET = "generation.json", "samples.npz", "images", "sheet.png"
+CODES = "codes"
 LABELS = ("balanced", "random", "given", "captions")
 _MOST_LABELS = 1 << 27  # bytes of arr_1
+_THREADS = 8  # that decode PNGs
 
 
 def _half_up(images: np.ndarray) -> np.ndarray:
@@ -121,6 +127,7 @@ class DrawnImages:
       size: (height, width).
       labels: (N,) int64; None: they have none.
       generation: settings that they were drawn with; None: nothing tells them.
+      captions: N texts that they were drawn from; None: they have none.
       read: yields batches of at most the given number, uint8 (n, H, W, 3), from the first on.
     """
 
@@ -130,6 +137,7 @@ class DrawnImages:
     labels: np.ndarray | None
     generation: Generation | None
     read: Callable[[int], Iterator[np.ndarray]]
+    captions: Sequence[str] | None = None
 
     def batches(self, batch_size: int, count: int = 0) -> Iterator[np.ndarray]:
         """Yields the first `count` images, by default all, in batches of at most `batch_size`."""
@@ -151,22 +159,42 @@ def open_samples(path: str | os.PathLike, flag: str = "--samples") -> DrawnImage
     Raises:
       FileNotFoundError: there is no such path.
       ValueError: it holds no images, or other than uint8 (N, H, W, 3); labels that do not fit;
-        fewer or more images than its `generation.json` tells.
+        fewer or more images than its `generation.json` or codes tell; it is not finished.
     """
     path = expand(path)
     if not path.is_dir():
         return _open_archive(path, flag)
-    generation = Generation.read(path) if (path / SETTINGS).is_file() else None
-    if generation and (path / ARCHIVE).is_file():
-        images = _open_archive(path / ARCHIVE, flag)
-    else:
-        images = _open_folder(path / PICTURES if generation else path, flag)
-    if generation and generation.count != images.count:
-        raise ValueError(
-            f"{flag}={printable(path)} holds {images.count} images, and its {SETTINGS} tells of "
-            f"{generation.count}: draw the rest"
-        )
-    return dataclasses.replace(images, place=printable(path), generation=generation)
+    if not (path / SETTINGS).is_file():
+        if (path / CODES).is_dir():
+            raise ValueError(
+                f"{flag}={printable(path)} holds {CODES} and no {SETTINGS}: unitok generate has "
+                "not finished it; give the same command again"
+            )
+        return _open_folder(path, flag)
+    generation, name = Generation.read(path), printable(path)
+    is_archive = (path / ARCHIVE).is_file()
+    images = (_open_archive if is_archive else _open_folder)(
+        path / (ARCHIVE if is_archive else PICTURES), flag
+    )
+    labels, captions = _prompts(path / CODES) if (path / CODES).is_dir() else (None, None)
+    for count, what in ((generation.count, SETTINGS), (len(labels or captions or ()), CODES)):
+        if count and count != images.count:
+            raise ValueError(
+                f"{flag}={name} holds {images.count} images, and its {what} tells of {count}: give "
+                "the command that drew them again"
+            )
+    if labels is not None and images.labels is None:
+        images = dataclasses.replace(images, labels=np.array(labels, np.int64))
+    return dataclasses.replace(images, place=name, generation=generation, captions=captions)
+
+
+def _prompts(path: Path) -> tuple[list[int] | None, list[str] | None]:
+    """Reads the labels and captions of codes; None where one has none."""
+    labels, captions = [], []
+    for record in open_codes(path):
+        labels.append(record["label"])
+        captions.append(record["captions"][0] if record["captions"] else None)
+    return None if None in labels else labels, None if None in captions else captions
 
 
 def _open_archive(path: Path, flag: str) -> DrawnImages:
@@ -189,14 +217,16 @@ def image_shape(archive: zipfile.ZipFile) -> tuple[int, int, int, int]:
     """Returns the shape of an archive's `arr_0`, whose values are not read.
 
     Raises:
-      ValueError: it is missing, not uint8 (N, H, W, 3) in rows, empty or cut off.
+      ValueError: it is missing, not uint8 (N, H, W, 3) in rows, empty, or of other bytes.
     """
-    shape, fortran, dtype = npz.header(archive, "arr_0")
+    with npz.open_array(archive, "arr_0") as file:
+        shape, fortran, dtype = npz.read_header(file)
+        values = npz.stored(archive, "arr_0") - file.tell()
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or fortran:
         order = ", columns first" if fortran else ""
         raise ValueError(f"arr_0 is {dtype} {shape}{order}, not uint8 (N, height, width, 3)")
-    if npz.stored(archive, "arr_0") <= np.prod(shape, dtype=object):
-        raise ValueError(f"arr_0 is cut off: it holds fewer bytes than {shape} takes")
+    if values != (needed := math.prod(shape)):
+        raise ValueError(f"arr_0 holds {values:,} bytes, and {shape} takes {needed:,}")
     return shape
 
 
@@ -213,7 +243,7 @@ def archived(path: Path, batch_size: int) -> Iterator[np.ndarray]:
                 npz.read_header(file)
                 for start in range(0, count, batch_size):
                     rows = min(batch_size, count - start)
-                    data = file.read(rows * int(np.prod(shape)))
+                    data = file.read(rows * math.prod(shape))
                     # Too few bytes do not reshape.
                     yield np.frombuffer(data, np.uint8).reshape(rows, *shape)
     except npz.DAMAGE as error:
@@ -234,15 +264,18 @@ def _open_folder(path: Path, flag: str) -> DrawnImages:
     size = _decode(files[0]).shape[:2]
 
     def read(batch_size):
-        for start in range(0, len(files), batch_size):
-            images = [(file, _decode(file)) for file in files[start : start + batch_size]]
-            for file, image in images:
-                if image.shape[:2] != size:
-                    raise ValueError(
-                        f"{flag}: {printable(file)} has {image.shape[0]}x{image.shape[1]} pixels, "
-                        f"and {files[0].name} has {size[0]}x{size[1]}: samples are of one size"
-                    )
-            yield np.stack([image for _, image in images])
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(files), batch_size):
+                chunk = files[start : start + batch_size]
+                images = list(pool.map(_decode, chunk))
+                for file, image in zip(chunk, images, strict=True):
+                    if image.shape[:2] != size:
+                        raise ValueError(
+                            f"{flag}: {printable(file)} has {image.shape[0]}x{image.shape[1]} "
+                            f"pixels, and {files[0].name} has {size[0]}x{size[1]}: samples are of "
+                            "one size"
+                        )
+                yield np.stack(images)
 
     return DrawnImages(printable(path), len(files), size, None, None, read)
 

@@ -1,5 +1,6 @@
 """Public API: draws codes of images, whole or around codes that are given."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -7,10 +8,15 @@ import numpy as np
 
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import Codes
+from unitok_jax.data.text import TextTokenizer
 from unitok_jax.generate import inputs, loading
+from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.compiled import CompiledSampler, Settings
-from unitok_jax.generate.config_checks import has_null_prompt
+from unitok_jax.generate.config_checks import check_guidance, has_null_prompt
 from unitok_jax.generate.sampling import Filters
+from unitok_jax.models.precision import find
+
+TEXTS = 8  # texts of which the tower computes the states at a time
 
 
 class Sampler:
@@ -64,7 +70,7 @@ class Sampler:
         self.hash = weights_hash(model, weights.params)
         self.grid = tuple(model["grid"])
         self.classes = model["classes"] if model["prompt"] == "class" else 0
-        self._guides = has_null_prompt(model)
+        self._texts = functools.lru_cache(maxsize=1)(self._text_program)
 
     def __repr__(self) -> str:
         model, (books, entries) = self.config.model, self.codebook_shape
@@ -172,7 +178,7 @@ class Sampler:
         if index is None or len(rows["index"]) != count:
             rows["index"] = inputs.check_index(index, count)
         if "labels" not in rows and self.classes:
-            if not self._guides:
+            if not has_null_prompt(self.config.model):
                 raise ValueError("give labels: this generator has no null class")
             rows["labels"] = np.array([self.classes], np.int32)
         rows = {k: np.broadcast_to(v, (count, *v.shape[1:])) for k, v in rows.items()}
@@ -207,6 +213,49 @@ class Sampler:
             labels = np.repeat(labels, count)
         return self.sample(labels, given=np.repeat(codes, count, axis=0), known=known, **settings)
 
+    def text_prompts(self, tokenizer, texts: str | Sequence[str]) -> dict[str, np.ndarray]:
+        """Computes the prompts of texts, from the states of a tokenizer's text tower.
+
+        Args:
+          tokenizer: the `Tokenizer` of the codes.
+          texts: one or several, none of them blank; a long one loses its last tokens, which
+            `TextTokenizer.length` counts.
+
+        Returns:
+          {'features': float32 (B, T, F), 'valid': bool (B, T)}, arguments of `sample`.
+
+        Raises:
+          ValueError, TypeError: a blank text, another tokenizer, or prompts of another kind.
+        """
+        self.check(tokenizer)
+        model, tower = self.config.model, tokenizer.config.model.text
+        found = tower.context_length, tower.width
+        if self.classes or found != (model.text_tokens, model.text_features):
+            ours = "classes" if self.classes else f"{(model.text_tokens, model.text_features)}"
+            raise ValueError(
+                f"the tokenizer's text tower has states (T, F) = {found}, and this generator's "
+                f"prompts are {ours}: give what it was trained on"
+            )
+        texts = inputs.check_texts(texts)
+        ids = TextTokenizer(model.text_tokens)(texts)
+        pieces = [ids[start : start + TEXTS] for start in range(0, len(ids), TEXTS)]
+        program, rest = self._texts(tokenizer), [(0, TEXTS - len(pieces[-1])), (0, 0)]
+        pieces[-1] = np.pad(pieces[-1], rest)
+        states = [jax.device_get(program(tokenizer.params["text_encoder"], ids)) for ids in pieces]
+        names = "features", "valid"
+        return {name: np.concatenate([s[name] for s in states])[: len(texts)] for name in names}
+
+    def _text_program(self, tokenizer):
+        """Compiles the text tower of a tokenizer."""
+        found, model = find(self.precision, self._devices[0].platform), self.config.model.to_dict()
+        states = TextStates(tokenizer.config.model.to_dict(), model | {"dtype": found.dtype})
+
+        def run(params, ids):
+            with jax.default_matmul_precision(found.matmul_precision):
+                return states(params, ids)
+
+        return jax.jit(run)
+
     def check_settings(
         self, *, key, scale, guided_tokens, temperature, top_k, top_p
     ) -> tuple[int, Filters, np.ndarray, int]:
@@ -222,11 +271,8 @@ class Sampler:
         books, entries = self.codebook_shape
         tokens = self.grid[0] * self.grid[1]
         table, guided = inputs.check_scale(scale, guided_tokens, tokens, books)
-        if guided and not self._guides:
-            raise ValueError(
-                f"scale={scale} asks for guidance, and the generator has no null class "
-                "(model.null_class=False): no label was dropped in training; give scale=1"
-            )
+        if guided:
+            check_guidance(self.config.model, scale)
         filters = inputs.check_filters(temperature, top_k, top_p, entries)
         return inputs.check_seed(key), filters, table, guided
 
@@ -271,6 +317,7 @@ def load_generator(
       FileNotFoundError: the path does not exist.
       ValueError: not a generator's checkpoint, or one that does not fit its configuration, or a
         precision that is unknown or not supported by the devices.
+      ImportError: a PyTorch file without PyTorch.
     """
     found = loading.read(path, weights, grid=grid, classes=classes)
     return Sampler(found, batch_size, devices, precision)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax.generate import limits
@@ -13,6 +14,23 @@ from unitok_jax.training.optim import SCHEDULES
 def has_null_prompt(model: Mapping[str, Any]) -> bool:
     """Returns True if guidance by a null prompt is possible with the model `config.model`."""
     return model["prompt"] != "class" or model["null_class"]
+
+
+def check_guidance(model: Mapping[str, Any], scale) -> None:
+    """Checks that a generator can be guided, if it shall be.
+
+    Args:
+      model: `config.model`.
+      scale: of guidance, a number or a schedule of them; 1 is none.
+
+    Raises:
+      ValueError: it has no null class.
+    """
+    if np.any(np.asarray(scale) != 1) and not has_null_prompt(model):
+        raise ValueError(
+            f"scale={scale} asks for guidance, and the generator has no null class "
+            "(model.null_class=False): no label was dropped in training; give scale=1"
+        )
 
 
 def check(config: ConfigDict) -> None:

@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from unitok_jax.data.codes import files as code_files
 from unitok_jax.data.codes import shards
 from unitok_jax.data.codes.records import CodeRecords, open_codes, records_of
 from unitok_jax.data.health import Tally
-from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.writing.folders import sweep, write_bytes, write_json
 from unitok_jax.data.writing.npz import Rows, write_npz
 from unitok_jax.evaluation import samples
@@ -55,6 +54,21 @@ class Classes(NamedTuple):
         return {"label": int(self.labels[number]), "captions": ()}
 
 
+class Texts(NamedTuple):
+    """Prompts of texts, by the number of the sample; repeated in turn."""
+
+    texts: Sequence[str]
+    encode: Callable[[Sequence[str]], dict[str, Any]]  # as `Sampler.text_prompts`
+
+    def arguments(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Returns the arguments of `Sampler.sample` for samples."""
+        return self.encode([self.texts[number % len(self.texts)] for number in numbers])
+
+    def record(self, number: int) -> dict[str, Any]:
+        """Returns what a record of codes tells of a sample's prompt."""
+        return {"label": None, "captions": (self.texts[number % len(self.texts)],)}
+
+
 class Folder:
     """A folder that `data.writing.folders.claim` has claimed for `settings`."""
 
@@ -76,7 +90,7 @@ class Folder:
         """
         self.path, self.settings, self.kinds = path, settings, kinds
         self.process, self.processes = process, processes
-        self.codes, self.coded = path / "codes", codes_settings(settings)
+        self.codes, self.coded = path / samples.CODES, codes_settings(settings)
         self.shards = shards.shards_of(self.coded)
         self.count = self.coded["samples"]
         rows, columns = self.coded["grid"]
@@ -200,25 +214,31 @@ def generation(settings: dict[str, Any]) -> Generation:
         checkpoint_hash=settings["generator"],
         tokenizer_hash=settings["tokenizer"],
         count=settings["samples"],
-        labels=settings["--labels"],
+        labels=settings["prompts"],
         scale=float(np.max(scale)),
         guidance=schedule if first is None else f"{schedule}, the first {first} tokens",
         temperature=settings["--temperature"],
         top_k=settings["--top_k"] or 0,
         top_p=settings["--top_p"],
         key=settings["--key"],
-        rounding="half_even",
+        rounding=settings["--rounding"],
     )
 
 
-def draw(sampler: Sampler, tokenizer, folder: Folder, prompts, settings: dict[str, Any]) -> None:
+def draw(
+    sampler: Sampler,
+    tokenizer,
+    folder: Folder,
+    prompts: Classes | Texts,
+    settings: dict[str, Any],
+) -> None:
     """Draws this process's samples and pictures; returns once all of the folder is written.
 
     Args:
       sampler: the generator.
       tokenizer: the `Tokenizer` of the pictures; None if only codes are written.
       folder: what to write.
-      prompts: `Classes`, or another with its methods.
+      prompts: of the samples.
       settings: further arguments of `Sampler.sample`.
 
     Raises:
@@ -257,7 +277,7 @@ def finish(tokenizer, folder: Folder) -> None:
     shards.finish(folder.codes, folder.coded, facts, Tally(), max_bad=0.0)
     codes = open_codes(folder.codes)
     if folder.kinds != ["codes"] and not folder.sheet.is_file():
-        write_bytes(folder.sheet, _png(_sheet(tokenizer, codes[:_SHEET])))
+        write_bytes(folder.sheet, _png(_sheet(tokenizer, codes[:_SHEET], folder.settings)))
     if "npz" in folder.kinds and not folder.archive.is_file():
         _archive(folder, codes)
     told = dataclasses.asdict(generation(folder.settings)) | {"settings": folder.settings}
@@ -296,7 +316,7 @@ def _render(tokenizer, folder: Folder, shard: int, kinds: set[str]) -> None:
     records = records_of(folder.codes, folder.coded, [folder.facts(shard)])
     numbers = folder.numbers_of(shard)
     codes = np.concatenate([records[row]["codes"] for row in range(len(numbers))])
-    images = decoded(tokenizer, codes, folder.coded["grid"])
+    images = decoded(tokenizer, codes, folder.settings)
     if "png" in kinds:
         folder.picture(0).parent.mkdir(exist_ok=True)
         with concurrent.futures.ThreadPoolExecutor(_WRITERS) as pool:
@@ -306,13 +326,14 @@ def _render(tokenizer, folder: Folder, shard: int, kinds: set[str]) -> None:
         write_bytes(folder.part(shard), images.tobytes())
 
 
-def decoded(tokenizer, codes: np.ndarray, grid: Sequence[int]) -> np.ndarray:
+def decoded(tokenizer, codes: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     """Decodes codes (B, K, N) to pixels, uint8 (B, H, W, 3), by one program for any B."""
     size, pixels = tokenizer.batch_size, []
+    grid, rounded = tuple(settings["grid"]), samples.ROUNDINGS[settings["--rounding"]]
     for start in range(0, len(codes), size):
         piece = codes[start : start + size].astype(np.int32)
-        images = tokenizer.compiled.start("decode", piece, size, tuple(grid))
-        pixels.append(to_uint8(np.asarray(images)[: len(piece)]))
+        images = tokenizer.compiled.start("decode", piece, size, grid)
+        pixels.append(rounded(np.asarray(images)[: len(piece)]))
     return np.concatenate(pixels)
 
 
@@ -326,9 +347,9 @@ def _png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _sheet(tokenizer, codes: CodeRecords) -> Image.Image:
+def _sheet(tokenizer, codes: CodeRecords, settings: dict[str, Any]) -> Image.Image:
     records = list(codes)
-    images = decoded(tokenizer, np.concatenate([r["codes"] for r in records]), codes.grid)
+    images = decoded(tokenizer, np.concatenate([r["codes"] for r in records]), settings)
     captions = [r["captions"][0] if r["captions"] else f"class {r['label']}" for r in records]
     return contact_sheet(images, captions, [False] * len(records), load_font())
 

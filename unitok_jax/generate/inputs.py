@@ -84,6 +84,23 @@ def check_labels(labels, classes: int) -> np.ndarray:
     return labels.astype(np.int32)
 
 
+def check_texts(texts: str | Sequence[str]) -> list[str]:
+    """Returns texts, from one or several.
+
+    Raises:
+      ValueError, TypeError: no text, or a blank one.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise ValueError("texts are empty: give at least one")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is {type(text).__name__}, no str")
+        if not text.strip():
+            raise ValueError(f"text {number} is empty; a prompt needs a word")
+    return texts
+
+
 def check_features(features, valid, tokens: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the features float32 (B, T, F) of texts, and bool (B, T), which are of text.
 

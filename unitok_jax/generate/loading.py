@@ -193,12 +193,10 @@ def facts(weights: Weights) -> dict[str, str]:
     """Describes a generator in a few words a line, for people: name -> value."""
     model = weights.config.model
     rows, columns = model.grid
-    classes = (
-        f"{model.classes} classes, {'one null class' if model.null_class else 'no null class'}"
-    )
+    null = "one null class" if model.null_class else "no null class"
     return {
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(weights.params)):,}",
-        "prompts": classes if model.prompt == "class" else "texts",
+        "prompts": f"{model.classes} classes, {null}" if model.prompt == "class" else "texts",
         "codes of an image (K x N)": f"{model.num_codebooks} x {rows * columns}",
         "grid": f"{rows} x {columns}",
         "rows of each codebook (V)": f"{model.vocab_size // model.num_codebooks:,}",

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from unitok_jax.models import layers
-from unitok_jax.models.transformer import Decoder, Dropout, Sizes, drop, grid_rope, linear
+from unitok_jax.models.transformer import Block, Decoder, Dropout, Sizes, drop, grid_rope, linear
 
 
 class Trunk(NamedTuple):
@@ -254,14 +254,6 @@ class Head(nnx.Module):
         self.kernel = nnx.Param(jnp.zeros((sizes.width, entries)))
         self.bias = nnx.Param(jnp.zeros((entries,)))
 
-    @property
-    def tables(self) -> jax.Array:
-        """Tables (K, V, D) of the input behind each code; the last code has none, and zeros."""
-        last = jnp.zeros((1, self.kernel.shape[1], self.kernel.shape[0]))
-        if self.embedding is None:
-            return last
-        return jnp.concatenate([self.embedding[...], last])
-
     def first(self, hidden: jax.Array) -> jax.Array:
         """Returns the input (M, D) of position 0."""
         return hidden if self.enter is None else self.enter(hidden)
@@ -279,10 +271,26 @@ class Head(nnx.Module):
         """Computes float32 logits (M, K, V), each given the codes before."""
         return self.output(self.decoder(self.inputs(hidden, codes), key=key)[0])
 
+    def steps(self) -> "HeadSteps":
+        """Returns what single steps need, to be made outside of the loop over tokens."""
+        rows = None
+        if self.embedding is not None:
+            rows = self.embedding[...].reshape(-1, self.embedding.shape[-1])
+        kernel = self.kernel[...].astype(self.decoder.dtype)
+        return HeadSteps(self.decoder.one_by_one(), rows, kernel)
+
     def output(self, x: jax.Array) -> jax.Array:
         """Computes float32 logits (..., V) from the decoder's output."""
         kernel = self.kernel[...].astype(x.dtype)
         return jnp.matmul(x, kernel, preferred_element_type=jnp.float32) + self.bias[...]
+
+
+class HeadSteps(NamedTuple):
+    """Weights of a depth head as single steps read them, made once outside of the loop."""
+
+    blocks: list[Block]
+    rows: jax.Array | None  # ((K - 1) V, D), the vectors of codes; None for one codebook
+    kernel: jax.Array  # (D, V) in the compute dtype
 
 
 def _sizes(width, heads, depth):

@@ -58,7 +58,7 @@ def infer(
         "grid": grid,
         "prompt": "class",
         "prompt_rope": "zero",
-        "classes": _IMAGENET,
+        "classes": args.get("num_classes", _IMAGENET),
         "null_class": True,
         "text_tokens": 77,
         "text_features": 768,

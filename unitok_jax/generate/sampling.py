@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unitok_jax.generate.model import Generator
+from unitok_jax.generate.model import Generator, HeadSteps
 
 
 class Filters(NamedTuple):
@@ -122,7 +122,7 @@ def sample(
         if valid is None
         else jnp.pad(valid.astype(bool), [(0, 0), (0, tokens - 1)], constant_values=True)
     )
-    trunk, head = model.trunk.one_by_one(), model.head and model.head.decoder.one_by_one()
+    trunk, head = model.trunk.one_by_one(), model.head and model.head.steps()
     rope = jnp.asarray(model.rope)[length - 1 :]
 
     def step(guided):
@@ -159,10 +159,23 @@ def sample(
     return codes.transpose(1, 2, 0), logits.transpose(1, 2, 0, 3)
 
 
-def draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> Token:
-    """Draws the K codes of a token, one after the other, from `hidden` (B or 2 B, D)."""
+def draw_token(
+    model: Generator, steps: HeadSteps | None, hidden, keys, number, scale, filters, guided
+) -> Token:
+    """Draws the K codes of a token, one after the other.
+
+    Args:
+      model: generator.
+      steps: of its head, made outside of the loop over tokens; None: it has no head.
+      hidden: (B, D), or (2 B, D) with guidance, the trunk's output.
+      keys: (B,) keys of the samples.
+      number: scalar, the token's.
+      scale: (K,) scales of guidance.
+      filters: temperature and filters.
+      guided: the second half of `hidden` is that of null prompts.
+    """
     books = model.num_codebooks
-    if model.head is None:
+    if steps is None:
         logits = jax.vmap(lambda row, s: guide(row, s, guided), (1, 0), 1)(
             model.independent(hidden), scale
         )
@@ -171,17 +184,19 @@ def draw_token(model, blocks, hidden, keys, number, scale, filters, guided) -> T
         )(logits, jnp.arange(books))
         return Token(codes, logits)
     head = model.head
-    cache = head.decoder.empty_cache(len(hidden), books)
-    tables = head.tables
 
     def one(carry, book):
         x, cache = carry
-        out, cache = head.decoder.extend(blocks, x[:, None], cache)
-        logits = guide(head.output(out[:, 0]), scale[book], guided)
+        out, cache = head.decoder.extend(steps.blocks, x[:, None], cache)
+        logits = jnp.matmul(out[:, 0], steps.kernel, preferred_element_type=jnp.float32)
+        logits = guide(logits + head.bias[...], scale[book], guided)
         code = choose(logits, keys, number * books + book, filters)
-        x = tables[book][code].astype(x.dtype)
-        return (jnp.concatenate([x, x]) if guided else x, cache), (code, logits)
+        if books > 1:  # (What follows the last code is not read.)
+            row = steps.rows[jnp.minimum(book, books - 2) * model.entries + code].astype(x.dtype)
+            x = jnp.concatenate([row, row]) if guided else row
+        return (x, cache), (code, logits)
 
     first = head.first(hidden).astype(jnp.float32)
+    cache = head.decoder.empty_cache(len(hidden), books)
     _, (codes, logits) = lax.scan(one, (first, cache), jnp.arange(books))
     return Token(codes.T, logits.transpose(1, 0, 2))

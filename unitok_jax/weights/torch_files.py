@@ -77,7 +77,9 @@ def read(path: pathlib.Path, head: bytes, weights: str | None = None) -> Content
             f"{name} is not a PyTorch file: it begins neither as a zip archive nor as torch.save's "
             "older format"
         )
-    args, tensors, weights = _split(_load(torch, path, name), name, weights)
+    # Mapped, so that the optimizer's arrays and other weights beside those taken are never read.
+    content = _load(torch, path, name, mmap=head.startswith(_ZIP))
+    args, tensors, weights = _split(content, name, weights)
     strangers = [
         k for k, v in tensors.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))
     ]
@@ -152,11 +154,11 @@ def _check_archive(path, name, size):
         )
 
 
-def _load(torch, path, name):
+def _load(torch, path, name, mmap):
     try:
         # The generator's options are an argparse.Namespace.
         with torch.serialization.safe_globals([(_Options, "argparse.Namespace")]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError:
         raise
     # The file determines the calls and arguments, so any exception is possible. PyTorch's message

@@ -9,8 +9,13 @@ from typing import Any
 FIGURES = (
     ("rfid", "rFID", "{:.3f}", "lower", "Fréchet distance of Inception features to the originals"),
     ("fid_reference", "FID to reference", "{:.3f}", "lower", "the same, to the file given"),
-    ("inception_score", "Inception score", "{:.3f}", "higher", "of the reconstructions"),
+    ("gfid", "gFID", "{:.3f}", "lower", "Fréchet distance of Inception features to the reference"),
+    ("sfid", "sFID", "{:.3f}", "lower", "the same, of spatial features"),
+    ("inception_score", "Inception score", "{:.3f}", "higher", "of the images that were made"),
     ("inception_score_std", "Inception score, ±", "{:.3f}", "", "deviation over 10 splits"),
+    ("precision", "precision", "{:.4f}", "higher", "samples within the reference's manifold"),
+    ("recall", "recall", "{:.4f}", "higher", "reference within the samples' manifold"),
+    ("clip_score", "CLIP score", "{:.2f}", "higher", "cosine of images and captions, x 100"),
     ("psnr", "PSNR", "{:.2f} dB", "higher", "mean over images, 8-bit pictures"),
     ("ssim", "SSIM", "{:.4f}", "higher", "11x11 Gaussian window, as published"),
     ("ssim_uniform", "SSIM, uniform window", "{:.4f}", "higher", "7x7, as scikit-image"),
@@ -84,17 +89,26 @@ def markdown(card: dict[str, Any]) -> str:
     lines = [f"# {card['title']}", "", f"{card['images']} images of `{card['data']}`.", ""]
     lines += [f"> **{warning}**\n" for warning in card["warnings"]]
     lines += _table(["figure", "value", "better", "what"], rows(card))
-    lines += ["", "## Codebooks", "", _usable(card), ""]
+    lines += _reconstructions(card) if "codebooks" in card else _samples(card)
+    lines += ["## Not measured", ""] if card["not_measured"] else []
+    lines += [f"- {m['what']}: {m['reason']}. {m['to_measure']}" for m in card["not_measured"]]
+    lines += ["", "## Where this comes from", ""] + _table(["", ""], _provenance(card)) + [""]
+    return "\n".join(lines)
+
+
+def _reconstructions(card):
+    lines = ["", "## Codebooks", "", _usable(card), ""]
     lines += _table(_codebook_columns(card), _codebooks(card))
     lines += ["", "![code use](pictures/code_use.png)", "", "![code map](pictures/code_map.png)"]
     lines += ["", "## Reconstructions", "", "Original, reconstruction, error x 2.", ""]
     for shown in card["pictures"]:
         title = f"{_KINDS[shown['kind']]}: {shown['name']}, {_decibels(shown)}"
         lines += [f"![{_cell(title)}]({shown['file']})", "", title, ""]
-    lines += ["## Not measured", ""] if card["not_measured"] else []
-    lines += [f"- {m['what']}: {m['reason']}. {m['to_measure']}" for m in card["not_measured"]]
-    lines += ["", "## Where this comes from", ""] + _table(["", ""], _provenance(card)) + [""]
-    return "\n".join(lines)
+    return lines
+
+
+def _samples(card):
+    return ["", "## The first samples", "", f"![samples]({card['sheet']})", ""]
 
 
 def _table(columns, cells):
@@ -150,11 +164,7 @@ def page(card: dict[str, Any], folder: pathlib.Path) -> str:
         + "</small></div>"
         for name, value, better, what in rows(card)
     )
-    figures = "".join(
-        f"<figure>{picture(shown['file'])}<figcaption>{_KINDS[shown['kind']]}: "
-        f"{text(shown['name'])}, {_decibels(shown)}</figcaption></figure>"
-        for shown in card["pictures"]
-    )
+    sections = _reconstructions_html if "codebooks" in card else _samples_html
     missing = "".join(
         f"<tr><th>{text(m['what'])}</th><td>{text(m['reason'])}</td>"
         f"<td>{text(m['to_measure'])}</td></tr>"
@@ -168,6 +178,22 @@ def page(card: dict[str, Any], folder: pathlib.Path) -> str:
         f'<p class="soft">{card["images"]} images of {text(card["data"])}</p>',
         *(f'<p class="warn">{text(warning)}</p>' for warning in card["warnings"]),
         f'<div class="tiles">{tiles}</div>',
+        *sections(card, picture),
+        f"<h2>Not measured</h2><table>{missing}</table>" if missing else "",
+        "<h2>Where this comes from</h2>" + _html_table((), _provenance(card)),
+        "</main></html>",
+    ]
+    return "\n".join(parts)
+
+
+def _reconstructions_html(card, picture):
+    text = html.escape
+    figures = "".join(
+        f"<figure>{picture(shown['file'])}<figcaption>{_KINDS[shown['kind']]}: "
+        f"{text(shown['name'])}, {_decibels(shown)}</figcaption></figure>"
+        for shown in card["pictures"]
+    )
+    return (
         "<h2>Reconstructions</h2><p class=soft>Original, reconstruction, error x 2; best, median "
         f'and worst by PSNR.</p><div class="pictures">{figures}</div>',
         f"<h2>Codebooks</h2><p class=soft>{_usable(card)}</p>"
@@ -177,11 +203,11 @@ def page(card: dict[str, Any], folder: pathlib.Path) -> str:
         f"<h2>Codes of one image</h2><p class=soft>{text(card['code_map'])}, and a map of each "
         "codebook: equal colours are equal codes.</p>"
         + picture("pictures/code_map.png", "class=wide"),
-        f"<h2>Not measured</h2><table>{missing}</table>" if missing else "",
-        "<h2>Where this comes from</h2>" + _html_table((), _provenance(card)),
-        "</main></html>",
-    ]
-    return "\n".join(parts)
+    )
+
+
+def _samples_html(card, picture):
+    return ("<h2>The first samples</h2>" + picture(card["sheet"], "class=wide"),)
 
 
 def _html_table(columns, cells):

@@ -1,48 +1,70 @@
 """Reference statistics of FID: files of Inception's moments, and a cache of them.
 
 A file is an .npz with `mu` and `sigma`, as ADM's guided-diffusion and the original FID code store
-them; ours also hold `count` and `facts`, where they come from.
+them; ours also hold `count` and `facts`, where they come from. For drawn images there may be more:
+`mu_s` and `sigma_s` of the spatial features, and for precision and recall ADM's `arr_0`, images, or
+our `pool3`, features.
 """
 
 import hashlib
 import json
-import lzma
 import os
-import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unitok_jax.data.records import Source
+from unitok_jax.evaluation import npz
 from unitok_jax.evaluation.metrics.frechet import Moments
+from unitok_jax.evaluation.samples import image_shape
+from unitok_jax.models.pretrained.inception import SPATIAL
 from unitok_jax.system import foreign_json
 from unitok_jax.system.foreign_files import check_file
 from unitok_jax.system.outputs import replacing
 from unitok_jax.system.paths import expand, printable
 
 WIDTH = 2048  # of Inception's pool3
+ROWS = 10_000  # images at most whose features are kept, as many as ADM's reference has
 _SHAPES = {"mu": (WIDTH,), "sigma": (WIDTH, WIDTH)}
+_SPATIAL_SHAPES = {"mu_s": (SPATIAL,), "sigma_s": (SPATIAL, SPATIAL)}
 _MOST_BYTES = 16 * WIDTH**2  # of a member: sigma in float64 takes half of it
-# What NumPy, zipfile and zlib raise of damaged members.
-_DAMAGE = (
-    *(ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, SyntaxError, struct.error),
-)
 PROBES = 16
 COMPARED = ("inception", "preprocessing")  # facts that two sides of a distance must have alike
 
 
-def write(path: str | os.PathLike, moments: Moments, facts: dict[str, Any]) -> None:
+class Reference(NamedTuple):
+    """Statistics that drawn images are compared with."""
+
+    pool3: Moments
+    facts: dict[str, Any]  # where they come from; of another project: empty
+    spatial: Moments | None = None
+    rows: np.ndarray | None = None  # (M, 2048) float32, pool3 of M of the images
+    images: tuple[int, int, int] | None = None  # number, height and width of the images `arr_0`
+
+
+def write(
+    path: str | os.PathLike,
+    moments: Moments,
+    facts: dict[str, Any],
+    *,
+    spatial: Moments | None = None,
+    rows: np.ndarray | None = None,
+) -> None:
     """Writes a reference, whole or not at all.
 
     Args:
       path: of the .npz.
       moments: of pool3.
       facts: JSON values; `COMPARED` among them.
+      spatial: moments of the spatial features; None: not kept.
+      rows: (M, 2048) pool3 of at most `ROWS` of the images; None: not kept.
     """
+    more = {} if spatial is None else {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    if rows is not None:
+        more["pool3"] = np.asarray(rows, np.float32)
     with replacing(expand(path)) as partial, partial.open("xb") as file:
         np.savez(
             file,
@@ -50,60 +72,81 @@ def write(path: str | os.PathLike, moments: Moments, facts: dict[str, Any]) -> N
             sigma=moments.covariance,
             count=moments.count,
             facts=json.dumps(facts),
+            **more,
         )
 
 
 def read(path: str | os.PathLike) -> tuple[Moments, dict[str, Any]]:
-    """A reference, and its facts; a file of another project has none, and a count of 0.
+    """A reference's moments of pool3, and its facts; errors as of `read_all`."""
+    found = _read(path, every=False)
+    return found.pool3, found.facts
+
+
+def read_all(path: str | os.PathLike) -> Reference:
+    """A reference; a file of another project has no facts, and a count of 0.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is not an .npz with the moments of Inception's pool3.
+      ValueError: it is not an .npz with the moments of Inception's pool3, or holds others of
+        another shape.
     """
+    return _read(path, every=True)
+
+
+def _read(path, every):
     path = expand(path)
-    name = printable(path)
     check_file(path)
+    spatial = rows = images = None
     try:
         with zipfile.ZipFile(path) as archive:
             mean, covariance = (_moment(archive, *each) for each in _SHAPES.items())
-            count = int(_member(archive, "count", (), "iu")) if _has(archive, "count") else 0
-            text = str(_member(archive, "facts", (), "U")) if _has(archive, "facts") else "{}"
+            count = int(_member(archive, "count", (), "iu")) if npz.holds(archive, "count") else 0
+            has_facts = npz.holds(archive, "facts")
+            text = str(_member(archive, "facts", (), "U")) if has_facts else "{}"
+            if every and any(npz.holds(archive, key) for key in _SPATIAL_SHAPES):
+                moments = (_moment(archive, *each) for each in _SPATIAL_SHAPES.items())
+                spatial = Moments(*moments, count)
+            if every and npz.holds(archive, "pool3"):
+                rows = _rows(archive)
+            elif every and npz.holds(archive, "arr_0"):
+                images = image_shape(archive)[:3]
         if count < 0:
             raise ValueError(f"count={count} must not be negative")
         facts = foreign_json.parse_object(text, "the entry facts")
-    except _DAMAGE as error:
-        raise ValueError(f"{name} is not a file of reference statistics: {error}") from error
-    return Moments(mean, covariance, count), facts
-
-
-def _has(archive, key):
-    return f"{key}.npy" in archive.namelist()
+    except npz.DAMAGE as error:
+        raise ValueError(
+            f"{printable(path)} is not a file of reference statistics: {error}"
+        ) from error
+    return Reference(Moments(mean, covariance, count), facts, spatial, rows, images)
 
 
 def _moment(archive, key, shape):
-    if not _has(archive, key):
-        raise ValueError(f"it does not hold the array {key}")
-    array = _member(archive, key, shape, "f")
+    return np.asarray(_finite(key, _member(archive, key, shape, "f")), np.float64)
+
+
+def _rows(archive):
+    shape, _, dtype = npz.header(archive, "pool3")
+    if len(shape) != 2 or shape[1] != WIDTH or not 1 <= shape[0] <= ROWS or dtype != np.float32:
+        raise ValueError(f"pool3 is {dtype} {shape}, not float32 of 1 to {ROWS} x {WIDTH}")
+    return _finite("pool3", npz.read(archive, "pool3"))
+
+
+def _finite(key, array):
     if not np.isfinite(array).all():
         raise ValueError(f"{key} holds values that are not finite")
-    return np.asarray(array, np.float64)
+    return array
 
 
 def _member(archive, key, shape, kinds):
     """An array whose header is looked at before memory is taken or more is unpacked."""
-    member, formats = archive.getinfo(f"{key}.npy"), np.lib.format
-    if member.file_size > _MOST_BYTES:
-        raise ValueError(f"{key} takes {member.file_size:,} bytes, over {_MOST_BYTES:,}")
-    with archive.open(member) as file:
-        first = formats.read_magic(file) == (1, 0)
-        read = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
-        found_shape, _, dtype = read(file)
+    found_shape, _, dtype = npz.header(archive, key)
+    if (size := npz.stored(archive, key)) > _MOST_BYTES:
+        raise ValueError(f"{key} takes {size:,} bytes, over {_MOST_BYTES:,}")
     if found_shape != shape or dtype.kind not in kinds or dtype.itemsize > _MOST_BYTES:
         raise ValueError(
-            f"{key} is {dtype} {found_shape}, not of Inception's pool3, whose is {shape}"
+            f"{key} is {dtype} {found_shape}, not of this Inception's features, whose is {shape}"
         )
-    with archive.open(member) as file:
-        return formats.read_array(file, allow_pickle=False)
+    return npz.read(archive, key)
 
 
 def check(path: str, saved: dict[str, Any], facts: dict[str, Any]) -> None:

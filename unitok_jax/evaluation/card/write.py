@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -13,7 +14,9 @@ from PIL import Image
 from unitok_jax import __version__
 from unitok_jax.evaluation.card import pages
 from unitok_jax.evaluation.card import pictures as card_pictures
+from unitok_jax.evaluation.card.drawn import DrawnCard
 from unitok_jax.evaluation.card.measure import Card
+from unitok_jax.pictures.comparison import tile
 from unitok_jax.system.paths import printable
 
 
@@ -70,6 +73,29 @@ def write(folder: str | pathlib.Path, card: Card, command: str = "") -> dict[str
         "code_map": card.names[card.order[middle]],
         "provenance": card.provenance | _versions() | by,
     }
+    return _write_texts(folder, content)
+
+
+def write_drawn(folder: str | pathlib.Path, card: DrawnCard, command: str = "") -> dict[str, Any]:
+    """Writes the files of a card of drawn images; arguments, result and errors as of `write`."""
+    folder, sheet = pathlib.Path(folder), "pictures/samples.png"
+    (folder / "pictures").mkdir(parents=True)
+    height = math.isqrt(len(card.shown) - 1) + 1
+    Image.fromarray(tile(list(card.shown), height)).save(folder / sheet)
+    content = {
+        "title": f"Drawn: {card.samples}",
+        "images": card.images,
+        "data": card.samples,
+        "metrics": {key: _number(value) for key, value in card.metrics.items()},
+        "warnings": card.warnings,
+        "not_measured": card.not_measured,
+        "sheet": sheet,
+        "provenance": card.provenance | _versions() | ({"command": command} if command else {}),
+    }
+    return _write_texts(folder, content)
+
+
+def _write_texts(folder, content):
     content = _escaped(content)
     texts = {
         "card.json": json.dumps(content, indent=2, allow_nan=False) + "\n",

@@ -21,7 +21,7 @@ def inception_score(
       ValueError: the shape does not fit, a logit is not finite, or there are more splits than
         images.
     """
-    logits = np.asarray(logits, np.float64)
+    logits = np.asarray(logits)
     if logits.ndim != 2:
         raise ValueError(f"logits are {logits.shape}; they must be (N, C)")
     count = len(logits)
@@ -31,14 +31,14 @@ def inception_score(
         raise ValueError("logits of an image are not finite")
     if shuffle_seed is not None:
         logits = logits[np.random.RandomState(shuffle_seed).permutation(count)]
-    logs = logits - logits.max(axis=1, keepdims=True)
-    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
     scores = []
     for split in range(splits):
-        part = logs[split * count // splits : (split + 1) * count // splits]
-        shares = np.exp(part)
+        part = logits[split * count // splits : (split + 1) * count // splits].astype(np.float64)
+        logs = part - part.max(axis=1, keepdims=True)
+        logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+        shares = np.exp(logs)
         mean = shares.mean(axis=0)
         # A class that underflows everywhere has no share and adds nothing.
         mean_log = np.log(mean, where=mean > 0, out=np.zeros_like(mean))
-        scores.append(np.exp((shares * (part - mean_log)).sum(axis=1).mean()))
+        scores.append(np.exp((shares * (logs - mean_log)).sum(axis=1).mean()))
     return float(np.mean(scores)), float(np.std(scores))

@@ -18,13 +18,17 @@ from unitok_jax.models import convolutions
 
 SIDE = 299
 CLASSES = 1008
+SPATIAL_CHANNELS, _SPATIAL_SIDE = 7, 17
+SPATIAL = SPATIAL_CHANNELS * _SPATIAL_SIDE**2
+"""Number of the features of sFID: 2023."""
 
 
 class Features(NamedTuple):
-    """Outputs of the network, float32. Feature maps are averaged over space."""
+    """Outputs of the network, float32. Feature maps are averaged over space, but for `spatial`."""
 
     pool1: jax.Array  # (B, 64), behind the first max pool
     pool2: jax.Array  # (B, 192), behind the second
+    spatial: jax.Array  # (B, 2023), what sFID compares: rows, columns, 7 channels of Mixed_6d
     mixed6: jax.Array  # (B, 768), behind Mixed_6e
     pool3: jax.Array  # (B, 2048), what FID compares
     logits_unbiased: jax.Array  # (B, 1008), what the inception score takes
@@ -235,11 +239,13 @@ class Inception(nnx.Module):
         pool2 = _mean(x)
         for name in _BLOCKS:
             x = getattr(self, name)(x)
+            if name == "Mixed_6d":  # TensorFlow's mixed_6, whose first branch is mixed_6/conv
+                spatial = x[..., :SPATIAL_CHANNELS].astype(jnp.float32).reshape(len(x), SPATIAL)
             if name == "Mixed_6e":
                 mixed6 = _mean(x)
         pool3 = _mean(x)
         logits = self.fc(pool3)
-        return Features(pool1, pool2, mixed6, pool3, logits - self.fc.bias[...], logits)
+        return Features(pool1, pool2, spatial, mixed6, pool3, logits - self.fc.bias[...], logits)
 
 
 def resize(images: jax.Array) -> jax.Array:
