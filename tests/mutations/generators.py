@@ -126,13 +126,13 @@ MUTATIONS = [
         COMPANION,
         '"null": last[:, 0] < 2',
         '"null": last[:, 0] < 0',
-        f"{BESIDE} -k 'projected_from or listened'",
+        f"{BESIDE} -k projected_from",
     ),
     Mutation(
         "all pictures are drawn by the same numbers",
         STEP,
         'self._key("sample")))(numbers)',
         'self._key("sample")))(0 * numbers)',
-        f"{BESIDE} -k 'function_of_its_number'",
+        f"{BESIDE} -k function_of_its_number",
     ),
 ]
