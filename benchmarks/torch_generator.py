@@ -93,6 +93,10 @@ class Generator(torch.nn.Module):
             out.append(codes)
         return torch.stack(out, -1)
 
+    def choose(self, logits):
+        """Draws a code for each row of logits."""
+        return torch.multinomial(torch.softmax(logits, -1), 1)[:, 0]
+
     def draw(self, y, scale, guided, count):
         """Draws the K codes of a token."""
         made, width = dict(device=y.device, dtype=y.dtype), y.shape[-1]
@@ -106,7 +110,7 @@ class Generator(torch.nn.Module):
             logits = self.linear(norm(y, self.head_norm))[:, 0]
             if guided:
                 logits = logits[count:] + scale * (logits[:count] - logits[count:])
-            code = torch.multinomial(torch.softmax(logits, -1), 1)[:, 0]
+            code = self.choose(logits)
             codes.append(code)
             if k + 1 < self.books:
                 y = self.head_tables[k](torch.cat([code, code]) if guided else code)[:, None]

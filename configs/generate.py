@@ -16,15 +16,16 @@ def get_config() -> ConfigDict:
 
     # The keyword arguments of unitok_jax.generate.model.Generator, documented there.
     config.model = model = ConfigDict()
-    model.size = "xxl"  # nano, b, l, xl, xxl, xxxl, 1b, 3b, 7b: a row of generate/model.py
+    model.size = "xxl"  # nano, tiny, small, b, l, xl, xxl, xxxl, 1b, 3b, 7b
     model.num_codebooks = 8  # codes per token, the tokenizer's
     model.vocab_size = 32_768  # total rows of all codebooks, the tokenizer's
     model.grid = (16, 16)  # rows and columns of tokens, the codes'
     model.prompt = "class"  # class or text
     model.prompt_rope = "zero"  # positions of the prompt: zero, the reference's, or identity
-    model.classes = 1000  # classes of the labels; one row more is the null class
-    model.text_tokens = 77  # states of a text, for prompt=text
-    model.text_features = 768  # width of a text's states, for prompt=text
+    model.classes = 1000  # classes of the labels
+    model.null_class = True  # True has a class more, for dropped labels: guidance needs it
+    model.text_tokens = 77  # features of a text, for prompt=text; longer ones are cut
+    model.text_features = 768  # width of a text's features, for prompt=text
     model.head_depth = 4  # blocks of the depth head; 0: codes of a token that are independent
     model.head_width = 0  # width of the depth head; 0: the trunk's
     model.dropout = 0.1  # rate on the input and behind attention and MLP, in [0, 1)
@@ -34,6 +35,8 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     data.path = ""  # folder of codes: unitok tokenize --views=ten
+    data.tokenizer = ""  # tokenizer of the codes: for prompt=text, and to decode pictures
+    data.text_features = ""  # folder of a KEY.npy per record, for prompt=text; empty: tokenizer's
     data.batch_size = 1024  # global batch size, in images
     data.num_threads = 16  # threads that read, per process or data worker
     data.num_workers = 0  # data-worker processes that read, per process; 0: none
@@ -64,6 +67,9 @@ def get_config() -> ConfigDict:
     config.eval.path = ""  # folder of held-out codes; empty: the training codes
     config.eval.batch_size = 256  # global batch size, in images
     config.eval.max_images = 5_000  # maximum number of images whose loss is measured, at least 1
+    config.eval.preview = 16  # pictures drawn at each evaluation, if data.tokenizer is set; 0: none
+    config.eval.temperature = 1.0  # of their sampling; 0: the likeliest codes
+    config.eval.scale = 1.0  # guidance of their sampling by the null prompt; 1: none
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved

@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import runpy
+import shlex
 import tomllib
 
 import jax
@@ -15,7 +16,10 @@ from PIL import Image
 
 import unitok_jax
 from configs import default, generate, photos
+from helpers import generators
 from test_architecture import LAYERS
+from unitok_jax.checkpoints import differences
+from unitok_jax.generate.api import Sampler
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
@@ -122,6 +126,40 @@ class TestReference:
         assert len(rows) == len(told) and told == dict(flat(defaults.get_config()))
 
 
+def commands(page):
+    """(name, arguments) of each command of `unitok` on a page."""
+    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```$", page.read_text(), re.M | re.DOTALL)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        if line.startswith("unitok "):
+            words = shlex.split(line, comments=True)[1:]
+            split = 2 if words[0] == "data" else 1
+            yield " ".join(words[:split]), words[split:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_flags_and_keys_that_exist(page):
+    reference = (DOCS / "reference" / "commands.md").read_text().replace("--[no]", "--")
+    told = re.split(r"^## `unitok (.+)`$", reference, flags=re.M)[1:]
+    flags = {
+        name: set(re.findall(r"--\w+", text))
+        for name, text in zip(told[::2], told[1::2], strict=True)
+    }
+    flags["fit"] = flags["train"]
+    for name, arguments in commands(page):
+        config = None
+        for argument in arguments:
+            flag, _, value = argument.partition("=")
+            if flag == "--config" and value.startswith("configs/"):
+                file, _, variant = value.partition(":")
+                made = runpy.run_path(str(ROOT / file))["get_config"]
+                config = made(*filter(None, [variant]))
+            elif flag.startswith("--config."):
+                key = flag.removeprefix("--config.")
+                assert config is None or key in differences.flat(config.to_dict()), argument
+            elif flag.startswith("--"):
+                assert flag in flags[name], argument
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A model like that of `make demo`, with fresh weights."""
@@ -173,6 +211,33 @@ class TestTour:
         printed = capsys.readouterr().out
         assert "codes.shape=(2, 8, 16), a grid of (4, 4) tokens, 256 rows a book" in printed
         assert re.search(r"chelsea\.png cat [\d.]+%  cup of coffee [\d.]+%  rocket", printed)
+
+
+@pytest.mark.slow
+def test_the_page_of_drawing_runs(monkeypatch):
+    """Every block of Python in it, with small networks in the place of those that it names."""
+    config = photos.get_config()
+    config.model.update(size="nano", num_codebooks=2, vocab_size=32)
+    config.model.text.update(width=16, heads=2, layers=1)
+    params = init_params(config.model.to_dict(), jax.random.key(0))
+    tokenizer = unitok_jax.Tokenizer(config, params)
+    texts = dict(prompt="text", text_features=16, text_tokens=config.model.text.context_length)
+
+    def small(**changes):
+        size = dict(tokenizer_hash=tokenizer.hash, vocab_size=32, grid=(2, 2)) | changes
+        return Sampler(generators.weights(classes=400, **size), 2, jax.devices()[:1])
+
+    monkeypatch.setattr(unitok_jax, "load", lambda path: tokenizer)
+    monkeypatch.setattr(unitok_jax, "load_generator", lambda path: small(), raising=False)
+    page = (DOCS / "guides" / "draw.md").read_text()
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.DOTALL):
+        of_texts = "text_prompts" in block
+        exec(block, names | {"gen": small(**texts)} if of_texts else names)
+    assert names["images"].shape == (2, 32, 32, 3) and names["codes"].shape == (2, 2, 4)
+    assert names["completed"].shape == (6, 2, 4)
+    kept = np.repeat(np.asarray(names["codes"])[..., :2], 3, axis=0)
+    np.testing.assert_array_equal(np.asarray(names["completed"])[..., :2], kept)
 
 
 @pytest.fixture(scope="module")

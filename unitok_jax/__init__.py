@@ -7,7 +7,7 @@ from unitok_jax.system import console
 console.begin(os.path.dirname(__file__))
 
 __version__ = "0.1.0"
-__all__ = ["Tokenizer", "load", "open_codes", "__version__"]
+__all__ = ["Tokenizer", "load", "load_generator", "open_codes", "__version__"]
 
 
 def __getattr__(name: str):
@@ -16,6 +16,10 @@ def __getattr__(name: str):
         from unitok_jax.tokenizer import api
 
         return getattr(api, name)
+    if name == "load_generator":
+        from unitok_jax.generate.api import load_generator
+
+        return load_generator
     if name == "open_codes":
         from unitok_jax.data.codes.records import open_codes
 

@@ -22,6 +22,7 @@ from helpers.tokenized import (
     kill_when,
     loaded_once,
     make_images,
+    other_weights,
     run,
     shards,
     start,
@@ -130,6 +131,19 @@ def test_any_parquet_reader_understands_it(weights, tmp_path, capsys, monkeypatc
     assert [record["label"] for record in codes] == table["label"].to_pylist() == [0, 1, 2]
     assert codes.manifest["settings"]["class_names"] == ["n0", "n1", "n2"]
     np.testing.assert_array_equal(codes[1]["codes"].ravel(), table["codes"][1].as_py())
+
+
+def test_the_first_samples_of_a_set_without_end(weights, tmp_path, capsys, monkeypatch):
+    """Their labels and captions are kept; another number is another folder."""
+    arguments = weights, "shapes:single", tmp_path / "out"
+    code, _, error = here(capsys, monkeypatch, *arguments, "--limit=66")
+    assert code == 0, error
+    codes = unitok_jax.open_codes(tmp_path / "out")
+    assert [record["label"] for record in codes] == [*range(64), 0, 1]
+    names = codes.manifest["settings"]["class_names"]
+    assert len(names) == 64 and f"a {names[5]}" in codes[5]["captions"]
+    code, _, error = here(capsys, monkeypatch, *arguments, "--limit=65")
+    assert code == 2 and "samples" in error
 
 
 def test_worker_processes_read_the_same(weights, pictures, tmp_path, capsys, monkeypatch):
@@ -362,6 +376,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "more, words",
         [
+            (["--limit=0"], "--limit=0 must be at least 1"),
             (["--shard_size=0"], "--shard_size=0"),
             (["--crop_scale=0.5", "--views=ten"], "--crop_scale=0.5"),
             (["--size=60"], "--size"),
@@ -409,13 +424,3 @@ def pack(folder, output):
     settings = plan(data, source, shard_size=100, check=False, require_captions=True)
     claim(output, settings, "pack")
     write(source, settings, output, workers=1, max_bad=0.0)
-
-
-def other_weights(tokenizer, folder):
-    """The same model with one number changed."""
-    from unitok_jax.weights import load
-
-    params = jax.tree.map(np.array, tokenizer.params)
-    jax.tree.leaves(params)[0].flat[0] += 1
-    load.write(folder / "other.safetensors", tokenizer.config, params)
-    return folder / "other.safetensors"

@@ -23,6 +23,7 @@ from unitok_jax.data.formats.shapes import (
     LENGTH,
     TRAINING,
     HeldOutShapes,
+    SingleShapes,
     TrainingShapes,
     describe,
     shape_source,
@@ -34,7 +35,7 @@ from unitok_jax.data.text import TextTokenizer
 
 pytestmark = pytest.mark.slow
 
-SPLITS = {"train": TrainingShapes(), "held_out": HeldOutShapes()}
+SPLITS = {"train": TrainingShapes(), "held_out": HeldOutShapes(), "single": SingleShapes()}
 KIND = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
 WHERE = {
     "in the top left corner": (0, 0),
@@ -223,19 +224,20 @@ class TestSplits:
             said = [pair for text in source[index]["captions"] for pair in KIND.findall(text)]
             assert said and not set(said) & set(HELD_OUT)
 
-    def test_held_out_shows_one_labelled_pair(self):
-        source = SPLITS["held_out"]
+    @pytest.mark.parametrize("split, count", [("held_out", 16), ("single", 64)])
+    def test_one_labelled_pair(self, split, count):
+        source = SPLITS[split]
         assert isinstance(source, LabelledSource) and not isinstance(
             SPLITS["train"], LabelledSource
         )
-        assert len(source.class_names) == 16
+        assert len(set(source.class_names)) == count
         for index in [*range(48), LENGTH - 1]:
             (shape,) = source.scene(index).shapes
             name = source.class_names[source.label(index)]
             assert name == f"{shape.colour} {shape.shape}"
             assert all(template.replace("{}", name) for template in source.class_templates)
             assert f"a {name}" in source[index]["captions"]
-        assert {source.label(i) for i in range(16)} == set(range(16))
+        assert [source.label(i) for i in range(count)] == list(range(count))
 
     def test_all_attributes_are_drawn(self):
         shapes = [s for i in range(800) for s in SPLITS["held_out"].scene(i).shapes]
@@ -246,14 +248,14 @@ class TestSplits:
             assert sum(counts) == len(shapes)
             assert min(counts) > 0.6 * expected and max(counts) < 1.4 * expected
 
-    @pytest.mark.parametrize("path", ["", "train", "held_out"])
+    @pytest.mark.parametrize("path", ["", "train", "held_out", "single"])
     def test_path_names_the_split(self, path):
         source = open_source(config(path=path))
         assert source.split == (path or "train") and len(source) == LENGTH
 
     @pytest.mark.parametrize("path", ["test", "/data", "Train", "held-out"])
     def test_another_path(self, path):
-        with pytest.raises(ValueError, match=rf"data.path='{path}'.*use train .* or held_out"):
+        with pytest.raises(ValueError, match=rf"data.path='{path}'.*use train .*, held_out or"):
             open_source(config(path=path))
 
     def test_captions_of_ones_own(self):
@@ -262,17 +264,20 @@ class TestSplits:
 
 
 class TestDeterminism:
-    DIGEST = "7bfc760bc28570bd"
-
-    def test_scenes_and_captions_are_fixed(self):
+    @pytest.mark.parametrize(
+        "splits, digest",
+        [(("train", "held_out"), "7bfc760bc28570bd"), (("single",), "0b1777e6af7594cf")],
+        ids=str,
+    )
+    def test_scenes_and_captions_are_fixed(self, splits, digest):
         """Changes when the data set changes: then checkpoints and results are of another one."""
         said = hashlib.sha256()
-        for source in SPLITS.values():
+        for source in map(SPLITS.get, splits):
             for index in [*range(64), 10**9, LENGTH - 1]:
                 scene = source.scene(index)
                 places = [f"{s.x:.3f} {s.y:.3f} {s.radius:.3f} {s.angle:.3f}" for s in scene.shapes]
                 said.update("\n".join((*describe(scene), *places)).encode())
-        assert said.hexdigest()[:16] == self.DIGEST
+        assert said.hexdigest()[:16] == digest
 
     def test_another_process_with_another_hash_seed(self):
         code = (
@@ -296,7 +301,7 @@ class TestDeterminism:
 
     def test_every_picture_is_another(self):
         pictures = {draw(s.scene(i)).tobytes() for s in SPLITS.values() for i in range(500)}
-        assert len(pictures) == 1000
+        assert len(pictures) == 500 * len(SPLITS)
 
     @pytest.mark.parametrize("split", SPLITS)
     def test_survives_pickling(self, split):

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.jobs import environment
 from unitok_jax.commands import arguments
+from unitok_jax.weights import load
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -89,3 +91,11 @@ def shards(output):
     """The numbers of shards that have facts."""
     names = os.listdir(output) if output.is_dir() else []
     return sorted(name for name in names if name.endswith(".json") and name[0].isdigit())
+
+
+def other_weights(tokenizer, folder):
+    """The same model with one number changed."""
+    params = jax.tree.map(np.array, tokenizer.params)
+    jax.tree.leaves(params)[0].flat[0] += 1
+    load.write(folder / "other.safetensors", tokenizer.config, params)
+    return folder / "other.safetensors"

@@ -11,7 +11,7 @@ from unitok_jax.training import overview
 def test_size_of_a_run():
     config = tiny.get_config()
     mesh = sharding.make_mesh(2, 1, jax.devices()[:2])
-    lines = overview.run_lines(config, 100, 8, mesh, "/runs/a")
+    lines = overview.run_lines(config, 100, "photos", 8, mesh, "/runs/a")
     assert lines == [
         "data: 100 samples of photos, batches of 8: 12.5 steps an epoch, 16.00 epochs in 200 steps",
         "devices: 2 x cpu, mesh data 2 x fsdp 1, processes: 1; model.dtype=float32",

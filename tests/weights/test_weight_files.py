@@ -1,8 +1,10 @@
 """Files of weights as they lie on disks, and files that were made to do harm."""
 
+import argparse
 import io
 import json
 import os
+import pathlib
 import pickle
 import random
 import struct
@@ -17,7 +19,7 @@ import safetensors.numpy
 
 from unitok_jax.system import foreign_files
 from unitok_jax.weights import files, strangers, torch_files
-from unitok_jax.weights.files import ConversionError, read_state
+from unitok_jax.weights.files import ConversionError, read_content, read_state
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
@@ -272,11 +274,49 @@ class TestTorch:
         assert "system" in message and "cannot be loaded safely" in message
         assert not (tmp_path / "trace").exists()
 
-    def test_options_of_argparse(self, saved, torch):
-        import argparse
+    @pytest.mark.parametrize("older", [False, True])
+    def test_options_of_argparse(self, saved, torch, older):
+        content = {"args": argparse.Namespace(a=1), "model": {"w": torch.ones(1)}, "steps": 3}
+        path = saved(content, _use_new_zipfile_serialization=not older)
+        args, state = read_state(path)
+        assert args == {"a": 1} and state["w"] == 1
+        # The class that stands for the options is allowed for them alone.
+        evil = argparse.Namespace(a=Call(os.system, "true"))
+        assert "system" in refused(saved({"args": evil, "model": {"w": torch.ones(1)}}))
+        assert "not a state dict: ['args']" in refused(saved({"args": content["args"]}))
 
-        message = refused(saved({"args": argparse.Namespace(a=1), "state": torch.ones(1)}))
-        assert "argparse.Namespace" in message and "state_dict()" in message
+    @pytest.mark.parametrize(
+        "content, words",
+        [
+            ({"model": {}}, "not a state dict"),
+            ({"model": {"a": {"b": 1}}}, "not a state dict"),
+            ({"args": [1], "model": {"a": 1}}, "'args' is a list, not options"),
+            ({"state_dict": 1}, "is no state dict"),
+        ],
+    )
+    def test_training_checkpoints_of_something_else(self, saved, content, words):
+        assert words in refused(saved(content))
+
+    def test_what_is_not_taken_is_not_read(self, saved, torch):
+        """The file is mapped: the optimizer's arrays, twice the weights, take no memory."""
+        path = saved({"model": {"w": torch.ones(10**5)}, "optimizer": {"m": torch.ones(10**5)}})
+        state = read_state(path)[1]
+        assert state["w"].sum() == 10**5
+        assert str(path) in pathlib.Path("/proc/self/maps").read_text()
+
+    def test_average_and_trained_weights(self, saved, torch, tmp_path):
+        both = {"model": {"w": torch.ones(1)}, "ema": {"w": torch.zeros(1)}}
+        for weights, value in ((None, 0), ("ema", 0), ("raw", 1)):
+            args, state, found = read_content(saved(both), weights)
+            assert args is None and state["w"] == value and found == ("raw" if value else "ema")
+        one = saved({"model": both["model"]})
+        assert read_content(one).weights == "raw"
+        with pytest.raises(ConversionError, match="holds no average.*weights=raw"):
+            read_content(one, "ema")
+        bare = saved(both["model"])
+        assert read_content(bare).weights is None
+        with pytest.raises(ConversionError, match="does not say whether"):
+            read_content(bare, "raw")
 
     def test_names_that_are_no_text(self, saved, torch):
         assert "not a state dict: [3]" in refused(saved({3: torch.ones(1)}))

@@ -20,7 +20,9 @@ BINDING = (
     "optim.frozen",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
-FREE_OF_MODEL = ("dtype", "residual_dtype", "remat", "drop_path", "commitment_weight")
+FREE_OF_MODEL = (
+    *("dtype", "residual_dtype", "remat", "dropout", "drop_path", "commitment_weight"),
+)
 # Keys added later, with the value that reproduces a checkpoint saved without them.
 ADDED = {
     "product": "tokenizer",
@@ -35,6 +37,9 @@ SWITCHES = ("gan.weight", "optim.ema_decay")
 
 def config_differences(saved: dict, current: dict) -> list[str]:
     """Returns the differences in the binding keys, one line each; others are only logged."""
+    products = [keys.get("product", ADDED["product"]) for keys in (saved, current)]
+    if products[0] != products[1]:  # hardly a key is the same
+        return ["product: saved {!r}, now {!r}".format(*products)]
     saved, current = flat(saved), flat(current)
     binding, free = [], []
     for key in sorted(saved.keys() | current.keys()):

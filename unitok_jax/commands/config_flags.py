@@ -98,6 +98,7 @@ def parse_or_exit(
     usage: str = "",
     example: str = "configs/b16.py",
     beside: int = 0,
+    required: bool = True,
 ) -> list[str]:
     """Returns the result of `parse`; prints an error as one line and exits with code 2.
 
@@ -107,6 +108,7 @@ def parse_or_exit(
       usage: text that --help prints before the flags, for a command that defines --help.
       example: a file for --config, for the message that none was given.
       beside: the number of positional arguments of the command.
+      required: whether --config must be given.
     """
     try:
         rest = parse(argv, values)
@@ -118,7 +120,7 @@ def parse_or_exit(
     if rest[1 + beside :]:
         unknown = " ".join(rest[1 + beside :])
         console.refuse(f"unexpected arguments: {unknown}; keys are set by --config.KEY=VALUE")
-    if values.config is None:
+    if required and values.config is None:
         console.refuse(f"--config is missing; for example --config={example}")
     return rest
 

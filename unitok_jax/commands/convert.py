@@ -1,20 +1,25 @@
 """Converts weights between files: ours, and the public PyTorch layout as .pth or .safetensors.
 
 `unitok convert SRC DST` reads and writes whichever kind the two paths are; `--format=hub` makes DST
-a folder for the Hugging Face hub. The file of a frozen network (LPIPS, DINOv2, Inception) becomes a
-.safetensors, so that training needs no PyTorch.
+a folder for the Hugging Face hub. A generator, of ours or of the release, is converted as a
+tokenizer is; `--tokenizer=PATH` binds the tokenizer of its codes to it. The file of a frozen
+network (LPIPS, DINOv2, Inception) becomes a .safetensors, so that training needs no PyTorch.
 """
 
 import argparse
 import os
+import re
 
 import jax
 import numpy as np
 
+from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.commands import arguments
+from unitok_jax.generate import loading
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.paths import expand, printable
 from unitok_jax.weights import clip_layout, files, hub, load, pretrained
+from unitok_jax.weights.generator_layout import is_generator
 from unitok_jax.weights.report import collapse, subtrees
 
 
@@ -58,46 +63,101 @@ def convert(
     target: str,
     weights: str | None = None,
     format: str | None = None,
+    *,
+    tokenizer: str | None = None,
+    grid: tuple[int, int] | None = None,
+    classes: int | None = None,
     **heads: int,
 ) -> str:
-    """Converts a file or folder and returns a line that describes it.
+    """Converts a file or folder and returns lines that describe it.
 
     Args:
-      source: a UniTok (see `loading.read`), or the file of a frozen network.
-      target: what to write: see `loading.write`; a .safetensors file for a frozen network.
+      source: a UniTok (see `load.read`), a generator (see `generate.loading.read`), or the file
+        of a frozen network.
+      target: what to write: see `load.write`; a .safetensors file for a frozen network.
         The path must not exist, or be an empty folder.
       weights: 'ema' or 'raw': see `tokenizer.load`.
       format: 'hub' makes of `target` a folder for the Hugging Face hub: see `hub.write`.
-      **heads: see `tokenizer.load`.
+      tokenizer: of a generator, the path of the tokenizer whose codes it draws.
+      grid, classes: of a generator: see `generate.loading.read`.
+      **heads: see `tokenizer.load`; of `tokenizer` for a generator.
 
     Raises:
-      ValueError, OSError, ImportError: as `loading.read`, `loading.write` and `frozen.load`;
+      ValueError, OSError, ImportError: as `load.read`, `load.write` and `pretrained.load`;
         the target exists.
     """
     if format not in (None, "hub"):
         raise ValueError(f"format={format!r} is not 'hub'")
     target = expand(target)
     _check_new(source, target)
-    if source.startswith(hub.SCHEME) or expand(source).is_dir() or weights:
+    given = {"grid": grid, "classes": classes}
+    options = {"tokenizer": tokenizer, **given}
+    if source.startswith(hub.SCHEME) or expand(source).is_dir():
+        if load.product(source) == "generator":
+            found = loading.read(source, weights, **given)
+            return _write_generator(found, source, target, format, tokenizer, heads)
+        _check_unused(source, options)
         config, params = load.read(source, weights, **heads)
     else:
-        args, state = pretrained.read_files(source)
-        kind, what = pretrained.recognise(state)
-        if format and (kind or clip_layout.is_clip(state)):
+        content = pretrained.read_files(source, weights)
+        if is_generator(content.args, content.state):
+            found = loading.from_content(source, content, **given)
+            return _write_generator(found, source, target, format, tokenizer, heads)
+        _check_unused(source, options)
+        kind, what = pretrained.recognise(content.state)
+        if format and (kind or clip_layout.is_clip(content.state)):
             raise ConversionError(f"{source} is no UniTok; --format={format} is for one")
         if kind:
-            return _write_frozen(source, target, kind, state)
-        if clip_layout.is_clip(state):
-            return _write_clip(source, target, state)
+            return _write_frozen(source, target, kind, content.state)
+        if clip_layout.is_clip(content.state):
+            return _write_clip(source, target, content.state)
         if what not in (pretrained.UNITOK, pretrained.UNKNOWN):
             raise ConversionError(
-                f"{source} seems to be {what}; known: {pretrained.UNITOK}, "
+                f"{source} seems to be {what}; known: {pretrained.UNITOK}, {pretrained.GENERATOR}, "
                 + ", ".join(network.what for network in pretrained.NETWORKS.values())
             )
-        config, params = load.from_state(source, args, state, heads)
+        config, params = load.from_state(source, content.args, content.state, heads)
     (hub.write if format else load.write)(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{printable(target)}: {config.model.size}, {count:,} parameters"
+
+
+def _check_unused(source, options):
+    for name, value in options.items():
+        if value is not None:
+            raise ConversionError(f"--{name} is for a generator, which {source} is not: omit it")
+
+
+def _write_generator(weights, source, target, format, tokenizer, heads) -> str:
+    if tokenizer is not None:
+        weights = _bind(weights, source, tokenizer, heads)
+    (loading.write_hub if format else loading.write)(target, weights)
+    count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+    lines = [f"{printable(target)}: a generator, {weights.config.model.size}, {count:,} parameters"]
+    lines += [f"{source}: {note}" for note in weights.notes]
+    if weights.tokenizer_hash:
+        lines.append(f"its codes are of the tokenizer {weights.tokenizer_hash}")
+    else:
+        lines.append("its tokenizer is not known; --tokenizer=PATH binds one")
+    return "\n".join(lines)
+
+
+def _bind(weights, source, path, heads):
+    """Binds a tokenizer to a generator; another than it has, or one of other codes, is refused."""
+    config, params = load.read(path, **heads)
+    for key in ("num_codebooks", "vocab_size"):
+        if config.model[key] != weights.config.model[key]:
+            raise ConversionError(
+                f"--tokenizer={path} has model.{key}={config.model[key]}, and the generator "
+                f"{source} {weights.config.model[key]}: its codes are of another"
+            )
+    hash = weights_hash(config.model.to_dict(), params)
+    if weights.tokenizer_hash not in (None, hash):
+        raise ConversionError(
+            f"--tokenizer={path} has the hash {hash}, and {source} draws codes of the tokenizer "
+            f"{weights.tokenizer_hash}"
+        )
+    return weights._replace(tokenizer_hash=hash)
 
 
 def _check_new(source, target):
@@ -129,9 +189,29 @@ def main() -> None:
     )
     parser.add_argument("--format", choices=("hub",), help="a folder for the Hugging Face hub")
     arguments.add_weights(parser)
+    parser.add_argument(
+        "--tokenizer", type=arguments.place, help="of a generator: the tokenizer of its codes"
+    )
+    parser.add_argument(
+        "--grid",
+        type=_grid,
+        metavar="ROWS,COLUMNS",
+        help="of a generator whose file does not tell it: its grid of tokens; default: 16,16",
+    )
+    parser.add_argument(
+        "--classes", type=int, help="of a generator whose file does not tell it: without null class"
+    )
     arguments.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
-    options = {"weights": args.weights, "format": args.format, **arguments.heads(args)}
-    print(convert(args.source, args.target, **options))
+    options = ("weights", "format", "tokenizer", "grid", "classes")
+    given = {name: getattr(args, name) for name in options}
+    print(convert(args.source, args.target, **given, **arguments.heads(args)))
+
+
+def _grid(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,4}),(\d{1,4})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROWS,COLUMNS, such as 16,16")
+    return int(match[1]), int(match[2])

@@ -1,8 +1,11 @@
-"""Tells what a run would take from a file of weights: a UniTok's of ours or released, or a CLIP's.
+"""Tells what a file or folder of weights holds, and what a run would take from it.
+
+`unitok inspect FILE` describes a tokenizer or a generator, of ours or released: its sizes, and the
+hashes by which codes belong to a tokenizer.
 
 `unitok inspect FILE --config=configs/l16.py` prints what a run of that configuration would take
-from the file, and starts nothing. `--config.model.embed_dim=512` sets a key;
-`--include='encoder.*'`, which may be repeated, takes only the parameters that a glob matches.
+from the file, a UniTok's or a CLIP's, and starts nothing. `--config.model.embed_dim=512` sets a
+key; `--include='encoder.*'`, which may be repeated, takes only the parameters that a glob matches.
 """
 
 import os
@@ -29,18 +32,50 @@ def main() -> None:
     )
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     values.set_gnu_getopt(True)  # flags after the file
-    example = "configs/l16.py"
-    rest = parse_or_exit(sys.argv, values, usage=__doc__, example=example, beside=1)[1:]
+    rest = parse_or_exit(sys.argv, values, usage=__doc__, beside=1, required=False)[1:]
     if not rest:
         console.refuse("FILE is missing: the weights; --help shows more")
-    from unitok_jax.models.unitok import abstract_model
-    from unitok_jax.weights import initialize  # --help does not wait for JAX
-
     try:
-        with console.command():
-            model = values.config.model.to_dict()
-            abstract, file = abstract_model(model)[1], os.path.expanduser(rest[0])
-            given = {"include": tuple(values.include), "key": "--include"}
-            print(initialize.match(file, abstract, model=model, **given)[1])
+        with console.command():  # --help does not wait for JAX
+            print(_taken(rest[0], values) if values.config else _described(rest[0]))
     except (ValueError, OSError, ImportError) as error:
         console.refuse(error)
+
+
+def _taken(file: str, values: flags.FlagValues):
+    from unitok_jax.models.unitok import abstract_model
+    from unitok_jax.weights import initialize
+
+    model = values.config.model.to_dict()
+    given = {"include": tuple(values.include), "key": "--include"}
+    abstract = abstract_model(model)[1]
+    return initialize.match(os.path.expanduser(file), abstract, model=model, **given)[1]
+
+
+def _described(path: str) -> str:
+    from unitok_jax.generate import loading
+    from unitok_jax.system.paths import expand
+    from unitok_jax.weights import generator_layout, hub, load, pretrained
+
+    content = None
+    if path.startswith(hub.SCHEME) or expand(path).is_dir():
+        of_generator = load.product(path) == "generator"
+    else:
+        content = pretrained.read_files(path)
+        of_generator = generator_layout.is_generator(content.args, content.state)
+        if not of_generator and content.args is None:
+            raise ValueError(
+                f"{path} seems to be {pretrained.recognise(content.state).what} and carries no "
+                "configuration: what a run would take from it is told with one, such as "
+                "--config=configs/l16.py"
+            )
+    if of_generator:
+        weights = loading.from_content(path, content) if content else loading.read(path)
+        what, config, facts = "generator", weights.config, loading.facts(weights)
+        notes = weights.notes
+    else:
+        read = load.from_state(path, *content[:2], {}) if content else load.read(path)
+        what, config, facts, notes = "tokenizer", read[0], hub.facts(*read), ()
+    lines = [f"  {name:26}{value}" for name, value in facts.items()]
+    lines += [f"  {note}" for note in notes]
+    return "\n".join([f"{path}: a {what} of size {config.model.size}", *lines])

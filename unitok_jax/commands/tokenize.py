@@ -22,7 +22,7 @@ from unitok_jax.data.codes import shards
 from unitok_jax.data.codes.batches import ShardedViews, of_shards
 from unitok_jax.data.codes.views import VIEWS
 from unitok_jax.data.health import Tally
-from unitok_jax.data.records import Source
+from unitok_jax.data.records import Source, subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.writing.folders import claim
 from unitok_jax.system.paths import printable
@@ -176,6 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--size", help="N or HEIGHTxWIDTH; default: the model's")
     parser.add_argument("--batch_size", type=int, help="images at once on all devices of a process")
+    parser.add_argument("--limit", type=int, help="so many samples at most, the first ones")
     parser.add_argument(
         "--max_bad", type=float, default=0.0, help="part of the samples that may be left out, 0..1"
     )
@@ -188,6 +189,8 @@ def _run(args: argparse.Namespace) -> None:
 
     if not 0 <= args.max_bad <= 1:
         raise ValueError(f"--max_bad={args.max_bad} is a part of the samples: give 0..1")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit={args.limit} must be at least 1")
     arguments.connect(args)
     tokenizer = arguments.load_tokenizer(
         args, batch_size=args.batch_size, devices=jax.local_devices()
@@ -195,6 +198,8 @@ def _run(args: argparse.Namespace) -> None:
     size = arguments.image_size(args.size) if args.size else tokenizer.image_size
     data = arguments.data(args, tokenizer, size)
     source = open_source(data, require_captions=False)
+    if args.limit is not None:
+        source = subset(source, range(min(args.limit, len(source))))
     settings = settings_of(
         *(tokenizer, source, data),
         storage=args.format,

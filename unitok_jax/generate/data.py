@@ -4,7 +4,8 @@ The position in the data is the step, as in `data.pipeline`: a batch is a functi
 row by row the same for any number of processes, and nothing is saved for resuming.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,30 +48,56 @@ def open_records(path: str, key: str, model) -> CodeRecords:
     for name, (ours, theirs) in found.items():
         if ours != theirs:
             raise ValueError(f"{name}={ours}, but the codes of {key}={path} have {theirs}; set it")
+    settings = records.manifest["settings"]
+    if settings["tokens"] != math.prod(records.grid):
+        raise ValueError(
+            f"the codes of {key}={path} have {settings['tokens']} tokens for a grid of "
+            f"{records.grid}: those of a tokenizer with model.num_query=0 are wanted"
+        )
+    if model.prompt == "class":
+        _check_classes(settings.get("class_names"), f"{key}={path}", model.classes)
     return records
 
 
+def _check_classes(names, where: str, classes: int) -> None:
+    if names is None:
+        raise ValueError(
+            f"the codes of {where} have no labels; tokenize --data=labelled:PATH, or set "
+            "model.prompt=text"
+        )
+    if len(names) > classes:
+        raise ValueError(
+            f"the codes of {where} are of {len(names)} classes; set model.classes={len(names)}, "
+            f"not {classes}"
+        )
+
+
 def train_batches(
-    data, seed: int, records: CodeRecords, model, *, start_step: int, rows: Sequence[int]
+    data,
+    seed: int,
+    records: CodeRecords,
+    prompts: Callable,
+    *,
+    start_step: int,
+    rows: Sequence[int],
 ) -> Batches:
     """Opens this process's rows of the batches from `start_step` on, without end.
 
-    Every epoch is a new permutation of the records; each is seen once in it, in one of its views,
-    drawn anew.
+    Every epoch is a new permutation of the records; each is seen once in it, in one of its views
+    and with one of its captions, drawn anew.
 
     Args:
       data: `config.data`; `batch_size`, `num_threads` and `num_workers` are read.
       seed: at least 0.
       records: the codes.
-      model: `config.model`.
+      prompts: reads the prompt of a record, as those of `generate.prompts`.
       start_step: the first global batch.
       rows: ascending rows of the global batch that this process reads.
 
     Yields:
-      {'codes': uint16 (len(rows), K, N), 'labels': int32 (len(rows),)}.
+      {'codes': uint16 (len(rows), K, N)} and the prompts, as `prompts` returns them, stacked.
     """
-    positions = order.order(records, seed, window=1)
-    read = _Rows(records, positions, seed, model.classes)
+    read = _Rows(records, order.order(records, seed, window=1), seed, prompts)
     batches = stream(read, data.batch_size, rows, data, first_batch=start_step)
     return Batches(batches, Health(0.0))
 
@@ -80,58 +107,44 @@ class _Rows:
 
     image_shape = (0,)  # there are none
 
-    def __init__(self, records: CodeRecords, positions, seed: int, classes: int):
+    def __init__(self, records: CodeRecords, positions, seed: int, prompts: Callable):
         self._records, self._order = records, positions
-        self._seed, self._classes = seed, classes
+        self._seed, self._prompts = seed, prompts
 
     def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, Any]:
-        codes, labels, notes = [], [], Notes()
+        rows, notes = [], Notes()
         for position in positions:
             record = self._records[self._order[position]]
             rng = order.generator(self._seed, position)
             view = record["codes"][rng.integers(len(record["codes"]))]
-            codes.append(view)
-            labels.append(check_label(record, self._classes))
+            rows.append({"codes": view} | self._prompts(record, rng))
             notes.samples += 1
             notes.bytes += view.nbytes
-        return {"codes": np.stack(codes), "labels": np.array(labels, np.int32), "notes": notes}
+        return _stacked(rows) | {"notes": notes}
 
 
-def check_label(record: dict[str, Any], classes: int) -> int:
-    """Returns the label of a record.
-
-    Raises:
-      ValueError: it has none, or one that is no class of the model.
-    """
-    label = record["label"]
-    if label is None:
-        raise ValueError(
-            f"the codes of {record['key']} have no label; tokenize --data=labelled:PATH"
-        )
-    if not 0 <= label < classes:
-        raise ValueError(
-            f"the codes of {record['key']} have label {label}, and model.classes={classes}: labels "
-            f"are 0 to {classes - 1}"
-        )
-    return label
-
-
-def eval_rows(records: CodeRecords, positions: Sequence[int], model) -> dict[str, np.ndarray]:
+def eval_rows(
+    records: CodeRecords, positions: Sequence[int], prompts: Callable
+) -> dict[str, np.ndarray]:
     """Reads records in order, in the view of the centre; past their end, rows are masked.
 
     Args:
       records: the codes.
       positions: of the rows.
-      model: `config.model`.
+      prompts: as for `train_batches`; the first of several captions is taken.
 
     Returns:
-      {'codes': uint16 (B, K, N), 'labels': int32 (B,), 'mask': bool (B,)}.
+      {'codes': uint16 (B, K, N), 'mask': bool (B,)} and the prompts.
     """
     view = {"ten": 4}.get(records.manifest["settings"]["--views"], 0)
     last = len(records) - 1
-    read = [records[min(position, last)] for position in positions]
-    return {
-        "codes": np.stack([record["codes"][view] for record in read]),
-        "labels": np.array([check_label(record, model.classes) for record in read], np.int32),
-        "mask": np.array([position <= last for position in positions]),
-    }
+    rows = []
+    for position in positions:
+        record = records[min(position, last)]
+        rows.append({"codes": record["codes"][view], "mask": np.bool_(position <= last)})
+        rows[-1] |= prompts(record)
+    return _stacked(rows)
+
+
+def _stacked(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -29,6 +29,8 @@ class Trunk(NamedTuple):
 
 SIZES = {
     "nano": Trunk(64, 4, 2),
+    "tiny": Trunk(128, 4, 4),
+    "small": Trunk(256, 4, 6),
     "b": Trunk(768, 12, 12),
     "l": Trunk(1024, 16, 24),
     "xl": Trunk(1280, 20, 36),
@@ -43,10 +45,10 @@ PROMPT_ROPES = ("zero", "identity")
 
 
 class ClassPrompt(nnx.Module):
-    """Table of a vector for each class, and one, the last, for a dropped label."""
+    """Table of a vector for each class, and one, the last, for the null class if there is one."""
 
-    def __init__(self, classes: int, width: int, rngs: nnx.Rngs):
-        shape = (classes + 1, width)
+    def __init__(self, classes: int, null_class: bool, width: int, rngs: nnx.Rngs):
+        shape = (classes + null_class, width)
         self.table = nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
 
     def __call__(self, labels: jax.Array) -> jax.Array:
@@ -82,6 +84,7 @@ class Generator(nnx.Module):
         prompt: str,
         prompt_rope: str,
         classes: int,
+        null_class: bool,
         text_tokens: int,
         text_features: int,
         head_depth: int,
@@ -103,6 +106,8 @@ class Generator(nnx.Module):
           prompt_rope: rotary positions of the prompt: 'zero', where its keys and queries vanish, as
             in the reference; or 'identity', where they are not turned.
           classes: number of classes; not read for text.
+          null_class: a class more, number `classes`, stands for a dropped label, which guidance
+            needs; not read for text, which always has a null prompt.
           text_tokens, text_features: T and width of the features of a text; not read for classes.
           head_depth: blocks of the depth head; 0: a linear layer for each codebook, by which the
             codes of a token do not depend on each other.
@@ -144,7 +149,7 @@ class Generator(nnx.Module):
             return nnx.Param(inits(rngs.params(), shape, jnp.float32))
 
         if prompt == "class":
-            self.prompt = ClassPrompt(classes, width, rngs)
+            self.prompt = ClassPrompt(classes, null_class, width, rngs)
             self.prompt_tokens = 1
         else:
             self.prompt = TextPrompt(text_tokens, text_features, width, dtype=dtype, rngs=rngs)
@@ -241,7 +246,10 @@ class Head(nnx.Module):
     ):
         self.enter = None if width == sizes.width else linear(width, sizes.width, dtype, rngs)
         shape = (num_codebooks - 1, entries, sizes.width)
-        self.embedding = nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32))
+        # None for one codebook: an array without elements could not be saved.
+        self.embedding = (
+            nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32)) if shape[0] else None
+        )
         self.decoder = Decoder(sizes, dropout=dropout, remat=remat, dtype=dtype, rngs=rngs)
         self.kernel = nnx.Param(jnp.zeros((sizes.width, entries)))
         self.bias = nnx.Param(jnp.zeros((entries,)))
@@ -252,9 +260,11 @@ class Head(nnx.Module):
 
     def inputs(self, hidden: jax.Array, codes: jax.Array) -> jax.Array:
         """Returns the input (M, K, D) of all positions, given the codes (M, K)."""
+        first = self.first(hidden)[:, None]
+        if self.embedding is None:
+            return first.astype(jnp.float32)
         rows = jax.vmap(lambda table, index: table[index], (0, 1), 1)
         rest = rows(self.embedding[...], codes[:, :-1])
-        first = self.first(hidden)[:, None]
         return jnp.concatenate([first.astype(rest.dtype), rest], axis=1)
 
     def __call__(self, hidden: jax.Array, codes: jax.Array, key=None) -> jax.Array:
@@ -263,7 +273,9 @@ class Head(nnx.Module):
 
     def steps(self) -> "HeadSteps":
         """Returns what single steps need, to be made outside of the loop over tokens."""
-        rows = self.embedding[...].reshape(-1, self.embedding.shape[-1])
+        rows = None
+        if self.embedding is not None:
+            rows = self.embedding[...].reshape(-1, self.embedding.shape[-1])
         kernel = self.kernel[...].astype(self.decoder.dtype)
         return HeadSteps(self.decoder.one_by_one(), rows, kernel)
 
@@ -277,7 +289,7 @@ class HeadSteps(NamedTuple):
     """Weights of a depth head as single steps read them, made once outside of the loop."""
 
     blocks: list[Block]
-    rows: jax.Array  # ((K - 1) V, D), the vectors of all codes
+    rows: jax.Array | None  # ((K - 1) V, D), the vectors of all codes; None for one codebook
     kernel: jax.Array  # (D, V) in the compute dtype
 
 

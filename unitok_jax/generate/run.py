@@ -2,6 +2,8 @@
 
 import functools
 import math
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,14 +12,21 @@ from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
 from unitok_jax.data.pipeline import effective_batch_size
-from unitok_jax.generate import data
+from unitok_jax.data.records import first_names
+from unitok_jax.generate import companion, data
+from unitok_jax.generate.companion import Decoder, TextStates
 from unitok_jax.generate.config_checks import check
+from unitok_jax.generate.prompts import Captions, Features, open_prompts
+from unitok_jax.generate.sampling import Filters
 from unitok_jax.generate.step import GeneratorSteps, Programs, TrainState
-from unitok_jax.runtime import sharding
+from unitok_jax.pictures.sheet import contact_sheet, load_font
+from unitok_jax.runtime import processes, sharding
 
 
 class Run:
     """Training run of a generator, from one configuration."""
+
+    picture = "drawn"
 
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
@@ -33,21 +42,47 @@ class Run:
         check(config)
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-        self.steps = GeneratorSteps(config)
         self.records = data.open_records(config.data.path, "data.path", config.model)
-        self.samples = len(self.records)
+        self.samples, self.origin = len(self.records), config.data.path
         self.batch_size = effective_batch_size(config.data, self.samples, self.mesh.size)
-        held_out = self.records
-        if config.eval.path:
-            held_out = data.open_records(config.eval.path, "eval.path", config.model)
-            if held_out.tokenizer_hash != self.records.tokenizer_hash:
-                raise ValueError(
-                    f"eval.path={config.eval.path} holds codes of tokenizer "
-                    f"{held_out.tokenizer_hash}, and data.path of {self.records.tokenizer_hash}: "
-                    "tokenize both with one"
-                )
-        self.eval_records = held_out[: config.eval.max_images]
+        self.eval_records = self._held_out()[: config.eval.max_images]
+        self.prompts = open_prompts(config)
+        tower, frozen, self._decoder = self._companion()
+        self.frozen = sharding.replicate(frozen, self.mesh)
+        self.steps = GeneratorSteps(config, tower)
         self.programs = Programs(self.steps, self.mesh)
+
+    def _held_out(self):
+        config, ours = self.config, self.records.tokenizer_hash
+        if not config.eval.path:
+            return self.records
+        records = data.open_records(config.eval.path, "eval.path", config.model)
+        if records.tokenizer_hash != ours:
+            raise ValueError(
+                f"eval.path={config.eval.path} holds codes of tokenizer {records.tokenizer_hash}, "
+                f"and data.path of {ours}: tokenize both with one"
+            )
+        names = [each.manifest["settings"].get("class_names") for each in (self.records, records)]
+        if config.model.prompt == "class" and names[0] != names[1]:
+            raise ValueError(
+                f"eval.path={config.eval.path} holds codes of other classes than data.path: "
+                f"{first_names(names[1])} and {first_names(names[0])}"
+            )
+        return records
+
+    def _companion(self) -> tuple[TextStates | None, dict[str, Any], Decoder | None]:
+        """Loads what is needed of the tokenizer of the codes: (text tower, its arrays, decoder)."""
+        config, tower, frozen, decoder = self.config, None, {}, None
+        draws = bool(config.data.tokenizer and config.eval.preview)
+        if not draws and not isinstance(self.prompts, Captions):
+            return None, {}, None
+        theirs, params = companion.read(config.data.tokenizer, self.records.tokenizer_hash)
+        if isinstance(self.prompts, Captions):
+            tower = TextStates(theirs.model.to_dict(), config.model.to_dict())
+            frozen = {"text_encoder": jax.device_get(params["text_encoder"])}
+        if draws and processes.is_lead():
+            decoder = Decoder(theirs, params)
+        return tower, frozen, decoder
 
     @property
     def abstract(self) -> TrainState:
@@ -57,14 +92,22 @@ class Run:
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """Facts that a checkpoint depends on: the codes, their order and their tokenizer."""
-        shards = [[shard["file"], shard["count"]] for shard in self.records.manifest["shards"]]
+        digest = 0
+        for shard in self.records.manifest["shards"]:
+            digest = zlib.crc32(shard["sha256"].encode(), digest)
         return {
             "samples in the data": self.samples,
             "batch size": self.batch_size,
             "tokenizer of the codes": self.records.tokenizer_hash,
             "precision of the codes": self.records.precision,
-            "shards of the codes": {"files": shards},
-        }
+            "digest of the codes": f"{digest:08x}",
+        } | self._text_facts
+
+    @property
+    def _text_facts(self) -> dict[str, Any]:
+        if isinstance(self.prompts, Features):
+            return {"features of the first text": f"{self.prompts.digest(self.records[0]):08x}"}
+        return {"features of texts": "text tower"} if self.steps.tower else {}
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -72,8 +115,15 @@ class Run:
         return differences.flat(self.facts) | {"images to evaluate": len(self.eval_records)}
 
     def prepare(self, resumed: bool) -> None:
-        """Reads one record of the codes to evaluate, so that what is wrong is told at the start."""
-        data.check_label(self.eval_records[0], self.config.model.classes)
+        """Reads first records and their prompts, so that what is wrong is told at the start.
+
+        Raises:
+          ValueError, OSError: a record has no prompt.
+        """
+        for records in (self.records, self.eval_records):
+            self.prompts(records[0])
+        if isinstance(self.prompts, Captions) and not resumed:
+            self.prompts.tell_cuts(self.records)
 
     def initial_state(self) -> TrainState:
         """Builds the state before the first step."""
@@ -95,38 +145,41 @@ class Run:
             settings,
             self.config.seed,
             self.records,
-            self.config.model,
+            self.prompts,
             start_step=start_step,
             rows=sharding.local_rows(self.mesh, self.batch_size),
         )
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
         """Runs update number `step`, from 0: `GeneratorSteps.train_step`."""
-        return self.programs.step(state, batch)
+        return self.programs.step(state, self.frozen, batch)
 
     def planned_memory(self, step: int, state: TrainState, batch) -> dict[str, int]:
         """Returns the bytes on each device that the compiled `train_step` needs."""
-        plan = self.programs.step.lower(state, batch).compile().memory_analysis()
+        plan = self.programs.step.lower(state, self.frozen, batch).compile().memory_analysis()
         return {
             "arguments": plan.argument_size_in_bytes,
             "new outputs": plan.output_size_in_bytes - plan.alias_size_in_bytes,
             "temporaries": plan.temp_size_in_bytes,
         }
 
-    def evaluate(self, state: TrainState) -> tuple[dict[str, float | np.ndarray], None]:
+    def evaluate(
+        self, state: TrainState
+    ) -> tuple[dict[str, float | np.ndarray], np.ndarray | None]:
         """Measures the loss of the held-out codes, with the average of the weights.
 
         Returns:
           `loss`, the mean over codes in nats; `loss_per_codebook` (K,); `bits_per_image`, of all
-          codes; `gain`, the bits a code fewer than a uniform guess needs. No picture.
+          codes; `gain`, the bits a code fewer than a uniform guess needs. A picture of `preview`,
+          if there is a tokenizer to decode with, on process 0.
         """
         count, size = len(self.eval_records), self.config.eval.batch_size
         size = -(-min(size, count) // self.mesh.size) * self.mesh.size
         total = np.zeros(self.config.model.num_codebooks)
         for begin in range(0, count, size):
-            rows = data.eval_rows(self.eval_records, range(begin, begin + size), self.config.model)
-            batch = {k: sharding.shard_whole(v, self.mesh) for k, v in rows.items()}
-            total += jax.device_get(self.programs.evaluate(state.params, batch))
+            rows = data.eval_rows(self.eval_records, range(begin, begin + size), self.prompts)
+            batch = self._placed(rows)
+            total += jax.device_get(self.programs.evaluate(state.params, self.frozen, batch))
         per_codebook = total / count
         codes = math.prod((len(total), *self.config.model.grid))
         entries = self.config.model.vocab_size // len(total)
@@ -137,4 +190,54 @@ class Run:
             "bits_per_image": codes * loss / math.log(2),
             "gain": (math.log(entries) - loss) / math.log(2),
         }
-        return metrics, None
+        return metrics, self.preview(state.params)
+
+    def preview(self, params) -> np.ndarray | None:
+        """Draws `eval.preview` images, of labels over all classes or of the first captions.
+
+        All processes call it. Returns the uint8 sheet on process 0; None elsewhere, or without
+        `data.tokenizer`.
+        """
+        config = self.config
+        count = min(config.eval.preview, len(self.eval_records))
+        if not config.data.tokenizer or not count:
+            return None
+        if config.model.prompt == "class":
+            labels = np.arange(count) * config.model.classes // count
+            names = self.records.manifest["settings"]["class_names"]
+            texts = [names[label] if label < len(names) else str(label) for label in labels]
+            batch = {"labels": labels.astype(np.int32)}
+        else:
+            batch = data.eval_rows(self.eval_records, range(count), self.prompts)
+            texts = [record["captions"][0] for record in self.eval_records[:count]]
+        filters = Filters(temperature=config.eval.temperature)
+        codes = self.draw(params, batch, range(count), filters, config.eval.scale)
+        if self._decoder is None:
+            return None
+        images = self._decoder(codes, tuple(config.model.grid))
+        return np.asarray(contact_sheet(images, texts, [False] * count, load_font()))
+
+    def draw(
+        self, params, prompts: dict[str, np.ndarray], numbers: Sequence[int], filters, scale
+    ) -> np.ndarray:
+        """Draws codes (n, K, N) on all devices; all processes call it with the same arguments.
+
+        Args:
+          params: of the generator, placed as in a state.
+          prompts: n rows, as the prompts of a batch.
+          numbers: of the samples: a sample is a function of its number, its prompt and the seed.
+          filters: as for `sampling.sample`.
+          scale: of guidance; 1: none.
+        """
+        count = len(numbers)
+        rest = -count % self.mesh.size
+        rows = prompts | {"numbers": np.array(numbers, np.int32)}
+        padded = {key: np.concatenate([row, row[:1].repeat(rest, 0)]) for key, row in rows.items()}
+        batch = self._placed(padded)
+        codes = self.programs.sample(
+            params, self.frozen, batch, batch.pop("numbers"), filters, scale
+        )
+        return np.asarray(codes)[:count]
+
+    def _placed(self, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return {key: sharding.shard_whole(row, self.mesh) for key, row in rows.items()}

@@ -1,6 +1,7 @@
 """The training state of a generator and the one jitted step that updates it."""
 
 import functools
+import math
 import zlib
 from typing import Any
 
@@ -10,8 +11,10 @@ import optax
 from flax import nnx, struct
 from jax.sharding import Mesh
 
-from unitok_jax.generate import objective
+from unitok_jax.generate import objective, sampling
+from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.model import Generator
+from unitok_jax.generate.sampling import Filters
 from unitok_jax.models.layers import Keys
 from unitok_jax.runtime import sharding
 from unitok_jax.training import optim
@@ -72,8 +75,14 @@ def abstract_model(model: dict) -> tuple[nnx.GraphDef, dict]:
 class GeneratorSteps:
     """Pure functions of a run: init and train step, closed over the configuration."""
 
-    def __init__(self, config):
-        """Builds the functions from the whole configuration."""
+    def __init__(self, config, tower: TextStates | None = None):
+        """Builds the functions.
+
+        Args:
+          config: the whole configuration.
+          tower: computes the features of texts; None: batches have features or labels.
+        """
+        self.tower = tower
         self.model = config.model.to_dict()
         self.graph, self.abstract_params = abstract_model(self.model)
         self.seed, self.drop_prompt = config.seed, config.loss.drop_prompt
@@ -126,7 +135,7 @@ class GeneratorSteps:
         Args:
           params: of the generator.
           batch: {'codes': (B, K, N)}, and {'labels': (B,)} or {'features': (B, T, F), 'valid':
-            (B, T)} of texts.
+            (B, T), 'null': (B,)} of texts, as `with_features` adds them.
           key: for dropout, of prompts too; None: nothing is dropped.
           weights: (B,) weights of the images; None: 1 each.
         """
@@ -144,14 +153,53 @@ class GeneratorSteps:
         )
 
     def prompt(self, model: Generator, batch, key=None) -> jax.Array:
-        """Embeds the prompts of a batch; with a key some become the null prompt."""
-        count = len(batch["codes"])
-        dropped = jnp.zeros(count, bool)
+        """Embeds the prompts of a batch (B, T, D); with a key some become the null prompt."""
+        some = batch["labels" if self.model["prompt"] == "class" else "features"]
+        dropped = jnp.zeros(len(some), bool)
         if key is not None:
-            dropped = jax.random.bernoulli(key, self.drop_prompt, (count,))
+            dropped = jax.random.bernoulli(key, self.drop_prompt, dropped.shape)
+        return self._embed(model, batch, dropped)
+
+    def null_prompt(self, model: Generator, batch) -> jax.Array:
+        """Embeds the null prompt in place of each prompt of a batch."""
+        some = batch["labels" if self.model["prompt"] == "class" else "features"]
+        return self._embed(model, batch, jnp.ones(len(some), bool))
+
+    def _embed(self, model, batch, dropped):
         if self.model["prompt"] == "class":
             return model.prompt(jnp.where(dropped, self.model["classes"], batch["labels"]))
-        return model.prompt(batch["features"], dropped)
+        return model.prompt(batch["features"], dropped | batch["null"])
+
+    def with_features(self, frozen, batch) -> dict[str, jax.Array]:
+        """Adds the features of the token ids 'text' (B, T) of a batch, if it has any.
+
+        frozen: {'text_encoder': parameters of the tower}, or {} if there is none.
+        """
+        if "text" not in batch:
+            return batch
+        return dict(batch) | self.tower(frozen["text_encoder"], batch["text"])
+
+    def sample(self, params, batch, numbers: jax.Array, filters: Filters, scale: float):
+        """Samples codes (B, K, N) int32 for the prompts of a batch.
+
+        A sample is a function of the seed, its prompt and its number, whatever else is drawn.
+
+        Args:
+          params: of the generator.
+          batch: prompts, as for `losses`; 'codes' are not read.
+          numbers: (B,) int32.
+          filters: as for `sampling.sample`.
+          scale: of guidance; 1: none.
+        """
+        model = nnx.merge(self.graph, params)
+        prompt, valid = self.prompt(model, batch), batch.get("valid")
+        scales = None
+        if scale != 1:
+            prompt = jnp.concatenate([prompt, self.null_prompt(model, batch)])
+            valid = None if valid is None else jnp.concatenate([valid, valid])
+            scales = jnp.full((math.prod(model.grid), model.num_codebooks), scale)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, self._key("sample")))(numbers)
+        return sampling.sample(model, prompt, keys, filters=filters, scale=scales, valid=valid)[0]
 
     def train_step(self, state: TrainState, batch, *, gather) -> tuple[TrainState, dict]:
         """Updates the generator; a step that is not finite updates only the counters.
@@ -177,7 +225,7 @@ class GeneratorSteps:
         generator = optim.apply(self.optimizer, state.generator, grads, rate)
         metrics = {
             "loss": value,
-            "loss/codebooks": parts,
+            "loss_per_codebook": parts,
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
         }
@@ -215,15 +263,29 @@ class Programs:
         )
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         gather = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
+
+        def step(state, frozen, batch):
+            return steps.train_step(state, steps.with_features(frozen, batch), gather=gather)
+
+        def evaluate(params, frozen, batch):
+            return steps.evaluate(gather(params), steps.with_features(frozen, batch))
+
+        def sample(params, frozen, batch, numbers, filters, scale):
+            batch = steps.with_features(frozen, batch)
+            return steps.sample(gather(params), batch, numbers, filters, scale)
+
+        params = self.shardings.generator.params
         self.init = jax.jit(steps.init, out_shardings=self.shardings)
         self.step = jax.jit(
-            functools.partial(steps.train_step, gather=gather),
-            in_shardings=(self.shardings, split),
+            step,
+            in_shardings=(self.shardings, whole, split),
             out_shardings=(self.shardings, whole),
             donate_argnums=0,
         )
-        self.evaluate = jax.jit(
-            lambda params, batch: steps.evaluate(gather(params), batch),
-            in_shardings=(self.shardings.generator.params, split),
+        self.evaluate = jax.jit(evaluate, in_shardings=(params, whole, split), out_shardings=whole)
+        self.sample = jax.jit(
+            sample,
+            in_shardings=(params, whole, split, split),
             out_shardings=whole,
+            static_argnums=(4, 5),
         )

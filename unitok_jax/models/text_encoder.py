@@ -75,6 +75,16 @@ class TextEncoder(nnx.Module):
         self.dtype, self.stream = dtype, stream
 
     def __call__(self, text: jax.Array) -> jax.Array:
+        x = self._stream(text)
+        x = jnp.take_along_axis(x, text.argmax(axis=-1)[:, None, None], axis=1)[:, 0]
+        projection = self.text_projection[...].astype(self.dtype)
+        return (self.ln_final(x) @ projection).astype(jnp.float32)
+
+    def states(self, text: jax.Array) -> jax.Array:
+        """Computes a state for every token (B, L, D), after the last norm and not projected."""
+        return self.ln_final(self._stream(text))
+
+    def _stream(self, text):
         length = text.shape[1]
         if length > self.positional_embedding.shape[0]:
             raise ValueError(
@@ -82,7 +92,4 @@ class TextEncoder(nnx.Module):
                 f"{self.positional_embedding.shape[0]}"
             )
         x = self.token_embedding[...][text] + self.positional_embedding[...][:length]
-        x = self.blocks(x.astype(self.stream))
-        x = jnp.take_along_axis(x, text.argmax(axis=-1)[:, None, None], axis=1)[:, 0]
-        projection = self.text_projection[...].astype(self.dtype)
-        return (self.ln_final(x) @ projection).astype(jnp.float32)
+        return self.blocks(x.astype(self.stream))

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 class Run:
     """Training run of a tokenizer: mesh, compiled steps and data, from one configuration."""
 
+    picture = "reconstruction"
+
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
 
@@ -52,7 +54,7 @@ class Run:
         self.source = open_source(config.data)
         Health(config.data.max_bad).check_source(self.source)
         self._divisor = self.steps.batch_divisor(self.mesh.size)
-        self.samples = len(self.source)
+        self.samples, self.origin = len(self.source), config.data.source
         self.batch_size = effective_batch_size(config.data, self.samples, self._divisor)
         if self.batch_size == 1 and config.loss.contrastive:
             raise ValueError(

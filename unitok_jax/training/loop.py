@@ -112,7 +112,8 @@ def train(
             log.info("step %d of %d is done: nothing to train", start, config.steps)
             return _evaluation(run.evaluate(state)[0])
         checkpoints.check_space(state.items())
-        for line in overview.run_lines(config, run.samples, run.batch_size, run.mesh, folder):
+        sizes = run.samples, run.origin, run.batch_size, run.mesh
+        for line in overview.run_lines(config, *sizes, folder):
             log.info("%s", line)
         log.info("parameters:\n%s", _parameters(run, state))
         earlier = read(folder) if lead and (folder / FILE).exists() else []
@@ -201,7 +202,7 @@ def _evaluate(run: Run, state: State, step: int, tools: _Tools):
     evaluation = _evaluation(metrics)
     tools.writer.scalars(step, evaluation)
     if picture is not None:
-        tools.writer.image(step, "reconstruction", picture)
+        tools.writer.image(step, run.picture, picture)
     log.info("step %d  %s", step, _line(evaluation))
     tools.clock.record()
     if tools.lead:

@@ -10,13 +10,19 @@ from ml_collections import ConfigDict
 
 
 def run_lines(
-    config: ConfigDict, samples: int, batch_size: int, mesh: jax.sharding.Mesh, workdir
+    config: ConfigDict,
+    samples: int,
+    origin: str,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    workdir,
 ) -> list[str]:
     """Formats the size of a run and its devices.
 
     Args:
       config: the whole configuration.
       samples: number of training samples.
+      origin: name of what they come from.
       batch_size: global batch size.
       mesh: mesh of all devices.
       workdir: the folder of the run.
@@ -26,7 +32,7 @@ def run_lines(
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     kind = mesh.devices.flat[0].device_kind
     return [
-        f"data: {samples:,} samples of {config.data.source}, batches of {batch_size:,}: "
+        f"data: {samples:,} samples of {origin}, batches of {batch_size:,}: "
         f"{epoch:,.1f} steps an epoch, {epochs:,.2f} epochs in {config.steps:,} steps",
         f"devices: {mesh.size} x {kind}, mesh {axes}, processes: {jax.process_count()}; "
         f"model.dtype={config.model.dtype}",

@@ -34,9 +34,11 @@ class Batches(Protocol):
 class Run(Protocol):
     """Training run of a product, from one configuration. All processes of a job build one."""
 
+    picture: str  # name of the picture of an evaluation
     config: ConfigDict  # the whole configuration
     mesh: Mesh  # mesh of the training devices
     samples: int  # number of training samples
+    origin: str  # name of what they come from, for people
     batch_size: int  # global batch size
     abstract: State  # shapes, dtypes and shardings of a state
 

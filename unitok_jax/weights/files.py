@@ -13,6 +13,7 @@ from unitok_jax.system.outputs import replacing
 from unitok_jax.system.paths import expand, printable
 from unitok_jax.weights import torch_files
 from unitok_jax.weights.strangers import describe
+from unitok_jax.weights.torch_files import Content
 
 TORCH = (".pth", ".pt", ".ckpt", ".bin")
 # Wrappers in the names of modules after training: DistributedDataParallel, torch.compile, FSDP.
@@ -27,28 +28,39 @@ _DTYPES = {
 
 
 def read_state(path) -> tuple[Mapping | None, dict[str, np.ndarray]]:
-    """Reads the release's options, if the file has them, and name -> array.
+    """Reads the release's options, if the file has them, and name -> array: see `read_content`."""
+    return read_content(path)[:2]
 
-    The file may be of any network: a state dict, bare or under `state_dict`, or a file saved by the
-    release of UniTok. Prefixes that training wrappers add to names are removed: `module.`,
-    `_orig_mod.`.
+
+def read_content(path, weights: str | None = None) -> Content:
+    """Reads a file of weights.
+
+    The file may be of any network: a state dict, bare, under `state_dict` or `model`, or a file
+    saved by the release of UniTok. Prefixes that training wrappers add to names are removed:
+    `module.`, `_orig_mod.`.
 
     Args:
       path: a .pth, .pt, .ckpt, .bin or .safetensors file.
+      weights: of a training checkpoint with an average: 'ema', the average, or 'raw'; None: the
+        average if there is one.
 
     Raises:
       FileNotFoundError: the file does not exist.
-      ConversionError: unknown suffix, or a file of another kind than its suffix.
+      ConversionError: unknown suffix, a file of another kind than its suffix, or one that has no
+        choice of weights.
       ImportError: a PyTorch file without PyTorch.
     """
     path = expand(path)
     head = check_file(path)
     if path.suffix not in (*TORCH, ".safetensors"):
         raise ConversionError(f"{printable(path)} seems to be {describe(path)}: {kinds()}")
-    args, state = (
-        _read_safetensors(path) if path.suffix not in TORCH else torch_files.read(path, head)
-    )
-    return args, _unwrap(state, printable(path))
+    if path.suffix in TORCH:
+        content = torch_files.read(path, head, weights)
+    elif weights is not None:
+        raise ConversionError(torch_files.ONE_SET.format(path=printable(path), weights=weights))
+    else:
+        content = Content(*_read_safetensors(path), None)
+    return content._replace(state=_unwrap(content.state, printable(path)))
 
 
 def write_safetensors(arrays: Mapping[str, np.ndarray], path, metadata=None) -> None:

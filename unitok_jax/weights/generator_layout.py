@@ -1,5 +1,9 @@
 """Table of the release's layout of a generator's weights, for `torch_layout`."""
 
+from collections.abc import Mapping
+
+import numpy as np
+
 _BLOCKS = (
     (r"attention\.qkv\.kernel", "attention.wqkv.weight", "linear"),
     (r"attention\.out\.kernel", "attention.wo.weight", "linear"),
@@ -27,3 +31,13 @@ ROWS = (
     ),
 )
 """Rows of `torch_layout`, both ways."""
+
+
+def is_generator(args: Mapping | None, state: Mapping[str, np.ndarray]) -> bool:
+    """Recognises the weights of a generator, by names or by what this package wrote beside them.
+
+    args, state: see `files.read_content`.
+    """
+    if args and "product" in args:
+        return args["product"] == "generator"
+    return any(name.startswith(("tok_embeddings.codebooks.", "cls_embedding.")) for name in state)

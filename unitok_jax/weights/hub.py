@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -11,21 +12,16 @@ from ml_collections import ConfigDict
 from unitok_jax import trees
 from unitok_jax.checkpoints import reader
 from unitok_jax.codes import STRIDE
-from unitok_jax.models.limits import show
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.system import foreign_json
 from unitok_jax.system.foreign_files import ConversionError, check_file
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import printable
-from unitok_jax.weights import files, torch_layout, torch_options
+from unitok_jax.weights import document, files, torch_layout, torch_options
 
 SCHEME = "hf://"
-LIBRARY = "unitok_jax"
-FORMAT = 1  # format version of config.json
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _FILES = (CONFIG, WEIGHTS, INDEX, "README.md")  # files to download: never a pickle
-_KEYS = ("library_name", "format_version", "layout", "image_size", "model")
-_LAYOUTS = ("public", "unitok_jax")
 _MOST_CONFIG = 1 << 20  # maximum bytes of a config.json; those of this package have a thousand
 
 
@@ -86,8 +82,7 @@ def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
         other.
     """
     folder = pathlib.Path(folder)
-    _check_files(folder)
-    saved = _read_config(folder / CONFIG)
+    saved = read_document(folder, "tokenizer")
     try:
         _, abstract = abstract_model(saved["model"])
         size = torch_options.image_size(saved["image_size"], "image_size")
@@ -97,14 +92,29 @@ def read(folder, heads: dict[str, int]) -> tuple[ConfigDict, dict]:
     _, state = files.read_state(folder / WEIGHTS)
     try:
         torch_options.check_heads(config.model, heads)
-        if saved["layout"] == "public":
-            return config, torch_layout.from_torch(state, abstract)
-        named = trees.flatten(abstract)
-        reader.refuse(trees.differences(state, named), "the arrays do not fit the model")
+        return config, arrays(saved["layout"], state, abstract)
     except ValueError as error:
         raise ConversionError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
-    arrays = [np.asarray(state[name], np.float32) for name in named]
-    return config, jax.tree.unflatten(jax.tree.structure(abstract), arrays)
+
+
+def arrays(layout: str, state: Mapping, abstract, **of_layout) -> dict:
+    """Converts the arrays of a file to parameters.
+
+    Args:
+      layout: 'public' or 'unitok_jax', whose names the arrays have.
+      state: name -> array.
+      abstract: nested dict of `jax.ShapeDtypeStruct` of the model.
+      **of_layout: as for `torch_layout.from_torch`.
+
+    Raises:
+      ValueError: the arrays do not fit the model; the message lists every difference.
+    """
+    if layout == "public":
+        return torch_layout.from_torch(state, abstract, **of_layout)
+    named = trees.flatten(abstract)
+    reader.refuse(trees.differences(state, named), "the arrays do not fit the model")
+    leaves = [np.asarray(state[name], np.float32) for name in named]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
 def write(folder, config: ConfigDict, params) -> None:
@@ -123,13 +133,41 @@ def write(folder, config: ConfigDict, params) -> None:
     except ConversionError:
         layout, metadata = "unitok_jax", None
         state = {k: np.array(v, order="C") for k, v in trees.flatten(params).items()}
-    values = (LIBRARY, FORMAT, layout, list(config.data.image_size), config.model.to_dict())
-    text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=2)
+    size, library = list(config.data.image_size), document.LIBRARY
+    values = (library, document.FORMAT, layout, size, config.model.to_dict())
+    content = dict(zip(document.KEYS, values, strict=True))
+    write_folder(folder, content, state, metadata, _card(config, params))
+
+
+def write_folder(folder, content: Mapping, state: Mapping, metadata, card: str) -> None:
+    """Writes the three files of a folder atomically: weights, README.md and config.json."""
     with new_folder(folder) as folder:
         files.write_safetensors(state, folder / WEIGHTS, metadata)
-        (folder / "README.md").write_text(_card(config, params))
+        (folder / "README.md").write_text(card)
         # Written last: a folder cut short by a kill lacks this file and is not read as a model.
-        (folder / CONFIG).write_text(text + "\n")
+        (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_document(folder: pathlib.Path, product: str) -> dict:
+    """Reads and checks config.json of a folder that has all its files.
+
+    Args:
+      folder: the folder.
+      product: what it must be of: 'tokenizer' or 'generator'.
+
+    Raises:
+      ConversionError: files are missing, or belong to another library, version or product.
+    """
+    _check_files(folder)
+    config = _read_config(folder / CONFIG)
+    document.check(config, printable(folder / CONFIG), product)
+    return config
+
+
+def product(folder: pathlib.Path) -> str:
+    """Tells what a folder holds the weights of: 'tokenizer' or 'generator'."""
+    _check_files(folder)
+    return document.product_of(_read_config(folder / CONFIG))
 
 
 def _check_files(folder):
@@ -171,24 +209,7 @@ def _read_config(path):
         config = foreign_json.parse_object(content, printable(path))
     except ValueError as error:
         raise ConversionError(str(error)) from error
-    library = config.get("library_name")
-    if library != LIBRARY:
-        raise ConversionError(
-            f"{path} is not of {LIBRARY}: it has library_name={show(library)}; was it saved by "
-            "another library?"
-        )
-    missing = [key for key in _KEYS if key not in config]
-    if missing:
-        raise ConversionError(f"{path} lacks {', '.join(missing)}")
-    version, layout = config["format_version"], config["layout"]
-    if type(version) is not int or version != FORMAT or layout not in _LAYOUTS:
-        raise ConversionError(
-            f"{path} has format_version={show(version)} and layout={show(layout)}; this version of "
-            f"{LIBRARY} reads {FORMAT} and {' or '.join(_LAYOUTS)}: install a newer one"
-        )
-    model = config["model"]
-    if not isinstance(model, dict) or not isinstance(model.get("text"), dict):
-        raise ConversionError(f"{path}: 'model' must be an object that holds an object 'text'")
+    document.check_library(config, printable(path))
     return config
 
 
@@ -201,14 +222,27 @@ def _first_line(error) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _card(config, params) -> str:
+def facts(config: ConfigDict, params) -> dict[str, str]:
+    """Describes a tokenizer in a few words a line, for people: name -> value."""
     model = config.model
     height, width = config.data.image_size
     tokens = model.num_query + height // STRIDE * (width // STRIDE)
-    rows = model.vocab_size // model.num_codebooks
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}",
+        "image size": f"{height} x {width}",
+        "codes of an image (K x N)": f"{model.num_codebooks} x {tokens}",
+        "rows of each codebook (V)": f"{model.vocab_size // model.num_codebooks:,}",
+        "quantizer": model.quantizer,
+        "joint space (E)": f"{model.embed_dim}",
+        "tokenizer.hash": reader.weights_hash(model.to_dict(), params),
+    }
+
+
+def _card(config, params) -> str:
+    model, (height, width) = config.model, config.data.image_size
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts(config, params).items())
     return f"""---
-library_name: {LIBRARY}
+library_name: {document.LIBRARY}
 pipeline_tag: image-feature-extraction
 tags:
 - image-tokenizer
@@ -230,13 +264,7 @@ codes = tokenizer.encode(images)  # uint8 (B, {height}, {width}, 3) -> int32 (B,
 
 | | |
 |---|---|
-| parameters | {count:,} |
-| image size | {height} x {width} |
-| codes of an image (K x N) | {model.num_codebooks} x {tokens} |
-| rows of each codebook (V) | {rows:,} |
-| quantizer | {model.quantizer} |
-| joint space (E) | {model.embed_dim} |
-| tokenizer.hash | `{reader.weights_hash(model.to_dict(), params)}` |
+{table}
 
 Codes mean the same to all tokenizers that have this hash.
 """

@@ -11,7 +11,7 @@ from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.system.paths import expand, printable
-from unitok_jax.weights import clip_layout, files, load, torch_layout
+from unitok_jax.weights import clip_layout, document, files, generator_layout, load, torch_layout
 from unitok_jax.weights.report import Report, Used
 
 # key of the model -> parts whose weights depend on the key; `size` affects all but the text tower
@@ -102,6 +102,8 @@ def match(
     if path.is_dir():
         return _match_unitok(path, *load.read(path), abstract, model, mask, key, ())
     args, state = files.read_state(path)
+    if generator_layout.is_generator(args, state):
+        document.check_product(path, "tokenizer", "generator")
     if args is None and "quantizer.codebooks.0.codebook.weight" not in state:
         return _match_clip(path, state, abstract, model, mask, key)
     if args is not None:

@@ -1,24 +1,30 @@
 """Reads and writes weights: checkpoints, hub folders, and files of the public PyTorch layout."""
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 import jax
 from ml_collections import ConfigDict
 
+from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import expand, printable
-from unitok_jax.weights import files, hub, torch_files, torch_layout, torch_options
-from unitok_jax.weights.strangers import describe
-
-_ONE_SET = (
-    "weights={weights}: {path} holds one set of weights and does not say whether they are an "
-    "average; leave the choice out"
+from unitok_jax.weights import (
+    document,
+    files,
+    generator_layout,
+    hub,
+    torch_files,
+    torch_layout,
+    torch_options,
 )
+from unitok_jax.weights.strangers import describe
 
 
 def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, dict]:
@@ -40,31 +46,45 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
         their configuration.
       ImportError: a PyTorch file without PyTorch.
     """
-    path = _local(path)
+    path = local(path)
     unknown = heads.keys() - set(torch_options.HEADS)
     if unknown:
         raise TypeError(
             f"unknown arguments {sorted(unknown)}; known: {', '.join(torch_options.HEADS)}"
         )
+    check_choice(path, weights)
+    if path.is_dir() and not hub.is_folder(path):
+        return _read_folder(path, weights, heads)
+    if path.is_dir():
+        return hub.read(path, heads)
+    args, state, _ = files.read_content(path, weights)
+    return from_state(path, args, state, heads)
+
+
+def local(path) -> pathlib.Path:
+    """Returns the path of a file or folder on this machine, fetched if it is `hf://owner/name`."""
+    return hub.fetch(path) if str(path).startswith(hub.SCHEME) else expand(path)
+
+
+def check_choice(path: pathlib.Path, weights: str | None) -> None:
+    """Checks that a path exists, and that a choice of weights is possible there.
+
+    Raises:
+      FileNotFoundError: the path does not exist.
+      ValueError: the choice is unknown, or the path is a folder for the hub, which has none.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{printable(path)} does not exist")
     if weights not in (None, *torch_options.WEIGHTS):
         raise ValueError(f"weights={weights!r} is not one of {', '.join(torch_options.WEIGHTS)}")
-    if path.is_dir() and not hub.is_folder(path):
-        return _read_folder(path, weights, heads)
-    if weights is not None:
-        raise ConversionError(_ONE_SET.format(path=path, weights=weights))
-    if path.is_dir():
-        return hub.read(path, heads)
-    return from_state(path, *files.read_state(path), heads)
-
-
-def _local(path) -> pathlib.Path:
-    return hub.fetch(path) if str(path).startswith(hub.SCHEME) else expand(path)
+    if weights is not None and path.is_dir() and hub.is_folder(path):
+        raise ConversionError(torch_files.ONE_SET.format(path=path, weights=weights))
 
 
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
     """Converts the result of `files.read_state` for a UniTok's file to the result of `read`."""
+    if generator_layout.is_generator(args, state):
+        document.check_product(path, "tokenizer", "generator")
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
         torch_options.check_heads(config.model, heads)
@@ -102,6 +122,33 @@ def write(path, config: ConfigDict, params) -> None:
 
 
 def _read_folder(path, weights, heads):
+    with open_run(path) as (checkpoints, step):
+        saved = checkpoints.meta(step)["config"]
+        where = checkpoints.folder if step is None else checkpoints.folder / str(step)
+        document.check_product(where, "tokenizer", product_of(saved))
+        try:
+            abstract = abstract_model(saved["model"])[1]
+            check_size(saved["data"].get("image_size"))
+            config = ConfigDict({"model": saved["model"], "data": saved["data"]})
+            torch_options.check_heads(config.model, heads)
+        except ValueError as error:
+            raise ConversionError(f"{printable(where)}: {error}") from error
+        return config, restore_params(checkpoints, step, abstract, weights)
+
+
+@contextlib.contextmanager
+def open_run(path: pathlib.Path) -> Iterator[tuple[Checkpoints, int | None]]:
+    """Opens the checkpoints of a workdir, or one step of them.
+
+    Args:
+      path: a workdir, its folder `checkpoints`, or `checkpoints/<step>` in it.
+
+    Yields:
+      the checkpoints, and the step; None for the newest.
+
+    Raises:
+      ConversionError: the folder is of another kind, which the message names.
+    """
     step = None
     if path.resolve().parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.resolve().parent, int(path.name)
@@ -112,31 +159,58 @@ def _read_folder(path, weights, heads):
             "or .pth file"
         )
     with Checkpoints(path) as checkpoints:
-        meta = checkpoints.meta(step)
-        saved, digests = meta["config"], meta["digests"]
-        try:
-            abstract = abstract_model(saved["model"])[1]
-            check_size(saved["data"].get("image_size"))
-            config = ConfigDict({"model": saved["model"], "data": saved["data"]})
-            torch_options.check_heads(config.model, heads)
-        except ValueError as error:
-            where = checkpoints.folder if step is None else checkpoints.folder / str(step)
-            raise ConversionError(f"{printable(where)}: {error}") from error
-        shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        params = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings), abstract
+        yield checkpoints, step
+
+
+def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights: str | None):
+    """Restores the parameters of a model onto the first device.
+
+    Args:
+      checkpoints: of a run, or of a converted model.
+      step: of the checkpoint; None: the newest.
+      abstract: tree of the parameters' shapes and dtypes.
+      weights: 'ema', the average, 'raw', or None: the average if there is one.
+
+    Raises:
+      ConversionError: the run kept no such weights.
+      CheckpointError: as `Checkpoints.restore`.
+    """
+    path, digests = checkpoints.folder, checkpoints.meta(step)["digests"]
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract
+    )
+    if weights is not None and "training" not in digests:
+        raise ConversionError(torch_files.ONE_SET.format(path=path, weights=weights))
+    # A run with an average keeps the trained weights beside it, for resuming.
+    averaged = any(name.startswith("params.") for name in digests.get("training", {}))
+    if weights == "ema" and not averaged:
+        raise ConversionError(
+            f"weights=ema: the run of {path} kept no average (optim.ema_decay=0); its weights "
+            "are those of weights=raw"
         )
-        if weights is not None and "training" not in digests:
-            raise ConversionError(_ONE_SET.format(path=path, weights=weights))
-        # A run with an average keeps the trained weights beside it, for resuming.
-        averaged = any(name.startswith("params.") for name in digests.get("training", {}))
-        if weights == "ema" and not averaged:
-            raise ConversionError(
-                f"weights=ema: the run of {path} kept no average (optim.ema_decay=0); its weights "
-                "are those of weights=raw"
-            )
-        if weights == "raw" and averaged:
-            targets = {"training": {"params": params}}
-            read = checkpoints.restore(targets, step=step, partial=True)
-            return config, read["training"]["params"]
-        return config, checkpoints.restore({"params": params}, step=step)["params"]
+    if weights == "raw" and averaged:
+        targets = {"training": {"params": params}}
+        return checkpoints.restore(targets, step=step, partial=True)["training"]["params"]
+    return checkpoints.restore({"params": params}, step=step)["params"]
+
+
+def product(path) -> str:
+    """Tells what a folder holds the weights of, 'tokenizer' or 'generator', without reading them.
+
+    Args:
+      path: a workdir, a checkpoint folder, a folder for the Hugging Face hub or `hf://owner/name`.
+
+    Raises:
+      ValueError: the folder is of another kind.
+    """
+    path = local(path)
+    if hub.is_folder(path):
+        return hub.product(path)
+    with open_run(path) as (checkpoints, step):
+        return product_of(checkpoints.meta(step)["config"])
+
+
+def product_of(saved: dict) -> str:
+    """Returns the product of a checkpoint's whole configuration; older ones do not name it."""
+    return {**differences.ADDED, **saved}["product"]

@@ -20,15 +20,17 @@ from unitok_jax.models.pretrained.inception import CLASSES, Inception
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.paths import expand
 from unitok_jax.weights import torch_layout
-from unitok_jax.weights.files import read_state
+from unitok_jax.weights.files import read_content
+from unitok_jax.weights.generator_layout import is_generator
+from unitok_jax.weights.torch_files import Content
 
 log = logging.getLogger(__name__)
 
 SEEDED = "seeded"
 """Path that stands for random weights from a fixed seed."""
 
-UNITOK, UNKNOWN = "a UniTok tokenizer", "an unknown network"
-"""Results of `recognise` for a tokenizer and for an unknown network."""
+UNITOK, GENERATOR, UNKNOWN = "a UniTok tokenizer", "a generator of codes", "an unknown network"
+"""Results of `recognise` for a tokenizer, a generator and an unknown network."""
 
 # (pattern of the dotted path, PyTorch's name, axis order): see torch_layout
 LPIPS_ROWS = (
@@ -78,29 +80,29 @@ class Network(NamedTuple):
 
 def recognise(state: Mapping[str, np.ndarray]) -> Found:
     """Recognises the network of `state`, name -> array, by names and shapes."""
-    for look in (_as_unitok, _as_inception, _as_transformer, _as_vgg):
+    for look in (_as_unitok, _as_generator, _as_inception, _as_transformer, _as_vgg):
         found = look(state)
         if found:
             return found
     return Found(None, UNKNOWN)
 
 
-def read_files(path: str | pathlib.Path) -> tuple[dict | None, dict[str, np.ndarray]]:
-    """Reads one file, or several joined by commas (`a.pth,b.pth`), as `files.read_state` does.
+def read_files(path: str | pathlib.Path, weights: str | None = None) -> Content:
+    """Reads one file, or several joined by commas (`a.pth,b.pth`), as `files.read_content` does.
 
     Raises:
       FileNotFoundError: a file does not exist.
       ConversionError: a file is of another kind than its suffix, or two files have the same name.
     """
     files = [path] if expand(path).exists() else str(path).split(",")
-    args, state = None, {}
+    state = {}
     for file in files:
-        args, part = read_state(file)
-        both = sorted(part.keys() & state.keys())
+        content = read_content(file, weights)
+        both = sorted(content.state.keys() & state.keys())
         if both:
             raise ConversionError(f"{path}: {both[0]} is in more than one of the files")
-        state |= part
-    return args, state
+        state |= content.state
+    return content._replace(state=state)
 
 
 def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -194,7 +196,7 @@ def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.G
     try:
         if not path:
             raise FileNotFoundError("no file is named")
-        state = read_files(path)[1]
+        state = read_files(path).state
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{key}={path!r}: {error}. It must name the weights of {network.what}: get "
@@ -213,6 +215,11 @@ def _as_unitok(state):
     prefixes = ("quantizer.codebooks.", "encoder.patch_embed.backbone.")
     if any(name.startswith(prefixes) for name in state):
         return Found(None, UNITOK)
+
+
+def _as_generator(state):
+    if is_generator(None, state):
+        return Found(None, GENERATOR)
 
 
 def _as_inception(state):

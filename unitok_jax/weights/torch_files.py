@@ -6,7 +6,8 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,11 +19,29 @@ from unitok_jax.system.paths import printable
 EXPANSION = 8
 """Maximum size of a file's arrays as float32, as a multiple of its size; int8 weights take 4."""
 
+ONE_SET = (
+    "weights={weights}: {path} holds one set of weights and does not say whether they are an "
+    "average; leave the choice out"
+)
+"""Message for a choice of weights where a file or folder has none."""
+
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _MAGIC = (
     b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # start of files before PyTorch 1.6, after the protocol
 )
+
+
+class Content(NamedTuple):
+    """Content of a file of weights."""
+
+    args: Mapping | None  # the options that it was made with, if it has them
+    state: dict[str, np.ndarray]  # name -> array
+    weights: str | None  # 'ema' or 'raw', for a training checkpoint that may hold both
+
+
+class _Options:
+    """Stand-in for argparse.Namespace, whose attributes PyTorch fills without running any code."""
 
 
 def _import_torch(path: pathlib.Path):
@@ -37,16 +56,17 @@ def _import_torch(path: pathlib.Path):
     return torch
 
 
-def read(path: pathlib.Path, head: bytes) -> tuple[Mapping | None, dict[str, np.ndarray]]:
-    """Reads a PyTorch file, as `files.read_state`.
+def read(path: pathlib.Path, head: bytes, weights: str | None = None) -> Content:
+    """Reads a PyTorch file, as `files.read_content`.
 
     Args:
       path: path of the file.
       head: first bytes of the file, from `check_file`.
+      weights: 'ema' or 'raw': the one of a training checkpoint's; None: its average if it has one.
 
     Raises:
       ConversionError: the file is not a PyTorch file, contains other objects than tensors, or
-        tensors that take over `EXPANSION` times its size.
+        tensors that take over `EXPANSION` times its size, or lacks the weights that were asked for.
       ImportError: PyTorch is not installed.
     """
     torch, name, size = _import_torch(path), printable(path), os.path.getsize(path)
@@ -57,14 +77,17 @@ def read(path: pathlib.Path, head: bytes) -> tuple[Mapping | None, dict[str, np.
             f"{name} is not a PyTorch file: it begins neither as a zip archive nor as torch.save's "
             "older format"
         )
-    args, tensors = _split(_load(torch, path, name), name)
+    # Mapped, so that the optimizer's arrays and other weights beside those taken are never read.
+    content = _load(torch, path, name, mmap=head.startswith(_ZIP))
+    args, tensors, weights = _split(content, name, weights)
     strangers = [
         k for k, v in tensors.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))
     ]
     if strangers or not tensors:
         raise ConversionError(
             f"{name} is not a state dict: {strangers[:5] or 'it is empty'}; expected names and "
-            "tensors, the same under 'state_dict', or {'args': ..., 'trainer': {'unitok': ...}}"
+            "tensors, the same under 'state_dict' or 'model', or "
+            "{'args': ..., 'trainer': {'unitok': ...}}"
         )
     for key, tensor in tensors.items():
         _check_tensor(torch, f"{name}: {printable(key)}", tensor, size)
@@ -74,11 +97,23 @@ def read(path: pathlib.Path, head: bytes) -> tuple[Mapping | None, dict[str, np.
             f"{name} has {size:,} bytes, and its tensors would take {total:,} as float32, over "
             f"{EXPANSION} times as many: they repeat what is stored once"
         )
-    return args, {key: tensor.detach().float().numpy() for key, tensor in tensors.items()}
+    state = {key: tensor.detach().float().numpy() for key, tensor in tensors.items()}
+    return Content(args, state, weights)
 
 
-def write(path: pathlib.Path, args: Mapping, state: Mapping[str, np.ndarray]) -> None:
+def write(
+    path: pathlib.Path,
+    args: Mapping,
+    state: Mapping[str, np.ndarray],
+    under: Sequence[str] = ("trainer", "unitok"),
+) -> None:
     """Writes a file in the format of UniTok's release, atomically; an existing file is replaced.
+
+    Args:
+      path: path of the file.
+      args: the release's options, which become the entry 'args'.
+      state: name -> float32 array.
+      under: keys of the entry that the arrays become.
 
     Raises:
       ImportError: PyTorch is not installed.
@@ -86,10 +121,12 @@ def write(path: pathlib.Path, args: Mapping, state: Mapping[str, np.ndarray]) ->
     """
     torch = _import_torch(path)
     # A copy: torch cannot hold the read-only views of JAX arrays.
-    tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
+    content = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
+    for key in reversed(under):
+        content = {key: content}
     with replacing(path) as partial:
         try:
-            torch.save({"args": args, "trainer": {"unitok": tensors}}, partial)
+            torch.save({"args": args, **content}, partial)
         except RuntimeError as error:  # PyTorch raises this for a full disk
             raise OSError(f"{printable(path)} cannot be written: {error}") from error
 
@@ -117,9 +154,11 @@ def _check_archive(path, name, size):
         )
 
 
-def _load(torch, path, name):
+def _load(torch, path, name, mmap):
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # The generator's options are an argparse.Namespace.
+        with torch.serialization.safe_globals([(_Options, "argparse.Namespace")]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError:
         raise
     # The file determines the calls and arguments, so any exception is possible. PyTorch's message
@@ -142,22 +181,42 @@ def _reason(error):
     )
 
 
-def _split(content, name):
+def _split(content, name, weights):
+    """Returns options, tensors, and which of two sets of weights they are, if the file has sets."""
     if not isinstance(content, Mapping):
         raise ConversionError(f"{name} holds a {type(content).__name__}, not a state dict")
-    args = None
+    args = content.get("args")
+    args = vars(args) if isinstance(args, _Options) else args
+    if "trainer" not in content and isinstance(content.get("model"), Mapping):
+        return _split_training(content, args, name, weights)
+    if weights is not None:
+        raise ConversionError(ONE_SET.format(path=name, weights=weights))
     if "trainer" in content:
-        args, trainer = content.get("args"), content["trainer"]
+        trainer = content["trainer"]
         if not isinstance(trainer, Mapping) or "unitok" not in trainer:
             raise ConversionError(f"{name} has no entry 'trainer.unitok', the tokenizer's weights")
         if not isinstance(args, Mapping):
             raise ConversionError(f"{name} has no entry 'args', the options of the release")
         content = trainer["unitok"]
-    elif "state_dict" in content:
-        content = content["state_dict"]
+    else:
+        args, content = None, content.get("state_dict", content)
     if not isinstance(content, Mapping):
         raise ConversionError(f"{name}: 'trainer.unitok' or 'state_dict' is no state dict")
-    return args, content
+    return args, content, None
+
+
+def _split_training(content, args, name, weights):
+    """Splits {'model': ..., 'ema': ..., 'args': ...} and what else a training script saves."""
+    averaged = isinstance(content.get("ema"), Mapping)
+    if weights == "ema" and not averaged:
+        raise ConversionError(
+            f"weights=ema: {name} holds no average, which is an entry 'ema'; its weights are those "
+            "of weights=raw"
+        )
+    if args is not None and not isinstance(args, Mapping):
+        raise ConversionError(f"{name}: 'args' is a {type(args).__name__}, not options")
+    chosen = "ema" if averaged and weights != "raw" else "raw"
+    return args, content["ema" if chosen == "ema" else "model"], chosen
 
 
 def _check_tensor(torch, name, tensor, size):

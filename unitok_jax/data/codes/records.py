@@ -242,8 +242,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         if (folder / SETTINGS).is_file():
             raise ValueError(
-                f"{folder} is not finished: it has no {MANIFEST}. Give the same command again: "
-                f"{COMMAND} --output={folder} ..., with the settings in {folder / SETTINGS}"
+                f"{folder} is not finished: it has no {MANIFEST}. Give the same command again, "
+                f"with the settings in {folder / SETTINGS}"
             )
         raise ValueError(f"{folder} holds no codes: it has no {MANIFEST}, which {COMMAND} writes")
     manifest = read_manifest(file, FORMAT, VERSION, COMMAND)

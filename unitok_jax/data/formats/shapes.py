@@ -3,7 +3,8 @@
 An endless data set without download. An image is a function of (split, index): the same
 on every machine, in every process. Sixteen pairs of colour and shape are held out: no training
 image shows one, and the evaluation split shows only those, one object per image, so that
-zero-shot classification tests compositions of known words.
+zero-shot classification tests compositions of known words. A third split shows one object of any
+pair, labelled, for generators.
 
 Drawing, encoding, decoding and cropping to 64 px take about 1.4 ms of one core;
 docs/guides/prepare_data.md has the command.
@@ -91,33 +92,46 @@ class HeldOutShapes(TrainingShapes):
     """
 
     split = "held_out"
-    class_names = tuple(f"{colour} {shape}" for colour, shape in HELD_OUT)
+    pairs = HELD_OUT
     class_templates = CLASS_TEMPLATES
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Colour and shape of each class."""
+        return tuple(f"{colour} {shape}" for colour, shape in self.pairs)
 
     def label(self, index: int) -> int:
         """Returns the position of image `index`'s class in `class_names`."""
-        return index % len(HELD_OUT)
+        return index % len(self.pairs)
 
     def scene(self, index: int) -> Scene:
         """Returns the scene of image `index`."""
         rng = _generator(self.split, index)
         look = _pick(rng, TEXTURES), _pick(rng, tuple(SIZES))
-        return _scene(rng, [HELD_OUT[self.label(index)]], [look])
+        return _scene(rng, [self.pairs[self.label(index)]], [look])
 
 
-SPLITS = {"": TrainingShapes, "train": TrainingShapes, "held_out": HeldOutShapes}
+class SingleShapes(HeldOutShapes):
+    """One shape of any pair per image; image i belongs to class i mod 64."""
+
+    split = "single"
+    pairs = _PAIRS
+
+
+_SPLITS = (TrainingShapes, HeldOutShapes, SingleShapes)
+SPLITS = {"": TrainingShapes} | {each.split: each for each in _SPLITS}
 
 
 def shape_source(path: str = "", captions: str = "") -> TrainingShapes:
-    """Opens the split that `data.path` names: train (or empty) or held_out.
+    """Opens the split that `data.path` names: train (or empty), held_out or single.
 
     Raises:
         ValueError: another path, or a caption file, which would be ignored.
     """
     if path not in SPLITS:
         raise ValueError(
-            f"data.path={path!r} is no split of data.source=shapes: use train (or nothing) or "
-            "held_out"
+            f"data.path={path!r} is no split of data.source=shapes: use train (or nothing), "
+            "held_out or single"
         )
     if captions:
         raise ValueError(
@@ -210,7 +224,8 @@ def _generator(split: str, index: int) -> np.random.Generator:
         raise IndexError(f"picture {index} of shapes/{split}: there are 0 to {LENGTH - 1}")
     # The key of a counter-based generator is its seed: no hash, no state. Only its method
     # random() is used: the raw bits divided by a power of two in every NumPy.
-    key = [2 * SEED + (split == HeldOutShapes.split), index]
+    number = [each.split for each in _SPLITS].index(split)
+    key = [2 * SEED + number, index]
     return np.random.Generator(np.random.Philox(key=key))
 
 

@@ -1,0 +1,319 @@
+"""Training of a generator: through the loop, resumed, on any mesh, and what it draws at random."""
+
+import contextlib
+import functools
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from helpers import arrays, coded
+from helpers.jobs import records
+from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
+from unitok_jax.generate.run import Run
+from unitok_jax.generate.step import GeneratorSteps
+from unitok_jax.runtime import sharding
+from unitok_jax.training import loop
+
+pytestmark = pytest.mark.slow
+
+one_device = functools.partial(Run, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return coded.write(tmp_path_factory.mktemp("codes") / "codes")
+
+
+@pytest.fixture
+def config(folder):
+    return coded.config(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """An undisturbed run: its workdir, and its last evaluation."""
+    workdir = tmp_path_factory.mktemp("whole")
+    config = coded.config(folder)
+    config.log.tensorboard = True
+    return workdir, loop.train(one_device, config, str(workdir))
+
+
+@pytest.fixture
+def half(whole, tmp_path):
+    """The same run after its fourth step."""
+    workdir = shutil.copytree(whole[0], tmp_path / "half")
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    return workdir
+
+
+class TestThroughTheLoop:
+    def test_losses_fall_and_are_told_by_codebook(self, whole):
+        training = [r for r in records(whole[0]) if "loss" in r]
+        assert [r["step"] for r in training] == [1, 2, 3, 4, 5, 6]
+        assert training[0]["loss"] == pytest.approx(math.log(coded.ENTRIES), rel=1e-6)
+        assert training[-1]["loss"] < 0.9 * training[0]["loss"]
+        for record in training:
+            assert len(record["loss_per_codebook"]) == coded.BOOKS
+            assert record["loss"] == pytest.approx(np.mean(record["loss_per_codebook"]), rel=1e-6)
+            assert record["data/samples"] == 8
+            assert record["data/bytes"] == 8 * coded.BOOKS * 6 * 2
+
+    def test_evaluation(self, whole):
+        workdir, last = whole
+        evaluations = [r for r in records(workdir) if "eval/loss" in r]
+        assert [r["step"] for r in evaluations] == [3, 6]
+        loss = last["eval/loss"]
+        assert evaluations[1]["eval/loss"] == loss == np.mean(last["eval/loss_per_codebook"])
+        assert loss < evaluations[0]["eval/loss"] < math.log(coded.ENTRIES)
+        bits = loss / math.log(2)
+        assert last["eval/bits_per_image"] == pytest.approx(bits * coded.BOOKS * 6)
+        assert last["eval/gain"] == pytest.approx(math.log2(coded.ENTRIES) - bits)
+
+    def test_codebooks_have_curves_of_their_own(self, whole):
+        (events,) = (whole[0] / "tensorboard").iterdir()
+        content = events.read_bytes()
+        for name in (b"loss_per_codebook/1", b"eval/loss_per_codebook/mean", b"eval/gain"):
+            assert name in content
+
+    def test_evaluation_does_not_depend_on_batches(self, whole, config):
+        """Twelve images in one batch, or in batches with rows past the end."""
+        found = []
+        for size in (12, 8, 5):
+            config.eval.batch_size = size
+            run = one_device(config)
+            with Checkpoints(whole[0]) as checkpoints:
+                state = run.state_from(checkpoints.restore(run.abstract.items()))
+            found.append(run.evaluate(state)[0]["loss_per_codebook"])
+        np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-6)
+
+    def test_held_out_codes(self, whole, config, tmp_path):
+        coded.write(tmp_path / "other", 5, seed=1)
+        config.eval.path = str(tmp_path / "other")
+        run = one_device(config)
+        assert len(run.eval_records) == 5
+        assert run.facts["samples in the data"] == 24
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"tokenizer": "b" * 32}, "eval.path=.* holds codes of tokenizer b{32}, and data.path"),
+            (
+                {"class_names": ("a", "c", "b")},
+                "eval.path=.* other classes .*: a, c, b and",
+            ),
+            ({"grid": [3, 2]}, r"model.grid=.*but the codes of eval.path=.* have \(3, 2\)"),
+        ],
+        ids=str,
+    )
+    def test_held_out_codes_of_another_kind(self, config, tmp_path, changes, message):
+        config.eval.path = str(coded.write(tmp_path / "other", 5, **changes))
+        with pytest.raises(ValueError, match=message):
+            one_device(config)
+
+    def test_the_average_is_what_is_saved_as_params(self, whole, config):
+        run = one_device(config)
+        with Checkpoints(whole[0]) as checkpoints:
+            items = checkpoints.restore(run.abstract.items())
+        state = run.state_from(items)
+        assert state.params is state.ema and state.params is items["params"]
+        assert 0 < arrays.error(state.ema, state.generator.params) < 0.5
+        assert int(state.step) == 6
+
+
+class TestResume:
+    def test_bit_for_bit(self, whole, half, config):
+        loop.train(one_device, config, str(half))
+        assert records(half) == records(whole[0])
+        digests = []
+        for workdir in (whole[0], half):
+            with Checkpoints(workdir) as checkpoints:
+                digests.append(checkpoints.meta(6)["digests"])
+        assert digests[0] == digests[1]
+
+    def test_codes_that_moved(self, half, config, tmp_path):
+        config.data.path = str(shutil.copytree(config.data.path, tmp_path / "moved"))
+        run = one_device(config)
+        with Checkpoints(half) as checkpoints:
+            checkpoints.restore(run.abstract.items(), config, run.facts)
+
+    @pytest.mark.parametrize(
+        "settings, keys, message",
+        [
+            ({"tokenizer": "b" * 32}, {}, "tokenizer of the codes: saved a{32}, now b{32}"),
+            ({"precision": "bfloat16"}, {}, "precision of the codes: saved float32, now bfloat16"),
+            ({"seed": 1}, {}, "digest of the codes: saved [0-9a-f]{8}, now [0-9a-f]{8}"),
+            ({"count": 25}, {}, "samples in the data: saved 24, now 25"),
+            (
+                {"grid": [3, 2]},
+                {"model.grid": (3, 2)},
+                r"model.grid: saved \[2, 3\], now \[3, 2\]",
+            ),
+            (
+                {"codebook_size": 32},
+                {"model.vocab_size": 64},
+                "model.vocab_size: saved 32, now 64",
+            ),
+            (
+                {"num_codebooks": 4},
+                {"model.num_codebooks": 4, "model.vocab_size": 64},
+                "model.num_codebooks: saved 2, now 4",
+            ),
+        ],
+        ids=lambda value: str(value)[:30],
+    )
+    def test_other_codes_are_refused(self, half, config, tmp_path, settings, keys, message):
+        config.data.path = str(coded.write(tmp_path / "other", **settings))
+        config.update_from_flattened_dict(keys)
+        with pytest.raises(CheckpointError, match=message):
+            loop.train(one_device, config, str(half))
+        assert not (half / "checkpoints" / "6").exists()
+
+    def test_what_changes_no_meaning_of_weights_may_change(self, half, config):
+        config.model.update(dropout=0.0, drop_path=0.1, remat=False, dtype="bfloat16")
+        run = one_device(config)
+        with Checkpoints(half) as checkpoints:
+            checkpoints.restore(run.abstract.items(), config, run.facts)
+
+    def test_a_tokenizers_workdir(self, half, config):
+        """And a generator's for a tokenizer: its configuration is compared before any array."""
+        path = half / "checkpoints" / "4" / "meta" / "metadata"
+        meta = json.loads(path.read_text())
+        meta["config"]["product"] = "tokenizer"
+        path.write_text(json.dumps(meta))
+        told = "another configuration:\n  product: saved 'tokenizer', now 'generator'\nuse the sav"
+        with pytest.raises(CheckpointError, match=told):
+            loop.train(one_device, config, str(half))
+
+
+class TestMeshes:
+    """One step of a batch on any mesh, with everything that is drawn at random."""
+
+    def step(self, config, data, fsdp):
+        config.mesh.data, config.mesh.fsdp = data, fsdp
+        config.loss.drop_prompt = 0.5
+        run = Run(config, jax.devices()[: data * fsdp])
+        state = run.initial_state()
+        params = state.generator.params
+        if fsdp > 1:
+            assert "fsdp" in params["trunk"]["blocks"]["mlp"]["gate"]["kernel"].sharding.spec
+        # Fresh logits are zero, and send no gradient to what lies before them.
+        kernel = params["head"]["kernel"]
+        values = np.random.default_rng(0).normal(0, 0.1, kernel.shape).astype(np.float32)
+        params["head"]["kernel"] = jax.device_put(values, kernel.sharding)
+        with contextlib.closing(run.batches(3)) as batches:
+            batch = sharding.shard_batch(next(batches), run.mesh)
+        state, metrics = run.train_step(0, state, batch)
+        # The first moments are the gradients, scaled; AdamW's update would make noise as large.
+        return jax.device_get((metrics, state.generator.opt_state[1].mu))
+
+    def test_equal_losses_and_gradients(self, config):
+        metrics, moments = self.step(config, 1, 1)
+        assert all(map(np.any, jax.tree.leaves(moments)))
+        for data, fsdp in ((2, 2), (1, 4)):
+            found, ours = self.step(config, data, fsdp)
+            for key, value in metrics.items():
+                np.testing.assert_allclose(found[key], value, rtol=1e-5, err_msg=key)
+            assert arrays.error(ours, moments) < 1e-5
+
+
+class TestSteps:
+    @pytest.fixture
+    def pure(self, config):
+        config.optim.ema_decay = 0.5
+        return GeneratorSteps(config)
+
+    def test_a_step_that_is_not_finite_changes_counters_alone(self, pure, config):
+        step = jax.jit(functools.partial(pure.train_step, gather=lambda params: params))
+        good = jax.jit(pure.init)()
+        params = jax.tree.map(jnp.copy, good.generator.params)
+        params["head"]["bias"] = params["head"]["bias"].at[3].set(jnp.nan)
+        bad = good.replace(generator=good.generator.replace(params=params))
+        rng = np.random.default_rng(0)
+        batch = {
+            "codes": rng.integers(0, coded.ENTRIES, (8, 2, 6), np.uint16),
+            "labels": np.arange(8, dtype=np.int32) % 3,
+        }
+        after, metrics = step(bad, batch)
+        assert not np.isfinite(metrics["loss"])
+        assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (1, 1, 1)
+        unchanged = jax.tree.map(
+            functools.partial(np.array_equal, equal_nan=True),
+            (after.generator, after.ema),
+            (bad.generator, bad.ema),
+        )
+        assert all(jax.tree.leaves(unchanged))
+        after, _ = step(good, batch)
+        assert (int(after.step), int(after.skipped)) == (1, 0)
+        # The decay of a first step is a tenth, as of any average.
+        expected = jax.tree.map(lambda a, p: 0.1 * a + 0.9 * p, good.ema, after.generator.params)
+        assert arrays.error(after.ema, expected) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def initialised(folder):
+    """Steps, and a model of fresh weights."""
+    pure = GeneratorSteps(coded.config(folder))
+    return pure, nnx.merge(pure.graph, jax.jit(pure.init)().generator.params)
+
+
+class TestWhatIsDropped:
+    def test_a_tenth_of_the_labels(self, initialised):
+        pure, model = initialised
+        batch = {"labels": jnp.arange(6000) % 3}
+        kept = pure.prompt(model, batch)
+        prompts = [pure.prompt(model, batch, jax.random.key(i)) for i in range(2)]
+        dropped = [np.asarray((p != kept).any((1, 2))) for p in prompts]
+        null = np.asarray(model.prompt(jnp.array([3])))[0]
+        for prompt, rows in zip(prompts, dropped, strict=True):
+            assert abs(rows.mean() - 0.1) < 0.017
+            assert (np.asarray(prompt)[rows] == null).all()
+        assert abs((dropped[0] & dropped[1]).mean() - 0.01) < 0.006
+        np.testing.assert_array_equal(pure.null_prompt(model, batch), null[None].repeat(6000, 0))
+
+    def test_a_tenth_of_the_values_of_the_input(self, initialised):
+        _, model = initialised
+        codes = jnp.zeros((200, 2, 6), int)
+        prompt = model.prompt(jnp.zeros(200, int))
+        x, out = (model.inputs(codes, prompt, key) for key in (None, jax.random.key(0)))
+        kept = np.asarray(out != 0)
+        assert abs(kept.mean() - 0.9) < 0.005  # single values, of the prompt too
+        assert (abs(kept.mean((0, 2)) - 0.9) < 0.01).all()
+        assert (abs(kept.mean((0, 1)) - 0.9) < 0.04).all()
+        np.testing.assert_allclose(np.asarray(out)[kept], np.asarray(x / 0.9)[kept], rtol=1e-6)
+
+    def test_every_step_draws_anew_and_again_the_same(self, initialised):
+        pure, _ = initialised
+        keys = [jax.random.fold_in(pure._key("step"), step) for step in (0, 1, 1)]
+        drawn = [np.asarray(jax.random.bernoulli(key, 0.5, (64,))) for key in keys]
+        assert (drawn[0] != drawn[1]).any() and (drawn[1] == drawn[2]).all()
+
+    def test_the_null_class_is_trained(self, whole, config):
+        run = one_device(config)
+        with Checkpoints(whole[0]) as checkpoints:
+            trained = checkpoints.restore(run.abstract.items())["training"]["params"]
+        before = run.initial_state().generator.params
+        moved = abs(trained["prompt"]["table"] - before["prompt"]["table"]).max(1)
+        assert moved.shape == (4,) and (moved > 2e-4).all()  # weight decay alone: 2e-5
+
+
+@pytest.mark.parametrize(
+    "changes, keys",
+    [
+        ({"num_codebooks": 1}, {"model.num_codebooks": 1, "model.vocab_size": 16}),
+        ({}, {"model.head_depth": 0}),
+    ],
+    ids=["one codebook", "independent codes"],
+)
+def test_other_heads(tmp_path, changes, keys):
+    config = coded.config(coded.write(tmp_path / "codes", **changes))
+    config.update_from_flattened_dict(keys | {"steps": 2, "eval.every": 2})
+    loop.train(one_device, config, str(tmp_path / "run"))
+    training = [r["loss"] for r in records(tmp_path / "run") if "loss" in r]
+    assert training[1] < training[0]
+    assert loop.train(one_device, config, str(tmp_path / "run"))["eval/loss"] < math.log(16)

@@ -1,0 +1,272 @@
+"""Draws images: codes from a generator, and pictures of them from its tokenizer.
+
+`unitok generate --checkpoint=GENERATOR --tokenizer=TOKENIZER --labels=207 --count=16 --output=DIR`
+writes a PNG per sample, their codes, a contact sheet and, with --write=npz, the archive that ADM's
+evaluator reads. The same command again continues. Any number of hosts may share the work, started
+as those of a training run with one shared --output. docs/guides/draw.md tells more.
+"""
+
+import argparse
+import functools
+import hashlib
+import pathlib
+import re
+import sys
+
+import numpy as np
+
+from unitok_jax.commands import arguments
+from unitok_jax.models.precision import PRECISIONS
+from unitok_jax.system.paths import printable
+from unitok_jax.weights.torch_options import WEIGHTS
+
+KINDS = ("codes", "png", "npz")
+ROUNDINGS = ("half_even", "half_up")  # of `evaluation.samples`, which is slow to import
+FILTERS = ("temperature", "top_k", "top_p")
+
+
+def main() -> None:
+    """Runs the command; an error in its input ends as one line and exit code 2."""
+    parser = arguments.make_parser("generate", __doc__)
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=arguments.place,
+        help="of a generator: workdir, folder, .pth, .safetensors or hf://owner/name",
+    )
+    parser.add_argument(
+        "--tokenizer", type=arguments.place, help="of its codes; not needed for --write=codes"
+    )
+    parser.add_argument(
+        "--labels",
+        help="such as 207 or 0-9,207; balanced: all in turn; random; or a file, one a line",
+    )
+    parser.add_argument(
+        "--prompts", type=arguments.path, help="a file with a text a line, instead of --labels"
+    )
+    parser.add_argument(
+        "--count", type=int, help="samples in all; default: one for each label or text"
+    )
+    parser.add_argument("--output", required=True, type=arguments.path, help="folder to fill")
+    parser.add_argument(
+        "--write",
+        default="png",
+        help="some of codes, png, npz, with commas; codes are written always; default: png",
+    )
+    parser.add_argument("--key", type=int, default=0, help="seed of all draws")
+    parser.add_argument(
+        "--scale",
+        default="1",
+        help="of guidance, 1: none; a number, K of them with commas, or a .npy file of (N, K)",
+    )
+    parser.add_argument("--guided_tokens", type=int, help="first tokens that are guided; or all")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: the largest logit")
+    parser.add_argument("--top_k", type=int, help="largest logits that are kept; default: all")
+    parser.add_argument("--top_p", type=float, default=1.0, help="probability that is kept, (0, 1]")
+    parser.add_argument(
+        "--precision",
+        choices=tuple(PRECISIONS),
+        default="float32",
+        help="of generator and tokenizer; docs/guides/use_from_python.md",
+    )
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, help="of the generator's run: the average, or those trained"
+    )
+    parser.add_argument(
+        "--rounding",
+        choices=ROUNDINGS,
+        default="half_even",
+        help="of pictures to 8 bits; half_up: as ADM's sampler",
+    )
+    parser.add_argument("--shard_size", type=int, default=128, help="samples per file of codes")
+    parser.add_argument("--batch_size", type=int, help="samples at once on all devices")
+    arguments.add_cluster(parser)
+    arguments.run(parser, _run, continues=True)
+
+
+def _run(args: argparse.Namespace) -> None:
+    import jax
+
+    from unitok_jax.data.writing.folders import claim
+    from unitok_jax.evaluation.samples import CODES
+    from unitok_jax.generate import folder as drawn
+
+    kinds = _kinds(args.write)
+    drawing = {name: getattr(args, name) for name in ("key", "guided_tokens", *FILTERS)}
+    drawing["scale"] = _scale(args.scale)
+    _check(args, kinds)
+    arguments.connect(args)
+    sampler = load_generator(args)
+    sampler.check_settings(**drawing)
+    tokenizer = load_tokenizer(args) if args.tokenizer else None
+    if tokenizer is not None:
+        sampler.check(tokenizer)
+    prompts, count, told = _prompts(args, sampler, tokenizer)
+    told |= {f"--{name}": value for name, value in drawing.items()}
+    told["--rounding"] = args.rounding
+    settings = drawn.settings_of(sampler, tokenizer, told, count, args.shard_size)
+    claim(args.output, settings, drawn.COMMAND)
+    claim(args.output / CODES, drawn.codes_settings(settings), drawn.COMMAND)
+    job = jax.process_index(), jax.process_count()
+    folder = drawn.Folder(args.output, settings, kinds, *job)
+    if folder.is_finished():
+        print(f"{printable(args.output)} is finished: nothing to do")
+        return
+    drawn.draw(sampler, tokenizer, folder, prompts, drawing)
+    side = " x ".join(map(str, folder.size))
+    what = "codes" if kinds == ["codes"] else f"pictures of {side} px"
+    print(f"{what} of {count} samples in {printable(args.output)}")
+
+
+def _check(args: argparse.Namespace, kinds: list[str]) -> None:
+    """Refuses flags that do not fit each other, before anything is loaded."""
+    if (args.labels is None) == (args.prompts is None):
+        raise ValueError("give one of --labels and --prompts: what is to be drawn")
+    if args.count is not None and args.count < 1:
+        raise ValueError(f"--count={args.count} must be at least 1")
+    if args.tokenizer is None and (args.prompts or kinds != ["codes"]):
+        what = f"--prompts={args.prompts}" if args.prompts else f"--write={args.write}"
+        raise ValueError(f"{what} needs --tokenizer, that of the generator's codes")
+
+
+def _prompts(args, sampler, tokenizer):
+    """Returns the prompts, the number of samples, and what the folder's settings tell of both."""
+    from unitok_jax.generate.folder import Classes, Texts
+
+    if args.prompts:
+        texts = read_texts(args.prompts)
+        encode = functools.partial(sampler.text_prompts, tokenizer)
+        encode(texts[:1])  # refused now, if at all
+        _tell_cuts(args.prompts, texts, tokenizer.config.model.text.context_length)
+        prompts, count = Texts(texts, encode), args.count or len(texts)
+        kind, content = "captions", "\n".join(texts).encode()
+    else:
+        labels = labels_of(args.labels, args.count, sampler.classes, args.key)
+        prompts, count, content = Classes(labels), len(labels), labels.tobytes()
+        kind = args.labels if args.labels in ("balanced", "random") else "given"
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return prompts, count, {"prompts": kind, "digest of the prompts": digest}
+
+
+def load_generator(args):
+    """Loads the `Sampler` that the arguments name, on all devices of this process."""
+    from unitok_jax.generate.api import load_generator
+
+    return load_generator(
+        args.checkpoint, args.batch_size, precision=args.precision, weights=args.weights
+    )
+
+
+def load_tokenizer(args):
+    """Loads the `Tokenizer` that the arguments name, on all devices of this process."""
+    import jax
+
+    from unitok_jax.tokenizer.api import load
+
+    return load(args.tokenizer, precision=args.precision, devices=jax.local_devices())
+
+
+def labels_of(text: str, count: int | None, classes: int, seed: int) -> np.ndarray:
+    """Returns the label of every sample, int32 (count,).
+
+    Args:
+      text: labels and ranges with commas; 'balanced', every class in turn; 'random', drawn evenly;
+        or a file with a label a line. Labels that are given are repeated in turn.
+      count: number of samples; None: one for each label that is given.
+      classes: number of classes of the generator.
+      seed: of random labels; those of a larger count begin with those of a smaller.
+
+    Raises:
+      ValueError: labels that are none, or no count where one is needed.
+    """
+    if not classes:
+        raise ValueError(f"--labels={text}: this generator's prompts are texts")
+    if text in ("balanced", "random"):
+        if count is None:
+            raise ValueError(f"--labels={text} needs --count, the number of samples")
+        if text == "random":
+            return np.random.default_rng(seed).integers(classes, size=count, dtype=np.int32)
+        return np.arange(count, dtype=np.int32) % classes
+    ranges = _ranges(text)
+    wrong = next((part[-1] for part in ranges if part[-1] >= classes), None)
+    if wrong is not None:
+        raise ValueError(
+            f"--labels={text}: label {wrong} is none of this generator's: they are 0 to "
+            f"{classes - 1}"
+        )
+    labels = np.concatenate([np.arange(part.start, part.stop, dtype=np.int32) for part in ranges])
+    return np.resize(labels, len(labels) if count is None else count)
+
+
+def _ranges(text: str) -> list[range]:
+    """Reads labels of an argument, or of a file that it names, none of them empty."""
+    matches = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part) for part in text.split(",")]
+    if all(matches):
+        ranges = [range(int(m[1]), int(m[2] or m[1]) + 1) for m in matches]
+        if all(ranges):
+            return ranges
+    file = arguments.path(text)
+    if not file.is_file():
+        raise ValueError(
+            f"--labels={text}: expected labels and ranges such as 207 or 0-9,207, balanced, "
+            "random, or a file with a label a line"
+        )
+    lines = file.read_text().split()
+    if not lines or not all(re.fullmatch(r"\d{1,9}", line) for line in lines):
+        raise ValueError(f"--labels={text}: the file must hold a label a line, and nothing else")
+    return [range(int(line), int(line) + 1) for line in lines]
+
+
+def read_texts(file: pathlib.Path) -> list[str]:
+    """Reads a text a line.
+
+    Raises:
+      ValueError: no text, a blank line before the last text, or bytes that are no UTF-8.
+      OSError: the file cannot be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts={file} is no text in UTF-8: {error}") from error
+    if not lines:
+        raise ValueError(f"--prompts={file} is empty; it must hold a text a line")
+    blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if blank:
+        raise ValueError(f"--prompts={file}: line {blank} is empty; a prompt needs a word")
+    return [line.strip() for line in lines]
+
+
+def _tell_cuts(file: pathlib.Path, texts: list[str], length: int) -> None:
+    from unitok_jax.data.text import TextTokenizer
+
+    count = TextTokenizer(length).length
+    cut = [number for number, text in enumerate(texts, 1) if count(text) > length]
+    if cut:
+        print(
+            f"{len(cut)} of {len(texts)} texts of --prompts={printable(file)} have over {length} "
+            f"tokens and lose their last words: line {', '.join(map(str, cut[:5]))}",
+            file=sys.stderr,
+        )
+
+
+def _kinds(text: str) -> list[str]:
+    given = text.split(",")
+    unknown = [kind for kind in given if kind not in KINDS]
+    if unknown:
+        raise ValueError(f"--write={text}: {unknown[0]!r} is none of {', '.join(KINDS)}")
+    return [kind for kind in KINDS if kind in {"codes", *given}]
+
+
+def _scale(text: str):
+    """Returns the scale as JSON values: a number, or lists of them."""
+    if text.endswith(".npy"):
+        file: pathlib.Path = arguments.path(text)
+        try:
+            return np.load(file, allow_pickle=False).tolist()
+        except ValueError as error:
+            raise ValueError(f"--scale={text} is not an array of NumPy: {error}") from error
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--scale={text}: expected numbers with commas, or a .npy file") from error
+    return numbers if len(numbers) > 1 else numbers[0]

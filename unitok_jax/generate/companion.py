@@ -1,0 +1,119 @@
+"""Parts of the tokenizer that made the codes: its text tower for prompts, its decoder to look."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from unitok_jax.checkpoints.reader import weights_hash
+from unitok_jax.data.images.transforms import to_uint8
+from unitok_jax.data.text import END_OF_TEXT
+from unitok_jax.models.functions import Functions
+from unitok_jax.models.layers import Keys
+from unitok_jax.models.text_encoder import TextEncoder
+from unitok_jax.weights import load
+
+
+def read(path: str, wanted: str) -> tuple[ConfigDict, dict]:
+    """Reads the tokenizer of some codes, as `weights.load.read`.
+
+    Args:
+      path: `data.tokenizer`.
+      wanted: `Tokenizer.hash` of the tokenizer that made the codes.
+
+    Raises:
+      FileNotFoundError: the path does not exist.
+      ValueError: it holds no tokenizer, or another than made the codes.
+    """
+    try:
+        config, params = load.read(path)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"data.tokenizer={path}: {error}") from error
+    found = weights_hash(config.model.to_dict(), params)
+    if found != wanted:
+        raise ValueError(
+            f"data.tokenizer={path} is tokenizer {found}, and the codes of data.path were made by "
+            f"{wanted}: name that one"
+        )
+    return config, params
+
+
+class TextStates:
+    """Features of texts: the states of all tokens of a CLIP text tower, after its last norm."""
+
+    def __init__(self, model: Mapping[str, Any], ours: Mapping[str, Any]):
+        """Builds the tower's graph, without parameters.
+
+        Args:
+          model: `config.model` of the tokenizer.
+          ours: `config.model` of the generator: its dtype is computed in.
+
+        Raises:
+          ValueError: the tower's states do not fit the generator, or its tokens are not CLIP's.
+        """
+        text = model["text"]
+        for key, value in (("text_tokens", "context_length"), ("text_features", "width")):
+            if ours[key] != text[value]:
+                raise ValueError(
+                    f"model.{key}={ours[key]}, and the text tower of data.tokenizer has "
+                    f"model.text.{value}={text[value]}; set model.{key}={text[value]}"
+                )
+        if text["vocab_size"] <= END_OF_TEXT:
+            raise ValueError(
+                f"the text tower of data.tokenizer has {text['vocab_size']} token ids, fewer than "
+                "CLIP's tokenizer makes"
+            )
+        tower = nnx.eval_shape(
+            lambda: TextEncoder(
+                width=text["width"],
+                heads=text["heads"],
+                depth=text["layers"],
+                vocab_size=text["vocab_size"],
+                context_length=text["context_length"],
+                embed_dim=model["embed_dim"],
+                remat=False,
+                dtype=jnp.dtype(ours["dtype"]),
+                stream=jnp.float32,
+                rngs=Keys(0),
+            )
+        )
+        self._graph = nnx.split(tower)[0]
+
+    def __call__(self, params, text: jax.Array) -> dict[str, jax.Array]:
+        """Computes the features of texts.
+
+        Args:
+          params: of the tower, `params['text_encoder']` of the tokenizer.
+          text: (B, T) token ids: start, caption, end, zeros.
+
+        Returns:
+          'features' (B, T, F) float32, those of a text at the end and zeros before; 'valid' (B, T)
+          bool, where there are any; 'null' (B,) bool, True for a text without a word.
+        """
+        states = nnx.merge(self._graph, params).states(text).astype(jnp.float32)
+        length = text.shape[1]
+        last = text.argmax(axis=-1)[:, None]  # the end has the largest id
+        place = jnp.arange(length) - (length - 1) + last
+        valid = place >= 0
+        states = jnp.take_along_axis(states, jnp.maximum(place, 0)[..., None], axis=1)
+        features = jnp.where(valid[..., None], states, 0)
+        return {"features": features, "valid": valid, "null": last[:, 0] < 2}
+
+
+class Decoder:
+    """Decoder of a tokenizer on one device of this process."""
+
+    def __init__(self, config: ConfigDict, params):
+        """Places the weights."""
+        device = jax.local_devices()[0]
+        functions = Functions(config.model.to_dict(), "float32", device.platform)
+        self._params = jax.device_put(params, device)
+        self._decode = jax.jit(functions.decode, static_argnums=2)
+
+    def __call__(self, codes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """Decodes codes (B, K, N) to uint8 images (B, H, W, 3)."""
+        return to_uint8(self._decode(self._params, codes, grid))

@@ -1,0 +1,221 @@
+"""Checks of what a `Sampler` is asked for: labels, texts, filters, guidance, given codes."""
+
+import numbers
+from collections.abc import Sequence
+
+import numpy as np
+
+from unitok_jax.generate.sampling import Filters
+
+MAX_SEED = 2**32 - 1  # of a key, and of an index
+
+
+def check_filters(temperature: float, top_k: int | None, top_p: float, entries: int) -> Filters:
+    """Returns the filters of logits of V = `entries`.
+
+    Raises:
+      ValueError: a value out of its range; the message names it.
+    """
+    if not (_is(temperature, numbers.Real) and 0 <= temperature < float("inf")):
+        raise ValueError(
+            f"temperature={temperature} must be at least 0; 0 takes the largest logit, 1 draws as "
+            "the generator was trained"
+        )
+    if top_k is not None and not (_is(top_k, numbers.Integral) and 1 <= top_k <= entries):
+        raise ValueError(
+            f"top_k={top_k} must be in 1..{entries}, the entries of a codebook; leave it out to "
+            "keep all"
+        )
+    if not (_is(top_p, numbers.Real) and 0 < top_p <= 1):
+        raise ValueError(f"top_p={top_p} must be above 0 and at most 1; 1 keeps all entries")
+    # All entries are no filter: the same draws without a sort.
+    top_k = 0 if top_k in (None, entries) else int(top_k)
+    return Filters(float(temperature), top_k, float(top_p))
+
+
+def check_scale(
+    scale, guided_tokens: int | None, tokens: int, books: int
+) -> tuple[np.ndarray, int]:
+    """Returns the scale of every code, float32 (N, K), and how many first tokens are guided.
+
+    Args:
+      scale: a number; (K,), one for each codebook; (N, 1), one for each token; or (N, K).
+      guided_tokens: the scale is 1 from this token on; None: it is as given.
+      tokens: N.
+      books: K.
+
+    Raises:
+      ValueError: another shape, or a value below 0 or not finite.
+    """
+    try:
+        array = np.asarray(scale, np.float32)
+        table = np.array(np.broadcast_to(array, (tokens, books)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"scale of shape {np.shape(scale)}: expected a number, ({books},) for the codebooks, "
+            f"({tokens}, 1) for the tokens, or ({tokens}, {books})"
+        ) from error
+    if not np.isfinite(table).all() or table.min() < 0:
+        raise ValueError(f"scale={scale} must be finite and at least 0; 1 does not guide")
+    if guided_tokens is not None:
+        if not (_is(guided_tokens, numbers.Integral) and 0 <= guided_tokens <= tokens):
+            raise ValueError(f"guided_tokens={guided_tokens} must be in 0..{tokens}")
+        table[guided_tokens:] = 1
+    guided = np.flatnonzero((table != 1).any(axis=1))
+    return table, int(guided[-1]) + 1 if len(guided) else 0
+
+
+def check_labels(labels, classes: int) -> np.ndarray:
+    """Returns labels int32 (B,) of classes, from one or several.
+
+    Raises:
+      ValueError, TypeError: no integers, or one that is no class.
+    """
+    labels = np.atleast_1d(np.asarray(labels))
+    if labels.ndim != 1 or not len(labels):
+        raise ValueError(f"labels of shape {labels.shape}: expected (B,), at least one")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels have dtype {labels.dtype}; they are integers, one for each sample")
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise ValueError(
+            f"label {wrong[0]} is none of this generator's: its labels are 0 to {classes - 1}"
+        )
+    return labels.astype(np.int32)
+
+
+def check_texts(texts: str | Sequence[str]) -> list[str]:
+    """Returns texts, from one or several.
+
+    Raises:
+      ValueError, TypeError: no text, or a blank one.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise ValueError("texts are empty: give at least one")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is {type(text).__name__}, no str")
+        if not text.strip():
+            raise ValueError(f"text {number} is empty; a prompt needs a word")
+    return texts
+
+
+def check_features(features, valid, tokens: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the features float32 (B, T, F) of texts, and bool (B, T), which are of text.
+
+    Args:
+      features: (B, T, F) floats, or (T, F) of one text.
+      valid: (B, T), or (T,); None: all are.
+      tokens, width: T and F.
+
+    Raises:
+      ValueError: another shape, values that are not finite, or a text without tokens.
+    """
+    features = np.asarray(features, np.float32)
+    features = features[None] if features.ndim == 2 else features
+    if features.ndim != 3 or not len(features) or features.shape[1:] != (tokens, width):
+        raise ValueError(
+            f"features of shape {features.shape}: this generator's texts have (B, {tokens}, "
+            f"{width})"
+        )
+    if not np.isfinite(features).all():
+        raise ValueError("features hold nan or inf")
+    if valid is None:
+        return features, np.ones(features.shape[:2], bool)
+    valid = np.atleast_2d(np.asarray(valid)).astype(bool)
+    if valid.shape != features.shape[:2]:
+        raise ValueError(f"valid of shape {valid.shape}: expected {features.shape[:2]}")
+    if not valid.any(axis=1).all():
+        raise ValueError(f"text {int(np.argmin(valid.any(axis=1)))} is empty: it has no token")
+    return features, valid
+
+
+def check_given(given, books: int, entries: int, grid: tuple[int, int]) -> np.ndarray:
+    """Returns given codes int32 (B, K, N), from those of one image (K, N) or several.
+
+    Raises:
+      ValueError, TypeError: codes of another generator's shape, grid or range.
+    """
+    theirs = getattr(given, "grid", None)
+    if theirs is not None and tuple(theirs) != grid:
+        raise ValueError(f"the given codes have the grid {theirs}, and this generator's {grid}")
+    codes = np.asarray(given)
+    codes = codes[None] if codes.ndim == 2 else codes
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise TypeError(f"the given codes have dtype {codes.dtype}; they are integers")
+    expected = books, grid[0] * grid[1]
+    if codes.ndim != 3 or not len(codes) or codes.shape[1:] != expected:
+        raise ValueError(
+            f"given codes of shape {codes.shape}: this generator's have (B, {expected[0]}, "
+            f"{expected[1]})"
+        )
+    if codes.min() < 0 or codes.max() >= entries:
+        raise ValueError(
+            f"the given codes reach from {codes.min()} to {codes.max()}; this generator's are 0 to "
+            f"{entries - 1}: were they made by another tokenizer?"
+        )
+    return codes.astype(np.int32)
+
+
+def check_known(known, grid: tuple[int, int]) -> np.ndarray:
+    """Returns which tokens are kept, bool (N,), from those or a mask of the grid.
+
+    Raises:
+      ValueError: another shape.
+    """
+    known = np.asarray(known)
+    if known.shape not in (grid, (grid[0] * grid[1],)) or known.dtype != bool:
+        raise ValueError(
+            f"known has the dtype {known.dtype} and the shape {known.shape}: expected bool {grid}, "
+            f"True where a token is kept, or ({grid[0] * grid[1]},)"
+        )
+    return known.reshape(-1)
+
+
+def check_index(index, count: int) -> np.ndarray:
+    """Returns the indices uint32 (B,) of `count` samples; 0, 1, ... if None.
+
+    Raises:
+      ValueError, TypeError: another number of them, or one out of range.
+    """
+    index = np.arange(count) if index is None else np.atleast_1d(np.asarray(index))
+    if not np.issubdtype(index.dtype, np.integer):
+        raise TypeError(f"index has the dtype {index.dtype}; it numbers samples")
+    if index.shape != (count,):
+        raise ValueError(f"index of shape {index.shape}: expected ({count},), one for each sample")
+    if count and (index.min() < 0 or index.max() > MAX_SEED):
+        raise ValueError(f"index={index.min()}..{index.max()} must be in 0..{MAX_SEED}")
+    return index.astype(np.uint32)
+
+
+def check_seed(key) -> int:
+    """Returns the number that all draws begin from.
+
+    Raises:
+      ValueError: no integer that 32 bits hold.
+    """
+    if not (_is(key, numbers.Integral) and 0 <= key <= MAX_SEED):
+        raise ValueError(f"key={key} must be an integer in 0..{MAX_SEED}")
+    return int(key)
+
+
+def one_length(**arrays: Sequence | None) -> int:
+    """Returns the number of rows that all the arrays have; one of a single row fits any.
+
+    Raises:
+      ValueError: two numbers, or no array.
+    """
+    counts = {name: len(array) for name, array in arrays.items() if array is not None}
+    if not counts:
+        raise ValueError("nothing to draw: give labels, features or index")
+    count = max(counts.values())
+    wrong = {name: n for name, n in counts.items() if n not in (1, count)}
+    if wrong:
+        told = ", ".join(f"{n} {name}" for name, n in counts.items())
+        raise ValueError(f"{told}: the numbers must be equal, or 1")
+    return count
+
+
+def _is(value, kind) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool | np.bool_)

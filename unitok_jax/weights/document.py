@@ -1,0 +1,88 @@
+"""Document beside weights that says which model they are of: config.json of a folder for the hub.
+
+A generator's .safetensors file has the same in its metadata.
+"""
+
+from collections.abc import Mapping
+
+from unitok_jax.models.limits import show
+from unitok_jax.system.foreign_files import ConversionError
+from unitok_jax.system.paths import printable
+
+LIBRARY = "unitok_jax"
+FORMAT = 1  # format version
+KEYS = ("library_name", "format_version", "layout", "image_size", "model")
+_GENERATOR = ("library_name", "product", "format_version", "layout", "model", "tokenizer")
+_PRODUCTS = {"tokenizer": KEYS, "generator": _GENERATOR}
+LAYOUTS = ("public", "unitok_jax")
+
+
+def of_generator(layout: str, model: Mapping, tokenizer_hash: str | None) -> dict:
+    """Returns what config.json holds of a generator."""
+    values = (LIBRARY, "generator", FORMAT, layout, dict(model), tokenizer_hash)
+    return dict(zip(_GENERATOR, values, strict=True))
+
+
+def check_product(path, wanted: str, found: str) -> None:
+    """Refuses a tokenizer where a generator is wanted, and the reverse.
+
+    Raises:
+      ConversionError: the message says what to do with what is there.
+    """
+    if found == wanted:
+        return
+    use = {
+        "tokenizer": "it makes codes of images; unitok train --config=configs/generate.py trains "
+        "a generator on them",
+        "generator": "unitok generate --checkpoint=... draws codes with it, which the tokenizer of "
+        "its codes decodes",
+    }
+    if not isinstance(found, str) or found not in use:
+        raise ConversionError(
+            f"{printable(path)} is of product={show(found)}; known: {', '.join(use)}"
+        )
+    raise ConversionError(f"{printable(path)} holds a {found}, not a {wanted}: {use[found]}")
+
+
+def check(config: Mapping, path: str, product: str) -> None:
+    """Checks the keys of config.json, or of the same in a file's metadata.
+
+    Raises:
+      ConversionError: another library, version or product; the message has `path`.
+    """
+    check_library(config, path)
+    check_product(path, product, product_of(config))
+    missing = [key for key in _PRODUCTS[product] if key not in config]
+    if missing:
+        raise ConversionError(f"{path} lacks {', '.join(missing)}")
+    version, layout = config["format_version"], config["layout"]
+    if type(version) is not int or version != FORMAT or layout not in LAYOUTS:
+        raise ConversionError(
+            f"{path} has format_version={show(version)} and layout={show(layout)}; this version of "
+            f"{LIBRARY} reads {FORMAT} and {' or '.join(LAYOUTS)}: install a newer one"
+        )
+    model = config["model"]
+    if product == "tokenizer":
+        if not isinstance(model, dict) or not isinstance(model.get("text"), dict):
+            raise ConversionError(f"{path}: 'model' must be an object that holds an object 'text'")
+    elif not isinstance(model, dict) or not isinstance(config["tokenizer"], str | None):
+        raise ConversionError(f"{path}: 'model' must be an object, and 'tokenizer' a hash or null")
+
+
+def product_of(config: Mapping) -> str:
+    """Returns the product of a document; those of tokenizers do not name it."""
+    return config["product"] if "product" in config else "tokenizer"
+
+
+def check_library(config: Mapping, path: str) -> None:
+    """Checks that a document is of this package; the message has `path`.
+
+    Raises:
+      ConversionError: it is of another library.
+    """
+    library = config.get("library_name")
+    if library != LIBRARY:
+        raise ConversionError(
+            f"{path} is not of {LIBRARY}: it has library_name={show(library)}; was it saved by "
+            "another library?"
+        )
