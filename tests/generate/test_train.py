@@ -305,7 +305,10 @@ class TestWhatIsDropped:
 @pytest.mark.parametrize(
     "changes, keys",
     [
-        ({"num_codebooks": 1}, {"model.num_codebooks": 1, "model.vocab_size": 16}),
+        (
+            {"num_codebooks": 1},
+            {"model.num_codebooks": 1, "model.vocab_size": 16, "model.head_depth": 0},
+        ),
         ({}, {"model.head_depth": 0}),
     ],
     ids=["one codebook", "independent codes"],
