@@ -10,7 +10,7 @@ from configs import tiny
 def get_config():
     """Returns the configuration: trained and evaluated on the 18 whole photographs."""
     config = tiny.get_config()
-    config.steps = 700
+    config.steps = 900
     config.model.size = "nano"
     config.model.vocab_size = 2048
     config.model.num_codebooks = 8
