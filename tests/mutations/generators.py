@@ -82,8 +82,8 @@ MUTATIONS = [
     Mutation(
         "a step that is not finite is applied",
         STEP,
-        "finite = jnp.isfinite(value) & ",
-        "finite = True | ",
+        "new = jax.tree.map(functools.partial(jnp.where, finite), new, state)",
+        "new = new",
         f"{TRAIN} -k not_finite",
     ),
     Mutation(
