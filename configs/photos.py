@@ -15,7 +15,7 @@ def get_config():
     config.model.vocab_size = 2048
     config.model.num_codebooks = 8
     config.model.latent_width = 64
-    config.model.quant_heads = 2
+    config.model.quant_heads = 1
     config.model.drop_path = 0.0
     config.model.text.width = 32
     config.model.text.context_length = 32  # the captions are short
