@@ -128,7 +128,7 @@ def _region(grid, region) -> list:
     """Adds sliders of a region of the grid, in tokens."""
     import gradio as gr
 
-    rows, columns = grid
+    rows, columns = (max(side, 2) for side in grid)  # a slider needs two ends
     with gr.Row():
         top = gr.Slider(0, rows - 1, region.top, step=1, label="Top")
         left = gr.Slider(0, columns - 1, region.left, step=1, label="Left")
