@@ -147,6 +147,10 @@ def test_the_tab_is_there_with_a_generator(models, checkpoint, classes, texts):
     assert "Text" in fields(models, checkpoint, texts)
 
 
+def test_a_grid_of_one_token_has_sliders(models, checkpoint, sampler_of):
+    assert fields(models, checkpoint, sampler_of(grid=(1, 1)))["Top"]["value"] == 0
+
+
 @pytest.mark.parametrize("grid", [(1, 1), (1, 5), (2, 3), (16, 16)])
 def test_regions_lie_in_the_grid(grid):
     rows, columns = grid

@@ -8,11 +8,11 @@ from unitok_jax.pictures.codes import outline
 WORK = {"concurrency_id": "draw", "concurrency_limit": 1}
 MAX_SCALE, MAX_TEMPERATURE = 20, 2
 
-DRAW = """Draw {count} pictures of {pixels} pixels. The same seed gives the same pictures; another
-one varies them. New settings take longer the first time."""
-COMPLETE = """### Complete a picture
-The picture is fitted to {pixels} pixels. The tokens of the region are drawn again, row by row, each
-given those before it."""
+DRAW = """**Draw** {count} pictures of {pixels} pixels. The same seed gives the same pictures;
+another one varies them. New settings take longer the first time.
+
+**Complete** the picture, fitted to this size: the tokens of the region are drawn again, row by row,
+each given those before it."""
 
 
 def add(upload, models: actions.Models, checkpoint: str, sampler) -> None:
@@ -25,26 +25,28 @@ def add(upload, models: actions.Models, checkpoint: str, sampler) -> None:
     """
     import gradio as gr
 
-    told = {
-        "count": drawing.PICTURES,
-        "pixels": " × ".join(map(str, drawing.image_size(sampler))),
-    }
+    pixels = " × ".join(map(str, drawing.image_size(sampler)))
     regions = drawing.regions(sampler.grid)
     with gr.Tab("Draw"):
-        gr.Markdown(DRAW.format(**told))
+        gr.Markdown(DRAW.format(count=drawing.PICTURES, pixels=pixels))
         settings = _settings(sampler)
-        button = gr.Button("Draw", variant="primary", elem_id="draw")
-        drawn = gr.Gallery(
-            label="Drawn", columns=4, format="png", elem_id="drawn", buttons=["download"]
-        )
-        facts = gr.Markdown(elem_id="drawn_facts")
-        gr.Markdown(COMPLETE.format(**told))
         with gr.Row():
             with gr.Column():
-                place = gr.Dropdown(list(regions), label="Region", elem_id="draw_place")
+                place = gr.Dropdown(list(regions), label="Region to complete")
                 region = _region(sampler.grid, regions[place.value])
             preview = fields.picture("Region", "draw_preview")
-        completing = gr.Button("Complete", variant="primary", elem_id="complete")
+        with gr.Row():
+            button = gr.Button("Draw", variant="primary", elem_id="draw")
+            completing = gr.Button("Complete", variant="primary", elem_id="complete")
+        drawn = gr.Gallery(
+            label="Drawn",
+            columns=drawing.PICTURES,
+            format="png",
+            elem_id="drawn",
+            buttons=["download"],
+            height="auto",
+        )
+        facts = gr.Markdown(elem_id="drawn_facts")
 
     def outlined(first, *values):
         if not first:

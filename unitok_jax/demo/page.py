@@ -163,7 +163,9 @@ def _edit_tab(ui, models):
         image = actions.read_image(first, size)
         grid = [length // STRIDE for length in image.shape[:2]]
         middle = editing.Region(grid[0] // 4, grid[1] // 4, -(-grid[0] // 2), -(-grid[1] // 2))
-        tops = [gr.Slider(maximum=n - 1, value=v) for n, v in zip(grid, middle[:2], strict=True)]
+        tops = [
+            gr.Slider(maximum=max(n - 1, 1), value=v) for n, v in zip(grid, middle[:2], strict=True)
+        ]
         lengths = [gr.Slider(maximum=n, value=v) for n, v in zip(grid, middle[2:], strict=True)]
         return outline(image, middle, STRIDE), *tops, *lengths
 
