@@ -1,8 +1,6 @@
 """Small generator of the embedded photographs by texts, on codes of the demo's tokenizer.
 
-unitok train --config=configs/photos.py --workdir=demo
-unitok tokenize --checkpoint=demo --data=photos --views=ten --output=demo/codes
-unitok train --config=configs/generate_photos.py --workdir=demo/generator
+docs/guides/train_a_generator.md has the commands.
 """
 
 from configs import generate, photos
@@ -12,7 +10,7 @@ def get_config():
     """Returns the configuration: the tokenizer's own text tower reads the captions."""
     tokenizer = photos.get_config()
     config = generate.get_config()
-    config.steps = 400
+    config.steps = 300
     model = config.model
     model.size = "tiny"
     model.head_depth = 1

@@ -1,8 +1,6 @@
 """Small generator of drawn shapes by colour and form, on codes of `configs/shapes.py`'s tokenizer.
 
-unitok train --config=configs/shapes.py --workdir=runs/shapes
-unitok tokenize --checkpoint=runs/shapes --data=shapes:single --limit=20480 --output=codes/shapes
-unitok train --config=configs/generate_shapes.py --workdir=runs/generate_shapes
+docs/guides/train_a_generator.md has the commands.
 """
 
 from configs import generate, shapes

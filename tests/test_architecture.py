@@ -34,6 +34,8 @@ OUTSIDE = {
     "codes": {"numpy"},
     "demo/editing": {"numpy"},
     "evaluation/metrics": {"jax", "numpy", "scipy"},
+    "generate/compiled": {"jax", "flax", "numpy"},
+    "generate/inputs": {"numpy"},
     "generate/model": {"jax", "flax", "numpy"},
     "generate/objective": {"jax", "optax"},
     "generate/sampling": {"jax"},

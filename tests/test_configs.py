@@ -62,6 +62,8 @@ def test_keys_are_the_defaults(name):
 def test_generator_builds(name):
     """A step, an evaluation and sampling, without any arrays."""
     config = get_config(name)
+    if name == "generate_text":
+        config.data.tokenizer = "what the user names"
     generator_checks.check(config)
     pure = GeneratorSteps(config)
     state = jax.eval_shape(pure.init)
@@ -222,6 +224,21 @@ def test_recipe(name):
     assert (gan.learning_rate, gan.warmup_fraction, gan.final_fraction) == (2e-5, 0.03, 0.1)
     assert (gan.augment_probability, gan.crop_probability) == (1, 0.5)
     assert gan.adaptive_limits == (0.015, 1e4)
+
+
+@pytest.mark.parametrize("size", ["b", "l", "xl", "xxl"])
+def test_recipe_of_generators(size):
+    """The numbers of the published recipe, of size XXL; labels are dropped, and an average kept."""
+    config = get_config(f"generate_{size}")
+    model, optim = config.model, config.optim
+    assert (model.size, model.head_depth, model.head_width) == (size, 4, 0)
+    assert (model.num_codebooks, model.vocab_size, model.grid) == (8, 32_768, (16, 16))
+    assert (model.prompt, model.prompt_rope, model.classes) == ("class", "zero", 1000)
+    assert (model.dropout, model.drop_path, config.loss.drop_prompt) == (0.1, 0, 0.1)
+    assert (config.steps, config.data.batch_size) == (375_342, 1024)
+    assert (optim.schedule, optim.final_fraction, optim.warmup_fraction) == ("cosine", 0, 0.03)
+    assert (optim.learning_rate, optim.betas, optim.eps) == (3e-4, (0.9, 0.95), 1e-8)
+    assert (optim.weight_decay, optim.clip_norm, optim.ema_decay) == (0.05, 1, 0.9999)
 
 
 def test_every_key_of_the_model_is_an_argument():

@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import runpy
+import shlex
 import tomllib
 
 import jax
@@ -17,6 +18,7 @@ import unitok_jax
 from configs import default, generate, photos
 from helpers import generators
 from test_architecture import LAYERS
+from unitok_jax.checkpoints import differences
 from unitok_jax.generate.api import Sampler
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
@@ -122,6 +124,40 @@ class TestReference:
         rows = cells(REFERENCE[page]())
         told = {key.strip("`"): eval(value.strip("`")) for key, value, *_ in rows}
         assert len(rows) == len(told) and told == dict(flat(defaults.get_config()))
+
+
+def commands(page):
+    """(name, arguments) of each command of `unitok` on a page."""
+    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```$", page.read_text(), re.M | re.DOTALL)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        if line.startswith("unitok "):
+            words = shlex.split(line, comments=True)[1:]
+            split = 2 if words[0] == "data" else 1
+            yield " ".join(words[:split]), words[split:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_flags_and_keys_that_exist(page):
+    reference = (DOCS / "reference" / "commands.md").read_text().replace("--[no]", "--")
+    told = re.split(r"^## `unitok (.+)`$", reference, flags=re.M)[1:]
+    flags = {
+        name: set(re.findall(r"--\w+", text))
+        for name, text in zip(told[::2], told[1::2], strict=True)
+    }
+    flags["fit"] = flags["train"]
+    for name, arguments in commands(page):
+        config = None
+        for argument in arguments:
+            flag, _, value = argument.partition("=")
+            if flag == "--config" and value.startswith("configs/"):
+                file, _, variant = value.partition(":")
+                made = runpy.run_path(str(ROOT / file))["get_config"]
+                config = made(*filter(None, [variant]))
+            elif flag.startswith("--config."):
+                key = flag.removeprefix("--config.")
+                assert config is None or key in differences.flat(config.to_dict()), argument
+            elif flag.startswith("--"):
+                assert flag in flags[name], argument
 
 
 @pytest.fixture(scope="module")

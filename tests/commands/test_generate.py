@@ -228,6 +228,14 @@ class TestContinuing:
         assert here(output, "--write=png,npz")[0] == 0
         assert hashes(output) == hashes(whole)
 
+    def test_the_same_command_twice_at_once(self, generator, weights, whole, tmp_path):
+        command = [sys.executable, "-m", "unitok_jax", "generate"]
+        command += flags(generator, weights, tmp_path / "out", ["--write=png,npz"])
+        processes = [start(command) for _ in range(2)]
+        ended = [process.communicate(timeout=300) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], ended
+        assert hashes(tmp_path / "out") == hashes(whole)
+
     def test_what_is_missing_or_damaged_is_written_again(self, here, whole, tmp_path):
         output = tmp_path / "out"
         shutil.copytree(whole, output)

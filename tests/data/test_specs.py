@@ -20,6 +20,8 @@ def named(spec, **keys):
         ("photos", ("photos", "")),
         ("shapes", ("shapes", "")),
         ("shapes:train", ("shapes", "train")),
+        ("emoji", ("emoji", "")),
+        ("emoji:/fonts/a.ttf@held_out", ("emoji", "/fonts/a.ttf@held_out")),
         ("labelled:/data/val", ("labelled", "/data/val")),
         ("tfds:mnist:3.0.1:test", ("tfds", "mnist:3.0.1:test")),
         ("tar:gs://bucket/{00..99}.tar", ("tar", "gs://bucket/{00..99}.tar")),

@@ -83,6 +83,16 @@ def test_frequencies_of_a_generator_that_is_known():
             assert (np.abs(pairs[0] / 10_000 - p) < 5 * np.sqrt(p * (1 - p) / 10_000)).all()
 
 
+def test_codes_of_a_token_draw_with_numbers_of_their_own():
+    """Of a depth head whose logits do not depend on anything: a pair is as likely as any."""
+    found = generators.weights(num_codebooks=2, vocab_size=8, grid=(1, 1))
+    found.params["head"]["kernel"] *= 0
+    found.params["head"]["bias"] *= 0
+    first, second = np.asarray(sampler(found, 500).sample(np.zeros(2000, int))[..., 0]).T
+    pairs = np.bincount(4 * first + second, minlength=16)
+    assert (np.abs(pairs / 2000 - 1 / 16) < 5 * np.sqrt(1 / 16 / 2000)).all()
+
+
 class TestGuidance:
     def test_a_number_is_a_scale_of_all(self, gen, drawn):
         for scale in (np.full(2, 2.0), np.full((6, 1), 2.0), np.full((6, 2), 2.0)):

@@ -74,7 +74,7 @@ class TestTrainingBatches:
         coded.write(tmp_path / "codes", COUNT, codes=codes, codebook_size=240)
         config.data.path, config.model.vocab_size = str(tmp_path / "codes"), 480
         seen = np.concatenate([b["codes"][:, 0, 0] for b in batches(config, 300)])
-        epochs, views = (seen // 10).reshape(100, COUNT), np.bincount(seen % 10)
+        epochs, views = (seen // 10).reshape(100, COUNT), np.bincount(seen % 10, minlength=10)
         assert (np.sort(epochs) == np.arange(COUNT)).all()
         assert (epochs[0] != epochs[1]).any()
         assert (abs(views - 240) < 4.5 * 240**0.5).all(), views

@@ -105,7 +105,7 @@ class TestThroughTheLoop:
             ({"tokenizer": "b" * 32}, "eval.path=.* holds codes of tokenizer b{32}, and data.path"),
             (
                 {"class_names": ("a", "c", "b")},
-                "eval.path=.* other classes .*: a, c, b and a, b, c",
+                "eval.path=.* other classes .*: a, c, b and",
             ),
             ({"grid": [3, 2]}, r"model.grid=.*but the codes of eval.path=.* have \(3, 2\)"),
         ],
@@ -305,7 +305,10 @@ class TestWhatIsDropped:
 @pytest.mark.parametrize(
     "changes, keys",
     [
-        ({"num_codebooks": 1}, {"model.num_codebooks": 1, "model.vocab_size": 16}),
+        (
+            {"num_codebooks": 1},
+            {"model.num_codebooks": 1, "model.vocab_size": 16, "model.head_depth": 0},
+        ),
         ({}, {"model.head_depth": 0}),
     ],
     ids=["one codebook", "independent codes"],

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 
-from . import Mutation, inputs, measures, networks, steps
+from . import Mutation, drawing, generators, inputs, measures, networks, steps
 
 ROOT = pathlib.Path(__file__).parents[2]
 COPIED = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
 FILES = ("Makefile", "README.md", "pyproject.toml", "requirements.txt")
-ALL = (*steps.MUTATIONS, *networks.MUTATIONS, *inputs.MUTATIONS, *measures.MUTATIONS)
+LISTS = steps, networks, inputs, measures, drawing, generators
+ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"
 STALE, BROKEN = "NO LONGER APPLIES", "TESTS FAIL WITHOUT IT"
 

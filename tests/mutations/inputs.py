@@ -150,6 +150,20 @@ MUTATIONS = [
         "tests/evaluation/test_evaluation.py -k one_image",
     ),
     Mutation(
+        "a font's picture of unknown flags as a country's",
+        "unitok_jax/data/formats/emoji_font.py",
+        "return [_NO_CHARACTER, _NO_COUNTRY]",
+        "return [_NO_CHARACTER]",
+        "tests/data/test_emoji.py -k has_and_draws",
+    ),
+    Mutation(
+        "every skin tone of a profession trained",
+        "unitok_jax/data/formats/emoji.py",
+        "% len(_TONES) == tones[0]",
+        "% len(_TONES) == -1",
+        "tests/data/test_emoji.py -k one_skin_tone",
+    ),
+    Mutation(
         "retrieval among no captions",
         "unitok_jax/evaluation/suite.py",
         "captions is not None and len(captions.tokens)",

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from configs import generate
 from helpers import parity
 from unitok_jax.generate import objective, sampling
+from unitok_jax.generate.api import Sampler
+from unitok_jax.generate.loading import Weights
 from unitok_jax.generate.step import GeneratorSteps, abstract_model
 from unitok_jax.weights import generator_layout, torch_layout
 
@@ -190,6 +193,22 @@ def test_greedy_codes_and_their_logits(name, way):
     codes, logits = greedy(name, way)
     np.testing.assert_array_equal(codes, golden[f"greedy.{way}.codes"])
     close(logits, golden[f"greedy.{way}.logits"])
+
+
+@pytest.mark.parametrize(
+    "name, way", [("generator", "guided_interval"), ("generator_text", "guided")]
+)
+def test_greedy_codes_of_the_api(name, way):
+    golden = parity.load(name)
+    weights = Weights(ConfigDict({"model": model_keys(name)}), built(name)[1], None)
+    if name == "generator":
+        prompts = {"labels": golden["greedy.classes"]}
+        prompts["guided_tokens"] = int(golden["greedy.interval"]) + 2
+    else:
+        prompts = {"features": golden["features"], "valid": golden["mask"]}
+    settings = {"temperature": 0, "scale": golden["greedy.scale"]}
+    codes = Sampler(weights, B, jax.devices()[:1]).sample(**prompts, **settings)
+    np.testing.assert_array_equal(codes, golden[f"greedy.{way}.codes"])
 
 
 @pytest.mark.parametrize("name", ["generator", "generator_text"])

@@ -37,7 +37,7 @@ SWITCHES = ("gan.weight", "optim.ema_decay")
 
 def config_differences(saved: dict, current: dict) -> list[str]:
     """Returns the differences in the binding keys, one line each; others are only logged."""
-    products = [config.get("product", ADDED["product"]) for config in (saved, current)]
+    products = [keys.get("product", ADDED["product"]) for keys in (saved, current)]
     if products[0] != products[1]:  # hardly a key is the same
         return ["product: saved {!r}, now {!r}".format(*products)]
     saved, current = flat(saved), flat(current)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unitok_jax.data.formats.array_records import packed_source
+from unitok_jax.data.formats.emoji import emoji_source
 from unitok_jax.data.formats.folders import folder_source, photo_source
 from unitok_jax.data.formats.labelled import labelled_source
 from unitok_jax.data.formats.parquet import parquet_source
@@ -136,6 +137,7 @@ SOURCES: dict[str, Callable[[Any, bool], Source]] = {
     ),
     "labelled": lambda data, require_captions: labelled_source(data.path, data.captions),
     "mixture": mixture_source,
+    "emoji": lambda data, require_captions: emoji_source(data.path, data.captions),
     "photos": _photos,
     "shapes": lambda data, require_captions: shape_source(data.path, data.captions),
 }

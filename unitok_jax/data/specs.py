@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from unitok_jax.data.sources import SOURCES, near_source
 from unitok_jax.data.writing.folders import MANIFEST
 
-_WITHOUT_PATH = ("photos", "shapes")
+_WITHOUT_PATH = ("emoji", "photos", "shapes")
 _SUFFIXES = {".tar": "tar", ".parquet": "parquet", ".array_record": "array_record"}
 
 

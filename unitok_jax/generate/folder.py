@@ -6,6 +6,7 @@ from the codes, in the files that `evaluation.samples` names; `generation.json` 
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -267,7 +268,7 @@ def draw_own(sampler, tokenizer, folder: Folder, prompts, settings) -> None:
                 shards.write_shard(folder.codes, folder.coded, shard, batches)
             else:
                 progress.update(len(folder.numbers_of(shard)))
-            if kinds - {"codes"}:
+            if kinds := folder.missing(shard):  # by now: the same command may run twice
                 _render(tokenizer, folder, shard, kinds)
 
 
@@ -279,13 +280,18 @@ def finish(tokenizer, folder: Folder) -> None:
     if folder.kinds != ["codes"] and not folder.sheet.is_file():
         write_bytes(folder.sheet, _png(_sheet(tokenizer, codes[:_SHEET], folder.settings)))
     if "npz" in folder.kinds and not folder.archive.is_file():
-        _archive(folder, codes)
+        try:
+            _archive(folder, codes)
+        except FileNotFoundError:
+            # Another process that finished the same folder has removed the parts.
+            if not folder.archive.is_file():
+                raise
     told = dataclasses.asdict(generation(folder.settings)) | {"settings": folder.settings}
     write_json(folder.path / samples.SETTINGS, told)
     for shard in folder.shards:
         folder.part(shard).unlink(missing_ok=True)
     sweep(folder.path)
-    if folder.part(0).parent.is_dir():
+    with contextlib.suppress(OSError):
         folder.part(0).parent.rmdir()
 
 

@@ -289,7 +289,7 @@ class HeadSteps(NamedTuple):
     """Weights of a depth head as single steps read them, made once outside of the loop."""
 
     blocks: list[Block]
-    rows: jax.Array | None  # ((K - 1) V, D), the vectors of codes; None for one codebook
+    rows: jax.Array | None  # ((K - 1) V, D), the vectors of all codes; None for one codebook
     kernel: jax.Array  # (D, V) in the compute dtype
 
 

@@ -4,6 +4,8 @@ import os
 
 from ml_collections import ConfigDict
 
+from unitok_jax.data.formats import emoji
+
 _SAME = {"shapes": "train"}  # source -> the path that an empty one stands for
 
 
@@ -43,6 +45,9 @@ def _parts(trained: ConfigDict) -> list[tuple[str, str]]:
 
 def _place(source: str, path: str) -> tuple[str, str]:
     """A file or folder, which any source may read; or a source and what it calls a path."""
+    if source == "emoji":  # the splits are parts of one whole, in any font
+        split = emoji.place(path).split
+        return "", "emoji:all" if split == "all" else f"emoji:all/{split}"
     if source in ("photos", "shapes", "tfds"):
         return source, path or _SAME.get(source, "")
     return "", path if "://" in path else os.path.realpath(os.path.expanduser(path))

@@ -1,0 +1,39 @@
+"""Small generator of emoji by their names, on codes of `configs/emoji.py`'s tokenizer.
+
+docs/guides/train_a_generator.md has the commands.
+"""
+
+from configs import emoji, generate
+
+
+def get_config():
+    """Returns the configuration: the tokenizer's own text tower reads the names."""
+    tokenizer = emoji.get_config()
+    config = generate.get_config()
+    config.steps = 6000
+    model = config.model
+    model.size = "small"
+    model.head_depth = 1
+    model.num_codebooks = tokenizer.model.num_codebooks
+    model.vocab_size = tokenizer.model.vocab_size
+    model.grid = tuple(side // 16 for side in tokenizer.data.image_size)
+    model.prompt = "text"
+    model.prompt_rope = "identity"
+    model.text_tokens = tokenizer.model.text.context_length
+    model.text_features = tokenizer.model.text.width
+    model.dtype = "float32"
+    model.remat = False
+    config.data.path = "codes/emoji"
+    config.data.tokenizer = "runs/emoji"
+    config.data.batch_size = 64
+    config.data.num_threads = 2
+    config.optim.learning_rate = 1e-3
+    config.optim.ema_decay = 0.999
+    config.eval.path = "codes/emoji_held_out"
+    config.eval.every = 1000
+    config.eval.max_images = 336
+    config.eval.batch_size = 64
+    config.eval.preview = 64
+    config.eval.scale = 3.0
+    config.checkpoint.every = 1000
+    return config

@@ -1,0 +1,117 @@
+"""Faults of drawing: what a sample depends on, guidance, completion, folders of samples."""
+
+from . import Mutation
+
+COMPILED, SAMPLING = "unitok_jax/generate/compiled.py", "unitok_jax/generate/sampling.py"
+API, FOLDER = "unitok_jax/generate/api.py", "unitok_jax/generate/folder.py"
+INPUTS = "unitok_jax/generate/inputs.py"
+TEST_API, TEST_SAMPLING = "tests/generate/test_api.py", "tests/generate/test_sampling.py"
+TEST_COMMAND = "tests/commands/test_generate.py"
+
+MUTATIONS = [
+    Mutation(
+        "samples that all draw alike",
+        COMPILED,
+        "jax.random.fold_in(root, number))(index)",
+        "root)(index)",
+        f"{TEST_API} -k test_on_each_of_them",
+    ),
+    Mutation(
+        "samples that depend on their place in the batch",
+        COMPILED,
+        'sample_keys(seed, rows["index"])',
+        'sample_keys(seed, jnp.arange(len(rows["index"])))',
+        f"{TEST_API} -k test_not_on_its_neighbours",
+    ),
+    Mutation(
+        "codes of a token that draw with one number",
+        SAMPLING,
+        "code = choose(logits, keys, number * books + book, filters)",
+        "code = choose(logits, keys, number, filters)",
+        f"{TEST_API} -k test_codes_of_a_token",
+    ),
+    Mutation(
+        "draws of independent codes with one number",
+        SAMPLING,
+        "lambda row, book: choose(row, keys, number * books + book, filters)",
+        "lambda row, book: choose(row, keys, number, filters)",
+        f"{TEST_API} -k test_frequencies",
+    ),
+    Mutation(
+        "guidance of one scale for all tokens",
+        SAMPLING,
+        "scale[number], filters, guided",
+        "scale[0], filters, guided",
+        f"{TEST_SAMPLING} -k test_guidance",
+    ),
+    Mutation(
+        "guidance from the prompt on",
+        SAMPLING,
+        "return null + scale * (given - null)",
+        "return given + scale * (given - null)",
+        f"{TEST_SAMPLING} -k test_guidance",
+    ),
+    Mutation(
+        "guidance by the prompt itself",
+        COMPILED,
+        "null = jnp.full_like(labels, self._classes)",
+        "null = labels",
+        f"{TEST_API} -k test_scale_zero",
+    ),
+    Mutation(
+        "a token more that is guided",
+        INPUTS,
+        "table[guided_tokens:] = 1",
+        "table[guided_tokens + 1 :] = 1",
+        f"{TEST_API} -k test_first_tokens",
+    ),
+    Mutation(
+        "given codes that are not kept",
+        SAMPLING,
+        "jnp.where(known[number], given[..., number], codes)",
+        "jnp.where(known[number], codes, given[..., number])",
+        f"{TEST_API} -k test_keeps",
+    ),
+    Mutation(
+        "completions of another image",
+        API,
+        "given=np.repeat(codes, count, axis=0)",
+        "given=np.tile(codes, (count, 1, 1))",
+        f"{TEST_API} -k test_keeps",
+    ),
+    Mutation(
+        "top-p that drops the entry which crosses it",
+        SAMPLING,
+        "jnp.where(before > filters.top_p,",
+        "jnp.where(before + jax.nn.softmax(ranked, axis=-1) > filters.top_p,",
+        f"{TEST_SAMPLING} -k test_frequencies",
+    ),
+    Mutation(
+        "a temperature that multiplies",
+        SAMPLING,
+        "logits = logits / jnp.maximum(filters.temperature, 1e-5)",
+        "logits = logits * jnp.maximum(filters.temperature, 1e-5)",
+        f"{TEST_SAMPLING} -k test_frequencies",
+    ),
+    Mutation(
+        "a folder whose batches begin anew",
+        FOLDER,
+        "index=np.array(chunk), **settings",
+        "index=np.arange(len(chunk)), **settings",
+        f"{TEST_COMMAND} -k test_codes_are_those",
+    ),
+    Mutation(
+        "a shard without pictures that counts as whole",
+        FOLDER,
+        'if "png" in self.kinds and not all',
+        'if "png" in self.kinds and not any',
+        f"{TEST_COMMAND} -k test_what_is_missing",
+    ),
+    Mutation(
+        "an archive of the first shard alone",
+        FOLDER,
+        "pixels = np.fromfile(folder.part(shard), np.uint8)",
+        "pixels = np.fromfile(folder.part(0), np.uint8)",
+        f"{TEST_COMMAND} -k test_the_archive",
+    ),
+]
