@@ -45,6 +45,7 @@ def add(upload, models: actions.Models, checkpoint: str, sampler) -> None:
             elem_id="drawn",
             buttons=["download"],
             height="auto",
+            object_fit="contain",
         )
         facts = gr.Markdown(elem_id="drawn_facts")
 
