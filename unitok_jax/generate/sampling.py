@@ -113,7 +113,7 @@ def sample(
     before, x = prompt[:, :-1], prompt[:, -1:]
     filled = None
     if length > 1:
-        mask = model.mask(valid, length)[:, :-1, :-1]
+        mask = model.mask(None if valid is None else valid[:, :-1], length - 1)
         _, filled = model.trunk(before, rope=model.rope[: length - 1], mask=mask)
     cache = model.trunk.empty_cache(len(prompt), length + tokens - 1, filled)
     # Positions of the prompt that are no text are not seen.
