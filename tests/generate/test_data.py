@@ -214,6 +214,18 @@ class TestPrompts:
         with pytest.raises((ValueError, OSError), match=message):
             Features(str(tmp_path), 4, 3)(record())
 
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + bytes(50), b"text", None])
+    def test_files_that_are_no_features(self, tmp_path, content):
+        """None: an archive of arrays under the name of an array."""
+        (tmp_path / "a").mkdir()
+        file = tmp_path / "a" / "b.png.npy"
+        if content is None:
+            np.savez(tmp_path / "a.npz", np.zeros((1, 3), np.float32))
+            content = (tmp_path / "a.npz").read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="b.png.npy is no array of NumPy"):
+            Features(str(tmp_path), 4, 3)(record())
+
     def test_files_elsewhere_are_not_read(self, tmp_path):
         np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
         (tmp_path / "in").mkdir()
