@@ -190,7 +190,7 @@ class TestTexts:
         assert "captions are longer than model.text_tokens=8 and lose their last" in caplog.text
 
     def test_stored_features(self, text_config, codes, tmp_path):
-        """Of another encoder; and those of a tower bring its numbers."""
+        """Files of a tower's own features bring its numbers."""
         written = unitok_jax.open_codes(codes)
         config = text_config
         states = TextStates(tokenizer_config().model.to_dict(), config.model.to_dict())

@@ -10,7 +10,7 @@ from unitok_jax.generate.model import Generator, HeadSteps
 
 
 class Filters(NamedTuple):
-    """What is done to logits before a code is drawn, in this order."""
+    """Changes of logits before a code is drawn, in this order."""
 
     temperature: float = 1.0  # 0: the largest logit is taken
     top_k: int = 0  # entries below the k-th largest logit are left out; 0: none
