@@ -452,3 +452,22 @@ def test_a_schedule_in_a_file(here, generator, tmp_path):
     np.testing.assert_array_equal([record["codes"][0] for record in codes], expected)
     told = Generation.read(tmp_path / "out")
     assert (told.scale, told.guidance, told.labels) == (3.0, "a schedule of shape (6, 4)", "given")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04" + bytes(50), None])
+def test_files_that_are_no_schedule(content, tmp_path):
+    """None: an archive of arrays under the name of an array."""
+    if content is None:
+        np.savez(tmp_path / "archive.npz", np.ones(2))
+        content = (tmp_path / "archive.npz").read_bytes()
+    (tmp_path / "scale.npy").write_bytes(content)
+    with pytest.raises(ValueError, match="--scale=.*scale.npy is not an array of NumPy"):
+        generate._scale(f"{tmp_path}/scale.npy")
+
+
+def test_files_of_other_bytes(tmp_path):
+    (tmp_path / "labels").write_bytes(b"1 \x80")
+    with pytest.raises(ValueError, match="--labels=.*labels: the file must hold a label a line"):
+        generate.labels_of(f"{tmp_path}/labels", None, 5, 0)
+    (tmp_path / "prompts").write_bytes(b"\xef\xbb\xbfa cat\r\na dog")  # as Windows saves text
+    assert generate.read_texts(tmp_path / "prompts") == ["a cat", "a dog"]

@@ -91,7 +91,7 @@ class TestFont:
     @pytest.mark.parametrize("write", ["write_sbix", "write_cbdt"])
     @pytest.mark.parametrize("missing", [{}, UNKNOWN], ids=["nothing", "pictures"])
     def test_what_it_has_and_draws(self, fonts, tmp_path, write, missing):
-        """What is missing is drawn as nothing or as its parts, or as pictures that say so."""
+        """A font draws what it misses as nothing, as its parts, or as pictures that say so."""
         path = getattr(fonts, write)(tmp_path / "a.ttf", COLOURS | missing)
         drawn = ColourFont(path)
         assert drawn.having([*PRESENT, *ABSENT]) == PRESENT

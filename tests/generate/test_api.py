@@ -66,7 +66,7 @@ class TestASampleDependsOnKeyIndexAndLabel:
 
 
 def test_frequencies_of_a_generator_that_is_known():
-    """Of logits that depend on the codebook alone; draws at two places do not depend on another."""
+    """Logits depend on the codebook alone; draws at two places do not depend on another."""
     bias = np.log([[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]]).astype(np.float32)
     found = generators.weights(head_depth=0, vocab_size=8, grid=(1, 2))
     found.params["kernel"] *= 0
@@ -84,7 +84,7 @@ def test_frequencies_of_a_generator_that_is_known():
 
 
 def test_codes_of_a_token_draw_with_numbers_of_their_own():
-    """Of a depth head whose logits do not depend on anything: a pair is as likely as any."""
+    """A depth head whose logits do not depend on anything: a pair is as likely as any."""
     found = generators.weights(num_codebooks=2, vocab_size=8, grid=(1, 1))
     found.params["head"]["kernel"] *= 0
     found.params["head"]["bias"] *= 0
@@ -184,6 +184,10 @@ class TestOtherGenerators:
         assert (gen.sample(features=features[::-1], valid=valid[::-1], scale=2.0) != codes).any()
         one = gen.sample(features=features[0], valid=valid[0], index=np.arange(4), scale=2.0)
         np.testing.assert_array_equal(one[0], codes[0])
+        known, texts = np.arange(6) < 2, {"features": features[:2], "valid": valid[:2]}
+        twice = gen.complete(codes[:2], known, count=2, index=[0, 0, 1, 1], **texts)
+        for row, same in enumerate(gen.complete(codes[:2], known, **texts)):
+            np.testing.assert_array_equal(twice[2 * row : 2 * row + 2], [same, same])
         for bad in ({"features": features[..., :4]}, {"features": features, "valid": valid[:2]}):
             with pytest.raises(ValueError, match="features|valid"):
                 gen.sample(**bad)
@@ -240,7 +244,7 @@ class TestLoading:
 
 
 def tokenizer(**changes):
-    """What `Sampler.check` reads of a tokenizer."""
+    """Stands for a tokenizer, with all that `Sampler.check` reads."""
     facts = {"hash": generators.HASH, "codebook_shape": (2, 8), "num_query": 0} | changes
     model = types.SimpleNamespace(num_query=facts.pop("num_query"))
     return types.SimpleNamespace(config=types.SimpleNamespace(model=model), **facts)

@@ -214,6 +214,18 @@ class TestPrompts:
         with pytest.raises((ValueError, OSError), match=message):
             Features(str(tmp_path), 4, 3)(record())
 
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + bytes(50), b"text", None])
+    def test_files_that_are_no_features(self, tmp_path, content):
+        """None: an archive of arrays under the name of an array."""
+        (tmp_path / "a").mkdir()
+        file = tmp_path / "a" / "b.png.npy"
+        if content is None:
+            np.savez(tmp_path / "a.npz", np.zeros((1, 3), np.float32))
+            content = (tmp_path / "a.npz").read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="b.png.npy is no array of NumPy"):
+            Features(str(tmp_path), 4, 3)(record())
+
     def test_files_elsewhere_are_not_read(self, tmp_path):
         np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
         (tmp_path / "in").mkdir()
@@ -230,8 +242,9 @@ class TestPrompts:
     [
         ({"model.prompt": "text"}, "model.prompt=text needs the features .*: set data.tokenizer"),
         ({"data.text_features": "x"}, "data.text_features=x is not read with model.prompt=class"),
-        ({"eval.preview": -1}, "eval.preview=-1 must be at least 0"),
-        ({"eval.temperature": -0.5}, "eval.temperature=-0.5 must be at least 0"),
+        ({"eval.preview": -1}, "eval.preview=-1 must not be negative"),
+        ({"eval.temperature": -0.5}, "eval.temperature=-0.5 must not be negative"),
+        ({"eval.scale": float("nan")}, "eval.scale=nan is not a finite number"),
         ({"model.null_class": False}, "loss.drop_prompt=0.1 drops labels, and model.null_class"),
         (
             {"model.null_class": False, "loss.drop_prompt": 0.0, "eval.scale": 2.0},
@@ -241,6 +254,17 @@ class TestPrompts:
         ({"loss.drop_prompt": 1.0}, "loss.drop_prompt=1.0 must be at least 0 and below 1"),
         ({"data.batch_size": 0}, "data.batch_size=0 must be at least 1"),
         ({"optim.schedule": "step"}, "optim.schedule='step' is not one of cosine"),
+        ({"optim.schedule": "exponential"}, "exponential never reaches optim.final_fraction=0"),
+        ({"optim.learning_rate": -1.0}, "optim.learning_rate=-1.0 must not be negative"),
+        ({"optim.betas": (1.0, 0.9)}, r"optim.betas=\(1.0, 0.9\) must be at least 0 and below 1"),
+        ({"optim.warmup_fraction": 2.0}, "optim.warmup_fraction=2.0 must lie between 0 and 1"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
+        ({"checkpoint.keep_best": -1}, "checkpoint.keep_best=-1 must not be negative"),
+        (
+            {"checkpoint.best_metric": "eval/loss"},
+            "best_metric='eval/loss' is not one of eval/gain",
+        ),
+        ({"log.profile_steps": (7,)}, "7 is no step from 1 to steps=6"),
     ],
     ids=str,
 )

@@ -125,3 +125,26 @@ def test_unguided_logits_are_of_the_prompt_alone(weights):
     _, logits, (given, null) = run(weights, np.array([0, 1, 2, 1]))
     np.testing.assert_allclose(logits, given, rtol=1e-5, atol=1e-5)
     assert np.abs(given - null).max() > 0.1
+
+
+@pytest.mark.slow
+def test_texts_in_bfloat16():
+    """The stream is float32 from the prompt on, as in training; no `valid`: all tokens are."""
+    found = generators.weights(prompt="text", text_tokens=3, text_features=5, dtype="bfloat16")
+    graph, _ = abstract_model(found.config.model.to_dict())
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 5)), jnp.float32)
+
+    @jax.jit
+    def draw(params):
+        model = nnx.merge(graph, params)
+        prompt = model.prompt(features, jnp.zeros(4, bool))
+        keys = jax.random.split(jax.random.key(0), 4)
+        both = [
+            sampling.sample(model, prompt, keys, filters=Filters(), valid=valid)[0]
+            for valid in (None, jnp.ones((4, 3), bool))
+        ]
+        return prompt, *both
+
+    prompt, codes, same = draw(found.params)
+    assert prompt.dtype == jnp.float32 and len(np.unique(codes)) > 2
+    np.testing.assert_array_equal(codes, same)

@@ -17,6 +17,7 @@ from helpers.jobs import records
 from unitok_jax.commands import tokenize
 from unitok_jax.data.text import TextTokenizer
 from unitok_jax.generate import companion
+from unitok_jax.generate import run as run_module
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.run import Run
 from unitok_jax.generate.sampling import Filters
@@ -189,7 +190,7 @@ class TestTexts:
         assert "captions are longer than model.text_tokens=8 and lose their last" in caplog.text
 
     def test_stored_features(self, text_config, codes, tmp_path):
-        """Of another encoder; and those of a tower bring its numbers."""
+        """Files of a tower's own features bring its numbers."""
         written = unitok_jax.open_codes(codes)
         config = text_config
         states = TextStates(tokenizer_config().model.to_dict(), config.model.to_dict())
@@ -212,6 +213,25 @@ class TestTexts:
             losses.append(run.evaluate(state)[0]["loss_per_codebook"])
         np.testing.assert_allclose(*losses, rtol=1e-5)
         assert list(run.facts)[-1] == "features of the first text"
+
+    def test_pictures_of_stored_features_without_captions(
+        self, text_config, tokenizer, tmp_path, monkeypatch
+    ):
+        config, hash = text_config, unitok_jax.load(tokenizer).hash
+        sizes = {"tokenizer": hash, "num_codebooks": 4, "codebook_size": 64}
+        config.data.path = str(
+            coded.write(tmp_path / "codes", captions=lambda i: (), class_names=None, **sizes)
+        )
+        config.data.text_features = str(tmp_path)
+        for number in range(24):
+            np.save(tmp_path / f"{number:04}.png.npy", np.ones((2, 64), np.float32))
+        run, titles = one_device(config), []
+        monkeypatch.setattr(run, "draw", lambda *given: np.zeros((6, 4, 6), np.int32))
+        monkeypatch.setattr(
+            run_module, "contact_sheet", lambda images, texts, *_: titles.extend(texts)
+        )
+        run.preview(None)
+        assert titles == [f"{number:04}.png" for number in range(6)]
 
     def test_a_text_is_listened_to(self, text_config, tmp_path):
         """The null prompt stands for an empty text; other texts change the logits."""

@@ -42,7 +42,7 @@ def content(state, args=None, weights=None):
 
 
 def read(args=None, name="generator", given=None, **changed):
-    """What is read of a checkpoint of the release with these options and arrays."""
+    """Reads a checkpoint of the release with these options and arrays."""
     return loading.from_content("x.pt", content(published(name, **changed), args), **(given or {}))
 
 
@@ -358,7 +358,7 @@ class TestRoundTrips:
 
 
 class TestDocument:
-    """What a .safetensors file, a folder for the hub or a checkpoint says of itself."""
+    """Documents in a .safetensors file, a folder for the hub or a checkpoint."""
 
     def changed(self, kinds, **entries):
         with safetensors.safe_open(kinds / "x.safetensors", framework="numpy") as opened:
@@ -492,6 +492,13 @@ class TestCommands:
         small = str(tmp_path / "small.safetensors")
         words = refused(convert.convert, small, other, tokenizer=str(weights))
         assert "model.vocab_size=256, and the generator" in words
+
+    def test_convert_of_a_generator_has_no_heads(self, tmp_path):
+        loading.write(tmp_path / "x.safetensors", made())
+        source, target = str(tmp_path / "x.safetensors"), tmp_path / "y"
+        words = refused(convert.convert, source, str(target), text_heads=3)
+        assert words == "--text_heads is of a tokenizer: omit it for a generator"
+        assert not target.exists()
 
     @pytest.mark.parametrize("name", ["tokenizer", "grid", "classes"])
     def test_convert_of_a_tokenizer_has_no_such_flags(self, weights, tmp_path, name):

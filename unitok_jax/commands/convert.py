@@ -131,6 +131,8 @@ def _check_unused(source, options):
 def _write_generator(weights, source, target, format, tokenizer, heads) -> str:
     if tokenizer is not None:
         weights = _bind(weights, source, tokenizer, heads)
+    elif heads:
+        raise ConversionError(f"--{next(iter(heads))} is of a tokenizer: omit it for a generator")
     (loading.write_hub if format else loading.write)(target, weights)
     count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
     lines = [f"{printable(target)}: a generator, {weights.config.model.size}, {count:,} parameters"]

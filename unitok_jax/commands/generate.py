@@ -211,7 +211,7 @@ def _ranges(text: str) -> list[range]:
             f"--labels={text}: expected labels and ranges such as 207 or 0-9,207, balanced, "
             "random, or a file with a label a line"
         )
-    lines = file.read_text().split()
+    lines = file.read_text(encoding="utf-8", errors="replace").split()
     if not lines or not all(re.fullmatch(r"\d{1,9}", line) for line in lines):
         raise ValueError(f"--labels={text}: the file must hold a label a line, and nothing else")
     return [range(int(line), int(line) + 1) for line in lines]
@@ -225,7 +225,7 @@ def read_texts(file: pathlib.Path) -> list[str]:
       OSError: the file cannot be read.
     """
     try:
-        lines = file.read_text(encoding="utf-8").rstrip().splitlines()
+        lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"--prompts={file} is no text in UTF-8: {error}") from error
     if not lines:
@@ -262,7 +262,8 @@ def _scale(text: str):
     if text.endswith(".npy"):
         file: pathlib.Path = arguments.path(text)
         try:
-            return np.load(file, allow_pickle=False).tolist()
+            with file.open("rb") as opened:
+                return np.lib.format.read_array(opened, allow_pickle=False).tolist()
         except ValueError as error:
             raise ValueError(f"--scale={text} is not an array of NumPy: {error}") from error
     try:

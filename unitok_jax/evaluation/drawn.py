@@ -1,8 +1,8 @@
 """Measures of drawn images: gFID, sFID, inception score, precision and recall.
 
 As ADM's evaluator (arXiv 2105.05233) computes them: Inception resizes as TensorFlow 1 did, and
-nothing resizes before it. Training calls `generation_figures` with the images of a batch of codes;
-`unitok evaluate --samples` makes a card of the same figures.
+nothing resizes before it. `gfid` measures images in memory; `unitok evaluate --samples` makes a
+card of all figures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -165,7 +165,7 @@ def scores(drawn: ImageFeatures) -> dict[str, float]:
 def gfid(
     images: Iterable[np.ndarray], reference: Moments, inception: InceptionPass
 ) -> dict[str, float]:
-    """Computes gFID of drawn images in batches, as training does between steps.
+    """Computes gFID of drawn images in batches.
 
     Args:
       images: batches, as for `InceptionPass`.

@@ -196,7 +196,7 @@ class Sampler:
         Args:
           codes: (P, K, N) integers, or (K, N) of one image; read where `known` is true.
           known: bool (rows, columns) or (N,), True where a token is kept.
-          labels: as for `sample`, one for each image or one for all.
+          labels: as for `sample`, one for each image or one for all; so are `features` and `valid`.
           count: samples of each image.
           **settings: as for `sample`; `index` is of all samples, by default 0, 1, ...
 
@@ -209,9 +209,12 @@ class Sampler:
         if count < 1:
             raise ValueError(f"count={count} must be at least 1")
         codes = inputs.check_given(codes, *self.codebook_shape, self.grid)
-        if labels is not None and np.ndim(labels) == 1 and len(labels) > 1:
-            labels = np.repeat(labels, count)
-        return self.sample(labels, given=np.repeat(codes, count, axis=0), known=known, **settings)
+        prompts = {"labels": labels} | settings
+        for name, axes in (("labels", 1), ("features", 3), ("valid", 2)):  # of several images
+            rows = prompts.get(name)
+            if rows is not None and np.ndim(rows) == axes and len(rows) > 1:
+                prompts[name] = np.repeat(rows, count, axis=0)
+        return self.sample(given=np.repeat(codes, count, axis=0), known=known, **prompts)
 
     def text_prompts(self, tokenizer, texts: str | Sequence[str]) -> dict[str, np.ndarray]:
         """Computes the prompts of texts, from the states of a tokenizer's text tower.

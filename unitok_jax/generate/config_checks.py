@@ -8,7 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax.generate import limits
-from unitok_jax.training.optim import SCHEDULES
+from unitok_jax.training import config_checks
+from unitok_jax.training.config_checks import at_least_one, at_least_zero, below_one
 
 
 def has_null_prompt(model: Mapping[str, Any]) -> bool:
@@ -39,23 +40,8 @@ def check(config: ConfigDict) -> None:
     Raises:
       ValueError: the message names the key, its value and a remedy.
     """
-    positive = {
-        "steps": config.steps,
-        "data.batch_size": config.data.batch_size,
-        "data.num_threads": config.data.num_threads,
-        "loss.chunk": config.loss.chunk,
-        "eval.every": config.eval.every,
-        "eval.batch_size": config.eval.batch_size,
-        "eval.max_images": config.eval.max_images,
-        "checkpoint.every": config.checkpoint.every,
-        "checkpoint.keep_latest": config.checkpoint.keep_latest,
-        "log.every": config.log.every,
-        "log.profile_count": config.log.profile_count,
-        "optim.max_skipped": config.optim.max_skipped,
-    }
-    for key, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{key}={value} must be at least 1")
+    config_checks.check(config, ("eval/gain",))
+    at_least_one("loss.chunk", config.loss.chunk)
     limits.check(config.model)
     tokens = math.prod(config.model.grid)
     if tokens % config.loss.chunk:
@@ -63,28 +49,18 @@ def check(config: ConfigDict) -> None:
             f"loss.chunk={config.loss.chunk} does not divide the {tokens} tokens of "
             f"model.grid={tuple(config.model.grid)}"
         )
-    for key, value in (
-        ("loss.drop_prompt", config.loss.drop_prompt),
-        ("optim.ema_decay", config.optim.ema_decay),
-    ):
-        if not 0 <= value < 1:
-            raise ValueError(f"{key}={value} must be at least 0 and below 1")
+    below_one("loss.drop_prompt", config.loss.drop_prompt)
     if config.loss.drop_prompt and not has_null_prompt(config.model):
         raise ValueError(
             f"loss.drop_prompt={config.loss.drop_prompt} drops labels, and model.null_class=False "
             "has no class for them: set model.null_class=True, or loss.drop_prompt=0"
         )
-    if config.optim.schedule not in SCHEDULES:
+    if config.optim.schedule == "exponential" and not config.optim.final_fraction:
         raise ValueError(
-            f"optim.schedule={config.optim.schedule!r} is not one of {', '.join(SCHEDULES)}"
+            "optim.schedule=exponential never reaches optim.final_fraction=0; set it above 0"
         )
-    for key, value in (
-        ("eval.preview", config.eval.preview),
-        ("eval.temperature", config.eval.temperature),
-        ("eval.scale", config.eval.scale),
-    ):
-        if value < 0:
-            raise ValueError(f"{key}={value} must be at least 0")
+    for key in ("preview", "temperature", "scale"):
+        at_least_zero(f"eval.{key}", config.eval[key])
     if config.eval.scale != 1 and not has_null_prompt(config.model):
         raise ValueError(
             f"eval.scale={config.eval.scale} guides by a null class, and model.null_class=False: "

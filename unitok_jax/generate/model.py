@@ -68,7 +68,8 @@ class TextPrompt(nnx.Module):
     def __call__(self, features: jax.Array, dropped: jax.Array) -> jax.Array:
         """Embeds features (B, T, F) to prompts (B, T, D); those of `dropped` (B,) are replaced."""
         features = jnp.where(dropped[:, None, None], self.null[...], features)
-        return self.fc2(jax.nn.gelu(self.fc1(features), approximate=True))
+        x = self.fc2(jax.nn.gelu(self.fc1(features), approximate=True))
+        return x.astype(jnp.float32)  # as the stream that it begins
 
 
 class Generator(nnx.Module):

@@ -113,19 +113,19 @@ class Features:
     def _read(self, path: Path) -> np.ndarray:
         tokens, width = self._shape
         try:
-            found = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                found = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"data.text_features: there is no {printable(path)}; each record of the codes "
                 "needs its KEY.npy"
             ) from error
-        except (ValueError, EOFError) as error:
+        except ValueError as error:
             raise ValueError(f"{printable(path)} is no array of NumPy: {error}") from error
-        fits = getattr(found, "ndim", 0) == 2 and found.dtype in (np.float16, np.float32)
+        fits = found.ndim == 2 and found.dtype in (np.float16, np.float32)
         if not fits or found.shape[1] != width or len(found) > tokens:
-            what = f"{found.dtype} {found.shape}" if hasattr(found, "dtype") else "several arrays"
             raise ValueError(
-                f"{printable(path)} holds {what}, not float16 or float32 (n, "
+                f"{printable(path)} holds {found.dtype} {found.shape}, not float16 or float32 (n, "
                 f"model.text_features={width}) with n up to model.text_tokens={tokens}"
             )
         if not np.isfinite(found).all():

@@ -209,7 +209,8 @@ class Run:
             batch = {"labels": labels.astype(np.int32)}
         else:
             batch = data.eval_rows(self.eval_records, range(count), self.prompts)
-            texts = [record["captions"][0] for record in self.eval_records[:count]]
+            # Stored features need no captions.
+            texts = [next(iter(r["captions"]), r["key"]) for r in self.eval_records[:count]]
         filters = Filters(temperature=config.eval.temperature)
         codes = self.draw(params, batch, range(count), filters, config.eval.scale)
         if self._decoder is None:

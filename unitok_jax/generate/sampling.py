@@ -10,7 +10,7 @@ from unitok_jax.generate.model import Generator, HeadSteps
 
 
 class Filters(NamedTuple):
-    """What is done to logits before a code is drawn, in this order."""
+    """Changes of logits before a code is drawn, in this order."""
 
     temperature: float = 1.0  # 0: the largest logit is taken
     top_k: int = 0  # entries below the k-th largest logit are left out; 0: none
@@ -113,7 +113,7 @@ def sample(
     before, x = prompt[:, :-1], prompt[:, -1:]
     filled = None
     if length > 1:
-        mask = model.mask(valid, length)[:, :-1, :-1]
+        mask = model.mask(None if valid is None else valid[:, :-1], length - 1)
         _, filled = model.trunk(before, rope=model.rope[: length - 1], mask=mask)
     cache = model.trunk.empty_cache(len(prompt), length + tokens - 1, filled)
     # Positions of the prompt that are no text are not seen.

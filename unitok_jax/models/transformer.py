@@ -77,7 +77,7 @@ class Attention(nnx.Module):
         return self._join(attend(q, k, v, mask)), (k, v)
 
     def extend(self, x, rope, mask, past, at):
-        """As a call, with the positions before: `x` is put behind them.
+        """Runs as a call, with the positions before: `x` is put behind them.
 
         Args:
           x: (B, T, D).

@@ -1,6 +1,5 @@
 """Checks that the values of a configuration fit each other, before anything is built."""
 
-import itertools
 import math
 
 from ml_collections import ConfigDict
@@ -10,7 +9,14 @@ from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models import limits
 from unitok_jax.tokenizer.losses import DISCRIMINATOR_LOSSES, PIXEL_TERMS, TERMS
 from unitok_jax.tokenizer.times import Times
-from unitok_jax.training.optim import SCHEDULES
+from unitok_jax.training import config_checks
+from unitok_jax.training.config_checks import (
+    adamw,
+    at_least_one,
+    at_least_zero,
+    in_unit_range,
+    two_values,
+)
 
 MIN_PERCEPTUAL = 48  # pixels of a side, below which the reference leaves LPIPS out
 
@@ -23,32 +29,17 @@ def check(config: ConfigDict) -> None:
     """
     check_size(config.data.image_size)
     limits.check(config.model.to_dict())
-    positive = {
-        "steps": config.steps,
-        "data.batch_size": config.data.batch_size,
-        "eval.every": config.eval.every,
-        "eval.batch_size": config.eval.batch_size,
-        "eval.max_images": config.eval.max_images,
+    metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
+    config_checks.check(config, metrics)
+    for key, value in {
         "eval.grid_images": config.eval.grid_images,
-        "checkpoint.every": config.checkpoint.every,
-        "checkpoint.keep_latest": config.checkpoint.keep_latest,
-        "log.every": config.log.every,
-        "data.num_threads": config.data.num_threads,
         "data.window": config.data.window,
-        "log.profile_count": config.log.profile_count,
         "optim.accumulation": config.optim.accumulation,
-        "optim.max_skipped": config.optim.max_skipped,
-    }
-    for key, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{key}={value} must be at least 1")
-    _at_least_zero("seed", config.seed)
-    _at_least_zero("data.num_workers", config.data.num_workers)
-    _in_unit_range("data.max_bad", config.data.max_bad)
+    }.items():
+        at_least_one(key, value)
+    in_unit_range("data.max_bad", config.data.max_bad)
     _crop_range("data.crop_scale", config.data.crop_scale, 1.0)
     _crop_range("data.crop_ratio", config.data.crop_ratio, math.inf)
-    for key in ("keep_best", "keep_every"):
-        _at_least_zero(f"checkpoint.{key}", config.checkpoint[key])
     if config.model.text.vocab_size <= END_OF_TEXT:
         raise ValueError(
             f"model.text.vocab_size={config.model.text.vocab_size} has no row for the token ids of "
@@ -58,37 +49,15 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"eval.path={config.eval.path} is not read without eval.source; set it to folder"
         )
-    metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
-    if config.checkpoint.best_metric not in metrics:
-        raise ValueError(
-            f"checkpoint.best_metric={config.checkpoint.best_metric!r} is not one of "
-            f"{', '.join(metrics)}"
-        )
     fraction = config.data.decode_fraction
     if not 0 < fraction <= 1 or abs(round(1 / fraction) * fraction - 1) > 1e-3:
         raise ValueError(
             f"data.decode_fraction={fraction} is not 1, 1/2, 1/3, ...: every image, every second, "
             "every third is decoded"
         )
-    _check_log(config)
     _check_losses(config)
     _check_optim(config)
     _check_gan(config)
-
-
-def _check_log(config):
-    steps, count = tuple(config.log.profile_steps), config.log.profile_count
-    for step in steps:
-        if not isinstance(step, int) or not 1 <= step <= config.steps:
-            raise ValueError(
-                f"log.profile_steps={steps}: {step!r} is no step from 1 to steps={config.steps}"
-            )
-    for before, after in itertools.pairwise(sorted(steps)):
-        if after - before < count:
-            raise ValueError(
-                f"log.profile_steps={steps}: a trace of log.profile_count={count} steps from "
-                f"{before} on is not over at {after}; set a lower log.profile_count"
-            )
 
 
 def _check_losses(config):
@@ -98,7 +67,7 @@ def _check_losses(config):
             "has no codebook rows; set loss.entropy=0"
         )
     for key, value in config.loss.items():
-        _at_least_zero(f"loss.{key}", value)
+        at_least_zero(f"loss.{key}", value)
     tasks = [name for name, term in TERMS.items() if term.function is not None]
     if not any(config.loss[key] for key in tasks):
         *names, last = (f"loss.{key}" for key in tasks)
@@ -117,15 +86,15 @@ def _check_losses(config):
 
 def _check_gan(config):
     gan = config.gan
-    _at_least_zero("gan.weight", gan.weight)
+    at_least_zero("gan.weight", gan.weight)
     if not gan.weight:
         return
     if gan.loss not in DISCRIMINATOR_LOSSES:
         raise ValueError(f"gan.loss={gan.loss!r} is not one of {', '.join(DISCRIMINATOR_LOSSES)}")
     for key in ("consistency", "learning_rate", "weight_decay", "ramp_fraction", "blur_fraction"):
-        _at_least_zero(f"gan.{key}", gan[key])
+        at_least_zero(f"gan.{key}", gan[key])
     for key in ("augment_probability", "crop_probability", "warmup_fraction", "final_fraction"):
-        _in_unit_range(f"gan.{key}", gan[key])
+        in_unit_range(f"gan.{key}", gan[key])
     starts = 0 <= gan.start_fraction <= 1
     if starts:
         times = Times.from_fractions(config.steps, config.optim, gan)
@@ -140,8 +109,8 @@ def _check_gan(config):
             f"gan.weight={gan.weight} is relative to the gradient of the losses of pixels, and "
             f"{', '.join(f'loss.{key}' for key in PIXEL_TERMS)} are all 0; set one, or gan.weight=0"
         )
-    _adamw("gan", gan)
-    _two_values("gan.adaptive_limits", gan.adaptive_limits)
+    adamw("gan", gan)
+    two_values("gan.adaptive_limits", gan.adaptive_limits)
     if not 0 <= gan.adaptive_limits[0] <= gan.adaptive_limits[1]:
         raise ValueError(
             f"gan.adaptive_limits={tuple(gan.adaptive_limits)} must be a smaller and a larger one"
@@ -150,20 +119,11 @@ def _check_gan(config):
 
 def _check_optim(config):
     optim = config.optim
-    _adamw("optim", optim)
-    for key in ("learning_rate", "weight_decay"):
-        _at_least_zero(f"optim.{key}", optim[key])
-    for key in ("warmup_fraction", "final_fraction"):
-        _in_unit_range(f"optim.{key}", optim[key])
-    if optim.schedule not in SCHEDULES:
-        raise ValueError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
     if optim.schedule == "exponential" and not optim.final_fraction * config.gan.final_fraction:
         raise ValueError(
             "optim.schedule=exponential never reaches optim.final_fraction=0 or "
             "gan.final_fraction=0; set them above 0"
         )
-    if not 0 <= optim.ema_decay < 1:
-        raise ValueError(f"optim.ema_decay={optim.ema_decay} must be at least 0 and below 1")
     if config.data.batch_size % optim.accumulation:
         raise ValueError(
             f"optim.accumulation={optim.accumulation} does not divide "
@@ -185,35 +145,8 @@ def _check_optim(config):
         )
 
 
-def _adamw(room, config):
-    _two_values(f"{room}.betas", config.betas)
-    for beta in config.betas:
-        if not 0 <= beta < 1:
-            raise ValueError(f"{room}.betas={tuple(config.betas)} must be at least 0 and below 1")
-    for key in ("eps", "clip_norm"):
-        if not config[key] > 0:
-            raise ValueError(f"{room}.{key}={config[key]} must be above 0")
-
-
-def _at_least_zero(key, value):
-    if not math.isfinite(value):
-        raise ValueError(f"{key}={value} is not a finite number")
-    if value < 0:
-        raise ValueError(f"{key}={value} must not be negative")
-
-
-def _in_unit_range(key, value):
-    if not 0 <= value <= 1:
-        raise ValueError(f"{key}={value} must lie between 0 and 1")
-
-
-def _two_values(key, values):
-    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
-        raise ValueError(f"{key}={tuple(values)} must hold two values, both numbers")
-
-
 def _crop_range(key, values, largest):
-    _two_values(key, values)
+    two_values(key, values)
     if not 0 < values[0] <= values[1] <= largest or not math.isfinite(values[1]):
         bound = "" if math.isinf(largest) else f", at most {largest:g}"
         raise ValueError(f"{key}={tuple(values)} must be a smaller and a larger one above 0{bound}")
