@@ -5,7 +5,7 @@ from . import Mutation
 DATA, PROMPTS = "unitok_jax/generate/data.py", "unitok_jax/generate/prompts.py"
 STEP, MODEL = "unitok_jax/generate/step.py", "unitok_jax/generate/model.py"
 COMPANION, RUN = "unitok_jax/generate/companion.py", "unitok_jax/generate/run.py"
-TEST_DATA, TRAIN = "tests/generate/test_data.py", "tests/generate/test_train.py"
+TEST_DATA, TRAIN = "tests/generate/test_data.py", "tests/generate/test_generator_training.py"
 BESIDE = "tests/generate/test_with_a_tokenizer.py"
 
 MUTATIONS = [
