@@ -70,6 +70,13 @@ def get_config() -> ConfigDict:
     config.eval.preview = 16  # pictures drawn at each evaluation, if data.tokenizer is set; 0: none
     config.eval.temperature = 1.0  # of their sampling; 0: the likeliest codes
     config.eval.scale = 1.0  # guidance of their sampling by the null prompt; 1: none
+    config.eval.drawn_images = 0  # images drawn for gFID at each evaluation, 2 or more; 0: none
+    config.eval.reference = ""  # .npz of Inception's statistics to compare with, as ADM's
+
+    config.frozen = ConfigDict()
+    config.frozen.inception = (
+        ""  # weights of Inception for gFID, or seeded; read if images are drawn
+    )
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved

@@ -128,6 +128,52 @@ def test_pictures_are_the_tokenizers(config, tokenizer):
     assert abs(ours - 127.5 * (theirs + 1)).max() < 0.51
 
 
+def test_gfid_is_that_of_the_drawn_pictures(config, tokenizer, tmp_path):
+    """Against moments of other pictures, beside the card's own function on the API's pictures."""
+    from unitok_jax.evaluation import drawn
+    from unitok_jax.evaluation.card import statistics
+    from unitok_jax.weights import pretrained
+
+    params = pretrained.load("inception", "seeded", "float32", key="k", turn_off="t")[1]
+    config.eval.preview, config.eval.batch_size, config.eval.drawn_images = 0, 4, 6
+    config.frozen.inception = "seeded"
+    mesh = run_module.sharding.make_mesh(1, 1, jax.devices()[:1])
+    inception = drawn.InceptionPass(params, mesh)
+    others = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3), np.uint8)
+    reference = inception([others]).pool3
+    config.eval.reference = str(tmp_path / "adm.npz")
+    np.savez(config.eval.reference, mu=reference.mean, sigma=reference.covariance)
+    run = Run(config, jax.devices()[:1])
+    state = run.initial_state()
+    metrics, picture = run.evaluate(state)
+    assert picture is None
+    labels = np.arange(6, dtype=np.int32) % config.model.classes
+    codes = run.draw(state.params, {"labels": labels}, range(6), Filters(), 1.5)
+    images = unitok_jax.load(tokenizer).decode(codes, tuple(config.model.grid))
+    images = run_module.companion.to_uint8(images)
+    expected = drawn.gfid([images], statistics.read(config.eval.reference)[0], inception)
+    assert metrics["gfid"] == pytest.approx(expected["gfid"], rel=1e-4)
+    assert metrics["gfid"] > 0 and "inception_score" not in metrics  # of ten images or more
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"eval.drawn_images": 1}, "eval.drawn_images=1: gFID needs at least 2"),
+        ({"eval.drawn_images": 8}, "eval.drawn_images=8 needs eval.reference"),
+        ({"eval.drawn_images": 8, "eval.reference": "x.npz"}, "needs frozen.inception"),
+        (
+            {"eval.drawn_images": 8, "eval.reference": "x.npz", "frozen.inception": "seeded"},
+            "eval.reference=x.npz: .*x.npz",
+        ),
+    ],
+)
+def test_gfid_needs_all_that_it_compares(config, keys, message):
+    config.update_from_flattened_dict(keys)
+    with pytest.raises((ValueError, OSError), match=message):
+        Run(config, jax.devices()[:1])
+
+
 def test_without_a_tokenizer_there_is_no_picture(config):
     config.data.tokenizer = ""
     run = one_device(config)

@@ -67,6 +67,22 @@ def check(config: ConfigDict) -> None:
             "set eval.scale=1"
         )
     _check_text(config)
+    _check_drawn_images(config)
+
+
+def _check_drawn_images(config) -> None:
+    count = config.eval.drawn_images
+    at_least_zero("eval.drawn_images", count)
+    if count == 1:
+        raise ValueError("eval.drawn_images=1: gFID needs at least 2 images; 0 draws none")
+    needed = {
+        "data.tokenizer": (config.data.tokenizer, "the tokenizer of the codes, to decode them"),
+        "eval.reference": (config.eval.reference, "statistics, as of evaluate --save_reference"),
+        "frozen.inception": (config.frozen.inception, "Inception's weights"),
+    }
+    for key, (value, what) in needed.items():
+        if count and not value:
+            raise ValueError(f"eval.drawn_images={count} needs {key}: name {what}")
 
 
 def _check_text(config) -> None:

@@ -3,7 +3,7 @@
 import functools
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from unitok_jax.generate import companion, data
 from unitok_jax.generate.companion import Decoder, TextStates
 from unitok_jax.generate.config_checks import check
 from unitok_jax.generate.prompts import Captions, Features, open_prompts
+from unitok_jax.generate.quality import DrawnQuality
 from unitok_jax.generate.sampling import Filters
 from unitok_jax.generate.step import GeneratorSteps, Programs, TrainState
 from unitok_jax.pictures.sheet import contact_sheet, load_font
@@ -49,6 +50,7 @@ class Run:
         self.prompts = open_prompts(config)
         tower, frozen, self._decoder = self._companion()
         self.frozen = sharding.replicate(frozen, self.mesh)
+        self._quality = DrawnQuality(config, self.mesh) if config.eval.drawn_images else None
         self.steps = GeneratorSteps(config, tower)
         self.programs = Programs(self.steps, self.mesh)
 
@@ -73,14 +75,14 @@ class Run:
     def _companion(self) -> tuple[TextStates | None, dict[str, Any], Decoder | None]:
         """Loads what is needed of the tokenizer of the codes: (text tower, its arrays, decoder)."""
         config, tower, frozen, decoder = self.config, None, {}, None
-        draws = bool(config.data.tokenizer and config.eval.preview)
+        draws = bool(config.data.tokenizer and (config.eval.preview or config.eval.drawn_images))
         if not draws and not isinstance(self.prompts, Captions):
             return None, {}, None
         theirs, params = companion.read(config.data.tokenizer, self.records.tokenizer_hash)
         if isinstance(self.prompts, Captions):
             tower = TextStates(theirs.model.to_dict(), config.model.to_dict())
             frozen = {"text_encoder": jax.device_get(params["text_encoder"])}
-        if draws and processes.is_lead():
+        if draws and (processes.is_lead() or config.eval.drawn_images):
             decoder = Decoder(theirs, params)
         return tower, frozen, decoder
 
@@ -170,8 +172,9 @@ class Run:
 
         Returns:
           `loss`, the mean over codes in nats; `loss_per_codebook` (K,); `bits_per_image`, of all
-          codes; `gain`, the bits a code fewer than a uniform guess needs. A picture of `preview`,
-          if there is a tokenizer to decode with, on process 0.
+          codes; `gain`, the bits a code fewer than a uniform guess needs; `gfid` and the inception
+          score of `eval.drawn_images` images. A picture of `preview`, if there is a tokenizer to
+          decode with, on process 0.
         """
         count, size = len(self.eval_records), self.config.eval.batch_size
         size = -(-min(size, count) // self.mesh.size) * self.mesh.size
@@ -190,7 +193,24 @@ class Run:
             "bits_per_image": codes * loss / math.log(2),
             "gain": (math.log(entries) - loss) / math.log(2),
         }
+        if self._quality:
+            metrics |= self._quality(self._drawn_images(state.params))
         return metrics, self.preview(state.params)
+
+    def _drawn_images(self, params) -> Iterator[np.ndarray]:
+        """Draws `eval.drawn_images` images in batches: all labels in turn, or captions in order."""
+        settings, count = self.config.eval, self.config.eval.drawn_images
+        for begin in range(0, count, settings.batch_size):
+            numbers = range(begin, min(begin + settings.batch_size, count))
+            if self.config.model.prompt == "class":
+                labels = np.array(numbers, np.int32) % self.config.model.classes
+                prompts = {"labels": labels}
+            else:
+                records = [number % len(self.eval_records) for number in numbers]
+                prompts = data.eval_rows(self.eval_records, records, self.prompts)
+            filters = Filters(temperature=settings.temperature)
+            codes = self.draw(params, prompts, numbers, filters, settings.scale)
+            yield self._decoder(codes, tuple(self.config.model.grid))
 
     def preview(self, params) -> np.ndarray | None:
         """Draws `eval.preview` images, of labels over all classes or of the first captions.
@@ -213,7 +233,7 @@ class Run:
             texts = [next(iter(r["captions"]), r["key"]) for r in self.eval_records[:count]]
         filters = Filters(temperature=config.eval.temperature)
         codes = self.draw(params, batch, range(count), filters, config.eval.scale)
-        if self._decoder is None:
+        if not processes.is_lead():
             return None
         images = self._decoder(codes, tuple(config.model.grid))
         return np.asarray(contact_sheet(images, texts, [False] * count, load_font()))

@@ -1,0 +1,52 @@
+"""gFID of images that a generator draws during training."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from unitok_jax.codes import STRIDE
+from unitok_jax.evaluation.card import statistics
+from unitok_jax.evaluation.card.fid import RESIZE
+from unitok_jax.evaluation.drawn import InceptionPass, gfid
+from unitok_jax.evaluation.evaluator import digest
+from unitok_jax.weights import pretrained
+
+
+class DrawnQuality:
+    """gFID and inception score of images, against `eval.reference`."""
+
+    def __init__(self, config: ConfigDict, mesh: Mesh):
+        """Loads Inception and the statistics to compare with.
+
+        Args:
+          config: the whole configuration.
+          mesh: devices that share Inception's batches.
+
+        Raises:
+          ValueError, OSError: one of the two cannot be used, or they do not fit each other.
+        """
+        params = pretrained.load(
+            *("inception", config.frozen.inception, "float32"),
+            key="frozen.inception",
+            turn_off="eval.drawn_images=0",
+        )[1]
+        path = config.eval.reference
+        try:
+            self._reference, facts = statistics.read(path)
+            size = [STRIDE * side for side in config.model.grid]
+            preprocessing = {"size": size, "resize": RESIZE}
+            ours = {"preprocessing": preprocessing, "inception": digest(params)}
+            statistics.check(path, facts, ours)
+        except (ValueError, OSError) as error:
+            raise type(error)(f"eval.reference={path}: {error}") from error
+        self._inception = InceptionPass(params, mesh)
+
+    def __call__(self, images: Iterable[np.ndarray]) -> dict[str, float]:
+        """Computes `gfid`, and of ten images or more `inception_score` and its `_std`.
+
+        Args:
+          images: batches of uint8 (n, H, W, 3), the same on all processes.
+        """
+        return gfid(images, self._reference, self._inception)
