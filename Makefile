@@ -11,7 +11,12 @@ demo: $(VENV)/photos
 	$(RUN) -m unitok_jax train --config=configs/photos.py --workdir=demo
 	$(RUN) -m unitok_jax reconstruct --checkpoint=demo --data=photos --output=demo/photos
 	cp demo/photos/comparison.png demo.png
-	@echo "look at demo.png: original | reconstruction | error"
+	$(RUN) -m unitok_jax tokenize --checkpoint=demo --data=photos --output=demo/codes
+	$(RUN) -m unitok_jax train --config=configs/generate_photos.py --workdir=demo/generator
+	$(RUN) -m unitok_jax generate --checkpoint=demo/generator --tokenizer=demo --scale=2 \
+	    --prompts=docs/start/prompts.txt --output=demo/drawn
+	cp demo/drawn/sheet.png drawn.png
+	@echo "look at demo.png: original | reconstruction | error; and at drawn.png, drawn by texts"
 
 # Two at a time, as they hold gigabytes and start processes of their own; long files begin first.
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile --no-loadscope-reorder
@@ -42,4 +47,4 @@ $(VENV)/test: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo demo.png
+	rm -rf $(VENV) demo demo.png drawn.png

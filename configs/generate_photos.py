@@ -10,7 +10,7 @@ def get_config():
     """Returns the configuration: the tokenizer's own text tower reads the captions."""
     tokenizer = photos.get_config()
     config = generate.get_config()
-    config.steps = 300
+    config.steps = 200
     model = config.model
     model.size = "tiny"
     model.head_depth = 1

@@ -45,6 +45,7 @@ LONGEST = (
     "test_resume",
     "test_convert",
     "test_train",
+    "test_generator_training",
     "test_torture",
     "test_processes",
 )

@@ -18,7 +18,7 @@ COMMANDS = {
     "generate": "drawn images, their codes and an archive for evaluators, resumable",
     "classify": "probabilities of labels",
     "retrieve": "the images of a folder that fit a text",
-    "demo": "a page to rebuild, name, edit and blend pictures",
+    "demo": "a page to rebuild, name, edit, blend and draw pictures",
     "convert": "weights in another layout, PyTorch's or the hub's",
     "inspect": "what a file of weights holds, and what a run would take from it",
     "export": "encode and decode as programs that run without this package",

@@ -106,6 +106,29 @@ class TestTraining:
                 assert any(np.array_equal(tokenize(c)[0], text) for c in captions)
         assert len(seen) == 2 * COUNT
 
+    def test_whole_images_are_decoded_once_as_evaluation_does(self, folder, monkeypatch):
+        decoded = []
+
+        def counted(data, name):
+            decoded.append(name)
+            return decode_image(data, name)
+
+        monkeypatch.setattr(pipeline, "decode_image", counted)
+        # One thread: two may decode the same picture at once.
+        whole = config(folder, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), num_threads=1)
+        batches = first(9, whole)
+        assert len(decoded) == len(set(decoded)) == COUNT
+        with contextlib.closing(eval_batches(open_source(whole), whole, COUNT)) as evaluation:
+            wanted = {image.tobytes() for image in next(evaluation)["image"]}
+        assert {image.tobytes() for batch in batches for image in batch["image"]} == wanted
+        assert len(examples(batches)) > COUNT  # captions are still drawn
+        # A resumed run has decoded nothing before.
+        assert_same(batches[5:], first(4, whole, start_step=5))
+        monkeypatch.setattr(pipeline, "KEPT_BYTES", COUNT * 16 * 32 * 3 - 1)
+        decoded.clear()
+        assert_same(batches[:6], first(6, whole))
+        assert len(decoded) >= 24
+
     def test_every_sample_once_per_epoch_in_a_new_order(self, folder):
         seen = [identities(batch) for batch in first(9, config(folder))]
         epochs = [sum(seen[i : i + 3], []) for i in (0, 3, 6)]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import pages
+from helpers import generators, in_process, pages
 from unitok_jax.commands import demo
 from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.images.transforms import resize_center_crop, to_uint8
 from unitok_jax.demo import actions
+from unitok_jax.generate.api import load_generator
 from unitok_jax.tokenizer.api import load
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load as loading
@@ -59,9 +60,15 @@ def pictures(folder):
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint, weights, folder):
+def generator(tokenizer, folder):
+    """Workdir of a generator on that model's codes, of pictures of 64 x 96 pixels."""
+    return generators.save_for(folder / "generator", tokenizer, grid=(4, 6))
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint, weights, generator, folder):
     """The address of the page, served by a process."""
-    with pages.serve([checkpoint, weights], folder) as page:
+    with pages.serve([checkpoint, weights], folder, generator) as page:
         yield page.address
 
 
@@ -166,6 +173,28 @@ def test_blends(ask, checkpoint, tokenizer, pictures):
             np.testing.assert_array_equal(pixels(path), rebuilt(tokenizer, codes, (4, 4)))
     shown = ask("blend", str(checkpoint), *pictures, "native", "share", 0, 1, 0, 0)
     np.testing.assert_array_equal(pixels(shown[1]), pixels(shown[2]))
+
+
+def test_draws(ask, tokenizer, generator, pictures):
+    """What the API draws, and the same again; a completion keeps the tokens outside its region."""
+    sampler = load_generator(generator, 4, devices=jax.devices()[:1])
+    settings = {"key": 5, "scale": 1.5, "temperature": 1.2, "top_k": 16}
+    values = [1.5, 1.2, "16", 5]
+    expected = sampler.sample([2] * 4, **settings)
+    for _ in range(2):
+        shown, facts = ask("draw", 2, *values)
+        for row, codes in zip(shown, expected, strict=True):
+            np.testing.assert_array_equal(pixels(row["image"]), rebuilt(tokenizer, codes, (4, 6)))
+        assert facts == "24 tokens of 4 codes drawn for each picture, seed 5."
+    given = tokenizer.encode(cut(pictures[0], (64, 96))[None])
+    known = np.ones((4, 6), bool)
+    known[1:3, 2:6] = False
+    expected = sampler.complete(given, known, [2], count=4, **settings)
+    shown, facts = ask("complete", pictures[0], 1, 2, 2, 4, 2, *values)
+    for row, codes in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(pixels(row["image"]), rebuilt(tokenizer, codes, (4, 6)))
+        assert (codes == given[0]).all(axis=0).reshape(4, 6)[known].all()
+    assert facts == "8 of 24 tokens drawn, the others kept, seed 5."
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +344,13 @@ def test_in_a_browser(browser, server, tokenizer, pictures, bad):
     old = find("#blended img")[0].get_attribute("src")
     click("blend")
     until(lambda: find("#blended img") and find("#blended img")[0].get_attribute("src") != old)
+    tab("Draw")
+    until(lambda: find("#draw_preview img"))
+    click("complete")
+    until(lambda: "12 of 24 tokens drawn" in text("drawn_facts"))
+    click("draw")
+    until(lambda: "24 tokens of 4 codes drawn" in text("drawn_facts"))
+    assert len(find("#drawn img")) >= 4
     asked = {
         url
         for entry in browser.get_log("performance")
@@ -337,6 +373,20 @@ def test_bad_arguments(capsys, monkeypatch, arguments, words):
         demo.main()
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: ") and words in error
+
+
+def test_a_generator_of_other_codes_is_refused(checkpoint, folder, capsys, monkeypatch):
+    """At the start, as is another tokenizer in its place."""
+    other = generators.save(folder / "other", generators.weights())
+    for path, words in (
+        (other, f"--generator={other}: the generator draws codes of the tokenizer with hash 0123"),
+        (checkpoint, "tokenizer"),
+        ("nothing", "nothing"),
+    ):
+        code, _, error = in_process.run(
+            demo, capsys, monkeypatch, f"--checkpoint={checkpoint}", f"--generator={path}"
+        )
+        assert code == 2 and words in error and len(error.strip().splitlines()) == 1
 
 
 def test_a_port_in_use_is_named(checkpoint, capsys, monkeypatch):

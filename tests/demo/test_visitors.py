@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import pages
+from helpers import generators, pages
 from unitok_jax.demo import examples, visitors
+from unitok_jax.tokenizer.api import load as load_tokenizer
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
@@ -33,7 +34,8 @@ def page(tmp_path_factory):
     config.model.size = "nano"
     checkpoint = folder / "nano"
     load.write(checkpoint, config, init_params(config.model.to_dict(), jax.random.key(0)))
-    with pages.serve([checkpoint], folder) as served:
+    generator = generators.save_for(folder / "drawer", load_tokenizer(checkpoint), grid=(4, 4))
+    with pages.serve([checkpoint], folder, generator) as served:
         yield served
     assert not list(served.folder.iterdir())  # the process took its folder with it
     assert "Traceback" not in served.stderr.read_text(), served.stderr.read_text()
@@ -233,6 +235,22 @@ NAN, HUGE = float("nan"), 10**40
         ("classify", 3, "a" * 10_001, "labels: give 1 to 10000 characters"),
         ("classify", 3, "<b>x</b>", "1 labels"),
         ("reconstruct", 3, "end", WRONG),
+        ("draw", 0, 3, "greater than maximum"),
+        ("draw", 0, NAN, WRONG),
+        ("draw", 1, -0.1, "less than minimum"),
+        ("draw", 1, HUGE, "greater than maximum"),
+        ("draw", 2, NAN, WRONG),
+        ("draw", 2, 2.1, "greater than maximum"),
+        ("draw", 3, "2", "not in the list of choices"),
+        ("draw", 3, None, WRONG),
+        ("draw", 4, None, "give a seed"),
+        ("draw", 4, 2**32, "greater than maximum"),
+        ("complete", 0, None, "choose a picture first"),
+        ("complete", 0, {"path": "/etc/passwd", "meta": META}, FOREIGN),
+        ("complete", 1, 4, "greater than maximum"),
+        ("complete", 1, 3, "the region ends at row 5"),
+        ("complete", 3, 0, "less than minimum"),
+        ("complete", 4, "x", WRONG),
     ],
 )
 def test_values_no_field_of_the_page_gives(page, checkpoint, picture, action, place, value, words):
@@ -242,6 +260,8 @@ def test_values_no_field_of_the_page_gives(page, checkpoint, picture, action, pl
         "blend": [checkpoint, picture, picture, "64", "share", 1, 0.5, 0.5, 0],
         "classify": [checkpoint, picture, "64", "a,b"],
         "reconstruct": [checkpoint, picture, "64"],
+        "draw": [0, 2, 1, "all", 0],
+        "complete": [picture, 2, 0, 2, 4, 0, 2, 1, "all", 0],
     }[action]
     values = values[:-1] if value == "end" else values[:place] + [value] + values[place + 1 :]
     error, _ = page.call(action, values)

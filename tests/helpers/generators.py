@@ -49,3 +49,13 @@ def save(workdir, found: Weights, step=3, raw=None):
     with Checkpoints(workdir, create=True) as checkpoints:
         checkpoints.save(step, items, config, {}, facts if found.tokenizer_hash else {})
     return workdir
+
+
+def save_for(workdir, tokenizer, **changes):
+    """Saves random weights that draw codes of a `Tokenizer`."""
+    books, entries = tokenizer.codebook_shape
+    found = weights(
+        tokenizer_hash=tokenizer.hash,
+        **{"num_codebooks": books, "vocab_size": books * entries, **changes},
+    )
+    return save(workdir, found)

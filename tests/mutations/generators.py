@@ -5,7 +5,7 @@ from . import Mutation
 DATA, PROMPTS = "unitok_jax/generate/data.py", "unitok_jax/generate/prompts.py"
 STEP, MODEL = "unitok_jax/generate/step.py", "unitok_jax/generate/model.py"
 COMPANION, RUN = "unitok_jax/generate/companion.py", "unitok_jax/generate/run.py"
-TEST_DATA, TRAIN = "tests/generate/test_data.py", "tests/generate/test_train.py"
+TEST_DATA, TRAIN = "tests/generate/test_data.py", "tests/generate/test_generator_training.py"
 BESIDE = "tests/generate/test_with_a_tokenizer.py"
 
 MUTATIONS = [
@@ -82,8 +82,8 @@ MUTATIONS = [
     Mutation(
         "a step that is not finite is applied",
         STEP,
-        "finite = jnp.isfinite(value) & ",
-        "finite = True | ",
+        "new = jax.tree.map(functools.partial(jnp.where, finite), new, state)",
+        "new = new",
         f"{TRAIN} -k not_finite",
     ),
     Mutation(

@@ -35,11 +35,13 @@ ADDED = {
 SWITCHES = ("gan.weight", "optim.ema_decay")
 
 
+def product(keys: Mapping) -> str:
+    """Returns what a configuration trains."""
+    return keys.get("product", ADDED["product"])
+
+
 def config_differences(saved: dict, current: dict) -> list[str]:
     """Returns the differences in the binding keys, one line each; others are only logged."""
-    products = [keys.get("product", ADDED["product"]) for keys in (saved, current)]
-    if products[0] != products[1]:  # hardly a key is the same
-        return ["product: saved {!r}, now {!r}".format(*products)]
     saved, current = flat(saved), flat(current)
     binding, free = [], []
     for key in sorted(saved.keys() | current.keys()):

@@ -281,6 +281,12 @@ class Checkpoints:
         try:
             if config is not None:
                 meta = saved.meta()
+                theirs, ours = map(differences.product, (meta["config"], config.to_dict()))
+                if theirs != ours:  # hardly a key is the same
+                    raise CheckpointError(
+                        f"{saved.path} was saved by the run of a {theirs}, and product={ours} is "
+                        "to be trained: use another --workdir"
+                    )
                 refuse(
                     differences.config_differences(meta["config"], config.to_dict())
                     + differences.fact_differences(meta["data"], data or {}),

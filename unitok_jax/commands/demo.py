@@ -1,7 +1,8 @@
 """Serves a page to try a tokenizer: rebuild pictures, name them, change their codes by hand.
 
-`unitok demo --checkpoint=PATH[,PATH...]` serves it at http://127.0.0.1:7860. The page asks nothing
-of the network.
+`unitok demo --checkpoint=PATH[,PATH...]` serves it at http://127.0.0.1:7860. With `--generator`, of
+the first tokenizer's codes, it also draws pictures and completes them. The page asks nothing of the
+network.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import os
 import tempfile
 
 from unitok_jax.commands import arguments
-from unitok_jax.demo import actions, page, server
+from unitok_jax.demo import actions, drawing, page, server
 from unitok_jax.system.extras import how_to_install
 
 
@@ -18,6 +19,11 @@ def main() -> None:
     """Runs the command; an error in its input ends as one line and exit code 2."""
     parser = arguments.make_parser("demo", __doc__)
     arguments.add_checkpoint(parser)
+    parser.add_argument(
+        "--generator",
+        type=arguments.place,
+        help="of the first tokenizer's codes, to draw: workdir, folder, file or hf://owner/name",
+    )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for all who can reach it")
     arguments.run(parser, _run)
@@ -34,11 +40,33 @@ def _run(args: argparse.Namespace) -> None:
         return arguments.load_tokenizer(argparse.Namespace(**{**vars(args), "checkpoint": path}))
 
     models = actions.Models(load)
-    models[paths[0]]  # a wrong path fails here, not at the first click
+    tokenizer = models[paths[0]]  # a wrong path fails here, not at the first click
+    sampler = _load_generator(args, tokenizer) if args.generator is not None else None
     # A private folder of this process, so that no files of others in Gradio's folder are served.
     parent = os.environ.get("GRADIO_TEMP_DIR")
     if parent:
         os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unitok-demo-", dir=parent) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        server.serve(page.build(models, paths), folder, args.host, args.port)
+        server.serve(page.build(models, paths, sampler), folder, args.host, args.port)
+
+
+def _load_generator(args, tokenizer):
+    """Loads the `Sampler` of the page.
+
+    Raises:
+      ValueError: it draws codes of another tokenizer, or is none.
+    """
+    import jax
+
+    from unitok_jax.generate.api import load_generator
+
+    devices = jax.local_devices()[:1]
+    sampler = load_generator(
+        args.generator, drawing.PICTURES, devices=devices, precision=args.precision
+    )
+    try:
+        drawing.check(sampler, tokenizer)
+    except ValueError as error:
+        raise ValueError(f"--generator={args.generator}: {error}") from error
+    return sampler

@@ -23,6 +23,7 @@ from unitok_jax.data.workers import BatchStream
 
 REPLACEMENT_TRIES = 16  # consecutive bad samples before training stops
 NEIGHBOURS = 4  # tries next to the first; the others are spread over the source
+KEPT_BYTES = 1 << 26  # maximum size of all images of a source that are kept in memory
 
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()
@@ -206,6 +207,11 @@ class _TrainingRows:
         self._source, self._order, self._seed = source, positions, seed
         self._tokenizer, self._size, self._scale, self._ratio = tokenizer, size, scale, ratio
         self.image_shape = (*size, 3)
+        self._whole = scale == ratio == (1.0, 1.0)
+        # Whole images of a small source are decoded once: one of 512 x 512 takes 7 ms, and the step
+        # of a small model little more.
+        small = len(source) * math.prod(self.image_shape) <= KEPT_BYTES
+        self._kept = {} if self._whole and small else None
 
     def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, Any]:
         captions, notes = [], Notes()
@@ -225,10 +231,11 @@ class _TrainingRows:
         for attempt in range(tries):
             # After a few neighbours, search elsewhere: a whole shard may be damaged.
             stride = 1 if attempt < NEIGHBOURS else max(1, length // tries)
+            tried = (index + attempt * stride) % length
             try:
-                record = self._source[(index + attempt * stride) % length]
+                record = self._source[tried]
                 data, name, captions = record["image"], record["name"], record["captions"]
-                decode_random_crop(data, name, self._size, rng, self._scale, self._ratio, out)
+                self._crop(tried, data, name, rng, out)
             except (SampleError, OSError) as error:
                 last, reason = error, getattr(error, "reason", "unreadable")
                 if not attempt:  # a bad replacement is counted at its own position
@@ -243,6 +250,19 @@ class _TrainingRows:
             return captions
         message = f"{tries} samples in a row cannot be used; the last: {last}"
         raise SampleError(message, reason) from last
+
+    def _crop(self, index, data, name, rng, out):
+        if not self._whole:
+            decode_random_crop(data, name, self._size, rng, self._scale, self._ratio, out)
+        elif self._kept is None:
+            out[...] = self._centre(data, name)
+        else:
+            if index not in self._kept:
+                self._kept[index] = self._centre(data, name)
+            out[...] = self._kept[index]
+
+    def _centre(self, data, name):
+        return resize_center_crop(decode_image(data, name), self._size)
 
 
 class _EvaluationRows:

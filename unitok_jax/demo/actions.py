@@ -32,12 +32,13 @@ class Encoded(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)  # uploads are stored under their hash: a path is its content
-def read_image(path: str, size: str) -> np.ndarray:
-    """Reads the image of a file at a size of the list.
+def read_image(path: str, size: str | tuple[int, int]) -> np.ndarray:
+    """Reads the image of a file at a size.
 
     Args:
       path: a file; errors call it by its name.
-      size: a number of pixels, to resize and crop to, or 'native': cut to multiples of 16.
+      size: a number of pixels, or (height, width), to resize and crop to; or 'native': cut to
+        multiples of 16.
 
     Returns:
       uint8 (H, W, 3).
@@ -48,7 +49,7 @@ def read_image(path: str, size: str) -> np.ndarray:
     name = os.path.basename(path)
     image = decode_image(Path(path).read_bytes(), name, MAX_FILE_PIXELS)
     if size != NATIVE:
-        return resize_center_crop(image, int(size))
+        return resize_center_crop(image, size if isinstance(size, tuple) else int(size))
     height, width = (side // STRIDE * STRIDE for side in image.shape[:2])
     if not height or not width:
         raise ValueError(
@@ -91,7 +92,7 @@ class Models:
                 self._loaded[checkpoint] = self._load(checkpoint)
             return self._loaded[checkpoint]
 
-    def _encoded(self, checkpoint: str, path: str, size: str) -> Encoded:
+    def _encoded(self, checkpoint: str, path: str, size: str | tuple[int, int]) -> Encoded:
         image = read_image(path, size)
         codes = self[checkpoint].encode(image[None])
         return Encoded(image, np.asarray(codes[0]), codes.grid)
@@ -137,7 +138,7 @@ def edit(models: Models, checkpoint, first, second, size, region, action, books,
     one = models.encoded(checkpoint, first, size)
     tokens = editing.region_tokens(one.codes, one.grid, region)
     if action == "shuffle":
-        _check_seed(seed)
+        check_seed(seed)
         codes = editing.shuffle(one.codes, tokens, books, seed)
     else:
         if action == "swap":
@@ -168,7 +169,7 @@ def blend(models: Models, checkpoint, first, second, size, way, books, share, sp
     if way == "books":
         codes = editing.blend_books(one.codes, two.codes, books)
     elif way == "share":
-        _check_seed(seed)
+        check_seed(seed)
         codes = editing.blend_share(one.codes, two.codes, share, seed)
     else:
         if not 0 <= split <= 1:
@@ -177,6 +178,7 @@ def blend(models: Models, checkpoint, first, second, size, way, books, share, sp
     return [models.decode(checkpoint, c, one.grid) for c in (one.codes, codes, two.codes)]
 
 
-def _check_seed(seed):
+def check_seed(seed: int | None) -> None:
+    """Raises ValueError for a field of a seed that was left empty."""
     if seed is None:
         raise ValueError("give a seed: a whole number from 0")

@@ -1,19 +1,15 @@
 """Page of `unitok demo`, in Gradio: its layout, and the handlers of its events."""
 
-import abc
 import types
 from pathlib import Path
 
 from unitok_jax.codes import STRIDE
-from unitok_jax.demo import actions, editing, examples, refusals
+from unitok_jax.demo import actions, draw_tab, editing, examples, fields, refusals
 from unitok_jax.pictures.codes import outline
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 CACHE = (3600, 86400)  # seconds: interval between checks of uploads, and their lifetime
 WAITING = 32  # queued clicks; further clicks are refused
-AT_ONCE = 2  # clicks processed at one time
-MAX_SEED = 2**32 - 1
-WORK = {"concurrency_id": "pictures", "concurrency_limit": AT_ONCE}
 
 INTRO = """# Try the tokenizer
 A picture becomes a small grid of **tokens**, one for 16 × 16 pixels. Each token is a few whole
@@ -40,12 +36,14 @@ BLENDS = [
 ]
 
 
-def build(models: actions.Models, checkpoints: list[str]):
+def build(models: actions.Models, checkpoints: list[str], sampler=None):
     """Builds the page as a `gradio.Blocks`.
 
     Args:
       models: serves the tokenizers.
       checkpoints: their paths; the first is chosen at the start.
+      sampler: a `generate.api.Sampler` that passed `drawing.check` with the first of them, for the
+        tab that draws; None: the page has no such tab.
 
     Files come from Gradio's upload folder of now, `GRADIO_TEMP_DIR`, and from nowhere else.
     """
@@ -61,8 +59,8 @@ def build(models: actions.Models, checkpoints: list[str]):
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
                 ui = types.SimpleNamespace(
-                    first=_upload("Picture", "first"),
-                    second=_upload("Second picture, to swap and blend", "second"),
+                    first=fields.upload("Picture", "first"),
+                    second=fields.upload("Second picture, to swap and blend", "second"),
                     size=gr.Dropdown(
                         [*map(str, sizes), actions.NATIVE],
                         value=side,
@@ -83,8 +81,10 @@ def build(models: actions.Models, checkpoints: list[str]):
                 _labels_tab(ui, models)
                 _edit_tab(ui, models)
                 _blend_tab(ui, models)
+                if sampler is not None:
+                    draw_tab.add(ui.first, models, checkpoints[0], sampler)
     refusals.guard(page, folder)
-    return page.queue(max_size=WAITING, api_open=False, default_concurrency_limit=AT_ONCE)
+    return page.queue(max_size=WAITING, api_open=False, default_concurrency_limit=fields.AT_ONCE)
 
 
 def _reconstruct_tab(ui, models):
@@ -94,9 +94,9 @@ def _reconstruct_tab(ui, models):
         gr.Markdown(RECONSTRUCT)
         button = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
         with gr.Row():
-            original = _picture("Original", "original")
-            rebuilt = _picture("Reconstruction", "rebuilt")
-            error = _picture("Error × 2", "error")
+            original = fields.picture("Original", "original")
+            rebuilt = fields.picture("Reconstruction", "rebuilt")
+            error = fields.picture("Error × 2", "error")
         facts = gr.Markdown(elem_id="facts")
         gr.Markdown(MAPS)
         maps = gr.Gallery(
@@ -104,14 +104,14 @@ def _reconstruct_tab(ui, models):
         )
 
     def work(checkpoint, first, size):
-        return actions.reconstruction(models, checkpoint, _need(first, "picture"), size)
+        return actions.reconstruction(models, checkpoint, fields.need(first, "picture"), size)
 
     button.click(
         refusals.shown(work),
         [ui.checkpoint, ui.first, ui.size],
         [original, rebuilt, error, facts, maps],
         api_name="reconstruct",
-        **WORK,
+        **fields.WORK,
     )
 
 
@@ -125,11 +125,11 @@ def _labels_tab(ui, models):
         answer = gr.Label(label="Probabilities", elem_id="answer")
 
     def work(checkpoint, first, size, labels):
-        image = actions.read_image(_need(first, "picture"), size)
+        image = actions.read_image(fields.need(first, "picture"), size)
         return actions.classify(models[checkpoint], image, labels)
 
     inputs = [ui.checkpoint, ui.first, ui.size, labels]
-    button.click(refusals.shown(work), inputs, answer, api_name="classify", **WORK)
+    button.click(refusals.shown(work), inputs, answer, api_name="classify", **fields.WORK)
 
 
 def _edit_tab(ui, models):
@@ -145,14 +145,14 @@ def _edit_tab(ui, models):
         with gr.Row():
             action = gr.Dropdown(EDITS, value="grey", label="Change", elem_id="action", scale=3)
             seed = gr.Number(
-                0, label="Seed of the shuffle", precision=0, minimum=0, maximum=MAX_SEED
+                0, label="Seed of the shuffle", precision=0, minimum=0, maximum=fields.MAX_SEED
             )
         books = _books(ui, models)
         button = gr.Button("Edit", variant="primary", elem_id="edit")
         with gr.Row():
-            preview = _picture("Region", "preview")
-            before = _picture("Before", "before")
-            after = _picture("After", "after")
+            preview = fields.picture("Region", "preview")
+            before = fields.picture("Before", "before")
+            after = fields.picture("After", "after")
         facts = gr.Markdown(elem_id="changed")
     region = [top, left, height, width]
 
@@ -163,31 +163,33 @@ def _edit_tab(ui, models):
         image = actions.read_image(first, size)
         grid = [length // STRIDE for length in image.shape[:2]]
         middle = editing.Region(grid[0] // 4, grid[1] // 4, -(-grid[0] // 2), -(-grid[1] // 2))
-        tops = [gr.Slider(maximum=n - 1, value=v) for n, v in zip(grid, middle[:2], strict=True)]
+        tops = [
+            gr.Slider(maximum=max(n - 1, 1), value=v) for n, v in zip(grid, middle[:2], strict=True)
+        ]
         lengths = [gr.Slider(maximum=n, value=v) for n, v in zip(grid, middle[2:], strict=True)]
         return outline(image, middle, STRIDE), *tops, *lengths
 
     def outlined(first, size, *region):
         if not first:
             return None
-        return outline(actions.read_image(first, size), _region(region), STRIDE)
+        return outline(actions.read_image(first, size), fields.region(region), STRIDE)
 
     def work(checkpoint, first, second, size, top, left, height, width, action, books, seed):
         if action == "swap":
-            _need(second, "second picture")
+            fields.need(second, "second picture")
         return actions.edit(
             models,
             checkpoint,
-            _need(first, "picture"),
+            fields.need(first, "picture"),
             second,
             size,
-            _region([top, left, height, width]),
+            fields.region([top, left, height, width]),
             action,
             [book - 1 for book in books],
             seed,
         )
 
-    hidden = {"show_progress": "hidden", "api_visibility": "private", **WORK}
+    hidden = {"show_progress": "hidden", "api_visibility": "private", **fields.WORK}
     source = [ui.first, ui.size]
     gr.on(
         [ui.first.change, ui.size.change],
@@ -209,7 +211,7 @@ def _edit_tab(ui, models):
         [ui.checkpoint, ui.first, ui.second, ui.size, *region, action, books, seed],
         [before, after, facts],
         api_name="edit",
-        **WORK,
+        **fields.WORK,
     )
 
 
@@ -226,7 +228,7 @@ def _blend_tab(ui, models):
                 label="Seed of the choice",
                 precision=0,
                 minimum=0,
-                maximum=MAX_SEED,
+                maximum=fields.MAX_SEED,
                 visible=False,
             )
         books = gr.Slider(0, count, count // 2, step=1, label="Codebooks of the first picture")
@@ -235,9 +237,9 @@ def _blend_tab(ui, models):
         button = gr.Button("Blend", variant="primary", elem_id="blend")
         with gr.Row():
             pictures = [
-                _picture("First, rebuilt", "blend_first"),
-                _picture("Blend", "blended"),
-                _picture("Second, rebuilt", "blend_second"),
+                fields.picture("First, rebuilt", "blend_first"),
+                fields.picture("Blend", "blended"),
+                fields.picture("Second, rebuilt", "blend_second"),
             ]
 
     def choose(way):
@@ -248,7 +250,7 @@ def _blend_tab(ui, models):
         return gr.Slider(maximum=count, value=count // 2)
 
     def work(checkpoint, first, second, size, way, books, *values):
-        pair = _need(first, "picture"), _need(second, "second picture")
+        pair = fields.need(first, "picture"), fields.need(second, "second picture")
         return actions.blend(models, checkpoint, *pair, size, way, int(books), *values)
 
     way.change(choose, way, [books, share, split, seed], api_visibility="private")
@@ -258,7 +260,7 @@ def _blend_tab(ui, models):
         [ui.checkpoint, ui.first, ui.second, ui.size, way, books, share, split, seed],
         pictures,
         api_name="blend",
-        **WORK,
+        **fields.WORK,
     )
 
 
@@ -277,42 +279,3 @@ def _books(ui, models):
 
     ui.checkpoint.change(refusals.shown(fit), ui.checkpoint, books, api_visibility="private")
     return books
-
-
-def _upload(label, name):
-    import gradio as gr
-
-    # The file as it is: Gradio would open it with Pillow first, whose errors do not name it. A
-    # class, as Gradio makes another object of it when an example is chosen; made without Gradio's
-    # metaclass, which would write a file beside this one. The browser knows it as an image.
-    methods = {"is_template": True, "preprocess": lambda self, payload: payload and payload.path}
-    upload = abc.ABCMeta.__new__(type(gr.Image), "Upload", (gr.Image,), methods)
-
-    return upload(
-        label=label, height=230, elem_id=name, buttons=[], sources=["upload", "clipboard"]
-    )
-
-
-def _picture(label, name):
-    import gradio as gr
-
-    return gr.Image(
-        label=label,
-        format="png",
-        interactive=False,
-        height=280,
-        elem_id=name,
-        elem_classes="picture",
-        buttons=["download", "fullscreen"],
-    )
-
-
-def _region(values):
-    # A slider also has a text field, into which half a token can be typed.
-    return editing.Region(*(int(value) for value in values))
-
-
-def _need(path, what):
-    if not path:
-        raise ValueError(f"choose a {what} first")
-    return path
