@@ -272,6 +272,7 @@ class TestBadInput:
             ({"labels": [0.5]}, "labels have dtype float64"),
             ({"labels": [[0]]}, r"labels of shape \(1, 1\)"),
             ({"labels": None}, "nothing to draw"),
+            ({"labels": None, "index": np.array([], int)}, "nothing to draw"),
             ({"temperature": -0.1}, "temperature=-0.1 must be at least 0"),
             ({"temperature": float("nan")}, "temperature=nan"),
             ({"temperature": float("inf")}, "temperature=inf"),

@@ -207,9 +207,9 @@ def one_length(**arrays: Sequence | None) -> int:
       ValueError: two numbers, or no array.
     """
     counts = {name: len(array) for name, array in arrays.items() if array is not None}
-    if not counts:
+    count = max(counts.values(), default=0)
+    if not count:
         raise ValueError("nothing to draw: give labels, features or index")
-    count = max(counts.values())
     wrong = {name: n for name, n in counts.items() if n not in (1, count)}
     if wrong:
         told = ", ".join(f"{n} {name}" for name, n in counts.items())
