@@ -13,7 +13,7 @@ demo: $(VENV)/photos
 	cp demo/photos/comparison.png demo.png
 	$(RUN) -m unitok_jax tokenize --checkpoint=demo --data=photos --output=demo/codes
 	$(RUN) -m unitok_jax train --config=configs/generate_photos.py --workdir=demo/generator
-	$(RUN) -m unitok_jax generate --checkpoint=demo/generator --tokenizer=demo --scale=2 \
+	$(RUN) -m unitok_jax generate --checkpoint=demo/generator --tokenizer=demo --scale=2 --temperature=0.5 \
 	    --prompts=docs/start/prompts.txt --output=demo/drawn
 	cp demo/drawn/sheet.png drawn.png
 	@echo "look at demo.png: original | reconstruction | error; and at drawn.png, drawn by texts"

@@ -81,7 +81,10 @@ def _compile() -> None:
     from unitok_jax.planning import fit
 
     if CONFIG.value.get("product") != "tokenizer":
-        raise ValueError("--mode=compile plans the step of a tokenizer; set product=tokenizer")
+        raise ValueError(
+            "--mode=compile plans the steps of tokenizers; a generator's step is measured by "
+            "python -m benchmarks.generate --train SIZE"
+        )
 
     fit.fit(CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
 
