@@ -27,7 +27,7 @@ NEEDED = {
 # every argument of a command that can name a path; labels and templates: see below
 PATHS = {
     "classify": ("checkpoint", "data", "output"),
-    "demo": ("checkpoint",),
+    "demo": ("checkpoint", "generator"),
     "detokenize": ("checkpoint", "codes", "output"),
     "evaluate": (
         *("checkpoint", "data", "captions", "index", "output", "inception", "lpips"),
