@@ -9,7 +9,7 @@ import numpy as np
 from unitok_jax.generate.model import SIZES
 from unitok_jax.models.limits import show
 from unitok_jax.system.foreign_files import ConversionError
-from unitok_jax.system.paths import printable
+from unitok_jax.weights.torch_options import shape_of
 
 _IMAGENET = 1000  # rows of its table are classes alone, as published, or one more with a null class
 _GRID = (16, 16)  # of an image of 256 pixels
@@ -152,15 +152,7 @@ def _count(state, prefix):
 
 
 def _shape(state, name, axes):
-    if name not in state:
-        raise ConversionError(
-            f"not the state dict of a generator: there is no entry {name!r}; the file has "
-            f"{', '.join(map(printable, sorted(state)[:5]))}, ..."
-        )
-    shape = state[name].shape
-    if len(shape) != axes:
-        raise ConversionError(f"{name} has the shape {shape}, not one of {axes} axes")
-    return shape
+    return shape_of(state, name, axes, "a generator")
 
 
 def to_args(model: Mapping[str, Any], tokenizer_hash: str | None) -> dict[str, Any]:

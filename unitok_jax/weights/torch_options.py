@@ -100,14 +100,14 @@ def _choice(args, option, choices):
 
 def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
     """Infers a configuration from shapes, and from `heads`, which shapes do not determine."""
-    stem = _shape(state, "encoder.patch_embed.backbone.stem.conv1.weight", 4)[0]
-    width = _shape(state, "encoder.norm.weight", 1)[0]
-    text = _shape(state, "text_encoder.token_embedding.weight", 2)
-    context = _shape(state, "text_encoder.positional_embedding", 2)[0]
-    embed_dim = _shape(state, "projection.weight", 2)[0]
-    rows, chunk = _shape(state, "quantizer.codebooks.0.codebook.weight", 2)
+    stem = shape_of(state, "encoder.patch_embed.backbone.stem.conv1.weight", 4)[0]
+    width = shape_of(state, "encoder.norm.weight", 1)[0]
+    text = shape_of(state, "text_encoder.token_embedding.weight", 2)
+    context = shape_of(state, "text_encoder.positional_embedding", 2)[0]
+    embed_dim = shape_of(state, "projection.weight", 2)[0]
+    rows, chunk = shape_of(state, "quantizer.codebooks.0.codebook.weight", 2)
     query = "encoder.reg_token"
-    num_query = _shape(state, query, 3)[1] if query in state else 0
+    num_query = shape_of(state, query, 3)[1] if query in state else 0
     blocks, layers, books = (
         len({name.split(".")[prefix.count(".")] for name in state if name.startswith(prefix)})
         for prefix in (
@@ -158,10 +158,15 @@ def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
     return ConfigDict({"model": model, "data": {"image_size": (256, 256)}})
 
 
-def _shape(state, name, axes):
+def shape_of(state, name: str, axes: int, network: str = "a UniTok") -> tuple[int, ...]:
+    """Returns the shape of an entry of a state dict.
+
+    Raises:
+      ConversionError: there is none, or it has another number of axes: not the state of `network`.
+    """
     if name not in state:
         raise ConversionError(
-            f"not the state dict of a UniTok: there is no entry {name!r}; the file has "
+            f"not the state dict of {network}: there is no entry {name!r}; the file has "
             f"{', '.join(map(printable, sorted(state)[:5]))}, ..."
         )
     shape = state[name].shape
