@@ -94,3 +94,16 @@ def get_config() -> ConfigDict:
     config.log.profile_count = 3  # steps per trace
     config.log.memory_profile = False  # True profiles memory after the first step of each start
     return config.lock()
+
+
+def set_codes(model: ConfigDict, tokenizer: ConfigDict) -> None:
+    """Sets the keys of `config.model` that follow from the configuration of the tokenizer.
+
+    They are K, V and the grid of the codes and, for prompts of texts, the sizes of its text tower.
+    """
+    model.num_codebooks = tokenizer.model.num_codebooks
+    model.vocab_size = tokenizer.model.vocab_size
+    model.grid = tuple(side // 16 for side in tokenizer.data.image_size)
+    if model.prompt == "text":
+        model.text_tokens = tokenizer.model.text.context_length
+        model.text_features = tokenizer.model.text.width

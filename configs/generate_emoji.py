@@ -8,19 +8,14 @@ from configs import emoji, generate
 
 def get_config():
     """Returns the configuration: the tokenizer's own text tower reads the names."""
-    tokenizer = emoji.get_config()
     config = generate.get_config()
     config.steps = 6000
     model = config.model
     model.size = "small"
     model.head_depth = 1
-    model.num_codebooks = tokenizer.model.num_codebooks
-    model.vocab_size = tokenizer.model.vocab_size
-    model.grid = tuple(side // 16 for side in tokenizer.data.image_size)
     model.prompt = "text"
     model.prompt_rope = "identity"
-    model.text_tokens = tokenizer.model.text.context_length
-    model.text_features = tokenizer.model.text.width
+    generate.set_codes(model, emoji.get_config())
     model.dtype = "float32"
     model.remat = False
     config.data.path = "codes/emoji"

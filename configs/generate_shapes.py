@@ -8,16 +8,13 @@ from configs import generate, shapes
 
 def get_config():
     """Returns the configuration: 64 classes, eight colours by eight forms."""
-    tokenizer = shapes.get_config()
     config = generate.get_config()
     config.steps = 3000
     model = config.model
     model.size = "small"
     model.head_depth = 2
-    model.num_codebooks = tokenizer.model.num_codebooks
-    model.vocab_size = tokenizer.model.vocab_size
-    model.grid = tuple(side // 16 for side in tokenizer.data.image_size)
     model.classes = 64
+    generate.set_codes(model, shapes.get_config())
     model.dtype = "float32"
     model.remat = False
     config.data.path = "codes/shapes"
