@@ -156,6 +156,19 @@ def test_gfid_is_that_of_the_drawn_pictures(config, tokenizer, tmp_path):
     assert metrics["gfid"] > 0 and "inception_score" not in metrics  # of ten images or more
 
 
+def test_a_reference_of_another_inception(config, tmp_path):
+    from unitok_jax.evaluation.card import statistics
+    from unitok_jax.evaluation.metrics.frechet import Moments
+
+    config.eval.drawn_images, config.frozen.inception = 8, "seeded"
+    config.eval.reference = str(tmp_path / "other.npz")
+    facts = {key: "another" for key in statistics.COMPARED}
+    moments = Moments(np.zeros(2048), np.eye(2048), 9)
+    statistics.write(config.eval.reference, moments, facts)
+    with pytest.raises(ValueError, match="^eval.reference=.*other.npz was made with"):
+        Run(config, jax.devices()[:1])
+
+
 @pytest.mark.parametrize(
     "keys, message",
     [

@@ -32,15 +32,15 @@ class DrawnQuality:
             key="frozen.inception",
             turn_off="eval.drawn_images=0",
         )[1]
-        path = config.eval.reference
+        told = f"eval.reference={config.eval.reference}"
         try:
-            self._reference, facts = statistics.read(path)
-            size = [STRIDE * side for side in config.model.grid]
-            preprocessing = {"size": size, "resize": RESIZE}
-            ours = {"preprocessing": preprocessing, "inception": digest(params)}
-            statistics.check(path, facts, ours)
+            self._reference, facts = statistics.read(config.eval.reference)
         except (ValueError, OSError) as error:
-            raise type(error)(f"eval.reference={path}: {error}") from error
+            raise type(error)(f"{told}: {error}") from error
+        size = [STRIDE * side for side in config.model.grid]
+        preprocessing = {"size": size, "resize": RESIZE}
+        ours = {"preprocessing": preprocessing, "inception": digest(params)}
+        statistics.check(told, facts, ours)
         self._inception = InceptionPass(params, mesh)
 
     def __call__(self, images: Iterable[np.ndarray]) -> dict[str, float]:

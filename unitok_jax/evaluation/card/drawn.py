@@ -201,7 +201,7 @@ class _Job:
     def _check(self, given: statistics.Reference):
         """Refuses a reference of images of another size, or that tells of other preprocessing."""
         path, size = self._settings.reference, self._images.size
-        statistics.check(path, given.facts, self._facts)
+        statistics.check(f"--reference={path}", given.facts, self._facts)
         if given.images and given.images[1:] != size:
             raise ValueError(
                 f"--reference={path} is of {given.images[1]}x{given.images[2]} images, and the "

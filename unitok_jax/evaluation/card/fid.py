@@ -51,7 +51,7 @@ class Fid:
         if settings.reference:
             self.given, facts = statistics.read(settings.reference)
             self._tell("reference", settings.reference, self.given)
-            statistics.check(settings.reference, facts, self._facts)
+            statistics.check(f"--reference={settings.reference}", facts, self._facts)
             if not facts:
                 notes.warn(f"--reference={settings.reference} does not say what it was made with")
         # Only the lead's disk counts: others may have another cache.

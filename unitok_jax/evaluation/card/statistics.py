@@ -149,8 +149,13 @@ def _member(archive, key, shape, kinds):
     return npz.read(archive, key)
 
 
-def check(path: str, saved: dict[str, Any], facts: dict[str, Any]) -> None:
+def check(told: str, saved: dict[str, Any], facts: dict[str, Any]) -> None:
     """Refuses a reference that was made in another way; a file without facts is not refused.
+
+    Args:
+      told: the flag or key that names it, with its value, for messages.
+      saved: facts of the reference.
+      facts: facts that it must have.
 
     Raises:
       ValueError: the message names what differs.
@@ -158,7 +163,7 @@ def check(path: str, saved: dict[str, Any], facts: dict[str, Any]) -> None:
     for key in COMPARED:
         if saved and saved.get(key) != facts[key]:
             raise ValueError(
-                f"--reference={path} was made with {key} {saved.get(key)!r}, here it is "
+                f"{told} was made with {key} {saved.get(key)!r}, here it is "
                 f"{facts[key]!r}: their distance means nothing; make it anew with --save_reference"
             )
 
