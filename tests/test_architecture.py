@@ -19,7 +19,7 @@ LAYERS = [
     {"__main__", "main"},
     {"commands"},
     {"planning", "demo"},
-    {"tokenizer", "generate"},
+    {"tokenizer", "generate", "multimodal"},
     {"training", "evaluation"},
     {"weights"},
     {"checkpoints"},

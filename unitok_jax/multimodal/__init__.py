@@ -1,0 +1,1 @@
+"""One language model that answers questions about images and draws them."""
