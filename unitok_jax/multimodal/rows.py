@@ -7,7 +7,7 @@ release (arXiv 2502.20321); **bold** has labels:
     caption       bos boi IMAGE eoi **caption eos**
     draw          bos caption, instruction **boi IMAGE eoi eos**
     edit          bos boi IMAGE eoi instruction **boi IMAGE eoi eos**
-    conversation  bos question, with boi IMAGE eoi anywhere, **answer eos** question **answer eos** ...
+    conversation  bos question, boi IMAGE eoi anywhere in it, **answer eos** question **answer eos**
 """
 
 import dataclasses
