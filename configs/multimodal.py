@@ -45,7 +45,9 @@ def get_config() -> ConfigDict:
     model.dtype = "bfloat16"  # compute dtype; parameters, stream and logits are float32
 
     config.data = data = ConfigDict()
-    data.mixture = ()  # (weight, kind, path[, codes]) of each part: unitok_jax/multimodal/sources.py
+    data.mixture = ()  # (weight, kind, path[, codes]) of each part: draw, caption, questions, ...
+    data.text = ""  # folder with a tokenizer.json, or shapes: the words of drawn shapes
+    data.tokenizer = ""  # tokenizer of the codes, to decode pictures
     data.length = 2048  # ids and visual tokens of a row; longer samples are left out and counted
     data.images = 0  # images that a row can hold; 0: as many as have room
     data.caption_ids = 1750  # ids of a caption, at most; the rest is cut

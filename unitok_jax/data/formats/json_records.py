@@ -81,9 +81,7 @@ def json_records(path: str, key: str) -> JsonRecords:
     try:
         check_file(file)
         read = _lines if file.suffix.lower() == ".jsonl" else _list
-        ends, content = read(file)
-        spans = np.stack([ends[:-1], ends[1:]], axis=1)
-        spans = spans[np.diff(spans)[:, 0] > 2]  # without empty lines
+        spans, content = read(file)
     except (ValueError, OSError) as error:
         raise type(error)(f"{key}={path}: {error}") from error
     if not len(spans):
@@ -92,7 +90,7 @@ def json_records(path: str, key: str) -> JsonRecords:
 
 
 def _lines(file) -> tuple[np.ndarray, None]:
-    """Finds where the lines of a file end."""
+    """Finds where the lines of a file begin and end, without empty ones."""
     found, start, last = [np.zeros(1, np.int64)], 0, b"\n"
     with open_regular(file) as opened:
         while block := opened.read(_BLOCK):
@@ -101,7 +99,8 @@ def _lines(file) -> tuple[np.ndarray, None]:
             start, last = start + len(block), block[-1:]
     if last != b"\n":
         found.append(np.array([start], np.int64))
-    return np.concatenate(found), None
+    spans = _spans(np.concatenate(found))
+    return spans[np.diff(spans)[:, 0] > 2], None
 
 
 def _list(file) -> tuple[np.ndarray, bytes]:
@@ -116,4 +115,8 @@ def _list(file) -> tuple[np.ndarray, bytes]:
     if not isinstance(found, list):
         raise ValueError(f"holds {type(found).__name__}, not a list of objects")
     content = [json.dumps(item).encode() for item in found]
-    return np.cumsum([0, *map(len, content)], dtype=np.int64), b"".join(content)
+    return _spans(np.cumsum([0, *map(len, content)], dtype=np.int64)), b"".join(content)
+
+
+def _spans(ends: np.ndarray) -> np.ndarray:
+    return np.stack([ends[:-1], ends[1:]], axis=1)
