@@ -1,6 +1,6 @@
 """All keys of a multimodal model's run, with the values of the published model of 7 B parameters.
 
-Any key can be set on the command line: `--config.data.path=codes`. Resuming is as for a tokenizer:
+Any key can be set on the command line: `--config.data.length=1024`. Resuming is as for a tokenizer:
 `configs/default.py`. Paths may begin with `~`.
 """
 
@@ -44,6 +44,23 @@ def get_config() -> ConfigDict:
     model.remat = True  # True recomputes every block in the backward pass
     model.dtype = "bfloat16"  # compute dtype; parameters, stream and logits are float32
 
+    config.data = data = ConfigDict()
+    data.mixture = ()  # (weight, kind, path[, codes]) of each part: draw, caption, questions, ...
+    data.text = ""  # folder with a tokenizer.json, or shapes: the words of drawn shapes
+    data.tokenizer = ""  # tokenizer of the codes, to decode pictures
+    data.length = 2048  # ids and visual tokens of a row; longer samples are left out and counted
+    data.images = 0  # images that a row can hold; 0: as many as have room
+    data.caption_ids = 1750  # ids of a caption, at most; the rest is cut
+    data.unconditional = 0.1  # share of drawn images without their caption, in [0, 1]
+    data.bare_images = False  # True has no ids around images of conversations, as the release
+    data.template = ""  # words of a conversation: vicuna, llama3, chatml, plain; empty: what fits
+    data.group_rows = 8  # rows that are packed together
+    data.group_samples = 32  # samples that are read for them; what has no room is left out
+    data.window = 8  # row groups shuffled together, for texts in Parquet
+    data.max_bad = 0.01  # maximum fraction of unusable samples, in [0, 1]; more end the run
+    data.batch_size = 1024  # global batch size, in rows
+    data.num_threads = 16  # threads that read, per process or data worker
+    data.num_workers = 0  # data-worker processes that read, per process; 0: none
     config.loss = ConfigDict()
     config.loss.z_weight = 5e-5  # of the mean over the codes of the squared largest logit
     config.loss.chunk = 128  # positions of each row whose logits exist at a time

@@ -18,9 +18,10 @@ from unitok_jax.system.foreign_files import ConversionError, check_file
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import printable
 from unitok_jax.weights import document, files, torch_layout, torch_options
+from unitok_jax.weights.shards import INDEX, WEIGHTS
 
 SCHEME = "hf://"
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
 _FILES = (CONFIG, WEIGHTS, INDEX, "README.md")  # files to download: never a pickle
 _MOST_CONFIG = 1 << 20  # maximum bytes of a config.json; those of this package have a thousand
 
