@@ -82,7 +82,9 @@ def to_options(config: Mapping[str, Any]) -> Options:
         if key in config and config[key] not in (value, None):
             raise ConversionError(f"{key}={show(config[key])}: only {key}={value} is built")
     layers = config["layer_types"] if "layer_types" in config else None
-    if layers is not None and set(map(str, layers)) != {"full_attention"}:
+    if layers is not None and (
+        not isinstance(layers, list) or set(map(str, layers)) != {"full_attention"}
+    ):
         raise ConversionError(f"layer_types={show(layers)}: only full_attention is built")
     trunk = {key: _number(config, *row) for key, row in _NUMBERS.items()}
     width, heads = trunk["width"], trunk["heads"]
