@@ -28,6 +28,7 @@ from benchmarks import roofline, timing
 from unitok_jax.generate import sampling
 from unitok_jax.generate.model import SIZES
 from unitok_jax.generate.step import GeneratorSteps, abstract_model
+from unitok_jax.models.sampling import Filters, draw_token
 
 
 def model_of(size: str, dtype: str, tokens: int = 256) -> dict:
@@ -64,16 +65,16 @@ def functions(model: dict, batch: int, scale: float) -> dict:
         if guided:
             labels = jnp.concatenate([labels, jnp.full_like(labels, model["classes"])])
         prompt = network.prompt(labels)
-        return sampling.sample(network, prompt, keys, filters=sampling.Filters(), scale=scales)[0]
+        return sampling.sample(network, prompt, keys, filters=Filters(), scale=scales)[0]
 
     def head(params, hidden, keys):
         network = nnx.merge(graph, params)
         steps = network.head.steps()
 
         def one(hidden, number):
-            token = sampling.draw_token(
-                network, steps, hidden, keys, number, jnp.full(books, scale),
-                sampling.Filters(), guided,
+            token = draw_token(
+                network.head, steps, hidden, keys, number, jnp.full(books, scale),
+                Filters(), guided,
             )  # fmt: skip
             # Each token depends on the one before, as in sampling.
             return hidden + (token.codes.sum() * 1e-9).astype(hidden.dtype), token.codes

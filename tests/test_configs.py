@@ -16,8 +16,8 @@ from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.generate import config_checks as generator_checks
-from unitok_jax.generate import sampling
 from unitok_jax.generate.step import GeneratorSteps
+from unitok_jax.models.sampling import Filters
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.config_checks import check
@@ -85,7 +85,7 @@ def test_generator_builds(name):
     batch["mask"] = jax.ShapeDtypeStruct((2,), bool)
     assert jax.eval_shape(pure.evaluate, state.params, batch).shape == (model.num_codebooks,)
 
-    draw = functools.partial(pure.sample, filters=sampling.Filters(), scale=config.eval.scale)
+    draw = functools.partial(pure.sample, filters=Filters(), scale=config.eval.scale)
     codes = jax.eval_shape(draw, state.params, batch, jax.ShapeDtypeStruct((2,), jnp.int32))
     assert (codes.shape, codes.dtype) == (shape, jnp.int32)
 

@@ -57,6 +57,7 @@ def test_pytorch_draws_the_same_model(model):
 
     from benchmarks.torch_generator import Generator
     from unitok_jax.generate import sampling
+    from unitok_jax.models.sampling import Filters
 
     graph, abstract = abstract_model(model)
     rng = np.random.default_rng(0)
@@ -78,7 +79,7 @@ def test_pytorch_draws_the_same_model(model):
         network,
         network.prompt(jnp.asarray(labels)),
         jax.random.split(jax.random.key(0), 2),
-        filters=sampling.Filters(temperature=0),
+        filters=Filters(temperature=0),
     )
     np.testing.assert_array_equal(ours, theirs.sample(torch.from_numpy(labels)).numpy())
 

@@ -69,8 +69,8 @@ def test_frequencies_of_a_generator_that_is_known():
     """Logits depend on the codebook alone; draws at two places do not depend on another."""
     bias = np.log([[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]]).astype(np.float32)
     found = generators.weights(head_depth=0, vocab_size=8, grid=(1, 2))
-    found.params["kernel"] *= 0
-    found.params["bias"] = bias
+    found.params["head"]["kernels"] *= 0
+    found.params["head"]["bias"] = bias
     codes = np.asarray(sampler(found, 1000).sample(np.zeros(10_000, int), key=1))
     places = codes.transpose(1, 2, 0).reshape(4, -1)  # codebook, then token
     for place, p in zip(places, np.exp(bias).repeat(2, axis=0), strict=True):

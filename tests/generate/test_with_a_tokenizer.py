@@ -20,7 +20,7 @@ from unitok_jax.generate import companion
 from unitok_jax.generate import run as run_module
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.run import Run
-from unitok_jax.generate.sampling import Filters
+from unitok_jax.models.sampling import Filters
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.training import loop
 from unitok_jax.weights import load

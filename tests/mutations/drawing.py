@@ -6,6 +6,7 @@ COMPILED, SAMPLING = "unitok_jax/generate/compiled.py", "unitok_jax/generate/sam
 API, FOLDER = "unitok_jax/generate/api.py", "unitok_jax/generate/folder.py"
 INPUTS = "unitok_jax/generate/inputs.py"
 TEST_API, TEST_SAMPLING = "tests/generate/test_api.py", "tests/generate/test_sampling.py"
+DRAWS, TEST_DRAWS = "unitok_jax/models/sampling.py", "tests/models/test_draws.py"
 TEST_COMMAND = "tests/commands/test_generate.py"
 
 MUTATIONS = [
@@ -25,14 +26,14 @@ MUTATIONS = [
     ),
     Mutation(
         "codes of a token that draw with one number",
-        SAMPLING,
+        DRAWS,
         "code = choose(logits, keys, number * books + book, filters)",
         "code = choose(logits, keys, number, filters)",
         f"{TEST_API} -k test_codes_of_a_token",
     ),
     Mutation(
         "draws of independent codes with one number",
-        SAMPLING,
+        DRAWS,
         "lambda row, book: choose(row, keys, number * books + book, filters)",
         "lambda row, book: choose(row, keys, number, filters)",
         f"{TEST_API} -k test_frequencies",
@@ -46,7 +47,7 @@ MUTATIONS = [
     ),
     Mutation(
         "guidance from the prompt on",
-        SAMPLING,
+        DRAWS,
         "return null + scale * (given - null)",
         "return given + scale * (given - null)",
         f"{TEST_SAMPLING} -k test_guidance",
@@ -81,17 +82,17 @@ MUTATIONS = [
     ),
     Mutation(
         "top-p that drops the entry which crosses it",
-        SAMPLING,
+        DRAWS,
         "jnp.where(before > filters.top_p,",
         "jnp.where(before + jax.nn.softmax(ranked, axis=-1) > filters.top_p,",
-        f"{TEST_SAMPLING} -k test_frequencies",
+        f"{TEST_DRAWS} -k test_frequencies",
     ),
     Mutation(
         "a temperature that multiplies",
-        SAMPLING,
+        DRAWS,
         "logits = logits / jnp.maximum(filters.temperature, 1e-5)",
         "logits = logits * jnp.maximum(filters.temperature, 1e-5)",
-        f"{TEST_SAMPLING} -k test_frequencies",
+        f"{TEST_DRAWS} -k test_frequencies",
     ),
     Mutation(
         "a folder whose batches begin anew",

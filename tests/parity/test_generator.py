@@ -15,11 +15,12 @@ from unitok_jax.generate import objective, sampling
 from unitok_jax.generate.api import Sampler
 from unitok_jax.generate.loading import Weights
 from unitok_jax.generate.step import GeneratorSteps, abstract_model
+from unitok_jax.models.sampling import Filters, filter_logits
 from unitok_jax.weights import generator_layout, torch_layout
 
 pytestmark = pytest.mark.slow
 
-GREEDY = sampling.Filters(temperature=0.0)
+GREEDY = Filters(temperature=0.0)
 B, K, N, V, D = 4, 4, 16, 64, 64
 
 
@@ -240,8 +241,8 @@ def test_filters():
         golden["filter.probabilities"],
         strict=True,
     ):
-        filters = sampling.Filters(float(temperature), int(top_k), float(top_p))
-        ours = np.asarray(sampling.filter_logits(jnp.asarray(logits), filters))
+        filters = Filters(float(temperature), int(top_k), float(top_p))
+        ours = np.asarray(filter_logits(jnp.asarray(logits), filters))
         rows = ~np.isnan(filtered).any(-1)  # NaN: ties, whose order is the sort's
         assert rows.sum() >= 4
         np.testing.assert_array_equal(np.isinf(ours[rows]), np.isinf(filtered[rows]))

@@ -13,8 +13,8 @@ from unitok_jax.generate import inputs, loading
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.compiled import CompiledSampler, Settings
 from unitok_jax.generate.config_checks import check_guidance, has_null_prompt
-from unitok_jax.generate.sampling import Filters
 from unitok_jax.models.precision import find
+from unitok_jax.models.sampling import Filters
 
 TEXTS = 8  # texts of which the tower computes the states at a time
 

@@ -14,6 +14,7 @@ from unitok_jax.generate import sampling
 from unitok_jax.generate.model import Generator
 from unitok_jax.generate.step import abstract_model
 from unitok_jax.models import precision
+from unitok_jax.models.sampling import Filters
 
 PROGRAMS = 16  # programs that are kept; beyond these the longest unused are dropped
 
@@ -21,7 +22,7 @@ PROGRAMS = 16  # programs that are kept; beyond these the longest unused are dro
 class Settings(NamedTuple):
     """Settings of sampling that a program is compiled for."""
 
-    filters: sampling.Filters
+    filters: Filters
     guided: int  # number of first tokens that are guided
     completes: bool  # some codes are given
 
@@ -141,6 +142,6 @@ def sample_keys(seed, index: jax.Array) -> jax.Array:
 
 def _cast_kernels(params, dtype):
     def cast(path, leaf):
-        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+        return leaf.astype(dtype) if path[-1].key in ("kernel", "kernels") else leaf
 
     return jax.tree_util.tree_map_with_path(cast, params)

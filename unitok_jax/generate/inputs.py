@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unitok_jax.generate.sampling import Filters
+from unitok_jax.models.sampling import Filters
 
 MAX_SEED = 2**32 - 1  # of a key, and of an index
 

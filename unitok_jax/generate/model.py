@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from unitok_jax.models import layers
-from unitok_jax.models.transformer import Block, Decoder, Dropout, Sizes, drop, grid_rope, linear
+from unitok_jax.models.code_heads import DepthHead, IndependentHead
+from unitok_jax.models.transformer import Decoder, Dropout, Sizes, drop, grid_rope, linear
 
 
 class Trunk(NamedTuple):
@@ -163,7 +164,7 @@ class Generator(nnx.Module):
         )
         self._rope = (self.prompt_tokens, self.grid, width // heads, prompt_rope)
         if head_depth:
-            self.head = Head(
+            self.head = DepthHead(
                 width,
                 _sizes(head_width, head_width // (width // heads), head_depth),
                 num_codebooks,
@@ -172,9 +173,7 @@ class Generator(nnx.Module):
                 **what,
             )
         else:
-            self.head = None
-            self.kernel = nnx.Param(jnp.zeros((num_codebooks, width, self.entries)))
-            self.bias = nnx.Param(jnp.zeros((num_codebooks, self.entries)))
+            self.head = IndependentHead(width, num_codebooks, self.entries, dtype=dtype)
 
     @property
     def rope(self) -> np.ndarray:
@@ -224,74 +223,7 @@ class Generator(nnx.Module):
 
     def logits(self, hidden: jax.Array, codes: jax.Array, key=None) -> jax.Array:
         """Computes float32 logits (M, K, V) of the codes (M, K) of tokens, from `hidden` (M, D)."""
-        if self.head is not None:
-            return self.head(hidden, codes, key)
-        return self.independent(hidden)
-
-    def independent(self, hidden: jax.Array) -> jax.Array:
-        """Computes float32 logits (M, K, V) of codes that do not depend on each other."""
-        kernel = self.kernel[...].astype(self.dtype)
-        out = jnp.einsum("md,kdv->mkv", hidden, kernel, preferred_element_type=jnp.float32)
-        return out + self.bias[...]
-
-
-class Head(nnx.Module):
-    """Depth head: a causal decoder over the K codes of one token.
-
-    Position 0 is the trunk's output, position k the vector of code k - 1; no positions are told,
-    as each codebook has a table of its own. One linear layer, with a bias, serves all codebooks.
-    """
-
-    def __init__(
-        self, width: int, sizes: Sizes, num_codebooks, entries, *, dropout, remat, dtype, rngs
-    ):
-        self.enter = None if width == sizes.width else linear(width, sizes.width, dtype, rngs)
-        shape = (num_codebooks - 1, entries, sizes.width)
-        # None for one codebook: an array without elements could not be saved.
-        self.embedding = (
-            nnx.Param(layers.linear_init(rngs.params(), shape, jnp.float32)) if shape[0] else None
-        )
-        self.decoder = Decoder(sizes, dropout=dropout, remat=remat, dtype=dtype, rngs=rngs)
-        self.kernel = nnx.Param(jnp.zeros((sizes.width, entries)))
-        self.bias = nnx.Param(jnp.zeros((entries,)))
-
-    def first(self, hidden: jax.Array) -> jax.Array:
-        """Returns the input (M, D) of position 0."""
-        return hidden if self.enter is None else self.enter(hidden)
-
-    def inputs(self, hidden: jax.Array, codes: jax.Array) -> jax.Array:
-        """Returns the input (M, K, D) of all positions, given the codes (M, K)."""
-        first = self.first(hidden)[:, None]
-        if self.embedding is None:
-            return first.astype(jnp.float32)
-        rows = jax.vmap(lambda table, index: table[index], (0, 1), 1)
-        rest = rows(self.embedding[...], codes[:, :-1])
-        return jnp.concatenate([first.astype(rest.dtype), rest], axis=1)
-
-    def __call__(self, hidden: jax.Array, codes: jax.Array, key=None) -> jax.Array:
-        """Computes float32 logits (M, K, V), each given the codes before."""
-        return self.output(self.decoder(self.inputs(hidden, codes), key=key)[0])
-
-    def steps(self) -> "HeadSteps":
-        """Returns what single steps need, to be made outside of the loop over tokens."""
-        rows = None
-        if self.embedding is not None:
-            rows = self.embedding[...].reshape(-1, self.embedding.shape[-1])
-        kernel = self.kernel[...].astype(self.decoder.dtype)
-        return HeadSteps(self.decoder.one_by_one(), rows, kernel)
-
-    def output(self, x: jax.Array) -> jax.Array:
-        """Computes float32 logits (..., V) from the decoder's output."""
-        kernel = self.kernel[...].astype(x.dtype)
-        return jnp.matmul(x, kernel, preferred_element_type=jnp.float32) + self.bias[...]
-
-
-class HeadSteps(NamedTuple):
-    """Weights of a depth head as single steps read them, made once outside of the loop."""
-
-    blocks: list[Block]
-    rows: jax.Array | None  # ((K - 1) V, D), the vectors of all codes; None for one codebook
-    kernel: jax.Array  # (D, V) in the compute dtype
+        return self.head(hidden, codes, key)
 
 
 def _sizes(width, heads, depth):

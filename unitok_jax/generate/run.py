@@ -18,8 +18,8 @@ from unitok_jax.generate.companion import Decoder, TextStates
 from unitok_jax.generate.config_checks import check
 from unitok_jax.generate.prompts import Captions, Features, open_prompts
 from unitok_jax.generate.quality import DrawnQuality
-from unitok_jax.generate.sampling import Filters
 from unitok_jax.generate.step import GeneratorSteps, Programs, TrainState
+from unitok_jax.models.sampling import Filters
 from unitok_jax.pictures.sheet import contact_sheet, load_font
 from unitok_jax.runtime import processes, sharding
 

@@ -1,75 +1,11 @@
 """Sampling of codes: one program of prefill, tokens and codebooks, with no host between."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unitok_jax.generate.model import Generator, HeadSteps
-
-
-class Filters(NamedTuple):
-    """Changes of logits before a code is drawn, in this order."""
-
-    temperature: float = 1.0  # 0: the largest logit is taken
-    top_k: int = 0  # entries below the k-th largest logit are left out; 0: none
-    top_p: float = 1.0  # entries behind this much probability are left out; 1: none
-
-
-def filter_logits(logits: jax.Array, filters: Filters) -> jax.Array:
-    """Divides by the temperature and sets what is left out to -inf; ties of the k-th stay.
-
-    Args:
-      logits: (..., V) float32.
-      filters: temperature, top-k, top-p (arXiv 1904.09751).
-    """
-    logits = logits / jnp.maximum(filters.temperature, 1e-5)
-    if filters.top_k:
-        least = lax.top_k(logits, min(filters.top_k, logits.shape[-1]))[0][..., -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if filters.top_p < 1:
-        order = jnp.argsort(-logits, axis=-1, stable=True)
-        ranked = jnp.take_along_axis(logits, order, axis=-1)
-        before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1)
-        # What precedes an entry; the first always stays.
-        before = jnp.pad(before, [(0, 0)] * (before.ndim - 1) + [(1, 0)])[..., :-1]
-        ranked = jnp.where(before > filters.top_p, -jnp.inf, ranked)
-        logits = jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
-    return logits
-
-
-def guide(logits: jax.Array, scale: jax.Array, guided: bool) -> jax.Array:
-    """Moves logits (2 B, V) of prompts and of null prompts to (B, V), null + scale (given - null).
-
-    Classifier-free guidance (arXiv 2207.12598). Not `guided`: the logits are of prompts alone.
-    """
-    if not guided:
-        return logits
-    given, null = jnp.split(logits, 2)
-    return null + scale * (given - null)
-
-
-def choose(logits: jax.Array, keys: jax.Array, number: jax.Array, filters: Filters) -> jax.Array:
-    """Draws codes (B,) from logits (B, V), by the keys (B,) of the samples and the draw's number.
-
-    Equal keys and logits give equal codes, whatever else is in the batch.
-    """
-    logits = filter_logits(logits, filters)
-    if filters.temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-    def draw(key, row):
-        return jax.random.categorical(jax.random.fold_in(key, number), row)
-
-    return jax.vmap(draw)(keys, logits).astype(jnp.int32)
-
-
-class Token(NamedTuple):
-    """Codes of one token, and the logits that they were drawn from."""
-
-    codes: jax.Array  # (B, K)
-    logits: jax.Array  # (B, K, V), or (B, K, 0)
+from unitok_jax.generate.model import Generator
+from unitok_jax.models.sampling import Filters, Token, draw_token
 
 
 def sample(
@@ -122,7 +58,7 @@ def sample(
         if valid is None
         else jnp.pad(valid.astype(bool), [(0, 0), (0, tokens - 1)], constant_values=True)
     )
-    trunk, head = model.trunk.one_by_one(), model.head and model.head.steps()
+    trunk, head = model.trunk.one_by_one(), model.head.steps()
     rope = jnp.asarray(model.rope)[length - 1 :]
 
     def step(guided):
@@ -131,7 +67,7 @@ def sample(
             place = lax.dynamic_slice_in_dim(rope, number, 1)
             hidden, cache = model.trunk.extend(trunk, x, cache, rope=place, seen=seen)
             token = draw_token(
-                model, head, hidden[:, 0], keys, number, scale[number], filters, guided
+                model.head, head, hidden[:, 0], keys, number, scale[number], filters, guided
             )
             codes = token.codes
             if known is not None:
@@ -157,46 +93,3 @@ def sample(
         parts.append(part)
     codes, logits = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
     return codes.transpose(1, 2, 0), logits.transpose(1, 2, 0, 3)
-
-
-def draw_token(
-    model: Generator, steps: HeadSteps | None, hidden, keys, number, scale, filters, guided
-) -> Token:
-    """Draws the K codes of a token, one after the other.
-
-    Args:
-      model: generator.
-      steps: of its head, made outside of the loop over tokens; None: it has no head.
-      hidden: (B, D), or (2 B, D) with guidance, the trunk's output.
-      keys: (B,) keys of the samples.
-      number: scalar, the token's.
-      scale: (K,) scales of guidance.
-      filters: temperature and filters.
-      guided: the second half of `hidden` is that of null prompts.
-    """
-    books = model.num_codebooks
-    if steps is None:
-        logits = jax.vmap(lambda row, s: guide(row, s, guided), (1, 0), 1)(
-            model.independent(hidden), scale
-        )
-        codes = jax.vmap(
-            lambda row, book: choose(row, keys, number * books + book, filters), (1, 0), 1
-        )(logits, jnp.arange(books))
-        return Token(codes, logits)
-    head = model.head
-
-    def one(carry, book):
-        x, cache = carry
-        out, cache = head.decoder.extend(steps.blocks, x[:, None], cache)
-        logits = jnp.matmul(out[:, 0], steps.kernel, preferred_element_type=jnp.float32)
-        logits = guide(logits + head.bias[...], scale[book], guided)
-        code = choose(logits, keys, number * books + book, filters)
-        if books > 1:  # (What follows the last code is not read.)
-            row = steps.rows[jnp.minimum(book, books - 2) * model.entries + code].astype(x.dtype)
-            x = jnp.concatenate([row, row]) if guided else row
-        return (x, cache), (code, logits)
-
-    first = head.first(hidden).astype(jnp.float32)
-    cache = head.decoder.empty_cache(len(hidden), books)
-    _, (codes, logits) = lax.scan(one, (first, cache), jnp.arange(books))
-    return Token(codes.T, logits.transpose(1, 0, 2))

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from unitok_jax.generate import objective, sampling
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.model import Generator
-from unitok_jax.generate.sampling import Filters
 from unitok_jax.models.layers import Keys
+from unitok_jax.models.sampling import Filters
 from unitok_jax.runtime import sharding
 from unitok_jax.training import optim
 from unitok_jax.training.optim import Trainable

@@ -1,9 +1,11 @@
 """Causal transformer decoders, of generators and language models, with caches as values.
 
 RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), rotary positions (arXiv 2104.09864) and
-grouped keys and values (arXiv 2305.13245), in the order of Llama (arXiv 2302.13971).
+grouped keys and values (arXiv 2305.13245), in the order of Llama (arXiv 2302.13971). The flags of
+`Sizes` are those of Llama 2 and 3, Qwen2 and Qwen3.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -30,6 +32,21 @@ class Cache(NamedTuple):
         """Returns the cache of the first `count` samples."""
         keys, values = ([x[:count] for x in arrays] for arrays in self[:2])
         return Cache(tuple(keys), tuple(values), self.length)
+
+
+class Sizes(NamedTuple):
+    """Sizes of a decoder's blocks, and their kind."""
+
+    width: int
+    heads: int
+    hidden: int  # of SwiGLU
+    depth: int  # blocks
+    groups: int  # heads of keys and values; as many as `heads`, or a divisor
+    head_width: int
+    epsilon: float = 1e-5
+    bias: bool = False  # of queries, keys and values, as Qwen2
+    qk_norm: bool = False  # RMSNorm of each head's queries and keys, as Qwen3
+    halves: bool = False  # rope turns channels c and c + d / 2, as Llama; else 2 c and 2 c + 1
 
 
 class RMSNorm(nnx.Module):
@@ -60,10 +77,14 @@ class SwiGLU(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention of `heads` queries over `groups` keys and values of `head_width` each."""
 
-    def __init__(self, width, heads, groups, head_width, *, dtype, rngs: nnx.Rngs):
-        self.qkv = linear(width, (heads + 2 * groups) * head_width, dtype, rngs)
-        self.out = linear(heads * head_width, width, dtype, rngs)
-        self.heads, self.groups, self.head_width = heads, groups, head_width
+    def __init__(self, sizes: Sizes, *, dtype, rngs: nnx.Rngs):
+        width, heads, groups = sizes.head_width, sizes.heads, sizes.groups
+        self.qkv = linear(sizes.width, (heads + 2 * groups) * width, dtype, rngs, sizes.bias)
+        self.out = linear(heads * width, sizes.width, dtype, rngs)
+        if sizes.qk_norm:
+            self.q_norm = RMSNorm(width, sizes.epsilon, dtype)
+            self.k_norm = RMSNorm(width, sizes.epsilon, dtype)
+        self.sizes = sizes
 
     def __call__(self, x, rope, mask):
         """Returns the output (B, T, D), and the keys and values (B, G, T, d) of `x`.
@@ -99,10 +120,13 @@ class Attention(nnx.Module):
     def _project(self, x, rope):
         """Returns q (B, H, T, d), k and v (B, G, T, d)."""
         b, t, _ = x.shape
-        parts = self.qkv(x).reshape(b, t, self.heads + 2 * self.groups, self.head_width)
-        q, k, v = jnp.split(parts, (self.heads, self.heads + self.groups), axis=2)
+        heads, groups = self.sizes.heads, self.sizes.groups
+        parts = self.qkv(x).reshape(b, t, heads + 2 * groups, self.sizes.head_width)
+        q, k, v = jnp.split(parts, (heads, heads + groups), axis=2)
+        if self.sizes.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
-            q, k = rotate(q, rope), rotate(k, rope)
+            q, k = (rotate(each, rope, self.sizes.halves) for each in (q, k))
         return q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
     def _join(self, x):
@@ -112,12 +136,10 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """x += attention(norm(x)); x += swiglu(norm(x))."""
 
-    def __init__(self, sizes: "Sizes", *, dtype, rngs: nnx.Rngs):
+    def __init__(self, sizes: Sizes, *, dtype, rngs: nnx.Rngs):
         width = sizes.width
         self.norm1 = RMSNorm(width, sizes.epsilon, dtype)
-        self.attention = Attention(
-            width, sizes.heads, sizes.groups, sizes.head_width, dtype=dtype, rngs=rngs
-        )
+        self.attention = Attention(sizes, dtype=dtype, rngs=rngs)
         self.norm2 = RMSNorm(width, sizes.epsilon, dtype)
         self.mlp = SwiGLU(width, sizes.hidden, dtype=dtype, rngs=rngs)
 
@@ -133,18 +155,6 @@ class Block(nnx.Module):
         out, new = self.attention.extend(self.norm1(x), rope, mask, past, at)
         x = x + out
         return x + self.mlp(self.norm2(x)), new
-
-
-class Sizes(NamedTuple):
-    """Sizes of a decoder's blocks."""
-
-    width: int
-    heads: int
-    hidden: int  # of SwiGLU
-    depth: int  # blocks
-    groups: int  # heads of keys and values; as many as `heads`, or a divisor
-    head_width: int
-    epsilon: float = 1e-5
 
 
 class Dropout(NamedTuple):
@@ -273,10 +283,10 @@ class Decoder(nnx.Module):
         return tuple(lambda y, k=k: drop(y, self.dropout.residual, k) for k in keys)
 
 
-def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Builds a linear layer without bias."""
+def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, bias: bool = False) -> nnx.Linear:
+    """Builds a linear layer, without bias unless told."""
     return nnx.Linear(
-        inputs, outputs, use_bias=False, kernel_init=layers.linear_init, dtype=dtype, rngs=rngs
+        inputs, outputs, use_bias=bias, kernel_init=layers.linear_init, dtype=dtype, rngs=rngs
     )
 
 
@@ -307,18 +317,62 @@ def attend(q, k, v, mask):
     return jnp.einsum("bgrts,bgsd->bgrtd", weights, v).reshape(b, heads, t, width)
 
 
-def rotate(x: jax.Array, rope: jax.Array) -> jax.Array:
-    """Turns pairs of neighbouring channels by the angles of their positions, in float32.
+def rotate(x: jax.Array, rope: jax.Array, halves: bool = False) -> jax.Array:
+    """Turns pairs of channels by the angles of their positions, in float32.
 
     Args:
       x: (B, T, H, d).
       rope: (T, d / 2, 2) or (B, T, d / 2, 2) float32, cosine and sine.
+      halves: pairs are the channels c and c + d / 2; else neighbours.
     """
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    axis, shape = (-2, (2, -1)) if halves else (-1, (-1, 2))
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], *shape)
+    a, b = jnp.moveaxis(pairs, axis, 0)
     cos, sin = (rope[..., None, :, i] for i in (0, 1))  # the same for all heads
-    a, b = pairs[..., 0], pairs[..., 1]
-    turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis)
     return turned.reshape(x.shape).astype(x.dtype)
+
+
+class Scaling(NamedTuple):
+    """Llama 3's scaling of rotary frequencies, for a context longer than that of pretraining.
+
+    Waves longer than original / low are stretched by `factor`, those shorter than original / high
+    stay, and between them the stretch grows. A factor of 1 is no scaling.
+    """
+
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192  # positions of the pretraining
+
+
+class Rope(NamedTuple):
+    """Rotary positions of a sequence."""
+
+    base: float
+    scaling: Scaling = Scaling()
+
+    def frequencies(self, head_width: int) -> np.ndarray:
+        """Returns the angles of the pairs from a position to the next, (d / 2,) float32."""
+        base, scaling = self
+        plain = base ** (-np.arange(0, head_width, 2) / head_width)
+        waves = scaling.original * plain / (2 * math.pi)  # in the original context
+        kept = np.clip((waves - scaling.low) / (scaling.high - scaling.low), 0, 1)
+        return (plain * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
+
+    def table(self, positions: jax.Array, head_width: int) -> jax.Array:
+        """Returns cosine and sine (..., T, d / 2, 2) of positions (..., T), by row if they are."""
+        angles = positions[..., None].astype(jnp.float32) * self.frequencies(head_width)
+        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def segment_mask(segments: jax.Array) -> jax.Array:
+    """Returns what each position of packed rows sees, (B, T, T) bool: its own segment before it.
+
+    segments: (B, T) int32, the number of the sample that stands there; 0 is padding.
+    """
+    t = segments.shape[1]
+    return jnp.tri(t, dtype=bool) & (segments[:, :, None] == segments[:, None])
 
 
 def grid_rope(rows: int, columns: int, head_width: int, base: float = 10_000.0) -> np.ndarray:

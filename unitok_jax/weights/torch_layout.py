@@ -1,10 +1,12 @@
 """Tables of PyTorch layouts: names, axis orders and fixed entries, both ways. `ROWS` is UniTok's.
 
 A row maps parameters whose dotted path matches the pattern to a PyTorch name and an axis order.
-`{i}` in a PyTorch name is the parameter's leading axis here (a block or a codebook).
+`{i}` in a PyTorch name is the parameter's leading axis here (a block or a codebook). A mapping in
+place of the name splits the parameter's last axis: name -> its columns, in this order.
 `fixed_entries` has the buffers that PyTorch stores and this package does not use.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -143,6 +145,13 @@ class Entry(NamedTuple):
     index: int | None  # position on the parameter's leading axis, or None for the whole array
     order: str  # a key of the axis orders
     shape: tuple  # PyTorch's shape
+    columns: slice | None = None  # part of the parameter's last axis, or None for all of it
+
+    @property
+    def place(self) -> tuple:
+        """Index of the entry's elements in the parameter."""
+        leading = () if self.index is None else (self.index,)
+        return leading if self.columns is None else (*leading, ..., self.columns)
 
 
 class LayoutError(ValueError):
@@ -154,12 +163,14 @@ def entries(params, rows=ROWS) -> dict[str, Entry]:
     table = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
-        name, order = _translate(trees.dotted(path), rows)
-        stacked = "{i}" in name
-        shape = leaf.shape[1:] if stacked else leaf.shape
-        shape = _TO_TORCH[order](np.broadcast_to(np.float32(0), shape)).shape
-        for i in range(leaf.shape[0]) if stacked else (None,):
-            table[name.replace("{i}", str(i))] = Entry(path, i, order, shape)
+        for name, columns, order in _translate(trees.dotted(path), rows):
+            stacked = "{i}" in name
+            shape = leaf.shape[1:] if stacked else leaf.shape
+            if columns is not None:
+                shape = (*shape[:-1], columns.stop - columns.start)
+            shape = _TO_TORCH[order](np.broadcast_to(np.float32(0), shape)).shape
+            for i in range(leaf.shape[0]) if stacked else (None,):
+                table[name.replace("{i}", str(i))] = Entry(path, i, order, shape, columns)
     return table
 
 
@@ -186,8 +197,7 @@ def to_torch(params, rows=ROWS, fixed=None) -> dict[str, np.ndarray]:
     """
     out = fixed_entries(params) if fixed is None else dict(fixed)
     for name, entry in entries(params, rows).items():
-        array = np.asarray(_get(params, entry.path))
-        array = array if entry.index is None else array[entry.index]
+        array = np.asarray(_get(params, entry.path))[entry.place]
         out[name] = np.ascontiguousarray(_TO_TORCH[entry.order](array)).reshape(entry.shape)
     return out
 
@@ -229,8 +239,7 @@ def from_torch(state: Mapping[str, np.ndarray], abstract, rows=ROWS, fixed=None)
         )
     out = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
     for name, entry in table.items():
-        target = _get(out, entry.path)
-        target[... if entry.index is None else entry.index] = from_entry(entry, state[name])
+        _get(out, entry.path)[entry.place] = from_entry(entry, state[name])
     return out
 
 
@@ -239,11 +248,18 @@ def from_entry(entry: Entry, array) -> np.ndarray:
     return _FROM_TORCH[entry.order](np.asarray(array, np.float32))
 
 
-def _translate(path: str, rows) -> tuple[str, str]:
+def _translate(path: str, rows) -> list[tuple[str, slice | None, str]]:
+    """Returns (PyTorch's name, columns, axis order) of each part of a parameter."""
     for pattern, name, order in rows:
         match = re.fullmatch(pattern, path)
+        if match and isinstance(name, str):
+            return [(match.expand(name), None, order)]
         if match:
-            return match.expand(name), order
+            ends = [0, *itertools.accumulate(name.values())]
+            columns = itertools.starmap(slice, itertools.pairwise(ends))
+            return [
+                (match.expand(part), each, order) for part, each in zip(name, columns, strict=True)
+            ]
     raise LayoutError(f"no row of the layout names the parameter {path}")
 
 

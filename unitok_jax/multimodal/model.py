@@ -1,0 +1,270 @@
+"""Language model that reads and draws images as UniTok's codes (arXiv 2502.20321, section 4).
+
+A decoder of the Llama family over rows of text and images. The K codes of a visual token come in as
+one vector; going out, a depth head predicts them one after the other, as a generator's does.
+
+Symbols beside those of `layers`: T positions of a row, M images of a row, L visual tokens of an
+image, K codebooks, V entries of one codebook, W width of the language model.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unitok_jax.models import layers
+from unitok_jax.models.code_heads import DepthHead, IndependentHead
+from unitok_jax.models.language_model import LanguageModel
+from unitok_jax.models.projection import AttentionProjection, Past
+from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
+from unitok_jax.models.transformer import Dropout, Rope, Scaling, Sizes, segment_mask
+
+PROJECTIONS = ("causal", "linear")
+FROZEN = ("image.quantizer.*",)
+"""Names of the parameters that are never trained, as globs: the tokenizer's codebooks."""
+
+
+class Connector(nnx.Module):
+    """LayerNorm and an MLP with exact GELU, from the tokenizer's width to the language model's."""
+
+    def __init__(self, inputs: int, width: int, *, dtype, rngs: nnx.Rngs):
+        self.norm = layers.layer_norm(inputs, 1e-6, dtype, rngs)
+        self.fc1 = layers.linear(inputs, width, dtype, rngs)
+        self.fc2 = layers.linear(width, width, dtype, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(layers.gelu(self.fc1(self.norm(x))))
+
+
+class ImageInput(nnx.Module):
+    """Codes to vectors: rows of the tokenizer's codebooks, a projection, and an MLP."""
+
+    def __init__(
+        self,
+        *,
+        num_codebooks: int,
+        vocab_size: int,
+        latent_width: int,
+        projection: str,
+        projection_width: int,
+        projection_heads: int,
+        width: int,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.quantizer = MultiCodebookQuantizer(
+            vocab_size, num_codebooks, latent_width, commitment_weight=0.0, rngs=rngs
+        )
+        if projection == "causal":
+            self.projection = AttentionProjection(
+                latent_width, projection_width, projection_heads, causal=True, rngs=rngs
+            )
+        else:
+            self.projection = layers.linear(latent_width, projection_width, jnp.float32, rngs)
+        self.mlp = Connector(projection_width, width, dtype=dtype, rngs=rngs)
+        self.causal = projection == "causal"
+
+    def quantized(self, codes: jax.Array) -> jax.Array:
+        """Looks up codes (B, K, L): unit rows, joined (B, L, K C), without a gradient."""
+        return jax.lax.stop_gradient(self.quantizer.lookup(codes))
+
+    def __call__(self, codes: jax.Array) -> jax.Array:
+        """Embeds the codes (B, K, L) of whole images to vectors (B, L, W), float32."""
+        return self._embed(self.projection(self.quantized(codes)))
+
+    def extend(self, codes: jax.Array, past: Past | None, at: jax.Array):
+        """Embeds the codes (B, K, T) of the tokens from place `at` on, which see those before.
+
+        Returns:
+          (B, T, W) float32, and the keys and values of the projection with those of these tokens.
+        """
+        if not self.causal:
+            return self(codes), None
+        projected, past = self.projection.extend(self.quantized(codes), past, at)
+        return self._embed(projected), past
+
+    def empty(self, batch: int, tokens: int) -> Past | None:
+        """Returns what `extend` begins with; None: tokens do not see each other."""
+        return self.projection.attn.empty(batch, tokens) if self.causal else None
+
+    def _embed(self, projected):
+        return self.mlp(projected).astype(jnp.float32)  # as the stream that it enters
+
+
+class Multimodal(nnx.Module):
+    """Language model with images; the keyword arguments are exactly the keys of `config.model`."""
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        width: int,
+        heads: int,
+        groups: int,
+        head_width: int,
+        hidden: int,
+        depth: int,
+        epsilon: float,
+        rope_base: float,
+        rope_scaling: Mapping,
+        qkv_bias: bool,
+        qk_norm: bool,
+        tied: bool,
+        num_codebooks: int,
+        vocab_size: int,
+        latent_width: int,
+        grid: tuple[int, int],
+        projection: str,
+        projection_width: int,
+        projection_heads: int,
+        head_depth: int,
+        remat: bool,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        """Builds a model with random weights, whose logits of codes are zero.
+
+        Args:
+          vocabulary: number of text ids.
+          width, heads, hidden, depth: of the decoder, W; `hidden` is SwiGLU's width.
+          groups: heads of keys and values, a divisor of `heads`.
+          head_width: width of each head of the decoder's attention.
+          epsilon: of the RMSNorms.
+          rope_base: of the rotary positions.
+          rope_scaling: fields of `transformer.Scaling`; factor 1: none.
+          qkv_bias: queries, keys and values have a bias, as Qwen2's.
+          qk_norm: queries and keys are normalised head by head, as Qwen3's.
+          tied: logits of text are products with the table of ids.
+          num_codebooks: K.
+          vocab_size: entries of all codebooks together, K V, as of a tokenizer.
+          latent_width: K C values of a quantized token, as of a tokenizer.
+          grid: rows and columns of visual tokens.
+          projection: 'causal', the tokenizer's `post_quant_proj` under a causal mask; or 'linear'.
+          projection_width: D, width of the projected tokens: that of the tokenizer.
+          projection_heads: attention heads of a causal projection.
+          head_depth: blocks of the depth head, equal to the decoder's; 0: a linear layer for each
+            codebook, by which the codes of a token do not depend on each other.
+          remat: recompute each block in the backward pass.
+          dtype: compute dtype; parameters, stream and logits are float32, and so is the projection.
+          rngs: the stream `params`.
+
+        Raises:
+          ValueError: a value that is unknown or does not fit another.
+        """
+        _check(locals())
+        self.num_codebooks, self.entries = num_codebooks, vocab_size // num_codebooks
+        self.grid, self.tokens, self.dtype = tuple(grid), math.prod(grid), jnp.dtype(dtype)
+        what = dict(dtype=self.dtype, rngs=rngs)
+        sizes = Sizes(
+            width=width,
+            heads=heads,
+            hidden=hidden,
+            depth=depth,
+            groups=groups,
+            head_width=head_width,
+            epsilon=epsilon,
+            bias=qkv_bias,
+            qk_norm=qk_norm,
+            halves=True,
+        )
+        rope = Rope(rope_base, Scaling(**rope_scaling))
+        self.language = LanguageModel(
+            sizes, vocabulary=vocabulary, tied=tied, rope=rope, remat=remat, **what
+        )
+        self.image = ImageInput(
+            num_codebooks=num_codebooks,
+            vocab_size=vocab_size,
+            latent_width=latent_width,
+            projection=projection,
+            projection_width=projection_width,
+            projection_heads=projection_heads,
+            width=width,
+            **what,
+        )
+        if head_depth:
+            self.head = DepthHead(
+                width,
+                sizes._replace(depth=head_depth),
+                num_codebooks,
+                self.entries,
+                rope=rope,
+                dropout=Dropout(),
+                remat=remat,
+                **what,
+            )
+        else:
+            self.head = IndependentHead(width, num_codebooks, self.entries, dtype=self.dtype)
+
+    def embed(self, ids: jax.Array, image_at: jax.Array, codes: jax.Array) -> jax.Array:
+        """Embeds rows of text and images to the decoder's input (B, T, W), float32.
+
+        Args:
+          ids: (B, T) int32, ids of the text; not read where an image stands.
+          image_at: (B, T) int32, m L + l where token l of the row's image m stands; -1 for text.
+          codes: (B, M, K, L) int32, M at least 1.
+        """
+        b, images, books, tokens = codes.shape
+        visual = self.image(codes.reshape(b * images, books, tokens))
+        visual = visual.reshape(b, images * tokens, -1)
+        at = jnp.maximum(image_at, 0)[..., None]
+        return jnp.where(
+            image_at[..., None] < 0,
+            self.language.embed(ids),
+            jnp.take_along_axis(visual, at, axis=1),
+        )
+
+    def hidden(self, ids, image_at, codes, segments, positions) -> jax.Array:
+        """Computes what the next id, or the next codes, are predicted from.
+
+        Args:
+          ids, image_at, codes: as for `embed`.
+          segments: (B, T) int32, number of the sample that stands there; 0 is padding. Samples of
+            one row do not see each other.
+          positions: (B, T) int32, places within the samples.
+
+        Returns:
+          (B, T, W), the decoder's output after its norm.
+        """
+        return self.language.decoder(
+            self.embed(ids, image_at, codes),
+            rope=self.language.rope(positions),
+            mask=segment_mask(segments),
+        )[0]
+
+
+def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
+    """Returns the graph of a model and the shapes of its parameters, without any arrays.
+
+    model: the keyword arguments of `Multimodal`.
+    """
+    make = nnx.eval_shape(lambda: Multimodal(**model, rngs=layers.Keys(0)))
+    graph, params = nnx.split(make)
+    return graph, nnx.to_pure_dict(params)
+
+
+def _check(keys):
+    """Checks that the keyword arguments fit each other."""
+    heads, groups = keys["heads"], keys["groups"]
+    if groups < 1 or heads % groups:
+        raise ValueError(f"model.groups={groups} does not divide model.heads={heads}")
+    if keys["head_width"] % 2:
+        raise ValueError(f"model.head_width={keys['head_width']} is odd: rope turns pairs")
+    books, entries = keys["num_codebooks"], keys["vocab_size"]
+    if books < 1 or entries % books:
+        raise ValueError(f"model.num_codebooks={books} does not divide model.vocab_size={entries}")
+    if keys["projection"] not in PROJECTIONS:
+        raise ValueError(
+            f"model.projection={keys['projection']!r} is none of {', '.join(PROJECTIONS)}"
+        )
+    scaling, known = keys["rope_scaling"], set(Scaling._fields)
+    if set(scaling) != known:
+        raise ValueError(
+            f"model.rope_scaling has the keys {sorted(scaling)}; it takes {sorted(known)}"
+        )
+    if scaling["low"] >= scaling["high"]:
+        raise ValueError(
+            f"model.rope_scaling.low={scaling['low']} must be below "
+            f"model.rope_scaling.high={scaling['high']}"
+        )
