@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 from helpers import parity
+from unitok_jax.models.sampling import Filters
 from unitok_jax.models.transformer import segment_mask
-from unitok_jax.multimodal import objective
+from unitok_jax.multimodal import objective, sampling
 from unitok_jax.multimodal.model import abstract_model
 from unitok_jax.weights import llama_layout, torch_layout
 
@@ -185,32 +186,30 @@ def test_depth_head():
     close(grad, golden["head.grad_hidden"])
 
 
-def rows_of(ids, mask=None):
-    """(ids, image_at) of rows after their placeholders became images, padded right with 0."""
+def rows_of(ids, mask):
+    """(ids, image_at, lengths) of rows after their placeholders became images; padded right."""
     rows, places = [], []
-    for number, row in enumerate(ids):
-        row = row if mask is None else row[mask[number]]
+    for row, there in zip(ids, mask, strict=True):
         made, at = [], []
-        for each in row:
+        for each in row[there]:
             image = each == OPTIONS["image_placeholder"]
             made += [0] * TOKENS if image else [int(each)]
             at += range(TOKENS) if image else [-1]
         rows.append(made)
         places.append(at)
-    width = max(map(len, rows))
-    padded = np.zeros((len(rows), width), np.int32)
-    image_at = np.full((len(rows), width), -1, np.int32)
+    lengths = np.array([len(row) for row in rows])
+    padded = np.zeros((len(rows), lengths.max()), np.int32)
+    image_at = np.full(padded.shape, -1, np.int32)
     for number, (row, at) in enumerate(zip(rows, places, strict=True)):
         padded[number, : len(row)], image_at[number, : len(at)] = row, at
-    return padded, image_at
+    return padded, image_at, lengths
 
 
 def batch():
     """The golden's batch as the model's inputs; a row without an image has codes all the same."""
     golden = parity.load("multimodal")
-    length = golden["step.mask"].shape[1]
-    ids, image_at = rows_of(golden["step.ids"])
-    ids, image_at = ids[:, :length], image_at[:, :length]  # behind it is padding alone
+    ids, image_at, lengths = rows_of(golden["step.ids"], golden["step.ids"] != 0)
+    np.testing.assert_array_equal(lengths, golden["step.mask"].sum(1))
     have = (image_at >= 0).any(1)
     codes = np.zeros((len(ids), 1, BOOKS, TOKENS), np.int32)
     codes[have, 0] = golden["step.codes"]
@@ -290,3 +289,98 @@ def test_gradients_of_a_step(step):
     assert len(whole) == 6
     for key in whole:
         close(grads[key.removeprefix("step.grad.")], golden[key], 1e-3)
+
+
+GREEDY = Filters(temperature=0.0)
+
+
+def left_padded(ids, mask):
+    """The prompt of rows, with the padding on the left."""
+    rows, image_at, lengths = rows_of(ids, mask)
+    missing = rows.shape[1] - lengths
+    for number, count in enumerate(missing):
+        rows[number], image_at[number] = (np.roll(x[number], count) for x in (rows, image_at))
+    valid = np.arange(rows.shape[1]) >= missing[:, None]
+    codes = np.zeros((len(ids), 1, BOOKS, TOKENS), np.int32)
+    return sampling.Prompt(rows, image_at, codes, valid)
+
+
+def check_choices(ours, theirs, margin):
+    """Equal up to the first choice that was nearly another."""
+    for row, wanted, gaps in zip(ours, theirs, margin, strict=True):
+        end = np.flatnonzero(gaps < 1e-3)
+        end = end[0] if len(end) else len(gaps)
+        assert end > 0
+        np.testing.assert_array_equal(row[:end], wanted[:end])
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_greedy_continuations(name):
+    """Two prompts of different lengths, padded on the left, with the cache."""
+    graph, params, _ = trunk(name)
+    golden = {k.removeprefix(f"{name}."): v for k, v in parity.load("llama").items()}
+    prompt = left_padded(golden["prompt"], golden["prompt"] != 0)
+    limit = golden["new_ids"].shape[1]
+
+    @jax.jit
+    def run(params):
+        keys = jax.random.split(jax.random.key(0), len(prompt.ids))
+        more = dict(filters=GREEDY, stops=(), limit=limit, keep_logits=True)
+        return sampling.answer(nnx.merge(graph, params), prompt, keys, **more)
+
+    found = jax.device_get(run(params))
+    check_choices(found.ids, golden["new_ids"], golden["margin"])
+    if (found.ids == golden["new_ids"]).all():
+        close(found.logits, golden["new_logits"])
+    assert not found.stopped.any() and (found.count == limit).all()
+
+
+def test_greedy_answer_about_an_image():
+    graph, params, _ = built()
+    golden = parity.load("multimodal")
+    prompt = left_padded(golden["answer.ids"], golden["answer.ids"] != 0)
+    prompt = prompt._replace(codes=golden["answer.codes"][None])
+    new_ids = golden["answer.new_ids"]
+
+    @jax.jit
+    def run(params):
+        more = dict(filters=GREEDY, stops=(2,), limit=len(new_ids), keep_logits=True)
+        key = jax.random.split(jax.random.key(0), 1)
+        return sampling.answer(nnx.merge(graph, params), prompt, key, **more)
+
+    found = jax.device_get(run(params))
+    check_choices(found.ids, new_ids[None], golden["answer.margin"][None])
+    close(found.logits[:, 0], golden["answer.logits"])
+
+
+def draw(released):
+    """(codes, logits) of greedy drawing with guidance."""
+    graph, params, _ = built()
+    golden = parity.load("multimodal")
+    prompt = left_padded(golden["draw.ids"], golden["draw.mask"])
+    np.testing.assert_array_equal(prompt.valid, golden["draw.mask"])
+
+    @jax.jit
+    def run(params):
+        return sampling.draw(
+            nnx.merge(graph, params),
+            prompt,
+            jax.random.split(jax.random.key(0), 2),
+            filters=GREEDY,
+            scale=jnp.full((TOKENS, BOOKS), golden["draw.scale"]),
+            released=released,
+            keep_logits=True,
+        )
+
+    return jax.device_get(run(params))
+
+
+@pytest.mark.parametrize("way, released", [("exact", False), ("release", True)])
+def test_greedy_drawings(way, released):
+    golden = {k: v for k, v in parity.load("multimodal").items() if k.startswith(f"draw.{way}")}
+    codes, logits = draw(released)
+    wanted, margin = golden[f"draw.{way}.codes"], golden[f"draw.{way}.margin"]
+    by_token = (x.transpose(0, 2, 1).reshape(len(x), -1) for x in (codes, wanted, margin))
+    check_choices(*by_token)
+    if (codes == wanted).all():
+        close(logits, golden[f"draw.{way}.logits"])

@@ -49,7 +49,12 @@ class LanguageModel(nnx.Module):
         """Embeds ids (...) to the vectors of the table (..., D), float32."""
         return self.embedding[...][ids]
 
+    def output_kernel(self, dtype) -> jax.Array:
+        """Returns what the decoder's output is multiplied with, (D, vocabulary) in `dtype`."""
+        kernel = self.embedding[...].T if self.kernel is None else self.kernel[...]
+        return kernel.astype(dtype)
+
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Computes float32 logits (..., vocabulary) of the next id from the decoder's output."""
-        kernel = self.embedding[...].T if self.kernel is None else self.kernel[...]
-        return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        kernel = self.output_kernel(hidden.dtype)
+        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
