@@ -5,9 +5,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
 from tokenizers import Tokenizer
 
 from unitok_jax.system.foreign_json import parse_object
@@ -203,28 +203,32 @@ def read(folder: str | os.PathLike, **options: Any) -> LanguageTokenizer:
     """Reads the tokenizer of a folder.
 
     Args:
-      folder: holds `FILE`, and perhaps others.
+      folder: holds `FILE`, and perhaps others; it may be in a bucket.
       **options: of `LanguageTokenizer`.
 
     Raises:
       FileNotFoundError: the folder holds no `FILE`.
       ValueError: as `LanguageTokenizer`, or a file is larger than such files are.
     """
-    folder = Path(folder)
-    if not (folder / FILE).is_file():
+    folder = epath.Path(folder)
+    if not (folder / FILE).exists():
         rest = "give a folder that has it, such as that of the base model"
-        if (folder / "tokenizer.model").is_file():
+        if (folder / "tokenizer.model").exists():
             rest = f"tokenizer.model, of SentencePiece, is not read; {rest}"
         raise FileNotFoundError(f"{printable(folder)} holds no {FILE}: {rest}")
-    there = {name: most for name, most in _MOST.items() if (folder / name).is_file()}
-    files = {name: read_regular(folder / name, most) for name, most in there.items()}
+    there = {name: most for name, most in _MOST.items() if (folder / name).exists()}
+    files = {name: _read(folder / name, most) for name, most in there.items()}
     return LanguageTokenizer(files, name=printable(folder), **options)
 
 
 def write(folder: str | os.PathLike, tokenizer: LanguageTokenizer) -> None:
     """Writes the files of a tokenizer to a folder, from which `read` gives the same."""
     for name, content in tokenizer.files.items():
-        (Path(folder) / name).write_bytes(content)
+        (epath.Path(folder) / name).write_bytes(content)
+
+
+def _read(path, most) -> bytes:
+    return path.read_bytes() if "://" in str(path) else read_regular(path, most)
 
 
 def _rebuild(files, rows, name):

@@ -23,7 +23,6 @@ FILES = (
 )
 """Files of a folder, as patterns: what is fetched from the hub."""
 
-# Tables that old files of Llama hold, which are computed.
 _COMPUTED = ".rotary_emb.inv_freq"
 
 
@@ -104,7 +103,7 @@ def read(folder: Folder, model: Mapping[str, Any]) -> dict:
     stored = folder.options.trunk["vocabulary"]
     shapes = limits.abstract_params({**model, "vocabulary": stored})
     with shards.open_folder(folder.path) as state:
-        state = {name: array for name, array in state.items() if not name.endswith(_COMPUTED)}
+        state = without_computed(state)
         if model["tied"]:
             state.pop("lm_head.weight", None)
         language = {"language": shapes["language"]}
@@ -141,6 +140,11 @@ def write(
         language_tokenizer.write(folder, tokenizer)
         # Written last: a folder cut short by a kill lacks this file and is not read as a model.
         (folder / hub.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def without_computed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arrays of a folder but for tables that are computed: old files hold them."""
+    return {name: array for name, array in state.items() if not name.endswith(_COMPUTED)}
 
 
 def _grown(language: dict, rows: int) -> dict:

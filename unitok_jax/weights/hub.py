@@ -17,7 +17,7 @@ from unitok_jax.system import foreign_json
 from unitok_jax.system.foreign_files import ConversionError, check_file
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import printable
-from unitok_jax.weights import document, files, torch_layout, torch_options
+from unitok_jax.weights import document, files, llama_options, torch_layout, torch_options
 from unitok_jax.weights.shards import INDEX, WEIGHTS
 
 SCHEME = "hf://"
@@ -156,21 +156,33 @@ def read_document(folder: pathlib.Path, product: str) -> dict:
 
     Args:
       folder: the folder.
-      product: what it must be of: 'tokenizer' or 'generator'.
+      product: what it must be of, a key of `document`.
 
     Raises:
       ConversionError: files are missing, or belong to another library, version or product.
     """
-    _check_files(folder)
+    document.check_product(folder / CONFIG, product, product_of(folder))
     config = _read_config(folder / CONFIG)
     document.check(config, printable(folder / CONFIG), product)
     return config
 
 
-def product(folder: pathlib.Path) -> str:
-    """Tells what a folder holds the weights of: 'tokenizer' or 'generator'."""
+def product_of(folder: pathlib.Path) -> str:
+    """Tells what a folder holds the weights of.
+
+    Returns:
+      'tokenizer', 'generator' or 'multimodal', the last of the release too; or 'language', a
+      language model of another library.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        config = read_config(path)
+        if llama_options.is_release(config) or document.product_of(config) == "multimodal":
+            return "multimodal"  # in one or several files
+        if "architectures" in config and "library_name" not in config:
+            return "language"
     _check_files(folder)
-    return document.product_of(_read_config(folder / CONFIG))
+    return document.product_of(_read_config(path))
 
 
 def _check_files(folder):

@@ -199,7 +199,7 @@ def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights
 
 
 def product(path) -> str:
-    """Tells what a folder holds the weights of, 'tokenizer' or 'generator', without reading them.
+    """Tells what a folder holds the weights of, without reading them: see `hub.product_of`.
 
     Args:
       path: a workdir, a checkpoint folder, a folder for the Hugging Face hub or `hf://owner/name`.
@@ -209,7 +209,7 @@ def product(path) -> str:
     """
     path = local(path)
     if hub.is_folder(path):
-        return hub.product(path)
+        return hub.product_of(path)
     with open_run(path) as (checkpoints, step):
         return product_of(checkpoints.meta(step)["config"])
 
