@@ -6,12 +6,15 @@ Any key can be set on the command line: `--config.data.length=1024`. Resuming is
 
 from ml_collections import ConfigDict
 
+from unitok_jax.models.vitamin import SIZES
+
 
 def get_config() -> ConfigDict:
     """Returns the configuration of a model on Llama-2-7B and the published tokenizer."""
     config = ConfigDict()
     config.product = "multimodal"  # what is trained; configs/default.py: tokenizer
     config.seed = 0  # seed of the weights, the data order and the draws
+    config.steps = 70_000  # updates of the run; unit of the schedules
 
     # The keyword arguments of unitok_jax.multimodal.model.Multimodal, documented there.
     config.model = model = ConfigDict()
@@ -64,4 +67,58 @@ def get_config() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.z_weight = 5e-5  # of the mean over the codes of the squared largest logit
     config.loss.chunk = 128  # positions of each row whose logits exist at a time
+
+    config.init = ConfigDict()
+    config.init.path = ""  # multimodal model to begin from, all of it; empty: the two below
+    config.init.language = ""  # folder of Llama, Qwen2 or Qwen3, or hf://owner/name; empty: fresh
+
+    config.optim = optim = ConfigDict()
+    optim.schedule = "cosine"  # learning-rate schedule: cosine, linear, exponential
+    optim.learning_rate = 5e-5  # peak rate
+    optim.betas = (0.9, 0.999)  # AdamW's decay rates of the two moments, each in [0, 1)
+    optim.eps = 1e-8  # AdamW's epsilon, above 0
+    optim.weight_decay = 0.0  # AdamW's decoupled weight decay, at least 0
+    optim.clip_norm = 1.0  # maximum global norm of the gradient, above 0
+    optim.warmup_fraction = 0.03  # length of the linear warm-up from 0, as a fraction of steps
+    optim.final_fraction = 0.0  # learning rate after the last step, as a fraction of the peak
+    optim.accumulation = 4  # parts of a batch whose gradients are added before an update
+    optim.frozen = ()  # globs of parameters that are not trained, beside the codebooks
+    optim.max_skipped = 10  # consecutive skipped steps (not finite) that end the run
+
+    # Devices along each axis. One of the two may be -1: all remaining devices.
+    config.mesh = ConfigDict()
+    config.mesh.data = 1  # devices that shard the batch
+    config.mesh.fsdp = -1  # devices that shard the batch and the large arrays of the state
+
+    config.eval = ConfigDict()
+    config.eval.every = 1_000  # steps between evaluations; the last step is always evaluated
+    config.eval.mixture = ()  # held-out parts, as data.mixture; empty: those of the training
+    config.eval.batch_size = 256  # global batch size, in rows
+    config.eval.max_rows = 1_024  # rows whose loss is measured, at least 1
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved
+    config.checkpoint.keep_latest = 2  # number of newest checkpoints to keep, at least 1
+    config.checkpoint.keep_best = 0  # number of best checkpoints to keep; 0: none
+    config.checkpoint.keep_every = 0  # steps; checkpoints at their multiples are kept; 0: none
+    config.checkpoint.best_metric = "eval/gain"  # metric of keep_best; the highest is best
+
+    config.log = ConfigDict()
+    config.log.every = 50  # steps between records, which hold means since the previous record
+    config.log.tensorboard = True  # True writes TensorBoard files to the workdir
+    config.log.wandb = ""  # project of Weights & Biases; empty: none
+    config.log.parameters = False  # True logs a row for every array instead of every part
+    config.log.profile_steps = ()  # first steps of traces: (10, 500); docs/guides/profile.md
+    config.log.profile_count = 3  # steps per trace
+    config.log.memory_profile = False  # True profiles memory after the first step of each start
     return config.lock()
+
+
+def set_codes(model: ConfigDict, tokenizer: ConfigDict) -> None:
+    """Sets the keys of `config.model` that follow from the configuration of the tokenizer."""
+    model.num_codebooks = tokenizer.model.num_codebooks
+    model.vocab_size = tokenizer.model.vocab_size
+    model.latent_width = tokenizer.model.latent_width
+    model.grid = tuple(side // 16 for side in tokenizer.data.image_size)
+    model.projection_width = SIZES[tokenizer.model.size].width
+    model.projection_heads = tokenizer.model.quant_heads

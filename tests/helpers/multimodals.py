@@ -7,7 +7,7 @@ from flax import nnx
 from configs import multimodal
 from unitok_jax.models.layers import Keys
 from unitok_jax.multimodal.model import Multimodal
-from unitok_jax.multimodal.objective import IGNORED
+from unitok_jax.multimodal.rows import NO_LABEL
 
 SMALL = dict(
     vocabulary=20,
@@ -71,7 +71,7 @@ def batch(rows, length, images):
         "ids": np.zeros((len(rows), length), np.int32),
         "image_at": np.full((len(rows), length), -1, np.int32),
         "codes": np.zeros((len(rows), images, 2, TOKENS), np.int32),
-        "labels": np.full((len(rows), length), IGNORED, np.int32),
+        "labels": np.full((len(rows), length), NO_LABEL, np.int32),
         "drawn": np.zeros((len(rows), images), bool),
         "segments": np.zeros((len(rows), length), np.int32),
         "positions": np.zeros((len(rows), length), np.int32),
@@ -84,7 +84,7 @@ def batch(rows, length, images):
             made["ids"][n, here] = np.where(visual, 0, ids)
             places = image * TOKENS + np.cumsum(visual) - 1
             made["image_at"][n, here] = np.where(visual, places, -1)
-            made["labels"][n, here] = np.where(visual, IGNORED, ids)
+            made["labels"][n, here] = np.where(visual, NO_LABEL, ids)
             made["segments"][n, here] = segment
             made["positions"][n, here] = np.arange(len(ids))
             made["codes"][n, image : image + len(codes)] = codes

@@ -11,6 +11,7 @@ from flax import nnx
 from helpers import multimodals
 from unitok_jax.multimodal import objective
 from unitok_jax.multimodal.model import FROZEN, abstract_model
+from unitok_jax.multimodal.rows import NO_LABEL
 
 pytestmark = pytest.mark.slow
 
@@ -73,12 +74,13 @@ def test_every_id_and_every_code_weighs_the_same(params):
         program()(params, {k: v[rows] for k, v in whole.items()})[0]
         for rows in (slice(0, 2), slice(2, 4))
     ]
-    equal(halves[0] + halves[1], sums)
+    equal(jax.tree.map(jnp.add, *halves), sums)
     ids = [np.array(ids) >= 0 for ids, _, _ in multimodals.samples()]
-    assert sums.text_count == sum(map(np.sum, ids)) - len(ids)  # all but the first of each
+    assert sums.ids == sum(map(np.sum, ids)) - len(ids)  # all but the first of each
     assert sums.image_tokens == 2 * multimodals.TOKENS
     codes = 2 * sums.image_tokens
-    total = (sums.text + sums.codes.sum() + 5e-5 * sums.square) / (sums.text_count + codes)
+    total = (sums.text + sums.codes.sum() + 5e-5 * sums.square) / (sums.ids + codes)
+    assert sums.predictions == sums.ids + codes
     assert losses.total == pytest.approx(float(total), rel=1e-6)
     equal(losses.per_codebook, sums.codes / sums.image_tokens)
 
@@ -92,7 +94,7 @@ def test_chunks_change_nothing(params, chunk):
 def test_nothing_to_predict_is_a_loss_of_zero(params, without):
     given = apart()
     if without != "image":
-        given["labels"] = np.full_like(given["labels"], objective.IGNORED)
+        given["labels"] = np.full_like(given["labels"], NO_LABEL)
     if without != "text":
         given["drawn"] = np.zeros_like(given["drawn"])
     _, losses, grads, _ = program()(params, given)
@@ -106,7 +108,7 @@ def test_nothing_to_predict_is_a_loss_of_zero(params, without):
 def test_codes_that_are_read_are_no_labels(params):
     """The image behind the text of a drawn one is a label, and that of a question none."""
     given = apart()
-    given["labels"] = np.full_like(given["labels"], objective.IGNORED)
+    given["labels"] = np.full_like(given["labels"], NO_LABEL)
     before = program()(params, given)[1].total
     given["codes"] = given["codes"].copy()
     given["codes"][1] = (given["codes"][1] + 1) % 8  # of the row that asks about its image

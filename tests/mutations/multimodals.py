@@ -36,8 +36,8 @@ MUTATIONS = [
     Mutation(
         "a first id that is predicted from the sample before",
         OBJECTIVE,
-        "wanted &= segments[:, 1:] == segments[:, :-1]",
-        "",
+        "wanted & (segments[:, 1:] == segments[:, :-1])",
+        "wanted",
         f"{TEST_OBJECTIVE} -k test_packed",
     ),
     Mutation(
@@ -57,15 +57,15 @@ MUTATIONS = [
     Mutation(
         "a visual token that weighs as much as an id",
         OBJECTIVE,
-        "codes = books * found.image_tokens",
-        "codes = found.image_tokens",
+        "self.ids + len(self.codes) * self.image_tokens",
+        "self.ids + self.image_tokens",
         f"{TEST_OBJECTIVE} -k test_every_id",
     ),
     Mutation(
         "no label, no number",
         OBJECTIVE,
-        "jnp.maximum(found.text_count + codes, 1)",
-        "(found.text_count + codes)",
+        "jnp.maximum(found.predictions, 1)",
+        "found.predictions",
         f"{TEST_OBJECTIVE} -k test_nothing",
     ),
     Mutation(
