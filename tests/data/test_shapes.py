@@ -291,7 +291,9 @@ class TestSplits:
 
     @pytest.mark.parametrize("path", ["test", "/data", "Train", "held-out"])
     def test_another_path(self, path):
-        with pytest.raises(ValueError, match=rf"data.path='{path}'.*use train .*, held_out, single or"):
+        with pytest.raises(
+            ValueError, match=rf"data.path='{path}'.*use train .*, held_out, single or"
+        ):
             open_source(config(path=path))
 
     def test_captions_of_ones_own(self):
