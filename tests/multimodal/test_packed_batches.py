@@ -79,6 +79,19 @@ class TestTheStream:
             same(batch, threaded)
         assert (batches(section, 1, seed=1)[0][0]["ids"] != one[0]["ids"]).any()
 
+    def test_no_two_readings_of_a_picture_are_the_same(self, folder):
+        section = data((1.0, "questions", folder))
+        found, _ = batches(section, 6)
+        said = collections.defaultdict(set)
+        for batch in found:
+            for row in range(8):
+                for segment in range(1, batch["segments"][row].max() + 1):
+                    here = batch["segments"][row] == segment
+                    image = batch["image_at"][row][here].max() // TOKENS
+                    ids = batch["ids"][row][here].tolist()
+                    said[batch["codes"][row, image, 0, 0]].add(tuple(ids))
+        assert np.mean([len(texts) for texts in said.values()]) > 3
+
     @pytest.mark.slow
     def test_worker_processes_change_nothing(self, section):
         one, counts = batches(section, 3)
