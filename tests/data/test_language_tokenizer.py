@@ -8,7 +8,15 @@ import pytest
 from helpers import language_tokenizers as made_here
 from helpers.language_tokenizers import made, save
 from unitok_jax.data import language_tokenizer
-from unitok_jax.data.language_tokenizer import FILE, SETTINGS, TEMPLATE, LanguageTokenizer, read
+from unitok_jax.data.language_tokenizer import (
+    FILE,
+    NAMED,
+    SETTINGS,
+    TEMPLATE,
+    LanguageTokenizer,
+    read,
+    write,
+)
 
 KINDS = {
     "llama2": made_here.llama2,
@@ -209,9 +217,27 @@ class TestFolders:
     def test_files_are_read_and_kept(self, tmp_path):
         folder = save(tmp_path / "x", made_here.llama3() | {"config.json": b"{}"})
         tokenizer = read(folder, rows=400)
-        assert tokenizer.files == made_here.llama3()
+        assert tokenizer.files == made_here.llama3() | {NAMED: tokenizer.files[NAMED]}
         assert tokenizer.special == made(made_here.llama3()).special
         assert isinstance(tokenizer, LanguageTokenizer)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_what_is_written_is_read_as_the_same(self, tmp_path, kind):
+        tokenizer = made(KINDS[kind](), rows=1000, boi=998, eoi=997)
+        write(tmp_path, tokenizer)
+        again = read(tmp_path, rows=1000)
+        assert again.special == tokenizer.special
+        assert again.special[3:] == (998, 997)
+        assert (again.hash, again.files) == (tokenizer.hash, tokenizer.files)
+        assert again.encode(HOSTILE) == tokenizer.encode(HOSTILE)
+        assert read(tmp_path, rows=1000, boi=996).special[3:] == (996, 997)
+
+    @pytest.mark.parametrize(
+        "content", ["{", "[]", '{"eos": "a"}', '{"eos": [2]}', '{"eos": 2, "boi": "x"}']
+    )
+    def test_damaged_named_ids_are_refused(self, tmp_path, content):
+        folder = save(tmp_path / "x", made_here.llama2() | {NAMED: content.encode()})
+        refused(read, folder)
 
     def test_the_template_is_in_a_file_or_the_settings(self, tmp_path):
         files = changed(made_here.llama2(), chat_template="in settings")

@@ -24,6 +24,7 @@ TEXT = (
 )
 LLAMA2 = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
 LLAMA3 = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+WORDS = {"bos_token": None, "eos_token": "<eos>", "unk_token": "<unk>"}
 CHATML = {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 
 
@@ -70,14 +71,15 @@ def chatml(*more: str) -> dict[str, bytes]:
 
 
 @functools.cache
-def words() -> dict[str, bytes]:
-    """Files of a vocabulary of words."""
+def words(special=("<unk>", "<eos>", "<boi>", "<eoi>"), size: int = 0) -> dict[str, bytes]:
+    """Files of a vocabulary of words, filled up to `size` ids."""
     known = sorted({word for text in TEXT for word in text.replace("?", " ?").split()})
-    vocabulary = {word: i for i, word in enumerate(["<unk>", "<eos>", "<boi>", "<eoi>", *known])}
+    vocabulary = {word: number for number, word in enumerate([*special, *known])}
+    vocabulary |= {f"w{number}": number for number in range(len(vocabulary), size)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.add_special_tokens(["<unk>", "<eos>", "<boi>", "<eoi>"])
+    tokenizer.add_special_tokens(list(special))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+|(?=\?)"), "removed")
-    return files(json.loads(tokenizer.to_str()), {"eos_token": "<eos>", "unk_token": "<unk>"})
+    return files(json.loads(tokenizer.to_str()), WORDS)
 
 
 def files(content: dict, settings: dict | None) -> dict[str, bytes]:

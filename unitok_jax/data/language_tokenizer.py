@@ -5,18 +5,19 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
 from tokenizers import Tokenizer
 
 from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import printable, read_regular
 
 FILE, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-"""Files of a tokenizer in a folder; the first alone is needed."""
+NAMED = "special_ids.json"
+"""Files of a tokenizer in a folder; the first alone is needed, and the last is of this package."""
 
-_MOST = {FILE: 1 << 27, SETTINGS: 1 << 22, TEMPLATE: 1 << 20}  # bytes
+_MOST = {FILE: 1 << 27, SETTINGS: 1 << 22, TEMPLATE: 1 << 20, NAMED: 1 << 12}  # bytes
 # Pairs of tokens that stand around images; the first pair that a vocabulary has is taken.
 IMAGE_TOKENS = (
     ("<boi>", "<eoi>"),
@@ -60,7 +61,7 @@ class LanguageTokenizer:
       rows: rows of the embeddings that the ids need, at least those that were given.
       special: the named ids.
       chat_template: the tokenizer's own, in Jinja; '' if it has none. It is never run.
-      files: name -> content, as read.
+      files: name -> content, by which `LanguageTokenizer` is built again.
     """
 
     def __init__(
@@ -76,21 +77,20 @@ class LanguageTokenizer:
         """Builds the tokenizer.
 
         Args:
-          files: content of `FILE` and, if there are any, of `SETTINGS` and `TEMPLATE`.
+          files: content of `FILE` and, if there are any, of the others.
           rows: rows of the model's embeddings; None: as many as the vocabulary needs.
           ids: bos, eos and pad where `SETTINGS` does not name them, as config.json does.
-          boi, eoi: ids that stand around an image. If not given: a pair of `IMAGE_TOKENS`, else the
-            rows behind the vocabulary, which are added where there are none.
+          boi, eoi: ids that stand around an image. If not given: those of `NAMED`, else a pair of
+            `IMAGE_TOKENS`, else the rows behind the vocabulary, which are added where there are
+            none.
           name: the folder, for messages.
 
         Raises:
           ValueError: a file is damaged or asks for code to be run, the vocabulary has more ids than
             the embeddings have rows, there is no end of text, or an id is in use.
         """
-        self._arguments = dict(rows=rows, ids=ids, boi=boi, eoi=eoi, name=name)
-        self.files = dict(files)
         where = f"{name}/{FILE}" if name else FILE
-        self._tokenizer = _parse(self.files[FILE], where)
+        self._tokenizer = _parse(files[FILE], where)
         names = {number: token for token, number in self._tokenizer.get_vocab().items()}
         self.size = max(names, default=-1) + 1
         if not names:
@@ -100,15 +100,21 @@ class LanguageTokenizer:
                 f"{where} has {self.size} ids, and the model's embeddings {rows} rows (vocab_size "
                 "of config.json): the tokenizer is of another model"
             )
-        settings = _settings(self.files, name)
-        self.chat_template = _chat_template(self.files, settings)
+        settings, kept = (_object(files, key, name) for key in (SETTINGS, NAMED))
+        self.chat_template = _chat_template(files, settings)
         rows = self.size if rows is None else rows
+        if kept:
+            boi = kept.get("boi") if boi is None else boi
+            eoi = kept.get("eoi") if eoi is None else eoi
+            settings, ids = {}, kept
         self.special = self._named(settings, ids or {}, names, rows, boi, eoi, where)
         self.rows = max(rows, self.special.boi + 1, self.special.eoi + 1)
+        self.files = {**files, NAMED: json.dumps(self.special._asdict()).encode()}
+        self._name = name
         self._special = frozenset({*self.special.start, *self.special[1:2], *self.special[3:]})
 
     def __reduce__(self):
-        return _rebuild, (self.files, self._arguments)
+        return _rebuild, (self.files, self.rows, self._name)
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without any special ones."""
@@ -153,8 +159,8 @@ class LanguageTokenizer:
             number = ids.get(key) if token is _UNTOLD else token and self.id_of(token)
             if token not in (_UNTOLD, None) and number is None:
                 raise ValueError(f"{where} has no {key}_token {token!r}, which {SETTINGS} names")
-            if number is not None and number not in names:
-                raise ValueError(f"{where} has no id {number}, which {key}_token_id names")
+            if number is not None and not (type(number) is int and number in names):
+                raise ValueError(f"{where} has no id {number!r}, which {key}_token_id names")
             found[key] = number
         if found["eos"] is None:
             raise ValueError(
@@ -197,26 +203,36 @@ def read(folder: str | os.PathLike, **options: Any) -> LanguageTokenizer:
     """Reads the tokenizer of a folder.
 
     Args:
-      folder: holds `FILE`, and perhaps `SETTINGS` and `TEMPLATE`.
+      folder: holds `FILE`, and perhaps others; it may be in a bucket.
       **options: of `LanguageTokenizer`.
 
     Raises:
       FileNotFoundError: the folder holds no `FILE`.
       ValueError: as `LanguageTokenizer`, or a file is larger than such files are.
     """
-    folder = Path(folder)
-    if not (folder / FILE).is_file():
+    folder = epath.Path(folder)
+    if not (folder / FILE).exists():
         rest = "give a folder that has it, such as that of the base model"
-        if (folder / "tokenizer.model").is_file():
+        if (folder / "tokenizer.model").exists():
             rest = f"tokenizer.model, of SentencePiece, is not read; {rest}"
         raise FileNotFoundError(f"{printable(folder)} holds no {FILE}: {rest}")
-    there = {name: most for name, most in _MOST.items() if (folder / name).is_file()}
-    files = {name: read_regular(folder / name, most) for name, most in there.items()}
+    there = {name: most for name, most in _MOST.items() if (folder / name).exists()}
+    files = {name: _read(folder / name, most) for name, most in there.items()}
     return LanguageTokenizer(files, name=printable(folder), **options)
 
 
-def _rebuild(files, arguments):
-    return LanguageTokenizer(files, **arguments)
+def write(folder: str | os.PathLike, tokenizer: LanguageTokenizer) -> None:
+    """Writes the files of a tokenizer to a folder, from which `read` gives the same."""
+    for name, content in tokenizer.files.items():
+        (epath.Path(folder) / name).write_bytes(content)
+
+
+def _read(path, most) -> bytes:
+    return path.read_bytes() if "://" in str(path) else read_regular(path, most)
+
+
+def _rebuild(files, rows, name):
+    return LanguageTokenizer(files, rows=rows, name=name)
 
 
 def _parse(content, where) -> Tokenizer:
@@ -232,14 +248,15 @@ def _parse(content, where) -> Tokenizer:
     return tokenizer
 
 
-def _settings(files, name) -> dict[str, Any]:
-    if SETTINGS not in files:
+def _object(files, key, name) -> dict[str, Any]:
+    """Returns the content of a file of JSON, {} if there is none."""
+    if key not in files:
         return {}
-    where = f"{name}/{SETTINGS}" if name else SETTINGS
-    settings = parse_object(files[SETTINGS], where)
-    if "auto_map" in settings:
+    where = f"{name}/{key}" if name else key
+    content = parse_object(files[key], where)
+    if "auto_map" in content:
         raise ValueError(f"{where}: auto_map asks for code of the folder to be run: refused")
-    return settings
+    return content
 
 
 _UNTOLD = object()

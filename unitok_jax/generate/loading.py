@@ -168,7 +168,7 @@ def _document(weights: Weights) -> tuple[dict, dict]:
         layout = "unitok_jax"
         state = {k: np.array(v, order="C") for k, v in trees.flatten(weights.params).items()}
     model = weights.config.model.to_dict()
-    return document.of_generator(layout, model, weights.tokenizer_hash), state
+    return document.of_product("generator", layout, model, weights.tokenizer_hash), state
 
 
 def _config(model: Mapping) -> ConfigDict:

@@ -26,7 +26,7 @@ BOUNDS = {
     "heads": _COUNT,
     "groups": _COUNT,
     "head_width": _WIDTH,
-    "hidden": Whole(1, 2**20),
+    "hidden": Whole(1, 2**18),
     "depth": _COUNT,
     "epsilon": Real(1.0),
     "rope_base": Real(1e12),
@@ -38,12 +38,13 @@ BOUNDS = {
     "head_depth": Whole(0, 1024),
 }
 """Bounds by key of `config.model`."""
-_SCALING = {
+SCALING = {
     "factor": Real(1e6),
     "low": Real(1e6),
     "high": Real(1e6),
-    "original": Whole(1, 2**24),
+    "original": Whole(1, 2**30),
 }
+"""Bounds by key of `config.model.rope_scaling`."""
 _KINDS = {
     "qkv_bias": bool,
     "qk_norm": bool,
@@ -73,7 +74,7 @@ def check(model: Mapping[str, Any]) -> None:
         )
     check_values(
         {f"rope_scaling.{key}": value for key, value in scaling.items()},
-        {f"rope_scaling.{key}": bound for key, bound in _SCALING.items()},
+        {f"rope_scaling.{key}": bound for key, bound in SCALING.items()},
         {},
     )
     if scaling["factor"] < 1:

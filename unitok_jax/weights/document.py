@@ -1,6 +1,7 @@
 """Document beside weights that says which model they are of: config.json of a folder for the hub.
 
-A generator's .safetensors file has the same in its metadata.
+A generator's .safetensors file has the same in its metadata. A multimodal model's config.json has
+the keys of transformers beside these.
 """
 
 from collections.abc import Mapping
@@ -12,36 +13,51 @@ from unitok_jax.system.paths import printable
 LIBRARY = "unitok_jax"
 FORMAT = 1  # format version
 KEYS = ("library_name", "format_version", "layout", "image_size", "model")
-_GENERATOR = ("library_name", "product", "format_version", "layout", "model", "tokenizer")
-_PRODUCTS = {"tokenizer": KEYS, "generator": _GENERATOR}
+_ON_CODES = ("library_name", "product", "format_version", "layout", "model", "tokenizer")
+_PRODUCTS = {"tokenizer": KEYS, "generator": _ON_CODES, "multimodal": _ON_CODES}
 LAYOUTS = ("public", "unitok_jax")
 
 
-def of_generator(layout: str, model: Mapping, tokenizer_hash: str | None) -> dict:
-    """Returns what config.json holds of a generator."""
-    values = (LIBRARY, "generator", FORMAT, layout, dict(model), tokenizer_hash)
-    return dict(zip(_GENERATOR, values, strict=True))
+# (words for what a folder holds, what it is used for)
+_USES = {
+    "tokenizer": (
+        "a tokenizer",
+        "it makes codes of images; unitok train --config=configs/generate.py trains a generator on "
+        "them",
+    ),
+    "generator": (
+        "a generator",
+        "unitok generate --checkpoint=... draws codes with it, which the tokenizer of its codes "
+        "decodes",
+    ),
+    "multimodal": ("a multimodal model", "unitok chat --checkpoint=... asks it about images"),
+    "language": (
+        "a language model",
+        "unitok train --config=configs/multimodal.py teaches one to see and draw",
+    ),
+}
+
+
+def of_product(product: str, layout: str, model: Mapping, tokenizer_hash: str | None) -> dict:
+    """Returns what config.json holds of a generator or a multimodal model."""
+    values = (LIBRARY, product, FORMAT, layout, dict(model), tokenizer_hash)
+    return dict(zip(_ON_CODES, values, strict=True))
 
 
 def check_product(path, wanted: str, found: str) -> None:
-    """Refuses a tokenizer where a generator is wanted, and the reverse.
+    """Refuses a tokenizer where a generator is wanted, and the like.
 
     Raises:
       ConversionError: the message says what to do with what is there.
     """
     if found == wanted:
         return
-    use = {
-        "tokenizer": "it makes codes of images; unitok train --config=configs/generate.py trains "
-        "a generator on them",
-        "generator": "unitok generate --checkpoint=... draws codes with it, which the tokenizer of "
-        "its codes decodes",
-    }
-    if not isinstance(found, str) or found not in use:
+    if not isinstance(found, str) or found not in _USES:
         raise ConversionError(
-            f"{printable(path)} is of product={show(found)}; known: {', '.join(use)}"
+            f"{printable(path)} is of product={show(found)}; known: {', '.join(_PRODUCTS)}"
         )
-    raise ConversionError(f"{printable(path)} holds a {found}, not a {wanted}: {use[found]}")
+    what, use = _USES[found]
+    raise ConversionError(f"{printable(path)} holds {what}, not {_USES[wanted][0]}: {use}")
 
 
 def check(config: Mapping, path: str, product: str) -> None:

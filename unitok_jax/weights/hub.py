@@ -3,7 +3,7 @@
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -17,12 +17,14 @@ from unitok_jax.system import foreign_json
 from unitok_jax.system.foreign_files import ConversionError, check_file
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import printable
-from unitok_jax.weights import document, files, torch_layout, torch_options
+from unitok_jax.weights import document, files, llama_options, torch_layout, torch_options
 from unitok_jax.weights.shards import INDEX, WEIGHTS
 
 SCHEME = "hf://"
 CONFIG = "config.json"
-_FILES = (CONFIG, WEIGHTS, INDEX, "README.md")  # files to download: never a pickle
+FILES = (CONFIG, WEIGHTS, INDEX, "README.md")
+"""Files of a folder that are downloaded: never a pickle."""
+
 _MOST_CONFIG = 1 << 20  # maximum bytes of a config.json; those of this package have a thousand
 
 
@@ -33,11 +35,11 @@ def is_folder(path: pathlib.Path) -> bool:
     return any((path / name).exists() for name in (CONFIG, WEIGHTS, INDEX)) or bool(_pickles(path))
 
 
-def fetch(name: str) -> pathlib.Path:
+def fetch(name: str, patterns: Sequence[str] = FILES) -> pathlib.Path:
     """Returns the local cache folder of `hf://owner/name` or `hf://owner/name@revision`.
 
-    Files missing in the cache are downloaded, except pickles. The environment variables of
-    huggingface_hub apply: HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
+    Files missing in the cache are downloaded, of those that `patterns` name: never pickles. The
+    environment variables of huggingface_hub apply: HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN.
 
     Raises:
       ConversionError: the name or revision does not exist, access is denied, or the model is not
@@ -51,7 +53,7 @@ def fetch(name: str) -> pathlib.Path:
         raise ConversionError(f"{name}: expected hf://owner/name or hf://owner/name@revision")
     repo, revision = match.groups()
     try:
-        folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=_FILES)
+        folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
     except errors.HFValidationError as error:
         raise ConversionError(f"{name} is no name of the hub: {_first_line(error)}") from error
     except errors.RevisionNotFoundError as error:
@@ -154,21 +156,33 @@ def read_document(folder: pathlib.Path, product: str) -> dict:
 
     Args:
       folder: the folder.
-      product: what it must be of: 'tokenizer' or 'generator'.
+      product: what it must be of, a key of `document`.
 
     Raises:
       ConversionError: files are missing, or belong to another library, version or product.
     """
-    _check_files(folder)
+    document.check_product(folder / CONFIG, product, product_of(folder))
     config = _read_config(folder / CONFIG)
     document.check(config, printable(folder / CONFIG), product)
     return config
 
 
-def product(folder: pathlib.Path) -> str:
-    """Tells what a folder holds the weights of: 'tokenizer' or 'generator'."""
+def product_of(folder: pathlib.Path) -> str:
+    """Tells what a folder holds the weights of.
+
+    Returns:
+      'tokenizer', 'generator' or 'multimodal', the last of the release too; or 'language', a
+      language model of another library.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        config = read_config(path)
+        if llama_options.is_release(config) or document.product_of(config) == "multimodal":
+            return "multimodal"  # in one or several files
+        if "architectures" in config and "library_name" not in config:
+            return "language"
     _check_files(folder)
-    return document.product_of(_read_config(folder / CONFIG))
+    return document.product_of(_read_config(path))
 
 
 def _check_files(folder):
@@ -201,17 +215,27 @@ def _read_config(path):
             f"{path.parent / WEIGHTS}, with --heads, --quant_heads and --text_heads if it needs "
             "them"
         )
+    config = read_config(path)
+    document.check_library(config, printable(path))
+    return config
+
+
+def read_config(path: pathlib.Path) -> dict:
+    """Reads a config.json of any library.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ConversionError: it is no JSON object, or larger than a configuration.
+    """
     check_file(path)
     with open(path, "rb") as file:
         content = file.read(_MOST_CONFIG + 1)
     if len(content) > _MOST_CONFIG:
         raise ConversionError(f"{path} has over {_MOST_CONFIG} bytes, more than a configuration")
     try:
-        config = foreign_json.parse_object(content, printable(path))
+        return foreign_json.parse_object(content, printable(path))
     except ValueError as error:
         raise ConversionError(str(error)) from error
-    document.check_library(config, printable(path))
-    return config
 
 
 def _pickles(folder):

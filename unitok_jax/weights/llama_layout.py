@@ -72,6 +72,11 @@ def rows(model: Mapping) -> tuple:
     )
 
 
+def is_multimodal(state: Mapping[str, np.ndarray]) -> bool:
+    """Recognises the weights of a multimodal model by their names."""
+    return any(name.startswith((f"{_IMAGE}.", "ar_head.")) for name in state)
+
+
 def fixed_entries(params: Mapping) -> dict[str, np.ndarray]:
     """Returns the entries that the release stores but never changes: name -> zeros.
 

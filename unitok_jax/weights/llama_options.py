@@ -26,6 +26,9 @@ ARCHITECTURES = {
 }
 """Architectures by their name in config.json."""
 
+RELEASE, _RELEASE_TYPE = "MiniGeminiLlamaForCausalLM", "mini_gemini"
+"""Architecture of the multimodal model of UniTok's release, whose language model is a Llama."""
+
 _WIDTH, _COUNT = Whole(1, 2**16), Whole(1, 1024)
 # key of the trunk -> (key of config.json, bound, default of transformers; None: it must be there)
 _NUMBERS = {
@@ -82,7 +85,9 @@ def to_options(config: Mapping[str, Any]) -> Options:
         if key in config and config[key] not in (value, None):
             raise ConversionError(f"{key}={show(config[key])}: only {key}={value} is built")
     layers = config["layer_types"] if "layer_types" in config else None
-    if layers is not None and set(map(str, layers)) != {"full_attention"}:
+    if layers is not None and (
+        not isinstance(layers, list) or set(map(str, layers)) != {"full_attention"}
+    ):
         raise ConversionError(f"layer_types={show(layers)}: only full_attention is built")
     trunk = {key: _number(config, *row) for key, row in _NUMBERS.items()}
     width, heads = trunk["width"], trunk["heads"]
@@ -128,10 +133,21 @@ def from_options(options: Options, dtype: str) -> dict[str, Any]:
         "rope_scaling": scaling,
         "tie_word_embeddings": trunk["tied"],
         "max_position_embeddings": options.positions,
-        **_FIXED,
+        **{key: value for key, value in _FIXED.items() if value is not None},
         **{f"{name}_token_id": number for name, number in options.ids.items()},
         "torch_dtype": dtype,
     }
+
+
+def is_release(config: Mapping[str, Any]) -> bool:
+    """Recognises the config.json of a multimodal model of UniTok's release."""
+    return "architectures" in config and config["architectures"] == [RELEASE]
+
+
+def of_release(options: Options, dtype: str) -> dict[str, Any]:
+    """Returns the config.json of a multimodal model for the release's code; see `from_options`."""
+    config = from_options(options, dtype)
+    return config | {"architectures": [RELEASE], "model_type": _RELEASE_TYPE}
 
 
 def _architecture(config) -> Architecture:
@@ -146,6 +162,8 @@ def _architecture(config) -> Architecture:
         name = names[0]
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
+        if name == RELEASE:
+            return ARCHITECTURES["LlamaForCausalLM"]
     else:
         name = names
     raise ConversionError(

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -61,9 +61,12 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
     return from_state(path, args, state, heads)
 
 
-def local(path) -> pathlib.Path:
-    """Returns the path of a file or folder on this machine, fetched if it is `hf://owner/name`."""
-    return hub.fetch(path) if str(path).startswith(hub.SCHEME) else expand(path)
+def local(path, patterns: Sequence[str] = hub.FILES) -> pathlib.Path:
+    """Returns the path of a file or folder on this machine.
+
+    Of `hf://owner/name`, the files that `patterns` name are fetched.
+    """
+    return hub.fetch(path, patterns) if str(path).startswith(hub.SCHEME) else expand(path)
 
 
 def check_choice(path: pathlib.Path, weights: str | None) -> None:
@@ -196,7 +199,7 @@ def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights
 
 
 def product(path) -> str:
-    """Tells what a folder holds the weights of, 'tokenizer' or 'generator', without reading them.
+    """Tells what a folder holds the weights of, without reading them: see `hub.product_of`.
 
     Args:
       path: a workdir, a checkpoint folder, a folder for the Hugging Face hub or `hf://owner/name`.
@@ -206,7 +209,7 @@ def product(path) -> str:
     """
     path = local(path)
     if hub.is_folder(path):
-        return hub.product(path)
+        return hub.product_of(path)
     with open_run(path) as (checkpoints, step):
         return product_of(checkpoints.meta(step)["config"])
 

@@ -66,11 +66,6 @@ def open_folder(folder: pathlib.Path) -> Iterator[dict[str, Stored]]:
             found = set(file.keys())
             if places[name] is not None and found != places[name]:
                 raise ConversionError(_unlike(folder / name, found, places[name]))
-            twice = found & arrays.keys()
-            if twice:
-                raise ConversionError(
-                    f"{printable(folder / name)} and another file hold {printable(min(twice))}"
-                )
             arrays |= {key: Stored(file, key) for key in sorted(found)}
         for key, array in arrays.items():
             if not array.kind.startswith(("F", "BF")) or array.kind.startswith("F8"):
