@@ -94,7 +94,7 @@ MUTATIONS = [
         DATA,
         "first = number * self._group_samples",
         "first = number * (self._group_samples - 1)",
-        f"{TEST_BATCHES} -k test_is_replaced",
+        f"{TEST_BATCHES} -k test_each_picture",
     ),
     Mutation(
         "a group that is counted by every thread",

@@ -48,7 +48,8 @@ def open_text(path: str) -> LanguageTokenizer:
     """Opens the tokenizer of the text that `data.text` names.
 
     Args:
-        path: a folder with a tokenizer.json, or 'shapes': the words of drawn shapes.
+        path: a folder with a tokenizer.json, of a language model if it has a config.json;
+            `hf://owner/name`; or 'shapes': the words of drawn shapes.
 
     Raises:
         ValueError: no path, or a tokenizer that cannot be used.
@@ -58,8 +59,15 @@ def open_text(path: str) -> LanguageTokenizer:
         return shape_tokenizer()
     if not path:
         raise ValueError("data.text is empty: name a folder with a tokenizer.json, or shapes")
+    # Data workers import this file, and need no weights.
+    from unitok_jax.multimodal import trunk
+    from unitok_jax.weights import hub
+
+    folder = expand(path)
     try:
-        return language_tokenizer.read(expand(path))
+        if (folder / language_tokenizer.FILE).is_file() and not (folder / hub.CONFIG).is_file():
+            return language_tokenizer.read(folder)
+        return trunk.open_folder(path).tokenizer
     except (ValueError, OSError) as error:
         raise type(error)(f"data.text={path}: {error}") from error
 
