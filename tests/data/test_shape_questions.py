@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unitok_jax.data.formats.drawing import Scene, Shape
-from unitok_jax.data.formats.shape_questions import KINDS, WEIGHTS, ask, questions
+from unitok_jax.data.formats.shape_questions import KINDS, WEIGHTS, ask, examine, questions
 from unitok_jax.data.formats.shapes import HELD_OUT, TRAINING, HeldOutShapes, TrainingShapes
 from unitok_jax.evaluation.metrics.blind import Blind
 
@@ -92,7 +92,6 @@ class TestAsking:
 
 def test_the_words_alone_are_worth_nothing_on_held_out_pairs():
     """Blind answers as the specification measured them, within three standard errors."""
-    rng = np.random.default_rng(0)
     learnt = [each for n in range(6000) for each in questions(TrainingShapes().scene(n))]
     blind = Blind([each.question for each in learnt], [each.answer for each in learnt])
 
@@ -106,5 +105,16 @@ def test_the_words_alone_are_worth_nothing_on_held_out_pairs():
         assert abs(accuracy(TrainingShapes(), 10**6, kind) - share) < 0.05, kind
     for kind in ("colour", "form"):
         assert accuracy(HeldOutShapes(), 0, kind) == 0
-    pairs = [ask(HeldOutShapes().scene(n), rng, HELD_OUT) for n in range(500)]
-    assert {each.kind for each in pairs} <= set(KINDS)
+
+
+def test_an_examination_is_the_same_every_time():
+    asked, pairs = collections.Counter(), collections.Counter()
+    for number in range(600):
+        scene = HeldOutShapes().scene(number)
+        found = examine(scene, number, HELD_OUT)
+        assert found == examine(scene, number, HELD_OUT) and found[:-1] == questions(scene)
+        asked.update(each.kind for each in found)
+        pairs[found[-1].answer] += 1
+        assert tuple(found[-1].question[:-1].split()[3:]) in HELD_OUT
+    assert set(asked) == set(KINDS) - {"relation"}
+    assert abs(pairs["yes"] / 600 - 0.5) < 0.07

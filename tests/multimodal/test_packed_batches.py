@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from helpers import sequences
+from helpers import language_tokenizers, sequences
 from helpers.sequences import CODES, TOKENS, codes_of, data
 from unitok_jax.data.formats.shapes import TrainingShapes
 from unitok_jax.data.health import SampleError, TooManyBadSamples
@@ -78,6 +78,31 @@ class TestTheStream:
         for batch, threaded in zip(one, batches(section, 4)[0], strict=True):
             same(batch, threaded)
         assert (batches(section, 1, seed=1)[0][0]["ids"] != one[0]["ids"]).any()
+
+    def test_no_two_readings_of_a_picture_are_the_same(self, folder):
+        section = data((1.0, "questions", folder))
+        found, _ = batches(section, 6)
+        said = collections.defaultdict(set)
+        for batch in found:
+            for row in range(8):
+                for segment in range(1, batch["segments"][row].max() + 1):
+                    here = batch["segments"][row] == segment
+                    image = batch["image_at"][row][here].max() // TOKENS
+                    ids = batch["ids"][row][here].tolist()
+                    said[batch["codes"][row, image, 0, 0]].add(tuple(ids))
+        assert np.mean([len(texts) for texts in said.values()]) > 3
+
+    def test_each_picture_once_an_epoch_if_all_find_room(self, tmp_path):
+        folder = sequences.shapes(tmp_path / "codes", 16, codes=codes_of)
+        section = data((1.0, "caption", str(folder)), group_samples=8, length=512)
+        found, counts = batches(section, 4)
+        epochs = []
+        for batch in found:  # of two groups of eight samples
+            image = np.unique(batch["image_at"] // TOKENS + 100 * np.arange(8)[:, None])
+            here = [divmod(number, 100) for number in image if number % 100 < 99]
+            epochs.append([int(batch["codes"][row, n, 0, 0]) for row, n in here])
+        assert [sorted(epoch) for epoch in epochs] == [[*range(16)]] * 4
+        assert "left_out/no_room" not in counts
 
     @pytest.mark.slow
     def test_worker_processes_change_nothing(self, section):
@@ -188,6 +213,20 @@ def test_keys_that_do_not_fit(section, keys, message):
     section.update(keys)
     with pytest.raises(ValueError, match=message):
         batches(section, 1)
+
+
+def test_the_tokenizer_of_the_text(tmp_path):
+    assert multimodal_data.open_text("shapes").hash == TOKENIZER.hash
+    for name, content in language_tokenizers.llama2().items():
+        (tmp_path / name).write_bytes(content)
+    found = multimodal_data.open_text(str(tmp_path))
+    assert found.special.boi == found.id_of("<0x00>")
+    for path, message in (
+        ("", "data.text is empty"),
+        ("none", "data.text=none: none is no folder"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            multimodal_data.open_text(path)
 
 
 def test_facts_change_with_what_the_position_means(section):

@@ -1,25 +1,15 @@
 """Samples against the reference's batch, and what is cut, left out or refused."""
 
-import types
-
 import numpy as np
 import pytest
 
-from helpers import parity
+from helpers import parity, sequences
+from helpers.sequences import SPECIAL, made
 from unitok_jax.data.health import SampleError, TooLong
-from unitok_jax.data.language_tokenizer import SpecialIds
 from unitok_jax.multimodal import rows as rows_module
 from unitok_jax.multimodal.packing import fill
 from unitok_jax.multimodal.prompt import IMAGE, Encoded
-from unitok_jax.multimodal.rows import INSTRUCTION, NO_LABEL, UNCONDITIONAL, Rows, expand
-
-SPECIAL = SpecialIds(bos=1, eos=2, pad=0, boi=3, eoi=4)
-
-
-def made(encode, length=64, images=4, special=SPECIAL, **options):
-    """Samples of texts whose ids are given: a function, or a table."""
-    encode = encode if callable(encode) else encode.__getitem__
-    return Rows(types.SimpleNamespace(special=special, encode=encode), length, images, **options)
+from unitok_jax.multimodal.rows import INSTRUCTION, expand
 
 
 def numbers(text):
@@ -37,27 +27,8 @@ def golden():
 
 
 @pytest.fixture(scope="module")
-def samples(golden):
-    """The reference's batch. Ids of text are the reference's; everything else is made here."""
-    ids = [row[row != 0].tolist() for row in golden["step.ids"]]
-    texts = {
-        f"a caption{INSTRUCTION}": ids[0][1:-4],
-        "a caption": [9],
-        UNCONDITIONAL: ids[1][1:-4],
-        "an answer": ids[2][4:-1],
-        "a text": ids[4][1:],
-    }
-    said = np.array(ids[3][1:], np.int32)
-    answered = golden["step.labels"][3][1 : len(ids[3])] != NO_LABEL
-    image = list(golden["step.codes"])
-    make = made(texts, bare_images=True)
-    return [
-        make.draw(image[0], "a caption"),
-        make.draw(image[1], None),
-        make.caption(image[2], "an answer"),
-        make.conversation(Encoded(said, answered), [image[3]]),
-        make.text("a text"),
-    ]
+def samples():
+    return sequences.reference_samples()
 
 
 class TestTheReferencesBatch:

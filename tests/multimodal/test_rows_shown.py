@@ -1,11 +1,15 @@
 """Preview of packed rows: what is read there is what the model gets."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import sequences
+import unitok_jax
+from helpers import in_process, sequences
 from helpers.sequences import CODES, codes_of, data
+from unitok_jax.commands import data_preview
 from unitok_jax.multimodal import data as multimodal_data
 from unitok_jax.multimodal.packing import fill
 from unitok_jax.multimodal.preview import preview, segments, told
@@ -13,6 +17,7 @@ from unitok_jax.multimodal.prompt import IMAGE
 from unitok_jax.multimodal.rows import expand
 from unitok_jax.multimodal.words import shape_tokenizer
 
+ROOT = pathlib.Path(__file__).parents[2]
 TOKENIZER = shape_tokenizer()
 
 
@@ -71,3 +76,42 @@ def test_the_number_of_samples_that_fills_the_rows():
         "  3 too_long",
         "  4 no_text",
     ]
+
+
+@pytest.mark.slow
+def test_the_command(weights, tmp_path, capsys, monkeypatch):
+    """Codes of a real tokenizer, so that the sheet shows decoded pictures."""
+    tokenizer, path = unitok_jax.load(weights), weights
+    settings = dict(
+        tokenizer=tokenizer.hash,
+        grid=[2, 3],
+        num_codebooks=tokenizer.codebook_shape[0],
+        codebook_size=tokenizer.codebook_shape[1],
+    )
+    folder = sequences.shapes(tmp_path / "codes", 8, **settings)
+    books, entries = tokenizer.codebook_shape
+    arguments = [
+        f"--config={ROOT / 'configs' / 'multimodal.py'}",
+        f"--config.data.mixture=((1.0, 'draw', '{folder}'),)",
+        *(f"--config.data.{key}" for key in ("length=64", "group_samples=8", "text=shapes")),
+        *(f"--config.model.{key}" for key in (f"num_codebooks={books}", "grid=(2, 3)")),
+        f"--config.model.vocab_size={books * entries}",
+        "--images=3",
+        f"--output={tmp_path / 'out'}",
+    ]
+    code, printed, error = in_process.run(
+        data_preview, capsys, monkeypatch, *arguments, f"--config.data.tokenizer={path}"
+    )
+    assert code == 0, error
+    assert "3 rows from step 0" in printed and "of these rows, those to draw in red" in printed
+    assert {file.name for file in (tmp_path / "out").iterdir()} >= {"rows.txt", "sheet.png"}
+    code, _, error = in_process.run(
+        data_preview, capsys, monkeypatch, *arguments, "--config.data.text="
+    )
+    assert code == 2 and error.startswith("error: data.text is empty: name a folder")
+    sequences.shapes(tmp_path / "other", 8, **settings | {"tokenizer": "c" * 32})
+    arguments[1] = arguments[1].replace("/codes'", "/other'")
+    code, _, error = in_process.run(
+        data_preview, capsys, monkeypatch, *arguments, f"--config.data.tokenizer={path}"
+    )
+    assert code == 2 and "and the codes of data.mixture were made by cccc" in error

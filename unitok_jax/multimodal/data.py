@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from unitok_jax.data import order
+from unitok_jax.data import language_tokenizer, order
 from unitok_jax.data.formats.cache import Cache
 from unitok_jax.data.health import Health, Notes
+from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.data.reading import stream
@@ -21,6 +22,8 @@ from unitok_jax.multimodal import prompt
 from unitok_jax.multimodal.packing import fill, pack
 from unitok_jax.multimodal.rows import Rows, Sample
 from unitok_jax.multimodal.sources import ImageCodes, open_mixture
+from unitok_jax.multimodal.words import shape_tokenizer
+from unitok_jax.system.paths import expand
 
 _KEPT_GROUPS = 64  # packed groups kept in a process, for threads that read rows of one
 
@@ -39,6 +42,34 @@ def rows_of(data, tokenizer, tokens: int) -> Rows:
         tokens: visual tokens of an image.
     """
     return Rows(tokenizer, data.length, images_of(data, tokens), data.caption_ids, data.bare_images)
+
+
+def open_text(path: str) -> LanguageTokenizer:
+    """Opens the tokenizer of the text that `data.text` names.
+
+    Args:
+        path: a folder with a tokenizer.json, of a language model if it has a config.json;
+            `hf://owner/name`; or 'shapes': the words of drawn shapes.
+
+    Raises:
+        ValueError: no path, or a tokenizer that cannot be used.
+        OSError: the folder does not exist, or holds no tokenizer.
+    """
+    if path == "shapes":
+        return shape_tokenizer()
+    if not path:
+        raise ValueError("data.text is empty: name a folder with a tokenizer.json, or shapes")
+    # Data workers import this file, and need no weights.
+    from unitok_jax.multimodal import trunk
+    from unitok_jax.weights import hub
+
+    folder = expand(path)
+    try:
+        if (folder / language_tokenizer.FILE).is_file() and not (folder / hub.CONFIG).is_file():
+            return language_tokenizer.read(folder)
+        return trunk.open_folder(path).tokenizer
+    except (ValueError, OSError) as error:
+        raise type(error)(f"data.text={path}: {error}") from error
 
 
 def open_data(data, tokenizer, codes: ImageCodes) -> "Packed":

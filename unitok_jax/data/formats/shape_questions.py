@@ -83,6 +83,19 @@ def ask(
     return found[rng.integers(len(found))]
 
 
+def examine(
+    scene: Scene, number: int, pairs: Sequence[tuple[str, str]] = TRAINING
+) -> tuple[Question, ...]:
+    """Returns the questions of an examination about a picture: every one, and one of `pair`.
+
+    Args:
+        scene: what is seen.
+        number: of the picture; the same number gives the same questions.
+        pairs: as in `ask`.
+    """
+    return *questions(scene), _pair(scene, np.random.default_rng(number), pairs)
+
+
 def _pair(scene, rng, pairs) -> Question:
     """Asks for a colour and a form; one that is not there shares one of both with one that is."""
     there = sorted({(s.colour, s.shape) for s in scene.shapes})
