@@ -37,7 +37,9 @@ def save(folder, *, changes=None, files=None, dtype="float32", most=400_000, **a
     folder.mkdir(parents=True)
     kept = {key: array for key, array in {**state(), **arrays}.items() if array is not None}
     shards.write(folder, kept, dtype, most)
-    keys = {key: value for key, value in {**config(), **(changes or {})}.items() if value != None}
+    keys = {
+        key: value for key, value in {**config(), **(changes or {})}.items() if value is not None
+    }
     (folder / "config.json").write_text(json.dumps(keys))
     language_tokenizers.save(folder, text() if files is None else files)
     return folder

@@ -2,8 +2,10 @@
 
 `unitok convert SRC DST` reads and writes whichever kind the two paths are; `--format=hub` makes DST
 a folder for the Hugging Face hub. A generator, of ours or of the release, is converted as a
-tokenizer is; `--tokenizer=PATH` binds the tokenizer of its codes to it. The file of a frozen
-network (LPIPS, DINOv2, Inception) becomes a .safetensors, so that training needs no PyTorch.
+tokenizer is; `--tokenizer=PATH` binds the tokenizer of its codes to it. So is a multimodal model,
+whose files are folders; `--format=language` writes its language model alone, as transformers reads
+it. The file of a frozen network (LPIPS, DINOv2, Inception) becomes a .safetensors, so that training
+needs no PyTorch.
 """
 
 import argparse
@@ -16,6 +18,8 @@ import numpy as np
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.commands import arguments
 from unitok_jax.generate import loading
+from unitok_jax.multimodal import loading as multimodal
+from unitok_jax.multimodal import trunk
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.paths import expand, printable
 from unitok_jax.weights import clip_layout, files, hub, load, pretrained
@@ -67,43 +71,55 @@ def convert(
     tokenizer: str | None = None,
     grid: tuple[int, int] | None = None,
     classes: int | None = None,
+    text_tokenizer: str | None = None,
     **heads: int,
 ) -> str:
     """Converts a file or folder and returns lines that describe it.
 
     Args:
-      source: a UniTok (see `load.read`), a generator (see `generate.loading.read`), or the file
-        of a frozen network.
+      source: a UniTok (see `load.read`), a generator (see `generate.loading.read`), a multimodal
+        model (see `multimodal.loading.read`), or the file of a frozen network.
       target: what to write: see `load.write`; a .safetensors file for a frozen network.
         The path must not exist, or be an empty folder.
       weights: 'ema' or 'raw': see `tokenizer.load`.
-      format: 'hub' makes of `target` a folder for the Hugging Face hub: see `hub.write`.
-      tokenizer: of a generator, the path of the tokenizer whose codes it draws.
-      grid, classes: of a generator: see `generate.loading.read`.
-      **heads: see `tokenizer.load`; of `tokenizer` for a generator.
+      format: 'hub' makes of `target` a folder for the Hugging Face hub: see `hub.write`;
+        'language' one of the language model of a multimodal model alone: see `trunk.write`.
+      tokenizer: of a generator or a multimodal model, the path of the tokenizer of its codes.
+      grid, classes: of a generator: see `generate.loading.read`; `grid` of a multimodal model too.
+      text_tokenizer: of a multimodal model, a folder with the tokenizer of its text.
+      **heads: see `tokenizer.load`; of `tokenizer` where that is given.
 
     Raises:
       ValueError, OSError, ImportError: as `load.read`, `load.write` and `pretrained.load`;
         the target exists.
     """
-    if format not in (None, "hub"):
-        raise ValueError(f"format={format!r} is not 'hub'")
+    if format not in (None, *FORMATS):
+        raise ValueError(f"format={format!r} is not one of {', '.join(FORMATS)}")
     target = expand(target)
     _check_new(source, target)
-    given = {"grid": grid, "classes": classes}
-    options = {"tokenizer": tokenizer, **given}
+    options = {
+        "tokenizer": tokenizer,
+        "grid": grid,
+        "classes": classes,
+        "text_tokenizer": text_tokenizer,
+    }
     if source.startswith(hub.SCHEME) or expand(source).is_dir():
-        if load.product(source) == "generator":
-            found = loading.read(source, weights, **given)
+        product = load.product(source)
+        _check_unused(source, product, options, format)
+        if product == "generator":
+            found = loading.read(source, weights, grid=grid, classes=classes)
             return _write_generator(found, source, target, format, tokenizer, heads)
-        _check_unused(source, options)
+        if product == "multimodal":
+            found = multimodal.read(source, weights, text=text_tokenizer, grid=grid)
+            return _write_multimodal(found, source, target, format, tokenizer, heads)
         config, params = load.read(source, weights, **heads)
     else:
         content = pretrained.read_files(source, weights)
-        if is_generator(content.args, content.state):
-            found = loading.from_content(source, content, **given)
+        product = "generator" if is_generator(content.args, content.state) else "tokenizer"
+        _check_unused(source, product, options, format)
+        if product == "generator":
+            found = loading.from_content(source, content, grid=grid, classes=classes)
             return _write_generator(found, source, target, format, tokenizer, heads)
-        _check_unused(source, options)
         kind, what = pretrained.recognise(content.state)
         if format and (kind or clip_layout.is_clip(content.state)):
             raise ConversionError(f"{source} is no UniTok; --format={format} is for one")
@@ -122,10 +138,50 @@ def convert(
     return f"{printable(target)}: {config.model.size}, {count:,} parameters"
 
 
-def _check_unused(source, options):
+FORMATS = ("hub", "language")
+"""Formats that no path implies."""
+
+# option -> products that it is of
+_OF = {
+    "tokenizer": ("generator", "multimodal"),
+    "grid": ("generator", "multimodal"),
+    "classes": ("generator",),
+    "text_tokenizer": ("multimodal",),
+}
+_WORDS = {"generator": "a generator", "multimodal": "a multimodal model"}
+
+
+def _check_unused(source, product, options, format):
+    """Refuses options of another product."""
     for name, value in options.items():
-        if value is not None:
-            raise ConversionError(f"--{name} is for a generator, which {source} is not: omit it")
+        if value is not None and product not in _OF[name]:
+            words = " or ".join(_WORDS[each] for each in _OF[name])
+            raise ConversionError(f"--{name} is for {words}, which {source} is not: omit it")
+    if format == "language" and product != "multimodal":
+        raise ConversionError(
+            f"--format=language is for a multimodal model, which {source} is not: omit it"
+        )
+
+
+def _write_multimodal(found, source, target, format, tokenizer, heads) -> str:
+    if tokenizer is not None:
+        found = multimodal.bind(found, *load.read(tokenizer, **heads), tokenizer)
+    elif heads:
+        raise ConversionError(f"--{next(iter(heads))} is of a tokenizer: omit it without one")
+    lines = [f"{source}: {note}" for note in found.notes if not found.tokenizer_hash]
+    params = found.params
+    if format == "language":
+        params, model = params["language"], found.config.model.to_dict()
+        trunk.write(target, model, params, found.text, multimodal.POSITIONS, "float32")
+        lines = []
+    else:
+        (multimodal.write_hub if format else multimodal.write)(target, found)
+    what = "its language model" if format == "language" else "a multimodal model"
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    lines = [f"{printable(target)}: {what}, {count:,} parameters", *lines]
+    if found.tokenizer_hash and format != "language":
+        lines.append(f"its codes are of the tokenizer {found.tokenizer_hash}")
+    return "\n".join(lines)
 
 
 def _write_generator(weights, source, target, format, tokenizer, heads) -> str:
@@ -189,25 +245,38 @@ def main() -> None:
         type=arguments.place,
         help="the same kinds; nothing that is there is written over",
     )
-    parser.add_argument("--format", choices=("hub",), help="a folder for the Hugging Face hub")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="hub: a folder for the Hugging Face hub; language: of a multimodal model, a folder of "
+        "its language model for transformers",
+    )
     arguments.add_weights(parser)
     parser.add_argument(
-        "--tokenizer", type=arguments.place, help="of a generator: the tokenizer of its codes"
+        "--tokenizer",
+        type=arguments.place,
+        help="of a generator or a multimodal model: the tokenizer of its codes",
     )
     parser.add_argument(
         "--grid",
         type=_grid,
         metavar="ROWS,COLUMNS",
-        help="of a generator whose file does not tell it: its grid of tokens; default: 16,16",
+        help="of such a model whose files do not tell it: its grid of tokens; default: 16,16",
     )
     parser.add_argument(
         "--classes", type=int, help="of a generator whose file does not tell it: without null class"
+    )
+    parser.add_argument(
+        "--text_tokenizer",
+        type=arguments.place,
+        metavar="FOLDER",
+        help="of a multimodal model without tokenizer.json: a folder that has it",
     )
     arguments.run(parser, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
-    options = ("weights", "format", "tokenizer", "grid", "classes")
+    options = ("weights", "format", "tokenizer", "grid", "classes", "text_tokenizer")
     given = {name: getattr(args, name) for name in options}
     print(convert(args.source, args.target, **given, **arguments.heads(args)))
 

@@ -1,7 +1,8 @@
 """Tells what a file or folder of weights holds, and what a run would take from it.
 
-`unitok inspect FILE` describes a tokenizer or a generator, of ours or released: its sizes, and the
-hashes by which codes belong to a tokenizer.
+`unitok inspect FILE` describes a tokenizer, a generator or a multimodal model, of ours or released:
+its sizes, and the hashes by which codes belong to a tokenizer. Of a folder of a language model, it
+tells the keys of a configuration that starts from it.
 
 `unitok inspect FILE --config=configs/l16.py` prints what a run of that configuration would take
 from the file, a UniTok's or a CLIP's, and starts nothing. `--config.model.embed_dim=512` sets a
@@ -54,28 +55,46 @@ def _taken(file: str, values: flags.FlagValues):
 
 def _described(path: str) -> str:
     from unitok_jax.generate import loading
+    from unitok_jax.multimodal import loading as multimodal
     from unitok_jax.system.paths import expand
     from unitok_jax.weights import generator_layout, hub, load, pretrained
 
-    content = None
+    content, notes = None, ()
     if path.startswith(hub.SCHEME) or expand(path).is_dir():
-        of_generator = load.product(path) == "generator"
+        product = load.product(path)
     else:
         content = pretrained.read_files(path)
-        of_generator = generator_layout.is_generator(content.args, content.state)
-        if not of_generator and content.args is None:
+        is_generator = generator_layout.is_generator(content.args, content.state)
+        product = "generator" if is_generator else "tokenizer"
+        if not is_generator and content.args is None:
             raise ValueError(
                 f"{path} seems to be {pretrained.recognise(content.state).what} and carries no "
                 "configuration: what a run would take from it is told with one, such as "
                 "--config=configs/l16.py"
             )
-    if of_generator:
+    if product == "generator":
         weights = loading.from_content(path, content) if content else loading.read(path)
-        what, config, facts = "generator", weights.config, loading.facts(weights)
+        what, facts = f"a generator of size {weights.config.model.size}", loading.facts(weights)
         notes = weights.notes
+    elif product == "multimodal":
+        weights = multimodal.read(path)
+        what, facts, notes = "a multimodal model", multimodal.facts(weights), weights.notes
+    elif product == "language":
+        what, facts = "a language model", _language(path)
     else:
         read = load.from_state(path, *content[:2], {}) if content else load.read(path)
-        what, config, facts, notes = "tokenizer", read[0], hub.facts(*read), ()
+        what, facts = f"a tokenizer of size {read[0].model.size}", hub.facts(*read)
     lines = [f"  {name:26}{value}" for name, value in facts.items()]
     lines += [f"  {note}" for note in notes]
-    return "\n".join([f"{path}: a {what} of size {config.model.size}", *lines])
+    return "\n".join([f"{path}: {what}", *lines])
+
+
+def _language(path: str) -> dict[str, str]:
+    """Returns the keys that a folder of a language model decides, and its special ids."""
+    from unitok_jax.multimodal import trunk
+
+    folder = trunk.open_folder(path)
+    keys = {f"model.{key}": f"{value}" for key, value in folder.keys.items()}
+    special = folder.tokenizer.special._asdict().items()
+    named = {f"id of {key}": f"{number}" for key, number in special if number is not None}
+    return keys | named | {"rows of its embeddings": f"{folder.options.trunk['vocabulary']}"}

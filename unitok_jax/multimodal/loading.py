@@ -31,7 +31,8 @@ TOKENIZER = "tokenizer of the codes"
 LANGUAGE = "language"
 """Folder with the tokenizer of text, beside `checkpoints`."""
 
-_POSITIONS = 2048  # longest row of training
+POSITIONS = 2048
+"""Longest row of the release's training, which config.json of transformers tells."""
 
 
 class Weights(NamedTuple):
@@ -120,8 +121,8 @@ def _read_ours(path, config, text):
 def _read_release(path, config, text, grid):
     options = trunk.read_options(path)
     tokenizer = language_tokenizer.read(text, rows=options.trunk["vocabulary"], ids=options.ids)
-    halves = ("float16", "bfloat16")
-    dtype = "bfloat16" if config.get("dtype", config.get("torch_dtype")) in halves else "float32"
+    told = config.get("dtype") or config.get("torch_dtype")
+    dtype = "bfloat16" if told in ("float16", "bfloat16") else "float32"
     with shards.open_folder(path) as state:
         try:
             model, notes = release.infer(state, options, dtype, grid)
@@ -171,7 +172,7 @@ def write(path, weights: Weights) -> None:
             checkpoints.save(0, {"params": weights.params}, ConfigDict(config), {}, data)
 
 
-def write_hub(path, weights: Weights, positions: int = _POSITIONS) -> None:
+def write_hub(path, weights: Weights, positions: int = POSITIONS) -> None:
     """Writes a folder for the hub atomically, which must be new or empty.
 
     A model that the release's code can build is written so that this code reads it too: with its

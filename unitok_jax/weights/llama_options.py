@@ -212,7 +212,7 @@ def _rope(config) -> dict[str, Any]:
     base = _number({**config, **rope}, "rope_theta", Real(1e12), _BASE)
     if base <= 0:
         raise ConversionError(f"rope_theta={show(base)} must be above 0")
-    if config.get("partial_rotary_factor", rope.get("partial_rotary_factor")) not in (None, 1, 1.0):
+    if {**config, **rope}.get("partial_rotary_factor") not in (None, 1):
         raise ConversionError("partial_rotary_factor: only heads that turn as a whole are built")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":

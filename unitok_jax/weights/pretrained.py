@@ -22,6 +22,7 @@ from unitok_jax.system.paths import expand
 from unitok_jax.weights import torch_layout
 from unitok_jax.weights.files import read_content
 from unitok_jax.weights.generator_layout import is_generator
+from unitok_jax.weights.llama_layout import is_multimodal
 from unitok_jax.weights.torch_files import Content
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ class Network(NamedTuple):
 
 def recognise(state: Mapping[str, np.ndarray]) -> Found:
     """Recognises the network of `state`, name -> array, by names and shapes."""
-    for look in (_as_unitok, _as_generator, _as_inception, _as_transformer, _as_vgg):
+    looks = (_as_unitok, _as_generator, _as_language, _as_inception, _as_transformer, _as_vgg)
+    for look in looks:
         found = look(state)
         if found:
             return found
@@ -220,6 +222,13 @@ def _as_unitok(state):
 def _as_generator(state):
     if is_generator(None, state):
         return Found(None, GENERATOR)
+
+
+def _as_language(state):
+    if is_multimodal(state):
+        return Found(None, "part of a multimodal model, which is read as a folder")
+    if "model.embed_tokens.weight" in state:
+        return Found(None, "part of a language model, which is read as a folder")
 
 
 def _as_inception(state):
