@@ -101,8 +101,14 @@ def _generator():
     return Run
 
 
+def _multimodal():
+    from unitok_jax.multimodal.run import Run
+
+    return Run
+
+
 # Products that can be trained: name -> function that imports a `training.run.Run`.
-PRODUCTS = {"tokenizer": _tokenizer, "generator": _generator}
+PRODUCTS = {"tokenizer": _tokenizer, "generator": _generator, "multimodal": _multimodal}
 
 
 def _product():
@@ -110,7 +116,7 @@ def _product():
     if name not in PRODUCTS:
         raise ValueError(
             f"product={name!r} of the configuration is none of {', '.join(PRODUCTS)}; "
-            "start from get_config() of configs/default.py or configs/generate.py"
+            "start from get_config() of configs/default.py, generate.py or multimodal.py"
         )
     return PRODUCTS[name]()
 

@@ -15,8 +15,8 @@ from configs import tiny
 from helpers import coded
 from helpers.jobs import records
 from unitok_jax.commands import tokenize
+from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.text import TextTokenizer
-from unitok_jax.generate import companion
 from unitok_jax.generate import run as run_module
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.run import Run
@@ -150,7 +150,7 @@ def test_gfid_is_that_of_the_drawn_pictures(config, tokenizer, tmp_path):
     labels = np.arange(6, dtype=np.int32) % config.model.classes
     codes = run.draw(state.params, {"labels": labels}, range(6), Filters(), 1.5)
     images = unitok_jax.load(tokenizer).decode(codes, tuple(config.model.grid))
-    images = run_module.companion.to_uint8(images)
+    images = to_uint8(images)
     expected = drawn.gfid([images], statistics.read(config.eval.reference)[0], inception)
     assert metrics["gfid"] == pytest.approx(expected["gfid"], rel=1e-4)
     assert metrics["gfid"] > 0 and "inception_score" not in metrics  # of ten images or more
@@ -324,9 +324,9 @@ class TestAnotherTokenizer:
     def test_a_file_that_is_none(self, config, tmp_path):
         (tmp_path / "x.safetensors").write_bytes(b"")
         with pytest.raises(ValueError, match="data.tokenizer=.*x.safetensors is empty"):
-            companion.read(str(tmp_path / "x.safetensors"), "")
+            load.read_maker(str(tmp_path / "x.safetensors"), "", "data.path")
         with pytest.raises(FileNotFoundError, match="data.tokenizer=none: none does not exist"):
-            companion.read("none", "")
+            load.read_maker("none", "", "data.path")
 
     def test_a_generator(self, tmp_path, config):
         config.data.tokenizer = ""
@@ -334,4 +334,4 @@ class TestAnotherTokenizer:
         loop.train(one_device, config, str(tmp_path / "run"))
         told = "data.tokenizer=.*run.* holds a generator, not a tokenizer"
         with pytest.raises(ValueError, match=told):
-            companion.read(str(tmp_path / "run"), "")
+            load.read_maker(str(tmp_path / "run"), "", "data.path")

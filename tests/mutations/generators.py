@@ -109,8 +109,8 @@ MUTATIONS = [
     ),
     Mutation(
         "another tokenizer's text tower",
-        COMPANION,
-        "if found != wanted:",
+        "unitok_jax/weights/load.py",
+        "if wanted and found != wanted:",
         "if False:",
         f"{BESIDE} -k AnotherTokenizer",
     ),

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from unitok_jax.checkpoints import differences
 from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.data.records import first_names
-from unitok_jax.generate import companion, data
+from unitok_jax.generate import data
 from unitok_jax.generate.companion import Decoder, TextStates
 from unitok_jax.generate.config_checks import check
 from unitok_jax.generate.prompts import Captions, Features, open_prompts
@@ -22,6 +22,7 @@ from unitok_jax.generate.step import GeneratorSteps, Programs, TrainState
 from unitok_jax.models.sampling import Filters
 from unitok_jax.pictures.sheet import contact_sheet, load_font
 from unitok_jax.runtime import processes, sharding
+from unitok_jax.weights import load
 
 
 class Run:
@@ -78,7 +79,9 @@ class Run:
         draws = bool(config.data.tokenizer and (config.eval.preview or config.eval.drawn_images))
         if not draws and not isinstance(self.prompts, Captions):
             return None, {}, None
-        theirs, params = companion.read(config.data.tokenizer, self.records.tokenizer_hash)
+        theirs, params = load.read_maker(
+            config.data.tokenizer, self.records.tokenizer_hash, "data.path"
+        )
         if isinstance(self.prompts, Captions):
             tower = TextStates(theirs.model.to_dict(), config.model.to_dict())
             frozen = {"text_encoder": jax.device_get(params["text_encoder"])}
@@ -115,6 +118,11 @@ class Run:
     def shared(self) -> dict[str, Any]:
         """Values that must be equal on all processes of a job."""
         return differences.flat(self.facts) | {"images to evaluate": len(self.eval_records)}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files that users of the weights need beside them: none."""
+        return {}
 
     def prepare(self, resumed: bool) -> None:
         """Reads first records and their prompts, so that what is wrong is told at the start.

@@ -210,6 +210,11 @@ class Run:
     def _dinov2(self):
         return {key: value for key, value in self._digests.items() if key.endswith("dinov2")}
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Files that users of the weights need beside them: none."""
+        return {}
+
     def prepare(self, resumed: bool) -> None:
         """Decodes the evaluation images once. All processes call it, before the first evaluation.
 

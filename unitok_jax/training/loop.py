@@ -123,6 +123,9 @@ def train(
         writer = NoWriter()
         if lead:
             write(folder / "config.json", config.to_json(indent=2) + "\n")
+            for name, content in run.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                write(folder / name, content)
             writer = Writer(folder, start, _boards(config, folder, start), reevaluate=unseen)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))

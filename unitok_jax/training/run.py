@@ -50,6 +50,10 @@ class Run(Protocol):
     def shared(self) -> dict[str, Any]:
         """Values that must be equal on all processes; computing them may read some samples."""
 
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Files that users of the weights need beside them: path in the workdir -> content."""
+
     def prepare(self, resumed: bool) -> None:
         """Checks the evaluation data. All processes call it, once, before the state is built.
 

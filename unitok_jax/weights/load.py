@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
+from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.system.foreign_files import ConversionError
@@ -82,6 +83,31 @@ def check_choice(path: pathlib.Path, weights: str | None) -> None:
         raise ValueError(f"weights={weights!r} is not one of {', '.join(torch_options.WEIGHTS)}")
     if weights is not None and path.is_dir() and hub.is_folder(path):
         raise ConversionError(torch_files.ONE_SET.format(path=path, weights=weights))
+
+
+def read_maker(path, wanted: str, codes: str) -> tuple[ConfigDict, dict]:
+    """Reads the tokenizer that made some codes: `read`.
+
+    Args:
+      path: `data.tokenizer`.
+      wanted: `Tokenizer.hash` of the tokenizer that made the codes; '' if there are none.
+      codes: key of the codes in messages.
+
+    Raises:
+      FileNotFoundError: the path does not exist.
+      ValueError: it holds no tokenizer, or another than made the codes.
+    """
+    try:
+        config, params = read(path)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"data.tokenizer={path}: {error}") from error
+    found = weights_hash(config.model.to_dict(), params)
+    if wanted and found != wanted:
+        raise ValueError(
+            f"data.tokenizer={path} is tokenizer {found}, and the codes of {codes} were made by "
+            f"{wanted}: name that one"
+        )
+    return config, params
 
 
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
