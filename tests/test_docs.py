@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 import unitok_jax
-from configs import default, generate, photos
+from configs import default, generate, multimodal, photos
 from helpers import generators
 from test_architecture import LAYERS
 from unitok_jax.checkpoints import differences
@@ -111,7 +111,12 @@ class TestReference:
         assert text == REFERENCE[name](), "run: python docs/reference/generate.py"
 
     @pytest.mark.parametrize(
-        "page, defaults", [("config.md", default), ("generator_config.md", generate)]
+        "page, defaults",
+        [
+            ("config.md", default),
+            ("generator_config.md", generate),
+            ("multimodal_config.md", multimodal),
+        ],
     )
     def test_each_key_has_its_row_and_its_default(self, page, defaults):
         def flat(config, prefix=""):

@@ -19,7 +19,11 @@ from collections.abc import Iterator
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-CONFIGS = {"config.md": "configs/default.py", "generator_config.md": "configs/generate.py"}
+CONFIGS = {
+    "config.md": "configs/default.py",
+    "generator_config.md": "configs/generate.py",
+    "multimodal_config.md": "configs/multimodal.py",
+}
 # Prints {command: its --help}, all in one process: only one import of what takes long.
 HELPS = """
 import contextlib, importlib, io, json, sys

@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers import formats
 from helpers.formats import take
-from unitok_jax.data import health, pipeline
+from unitok_jax.data import health, pipeline, replacement
 from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
 from unitok_jax.data.images.transforms import ImageError, decode_image, resize_center_crop
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
@@ -422,7 +422,7 @@ class TestBadImages:
             first(1, config(folder))
 
     def test_gives_up_after_the_stated_number(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(pipeline, "REPLACEMENT_TRIES", 3)
+        monkeypatch.setattr(replacement, "TRIES", 3)
         folder = make_set(tmp_path / "set")
         for index in range(3):
             (folder / f"{index:02}.png").write_bytes(b"")

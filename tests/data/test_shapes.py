@@ -1,5 +1,6 @@
 """Drawn pictures: what captions say is looked up in the pixels."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -22,11 +23,13 @@ from unitok_jax.data.formats.shapes import (
     HELD_OUT,
     LENGTH,
     TRAINING,
+    EditedShapes,
     HeldOutShapes,
     SingleShapes,
     TrainingShapes,
     describe,
     shape_source,
+    split_of,
 )
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.records import LabelledSource
@@ -36,6 +39,7 @@ from unitok_jax.data.text import TextTokenizer
 pytestmark = pytest.mark.slow
 
 SPLITS = {"train": TrainingShapes(), "held_out": HeldOutShapes(), "single": SingleShapes()}
+SPLITS["edits"] = EditedShapes()
 KIND = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
 WHERE = {
     "in the top left corner": (0, 0),
@@ -248,14 +252,48 @@ class TestSplits:
             assert sum(counts) == len(shapes)
             assert min(counts) > 0.6 * expected and max(counts) < 1.4 * expected
 
-    @pytest.mark.parametrize("path", ["", "train", "held_out", "single"])
+    def test_pictures_in_pairs_differ_in_what_the_words_ask_for(self):
+        source, fields = SPLITS["edits"], collections.Counter()
+        for number in range(400):
+            before, after, words = source.edit(number)
+            assert source.scene(2 * number) == before and source.scene(2 * number + 1) == after
+            assert (before.greys, before.direction) == (after.greys, after.direction)
+            pairs = zip(before.shapes, after.shapes, strict=True)
+            ((old, new),) = [(a, b) for a, b in pairs if a != b]
+            fields_changed = [
+                field.name
+                for field in dataclasses.fields(old)
+                if getattr(old, field.name) != getattr(new, field.name)
+            ]
+            (field,) = fields_changed
+            fields[field] += 1
+            asked = f"the {old.colour} {old.shape} "
+            asked += f"into a {new.shape}" if field == "shape" else getattr(new, field)
+            assert words == ("turn " if field == "shape" else "make ") + asked
+            for scene in (before, after):
+                said = [(s.colour, s.shape) for s in scene.shapes]
+                assert len(set(said)) == len(said) and not set(said) & set(HELD_OUT)
+        assert set(fields) == {"colour", "shape", "texture"} and min(fields.values()) > 90
+
+    def test_a_name_tells_split_and_index(self):
+        for split, source in SPLITS.items():
+            found, index = split_of(source[12]["name"])
+            assert (type(found), index) == (type(source), 12), split
+        assert split_of("shapes/train/0000000012")[1] == 12  # a key without a suffix
+        for name in ("a.png", "shapes/none/0000000012.png", "shapes/train/9999999999.png", ""):
+            with pytest.raises(ValueError, match=f"'{name}' is no picture of shapes: tokenize"):
+                split_of(name)
+
+    @pytest.mark.parametrize("path", ["", "train", "held_out", "single", "edits"])
     def test_path_names_the_split(self, path):
         source = open_source(config(path=path))
         assert source.split == (path or "train") and len(source) == LENGTH
 
     @pytest.mark.parametrize("path", ["test", "/data", "Train", "held-out"])
     def test_another_path(self, path):
-        with pytest.raises(ValueError, match=rf"data.path='{path}'.*use train .*, held_out or"):
+        with pytest.raises(
+            ValueError, match=rf"data.path='{path}'.*use train .*, held_out, single or"
+        ):
             open_source(config(path=path))
 
     def test_captions_of_ones_own(self):
@@ -266,7 +304,11 @@ class TestSplits:
 class TestDeterminism:
     @pytest.mark.parametrize(
         "splits, digest",
-        [(("train", "held_out"), "7bfc760bc28570bd"), (("single",), "0b1777e6af7594cf")],
+        [
+            (("train", "held_out"), "7bfc760bc28570bd"),
+            (("single",), "0b1777e6af7594cf"),
+            (("edits",), "59a327f9aba9f922"),
+        ],
         ids=str,
     )
     def test_scenes_and_captions_are_fixed(self, splits, digest):

@@ -13,10 +13,10 @@ CLASSES = ("a", "b", "c")
 HASH = "a" * 32
 
 
-def write(output, count=24, *, seed=0, captions=None, codes=None, **changes):
+def write(output, count=24, *, seed=0, names=None, captions=None, codes=None, **changes):
     """Codes in ten views that mostly follow from label and place, of two shards; the folder.
 
-    captions, codes: number of a record -> its captions, or its codes; changes: of settings.
+    names, captions, codes: number of a record -> its name, captions or codes; changes: of settings.
     """
     settings = {
         "format": code_files.FORMAT,
@@ -42,7 +42,7 @@ def write(output, count=24, *, seed=0, captions=None, codes=None, **changes):
         samples, found = [], []
         for i in numbers:
             texts = captions(i) if captions else (f"picture {i}",)
-            sample = {"name": f"{i:04}.png", "captions": texts}
+            sample = {"name": names(i) if names else f"{i:04}.png", "captions": texts}
             samples.append(sample | ({"label": i % 3} if settings["class_names"] else {}))
             base = np.arange(shape[2]) + 3 * (i % 3) + np.arange(shape[1])[:, None]
             noise = rng.random(shape) < 0.1

@@ -9,11 +9,12 @@ import optax
 import pytest
 from flax import nnx
 
-from helpers import parity
+from helpers import parity, sequences
 from unitok_jax.models.sampling import Filters
 from unitok_jax.models.transformer import segment_mask
 from unitok_jax.multimodal import objective, sampling
 from unitok_jax.multimodal.model import abstract_model
+from unitok_jax.multimodal.packing import fill, pack
 from unitok_jax.weights import llama_layout, torch_layout
 
 pytestmark = pytest.mark.slow
@@ -268,7 +269,7 @@ def test_every_array_of_a_step(step):
 def test_losses_of_a_step(step):
     golden = parity.load("multimodal")
     _, sums, losses, _ = step
-    assert sums.text_count == golden["step.text_tokens"]
+    assert sums.ids == golden["step.text_tokens"]
     assert BOOKS * sums.image_tokens == golden["step.image_tokens"]
     for ours, name in (
         (losses.text, "text_loss"),
@@ -277,6 +278,22 @@ def test_losses_of_a_step(step):
         (losses.total, "loss"),
         (losses.per_codebook.mean(), "image_cross_entropy"),
     ):
+        assert ours == pytest.approx(float(golden[f"step.{name}"]), rel=1e-4), name
+
+
+def test_losses_of_the_same_samples_packed():
+    """Made and packed by this package: three rows for five samples."""
+    graph, params, _ = built()
+    golden, samples = parity.load("multimodal"), sequences.reference_samples()
+    options = dict(length=60, images=3, image_shape=(BOOKS, TOKENS), pad=0)
+    packed = pack(samples, 3, 60, 3)
+    assert max(map(len, packed)) == 2 and sorted(sum(packed, [])) == [*range(5)]
+    rows = [fill([samples[n] for n in each], **options) for each in packed]
+    given = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    sums = jax.jit(lambda p: objective.sums(nnx.merge(graph, p), given, chunk=30))(params)
+    losses = jax.device_get(objective.losses(sums, Z_WEIGHT))
+    assert sums.text_count == golden["step.text_tokens"]
+    for ours, name in ((losses.text, "text_loss"), (losses.total, "loss")):
         assert ours == pytest.approx(float(golden[f"step.{name}"]), rel=1e-4), name
 
 

@@ -1,8 +1,10 @@
 """Shows what a run would train on: a contact sheet of its first samples, and statistics.
 
 `unitok data preview --config=configs/photos.py --output=preview` writes `sheet.png`, the captions
-of its pictures line by line as `sheet.txt`, and `statistics.json`. The folder is new, empty or of
-an earlier preview, whose files are replaced.
+of its pictures line by line as `sheet.txt`, and `statistics.json`. Of a multimodal model it writes
+`rows.txt`, packed rows with what is learnt of them, and the pictures of these rows as `sheet.png`
+if data.tokenizer is set. The folder is new, empty or of an earlier preview, whose files are
+replaced.
 """
 
 import logging
@@ -27,7 +29,11 @@ def main() -> None:
     )
     flags.DEFINE_string("output", "preview", "The folder of the files.", flag_values=values)
     flags.DEFINE_integer(
-        "images", 32, "On the sheet; 0: no sheet.", lower_bound=0, flag_values=values
+        "images",
+        32,
+        "On the sheet, or rows of a multimodal model; 0: no sheet.",
+        lower_bound=0,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "samples",
@@ -55,13 +61,47 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         with console.command():
-            preview(
-                values.config,
-                paths.expand(values.output),
-                images=values.images,
-                samples=values.samples,
-                start_step=values.start_step,
-                font=values.font and str(paths.expand(values.font)),
-            )
+            output = paths.expand(values.output)
+            options = {
+                "start_step": values.start_step,
+                "font": values.font and str(paths.expand(values.font)),
+            }
+            if values.config.product == "multimodal":
+                _rows(values.config, output, max(values.images, 1), options)
+            else:
+                preview(
+                    values.config, output, images=values.images, samples=values.samples, **options
+                )
     except (ValueError, OSError, ImportError) as error:
         console.refuse(error)
+
+
+def _rows(config, output, rows: int, options) -> None:
+    """Writes the preview of a multimodal model's rows."""
+    from unitok_jax.multimodal import data, preview  # Grain imports JAX
+    from unitok_jax.multimodal.sources import ImageCodes
+
+    model = config.model
+    codes = ImageCodes(
+        model.num_codebooks, model.vocab_size // model.num_codebooks, tuple(model.grid)
+    )
+    text = data.open_text(config.data.text)
+    packed = data.open_data(config.data, text, codes)
+    decode = _decoder(config.data.tokenizer, packed.codes) if config.data.tokenizer else None
+    preview.preview(
+        packed, text, config.data, config.seed, output, rows=rows, decode=decode, **options
+    )
+
+
+def _decoder(path: str, codes):
+    """Returns `decode` of the tokenizer of some codes, which the data names."""
+    from unitok_jax.data.images.transforms import to_uint8
+    from unitok_jax.tokenizer.api import load
+
+    tokenizer = load(path)
+    if codes.tokenizer and tokenizer.hash != codes.tokenizer:
+        raise ValueError(
+            f"data.tokenizer={path} is tokenizer {tokenizer.hash}, and the codes of data.mixture "
+            f"were made by {codes.tokenizer}: name that one"
+        )
+    return lambda found: to_uint8(tokenizer.decode(found, grid=codes.grid))

@@ -19,6 +19,11 @@ REASONS = (
     "duplicate_key",  # within one shard
     "no_caption",
     "bad_caption",  # not UTF-8, or not where and what it should be
+    "bad_record",  # JSON or a row of a table of another form
+    "no_text",  # a text, a question or an instruction of 0 characters
+    "no_answer",  # a conversation in which nothing is answered
+    "image_places",  # a conversation with more or fewer images than places for them
+    "no_codes",  # an image that was not tokenized
 )
 NAMES_KEPT = 20  # names kept per reason, for messages
 # Minimum samples for a meaningful share of bad ones: two bad ones of ten may be chance.
@@ -39,6 +44,20 @@ class SampleError(ValueError):
 
     def __reduce__(self):  # worker processes pickle it
         return type(self), (str(self), self.reason)
+
+
+class TooLong(SampleError):
+    """A sample that is whole, and does not fit: it is left out without being a bad one.
+
+    Args:
+        message: names the sample, its length and the limit.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message, "too_long")
+
+    def __reduce__(self):
+        return type(self), (str(self),)
 
 
 class Tally:
@@ -120,12 +139,15 @@ class Notes:
     samples: int = 0  # samples of the batch, replacements included
     bytes: int = 0  # bytes of their encoded images
     skipped: Tally = dataclasses.field(default_factory=Tally)
+    # Further counts by name, such as 'left_out/too_long': no sign of damage.
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def update(self, other: "Notes") -> None:
         """Adds the results of other examples."""
         self.samples += other.samples
         self.bytes += other.bytes
         self.skipped.update([other.skipped])
+        self.counts.update(other.counts)
 
 
 class Health:
@@ -174,9 +196,10 @@ class Health:
         self.check(self._total.skipped, self._total.samples, ENOUGH)
 
     def new_counts(self) -> dict[str, int]:
-        """Returns the counts since the last call: `samples` and `bytes` read, and
-        `skipped/<reason>` for every reason that occurred."""
+        """Returns the counts since the last call: `samples` and `bytes` read,
+        `skipped/<reason>` for every reason that occurred, and the further `Notes.counts`."""
         now = collections.Counter(samples=self._total.samples, bytes=self._total.bytes)
+        now.update(self._total.counts)
         now.update({f"skipped/{reason}": n for reason, n in self._total.skipped.counts.items()})
         new, self._reported = now - self._reported, now
         return {"samples": 0, "bytes": 0} | new

@@ -26,8 +26,13 @@ class Mixture:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        part, place = self.place(index)
+        return self.parts[part][place]
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Returns the number of the part that holds a sample, and its index there."""
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.parts[part][index - int(self._starts[part])]
+        return part, index - int(self._starts[part])
 
     def check_batch(self, batch_size: int) -> None:
         """Refuses parts smaller than their share of a batch, which would repeat within the batch.

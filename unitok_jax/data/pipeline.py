@@ -17,12 +17,11 @@ from unitok_jax.data.images.transforms import check_size, decode_image, resize_c
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.reading import stream
 from unitok_jax.data.records import Source
+from unitok_jax.data.replacement import usable
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import TextTokenizer
 from unitok_jax.data.workers import BatchStream
 
-REPLACEMENT_TRIES = 16  # consecutive bad samples before training stops
-NEIGHBOURS = 4  # tries next to the first; the others are spread over the source
 KEPT_BYTES = 1 << 26  # maximum size of all images of a source that are kept in memory
 
 _log = logging.getLogger(__name__)
@@ -121,7 +120,7 @@ def train_batches(
     in the stream.
 
     A sample that cannot be used is replaced by the next good one of the source and counted;
-    `REPLACEMENT_TRIES` consecutive bad samples, or a share above `data.max_bad`, are an error.
+    `replacement.TRIES` consecutive bad samples, or a share above `data.max_bad`, are an error.
 
     Args:
         data: the `data` config.
@@ -222,34 +221,20 @@ class _TrainingRows:
         return {"image": images, "text": self._tokenizer(captions), "notes": notes}
 
     def _example(self, index, rng, notes, out):
-        """Writes the crop at `index`, or at a usable replacement; returns its captions.
+        """Writes the crop at `index`, or at a usable replacement; returns its captions."""
 
-        Replacing here, not filtering later, keeps the position in the stream equal to the step.
-        """
-        length = len(self._source)
-        tries = min(REPLACEMENT_TRIES, length)
-        for attempt in range(tries):
-            # After a few neighbours, search elsewhere: a whole shard may be damaged.
-            stride = 1 if attempt < NEIGHBOURS else max(1, length // tries)
-            tried = (index + attempt * stride) % length
-            try:
-                record = self._source[tried]
-                data, name, captions = record["image"], record["name"], record["captions"]
-                self._crop(tried, data, name, rng, out)
-            except (SampleError, OSError) as error:
-                last, reason = error, getattr(error, "reason", "unreadable")
-                if not attempt:  # a bad replacement is counted at its own position
-                    notes.skipped.add(reason, str(error))
-                continue
-            if not captions:
-                raise ValueError(
-                    f"{name} has no caption; open the source with require_captions=True"
-                )
-            notes.samples += 1
-            notes.bytes += len(data)
-            return captions
-        message = f"{tries} samples in a row cannot be used; the last: {last}"
-        raise SampleError(message, reason) from last
+        def read(tried):
+            record = self._source[tried]
+            data, name, captions = record["image"], record["name"], record["captions"]
+            self._crop(tried, data, name, rng, out)
+            return data, name, captions
+
+        data, name, captions = usable(read, index, len(self._source), notes)
+        if not captions:
+            raise ValueError(f"{name} has no caption; open the source with require_captions=True")
+        notes.samples += 1
+        notes.bytes += len(data)
+        return captions
 
     def _crop(self, index, data, name, rng, out):
         if not self._whole:

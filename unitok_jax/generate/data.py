@@ -12,6 +12,7 @@ import numpy as np
 
 from unitok_jax.data import order
 from unitok_jax.data.codes.records import CodeRecords, open_codes
+from unitok_jax.data.codes.views import CENTRE
 from unitok_jax.data.health import Health, Notes
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.data.reading import stream
@@ -136,7 +137,7 @@ def eval_rows(
     Returns:
       {'codes': uint16 (B, K, N), 'mask': bool (B,)} and the prompts.
     """
-    view = {"ten": 4}.get(records.manifest["settings"]["--views"], 0)
+    view = CENTRE[records.manifest["settings"]["--views"]]
     last = len(records) - 1
     rows = []
     for position in positions:

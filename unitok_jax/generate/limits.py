@@ -3,17 +3,21 @@
 A configuration that comes with weights is untrusted: see `models.limits`.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from unitok_jax import trees
 from unitok_jax.generate.model import Generator
 from unitok_jax.generate.step import abstract_model
-from unitok_jax.models.limits import Real, Whole, check_parameters, show
+from unitok_jax.models.limits import (
+    Real,
+    Whole,
+    check_codes,
+    check_keys,
+    check_parameters,
+    check_values,
+)
 
-_DTYPES = ("float32", "bfloat16")
-_SIDE = Whole(1, 1024)  # of the grid
 BOUNDS = {
     "num_codebooks": Whole(1, 1024),
     "vocab_size": Whole(1, 2**24),
@@ -38,24 +42,8 @@ def check(model: Mapping[str, Any]) -> None:
     Raises:
       ValueError: one line that names the key, its value and its bound.
     """
-    for key, bound in BOUNDS.items():
-        if not bound.allows(model[key]):
-            raise ValueError(f"model.{key}={show(model[key])} must be {bound}")
-    for key, kind in _KINDS.items():
-        if not isinstance(model[key], kind):
-            raise ValueError(f"model.{key}={show(model[key])} must be a {kind.__name__}")
-    if model["num_codebooks"] == 1 and model["head_depth"]:
-        raise ValueError(
-            f"model.head_depth={model['head_depth']}: with model.num_codebooks=1 a token has one "
-            "code, and a depth head nothing to follow; set model.head_depth=0"
-        )
-    grid = model["grid"]
-    if not (isinstance(grid, list | tuple) and len(grid) == 2 and all(map(_SIDE.allows, grid))):
-        raise ValueError(
-            f"model.grid={show(grid)} must be (rows, columns), each {_SIDE}: of tokens"
-        )
-    if model["dtype"] not in _DTYPES:
-        raise ValueError(f"model.dtype={show(model['dtype'])} is not one of {', '.join(_DTYPES)}")
+    check_values(model, BOUNDS, _KINDS)
+    check_codes(model)
 
 
 def abstract_params(model: Mapping[str, Any]) -> dict:
@@ -65,13 +53,7 @@ def abstract_params(model: Mapping[str, Any]) -> dict:
       ValueError: keys are missing or unknown, a value is out of its bound or does not fit another,
         or the model is too large.
     """
-    known = inspect.signature(Generator.__init__).parameters.keys() - {"self", "rngs"}
-    missing, unknown = known - model.keys(), model.keys() - known
-    if missing or unknown:
-        raise ValueError(
-            f"these are not the keys of a generator of this version: missing {sorted(missing)}, "
-            f"unknown {show(sorted(map(str, unknown)))}"
-        )
+    check_keys(Generator, model, "a generator")
     check(model)
     params = abstract_model(dict(model))[1]
     check_parameters({name: leaf.shape for name, leaf in trees.flatten(params).items()})

@@ -4,6 +4,7 @@ A configuration that comes with weights is untrusted, and checked here before a 
 it: a depth of ten million takes hours and all memory long before any shape differs.
 """
 
+import inspect
 import math
 import numbers
 import reprlib
@@ -42,6 +43,8 @@ class Real(NamedTuple):
 
 
 _WIDTH = Whole(1, 2**16)
+_SIDE = Whole(1, 1024)  # of a grid
+_DTYPES = ("float32", "bfloat16")
 BOUNDS = {
     "vocab_size": Whole(1, 2**24),
     "num_codebooks": Whole(1, 1024),
@@ -95,6 +98,60 @@ def check_one(key: str, value: Any, name: str) -> None:
     """
     if not BOUNDS[key].allows(value):
         raise ValueError(f"{name}={show(value)} must be {BOUNDS[key]}")
+
+
+def check_keys(network: type, model: Mapping[str, Any], what: str) -> None:
+    """Checks that a model has the keys that a network takes, each of them.
+
+    Args:
+      network: a module; its keyword arguments but `rngs` are the keys.
+      model: `config.model`.
+      what: name of the product in the message, with its article.
+
+    Raises:
+      ValueError: one line that names the missing and the unknown keys.
+    """
+    known = inspect.signature(network.__init__).parameters.keys() - {"self", "rngs"}
+    missing, unknown = known - model.keys(), model.keys() - known
+    if missing or unknown:
+        raise ValueError(
+            f"these are not the keys of {what} of this version: missing {sorted(missing)}, "
+            f"unknown {show(sorted(map(str, unknown)))}"
+        )
+
+
+def check_values(model: Mapping[str, Any], bounds: Mapping, kinds: Mapping[str, type]) -> None:
+    """Checks values of a model against bounds and types, each a table by key.
+
+    Raises:
+      ValueError: one line that names the key, its value and its bound.
+    """
+    for key, bound in bounds.items():
+        if not bound.allows(model[key]):
+            raise ValueError(f"model.{key}={show(model[key])} must be {bound}")
+    for key, kind in kinds.items():
+        if not isinstance(model[key], kind):
+            raise ValueError(f"model.{key}={show(model[key])} must be a {kind.__name__}")
+
+
+def check_codes(model: Mapping[str, Any]) -> None:
+    """Checks the grid, the head and the dtype of a model that predicts codes.
+
+    Raises:
+      ValueError: one line that names the key, its value and its bound.
+    """
+    if model["num_codebooks"] == 1 and model["head_depth"]:
+        raise ValueError(
+            f"model.head_depth={model['head_depth']}: with model.num_codebooks=1 a token has one "
+            "code, and a depth head nothing to follow; set model.head_depth=0"
+        )
+    grid = model["grid"]
+    if not (isinstance(grid, list | tuple) and len(grid) == 2 and all(map(_SIDE.allows, grid))):
+        raise ValueError(
+            f"model.grid={show(grid)} must be (rows, columns), each {_SIDE}: of tokens"
+        )
+    if model["dtype"] not in _DTYPES:
+        raise ValueError(f"model.dtype={show(model['dtype'])} is not one of {', '.join(_DTYPES)}")
 
 
 def check_parameters(shapes: Mapping[str, tuple[int, ...]]) -> None:

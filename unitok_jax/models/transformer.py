@@ -180,6 +180,7 @@ class Decoder(nnx.Module):
         self.norm = RMSNorm(sizes.width, sizes.epsilon, dtype)
         self.sizes, self.dropout, self.remat = sizes, dropout, remat
         self.dtype = jnp.dtype(dtype)
+        self.gather = None  # function of a block's parameters before it runs, such as a sharding
 
     def __call__(self, x, *, rope=None, mask=None, key=None):
         """Runs the blocks.
@@ -266,6 +267,7 @@ class Decoder(nnx.Module):
 
         def step(x, layer):
             params, rate, key = layer
+            params = params if self.gather is None else self.gather(params)
             x, new = nnx.merge(graph, params)(x, rope, mask, self._drop(rate, key))
             return x, (new, x if every else None)
 

@@ -1,19 +1,25 @@
-"""Bounds of every value of a multimodal model's `config.model`, for training and foreign weights.
+"""Bounds of every value of a multimodal `config.model`, for training and for foreign weights.
 
 A configuration that comes with weights is untrusted: see `models.limits`.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from unitok_jax import trees
-from unitok_jax.models.limits import Real, Whole, check_parameters, show
+from unitok_jax.models.limits import (
+    Real,
+    Whole,
+    check_codes,
+    check_keys,
+    check_parameters,
+    check_values,
+    show,
+)
+from unitok_jax.models.transformer import Scaling
 from unitok_jax.multimodal.model import Multimodal, abstract_model
 
-_DTYPES = ("float32", "bfloat16")
-_SIDE = Whole(1, 1024)  # of the grid
-_WIDTH, _COUNT = Whole(1, 2**16), Whole(1, 1024)
+_COUNT, _WIDTH = Whole(1, 1024), Whole(1, 2**16)
 BOUNDS = {
     "vocabulary": Whole(1, 2**24),
     "width": _WIDTH,
@@ -39,7 +45,13 @@ SCALING = {
     "original": Whole(1, 2**30),
 }
 """Bounds by key of `config.model.rope_scaling`."""
-_KINDS = {"qkv_bias": bool, "qk_norm": bool, "tied": bool, "projection": str, "remat": bool}
+_KINDS = {
+    "qkv_bias": bool,
+    "qk_norm": bool,
+    "tied": bool,
+    "projection": str,
+    "remat": bool,
+}
 
 
 def check(model: Mapping[str, Any]) -> None:
@@ -51,32 +63,27 @@ def check(model: Mapping[str, Any]) -> None:
     Raises:
       ValueError: one line that names the key, its value and its bound.
     """
-    for key, bound in BOUNDS.items():
-        if not bound.allows(model[key]):
-            raise ValueError(f"model.{key}={show(model[key])} must be {bound}")
-    for key, kind in _KINDS.items():
-        if not isinstance(model[key], kind):
-            raise ValueError(f"model.{key}={show(model[key])} must be a {kind.__name__}")
-    if model["rope_base"] <= 0:
-        raise ValueError(f"model.rope_base={model['rope_base']} must be above 0")
+    check_values(model, BOUNDS, _KINDS)
+    check_codes(model)
+    if not model["rope_base"]:
+        raise ValueError("model.rope_base=0 must be above 0")
     scaling = model["rope_scaling"]
-    if not isinstance(scaling, Mapping) or scaling.keys() != SCALING.keys():
+    if not isinstance(scaling, Mapping) or set(scaling) != set(Scaling._fields):
         raise ValueError(
-            f"model.rope_scaling={show(scaling)} must have the keys {', '.join(SCALING)}"
+            f"model.rope_scaling={show(scaling)} must have the keys {', '.join(Scaling._fields)}"
         )
-    for key, bound in SCALING.items():
-        if not bound.allows(scaling[key]) or scaling["factor"] < 1:
-            raise ValueError(
-                f"model.rope_scaling.{key}={show(scaling[key])} must be {bound}, and factor at "
-                "least 1"
-            )
-    grid = model["grid"]
-    if not (isinstance(grid, list | tuple) and len(grid) == 2 and all(map(_SIDE.allows, grid))):
+    check_values(
+        {f"rope_scaling.{key}": value for key, value in scaling.items()},
+        {f"rope_scaling.{key}": bound for key, bound in SCALING.items()},
+        {},
+    )
+    if scaling["factor"] < 1:
+        raise ValueError(f"model.rope_scaling.factor={scaling['factor']} must be at least 1")
+    if scaling["low"] >= scaling["high"]:
         raise ValueError(
-            f"model.grid={show(grid)} must be (rows, columns), each {_SIDE}: of visual tokens"
+            f"model.rope_scaling.low={scaling['low']} must be below "
+            f"model.rope_scaling.high={scaling['high']}"
         )
-    if model["dtype"] not in _DTYPES:
-        raise ValueError(f"model.dtype={show(model['dtype'])} is not one of {', '.join(_DTYPES)}")
 
 
 def abstract_params(model: Mapping[str, Any]) -> dict:
@@ -86,13 +93,7 @@ def abstract_params(model: Mapping[str, Any]) -> dict:
       ValueError: keys are missing or unknown, a value is out of its bound or does not fit another,
         or the model is too large.
     """
-    known = inspect.signature(Multimodal.__init__).parameters.keys() - {"self", "rngs"}
-    missing, unknown = known - model.keys(), model.keys() - known
-    if missing or unknown:
-        raise ValueError(
-            f"these are not the keys of a multimodal model of this version: missing "
-            f"{sorted(missing)}, unknown {show(sorted(map(str, unknown)))}"
-        )
+    check_keys(Multimodal, model, "a multimodal model")
     check(model)
     params = abstract_model(dict(model))[1]
     check_parameters({name: leaf.shape for name, leaf in trees.flatten(params).items()})

@@ -153,7 +153,21 @@ class Multimodal(nnx.Module):
         Raises:
           ValueError: a value that is unknown or does not fit another.
         """
-        _check(locals())
+        if heads % groups:
+            raise ValueError(f"model.groups={groups} does not divide model.heads={heads}")
+        if head_width % 2:
+            raise ValueError(f"model.head_width={head_width} is odd, and rope turns pairs")
+        if vocab_size % num_codebooks:
+            raise ValueError(
+                f"model.num_codebooks={num_codebooks} does not divide model.vocab_size={vocab_size}"
+            )
+        if projection not in PROJECTIONS:
+            raise ValueError(f"model.projection={projection!r} is none of {', '.join(PROJECTIONS)}")
+        if max(latent_width, projection_width) % projection_heads:
+            raise ValueError(
+                f"model.projection_heads={projection_heads} does not divide the larger of "
+                f"model.projection_width={projection_width} and model.latent_width={latent_width}"
+            )
         self.num_codebooks, self.entries = num_codebooks, vocab_size // num_codebooks
         self.grid, self.tokens, self.dtype = tuple(grid), math.prod(grid), jnp.dtype(dtype)
         what = dict(dtype=self.dtype, rngs=rngs)
@@ -242,29 +256,3 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
     make = nnx.eval_shape(lambda: Multimodal(**model, rngs=layers.Keys(0)))
     graph, params = nnx.split(make)
     return graph, nnx.to_pure_dict(params)
-
-
-def _check(keys):
-    """Checks that the keyword arguments fit each other."""
-    heads, groups = keys["heads"], keys["groups"]
-    if groups < 1 or heads % groups:
-        raise ValueError(f"model.groups={groups} does not divide model.heads={heads}")
-    if keys["head_width"] % 2:
-        raise ValueError(f"model.head_width={keys['head_width']} is odd: rope turns pairs")
-    books, entries = keys["num_codebooks"], keys["vocab_size"]
-    if books < 1 or entries % books:
-        raise ValueError(f"model.num_codebooks={books} does not divide model.vocab_size={entries}")
-    if keys["projection"] not in PROJECTIONS:
-        raise ValueError(
-            f"model.projection={keys['projection']!r} is none of {', '.join(PROJECTIONS)}"
-        )
-    scaling, known = keys["rope_scaling"], set(Scaling._fields)
-    if set(scaling) != known:
-        raise ValueError(
-            f"model.rope_scaling has the keys {sorted(scaling)}; it takes {sorted(known)}"
-        )
-    if scaling["low"] >= scaling["high"]:
-        raise ValueError(
-            f"model.rope_scaling.low={scaling['low']} must be below "
-            f"model.rope_scaling.high={scaling['high']}"
-        )

@@ -5,7 +5,6 @@ sums are made first, and divided once. arXiv 2502.20321, section 4, with the z-l
 release.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -13,22 +12,26 @@ import jax.numpy as jnp
 import optax
 
 from unitok_jax.multimodal.model import Multimodal
-
-IGNORED = -100
-"""Label of a position whose id is not to be predicted."""
+from unitok_jax.multimodal.rows import NO_LABEL
 
 
 class Sums(NamedTuple):
     """Sums over the predictions of a batch, in nats; those of several batches can be added."""
 
     text: jax.Array  # scalar, cross-entropy of the ids
-    text_count: jax.Array  # scalar, ids
+    ids: jax.Array  # scalar, number of the ids
     codes: jax.Array  # (K,), cross-entropy of the codes of each codebook
     square: jax.Array  # scalar, sum over all codes of the squared largest logit
     image_tokens: jax.Array  # scalar, visual tokens, of K codes each
 
-    def __add__(self, other: "Sums") -> "Sums":
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+    @property
+    def predictions(self) -> jax.Array:
+        """Number of ids and codes."""
+        return self.ids + len(self.codes) * self.image_tokens
+
+    def total(self, z_weight: float) -> jax.Array:
+        """Returns what is minimised, once divided by the number of predictions."""
+        return self.text + self.codes.sum() + z_weight * self.square
 
 
 class Losses(NamedTuple):
@@ -51,14 +54,14 @@ def sums(model: Multimodal, batch, chunk: int) -> Sums:
       model: with the parameters of the step.
       batch: ids, image_at, codes, segments and positions, as for `Multimodal.hidden`, and
         labels (B, T) int32: the id of a position, if it is to be predicted from those before in
-          its sample; else `IGNORED`.
+          its sample; else `NO_LABEL`.
         drawn (B, M) bool: the codes of the image are to be predicted.
       chunk: positions of a row at a time.
     """
     hidden = model.hidden(*(batch[key] for key in INPUTS))
-    text, text_count = _text(model, hidden, batch["labels"], batch["segments"], chunk)
-    codes, square, tokens = _image(model, hidden, batch, chunk)
-    return Sums(text, text_count, codes, square, tokens)
+    text = _text(model, hidden, batch, chunk)
+    codes, square = _image(model, hidden, batch, chunk)
+    return Sums(text, predicted_ids(batch), codes, square, drawn_tokens(batch))
 
 
 INPUTS = ("ids", "image_at", "codes", "segments", "positions")
@@ -67,37 +70,49 @@ INPUTS = ("ids", "image_at", "codes", "segments", "positions")
 
 def losses(found: Sums, z_weight: float) -> Losses:
     """Divides sums by the number of predictions; z_weight: of the squared largest logits."""
-    books = len(found.codes)
-    codes = books * found.image_tokens
-    z = z_weight * found.square
-    whole = found.text + found.codes.sum() + z
+    codes = jnp.maximum(len(found.codes) * found.image_tokens, 1)
     return Losses(
-        total=whole / jnp.maximum(found.text_count + codes, 1),
-        text=found.text / jnp.maximum(found.text_count, 1),
-        image=found.codes.sum() / jnp.maximum(codes, 1),
-        z=z / jnp.maximum(codes, 1),
+        total=found.total(z_weight) / jnp.maximum(found.predictions, 1),
+        text=found.text / jnp.maximum(found.ids, 1),
+        image=found.codes.sum() / codes,
+        z=z_weight * found.square / codes,
         per_codebook=found.codes / jnp.maximum(found.image_tokens, 1),
     )
 
 
-def _text(model, hidden, labels, segments, chunk):
-    """Returns the sum of the cross-entropies of the labels, and their number."""
+def predicted_ids(batch) -> jax.Array:
+    """Returns the number of ids that are predicted in a batch, float32."""
+    return _wanted(batch).sum().astype(jnp.float32)
+
+
+def drawn_tokens(batch) -> jax.Array:
+    """Returns the number of visual tokens whose codes are predicted in a batch, float32."""
+    return (batch["drawn"].sum() * batch["codes"].shape[-1]).astype(jnp.float32)
+
+
+def _wanted(batch):
+    """Returns at which positions but the first the id is predicted, (B, T - 1) bool."""
+    labels, segments = batch["labels"], batch["segments"]
+    wanted = (labels[:, 1:] != NO_LABEL) & (segments[:, 1:] > 0)
     # The first id of a sample is not predicted: the position before is of another sample.
-    wanted = (labels[:, 1:] != IGNORED) & (segments[:, 1:] > 0)
-    wanted &= segments[:, 1:] == segments[:, :-1]
-    labels = jnp.where(wanted, labels[:, 1:], 0)
+    return wanted & (segments[:, 1:] == segments[:, :-1])
+
+
+def _text(model, hidden, batch, chunk):
+    """Returns the sum of the cross-entropies of the labels."""
+    wanted = _wanted(batch)
+    labels = jnp.where(wanted, batch["labels"][:, 1:], 0)
 
     def part(hidden, labels, wanted):
         logits = model.language.logits(hidden)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.where(wanted, nats, 0.0).sum()
 
-    total = _in_chunks(part, (hidden[:, :-1], labels, wanted), chunk)
-    return total, wanted.sum().astype(jnp.float32)
+    return _in_chunks(part, (hidden[:, :-1], labels, wanted), chunk)
 
 
 def _image(model, hidden, batch, chunk):
-    """Returns sums of the cross-entropies (K,) and squared largest logits, and drawn tokens."""
+    """Returns the sums of the cross-entropies, (K,), and of the squared largest logits."""
     codes, drawn, image_at = batch["codes"], batch["drawn"], batch["image_at"]
     b, images, books, tokens = codes.shape
     rows = codes.transpose(0, 1, 3, 2).reshape(b, images * tokens, books)
@@ -117,8 +132,7 @@ def _image(model, hidden, batch, chunk):
         square = jnp.square(logits.max(-1))
         return jnp.where(wanted, nats, 0.0).sum(0), jnp.where(wanted, square, 0.0).sum()
 
-    nats, square = _in_chunks(part, (hidden, rows, wanted), chunk)
-    return nats, square, wanted.sum().astype(jnp.float32)
+    return _in_chunks(part, (hidden, rows, wanted), chunk)
 
 
 def _in_chunks(part, arrays, chunk):
@@ -133,7 +147,7 @@ def _in_chunks(part, arrays, chunk):
     arrays = tuple(split(x) for x in arrays)
     first = jax.eval_shape(part, *(x[0] for x in arrays))
 
-    @functools.partial(jax.checkpoint)
+    @jax.checkpoint
     def step(total, piece):
         return jax.tree.map(jnp.add, total, part(*piece)), None
 

@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 from unitok_jax.training.optim import SCHEDULES
 
 
-def check(config: ConfigDict, metrics: Sequence[str]) -> None:
+def check(config: ConfigDict, metrics: Sequence[str], evaluated: str = "max_images") -> None:
     """Checks the loop's keys, and `log`, `checkpoint` and `optim`.
 
     Args:
       config: the whole configuration.
+      evaluated: key of `eval` that bounds what is evaluated.
       metrics: names that `checkpoint.best_metric` may have; the highest is best.
 
     Raises:
@@ -25,7 +26,7 @@ def check(config: ConfigDict, metrics: Sequence[str]) -> None:
         "data.num_threads": config.data.num_threads,
         "eval.every": config.eval.every,
         "eval.batch_size": config.eval.batch_size,
-        "eval.max_images": config.eval.max_images,
+        f"eval.{evaluated}": config.eval[evaluated],
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep_latest": config.checkpoint.keep_latest,
         "log.every": config.log.every,
@@ -70,7 +71,8 @@ def _check_optim(optim):
         in_unit_range(f"optim.{key}", optim[key])
     if optim.schedule not in SCHEDULES:
         raise ValueError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
-    below_one("optim.ema_decay", optim.ema_decay)
+    if "ema_decay" in optim:
+        below_one("optim.ema_decay", optim.ema_decay)
 
 
 def adamw(room: str, config: ConfigDict) -> None:

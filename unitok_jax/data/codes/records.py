@@ -43,13 +43,14 @@ class CodeRecords(Sequence):
 
     Attributes:
         manifest: the manifest, a dict.
+        paths: of the shards, in the manifest's order.
     """
 
     def __init__(
         self, manifest: dict[str, Any], shards, rows: Sequence[int], paths: Sequence[Path]
     ):
         self.manifest = manifest
-        self._shards, self._rows, self._paths = shards, rows, list(paths)
+        self._shards, self._rows, self.paths = shards, rows, list(paths)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -83,7 +84,7 @@ class CodeRecords(Sequence):
             ValueError: the shard differs from its manifest entry.
         """
         if isinstance(index, slice):
-            return CodeRecords(self.manifest, self._shards, self._rows[index], self._paths)
+            return CodeRecords(self.manifest, self._shards, self._rows[index], self.paths)
         try:
             row = self._rows[index]
         except IndexError as error:
@@ -93,7 +94,7 @@ class CodeRecords(Sequence):
     def take(self, positions: Sequence[int]) -> "CodeRecords":
         """Selects the records at some positions, in their order, without reading any."""
         rows = [self._rows[position] for position in positions]
-        return CodeRecords(self.manifest, self._shards, rows, self._paths)
+        return CodeRecords(self.manifest, self._shards, rows, self.paths)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
@@ -106,7 +107,7 @@ class CodeRecords(Sequence):
             ValueError, FileNotFoundError: a digest file is damaged or missing.
         """
         wanted, start = digest(key), 0
-        for path, shard in zip(self._paths, self.manifest["shards"], strict=True):
+        for path, shard in zip(self.paths, self.manifest["shards"], strict=True):
             keys = digests(path, shard["count"])
             for row in np.flatnonzero(keys == wanted):
                 if start + row in self._rows and self._shards[start + int(row)]["key"] == key:

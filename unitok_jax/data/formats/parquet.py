@@ -113,9 +113,9 @@ def parquet_source(
         raise ValueError(f"data.window={window} must be at least 1 row group")
     if num_threads < 1:
         raise ValueError(f"data.num_threads={num_threads} must be at least 1 thread")
-    files = _find(path)
+    files = find_files(path)
     with ThreadPoolExecutor(num_threads) as executor:
-        ends = list(executor.map(_file_end, files))
+        ends = list(executor.map(file_end, files))
     schema = ends[0][0]
     image = _image_column(files[0], schema)
     caption = _caption_column(files[0], schema, captions, require_captions)
@@ -151,7 +151,7 @@ def parquet_source(
 KEPT_WINDOWS = 2  # the next window may begin while slow threads still read the last
 
 
-def _find(path: str) -> list[str]:
+def find_files(path: str) -> list[str]:
     if not path:
         raise ValueError("data.path is empty: set --config.data.path to .parquet files")
     expanded = expand(path)
@@ -178,7 +178,7 @@ def _find(path: str) -> list[str]:
     return list(files)
 
 
-def _file_end(file: str) -> tuple[Any, list[int]]:
+def file_end(file: str) -> tuple[Any, list[int]]:
     """Reads the schema of a file, and the row count of each of its row groups, with checks."""
     from pyarrow import parquet
 

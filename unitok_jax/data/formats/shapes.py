@@ -4,13 +4,15 @@ An endless data set without download. An image is a function of (split, index): 
 on every machine, in every process. Sixteen pairs of colour and shape are held out: no training
 image shows one, and the evaluation split shows only those, one object per image, so that
 zero-shot classification tests compositions of known words. A third split shows one object of any
-pair, labelled, for generators.
+pair, labelled, for generators; a fourth pictures in pairs, before and after an edit.
 
 Drawing, encoding, decoding and cropping to 64 px take about 1.4 ms of one core;
 docs/guides/prepare_data.md has the command.
 """
 
+import dataclasses
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,7 @@ class TrainingShapes:
     """One to four shapes of the training pairs: one alone, several equal, or several different."""
 
     split = "train"
+    pairs = TRAINING  # of colour and shape, that its images and questions about them name
 
     def __len__(self) -> int:
         return LENGTH
@@ -118,12 +121,51 @@ class SingleShapes(HeldOutShapes):
     pairs = _PAIRS
 
 
-_SPLITS = (TrainingShapes, HeldOutShapes, SingleShapes)
+class EditedShapes(TrainingShapes):
+    """Pictures in pairs: 2 i is as `train`'s, 2 i + 1 the same with one shape edited by words."""
+
+    split = "edits"
+
+    def scene(self, index: int) -> Scene:
+        """Returns the scene of image `index`."""
+        before, after, _ = self.edit(index // 2)
+        return after if index % 2 else before
+
+    def edit(self, number: int) -> tuple[Scene, Scene, str]:
+        """Returns a scene, the scene after an edit, and the words that ask for it.
+
+        A shape that is the only one of its colour and form gets another colour, form or texture;
+        colour and form stay a pair of training.
+        """
+        rng = _generator(self.split, number)
+        pairs = [TRAINING[i] for i in np.argsort(rng.random(len(TRAINING)))]
+        looks = [(_pick(rng, TEXTURES), _pick(rng, tuple(SIZES))) for _ in range(3)]
+        count = _pick(rng, (1, 1, 2, 3))
+        before = _scene(rng, pairs[:count], looks[:count])
+        place = int(rng.random() * count)
+        s = before.shapes[place]
+        taken = {(each.colour, each.shape) for each in before.shapes}
+        field = _pick(rng, ("colour", "shape", "texture"))
+        if field == "texture":
+            new = _pick(rng, tuple(each for each in TEXTURES if each != s.texture))
+        else:
+            side, other = ("colour", "shape").index(field), (s.shape, s.colour)[field == "shape"]
+            fits = [pair for pair in TRAINING if pair not in taken and pair[1 - side] == other]
+            new = _pick(rng, tuple(pair[side] for pair in fits))
+        shapes = list(before.shapes)
+        shapes[place] = dataclasses.replace(s, **{field: new})
+        change = f"into a {new}" if field == "shape" else new
+        verb = "turn" if field == "shape" else "make"
+        words = f"{verb} the {s.colour} {s.shape} {change}"
+        return before, dataclasses.replace(before, shapes=tuple(shapes)), words
+
+
+_SPLITS = (TrainingShapes, HeldOutShapes, SingleShapes, EditedShapes)
 SPLITS = {"": TrainingShapes} | {each.split: each for each in _SPLITS}
 
 
 def shape_source(path: str = "", captions: str = "") -> TrainingShapes:
-    """Opens the split that `data.path` names: train (or empty), held_out or single.
+    """Opens the split that `data.path` names: train (or empty), held_out, single or edits.
 
     Raises:
         ValueError: another path, or a caption file, which would be ignored.
@@ -131,7 +173,7 @@ def shape_source(path: str = "", captions: str = "") -> TrainingShapes:
     if path not in SPLITS:
         raise ValueError(
             f"data.path={path!r} is no split of data.source=shapes: use train (or nothing), "
-            "held_out or single"
+            "held_out, single or edits"
         )
     if captions:
         raise ValueError(
@@ -139,6 +181,18 @@ def shape_source(path: str = "", captions: str = "") -> TrainingShapes:
             "leave it empty"
         )
     return SPLITS[path]()
+
+
+def split_of(name: str) -> tuple[TrainingShapes, int]:
+    """Returns the split and the index of a picture by its name, as in codes made of it.
+
+    Raises:
+        ValueError: the name is not one of a drawn picture.
+    """
+    found = re.fullmatch(r"shapes/([a-z_]+)/(\d{10})(\.png)?", name)
+    if found is None or found[1] not in SPLITS or int(found[2]) >= LENGTH:
+        raise ValueError(f"{name!r:.80} is no picture of shapes: tokenize --data=shapes:train")
+    return SPLITS[found[1]](), int(found[2])
 
 
 def describe(scene: Scene) -> tuple[str, ...]:
@@ -153,7 +207,7 @@ def describe(scene: Scene) -> tuple[str, ...]:
 
 
 def _describe_one(s: Shape) -> tuple[str, ...]:
-    where = _where(s.cell)
+    where = place_words(s.cell)
     return (
         f"a {s.size} {s.texture} {s.colour} {s.shape} {where}",
         f"a {s.colour} {s.shape}",
@@ -167,7 +221,7 @@ def _describe_one(s: Shape) -> tuple[str, ...]:
 def _describe_alike(shapes: tuple[Shape, ...]) -> tuple[str, ...]:
     s, number = shapes[0], NUMBERS[len(shapes)]
     plural = s.shape + ("es" if s.shape.endswith("s") else "s")
-    places = _list([_where(s.cell) for s in shapes])
+    places = _list([place_words(s.cell) for s in shapes])
     return (
         f"{number} {s.size} {s.texture} {s.colour} {plural}: {places}",
         f"{number} {s.colour} {plural}",
@@ -181,8 +235,9 @@ def _describe_different(shapes: tuple[Shape, ...]) -> tuple[str, ...]:
     number = NUMBERS[len(shapes)]
     short = _list([f"a {s.colour} {s.shape}" for s in shapes])
     textured = _list([f"a {s.texture} {s.colour} {s.shape}" for s in shapes])
-    placed = _list([f"a {s.colour} {s.shape} {_where(s.cell)}" for s in shapes])
-    full = _list([f"a {s.size} {s.texture} {s.colour} {s.shape} {_where(s.cell)}" for s in shapes])
+    seen = [(s, place_words(s.cell)) for s in shapes]
+    placed = _list([f"a {s.colour} {s.shape} {at}" for s, at in seen])
+    full = _list([f"a {s.size} {s.texture} {s.colour} {s.shape} {at}" for s, at in seen])
     relation = _relation(*shapes) if len(shapes) == 2 else ""
     return (
         full,
@@ -206,7 +261,8 @@ def _relation(one: Shape, other: Shape) -> str:
     return f"the {one.colour} {one.shape} is {words} the {other.colour} {other.shape}"
 
 
-def _where(cell: tuple[int, int]) -> str:
+def place_words(cell: tuple[int, int]) -> str:
+    """Describes a third of the image, (row, column): 'in the top left corner', 'at the top', ..."""
     row, column = ROWS[cell[0]], COLUMNS[cell[1]]
     if row and column:
         return f"in the {row} {column} corner"

@@ -1,0 +1,93 @@
+"""Multimodal models of seconds, for tests: small, with random weights, and rows for them."""
+
+import jax
+import numpy as np
+from flax import nnx
+
+from configs import multimodal
+from unitok_jax.models.layers import Keys
+from unitok_jax.multimodal.model import Multimodal
+from unitok_jax.multimodal.rows import NO_LABEL
+
+SMALL = dict(
+    vocabulary=20,
+    width=32,
+    heads=4,
+    groups=2,
+    head_width=8,
+    hidden=48,
+    depth=2,
+    num_codebooks=2,
+    vocab_size=16,
+    latent_width=8,
+    grid=(2, 3),
+    projection_width=16,
+    projection_heads=2,
+    head_depth=1,
+    remat=False,
+    dtype="float32",
+)
+TOKENS = 6
+BOI, EOI, EOS = 3, 4, 2
+
+
+def model_keys(**changes):
+    """The keyword arguments of a small `Multimodal`."""
+    config = multimodal.get_config()
+    config.model.update(SMALL | changes)
+    return config.model.to_dict()
+
+
+def parameters(model, seed=0):
+    """Random parameters, from which all ids and codes are about as likely."""
+    params = nnx.to_pure_dict(nnx.state(Multimodal(**model, rngs=Keys(0))))
+    rng = np.random.default_rng(seed)
+
+    def noisy(a):
+        return np.asarray(a) + 0.3 * rng.normal(size=a.shape).astype(np.float32)
+
+    return jax.tree.map(noisy, params)
+
+
+def samples():
+    """[(ids with -1 at visual tokens, codes (M, K, L), drawn (M,))] of several kinds."""
+    rng = np.random.default_rng(1)
+
+    def codes(count):
+        return rng.integers(0, 8, (count, 2, TOKENS)).astype(np.int32)
+
+    image = [BOI, *[-1] * TOKENS, EOI]
+    return [
+        ([1, 9, 10, *image, EOS], codes(1), [True]),
+        ([1, *image, 11, 12, 13, EOS], codes(1), [False]),
+        ([1, 5, *image, 6, *image, EOS], codes(2), [False, True]),
+        ([1, 14, 15, 16, 17], codes(0), []),
+    ]
+
+
+def batch(rows, length, images):
+    """A batch whose row n holds the samples rows[n] one behind the other, all ids labelled."""
+    made = {
+        "ids": np.zeros((len(rows), length), np.int32),
+        "image_at": np.full((len(rows), length), -1, np.int32),
+        "codes": np.zeros((len(rows), images, 2, TOKENS), np.int32),
+        "labels": np.full((len(rows), length), NO_LABEL, np.int32),
+        "drawn": np.zeros((len(rows), images), bool),
+        "segments": np.zeros((len(rows), length), np.int32),
+        "positions": np.zeros((len(rows), length), np.int32),
+    }
+    for n, row in enumerate(rows):
+        at = image = 0
+        for segment, (ids, codes, drawn) in enumerate(row, 1):
+            ids = np.array(ids)
+            here, visual = slice(at, at + len(ids)), ids < 0
+            made["ids"][n, here] = np.where(visual, 0, ids)
+            places = image * TOKENS + np.cumsum(visual) - 1
+            made["image_at"][n, here] = np.where(visual, places, -1)
+            made["labels"][n, here] = np.where(visual, NO_LABEL, ids)
+            made["segments"][n, here] = segment
+            made["positions"][n, here] = np.arange(len(ids))
+            made["codes"][n, image : image + len(codes)] = codes
+            made["drawn"][n, image : image + len(codes)] = drawn
+            at, image = at + len(ids), image + len(codes)
+    return made

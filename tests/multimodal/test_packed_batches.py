@@ -1,0 +1,243 @@
+"""Batches of packed rows: their place in the stream, their parts, and what is left out."""
+
+import collections
+import contextlib
+import json
+
+import numpy as np
+import pytest
+
+from helpers import language_tokenizers, sequences
+from helpers.sequences import CODES, TOKENS, codes_of, data
+from unitok_jax.data.formats.shapes import TrainingShapes
+from unitok_jax.data.health import SampleError, TooManyBadSamples
+from unitok_jax.multimodal import data as multimodal_data
+from unitok_jax.multimodal.words import shape_tokenizer
+
+TOKENIZER = shape_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(sequences.shapes(tmp_path_factory.mktemp("codes") / "shapes", 24, codes=codes_of))
+
+
+@pytest.fixture
+def section(folder):
+    kinds = ((0.45, "draw"), (0.25, "caption"), (0.3, "questions"))
+    return data(*((weight, kind, folder) for weight, kind in kinds))
+
+
+def batches(section, count, *, rows=None, start=0, seed=0):
+    """So many batches, and the counts of their health."""
+    packed = multimodal_data.open_data(section, TOKENIZER, CODES)
+    opened = packed.batches(section, seed, start_step=start, rows=rows)
+    with contextlib.closing(opened):
+        return [next(opened) for _ in range(count)], opened.health.new_counts()
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        np.testing.assert_array_equal(value, other[key], err_msg=key)
+
+
+class TestTheStream:
+    def test_shapes(self, section):
+        (batch,), _ = batches(section, 1)
+        images = 128 // (TOKENS + 2)
+        assert {key: value.shape for key, value in batch.items()} == {
+            **dict.fromkeys(("ids", "image_at", "labels", "segments", "positions"), (8, 128)),
+            "codes": (8, images, *CODES.shape),
+            "drawn": (8, images),
+        }
+
+    @pytest.mark.parametrize("rows", [range(0, 8, 2), range(3, 6)], ids=str)
+    def test_a_process_reads_rows_of_the_global_batch(self, section, rows):
+        whole, _ = batches(section, 3)
+        part, _ = batches(section, 3, rows=rows)
+        for all_rows, own in zip(whole, part, strict=True):
+            same(own, {key: value[list(rows)] for key, value in all_rows.items()})
+
+    def test_counts_of_all_processes_are_those_of_one(self, section):
+        whole = batches(section, 3)[1]
+        parts = collections.Counter()
+        for first in (0, 3):
+            rows = range(first, (3, 8)[first > 0])
+            parts.update(batches(section, 3, rows=rows)[1])
+        assert parts == whole and whole["places"] == 3 * 8 * 128
+
+    def test_any_step_without_those_before(self, section):
+        whole, _ = batches(section, 5)
+        for batch, later in zip(whole[3:], batches(section, 2, start=3)[0], strict=True):
+            same(batch, later)
+
+    def test_threads_change_nothing_and_seeds_do(self, section):
+        one, _ = batches(section, 4)
+        section.num_threads = 4
+        for batch, threaded in zip(one, batches(section, 4)[0], strict=True):
+            same(batch, threaded)
+        assert (batches(section, 1, seed=1)[0][0]["ids"] != one[0]["ids"]).any()
+
+    def test_no_two_readings_of_a_picture_are_the_same(self, folder):
+        section = data((1.0, "questions", folder))
+        found, _ = batches(section, 6)
+        said = collections.defaultdict(set)
+        for batch in found:
+            for row in range(8):
+                for segment in range(1, batch["segments"][row].max() + 1):
+                    here = batch["segments"][row] == segment
+                    image = batch["image_at"][row][here].max() // TOKENS
+                    ids = batch["ids"][row][here].tolist()
+                    said[batch["codes"][row, image, 0, 0]].add(tuple(ids))
+        assert np.mean([len(texts) for texts in said.values()]) > 3
+
+    def test_each_picture_once_an_epoch_if_all_find_room(self, tmp_path):
+        folder = sequences.shapes(tmp_path / "codes", 16, codes=codes_of)
+        section = data((1.0, "caption", str(folder)), group_samples=8, length=512)
+        found, counts = batches(section, 4)
+        epochs = []
+        for batch in found:  # of two groups of eight samples
+            image = np.unique(batch["image_at"] // TOKENS + 100 * np.arange(8)[:, None])
+            here = [divmod(number, 100) for number in image if number % 100 < 99]
+            epochs.append([int(batch["codes"][row, n, 0, 0]) for row, n in here])
+        assert [sorted(epoch) for epoch in epochs] == [[*range(16)]] * 4
+        assert "left_out/no_room" not in counts
+
+    @pytest.mark.slow
+    def test_worker_processes_change_nothing(self, section):
+        one, counts = batches(section, 3)
+        section.num_workers = 2
+        others, others_counts = batches(section, 3)
+        for batch, other in zip(one, others, strict=True):
+            same(batch, other)
+        assert counts == others_counts
+
+
+class TestTheMixture:
+    def test_weights_are_shares_of_samples(self, section):
+        _, counts = batches(section, 20)
+        found = np.array([counts[f"part/{number}"] for number in range(3)])
+        assert found.sum() == counts["samples"] > 400
+        assert (abs(found / found.sum() - [0.45, 0.25, 0.3]) < 0.02).all()
+
+    def test_what_the_rows_hold_is_what_was_counted(self, section):
+        section.group_samples = 20
+        found, counts = batches(section, 5)
+        segments = sum(int(batch["segments"].max(1).sum()) for batch in found)
+        filled = sum(int((batch["segments"] > 0).sum()) for batch in found)
+        assert (segments, filled) == (counts["samples"], counts["filled"])
+        assert counts["samples"] + counts["left_out/no_room"] == 5 * 2 * section.group_samples
+        drawn = sum(int(batch["drawn"].sum()) for batch in found)
+        assert drawn == counts["part/0"]
+
+    def test_rows_are_filled(self, section):
+        section.update(length=256, group_samples=48)
+        _, counts = batches(section, 10)
+        assert counts["filled"] / counts["places"] > 0.94
+        assert 0 < counts["left_out/no_room"] < 0.3 * counts["samples"]
+
+    def test_every_image_keeps_its_codes_and_its_words(self, folder):
+        """The codes tell the picture, whose captions the row must hold."""
+        section = data((1.0, "caption", folder))
+        (batch,), _ = batches(section, 1)
+        for row in range(8):
+            for segment in range(1, batch["segments"][row].max() + 1):
+                here = batch["segments"][row] == segment
+                image = batch["image_at"][row][here].max() // TOKENS
+                number = batch["codes"][row, image, 0, 0]
+                said = TOKENIZER.decode(batch["ids"][row][here & (batch["image_at"][row] < 0)])
+                known = [
+                    TOKENIZER.decode(TOKENIZER.encode(caption))
+                    for picture in (number, number + 16)  # of 16 codes and 24 pictures
+                    for caption in TrainingShapes()[int(picture)]["captions"]
+                ]
+                assert said in known
+
+
+def chats(folder, texts):
+    lines = [
+        json.dumps({"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]})
+        for q, a in texts
+    ]
+    file = folder / "chat.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+    return str(file)
+
+
+class TestWhatCannotBeUsed:
+    def test_is_replaced_and_counted(self, tmp_path):
+        file = chats(tmp_path, [("what colour?", "red")] * 5 + [("what colour?", "")])
+        section = data((1.0, "chat", file), max_bad=1.0)
+        _, counts = batches(section, 1)
+        assert counts["skipped/no_answer"] == 2 * section.group_samples / 6
+        assert counts["samples"] == 2 * section.group_samples
+
+    def test_ends_a_run_above_the_limit(self, tmp_path):
+        file = chats(tmp_path, [("what colour?", "red"), ("what colour?", "")])
+        with pytest.raises(TooManyBadSamples, match="data.max_bad=0.01"):
+            batches(data((1.0, "chat", file)), 3)
+
+    def test_a_long_one_is_left_out_without_being_bad(self, tmp_path):
+        file = chats(tmp_path, [("what colour?", "red")] * 2 + [("colour " * 200, "red")])
+        section = data((1.0, "chat", file), max_bad=0.0)
+        found, counts = batches(section, 2)
+        assert counts["left_out/too_long"] == 4 * section.group_samples / 3
+        assert not any(key.startswith("skipped") for key in counts)
+        assert counts["samples"] == 4 * section.group_samples
+        assert sum(batch["segments"].max(1).sum() for batch in found) == counts["samples"]
+
+    def test_nothing_that_fits_is_an_error(self, tmp_path):
+        file = chats(tmp_path, [("colour " * 200, "red")] * 3)
+        with pytest.raises(SampleError, match="3 samples in a row .* data.length=128"):
+            batches(data((1.0, "chat", file)), 1)
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"length": 9}, "data.length=9 holds no image of 6 tokens .* at least 10"),
+        ({"length": 0}, "data.length=0 must be at least 1"),
+        ({"group_rows": 0}, "data.group_rows=0 must be at least 1"),
+        ({"group_samples": 0}, "data.group_samples=0 must be at least 1"),
+        ({"caption_ids": 0}, "data.caption_ids=0 must be at least 1"),
+        ({"images": -1}, "data.images=-1 must be at least 1, or 0"),
+        ({"unconditional": 1.5}, "data.unconditional=1.5 is a share"),
+        ({"template": "alpaca"}, "data.template='alpaca' is not one of vicuna"),
+        ({"max_bad": 2.0}, "data.max_bad=2.0 is a share"),
+        ({"num_threads": 0}, "data.num_threads=0 must be at least 1"),
+    ],
+    ids=str,
+)
+def test_keys_that_do_not_fit(section, keys, message):
+    section.update(keys)
+    with pytest.raises(ValueError, match=message):
+        batches(section, 1)
+
+
+def test_the_tokenizer_of_the_text(tmp_path):
+    assert multimodal_data.open_text("shapes").hash == TOKENIZER.hash
+    for name, content in language_tokenizers.llama2().items():
+        (tmp_path / name).write_bytes(content)
+    found = multimodal_data.open_text(str(tmp_path))
+    assert found.special.boi == found.id_of("<0x00>")
+    for path, message in (
+        ("", "data.text is empty"),
+        ("none", "data.text=none: none is no folder"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            multimodal_data.open_text(path)
+
+
+def test_facts_change_with_what_the_position_means(section):
+    def facts(**keys):
+        section.update(keys)
+        return multimodal_data.open_data(section, TOKENIZER, CODES).facts
+
+    first = facts()
+    json.dumps(first)
+    assert facts() == first
+    assert first["tokenizer of the codes"] == "a" * 32
+    for keys in ({"group_samples": 13}, {"length": 127}, {"group_rows": 2}, {"images": 3}):
+        before = facts()
+        assert facts(**keys) != before

@@ -1,0 +1,106 @@
+"""Faults of multimodal models: what sees what, what is predicted, and what weighs how much."""
+
+from . import Mutation
+
+MODEL = "unitok_jax/multimodal/model.py"
+OBJECTIVE = "unitok_jax/multimodal/objective.py"
+SAMPLING = "unitok_jax/multimodal/sampling.py"
+TRANSFORMER = "unitok_jax/models/transformer.py"
+LAYOUT = "unitok_jax/weights/llama_layout.py"
+TEST_OBJECTIVE = "tests/multimodal/test_objective.py"
+TEST_SAMPLING = "tests/multimodal/test_answers_and_drawings.py"
+PARITY = "tests/parity/test_multimodal.py"
+
+MUTATIONS = [
+    Mutation(
+        "a projection that sees the tokens behind",
+        MODEL,
+        "projection_heads, causal=True, rngs=rngs",
+        "projection_heads, causal=False, rngs=rngs",
+        f"{PARITY} -k test_codes_to_vectors",
+    ),
+    Mutation(
+        "codebooks that are trained",
+        MODEL,
+        "jax.lax.stop_gradient(self.quantizer.lookup(codes))",
+        "self.quantizer.lookup(codes)",
+        f"{TEST_OBJECTIVE} -k test_codebooks",
+    ),
+    Mutation(
+        "samples of a row that see each other",
+        TRANSFORMER,
+        "jnp.tri(t, dtype=bool) & (segments[:, :, None] == segments[:, None])",
+        "jnp.tri(t, dtype=bool) & (segments[:, :, None] > 0)",
+        f"{TEST_OBJECTIVE} -k test_packed",
+    ),
+    Mutation(
+        "a first id that is predicted from the sample before",
+        OBJECTIVE,
+        "wanted & (segments[:, 1:] == segments[:, :-1])",
+        "wanted",
+        f"{TEST_OBJECTIVE} -k test_packed",
+    ),
+    Mutation(
+        "codes that are predicted from their own place",
+        OBJECTIVE,
+        "jnp.maximum(place - 1, 0)",
+        "jnp.maximum(place, 0)",
+        f"{PARITY} -k test_losses",
+    ),
+    Mutation(
+        "images that are read and labels all the same",
+        OBJECTIVE,
+        "wanted = jnp.repeat(drawn, tokens, axis=1)",
+        "wanted = jnp.repeat(drawn | True, tokens, axis=1)",
+        f"{TEST_OBJECTIVE} -k test_codes_that_are_read",
+    ),
+    Mutation(
+        "a visual token that weighs as much as an id",
+        OBJECTIVE,
+        "self.ids + len(self.codes) * self.image_tokens",
+        "self.ids + self.image_tokens",
+        f"{TEST_OBJECTIVE} -k test_every_id",
+    ),
+    Mutation(
+        "no label, no number",
+        OBJECTIVE,
+        "jnp.maximum(found.predictions, 1)",
+        "found.predictions",
+        f"{TEST_OBJECTIVE} -k test_nothing",
+    ),
+    Mutation(
+        "padding that is seen",
+        SAMPLING,
+        "seen=start.seen",
+        "seen=None",
+        f"{TEST_SAMPLING} -k test_an_answer",
+    ),
+    Mutation(
+        "drawing the released way",
+        SAMPLING,
+        "released: bool = False,",
+        "released: bool = True,",
+        f"{TEST_SAMPLING} -k test_guided",
+    ),
+    Mutation(
+        "answers that go on behind their end",
+        SAMPLING,
+        "jnp.where(done, 0, choose(",
+        "jnp.where(done & False, 0, choose(",
+        f"{TEST_SAMPLING} -k test_answers_end",
+    ),
+    Mutation(
+        "frequencies that are scaled the wrong way around",
+        TRANSFORMER,
+        "kept + (1 - kept) / scaling.factor",
+        "1 - kept + kept / scaling.factor",
+        f"{PARITY} -k test_language_models",
+    ),
+    Mutation(
+        "keys in the place of values",
+        LAYOUT,
+        '(("q", queries), ("k", keys), ("v", keys))',
+        '(("q", queries), ("v", keys), ("k", keys))',
+        f"{PARITY} -k test_language_models",
+    ),
+]

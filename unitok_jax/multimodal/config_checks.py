@@ -1,0 +1,39 @@
+"""Checks that the values of a multimodal model's configuration fit each other."""
+
+from ml_collections import ConfigDict
+
+from unitok_jax.multimodal import limits
+from unitok_jax.training import config_checks
+from unitok_jax.training.config_checks import at_least_one, at_least_zero
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the values of a configuration, before anything is built.
+
+    Raises:
+      ValueError: the message names the key, its value and a remedy.
+    """
+    config_checks.check(config, ("eval/gain",), "max_rows")
+    limits.check(config.model.to_dict())
+    at_least_one("loss.chunk", config.loss.chunk)
+    at_least_zero("loss.z_weight", config.loss.z_weight)
+    at_least_one("optim.accumulation", config.optim.accumulation)
+    if not all(isinstance(glob, str) for glob in config.optim.frozen):
+        raise ValueError(
+            f"optim.frozen={tuple(config.optim.frozen)} must hold globs of parameters: "
+            '("language.*",)'
+        )
+    if config.optim.schedule == "exponential" and not config.optim.final_fraction:
+        raise ValueError(
+            "optim.schedule=exponential never reaches optim.final_fraction=0; set it above 0"
+        )
+    if config.init.path and config.init.language:
+        raise ValueError(
+            f"init.path={config.init.path} is a whole model, and init.language="
+            f"{config.init.language} another language model: name one of them"
+        )
+    if not config.init.path and not config.data.tokenizer:
+        raise ValueError(
+            "data.tokenizer is empty: a model that begins without init.path takes codebooks and "
+            "projection from the tokenizer of the codes"
+        )
