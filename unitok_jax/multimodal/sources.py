@@ -298,8 +298,7 @@ def _open_codes(folder: str, codes: ImageCodes) -> CodeRecords:
 
 def centre(record: dict[str, Any]) -> np.ndarray:
     """Returns the codes (K, L) of the centre crop of a record, in which left is left."""
-    views = len(record["codes"])
-    return record["codes"][{1: 0, 2: 0, 10: CENTRE["ten"]}[views]]
+    return record["codes"][CENTRE[len(record["codes"])]]
 
 
 def _named(codes: CodesByName | None, image: str, name: str) -> np.ndarray:
