@@ -204,6 +204,7 @@ class TestWhatCannotBeUsed:
         ({"images": -1}, "data.images=-1 must be at least 1, or 0"),
         ({"unconditional": 1.5}, "data.unconditional=1.5 is a share"),
         ({"template": "alpaca"}, "data.template='alpaca' is not one of vicuna"),
+        ({"template": "llama3"}, "data.template=llama3: the tokenizer has no <.start_header_id"),
         ({"max_bad": 2.0}, "data.max_bad=2.0 is a share"),
         ({"num_threads": 0}, "data.num_threads=0 must be at least 1"),
     ],

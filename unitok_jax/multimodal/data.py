@@ -84,6 +84,10 @@ def open_data(data, tokenizer, codes: ImageCodes) -> "Packed":
         ValueError, OSError: a value of the config, or a part of the mixture, that does not fit.
     """
     check(data, codes.shape[1])
+    try:
+        prompt.conversation([prompt.Turn("?", "!")], tokenizer, data.template or None)
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from error
     rows = rows_of(data, tokenizer, codes.shape[1])
     mixture, codes = open_mixture(data, rows, codes)
     return Packed(mixture, rows, codes, data.group_rows, data.group_samples, data.window)
