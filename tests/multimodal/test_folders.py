@@ -54,7 +54,7 @@ def refused(call, *arguments, error=ValueError, **options):
 def assert_same(ours, theirs):
     """The same model: keys, arrays, the tokenizer that it belongs to, and its text."""
     assert ours.config.model.to_dict() == theirs.config.model.to_dict()
-    assert ours.tokenizer_hash == theirs.tokenizer_hash
+    assert (ours.tokenizer_hash, ours.form) == (theirs.tokenizer_hash, theirs.form)
     assert (ours.text.special, ours.text.hash) == (theirs.text.special, theirs.text.hash)
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
 
@@ -83,6 +83,7 @@ class TestRelease:
         assert found.groups == language["num_key_value_heads"]
         assert found.projection == "causal"
         assert model.text.special._asdict() == options["special_ids"]
+        assert model.form == ("vicuna", True)  # no ids around the images of conversations
 
     def test_what_is_written_has_the_releases_names_shapes_and_values(self, kinds):
         with shards.open_folder(kinds / "hub") as arrays:
@@ -105,6 +106,7 @@ class TestRelease:
         for path in (kinds / "hub").iterdir():
             (kinds / "again" / path.name).write_bytes(path.read_bytes())
         ours = ("library_name", "product", "format_version", "layout", "model", "tokenizer")
+        ours += loading.Form._fields
         rest = {key: value for key, value in config.items() if key not in ours}
         (kinds / "again/config.json").write_text(json.dumps(rest))
         again, hub = loading.read(kinds / "again", grid=GRID), loading.read(kinds / "hub")
@@ -208,6 +210,15 @@ class TestKinds:
         loading.write_hub(tmp_path / "hub", model)
         assert (tmp_path / "hub" / shards.INDEX).is_file()
         assert_same(loading.read(tmp_path / "hub"), model)
+
+    @pytest.mark.parametrize("keys", [{"template": "x"}, {"template": []}, {"bare_images": 1}])
+    def test_another_form_of_conversations_is_refused(self, kinds, tmp_path, keys):
+        for path in (kinds / "hub").iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        config = json.loads((tmp_path / "config.json").read_text()) | keys
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        message = refused(loading.read, tmp_path)
+        assert "must be '' or one of vicuna, llama3, chatml, plain, and a bool" in message
 
     def test_the_step_of_a_run(self, kinds, model):
         assert_same(loading.read(kinds / "ours/checkpoints/0"), model)

@@ -204,6 +204,7 @@ class TestWhatCannotBeUsed:
         ({"images": -1}, "data.images=-1 must be at least 1, or 0"),
         ({"unconditional": 1.5}, "data.unconditional=1.5 is a share"),
         ({"template": "alpaca"}, "data.template='alpaca' is not one of vicuna"),
+        ({"template": "llama3"}, "data.template=llama3: the tokenizer has no <.start_header_id"),
         ({"max_bad": 2.0}, "data.max_bad=2.0 is a share"),
         ({"num_threads": 0}, "data.num_threads=0 must be at least 1"),
     ],
@@ -229,7 +230,7 @@ def test_the_tokenizer_of_the_text(tmp_path):
             multimodal_data.open_text(path)
 
 
-def test_facts_change_with_what_the_position_means(section):
+def test_facts_change_with_what_the_position_means(section, tmp_path):
     def facts(**keys):
         section.update(keys)
         return multimodal_data.open_data(section, TOKENIZER, CODES).facts
@@ -238,6 +239,9 @@ def test_facts_change_with_what_the_position_means(section):
     json.dumps(first)
     assert facts() == first
     assert first["tokenizer of the codes"] == "a" * 32
-    for keys in ({"group_samples": 13}, {"length": 127}, {"group_rows": 2}, {"images": 3}):
+    other = str(sequences.shapes(tmp_path / "codes", 24, codes=lambda i: codes_of(i + 1)))
+    mixture = tuple((*entry[:2], other) for entry in section.mixture)
+    changes = {"group_samples": 13}, {"length": 127}, {"group_rows": 2}, {"images": 3}
+    for keys in (*changes, {"mixture": mixture}):
         before = facts()
         assert facts(**keys) != before

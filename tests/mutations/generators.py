@@ -32,9 +32,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a corner is evaluated",
-        DATA,
-        'view = {"ten": 4}',
-        'view = {"ten": 3}',
+        "unitok_jax/data/codes/views.py",
+        "10: 4}",
+        "10: 3}",
         f"{TEST_DATA} -k centre",
     ),
     Mutation(

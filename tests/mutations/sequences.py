@@ -113,8 +113,8 @@ MUTATIONS = [
     Mutation(
         "a view in which left is right",
         SOURCES,
-        '10: CENTRE["ten"]}',
-        "10: 9}",
+        'record["codes"][CENTRE[len(record["codes"])]]',
+        'record["codes"][-1]',
         f"{TEST_KINDS} -k test_the_view",
     ),
     Mutation(

@@ -137,7 +137,7 @@ def eval_rows(
     Returns:
       {'codes': uint16 (B, K, N), 'mask': bool (B,)} and the prompts.
     """
-    view = CENTRE[records.manifest["settings"]["--views"]]
+    view = CENTRE[records.manifest["views"]]
     last = len(records) - 1
     rows = []
     for position in positions:

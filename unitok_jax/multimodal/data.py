@@ -14,14 +14,13 @@ from unitok_jax.data import language_tokenizer, order
 from unitok_jax.data.formats.cache import Cache
 from unitok_jax.data.health import Health, Notes
 from unitok_jax.data.language_tokenizer import LanguageTokenizer
-from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.data.reading import stream
 from unitok_jax.data.replacement import usable
 from unitok_jax.multimodal import prompt
 from unitok_jax.multimodal.packing import fill, pack
 from unitok_jax.multimodal.rows import Rows, Sample
-from unitok_jax.multimodal.sources import ImageCodes, open_mixture
+from unitok_jax.multimodal.sources import ImageCodes, Opened, open_mixture
 from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.system.paths import expand
 
@@ -84,9 +83,13 @@ def open_data(data, tokenizer, codes: ImageCodes) -> "Packed":
         ValueError, OSError: a value of the config, or a part of the mixture, that does not fit.
     """
     check(data, codes.shape[1])
+    try:
+        prompt.conversation([prompt.Turn("?", "!")], tokenizer, data.template or None)
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from error
     rows = rows_of(data, tokenizer, codes.shape[1])
-    mixture, codes = open_mixture(data, rows, codes)
-    return Packed(mixture, rows, codes, data.group_rows, data.group_samples, data.window)
+    opened = open_mixture(data, rows, codes)
+    return Packed(opened, rows, data.group_rows, data.group_samples, data.window)
 
 
 def check(data, tokens: int) -> None:
@@ -125,17 +128,11 @@ class Packed:
     """
 
     def __init__(
-        self,
-        mixture: Mixture,
-        rows: Rows,
-        codes: ImageCodes,
-        group_rows: int,
-        group_samples: int,
-        window: int,
+        self, opened: Opened, rows: Rows, group_rows: int, group_samples: int, window: int
     ):
-        self.mixture, self.codes, self.images = mixture, codes, rows.images
-        self._rows, self._window = rows, window
-        self.group_rows, self._group_samples = group_rows, group_samples
+        self.mixture, self.codes, self._digest = opened
+        self.images, self.group_rows = rows.images, group_rows
+        self._rows, self._window, self._group_samples = rows, window, group_samples
 
     def __len__(self) -> int:
         """Returns the number of samples of all parts."""
@@ -147,6 +144,7 @@ class Packed:
         return {
             "parts of the data": [[type(part).__name__, len(part)] for part in self.mixture.parts],
             "weights of the parts": list(self.mixture.weights),
+            "digest of the codes": self._digest,
             "tokenizer of the codes": self.codes.tokenizer,
             "tokenizer of the text": self._rows.tokenizer.hash,
             "packing": [self._rows.length, self.images, self.group_rows, self._group_samples],

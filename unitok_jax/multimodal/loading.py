@@ -18,7 +18,9 @@ from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data import language_tokenizer
 from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.models.layers import l2_normalize
+from unitok_jax.models.limits import show
 from unitok_jax.multimodal import limits, release, trunk
+from unitok_jax.multimodal.prompt import TEMPLATES, template_of
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import expand, printable
@@ -35,6 +37,13 @@ POSITIONS = 2048
 """Longest row of the release's training, which config.json of transformers tells."""
 
 
+class Form(NamedTuple):
+    """Form of the conversations that a model was trained on: keys of `config.data`."""
+
+    template: str = ""  # a key of `prompt.TEMPLATES`; '': the one that fits the tokenizer
+    bare_images: bool = False  # no ids stand around images
+
+
 class Weights(NamedTuple):
     """A multimodal model's weights, and what they belong to."""
 
@@ -44,6 +53,7 @@ class Weights(NamedTuple):
         str | None
     )  # of the tokenizer whose codes it reads and draws; None: not recorded
     text: LanguageTokenizer
+    form: Form = Form()
     notes: tuple[str, ...] = ()  # what the folder lacks or left to choose, a line each
 
 
@@ -106,7 +116,7 @@ def _read_run(path, weights, given):
         beside = checkpoints.folder.parent / LANGUAGE
         text = language_tokenizer.read(given or beside, rows=model["vocabulary"])
         tokenizer = data[TOKENIZER] if TOKENIZER in data else None
-        return Weights(_config(model), params, tokenizer, text)
+        return Weights(_config(model), params, tokenizer, text, _form(where, saved["data"]))
 
 
 def _read_ours(path, config, text):
@@ -115,7 +125,8 @@ def _read_ours(path, config, text):
     shapes = _shapes(path / hub.CONFIG, model)
     tokenizer = language_tokenizer.read(text, rows=model["vocabulary"])
     params = _arrays(path, model, shapes, config["layout"])
-    return Weights(_config(model), params, config["tokenizer"], tokenizer)
+    form = _form(path / hub.CONFIG, config)
+    return Weights(_config(model), params, config["tokenizer"], tokenizer, form)
 
 
 def _read_release(path, config, text, grid):
@@ -135,7 +146,7 @@ def _read_release(path, config, text, grid):
         )
     params = _arrays(path, model, _shapes(path, model), "public")
     notes += ("its codebooks are a tokenizer's, which is not named: --tokenizer=PATH binds it",)
-    return Weights(_config(model), params, None, tokenizer, notes)
+    return Weights(_config(model), params, None, tokenizer, Form("vicuna", True), notes)
 
 
 def _arrays(path, model, shapes, layout):
@@ -163,13 +174,14 @@ def write(path, weights: Weights) -> None:
             f"{printable(path)}: a multimodal model is a folder, of its weights and the tokenizer "
             "of its text: give a path without a suffix"
         )
-    config = {"product": "multimodal", **weights.config.to_dict(), "data": {}}
-    data = {TOKENIZER: weights.tokenizer_hash} if weights.tokenizer_hash else {}
+    data = weights.form._asdict()
+    config = {"product": "multimodal", **weights.config.to_dict(), "data": data}
+    facts = {TOKENIZER: weights.tokenizer_hash} if weights.tokenizer_hash else {}
     with new_folder(path) as folder:
         (folder / LANGUAGE).mkdir()
         language_tokenizer.write(folder / LANGUAGE, weights.text)
         with Checkpoints(folder, create=True) as checkpoints:
-            checkpoints.save(0, {"params": weights.params}, ConfigDict(config), {}, data)
+            checkpoints.save(0, {"params": weights.params}, ConfigDict(config), {}, facts)
 
 
 def write_hub(path, weights: Weights, positions: int = POSITIONS) -> None:
@@ -199,6 +211,7 @@ def write_hub(path, weights: Weights, positions: int = POSITIONS) -> None:
         layout = "unitok_jax"
         state = {k: np.array(v, order="C") for k, v in trees.flatten(params).items()}
     content = document.of_product("multimodal", layout, model, weights.tokenizer_hash)
+    content |= weights.form._asdict()
     with new_folder(path) as folder:
         shards.write(folder, state, "float32")
         language_tokenizer.write(folder, weights.text)
@@ -256,6 +269,7 @@ def facts(weights: Weights) -> dict[str, str]:
         "grid": f"{rows} x {columns}",
         "rows of each codebook (V)": f"{model.vocab_size // model.num_codebooks:,}",
         "blocks of the depth head": f"{model.head_depth}",
+        "conversations": weights.form.template or template_of(text),
         "hash": weights_hash(model.to_dict(), weights.params),
         "tokenizer.hash": weights.tokenizer_hash or "not recorded",
     }
@@ -276,6 +290,17 @@ def _model(saved: Mapping) -> dict:
     """Returns a model whose grid is a tuple; JSON has lists."""
     grid = saved["grid"] if "grid" in saved else None
     return {**saved, "grid": tuple(grid)} if isinstance(grid, list) else dict(saved)
+
+
+def _form(path, keys: Mapping) -> Form:
+    """Returns the form that a configuration names, of which older ones have no key."""
+    form = Form(**{key: keys[key] for key in Form._fields if key in keys})
+    if form.template not in ["", *TEMPLATES] or not isinstance(form.bare_images, bool):
+        raise ConversionError(
+            f"{printable(path)}: template={show(form.template)} and bare_images="
+            f"{show(form.bare_images)} must be '' or one of {', '.join(TEMPLATES)}, and a bool"
+        )
+    return form
 
 
 def _card(weights: Weights) -> str:

@@ -1,8 +1,8 @@
 """Parts of the data of a multimodal model, and their mixture: codes with captions, conversations,
 questions about drawn shapes, edits, and text alone."""
 
-import logging
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,8 +25,6 @@ FIELDS = ("image", "instruction", "edited")  # of a line of edits
 
 _EXAMPLE = '((0.5, "draw", "codes/photos"), (0.5, "chat", "llava.jsonl", "codes/photos"))'
 
-log = logging.getLogger(__name__)
-
 
 class ImageCodes(NamedTuple):
     """Facts of the codes that a model takes."""
@@ -40,6 +38,14 @@ class ImageCodes(NamedTuple):
     def shape(self) -> tuple[int, int]:
         """Returns (K, L)."""
         return self.num_codebooks, math.prod(self.grid)
+
+
+class Opened(NamedTuple):
+    """Data of a run."""
+
+    mixture: Mixture  # its parts have `sample(index, rng)`
+    codes: ImageCodes  # with their tokenizer
+    digest: str  # of all codes, 8 hexadecimal digits
 
 
 class Drawings:
@@ -196,7 +202,7 @@ class Texts:
         return self._rows.text(self._texts[index])
 
 
-def open_mixture(data, rows: Rows, codes: ImageCodes) -> tuple[Mixture, ImageCodes]:
+def open_mixture(data, rows: Rows, codes: ImageCodes) -> Opened:
     """Opens what `data.mixture` lists: (weight, kind, path) or (weight, kind, path, codes).
 
     Kinds are draw, caption and questions, whose path is a folder of codes; text, of JSON or
@@ -207,9 +213,6 @@ def open_mixture(data, rows: Rows, codes: ImageCodes) -> tuple[Mixture, ImageCod
         data: the `data` config; `mixture`, `unconditional`, `template` and `window` are read.
         rows: makes the samples.
         codes: what the model takes.
-
-    Returns:
-        The mixture, whose parts have `sample(index, rng)`, and the codes with their tokenizer.
 
     Raises:
         ValueError: an entry that is not of this form, codes of another tokenizer than the model's
@@ -222,30 +225,40 @@ def open_mixture(data, rows: Rows, codes: ImageCodes) -> tuple[Mixture, ImageCod
     opened: dict[str, CodeRecords] = {}
     parts, weights = [], []
     for number, entry in enumerate(data.mixture):
-        where = f"data.mixture[{number}]={entry!r}"
-        _check_entry(entry, where)
+        key = f"data.mixture[{number}]"
+        _check_entry(entry, f"{key}={entry!r}")
         weight, kind, path, folder = (*entry, "")[:4]
+        # Where a path names codes, there is no further folder of them.
+        folder = folder if kind in ("text", "chat") else folder or path
         try:
-            # Where the path is no folder of codes, the codes are named after it.
-            folder = folder if kind in ("text", "chat") else folder or path
             if folder and folder not in opened:
                 opened[folder] = _open_codes(folder, codes)
                 codes = codes._replace(tokenizer=opened[folder].tokenizer_hash)
             records = opened[folder] if folder else None
-            parts.append(_open_part(kind, path, folder, records, rows, data, where))
-        except (ValueError, OSError) as error:
-            known = FileNotFoundError if isinstance(error, FileNotFoundError) else None
-            kinds = known or (OSError if isinstance(error, OSError) else ValueError)
-            text = str(error)
-            raise kinds(text if text.startswith(where) else f"{where}: {text}") from error
+            parts.append(_open_part(kind, path, folder, records, rows, data, key))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(_with_key(error, key, path)) from error
+        except OSError as error:
+            raise OSError(_with_key(error, key, path)) from error
+        except ValueError as error:
+            raise ValueError(_with_key(error, key, path)) from error
         weights.append(float(weight))
-    return Mixture(parts, weights), codes
+    digest = 0
+    for records in opened.values():
+        for shard in records.manifest["shards"]:
+            digest = zlib.crc32(shard["sha256"].encode(), digest)
+    return Opened(Mixture(parts, weights), codes, f"{digest:08x}")
 
 
 KINDS = ("draw", "caption", "questions", "chat", "edit", "text")
 
 
-def _open_part(kind, path, folder, records, rows: Rows, data, where):
+def _with_key(error: Exception, key: str, path: str) -> str:
+    text = str(error)
+    return text if text.startswith(key) else f"{key}={path}: {text}"
+
+
+def _open_part(kind, path, folder, records, rows: Rows, data, key):
     template = data.template or None
     if kind == "draw":
         return Drawings(records, rows, data.unconditional)
@@ -254,10 +267,10 @@ def _open_part(kind, path, folder, records, rows: Rows, data, where):
     if kind == "questions":
         return ShapeQuestions(records, rows, template)
     if kind == "chat":
-        return Chats(path, records, rows, template, where)
+        return Chats(path, records, rows, template, key)
     if kind == "edit":
-        return ShapeEdits(records, rows) if folder == path else Edits(path, records, rows, where)
-    return Texts(path, rows, where, data.window)
+        return ShapeEdits(records, rows) if folder == path else Edits(path, records, rows, key)
+    return Texts(path, rows, key, data.window)
 
 
 def _check_entry(entry: Any, where: str) -> None:
@@ -298,8 +311,7 @@ def _open_codes(folder: str, codes: ImageCodes) -> CodeRecords:
 
 def centre(record: dict[str, Any]) -> np.ndarray:
     """Returns the codes (K, L) of the centre crop of a record, in which left is left."""
-    views = len(record["codes"])
-    return record["codes"][{1: 0, 2: 0, 10: CENTRE["ten"]}[views]]
+    return record["codes"][CENTRE[len(record["codes"])]]
 
 
 def _named(codes: CodesByName | None, image: str, name: str) -> np.ndarray:

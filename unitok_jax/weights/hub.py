@@ -175,7 +175,7 @@ def product_of(folder: pathlib.Path) -> str:
       language model of another library.
     """
     path = folder / CONFIG
-    if path.is_file():
+    if path.is_file() and any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
         config = read_config(path)
         if llama_options.is_release(config) or document.product_of(config) == "multimodal":
             return "multimodal"  # in one or several files

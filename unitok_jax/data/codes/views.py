@@ -7,7 +7,7 @@ import numpy as np
 from unitok_jax.data.images.transforms import resize_center_crop
 
 VIEWS = {"center": 1, "center+flip": 2, "ten": 10}
-CENTRE = {"center": 0, "center+flip": 0, "ten": 4}  # position of the scaled centre crop
+CENTRE = {1: 0, 2: 0, 10: 4}  # number of views -> position of the centre, not mirrored
 
 
 def views(image: np.ndarray, size: Sequence[int], kind: str, crop_scale: float) -> np.ndarray:
