@@ -18,6 +18,7 @@ from . import (
     drawing,
     generators,
     inputs,
+    language_files,
     measures,
     multimodals,
     networks,
@@ -28,7 +29,17 @@ from . import (
 ROOT = pathlib.Path(__file__).parents[2]
 COPIED = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
 FILES = ("Makefile", "README.md", "pyproject.toml", "requirements.txt")
-LISTS = steps, networks, inputs, measures, drawing, generators, multimodals, sequences
+LISTS = (
+    steps,
+    networks,
+    inputs,
+    measures,
+    drawing,
+    generators,
+    multimodals,
+    sequences,
+    language_files,
+)
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"
 STALE, BROKEN = "NO LONGER APPLIES", "TESTS FAIL WITHOUT IT"

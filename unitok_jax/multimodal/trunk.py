@@ -134,7 +134,7 @@ def write(
     special = tokenizer.special._asdict()
     ids = {key: special[key] for key in ("bos", "eos", "pad") if special[key] is not None}
     config = from_options(Options(dict(model), positions, ids), dtype)
-    state = torch_layout.to_torch({"language": params}, llama_layout.rows(model), {})
+    state = torch_layout.views({"language": params}, llama_layout.rows(model), {})
     with new_folder(path) as folder:
         shards.write(folder, state, dtype)
         language_tokenizer.write(folder, tokenizer)
