@@ -41,6 +41,7 @@ OUTSIDE = {
     "generate/sampling": {"jax"},
     "checkpoints/differences": set(),
     "models": {"jax", "flax", "numpy"},
+    "multimodal/compiled": {"jax", "flax", "numpy"},
     "multimodal/model": {"jax", "flax"},
     "multimodal/objective": {"jax", "optax"},
     "multimodal/sampling": {"jax"},

@@ -12,7 +12,7 @@ TEST_COMMAND = "tests/commands/test_generate.py"
 MUTATIONS = [
     Mutation(
         "samples that all draw alike",
-        COMPILED,
+        DRAWS,
         "jax.random.fold_in(root, number))(index)",
         "root)(index)",
         f"{TEST_API} -k test_on_each_of_them",

@@ -14,7 +14,7 @@ from unitok_jax.generate import sampling
 from unitok_jax.generate.model import Generator
 from unitok_jax.generate.step import abstract_model
 from unitok_jax.models import precision
-from unitok_jax.models.sampling import Filters
+from unitok_jax.models.sampling import Filters, sample_keys
 
 PROGRAMS = 16  # programs that are kept; beyond these the longest unused are dropped
 
@@ -132,12 +132,6 @@ class CompiledSampler:
             features, valid = (jnp.concatenate([x, x]) for x in (features, valid))
             dropped = jnp.concatenate([dropped, ~dropped])
         return model.prompt(features, dropped), valid
-
-
-def sample_keys(seed, index: jax.Array) -> jax.Array:
-    """Returns the key of each sample, a function of the seed and its index (B,) uint32 alone."""
-    root = jax.random.key(seed, impl="threefry2x32")
-    return jax.vmap(lambda number: jax.random.fold_in(root, number))(index)
 
 
 def _cast_kernels(params, dtype):

@@ -65,6 +65,12 @@ def choose(logits: jax.Array, keys: jax.Array, number: jax.Array, filters: Filte
     return jax.vmap(draw)(keys, logits).astype(jnp.int32)
 
 
+def sample_keys(seed, index: jax.Array) -> jax.Array:
+    """Returns the key of each sample, a function of the seed and its index (B,) uint32 alone."""
+    root = jax.random.key(seed, impl="threefry2x32")
+    return jax.vmap(lambda number: jax.random.fold_in(root, number))(index)
+
+
 class Token(NamedTuple):
     """Codes of one token, and the logits that they were drawn from."""
 
