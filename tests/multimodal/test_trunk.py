@@ -152,6 +152,11 @@ class TestReading:
         model = model_keys(opened.keys | {"depth": 4, "tied": False})
         message = refused(trunk.read, opened, model)
         assert "model.depth=4 (the folder: 3), model.tied=False (the folder: True)" in message
+        message = refused(trunk.read, opened, model_keys(opened.keys | {"vocabulary": 95}))
+        assert "model.vocabulary=95 (the folder: 96)" in message
+        assert trunk.read(opened, model_keys(opened.keys | {"vocabulary": 99}))[
+            "embedding"
+        ].shape == (99, 48)
 
     @pytest.mark.parametrize("content", ["", "[]", "{", " " * (1 << 20) + "{}"])
     def test_a_damaged_configuration(self, tmp_path, content):
