@@ -251,4 +251,5 @@ def test_the_hub_is_asked_for_weights_and_tokenizers_alone(monkeypatch, tmp_path
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert trunk.open_folder("hf://someone/model").keys == trunk.open_folder(folder).keys
     assert asked == {"someone/model": trunk.FILES}
+    assert set(language_tokenizer.FILES) < set(trunk.FILES)
     assert not any(pattern.endswith((".bin", ".pth", ".py")) for pattern in trunk.FILES)

@@ -19,7 +19,7 @@ from unitok_jax.weights.llama_options import Options, from_options, to_options
 
 FILES = (
     *(hub.CONFIG, shards.WEIGHTS, shards.INDEX, "model-*.safetensors"),
-    *(language_tokenizer.FILE, language_tokenizer.SETTINGS, language_tokenizer.TEMPLATE),
+    *language_tokenizer.FILES,
 )
 """Files of a folder, as patterns: what is fetched from the hub."""
 
