@@ -98,10 +98,10 @@ class Run:
             the first.
         """
         state = TrainState.from_items(items)
-        adversary, step = self.steps.adversary, int(state.step)
+        adversary, step = self.steps.adversary, int(jax.device_get(state.step))
         if adversary is None or step >= self.config.steps or adversary.acts(step):
             return state
-        if optax.tree.get(state.discriminator.opt_state, "count"):
+        if jax.device_get(optax.tree.get(state.discriminator.opt_state, "count")):
             raise ValueError(
                 f"the discriminator has acted by step {step}, but with steps={self.config.steps} "
                 f"and gan.start_fraction={self.config.gan.start_fraction} it begins after step "
