@@ -324,3 +324,18 @@ def test_other_heads(tmp_path, changes, keys):
     training = [r["loss"] for r in records(tmp_path / "run") if "loss" in r]
     assert training[1] < training[0]
     assert loop.train(one_device, config, str(tmp_path / "run"))["eval/loss"] < math.log(16)
+
+
+@pytest.mark.parametrize("prompt", ["class", "text"])
+def test_the_plan_takes_the_batches_of_training(config, folder, tmp_path, prompt):
+    config.model.prompt = prompt
+    if prompt == "text":
+        config.model.text_tokens, config.model.text_features = 4, 3
+        config.data.text_features = str(tmp_path)
+        for number in range(24):
+            np.save(tmp_path / f"{number:04}.png.npy", np.zeros((2, 3), np.float32))
+    with contextlib.closing(one_device(config).batches(0)) as batches:
+        read = {key: (rows.shape, rows.dtype) for key, rows in next(batches).items()}
+    config.data.path = ""
+    _, _, planned = Run.plan(config, jax.devices()[:1]).arguments
+    assert read == {key: (rows.shape, rows.dtype) for key, rows in planned.items()}

@@ -16,6 +16,7 @@ from unitok_jax.data.records import first_names
 from unitok_jax.generate import companion, data
 from unitok_jax.generate.companion import Decoder, TextStates
 from unitok_jax.generate.config_checks import check
+from unitok_jax.generate.plan import plan
 from unitok_jax.generate.prompts import Captions, Features, open_prompts
 from unitok_jax.generate.quality import DrawnQuality
 from unitok_jax.generate.sampling import Filters
@@ -28,6 +29,7 @@ class Run:
     """Training run of a generator, from one configuration."""
 
     picture = "drawn"
+    plan = staticmethod(plan)
 
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
@@ -45,7 +47,9 @@ class Run:
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.records = data.open_records(config.data.path, "data.path", config.model)
         self.samples, self.origin = len(self.records), config.data.path
-        self.batch_size = effective_batch_size(config.data, self.samples, self.mesh.size)
+        self.batch_size = effective_batch_size(
+            config.data, self.samples, self.mesh.size, reason="the number of devices"
+        )
         self.eval_records = self._held_out()[: config.eval.max_images]
         self.prompts = open_prompts(config)
         tower, frozen, self._decoder = self._companion()
