@@ -15,6 +15,7 @@ from flax import nnx
 from helpers import arrays, coded
 from helpers.jobs import records
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
+from unitok_jax.generate import run as run_module
 from unitok_jax.generate.run import Run
 from unitok_jax.generate.step import GeneratorSteps
 from unitok_jax.runtime import sharding
@@ -91,6 +92,27 @@ class TestThroughTheLoop:
                 state = run.state_from(checkpoints.restore(run.abstract.items()))
             found.append(run.evaluate(state)[0]["loss_per_codebook"])
         np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-6)
+
+    def test_a_process_reads_its_own_rows_alone(self, config, monkeypatch):
+        """Of evaluation batches of 8, the first of two processes reads four."""
+        run, read = Run(config, jax.devices()[:2]), []
+        prompts = run.prompts
+
+        def counted(record, rng=None):
+            read.append(record["key"])
+            return prompts(record, rng)
+
+        def first_half(mesh, size):
+            return tuple(range(size // 2))
+
+        def twice(rows, mesh):
+            return {k: sharding.shard_whole(np.concatenate([r, r]), mesh) for k, r in rows.items()}
+
+        monkeypatch.setattr(run, "prompts", counted)
+        monkeypatch.setattr(run_module.sharding, "local_rows", first_half)
+        monkeypatch.setattr(run_module.sharding, "shard_batch", twice)
+        run.evaluate(run.initial_state())
+        assert read == [f"{number:04}.png" for number in (0, 1, 2, 3, 8, 9, 10, 11)]
 
     def test_held_out_codes(self, whole, config, tmp_path):
         coded.write(tmp_path / "other", 5, seed=1)

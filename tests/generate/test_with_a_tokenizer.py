@@ -112,9 +112,12 @@ def test_a_drawn_picture_is_a_function_of_its_number_and_prompt(config, text_con
         else:
             rows = {"text": TextTokenizer(LENGTH)(["a dog", "", "cat", "cat", "red green blue"])}
         draw = functools.partial(run.draw, params, filters=Filters(), scale=1.5)
-        drawn.append(draw(rows, range(5)))
-        some = {key: row[[3, 1]] for key, row in rows.items()}
-        np.testing.assert_array_equal(draw(some, [3, 1]), drawn[-1][[3, 1]])
+
+        def prompts(numbers, rows=rows):
+            return {key: row[numbers] for key, row in rows.items()}
+
+        drawn.append(draw(prompts, range(5)))
+        np.testing.assert_array_equal(draw(prompts, [3, 1]), drawn[-1][[3, 1]])
     np.testing.assert_array_equal(*drawn)
     assert drawn[0].shape == (5, 4, 6) and (drawn[0][2] != drawn[0][3]).any()
 
@@ -147,8 +150,11 @@ def test_gfid_is_that_of_the_drawn_pictures(config, tokenizer, tmp_path):
     state = run.initial_state()
     metrics, picture = run.evaluate(state)
     assert picture is None
-    labels = np.arange(6, dtype=np.int32) % config.model.classes
-    codes = run.draw(state.params, {"labels": labels}, range(6), Filters(), 1.5)
+
+    def labels(numbers):
+        return {"labels": np.array(numbers, np.int32) % config.model.classes}
+
+    codes = run.draw(state.params, labels, range(6), Filters(), 1.5)
     images = unitok_jax.load(tokenizer).decode(codes, tuple(config.model.grid))
     images = run_module.companion.to_uint8(images)
     expected = drawn.gfid([images], statistics.read(config.eval.reference)[0], inception)
