@@ -277,7 +277,7 @@ class TestTexts:
                 params_of["head"]["kernel"] = jnp.array(kernel)
             losses.append(run.evaluate(state)[0]["loss_per_codebook"])
         np.testing.assert_allclose(*losses, rtol=1e-5)
-        assert list(run.facts)[-1] == "features of the first text"
+        assert list(run.facts)[-1] == "digest of the features"
 
     def test_pictures_of_stored_features_without_captions(
         self, text_config, tokenizer, tmp_path, monkeypatch

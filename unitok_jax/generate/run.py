@@ -112,7 +112,7 @@ class Run:
     @property
     def _text_facts(self) -> dict[str, Any]:
         if isinstance(self.prompts, Features):
-            return {"features of the first text": f"{self.prompts.digest(self.records[0]):08x}"}
+            return {"digest of the features": f"{self.prompts.digest(self.records):08x}"}
         return {"features of texts": "text tower"} if self.steps.tower else {}
 
     @property
