@@ -251,6 +251,18 @@ class TestContinuing:
         assert here(output, "--write=png,npz")[0] == 0
         assert hashes(output) == hashes(whole)
 
+    def test_pictures_are_listed_and_not_looked_at_one_by_one(self, whole, monkeypatch):
+        settings = json.loads((whole / "settings.json").read_text())
+        folder, looked, stat = drawn.Folder(whole, settings, ["codes", "png", "npz"]), [], os.stat
+
+        def counted(path, *more, **named):
+            looked.append(str(path))
+            return stat(path, *more, **named)
+
+        monkeypatch.setattr(os, "stat", counted)
+        assert folder.is_finished()
+        assert looked and not [path for path in looked if path.endswith("0.png")]
+
     def test_rounding(self, here, tmp_path, monkeypatch):
         """The two differ at ties alone, which few pictures have."""
         assert set(generate.ROUNDINGS) == set(ROUNDINGS)
