@@ -419,6 +419,8 @@ class TestPrompts:
         assert not prompts["features"][~prompts["valid"]].any()
         expected = gen.sample(**prompts, scale=2.0)
         np.testing.assert_array_equal([record["codes"][0] for record in codes], expected)
+        with pytest.raises(ValueError, match="text 1, '&nbsp;', has no word"):
+            gen.text_prompts(tok, ["red", "&nbsp;"])
         again = gen.text_prompts(tok, texts[3])
         np.testing.assert_array_equal(again["features"], prompts["features"][:1])
         assert Generation.read(tmp_path / "out").labels == "captions"
@@ -429,6 +431,7 @@ class TestPrompts:
             (b"", "is empty; it must hold a text a line"),
             (b"\n \n", "is empty; it must hold a text a line"),
             (b"a cat\n\na dog", "line 2 is empty; a prompt needs a word"),
+            (b"a cat\n&nbsp;", "line 2, '&nbsp;', has no word"),
             (b"caf\xe9", "is no text in UTF-8"),
         ],
     )

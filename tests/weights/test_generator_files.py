@@ -401,6 +401,8 @@ class TestDocument:
         words = refused(loading.from_content, "x", found)
         assert "product='chat'; known: tokenizer, generator" in words
         assert not is_generator(found.args, found.state)
+        words = refused(load.from_state, "x", found.args, found.state, {})
+        assert words == "x is of product='chat'; known: tokenizer, generator"
         assert "product=['a']" in refused(
             loading.from_content, "x", self.changed(kinds, product=["a"])
         )

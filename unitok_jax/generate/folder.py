@@ -7,7 +7,6 @@ from the codes, in the files that `evaluation.samples` names; `generation.json` 
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import io
 import itertools
 import json
@@ -26,7 +25,7 @@ from unitok_jax.data.codes import files as code_files
 from unitok_jax.data.codes import shards
 from unitok_jax.data.codes.records import CodeRecords, open_codes, records_of
 from unitok_jax.data.health import Tally
-from unitok_jax.data.writing.folders import sweep, write_bytes, write_json
+from unitok_jax.data.writing.folders import sweep, write_bytes
 from unitok_jax.data.writing.npz import Rows, write_npz
 from unitok_jax.evaluation import samples
 from unitok_jax.evaluation.samples import Generation
@@ -306,8 +305,7 @@ def finish(tokenizer, folder: Folder) -> None:
             # Another process that finished the same folder has removed the parts.
             if not folder.archive.is_file():
                 raise
-    told = dataclasses.asdict(generation(folder.settings)) | {"settings": folder.settings}
-    write_json(folder.path / samples.SETTINGS, told)
+    generation(folder.settings).write(folder.path, settings=folder.settings)
     for shard in folder.shards:
         folder.part(shard).unlink(missing_ok=True)
     sweep(folder.path)

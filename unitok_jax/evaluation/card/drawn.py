@@ -66,7 +66,7 @@ class DrawnSettings:
     def __post_init__(self):
         for name, least in (("max_images", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"--{name}={getattr(self, name)} must be positive")
+                raise ValueError(f"--{name}={getattr(self, name)} must be at least {least}")
         if self.reference and self.data:
             raise ValueError(
                 f"--reference={self.reference} and --data={self.data} are two references: give one"
