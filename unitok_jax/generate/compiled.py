@@ -19,7 +19,7 @@ PROGRAMS = 16  # programs that are kept; beyond these the longest unused are dro
 
 
 class Settings(NamedTuple):
-    """Settings of sampling that a program is compiled for."""
+    """Settings of sampling that a program is compiled for, but the numbers of its filters."""
 
     filters: sampling.Filters
     guided: int  # number of first tokens that are guided
@@ -70,7 +70,7 @@ class CompiledSampler:
         """Draws samples, and yields the codes int32 (n, K, N) of one batch after the other.
 
         Args:
-          settings: of the program.
+          settings: of sampling.
           seed: of all draws.
           rows: 'index' uint32 (B,) of the samples; 'labels' int32 (B,), or 'features' (B, T, F) and
             'valid' (B, T) of texts; 'given' (B, K, N) if codes are given.
@@ -78,11 +78,12 @@ class CompiledSampler:
           known: bool (N,), which tokens of 'given' are kept.
         """
         count, size = len(rows["index"]), self._batch_size
-        program = self._program(settings, frozenset(rows))
+        filters, numbers = settings.filters.split()
+        program = self._program(settings._replace(filters=filters), frozenset(rows))
         before = None
         for start in range(0, count, size):
             batch = {name: self._place(array[start : start + size]) for name, array in rows.items()}
-            codes = program(self.params, np.uint32(seed), batch, scale, known)
+            codes = program(self.params, np.uint32(seed), batch, scale, known, numbers)
             if before is not None:
                 yield np.asarray(before)
             before = codes
@@ -95,7 +96,7 @@ class CompiledSampler:
         return jax.device_put(padded, NamedSharding(self._mesh, PartitionSpec("batch")))
 
     def _make_program(self, settings, names):
-        def draw(params, seed, rows, scale, known):
+        def draw(params, seed, rows, scale, known, numbers):
             with jax.default_matmul_precision(self._matmul_precision):
                 model = nnx.merge(self._graph, params)
                 prompt, valid = self._prompt(model, rows, settings.guided > 0)
@@ -103,7 +104,7 @@ class CompiledSampler:
                     model,
                     prompt,
                     sample_keys(seed, rows["index"]),
-                    filters=settings.filters,
+                    filters=settings.filters._replace(**numbers),
                     scale=scale if settings.guided else None,
                     until=settings.guided or None,
                     valid=valid,
@@ -113,7 +114,7 @@ class CompiledSampler:
             return codes
 
         whole, split = PartitionSpec(), PartitionSpec("batch")
-        specs = (whole, whole, split, whole, whole)
+        specs = (whole, whole, split, whole, whole, whole)
         # Each device joins its prompts and their null prompts itself: nothing travels.
         return jax.jit(
             jax.shard_map(draw, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False)
