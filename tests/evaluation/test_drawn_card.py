@@ -180,7 +180,7 @@ def test_references_that_do_not_fit(refused, tmp_path):
     "key, value",
     [
         ("inception", "another"),
-        ("preprocessing", {"size": [64, 64], "resize": card.RESIZE}),
+        ("preprocessing", {"size": [64, 64], "resize": statistics.RESIZE}),
         ("preprocessing", {"size": [32, 32], "resize": "area"}),
     ],
 )
