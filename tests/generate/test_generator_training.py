@@ -17,7 +17,7 @@ from helpers.jobs import records
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.generate import run as run_module
 from unitok_jax.generate.run import Run
-from unitok_jax.generate.step import GeneratorSteps
+from unitok_jax.generate.step import GeneratorSteps, embed_prompts
 from unitok_jax.runtime import sharding
 from unitok_jax.training import loop
 
@@ -306,7 +306,8 @@ class TestWhatIsDropped:
             assert abs(rows.mean() - 0.1) < 0.017
             assert (np.asarray(prompt)[rows] == null).all()
         assert abs((dropped[0] & dropped[1]).mean() - 0.01) < 0.006
-        np.testing.assert_array_equal(pure.null_prompt(model, batch), null[None].repeat(6000, 0))
+        both, _ = embed_prompts(model, batch, 3, guided=True)
+        np.testing.assert_array_equal(both, np.concatenate([kept, null[None].repeat(6000, 0)]))
 
     def test_a_tenth_of_the_values_of_the_input(self, initialised):
         _, model = initialised

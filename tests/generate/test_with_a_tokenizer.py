@@ -21,6 +21,7 @@ from unitok_jax.generate import run as run_module
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.run import Run
 from unitok_jax.generate.sampling import Filters
+from unitok_jax.generate.step import embed_prompts
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.training import loop
 from unitok_jax.weights import load
@@ -306,7 +307,7 @@ class TestTexts:
         text = TextTokenizer(LENGTH)(["red dog", "blue bird", ""])
         batch = pure.with_features(run.frozen, {"text": jnp.asarray(text)})
         prompt = pure.prompt(model, batch)
-        null = pure.null_prompt(model, batch)
+        null = embed_prompts(model, batch, 0, guided=True)[0][3:]
         np.testing.assert_array_equal(prompt[2], null[2])
         assert (prompt[:2] != null[:2]).any((1, 2)).all()
         codes = jnp.zeros((3, 4, 6), int)

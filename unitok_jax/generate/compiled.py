@@ -5,14 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unitok_jax.generate import sampling
-from unitok_jax.generate.model import Generator
-from unitok_jax.generate.step import abstract_model
+from unitok_jax.generate.step import abstract_model, embed_prompts
 from unitok_jax.models import precision
 
 PROGRAMS = 16  # programs that are kept; beyond these the longest unused are dropped
@@ -99,7 +97,7 @@ class CompiledSampler:
         def draw(params, seed, rows, scale, known, numbers):
             with jax.default_matmul_precision(self._matmul_precision):
                 model = nnx.merge(self._graph, params)
-                prompt, valid = self._prompt(model, rows, settings.guided > 0)
+                prompt, valid = embed_prompts(model, rows, self._classes, settings.guided > 0)
                 codes, _ = sampling.sample(
                     model,
                     prompt,
@@ -119,19 +117,6 @@ class CompiledSampler:
         return jax.jit(
             jax.shard_map(draw, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False)
         )
-
-    def _prompt(self, model: Generator, rows, guided: bool):
-        """Embeds the prompts of `rows`, with guidance null prompts behind, and returns `valid`."""
-        if "labels" in rows:
-            labels = rows["labels"]
-            null = jnp.full_like(labels, self._classes)
-            return model.prompt(jnp.concatenate([labels, null]) if guided else labels), None
-        features, valid = rows["features"], rows["valid"]
-        dropped = jnp.zeros(len(features), bool)
-        if guided:
-            features, valid = (jnp.concatenate([x, x]) for x in (features, valid))
-            dropped = jnp.concatenate([dropped, ~dropped])
-        return model.prompt(features, dropped), valid
 
 
 def sample_keys(seed, index: jax.Array) -> jax.Array:
