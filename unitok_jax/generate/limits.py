@@ -44,11 +44,6 @@ def check(model: Mapping[str, Any]) -> None:
     for key, kind in _KINDS.items():
         if not isinstance(model[key], kind):
             raise ValueError(f"model.{key}={show(model[key])} must be a {kind.__name__}")
-    if model["num_codebooks"] == 1 and model["head_depth"]:
-        raise ValueError(
-            f"model.head_depth={model['head_depth']}: with model.num_codebooks=1 a token has one "
-            "code, and a depth head nothing to follow; set model.head_depth=0"
-        )
     grid = model["grid"]
     if not (isinstance(grid, list | tuple) and len(grid) == 2 and all(map(_SIDE.allows, grid))):
         raise ValueError(

@@ -26,6 +26,7 @@ from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system import paths
 from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.weights import initialize, pretrained
 
@@ -36,6 +37,7 @@ class Run:
     """Training run of a tokenizer: mesh, compiled steps and data, from one configuration."""
 
     picture = "reconstruction"
+    plan = staticmethod(plan)
 
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.

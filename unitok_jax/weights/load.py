@@ -83,7 +83,9 @@ def check_choice(path: pathlib.Path, weights: str | None) -> None:
 
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
     """Converts the result of `files.read_state` for a UniTok's file to the result of `read`."""
-    if generator_layout.is_generator(args, state):
+    if args and "product" in args:
+        document.check_product(path, "tokenizer", args["product"])
+    elif generator_layout.is_generator(args, state):
         document.check_product(path, "tokenizer", "generator")
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
