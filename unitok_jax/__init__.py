@@ -7,7 +7,7 @@ from unitok_jax.system import console
 console.begin(os.path.dirname(__file__))
 
 __version__ = "0.1.0"
-__all__ = ["Tokenizer", "load", "load_generator", "open_codes", "__version__"]
+__all__ = ["Tokenizer", "load", "load_generator", "load_multimodal", "open_codes", "__version__"]
 
 
 def __getattr__(name: str):
@@ -20,6 +20,10 @@ def __getattr__(name: str):
         from unitok_jax.generate.api import load_generator
 
         return load_generator
+    if name == "load_multimodal":
+        from unitok_jax.multimodal.api import load_multimodal
+
+        return load_multimodal
     if name == "open_codes":
         from unitok_jax.data.codes.records import open_codes
 

@@ -3,11 +3,14 @@
 import jax
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from configs import multimodal
 from unitok_jax.models.layers import Keys
+from unitok_jax.multimodal.loading import Form, Weights, write
 from unitok_jax.multimodal.model import Multimodal
 from unitok_jax.multimodal.rows import NO_LABEL
+from unitok_jax.multimodal.words import shape_tokenizer
 
 SMALL = dict(
     vocabulary=20,
@@ -91,3 +94,17 @@ def batch(rows, length, images):
             made["drawn"][n, image : image + len(codes)] = drawn
             at, image = at + len(ids), image + len(codes)
     return made
+
+
+def saved(path, tokenizer=None, *, grid=(2, 3), template="plain"):
+    """Writes a model of the words of shapes that knows a `Tokenizer`'s codes, as a run does."""
+    text = shape_tokenizer()
+    books, entries = tokenizer.codebook_shape if tokenizer else (2, 8)
+    changes = {"vocabulary": text.rows, "grid": grid, "num_codebooks": books}
+    model = model_keys(**changes, vocab_size=books * entries)
+    config = ConfigDict({"model": model})
+    hash = tokenizer.hash if tokenizer else None
+    found = Weights(config, parameters(model), hash, text, Form(template))
+    if path is not None:
+        write(path, found)
+    return found

@@ -4,7 +4,7 @@ from . import Mutation
 
 COMPILED, SAMPLING = "unitok_jax/generate/compiled.py", "unitok_jax/generate/sampling.py"
 API, FOLDER = "unitok_jax/generate/api.py", "unitok_jax/generate/folder.py"
-INPUTS = "unitok_jax/generate/inputs.py"
+STEP, SETTINGS = "unitok_jax/generate/step.py", "unitok_jax/models/draw_settings.py"
 TEST_API, TEST_SAMPLING = "tests/generate/test_api.py", "tests/generate/test_sampling.py"
 DRAWS, TEST_DRAWS = "unitok_jax/models/sampling.py", "tests/models/test_draws.py"
 TEST_COMMAND = "tests/commands/test_generate.py"
@@ -54,14 +54,14 @@ MUTATIONS = [
     ),
     Mutation(
         "guidance by the prompt itself",
-        COMPILED,
-        "null = jnp.full_like(labels, self._classes)",
-        "null = labels",
+        STEP,
+        "behind = jnp.full_like(labels, null)",
+        "behind = labels",
         f"{TEST_API} -k test_scale_zero",
     ),
     Mutation(
         "a token more that is guided",
-        INPUTS,
+        SETTINGS,
         "table[guided_tokens:] = 1",
         "table[guided_tokens + 1 :] = 1",
         f"{TEST_API} -k test_first_tokens",

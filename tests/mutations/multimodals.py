@@ -7,6 +7,9 @@ OBJECTIVE = "unitok_jax/multimodal/objective.py"
 SAMPLING = "unitok_jax/multimodal/sampling.py"
 TRANSFORMER = "unitok_jax/models/transformer.py"
 LAYOUT = "unitok_jax/weights/llama_layout.py"
+API, ASKING = "unitok_jax/multimodal/api.py", "unitok_jax/multimodal/asking.py"
+PICTURES = "unitok_jax/multimodal/pictures.py"
+TEST_API = "tests/multimodal/test_api.py"
 TEST_OBJECTIVE = "tests/multimodal/test_objective.py"
 TEST_SAMPLING = "tests/multimodal/test_answers_and_drawings.py"
 PARITY = "tests/parity/test_multimodal.py"
@@ -102,5 +105,26 @@ MUTATIONS = [
         '(("q", queries), ("k", keys), ("v", keys))',
         '(("q", queries), ("v", keys), ("k", keys))',
         f"{PARITY} -k test_language_models",
+    ),
+    Mutation(
+        "answers that draw by their place in a batch",
+        API,
+        "index = np.array(numbers, np.uint32)",
+        "index = np.arange(len(numbers), dtype=np.uint32)",
+        f"{TEST_API} -k test_an_answer",
+    ),
+    Mutation(
+        "a drawing without the null prompts of its guidance",
+        ASKING,
+        "return self._drawing(UNCONDITIONAL, tokens",
+        "return self._drawing('picture', tokens",
+        f"{TEST_API} -k test_drawings_and_edits",
+    ),
+    Mutation(
+        "pictures at the edge of their padding",
+        PICTURES,
+        "(whole[0] - image.width) // 2, (whole[1] - image.height) // 2",
+        "0, 0",
+        f"{TEST_API} -k test_a_square",
     ),
 ]

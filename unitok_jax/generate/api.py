@@ -13,6 +13,7 @@ from unitok_jax.generate import inputs, loading
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.compiled import CompiledSampler, Settings
 from unitok_jax.generate.config_checks import check_guidance, has_null_prompt
+from unitok_jax.models import draw_settings
 from unitok_jax.models.precision import find
 from unitok_jax.models.sampling import Filters
 
@@ -173,10 +174,10 @@ class Sampler:
             rows["given"] = inputs.check_given(given, *self.codebook_shape, self.grid)
             mask = inputs.check_known(known, self.grid)
         if index is not None:
-            rows["index"] = inputs.check_index(index, np.size(index))
+            rows["index"] = draw_settings.check_index(index, np.size(index))
         count = inputs.one_length(**rows)
         if index is None or len(rows["index"]) != count:
-            rows["index"] = inputs.check_index(index, count)
+            rows["index"] = draw_settings.check_index(index, count)
         if "labels" not in rows and self.classes:
             if not has_null_prompt(self.config.model):
                 raise ValueError("give labels: this generator has no null class")
@@ -275,11 +276,11 @@ class Sampler:
         """
         books, entries = self.codebook_shape
         tokens = self.grid[0] * self.grid[1]
-        table, guided = inputs.check_scale(scale, guided_tokens, tokens, books)
+        table, guided = draw_settings.check_scale(scale, guided_tokens, tokens, books)
         if guided:
             check_guidance(self.config.model, scale)
-        filters = inputs.check_filters(temperature, top_k, top_p, entries)
-        return inputs.check_seed(key), filters, table, guided
+        filters = draw_settings.check_filters(temperature, top_k, top_p, entries)
+        return draw_settings.check_seed(key), filters, table, guided
 
     def _prompts(self, labels, features, valid) -> dict[str, np.ndarray]:
         model = self.config.model

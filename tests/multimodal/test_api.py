@@ -1,0 +1,273 @@
+"""Use from Python: prompts, answers, drawings and edits of a small model, and bad input."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import unitok_jax
+from helpers import multimodals
+from unitok_jax.codes import Codes
+from unitok_jax.multimodal import rows
+from unitok_jax.multimodal.api import MultimodalModel, load_multimodal
+from unitok_jax.multimodal.asking import Asker, stacked
+from unitok_jax.multimodal.pictures import PADDING, fitted
+from unitok_jax.multimodal.prompt import Turn, conversation, encode
+from unitok_jax.multimodal.words import shape_tokenizer
+
+TOKENS, LIMIT = 6, 5
+WORDS = shape_tokenizer()
+CODES = np.random.default_rng(0).integers(0, 8, (3, 2, TOKENS)).astype(np.int32)
+QUESTION = "what colour is the circle ?"
+
+
+def asker(template="plain", bare_images=False, length=128):
+    return Asker(WORDS, template, bare_images, length)
+
+
+class TestPrompts:
+    @pytest.mark.parametrize("bare", [False, True])
+    @pytest.mark.parametrize("template", ["plain", "vicuna"])
+    def test_a_question_is_the_begin_of_a_row_of_training(self, template, bare):
+        made = rows.Rows(WORDS, length=256, images=4, bare_images=bare)
+        asked = [Turn("<image>\nis there a star ?", "yes"), Turn("and <image> ?", "no")]
+        said = encode(conversation(asked, WORDS, template), WORDS)
+        whole = made.conversation(said, CODES[:2])
+        messages = [
+            {"role": "user", "content": "<image>\nis there a star ?"},
+            {"role": "assistant", "content": "yes"},
+            {"role": "user", "content": "and <image> ?"},
+        ]
+        found = asker(template, bare).question(messages, CODES[:2], LIMIT, None, "it")
+        length = len(found.ids)
+        assert length == len(whole.ids) - len(WORDS.encode("no")) - 1  # the answer and its end
+        np.testing.assert_array_equal(found.ids, whole.ids[:length])
+        np.testing.assert_array_equal(found.image_at, whole.image_at[:length])
+        np.testing.assert_array_equal(found.codes, whole.codes)
+
+    def test_images_stand_before_a_question_without_places(self):
+        found, same = (
+            asker().question(text, CODES[:2], LIMIT, None, "it")
+            for text in (QUESTION, f"<image>\n<image>\n{QUESTION}")
+        )
+        jax.tree.map(np.testing.assert_array_equal, found, same)
+        assert (found.image_at >= 0).sum() == 2 * TOKENS
+
+    def test_drawings_and_edits_are_begins_of_rows_of_training(self):
+        made = rows.Rows(WORDS, length=256, images=4)
+        pairs = [
+            (asker().drawing("a red circle", TOKENS, "it"), made.draw(CODES[0], "a red circle")),
+            (asker().unconditional(TOKENS), made.draw(CODES[0], None)),
+            (
+                asker().edit(CODES[0], "make the circle red", "it"),
+                made.edit(CODES[0], "make the circle red", CODES[1]),
+            ),
+        ]
+        for found, whole in pairs:
+            length = len(found.ids)
+            assert length == len(whole.ids) - TOKENS - 2 and found.ids[-1] == WORDS.special.boi
+            np.testing.assert_array_equal(found.ids, whole.ids[:length])
+            np.testing.assert_array_equal(found.image_at, whole.image_at[:length])
+
+    def test_rows_are_padded_on_the_left(self):
+        some = [asker().question(QUESTION, CODES[:n], LIMIT, None, "it") for n in (0, 2)]
+        found = stacked(some, 2, TOKENS, 1)
+        assert found.codes.shape == (2, 2, 2, TOKENS) and found.valid[:, -1].all()
+        np.testing.assert_array_equal(found.valid.sum(1), [len(row.ids) for row in some])
+        np.testing.assert_array_equal(found.ids[0][found.valid[0]], some[0].ids)
+        assert (found.image_at[~found.valid] == -1).all()
+
+    @pytest.mark.parametrize(
+        "asked, images, words",
+        [
+            ("", 0, "question 3 is empty"),
+            ("  \n", 1, "question 3 is empty"),
+            ("a " * 2500, 0, "question 3 has 2501 ids and visual tokens, and with 5 that follow"),
+            ("x" * 10_000, 0, "10000 characters"),
+            ("what is <image> ?", 0, "1 places <image> for 0 images"),
+            ("what is <image> ?", 2, "1 places <image> for 2 images"),
+            ("<image> <image> ?", 1, "2 places <image> for 1 images"),
+            (None, 0, "NoneType"),
+            ([], 0, r"roles of its messages are \[\]"),
+            ([{"role": "assistant", "content": "a"}], 0, "expected user, assistant"),
+            ([{"role": "user"}], 0, "NoneType"),
+            (["what ?"], 0, "list of messages"),
+        ],
+    )
+    def test_bad_questions(self, asked, images, words):
+        with pytest.raises((ValueError, TypeError), match=words):
+            asker().question(asked, CODES[:images], LIMIT, None, "question 3")
+
+
+class TestPictures:
+    def test_a_square_in_the_middle_of_the_padding(self):
+        wide = np.full((20, 60, 3), 255, np.uint8)
+        found = fitted(wide, (3, 3), "it")
+        assert found.shape == (48, 48, 3)
+        np.testing.assert_array_equal(found[[0, -1]], np.tile(np.uint8(PADDING), (2, 48, 1)))
+        assert (found[20:28] == 255).all()
+        np.testing.assert_array_equal(found, fitted(Image.fromarray(wide), (3, 3), "it"))
+        high = fitted(np.full((60, 20, 3), 255, np.uint8), (3, 3), "it")
+        np.testing.assert_array_equal(high, found.swapaxes(0, 1))
+
+    def test_a_picture_of_the_grid_s_shape_stays(self, images):
+        np.testing.assert_array_equal(fitted(images[0], (4, 4), "it"), images[0])
+
+    def test_bad_pictures(self, tmp_path):
+        for wrong in (np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), "u1")):
+            with pytest.raises(ValueError, match="image 0 is .* expected pixels"):
+                fitted(wrong, (2, 2), "image 0")
+        (tmp_path / "a.png").write_bytes(b"no picture")
+        with pytest.raises(ValueError, match="a.png"):
+            fitted(tmp_path / "a.png", (2, 2), "it")
+        with pytest.raises(FileNotFoundError):
+            fitted(str(tmp_path / "b.png"), (2, 2), "it")
+
+
+@pytest.fixture(scope="module")
+def mm():
+    """Answers three at a time on one device."""
+    return MultimodalModel(multimodals.saved(None), None, 3, jax.devices()[:1], length=256)
+
+
+@pytest.mark.slow
+class TestAnswers:
+    ASKED = (QUESTION, "how many shapes are there ?", "is there a star ?", f"{QUESTION} " * 8)
+    IMAGES = (CODES[0], None, [CODES[1], CODES[2]], CODES[1])
+    DRAWN = dict(limit=LIMIT, temperature=1.0, key=3)
+
+    def test_an_answer_does_not_depend_on_what_is_asked_beside_it(self, mm):
+        found = mm.answers(self.IMAGES, self.ASKED, **self.DRAWN)
+        assert len(set(found)) == 4 and all(isinstance(each, str) for each in found)
+        assert mm.answer(self.IMAGES[0], self.ASKED[0], **self.DRAWN) == found[0]
+        again = mm.answers([None, *self.IMAGES[1:]], ["where ?", *self.ASKED[1:]], **self.DRAWN)
+        assert again[1:] == found[1:]
+
+    def test_the_likeliest_answer_and_the_image(self, mm):
+        greedy = [mm.answer(CODES[0], QUESTION, limit=LIMIT, key=key) for key in (0, 1)]
+        assert greedy[0] == greedy[1]
+        others = {mm.answer(codes, QUESTION, limit=LIMIT) for codes in (*CODES, None)}
+        assert len(others) > 2
+
+    def test_batches_of_another_size(self, mm):
+        found = mm.answers(self.IMAGES, self.ASKED, **self.DRAWN)
+        assert mm.answers(self.IMAGES, self.ASKED, batch_size=2, **self.DRAWN) == found
+        assert mm.batch_size == 2
+        mm.answers(None, ["what ?"], batch_size=3, limit=LIMIT)
+
+    @pytest.mark.parametrize(
+        "settings, words",
+        [
+            ({"limit": 0}, "limit=0"),
+            ({"temperature": -1}, "temperature=-1"),
+            ({"top_k": 10_000}, "top_k=10000"),
+            ({"key": -1}, "key=-1"),
+            ({"batch_size": 0}, "batch_size=0"),
+            ({"limit": 250}, "with 250 that follow"),
+        ],
+    )
+    def test_bad_settings(self, mm, settings, words):
+        with pytest.raises(ValueError, match=words):
+            mm.answer(None, QUESTION, **settings)
+
+    def test_bad_images(self, mm, images):
+        for wrong, words in [
+            (images[0], "image 0 is no codes: load the model with tokenizer="),
+            (CODES[0, :1], r"codes of shape \(1, 6\)"),
+            (CODES[0] + 8, "codes from 8 to"),
+            (Codes(CODES[0], (3, 2)), r"grid \(3, 2\)"),
+        ]:
+            with pytest.raises(ValueError, match=words):
+                mm.answer(wrong, QUESTION)
+        with pytest.raises(ValueError, match="1 images for 2 questions"):
+            mm.answers([None], [QUESTION] * 2)
+
+
+@pytest.mark.slow
+class TestDrawings:
+    TEXTS = ("a red circle", "a blue star", "a small green square and a large red cross")
+
+    def test_a_drawing_is_that_of_its_key_index_and_text(self, mm):
+        found = mm.draw(self.TEXTS, scale=3, key=2)
+        assert found.shape == (3, 2, TOKENS) and found.grid == (2, 3)
+        assert len(np.unique(found)) > 4
+        one = mm.draw(self.TEXTS[2], scale=3, key=2, index=[2])
+        np.testing.assert_array_equal(one, found[2:])
+        assert (mm.draw(self.TEXTS, scale=3, key=3) != found).mean() > 0.3
+
+    def test_guidance(self, mm):
+        """A scale of 0 draws as if nothing was asked for."""
+        plain, null = (mm.draw(self.TEXTS, scale=scale) for scale in (1, 0))
+        assert (plain != null).any()
+        others = mm.draw(["a star", *self.TEXTS[:2]], scale=0)
+        np.testing.assert_array_equal(others[0], null[0])
+        partly = mm.draw(self.TEXTS, scale=0, guided_tokens=2)
+        np.testing.assert_array_equal(partly[..., :2], null[..., :2])
+
+    def test_the_released_way_is_another(self, mm):
+        exact, released = (mm.draw(["a star"] * 6, released=each) for each in (False, True))
+        assert (exact != released).any()
+
+    def test_an_edit_begins_with_its_image(self, mm):
+        found = [mm.edit(codes, "make the circle red", key=1) for codes in CODES]
+        assert found[0].shape == (1, 2, TOKENS) and found[0].grid == (2, 3)
+        assert len({each.tobytes() for each in found}) > 1
+
+    def test_bad_drawings(self, mm):
+        for texts, settings, words in [
+            ([], {}, "texts are empty"),
+            (["a star", " "], {}, "text 1 is empty"),
+            ("star " * 300, {}, "text 0 has 3.. ids and visual tokens, and with 6"),
+            ("a star", {"scale": -1}, "scale=-1"),
+            ("a star", {"index": [1, 2]}, "index of shape"),
+        ]:
+            with pytest.raises(ValueError, match=words):
+                mm.draw(texts, **settings)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(weights):
+    return unitok_jax.load(weights)
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """Workdir of a model that knows that tokenizer's codes."""
+    path = tmp_path_factory.mktemp("mm") / "run"
+    multimodals.saved(path, tokenizer)
+    return path
+
+
+@pytest.mark.slow
+class TestWithATokenizer:
+    def test_pixels_are_encoded(self, folder, tokenizer, images, tmp_path):
+        mm = unitok_jax.load_multimodal(folder, tokenizer, 2, devices=jax.devices()[:1])
+        Image.fromarray(images[0]).save(tmp_path / "a.png")
+        found = mm.encode([images[0], tmp_path / "a.png", Image.fromarray(images[1])])
+        assert found.grid == mm.grid == (2, 3)
+        expected = tokenizer.encode([fitted(each, mm.grid, "it") for each in images])
+        np.testing.assert_array_equal(found, expected[[0, 0, 1]])
+        same = [mm.answer(each, QUESTION, limit=LIMIT) for each in (images[0], found[0])]
+        assert same[0] == same[1]
+        assert tokenizer.decode(mm.draw("a star")).shape == (1, 32, 48, 3)
+        assert "2x3 tokens" in repr(mm)
+
+    def test_another_tokenizer_is_refused(self, folder, tokenizer):
+        config = tokenizer.config.copy_and_resolve_references()
+        other = types.SimpleNamespace(
+            hash="0" * 32, codebook_shape=tokenizer.codebook_shape, config=config
+        )
+        with pytest.raises(ValueError, match="and this one has hash 0000"):
+            load_multimodal(folder, other)
+        other.hash, other.codebook_shape = tokenizer.hash, (1, 4)
+        with pytest.raises(ValueError, match=r"\(1, 4\)"):
+            load_multimodal(folder, other)
+        config.model.num_query, other.codebook_shape = 3, tokenizer.codebook_shape
+        with pytest.raises(ValueError, match="3 query tokens"):
+            load_multimodal(folder, other)
+
+    def test_a_tokenizer_is_no_multimodal_model(self, weights):
+        with pytest.raises(ValueError, match="is a file; a multimodal model is a folder"):
+            load_multimodal(weights)
