@@ -145,6 +145,7 @@ HELP = {
     "tokenize": (),
     "detokenize": (),
     "generate": ("grain", "orbax"),
+    "chat": (),
     "classify": (),
     "retrieve": ("grain", "orbax"),
     "demo": (),

@@ -16,6 +16,7 @@ COMMANDS = {
     "tokenize": "the codes of a data set, on any number of hosts, resumable",
     "detokenize": "images of codes on disk",
     "generate": "drawn images, their codes and an archive for evaluators, resumable",
+    "chat": "answers to questions about images, of a multimodal model",
     "classify": "probabilities of labels",
     "retrieve": "the images of a folder that fit a text",
     "demo": "a page to rebuild, name, edit, blend and draw pictures",

@@ -1,4 +1,4 @@
-"""Draws images: codes from a generator, and pictures of them from its tokenizer.
+"""Draws images: codes from a generator or a multimodal model, and pictures from its tokenizer.
 
 `unitok generate --checkpoint=GENERATOR --tokenizer=TOKENIZER --labels=207 --count=16 --output=DIR`
 writes a PNG per sample, their codes, a contact sheet and, with --write=npz, the archive that ADM's
@@ -12,6 +12,8 @@ import hashlib
 import pathlib
 import re
 import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +34,8 @@ def main() -> None:
         "--checkpoint",
         required=True,
         type=arguments.place,
-        help="of a generator: workdir, folder, .pth, .safetensors or hf://owner/name",
+        help="of a generator or a multimodal model: workdir, folder, .pth, .safetensors or "
+        "hf://owner/name",
     )
     parser.add_argument(
         "--tokenizer", type=arguments.place, help="of its codes; not needed for --write=codes"
@@ -135,10 +138,14 @@ def _prompts(args, sampler, tokenizer):
 
     if args.prompts:
         texts = read_texts(args.prompts)
-        encode = functools.partial(sampler.text_prompts, tokenizer)
-        lengths = _lengths(args.prompts, texts)
-        encode(texts[:1])  # refused now, if at all
-        _tell_cuts(args.prompts, lengths, tokenizer.config.model.text.context_length)
+        if isinstance(sampler, TextSampler):
+            sampler.check_texts(texts)
+            encode = _given
+        else:
+            encode = functools.partial(sampler.text_prompts, tokenizer)
+            lengths = _lengths(args.prompts, texts)
+            encode(texts[:1])  # refused now, if at all
+            _tell_cuts(args.prompts, lengths, tokenizer.config.model.text.context_length)
         prompts, count = Texts(texts, encode), args.count or len(texts)
         kind, content = "captions", "\n".join(texts).encode()
     else:
@@ -149,13 +156,42 @@ def _prompts(args, sampler, tokenizer):
     return prompts, count, {"prompts": kind, "digest of the prompts": digest}
 
 
+class TextSampler(NamedTuple):
+    """Multimodal model as a folder of drawn images takes it: as `generate.api.Sampler`."""
+
+    batch_size: int
+    hash: str
+    tokenizer_hash: str | None
+    precision: str
+    grid: tuple[int, int]
+    codebook_shape: tuple[int, int]
+    classes: int
+    check: Callable
+    check_settings: Callable
+    check_texts: Callable
+    sample: Callable  # of `texts`
+
+
 def load_generator(args):
-    """Loads the `Sampler` that the arguments name, on all devices of this process."""
+    """Loads the `Sampler` or `TextSampler` that the arguments name, on all devices here."""
+    from unitok_jax.weights import hub, load
+
+    rest = {"precision": args.precision, "weights": args.weights}
+    is_folder = args.checkpoint.startswith(hub.SCHEME) or arguments.path(args.checkpoint).is_dir()
+    if is_folder and load.product(args.checkpoint) == "multimodal":
+        from unitok_jax.multimodal.api import load_multimodal
+
+        model = load_multimodal(args.checkpoint, None, args.batch_size, **rest)
+        others = {"classes": 0, "sample": model.draw}
+        names = [name for name in TextSampler._fields if name not in others]
+        return TextSampler(**{name: getattr(model, name) for name in names}, **others)
     from unitok_jax.generate.api import load_generator
 
-    return load_generator(
-        args.checkpoint, args.batch_size, precision=args.precision, weights=args.weights
-    )
+    return load_generator(args.checkpoint, args.batch_size, **rest)
+
+
+def _given(texts: Sequence[str]) -> dict[str, Sequence[str]]:
+    return {"texts": texts}
 
 
 def load_tokenizer(args):

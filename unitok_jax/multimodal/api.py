@@ -237,11 +237,16 @@ class MultimodalModel:
           ValueError, TypeError: a value out of its range, a blank text, or one that is too long.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        return self._draw(self._drawings(texts), **settings)
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Refuses texts that `draw` refuses."""
+        self._drawings(texts)
+
+    def _drawings(self, texts: Sequence[str]) -> list[Sample]:
         tokens = self.grid[0] * self.grid[1]
-        rows = [
-            self._asker.drawing(text, tokens, f"text {number}") for number, text in enumerate(texts)
-        ]
-        return self._draw(rows, **settings)
+        named = ((text, f"text {number}") for number, text in enumerate(texts))
+        return [self._asker.drawing(text, tokens, name) for text, name in named]
 
     def edit(self, image, instruction: str, **settings) -> Codes:
         """Draws an image anew, after an instruction; for models that were trained on edits.

@@ -1,0 +1,69 @@
+"""The generate command with a multimodal model: its folder, continuing, bad input."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unitok_jax
+from helpers import in_process, multimodals
+from unitok_jax.commands import generate
+from unitok_jax.data.images.transforms import to_uint8
+
+pytestmark = pytest.mark.slow
+
+TEXTS = ("a red circle", "two blue stars")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(weights):
+    return unitok_jax.load(weights)
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("mm") / "run"
+    multimodals.saved(path, tokenizer)
+    return path
+
+
+@pytest.fixture
+def here(folder, weights, capsys, monkeypatch, tmp_path):
+    """Runs the command in this process: (exit code, printed, error)."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS))
+
+    def call(output, *more, prompts=texts):
+        given = [f"--checkpoint={folder}", f"--tokenizer={weights}", f"--output={output}"]
+        given += [f"--prompts={prompts}"] if prompts else []
+        return in_process.run(generate, capsys, monkeypatch, *given, *more)
+
+    return call
+
+
+def test_drawings_of_texts(here, folder, tokenizer, tmp_path):
+    flags = ("--count=5", "--scale=2", "--key=3", "--shard_size=2")
+    output = tmp_path / "out"
+    code, printed, error = here(output, *flags)
+    assert code == 0, error
+    assert printed == f"pictures of 32 x 48 px of 5 samples in {output}\n"
+    codes = unitok_jax.open_codes(output / "codes")
+    mm = unitok_jax.load_multimodal(folder)
+    expected = mm.draw([TEXTS[n % 2] for n in range(5)], scale=2, key=3)
+    np.testing.assert_array_equal([record["codes"][0] for record in codes], expected)
+    assert [list(record["captions"]) for record in codes] == [[TEXTS[n % 2]] for n in range(5)]
+    assert codes.manifest["settings"]["generator"] == mm.hash
+    with Image.open(output / "images" / "000004.png") as picture:
+        pixels = np.asarray(picture)
+    np.testing.assert_array_equal(pixels, to_uint8(tokenizer.decode(expected))[4])
+    assert here(output, *flags)[1] == f"{output} is finished: nothing to do\n"
+    code, _, error = here(output, *flags[:-1], "--shard_size=3")
+    assert code == 2 and "--shard_size" in error
+
+
+def test_bad_input(here, tmp_path):
+    code, _, error = here(tmp_path / "out", "--labels=1", prompts=None)
+    assert code == 2 and "this generator's prompts are texts" in error
+    long = tmp_path / "long.txt"
+    long.write_text("a star\n" + "star " * 2100)
+    code, _, error = here(tmp_path / "out", prompts=long)
+    assert code == 2 and "text 1 has 21" in error and not (tmp_path / "out").exists()
