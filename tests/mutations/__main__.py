@@ -15,6 +15,7 @@ import tempfile
 
 from . import (
     Mutation,
+    answers,
     drawing,
     generators,
     inputs,
@@ -28,7 +29,7 @@ from . import (
 ROOT = pathlib.Path(__file__).parents[2]
 COPIED = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
 FILES = ("Makefile", "README.md", "pyproject.toml", "requirements.txt")
-LISTS = steps, networks, inputs, measures, drawing, generators, multimodals, sequences
+LISTS = steps, networks, inputs, measures, drawing, generators, multimodals, sequences, answers
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"
 STALE, BROKEN = "NO LONGER APPLIES", "TESTS FAIL WITHOUT IT"

@@ -193,6 +193,8 @@ def _run_answers(args: argparse.Namespace) -> None:
     for name in (*_OF_IMAGES, "coordinator", "processes", "process"):
         if getattr(args, name):
             raise ValueError(f"--{name} means nothing with --vqa; leave it out")
+    if args.max_images != CardSettings.max_images:
+        raise ValueError("--max_images means nothing with --vqa: all questions are asked")
     for name in ("checkpoint", "tokenizer", "questions", "images"):
         if not getattr(args, name):
             raise ValueError(f"--{name} is missing: --vqa needs it")
@@ -228,6 +230,7 @@ def _load_multimodal(args: argparse.Namespace):
 _OF_IMAGES = (
     *("samples", "data", "captions", "index", "size", "max_bad", "inception", "lpips"),
     *("reference", "save_reference", "cache", "labels", "templates", "probe", "no_text"),
+    *("num_threads", "num_workers"),
 )
 
 
