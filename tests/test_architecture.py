@@ -44,6 +44,8 @@ OUTSIDE = {
     "multimodal/compiled": {"jax", "flax", "numpy"},
     "multimodal/model": {"jax", "flax"},
     "multimodal/objective": {"jax", "optax"},
+    "multimodal/prompt": {"numpy"},
+    "multimodal/release": set(),
     "multimodal/sampling": {"jax"},
     "pictures": {"numpy", "PIL"},
     "system/console": set(),

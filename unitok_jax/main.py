@@ -80,13 +80,7 @@ def main(_: list[str]) -> None:
 def _compile() -> None:
     from unitok_jax.planning import fit
 
-    if CONFIG.value.get("product") != "tokenizer":
-        raise ValueError(
-            "--mode=compile plans the steps of tokenizers; a generator's step is measured by "
-            "python -m benchmarks.generate --train SIZE"
-        )
-
-    fit.fit(CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
+    fit.fit(_product().plan, CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
 
 
 def _tokenizer():

@@ -129,6 +129,20 @@ MUTATIONS = [
         f"{BESIDE} -k projected_from",
     ),
     Mutation(
+        "a process reads the rows of all that it evaluates",
+        RUN,
+        "own = [begin + row for row in sharding.local_rows(self.mesh, size)]",
+        "own = [begin + row for row in range(size)]",
+        f"{TRAIN} -k own_rows",
+    ),
+    Mutation(
+        "features of the first record alone on resuming",
+        PROMPTS,
+        "for number in range(min(count, _DIGESTED)):",
+        "for number in range(1):",
+        f"{TEST_DATA} -k made_anew",
+    ),
+    Mutation(
         "all pictures are drawn by the same numbers",
         STEP,
         'self._key("sample")))(numbers)',

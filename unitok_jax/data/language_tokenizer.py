@@ -18,6 +18,8 @@ NAMED = "special_ids.json"
 """Files of a tokenizer in a folder; the first alone is needed, and the last is of this package."""
 
 _MOST = {FILE: 1 << 27, SETTINGS: 1 << 22, TEMPLATE: 1 << 20, NAMED: 1 << 12}  # bytes
+FILES = tuple(_MOST)
+"""Names of all of them."""
 # Pairs of tokens that stand around images; the first pair that a vocabulary has is taken.
 IMAGE_TOKENS = (
     ("<boi>", "<eoi>"),

@@ -102,12 +102,13 @@ def train(
             state = run.initial_state()
         else:
             state = run.state_from(checkpoints.restore(run.abstract.items(), config, run.facts))
-            log.info("resumed %s at step %d", folder, int(state.step))
+        start = int(jax.device_get(state.step))
+        if resumed:
+            log.info("resumed %s at step %d", folder, start)
             # The evaluation of this step was skipped after SIGTERM.
-            due = int(state.step) % config.eval.every == 0
-            evaluated = checkpoints.meta(int(state.step)).get("evaluated", True)
+            due = start % config.eval.every == 0
+            evaluated = checkpoints.meta(start).get("evaluated", True)
             unseen = processes.from_lead(due and not evaluated)
-        start = int(state.step)
         if start >= config.steps:
             log.info("step %d of %d is done: nothing to train", start, config.steps)
             return _evaluation(run.evaluate(state)[0])
@@ -137,7 +138,7 @@ def train(
         if preemption.requested():
             raise Preempted(preemption, f"at step {start}")
         log.info("%s", overview.waiting_line(earlier, _facts()))
-        metrics = _loop(run, state, batches, tools)
+        metrics = _loop(run, state, start, batches, tools)
         clock.switch("saving")  # leaving waits for the last save
     if lead:
         log.info("%s", goodput.measure(folder).line())
@@ -145,8 +146,8 @@ def train(
     return metrics
 
 
-def _loop(run: Run, state: State, batches: Batches, tools: _Tools):
-    config, start, clock, writer = run.config, int(state.step), tools.clock, tools.writer
+def _loop(run: Run, state: State, start: int, batches: Batches, tools: _Tools):
+    config, clock, writer = run.config, tools.clock, tools.writer
     window, pending, evaluation = _Window(config.optim.max_skipped), None, {}
     for step in range(start + 1, config.steps + 1):
         with tools.tracer.step(step):

@@ -1,12 +1,14 @@
 """Protocols of the training loop for a product: its state, steps, data and evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+
+from unitok_jax.training.plan import Plan
 
 
 class State(Protocol):
@@ -41,6 +43,14 @@ class Run(Protocol):
     origin: str  # name of what they come from, for people
     batch_size: int  # global batch size
     abstract: State  # shapes, dtypes and shardings of a state
+
+    @staticmethod
+    def plan(config: ConfigDict, devices: Sequence) -> Plan:
+        """Plans the train step on devices that may be absent, without data or weights.
+
+        Raises:
+          ValueError: the configuration is not valid, or does not fit the devices.
+        """
 
     @property
     def facts(self) -> dict[str, Any]:

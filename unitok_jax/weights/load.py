@@ -112,7 +112,9 @@ def read_maker(path, wanted: str, codes: str) -> tuple[ConfigDict, dict]:
 
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
     """Converts the result of `files.read_state` for a UniTok's file to the result of `read`."""
-    if generator_layout.is_generator(args, state):
+    if args and "product" in args:
+        document.check_product(path, "tokenizer", args["product"])
+    elif generator_layout.is_generator(args, state):
         document.check_product(path, "tokenizer", "generator")
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)
