@@ -54,9 +54,9 @@ MUTATIONS = [
     ),
     Mutation(
         "guidance by the prompt itself",
-        COMPILED,
-        "null = jnp.full_like(labels, self._classes)",
-        "null = labels",
+        "unitok_jax/generate/step.py",
+        "behind = jnp.full_like(labels, null)",
+        "behind = labels",
         f"{TEST_API} -k test_scale_zero",
     ),
     Mutation(

@@ -102,17 +102,18 @@ class MultimodalSteps:
         Args:
           params: of the model.
           batch: as for `objective.sums`.
-          gather: replicates sharded parameters on every device, those of a block when it runs;
-            None: they are not sharded.
+          gather: replicates sharded parameters on every device, those of the language model's
+            blocks one by one as they run; None: they are not sharded.
           shards: devices that hold rows of the batch.
         """
         if gather is not None:
-            blocks, rest = trees.split(params, ("*.blocks.*",))
+            blocks, rest = trees.split(params, ("language.decoder.blocks.*",))
             params = trees.merge(blocks, gather(rest))
         model = nnx.merge(self.graph, params)
-        for part in (model.language, model.head):
-            if hasattr(part, "decoder"):
-                part.decoder.gather = gather
+        if gather is not None:
+            # As the kernels are multiplied: half the bytes in bfloat16.
+            dtype = model.dtype
+            model.language.decoder.gather = lambda block: gather(_cast_kernels(block, dtype))
         return objective.sums(model, batch, self.chunk, shards)
 
     def train_step(
@@ -193,6 +194,13 @@ class MultimodalSteps:
 
     def _key(self, name: str) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
+
+
+def _cast_kernels(params, dtype):
+    def cast(path, leaf):
+        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 class Programs:
