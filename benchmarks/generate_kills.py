@@ -8,8 +8,6 @@ until it is finished. Exit code 1 if a file differs.
 """
 
 import argparse
-import collections
-import hashlib
 import pathlib
 import random
 import signal
@@ -22,6 +20,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from benchmarks import kills
 from configs import generate, tiny
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.generate import loading
@@ -65,16 +64,15 @@ def life(command: list[str], output: pathlib.Path, rng: random.Random, log) -> s
         return None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return "archive" if list(output.glob("samples.npz*")) else "shards"
+    return f"at the {'archive' if list(output.glob('samples.npz*')) else 'shards'}"
 
 
-def hashes(output: pathlib.Path) -> dict[str, str]:
-    """Returns path -> SHA-256 of every file."""
-    files = [path for path in output.rglob("*") if path.is_file()]
-    return {
-        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+def reopen(output: pathlib.Path, rng: random.Random) -> None:
+    """Removes some shards and the archive of a finished output, which are made again."""
+    for path in kills.some(list(output.glob("codes/0*.json")), rng):
+        path.unlink()
+    (output / "samples.npz").unlink()
+    (output / "generation.json").unlink()
 
 
 def main() -> None:
@@ -84,7 +82,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rng, phases, starts = random.Random(args.seed), collections.Counter(), 0
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
         make_weights(folder)
@@ -98,24 +95,8 @@ def main() -> None:
                 *("--scale=1.5", f"--output={output}"),
             ]
 
-        with open(folder / "log", "w") as log:
-            alone, output = folder / "alone", folder / "killed"
-            subprocess.run(command(alone), stdout=log, stderr=log, check=True)
-            while phases.total() < args.kills:
-                starts += 1
-                phase = life(command(output), output, rng, log)
-                if phase is None:  # finished: some shards, and the archive, are made again
-                    for path in rng.sample(sorted(output.glob("codes/0*.json")), 20):
-                        path.unlink()
-                    (output / "samples.npz").unlink()
-                    (output / "generation.json").unlink()
-                else:
-                    phases[phase] += 1
-            subprocess.run(command(output), stdout=log, stderr=log, check=True)
-        same = hashes(alone) == hashes(output)
-        told = ", ".join(f"{count} at the {phase}" for phase, count in phases.most_common())
-        result = f"{len(hashes(alone))} files {'are equal' if same else 'DIFFER'}"
-    print(f"{args.images} images, {args.kills} kills in {starts} starts ({told}); {result}")
+        same, told = kills.torture(command, folder / "runs", life, reopen, args.kills, args.seed)
+    print(f"{args.images} images, {told}")
     sys.exit(not same)
 
 

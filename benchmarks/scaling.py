@@ -17,10 +17,9 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import timing
-from unitok_jax.planning import fit, flops, hlo, machines
+from unitok_jax.planning import flops, hlo, machines
 from unitok_jax.planning import links as exchange
-from unitok_jax.runtime import sharding
-from unitok_jax.tokenizer.step import Programs, TokenizerSteps
+from unitok_jax.tokenizer.plan import plan
 
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 _FOUND = (
@@ -91,15 +90,13 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
         without a formula here.
     """
     machine = machines.find(f"host:{devices}")
-    mesh = sharding.make_mesh(1, devices, machine.devices)
 
     def trace(micro):
         changed = config.copy_and_resolve_references()
         changed.optim.accumulation = micro
-        steps = TokenizerSteps(changed)
-        programs = Programs(steps, mesh)
-        shapes = fit.arguments(changed.data, steps, programs, mesh)
-        return programs.phases[adversarial].trace(*shapes)
+        changed.mesh.data, changed.mesh.fsdp = 1, devices
+        found = plan(changed, machine.devices)
+        return found.phases[adversarial].step.trace(*found.arguments)
 
     micro, batch = config.optim.accumulation, config.data.batch_size
     traced = trace(max(2, micro))

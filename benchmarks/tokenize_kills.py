@@ -9,8 +9,6 @@ undisturbed one. Exit code 1 if one differs.
 """
 
 import argparse
-import collections
-import hashlib
 import os
 import pathlib
 import random
@@ -20,6 +18,7 @@ import sys
 import tempfile
 import time
 
+from benchmarks import kills
 from unitok_jax.data.formats.shapes import shape_source
 from unitok_jax.data.writing.folders import PARTIAL
 
@@ -59,11 +58,6 @@ def partials(output: pathlib.Path) -> set[str]:
     return {name for name in names if name.endswith(PARTIAL)}
 
 
-def hashes(output: pathlib.Path) -> dict[str, str]:
-    """Returns name -> SHA-256 of every file."""
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in output.iterdir()}
-
-
 def life(command: list[str], output: pathlib.Path, rng: random.Random, log) -> str | None:
     """Runs and kills one process; returns the phase of the kill, or None if it ended before."""
     old = partials(output)
@@ -90,9 +84,15 @@ def life(command: list[str], output: pathlib.Path, rng: random.Random, log) -> s
     return "within a file"
 
 
-def torture(storage: str, kills: int, seed: int, folder: pathlib.Path) -> bool:
+def reopen(output: pathlib.Path, rng: random.Random) -> None:
+    """Removes some shards' descriptions of a finished output, which are made again."""
+    for path in kills.some(list(output.glob("0*.json")), rng):
+        path.unlink()
+    (output / "manifest.json").unlink()
+
+
+def torture(storage: str, count: int, seed: int, folder: pathlib.Path) -> bool:
     """Returns True if the killed processes write the same files as an undisturbed one."""
-    rng, phases = random.Random(seed), collections.Counter()
     checkpoint, pictures = folder / "nano.safetensors", folder / "pictures"
 
     def command(output):
@@ -102,24 +102,8 @@ def torture(storage: str, kills: int, seed: int, folder: pathlib.Path) -> bool:
             *(f"--shard_size={SHARD_SIZE}", "--views=ten", "--num_threads=1"),
         ]
 
-    with open(folder / "log", "w") as log:
-        alone, output = folder / f"{storage}_alone", folder / f"{storage}_killed"
-        subprocess.run(command(alone), stdout=log, stderr=log, check=True)
-        starts = 0
-        while phases.total() < kills:
-            starts += 1
-            phase = life(command(output), output, rng, log)
-            if phase is None:  # finished: delete some shards, and continue
-                for number in rng.sample(range(PICTURES // SHARD_SIZE), 20):
-                    (output / f"{number:06}.json").unlink()
-                (output / "manifest.json").unlink()
-            else:
-                phases[phase] += 1
-        subprocess.run(command(output), stdout=log, stderr=log, check=True)
-    same = hashes(alone) == hashes(output)
-    told = ", ".join(f"{count} {phase}" for phase, count in phases.most_common())
-    result = f"{len(hashes(alone))} files {'are equal' if same else 'DIFFER'}"
-    print(f"{storage}: {kills} kills in {starts} starts ({told}); {result}", flush=True)
+    same, told = kills.torture(command, folder / storage, life, reopen, count, seed)
+    print(f"{storage}: {told}", flush=True)
     return same
 
 

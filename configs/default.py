@@ -154,7 +154,7 @@ def variant(config: ConfigDict, variants: dict[str, dict], name: str, file: str)
 
     Args:
       config: common base of the variants.
-      variants: name -> {'room.key': value}.
+      variants: name -> {'room.key': value}, or {'key': value}.
       name: the text after the colon of `--config=configs/FILE.py:NAME`.
       file: FILE, for messages.
 
@@ -168,7 +168,5 @@ def variant(config: ConfigDict, variants: dict[str, dict], name: str, file: str)
             f"no variant {name!r}; {hint}give one as --config=configs/{file}.py:NAME, NAME one of "
             f"{', '.join(variants)}"
         )
-    for key, value in variants[name].items():
-        room, leaf = key.split(".")
-        config[room][leaf] = value
+    config.update_from_flattened_dict(variants[name])
     return config

@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.mixture = ()  # (weight, kind, path[, codes]) of each part: draw, caption, questions, ...
     data.text = ""  # folder with a tokenizer.json, or shapes: the words of drawn shapes
-    data.tokenizer = ""  # tokenizer of the codes, to decode pictures
+    data.tokenizer = ""  # tokenizer of the codes: codebooks and projection to begin with
     data.length = 2048  # ids and visual tokens of a row; longer samples are left out and counted
     data.images = 0  # images that a row can hold; 0: as many as have room
     data.caption_ids = 1750  # ids of a caption, at most; the rest is cut
@@ -64,9 +64,10 @@ def get_config() -> ConfigDict:
     data.batch_size = 1024  # global batch size, in rows
     data.num_threads = 16  # threads that read, per process or data worker
     data.num_workers = 0  # data-worker processes that read, per process; 0: none
+
     config.loss = ConfigDict()
     config.loss.z_weight = 5e-5  # of the mean over the codes of the squared largest logit
-    config.loss.chunk = 128  # positions of each row whose logits exist at a time
+    config.loss.chunk = 128  # positions for each row whose logits exist at a time
 
     config.init = ConfigDict()
     config.init.path = ""  # multimodal model to begin from, all of it; empty: the two below

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import ablations, default, finetune, generate
+from configs import ablations, default, finetune, generate, multimodal, multimodal_7b
 from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
@@ -19,6 +19,12 @@ from unitok_jax.generate import config_checks as generator_checks
 from unitok_jax.generate.step import GeneratorSteps
 from unitok_jax.models.sampling import Filters
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.multimodal import config_checks as multimodal_checks
+from unitok_jax.multimodal import data as multimodal_data
+from unitok_jax.multimodal.model import abstract_model as abstract_multimodal
+from unitok_jax.multimodal.plan import batch_shapes
+from unitok_jax.multimodal.step import MultimodalSteps
+from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.step import TokenizerSteps
@@ -28,7 +34,11 @@ pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
-FAMILIES = {"ablations": ablations.VARIANTS, "finetune": finetune.VARIANTS}
+FAMILIES = {
+    "ablations": ablations.VARIANTS,
+    "finetune": finetune.VARIANTS,
+    "multimodal_7b": multimodal_7b.VARIANTS,
+}
 NAMES = [name for name in FILES if name not in FAMILIES]
 NAMES += [f"{family}:{variant}" for family, variants in FAMILIES.items() for variant in variants]
 
@@ -40,7 +50,9 @@ def get_config(name):
 
 
 GENERATORS = [name for name in NAMES if get_config(name).product == "generator"]
-TOKENIZERS = [name for name in NAMES if name not in GENERATORS]
+MULTIMODAL = [name for name in NAMES if get_config(name).product == "multimodal"]
+TOKENIZERS = [name for name in NAMES if name not in (*GENERATORS, *MULTIMODAL)]
+DEFAULTS = dict.fromkeys(GENERATORS, generate) | dict.fromkeys(MULTIMODAL, multimodal)
 
 
 def flat(config, prefix=""):
@@ -53,7 +65,7 @@ def flat(config, prefix=""):
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_are_the_defaults(name):
     config = get_config(name)
-    defaults = generate if name in GENERATORS else default
+    defaults = DEFAULTS.get(name, default)
     assert flat(config).keys() == flat(defaults.get_config()).keys()
     assert config.is_locked
 
@@ -88,6 +100,47 @@ def test_generator_builds(name):
     draw = functools.partial(pure.sample, filters=Filters(), scale=config.eval.scale)
     codes = jax.eval_shape(draw, state.params, batch, jax.ShapeDtypeStruct((2,), jnp.int32))
     assert (codes.shape, codes.dtype) == (shape, jnp.int32)
+
+
+@pytest.mark.parametrize("name", MULTIMODAL)
+def test_multimodal_model_builds(name):
+    """A step and what an evaluation adds up, without any arrays; a row's data have room."""
+    config = get_config(name)
+    multimodal_checks.check(config)
+    model, tokens = config.model, math.prod(config.model.grid)
+    multimodal_data.check(config.data, tokens)
+    pure = MultimodalSteps(config)
+    state = jax.eval_shape(pure.init)
+    config.data.batch_size = config.optim.accumulation
+    batch = batch_shapes(config)
+    after, metrics = jax.eval_shape(pure.train_step, state, batch)
+    kinds = jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == kinds
+    assert metrics["loss_per_codebook"].shape == (model.num_codebooks,)
+    assert jax.eval_shape(pure.sums, state.params, batch).codes.shape == (model.num_codebooks,)
+
+
+def test_sizes_of_multimodal_models():
+    """Parameters as published: trunk 6.74 B, head 741 M, projection 7.6 M, MLP 21 M."""
+    _, params = abstract_multimodal(get_config("multimodal").model.to_dict())
+
+    def count(tree):
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+    image = params["image"]
+    found = [count(part) / 1e6 for part in (params["language"], params["head"])]
+    found += [count(image[part]) / 1e6 for part in ("projection", "mlp")]
+    assert found == pytest.approx([6738, 741, 7.6, 21], rel=0.01)
+    _, params = abstract_multimodal(get_config("multimodal_shapes").model.to_dict())
+    assert 2.5e6 < count(params) < 3.5e6
+    assert get_config("multimodal_shapes").model.vocabulary == shape_tokenizer().rows
+
+
+def test_only_the_mlp_is_aligned():
+    config = get_config("multimodal_7b:align")
+    pure = MultimodalSteps(config)
+    _, trained = trees.split(pure.abstract_params, pure.frozen)
+    assert list(trained) == ["image"] and list(trained["image"]) == ["mlp"]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

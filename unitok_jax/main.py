@@ -80,13 +80,7 @@ def main(_: list[str]) -> None:
 def _compile() -> None:
     from unitok_jax.planning import fit
 
-    if CONFIG.value.get("product") != "tokenizer":
-        raise ValueError(
-            "--mode=compile plans the steps of tokenizers; a generator's step is measured by "
-            "python -m benchmarks.generate --train SIZE"
-        )
-
-    fit.fit(CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
+    fit.fit(_product().plan, CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
 
 
 def _tokenizer():
@@ -101,8 +95,14 @@ def _generator():
     return Run
 
 
+def _multimodal():
+    from unitok_jax.multimodal.run import Run
+
+    return Run
+
+
 # Products that can be trained: name -> function that imports a `training.run.Run`.
-PRODUCTS = {"tokenizer": _tokenizer, "generator": _generator}
+PRODUCTS = {"tokenizer": _tokenizer, "generator": _generator, "multimodal": _multimodal}
 
 
 def _product():
@@ -110,7 +110,7 @@ def _product():
     if name not in PRODUCTS:
         raise ValueError(
             f"product={name!r} of the configuration is none of {', '.join(PRODUCTS)}; "
-            "start from get_config() of configs/default.py or configs/generate.py"
+            "start from get_config() of configs/default.py, generate.py or multimodal.py"
         )
     return PRODUCTS[name]()
 

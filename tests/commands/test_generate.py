@@ -251,6 +251,18 @@ class TestContinuing:
         assert here(output, "--write=png,npz")[0] == 0
         assert hashes(output) == hashes(whole)
 
+    def test_pictures_are_listed_and_not_looked_at_one_by_one(self, whole, monkeypatch):
+        settings = json.loads((whole / "settings.json").read_text())
+        folder, looked, stat = drawn.Folder(whole, settings, ["codes", "png", "npz"]), [], os.stat
+
+        def counted(path, *more, **named):
+            looked.append(str(path))
+            return stat(path, *more, **named)
+
+        monkeypatch.setattr(os, "stat", counted)
+        assert folder.is_finished()
+        assert looked and not [path for path in looked if path.endswith("0.png")]
+
     def test_rounding(self, here, tmp_path, monkeypatch):
         """The two differ at ties alone, which few pictures have."""
         assert set(generate.ROUNDINGS) == set(ROUNDINGS)
@@ -407,6 +419,8 @@ class TestPrompts:
         assert not prompts["features"][~prompts["valid"]].any()
         expected = gen.sample(**prompts, scale=2.0)
         np.testing.assert_array_equal([record["codes"][0] for record in codes], expected)
+        with pytest.raises(ValueError, match="text 1, '&nbsp;', has no word"):
+            gen.text_prompts(tok, ["red", "&nbsp;"])
         again = gen.text_prompts(tok, texts[3])
         np.testing.assert_array_equal(again["features"], prompts["features"][:1])
         assert Generation.read(tmp_path / "out").labels == "captions"
@@ -417,6 +431,7 @@ class TestPrompts:
             (b"", "is empty; it must hold a text a line"),
             (b"\n \n", "is empty; it must hold a text a line"),
             (b"a cat\n\na dog", "line 2 is empty; a prompt needs a word"),
+            (b"a cat\n&nbsp;", "line 2, '&nbsp;', has no word"),
             (b"caf\xe9", "is no text in UTF-8"),
         ],
     )

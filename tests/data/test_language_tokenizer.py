@@ -275,6 +275,18 @@ class TestFolders:
         folder = save(tmp_path / "x", made_here.llama2() | {FILE: content})
         assert "is not a tokenizer that can be read" in refused(read, folder)
 
+    def test_a_vocabulary_that_fails_on_unknown_words_is_refused(self):
+        content = json.loads(made_here.words()[FILE])
+        content["model"]["unk_token"] = "<none>"
+        message = refused(made, made_here.words() | {FILE: json.dumps(content).encode()})
+        assert "is not a tokenizer that can be read: WordLevel error" in message
+
+    def test_a_panic_of_the_library_is_an_error_like_others(self):
+        content = json.loads(made_here.llama2()[FILE])
+        content["model"]["continuing_subword_prefix"] = "a prefix longer than any token of it"
+        message = refused(made, made_here.llama2() | {FILE: json.dumps(content).encode()})
+        assert "is not a tokenizer that can be read" in message
+
     def test_an_empty_vocabulary_is_refused(self):
         model = {"type": "BPE", "vocab": {}, "merges": []}
         content = json.dumps({"version": "1.0", "model": model}).encode()

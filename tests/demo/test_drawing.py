@@ -84,14 +84,6 @@ def test_settings_reach_the_sampler(models, checkpoint, classes):
     assert len(np.unique(other, axis=0)) == 1 and (other != largest).any()
 
 
-def test_temperatures_of_one_tenth_share_a_program(models, checkpoint, classes):
-    compiled = []
-    for temperature in (0.9, 0.94, 0.8501, 0.8):
-        drawn(models, checkpoint, classes, 0, temperature=temperature)
-        compiled.append(classes._compiled._program.cache_info().misses)
-    assert compiled[0] == compiled[2] == compiled[3] - 1
-
-
 def test_a_long_text_is_cut_and_that_is_said(models, checkpoint, texts):
     for text, said in (("a cat", False), ("a cat " * LENGTH, True)):
         facts = drawing.draw(models, checkpoint, texts, text, PLAIN)[1]

@@ -444,7 +444,7 @@ LAST = ["--inception=seeded", "--checkpoint=nothing"]  # whatever is refused com
         (["--inception=nothing.pth"], "--inception='nothing.pth'"),
         (["--size=60"], "--size"),
         (["--size=big"], "--size=big"),
-        (["--max_images=-1"], "--max_images=-1"),
+        (["--max_images=-1"], "--max_images=-1 must be at least 0"),
         (["--batch_size=0"], "--batch_size=0"),
         (["--max_bad=2"], "--max_bad=2.0"),
         (["--output=/proc/nothing/card"], "--output=/proc/nothing/card cannot be written"),

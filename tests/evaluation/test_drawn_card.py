@@ -180,7 +180,7 @@ def test_references_that_do_not_fit(refused, tmp_path):
     "key, value",
     [
         ("inception", "another"),
-        ("preprocessing", {"size": [64, 64], "resize": card.RESIZE}),
+        ("preprocessing", {"size": [64, 64], "resize": statistics.RESIZE}),
         ("preprocessing", {"size": [32, 32], "resize": "area"}),
     ],
 )
@@ -325,7 +325,7 @@ class TestClipScore:
         (["--inception="], "nothing to measure"),
         (["--save_reference=a.npz"], "give --data"),
         (["--captions=a.txt"], "takes the towers of a --checkpoint: give one"),
-        (["--max_images=-1"], "--max_images=-1"),
+        (["--max_images=-1"], "--max_images=-1 must be at least 0"),
         (["--batch_size=0"], "--batch_size=0"),
         (["--probe=photos"], "--probe means nothing with --samples"),
         (["--no_text"], "--no_text means nothing with --samples"),

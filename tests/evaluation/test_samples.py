@@ -74,6 +74,7 @@ class TestArchive:
         [
             ({"arr_0": np.zeros((2, 16, 16, 3), np.float32)}, "arr_0 is float32 (2, 16, 16, 3)"),
             ({"arr_0": np.zeros((2, 16, 16), np.uint8)}, "arr_0 is uint8 (2, 16, 16)"),
+            ({"arr_0": np.zeros((2, 16, 3), np.uint8)}, "3); of one image save array[None]"),
             ({"arr_0": np.zeros((2, 3, 16, 16), np.uint8)}, "arr_0 is uint8 (2, 3, 16, 16)"),
             ({"arr_0": np.zeros((0, 16, 16, 3), np.uint8)}, "arr_0 is uint8 (0, 16, 16, 3)"),
             ({"arr_0": np.asfortranarray(drawn())}, "columns first"),

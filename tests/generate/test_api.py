@@ -9,7 +9,7 @@ import pytest
 import unitok_jax
 from helpers import generators
 from unitok_jax.codes import Codes
-from unitok_jax.generate import loading
+from unitok_jax.generate import loading, sampling
 from unitok_jax.generate.api import Sampler
 
 pytestmark = pytest.mark.slow
@@ -63,6 +63,28 @@ class TestASampleDependsOnKeyIndexAndLabel:
         assert isinstance(drawn, Codes) and drawn.dtype == np.int32
         assert (drawn.shape, drawn.grid) == ((20, 2, 6), (2, 3)) == ((20, 2, 6), gen.grid)
         assert drawn.min() >= 0 and drawn.max() < 8
+
+
+def test_numbers_of_filters_share_a_program(gen, monkeypatch):
+    traced, original = [], sampling.sample
+
+    def counted(*given, **named):
+        traced.append(named["filters"])
+        return original(*given, **named)
+
+    monkeypatch.setattr(sampling, "sample", counted)
+    settings = [(0.7, 3, 0.9), (0.9, 4, 0.5), (1.3, 4, 0.99)]
+    codes = [
+        gen.sample(LABELS, temperature=temperature, top_k=top_k, top_p=top_p)
+        for temperature, top_k, top_p in settings
+    ]
+    assert len(traced) == 1
+    assert len(np.unique(np.asarray(codes).reshape(3, -1), axis=0)) == 3
+    one = gen.sample(LABELS, temperature=0.7)
+    np.testing.assert_array_equal(gen.sample(LABELS, temperature=0.7, top_p=1), one)
+    assert len(traced) == 2
+    greedy = gen.sample(LABELS, temperature=0)
+    np.testing.assert_array_equal(gen.sample(LABELS, temperature=0.7, top_k=1, key=9), greedy)
 
 
 def test_frequencies_of_a_generator_that_is_known():

@@ -186,7 +186,23 @@ class TestPrompts:
         assert rows["valid"].tolist() == [False, False, True, True]
         empty = read(record("none"))
         assert empty["null"] and not empty["valid"].any() and not empty["features"].any()
-        assert read.digest(record()) != read.digest(record("none"))
+
+    def test_features_made_anew_have_another_digest(self, tmp_path):
+        """Any of 256 records decides, and of more those spread over all."""
+        read, names = Features(str(tmp_path), 4, 3), [f"{i}" for i in range(520)]
+        for name in names:
+            np.save(tmp_path / f"{name}.npy", np.full((2, 3), int(name), np.float32))
+        few, many = ([record(name) for name in some] for some in (names[:5], names))
+        before = read.digest(few), read.digest(many)
+        assert before == (read.digest(few), read.digest(many)) and before[0] != before[1]
+        np.save(tmp_path / "4.npy", np.zeros((2, 3), np.float32))
+        assert read.digest(few) != before[0]
+        assert read.digest(few[:4]) != read.digest(few[3::-1])
+        np.save(tmp_path / "516.npy", np.zeros((2, 3), np.float32))  # not among them
+        np.save(tmp_path / "4.npy", np.full((2, 3), 4, np.float32))
+        assert read.digest(many) == before[1]
+        np.save(tmp_path / "517.npy", np.ones((1, 3), np.float32))
+        assert read.digest(many) != before[1]
 
     @pytest.mark.parametrize(
         "array, message",

@@ -15,8 +15,9 @@ from flax import nnx
 from helpers import arrays, coded
 from helpers.jobs import records
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
+from unitok_jax.generate import run as run_module
 from unitok_jax.generate.run import Run
-from unitok_jax.generate.step import GeneratorSteps
+from unitok_jax.generate.step import GeneratorSteps, embed_prompts
 from unitok_jax.runtime import sharding
 from unitok_jax.training import loop
 
@@ -91,6 +92,27 @@ class TestThroughTheLoop:
                 state = run.state_from(checkpoints.restore(run.abstract.items()))
             found.append(run.evaluate(state)[0]["loss_per_codebook"])
         np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-6)
+
+    def test_a_process_reads_its_own_rows_alone(self, config, monkeypatch):
+        """Of evaluation batches of 8, the first of two processes reads four."""
+        run, read = Run(config, jax.devices()[:2]), []
+        prompts = run.prompts
+
+        def counted(record, rng=None):
+            read.append(record["key"])
+            return prompts(record, rng)
+
+        def first_half(mesh, size):
+            return tuple(range(size // 2))
+
+        def twice(rows, mesh):
+            return {k: sharding.shard_whole(np.concatenate([r, r]), mesh) for k, r in rows.items()}
+
+        monkeypatch.setattr(run, "prompts", counted)
+        monkeypatch.setattr(run_module.sharding, "local_rows", first_half)
+        monkeypatch.setattr(run_module.sharding, "shard_batch", twice)
+        run.evaluate(run.initial_state())
+        assert read == [f"{number:04}.png" for number in (0, 1, 2, 3, 8, 9, 10, 11)]
 
     def test_held_out_codes(self, whole, config, tmp_path):
         coded.write(tmp_path / "other", 5, seed=1)
@@ -284,7 +306,8 @@ class TestWhatIsDropped:
             assert abs(rows.mean() - 0.1) < 0.017
             assert (np.asarray(prompt)[rows] == null).all()
         assert abs((dropped[0] & dropped[1]).mean() - 0.01) < 0.006
-        np.testing.assert_array_equal(pure.null_prompt(model, batch), null[None].repeat(6000, 0))
+        both, _ = embed_prompts(model, batch, 3, guided=True)
+        np.testing.assert_array_equal(both, np.concatenate([kept, null[None].repeat(6000, 0)]))
 
     def test_a_tenth_of_the_values_of_the_input(self, initialised):
         _, model = initialised
@@ -309,10 +332,7 @@ class TestWhatIsDropped:
 @pytest.mark.parametrize(
     "changes, keys",
     [
-        (
-            {"num_codebooks": 1},
-            {"model.num_codebooks": 1, "model.vocab_size": 16, "model.head_depth": 0},
-        ),
+        ({"num_codebooks": 1}, {"model.num_codebooks": 1, "model.vocab_size": 16}),
         ({}, {"model.head_depth": 0}),
     ],
     ids=["one codebook", "independent codes"],
@@ -324,3 +344,18 @@ def test_other_heads(tmp_path, changes, keys):
     training = [r["loss"] for r in records(tmp_path / "run") if "loss" in r]
     assert training[1] < training[0]
     assert loop.train(one_device, config, str(tmp_path / "run"))["eval/loss"] < math.log(16)
+
+
+@pytest.mark.parametrize("prompt", ["class", "text"])
+def test_the_plan_takes_the_batches_of_training(config, folder, tmp_path, prompt):
+    config.model.prompt = prompt
+    if prompt == "text":
+        config.model.text_tokens, config.model.text_features = 4, 3
+        config.data.text_features = str(tmp_path)
+        for number in range(24):
+            np.save(tmp_path / f"{number:04}.png.npy", np.zeros((2, 3), np.float32))
+    with contextlib.closing(one_device(config).batches(0)) as batches:
+        read = {key: (rows.shape, rows.dtype) for key, rows in next(batches).items()}
+    config.data.path = ""
+    _, _, planned = Run.plan(config, jax.devices()[:1]).arguments
+    assert read == {key: (rows.shape, rows.dtype) for key, rows in planned.items()}

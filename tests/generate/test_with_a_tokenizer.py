@@ -15,11 +15,12 @@ from configs import tiny
 from helpers import coded
 from helpers.jobs import records
 from unitok_jax.commands import tokenize
+from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.text import TextTokenizer
-from unitok_jax.generate import companion
 from unitok_jax.generate import run as run_module
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.run import Run
+from unitok_jax.generate.step import embed_prompts
 from unitok_jax.models.sampling import Filters
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.training import loop
@@ -112,9 +113,12 @@ def test_a_drawn_picture_is_a_function_of_its_number_and_prompt(config, text_con
         else:
             rows = {"text": TextTokenizer(LENGTH)(["a dog", "", "cat", "cat", "red green blue"])}
         draw = functools.partial(run.draw, params, filters=Filters(), scale=1.5)
-        drawn.append(draw(rows, range(5)))
-        some = {key: row[[3, 1]] for key, row in rows.items()}
-        np.testing.assert_array_equal(draw(some, [3, 1]), drawn[-1][[3, 1]])
+
+        def prompts(numbers, rows=rows):
+            return {key: row[numbers] for key, row in rows.items()}
+
+        drawn.append(draw(prompts, range(5)))
+        np.testing.assert_array_equal(draw(prompts, [3, 1]), drawn[-1][[3, 1]])
     np.testing.assert_array_equal(*drawn)
     assert drawn[0].shape == (5, 4, 6) and (drawn[0][2] != drawn[0][3]).any()
 
@@ -147,10 +151,13 @@ def test_gfid_is_that_of_the_drawn_pictures(config, tokenizer, tmp_path):
     state = run.initial_state()
     metrics, picture = run.evaluate(state)
     assert picture is None
-    labels = np.arange(6, dtype=np.int32) % config.model.classes
-    codes = run.draw(state.params, {"labels": labels}, range(6), Filters(), 1.5)
+
+    def labels(numbers):
+        return {"labels": np.array(numbers, np.int32) % config.model.classes}
+
+    codes = run.draw(state.params, labels, range(6), Filters(), 1.5)
     images = unitok_jax.load(tokenizer).decode(codes, tuple(config.model.grid))
-    images = run_module.companion.to_uint8(images)
+    images = to_uint8(images)
     expected = drawn.gfid([images], statistics.read(config.eval.reference)[0], inception)
     assert metrics["gfid"] == pytest.approx(expected["gfid"], rel=1e-4)
     assert metrics["gfid"] > 0 and "inception_score" not in metrics  # of ten images or more
@@ -271,7 +278,7 @@ class TestTexts:
                 params_of["head"]["kernel"] = jnp.array(kernel)
             losses.append(run.evaluate(state)[0]["loss_per_codebook"])
         np.testing.assert_allclose(*losses, rtol=1e-5)
-        assert list(run.facts)[-1] == "features of the first text"
+        assert list(run.facts)[-1] == "digest of the features"
 
     def test_pictures_of_stored_features_without_captions(
         self, text_config, tokenizer, tmp_path, monkeypatch
@@ -300,7 +307,7 @@ class TestTexts:
         text = TextTokenizer(LENGTH)(["red dog", "blue bird", ""])
         batch = pure.with_features(run.frozen, {"text": jnp.asarray(text)})
         prompt = pure.prompt(model, batch)
-        null = pure.null_prompt(model, batch)
+        null = embed_prompts(model, batch, 0, guided=True)[0][3:]
         np.testing.assert_array_equal(prompt[2], null[2])
         assert (prompt[:2] != null[:2]).any((1, 2)).all()
         codes = jnp.zeros((3, 4, 6), int)
@@ -324,9 +331,9 @@ class TestAnotherTokenizer:
     def test_a_file_that_is_none(self, config, tmp_path):
         (tmp_path / "x.safetensors").write_bytes(b"")
         with pytest.raises(ValueError, match="data.tokenizer=.*x.safetensors is empty"):
-            companion.read(str(tmp_path / "x.safetensors"), "")
+            load.read_maker(str(tmp_path / "x.safetensors"), "", "data.path")
         with pytest.raises(FileNotFoundError, match="data.tokenizer=none: none does not exist"):
-            companion.read("none", "")
+            load.read_maker("none", "", "data.path")
 
     def test_a_generator(self, tmp_path, config):
         config.data.tokenizer = ""
@@ -334,4 +341,4 @@ class TestAnotherTokenizer:
         loop.train(one_device, config, str(tmp_path / "run"))
         told = "data.tokenizer=.*run.* holds a generator, not a tokenizer"
         with pytest.raises(ValueError, match=told):
-            companion.read(str(tmp_path / "run"), "")
+            load.read_maker(str(tmp_path / "run"), "", "data.path")

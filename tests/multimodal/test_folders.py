@@ -8,7 +8,8 @@ import pytest
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from helpers import in_process, language_folders, multimodal_folders
+import unitok_jax
+from helpers import in_process, language_folders, multimodal_folders, parity
 from helpers.language_tokenizers import words
 from helpers.multimodal_folders import save, state
 from unitok_jax.commands import convert, inspect
@@ -322,6 +323,20 @@ class TestCommands:
         assert_same(loading.read(hub), model._replace(tokenizer_hash=None))
         with shards.open_folder(hub) as arrays:
             assert arrays.keys() == state().keys()
+
+    def test_a_tokenizer_is_bound(self, released, weights, tmp_path):
+        """The tiny tokenizer has the sizes of the model's codes."""
+        theirs = parity.state("tiny")
+        name = "quantizer.codebooks.{}.codebook.weight"
+        books = {f"{IMAGE}.{name.format(i)}": theirs[name.format(i)] for i in range(4)}
+        source, target = save(tmp_path / "mllm", **books), tmp_path / "x"
+        given = {"tokenizer": str(weights), "grid": GRID}
+        lines = convert.convert(str(source), str(target), **given).splitlines()
+        hash = unitok_jax.load(weights).hash
+        assert lines[1:] == [f"its codes are of the tokenizer {hash}"]
+        assert loading.read(target).tokenizer_hash == hash
+        message = refused(convert.convert, str(released), str(tmp_path / "y"), **given)
+        assert f"--tokenizer={weights} has other codebooks than the multimodal model" in message
 
     def test_the_language_model_alone(self, kinds, tmp_path, model):
         target = tmp_path / "language"

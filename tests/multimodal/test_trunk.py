@@ -152,6 +152,11 @@ class TestReading:
         model = model_keys(opened.keys | {"depth": 4, "tied": False})
         message = refused(trunk.read, opened, model)
         assert "model.depth=4 (the folder: 3), model.tied=False (the folder: True)" in message
+        message = refused(trunk.read, opened, model_keys(opened.keys | {"vocabulary": 95}))
+        assert "model.vocabulary=95 (the folder: 96)" in message
+        assert trunk.read(opened, model_keys(opened.keys | {"vocabulary": 99}))[
+            "embedding"
+        ].shape == (99, 48)
 
     @pytest.mark.parametrize("content", ["", "[]", "{", " " * (1 << 20) + "{}"])
     def test_a_damaged_configuration(self, tmp_path, content):
@@ -246,4 +251,5 @@ def test_the_hub_is_asked_for_weights_and_tokenizers_alone(monkeypatch, tmp_path
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert trunk.open_folder("hf://someone/model").keys == trunk.open_folder(folder).keys
     assert asked == {"someone/model": trunk.FILES}
+    assert set(language_tokenizer.FILES) < set(trunk.FILES)
     assert not any(pattern.endswith((".bin", ".pth", ".py")) for pattern in trunk.FILES)

@@ -19,6 +19,7 @@ from . import (
     drawing,
     generators,
     inputs,
+    language_files,
     measures,
     multimodals,
     networks,
@@ -29,7 +30,18 @@ from . import (
 ROOT = pathlib.Path(__file__).parents[2]
 COPIED = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
 FILES = ("Makefile", "README.md", "pyproject.toml", "requirements.txt")
-LISTS = steps, networks, inputs, measures, drawing, generators, multimodals, sequences, answers
+LISTS = (
+    steps,
+    networks,
+    inputs,
+    measures,
+    drawing,
+    generators,
+    multimodals,
+    sequences,
+    language_files,
+    answers,
+)
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"
 STALE, BROKEN = "NO LONGER APPLIES", "TESTS FAIL WITHOUT IT"

@@ -12,7 +12,7 @@ TEST_COMMAND = "tests/commands/test_generate.py"
 MUTATIONS = [
     Mutation(
         "samples that all draw alike",
-        COMPILED,
+        DRAWS,
         "jax.random.fold_in(root, number))(index)",
         "root)(index)",
         f"{TEST_API} -k test_on_each_of_them",
@@ -54,9 +54,9 @@ MUTATIONS = [
     ),
     Mutation(
         "guidance by the prompt itself",
-        COMPILED,
-        "null = jnp.full_like(labels, self._classes)",
-        "null = labels",
+        "unitok_jax/generate/step.py",
+        "behind = jnp.full_like(labels, null)",
+        "behind = labels",
         f"{TEST_API} -k test_scale_zero",
     ),
     Mutation(
@@ -104,8 +104,8 @@ MUTATIONS = [
     Mutation(
         "a shard without pictures that counts as whole",
         FOLDER,
-        'if "png" in self.kinds and not all',
-        'if "png" in self.kinds and not any',
+        'if "png" in self.kinds and not names <= pictures',
+        'if "png" in self.kinds and not names & pictures',
         f"{TEST_COMMAND} -k test_what_is_missing",
     ),
     Mutation(

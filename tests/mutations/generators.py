@@ -109,8 +109,8 @@ MUTATIONS = [
     ),
     Mutation(
         "another tokenizer's text tower",
-        COMPANION,
-        "if found != wanted:",
+        "unitok_jax/weights/load.py",
+        "if wanted and found != wanted:",
         "if False:",
         f"{BESIDE} -k AnotherTokenizer",
     ),
@@ -127,6 +127,20 @@ MUTATIONS = [
         '"null": last[:, 0] < 2',
         '"null": last[:, 0] < 0',
         f"{BESIDE} -k projected_from",
+    ),
+    Mutation(
+        "a process reads the rows of all that it evaluates",
+        RUN,
+        "own = [begin + row for row in sharding.local_rows(self.mesh, size)]",
+        "own = [begin + row for row in range(size)]",
+        f"{TRAIN} -k own_rows",
+    ),
+    Mutation(
+        "features of the first record alone on resuming",
+        PROMPTS,
+        "for number in range(min(count, _DIGESTED)):",
+        "for number in range(1):",
+        f"{TEST_DATA} -k made_anew",
     ),
     Mutation(
         "all pictures are drawn by the same numbers",

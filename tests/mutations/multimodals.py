@@ -78,8 +78,8 @@ MUTATIONS = [
     Mutation(
         "drawing the released way",
         SAMPLING,
-        "released: bool = False,",
-        "released: bool = True,",
+        "        if released:",
+        "        if True:",
         f"{TEST_SAMPLING} -k test_guided",
     ),
     Mutation(

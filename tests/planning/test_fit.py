@@ -56,8 +56,8 @@ def run(config, topology, *flags, settings=NANO):
 
 def rows(text):
     """[{name: the rest of its line}] of every phase."""
-    phases = re.split(r"^(?:before|with) the adversary$", text, flags=re.M)[1:]
-    return [dict(re.findall(r"^  (\S.*?)  +(.*)$", phase, re.M)) for phase in phases]
+    phases = re.split(r"^(?:before the adversary|with the adversary|every step)$", text, flags=re.M)
+    return [dict(re.findall(r"^  (\S.*?)  +(.*)$", phase, re.M)) for phase in phases[1:]]
 
 
 def gibibytes(row):
@@ -104,6 +104,48 @@ def test_a_tpu_slice():
     assert "over 4 devices" in phase["all-reduce"]
     assert "images/s" in phase["at 50% of it"]
     assert "days for 1.28 billion images at 50%" in done.stdout
+
+
+GENERATOR = {
+    "model.size": "nano",
+    "model.head_depth": 1,
+    "model.num_codebooks": 2,
+    "model.vocab_size": 128,
+    "model.grid": "(2,4)",
+    "loss.chunk": 8,
+    "data.batch_size": 16,
+}
+
+
+def test_a_generator():
+    done = run("generate", "h100:4", "--config.mesh.fsdp=2", settings=GENERATOR)
+    assert done.returncode == 0, done.stderr
+    (phase,) = rows(done.stdout)
+    assert "of 80 GiB: at least" in phase["peak"]
+    assert "over 2 devices" in phase["all-gather"]
+    assert phase["batch"].endswith(f" {16 // 4 * (2 * 8 * 2 + 4)} bytes")  # codes and labels
+    assert "0.38 billion images at 50% of the roofline\n" in done.stdout
+
+    from configs import generate
+    from unitok_jax.generate.step import abstract_model
+
+    config = generate.get_config()
+    model = config.model.to_dict() | {"size": "nano", "head_depth": 1, "grid": (2, 4)}
+    shapes = abstract_model(model | {"num_codebooks": 2, "vocab_size": 128})[1]
+    sizes = [
+        4 * math.prod(a.shape) // (2 if sharding.param_spec(a.shape, 2) != P() else 1)
+        for a in jax.tree.leaves(shapes)
+    ]
+    assert phase["parameters"].endswith(f" {sum(sizes)} bytes")
+    assert phase["average of the parameters"] == phase["parameters"]
+
+
+@needs_compiler
+def test_a_generator_that_is_too_large_for_a_chip():
+    done = run("generate", "v5e:1x1", settings=GENERATOR | {"data.batch_size": 2**24})
+    assert done.returncode == 2
+    assert "does not fit: needs at least" in done.stderr
+    assert "try model.remat=True, a smaller loss.chunk" in done.stderr
 
 
 @needs_compiler
@@ -167,13 +209,14 @@ def test_main_tells_in_one_line():
     ],
 )
 def test_what_the_compiler_says_of_memory(text, numbers):
-    message = fit.out_of_memory(jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {text}"))
-    assert f"needs at least {numbers}; try model.remat=everything" in message
+    error = jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {text}")
+    message = fit.out_of_memory(error, "model.remat=everything")
+    assert f"needs at least {numbers}; try model.remat=everything, or a larger slice" in message
 
 
 def test_other_errors_of_the_compiler_are_not_about_memory():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        fit.out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: a bug"))
+        fit.out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: a bug"), "")
 
 
 def compiled_over_the_mesh(body, *shapes, node=0):

@@ -150,6 +150,7 @@ class TestWrongFolders:
         (path / "model.safetensors").rename(path / "config.json")
         with pytest.raises(load.ConversionError, match="no model.safetensors"):
             unitok_jax.load(path)
+        (path / "config.json").write_bytes((folder / "config.json").read_bytes())
         (path / "model.safetensors.index.json").write_text("{}")
         with pytest.raises(load.ConversionError, match="several files"):
             unitok_jax.load(path)

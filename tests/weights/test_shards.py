@@ -129,11 +129,22 @@ def test_a_missing_file_is_named(folder):
     assert f"{folder / SECOND} does not exist" in refused(folder, FileNotFoundError)
 
 
-def test_arrays_unlike_the_index_are_named(folder):
-    edit(folder, **{"model.layers.0.weight": None, "x": FIRST})
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"x": FIRST}, "says: missing: x"),
+        ({"model.layers.0.weight": None}, "says: not in the index: model.layers.0.weight"),
+        (
+            {"model.layers.0.weight": None, "x": FIRST},
+            "says: missing: x; not in the index: model.layers.0.weight",
+        ),
+    ],
+)
+def test_arrays_unlike_the_index_are_named(folder, changes, words):
+    edit(folder, **changes)
     message = refused(folder)
     assert FIRST in message
-    assert message.endswith("missing: x; not in the index: model.layers.0.weight")
+    assert message.endswith(words)
 
 
 def test_a_folder_without_weights(tmp_path):

@@ -11,8 +11,10 @@ again continues.
 
 import argparse
 import contextlib
+import pathlib
 import shlex
 import sys
+from collections.abc import Iterator
 
 from unitok_jax.commands import arguments
 from unitok_jax.data.formats.question_files import BENCHMARKS, INSTRUCTION, read_questions
@@ -120,17 +122,7 @@ def _run(args: argparse.Namespace) -> None:
                 "images"
             )
     settings = _settings(args)
-    arguments.connect(args)
-    with contextlib.ExitStack() as stack:
-        folder = None
-        with processes.fail_together():
-            if processes.is_lead():
-                if args.save_reference:
-                    arguments.check_new(args.save_reference, "save_reference")
-                if args.inception:
-                    cache = statistics.cache_folder(args.cache)
-                    arguments.check_writable(cache / "reference.npz", "cache")
-                folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
+    with _new_card(args, caches=bool(args.inception)) as folder:
         size = arguments.image_size(args.size) if args.size else None
         with processes.fail_together():
             tokenizer = arguments.load_tokenizer(args)
@@ -140,8 +132,6 @@ def _run(args: argparse.Namespace) -> None:
         card = measure(tokenizer, source, data, settings)
         if folder is not None:
             _print(write.write(folder, card, _command()))
-    if folder is not None:
-        print(printable(args.output / "card.html"))
 
 
 def _run_drawn(args: argparse.Namespace) -> None:
@@ -160,14 +150,8 @@ def _run_drawn(args: argparse.Namespace) -> None:
         max_images=args.max_images,
         batch_size=args.batch_size,
     )
-    arguments.connect(args)
-    with contextlib.ExitStack() as stack:
-        folder = None
+    with _new_card(args, caches=False) as folder:
         with processes.fail_together():
-            if processes.is_lead():
-                if args.save_reference:
-                    arguments.check_new(args.save_reference, "save_reference")
-                folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
             tokenizer = arguments.load_tokenizer(args) if args.checkpoint else None
 
         def open_data(size):
@@ -184,6 +168,23 @@ def _run_drawn(args: argparse.Namespace) -> None:
         card = measure_drawn(settings, tokenizer, open_data if args.data else None)
         if folder is not None:
             _print(write.write_drawn(folder, card, _command()))
+
+
+@contextlib.contextmanager
+def _new_card(args: argparse.Namespace, caches: bool) -> Iterator[pathlib.Path | None]:
+    """Joins the job and yields the card's folder on process 0, None elsewhere; prints its page."""
+    arguments.connect(args)
+    with contextlib.ExitStack() as stack:
+        folder = None
+        with processes.fail_together():
+            if processes.is_lead():
+                if args.save_reference:
+                    arguments.check_new(args.save_reference, "save_reference")
+                if caches:
+                    cache = statistics.cache_folder(args.cache)
+                    arguments.check_writable(cache / "reference.npz", "cache")
+                folder = stack.enter_context(outputs.new_folder(args.output, "--output"))
+        yield folder
     if folder is not None:
         print(printable(args.output / "card.html"))
 

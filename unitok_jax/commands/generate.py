@@ -136,8 +136,9 @@ def _prompts(args, sampler, tokenizer):
     if args.prompts:
         texts = read_texts(args.prompts)
         encode = functools.partial(sampler.text_prompts, tokenizer)
+        lengths = _lengths(args.prompts, texts)
         encode(texts[:1])  # refused now, if at all
-        _tell_cuts(args.prompts, texts, tokenizer.config.model.text.context_length)
+        _tell_cuts(args.prompts, lengths, tokenizer.config.model.text.context_length)
         prompts, count = Texts(texts, encode), args.count or len(texts)
         kind, content = "captions", "\n".join(texts).encode()
     else:
@@ -236,14 +237,22 @@ def read_texts(file: pathlib.Path) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _tell_cuts(file: pathlib.Path, texts: list[str], length: int) -> None:
+def _lengths(file: pathlib.Path, texts: list[str]) -> list[int]:
+    """Counts the tokens of texts, start and end included; refuses one without any between."""
     from unitok_jax.data.text import TextTokenizer
 
-    count = TextTokenizer(length).length
-    cut = [number for number, text in enumerate(texts, 1) if count(text) > length]
+    lengths = list(map(TextTokenizer().length, texts))
+    if 2 in lengths:
+        number = lengths.index(2)
+        raise ValueError(f"--prompts={file}: line {number + 1}, {texts[number]!r}, has no word")
+    return lengths
+
+
+def _tell_cuts(file: pathlib.Path, lengths: list[int], length: int) -> None:
+    cut = [number for number, count in enumerate(lengths, 1) if count > length]
     if cut:
         print(
-            f"{len(cut)} of {len(texts)} texts of --prompts={printable(file)} have over {length} "
+            f"{len(cut)} of {len(lengths)} texts of --prompts={printable(file)} have over {length} "
             f"tokens and lose their last words: line {', '.join(map(str, cut[:5]))}",
             file=sys.stderr,
         )

@@ -18,6 +18,8 @@ NAMED = "special_ids.json"
 """Files of a tokenizer in a folder; the first alone is needed, and the last is of this package."""
 
 _MOST = {FILE: 1 << 27, SETTINGS: 1 << 22, TEMPLATE: 1 << 20, NAMED: 1 << 12}  # bytes
+FILES = tuple(_MOST)
+"""Names of all of them."""
 # Pairs of tokens that stand around images; the first pair that a vocabulary has is taken.
 IMAGE_TOKENS = (
     ("<boi>", "<eoi>"),
@@ -240,7 +242,11 @@ def _parse(content, where) -> Tokenizer:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer = Tokenizer.from_str(content.decode())
-    except Exception as error:  # the library has no narrower class
+        tokenizer.encode("\ue000")  # of no vocabulary: some raise for what they do not know
+    # The library has no narrower class than Exception, and a panic of its Rust is not even that.
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ValueError(f"{where} is not a tokenizer that can be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

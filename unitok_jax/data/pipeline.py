@@ -28,7 +28,12 @@ _log = logging.getLogger(__name__)
 _warned: set[str] = set()
 
 
-def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
+def effective_batch_size(
+    data,
+    source_length: int,
+    divisor: int = 1,
+    reason: str = "the number of devices times optim.accumulation / data.decode_fraction",
+) -> int:
     """Returns the largest global batch size a source can fill: `data.batch_size` or less.
 
     A sample that is twice in a contrastive batch is its own negative. Only a batch that crosses the
@@ -39,6 +44,7 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
         source_length: number of samples in the source.
         divisor: required divisor of the batch: devices times micro-batches times the stride
             of the decoded images.
+        reason: what `divisor` is, for messages.
 
     Raises:
         ValueError: `data.batch_size` is not a positive multiple of `divisor`, or the source has
@@ -50,9 +56,8 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
         below = data.batch_size // divisor * divisor
         nearest = [str(near) for near in (below, below + divisor) if near]
         raise ValueError(
-            f"data.batch_size={data.batch_size} is not a multiple of {divisor}, "
-            "the number of devices times optim.accumulation / data.decode_fraction; nearest: "
-            + " or ".join(nearest)
+            f"data.batch_size={data.batch_size} is not a multiple of {divisor}, {reason}; "
+            f"nearest: {' or '.join(nearest)}"
         )
     if data.batch_size <= source_length:
         return data.batch_size
@@ -60,8 +65,7 @@ def effective_batch_size(data, source_length: int, divisor: int = 1) -> int:
     if not batch_size:
         raise ValueError(
             f"the data source holds {source_length} samples, too few for batches that are a "
-            f"multiple of {divisor}, the number of devices times optim.accumulation / "
-            "data.decode_fraction: a batch must not hold a sample twice"
+            f"multiple of {divisor}, {reason}: a batch must not hold a sample twice"
         )
     _warn_once(
         f"data.batch_size={data.batch_size} is larger than the source ({source_length} samples); "

@@ -115,7 +115,7 @@ def _settings(sampler) -> list:
             0,
             MAX_TEMPERATURE,
             1,
-            step=10**-drawing.DECIMALS,
+            step=0.1,
             label="Temperature",
             info="0: the most probable codes",
         )

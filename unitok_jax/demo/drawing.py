@@ -13,8 +13,7 @@ from unitok_jax.generate.config_checks import has_null_prompt
 PICTURES = 4  # samples of one prompt, and the batch of the sampler
 MAX_TEXT = 1_000  # characters of a prompt
 ALL = "all"  # as top_k: no entry is left out
-TOP_K = (1, 4, 16, 64, 256, 1024, 4096)  # a program is compiled for each
-DECIMALS = 1  # of a temperature: a program is compiled for each
+TOP_K = (1, 4, 16, 64, 256, 1024, 4096)  # a program is compiled for each power of two
 
 
 class Settings(NamedTuple):
@@ -125,7 +124,7 @@ def _keywords(settings: Settings) -> dict:
     return {
         "key": settings.seed,
         "scale": settings.scale,
-        "temperature": round(settings.temperature, DECIMALS),
+        "temperature": settings.temperature,
         "top_k": None if settings.top_k == ALL else int(settings.top_k),
     }
 

@@ -13,18 +13,19 @@ Images are read in order, a batch at a time: `arr_0` of 50 000 images takes 9.8 
 
 import concurrent.futures
 import dataclasses
-import json
 import math
 import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unitok_jax.data.codes.records import open_codes
 from unitok_jax.data.images.transforms import decode_image, to_uint8
+from unitok_jax.data.writing.folders import write_json
 from unitok_jax.evaluation import npz
 from unitok_jax.system.foreign_files import check_file
 from unitok_jax.system.foreign_json import parse_object
@@ -86,10 +87,9 @@ class Generation:
         if self.count < 1:
             raise ValueError(f"count={self.count} must be at least 1")
 
-    def write(self, folder: str | os.PathLike) -> None:
-        """Writes `generation.json` into a folder."""
-        content = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        (Path(folder) / SETTINGS).write_text(content, encoding="utf-8")
+    def write(self, folder: str | os.PathLike, **more: Any) -> None:
+        """Writes `generation.json` into a folder, whole or not at all; with `more` JSON values."""
+        write_json(Path(folder) / SETTINGS, dataclasses.asdict(self) | more)
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "Generation":
@@ -224,7 +224,8 @@ def image_shape(archive: zipfile.ZipFile) -> tuple[int, int, int, int]:
         values = npz.stored(archive, "arr_0") - file.tell()
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or fortran:
         order = ", columns first" if fortran else ""
-        raise ValueError(f"arr_0 is {dtype} {shape}{order}, not uint8 (N, height, width, 3)")
+        one = "; of one image save array[None]" if len(shape) == 3 and shape[2] == 3 else ""
+        raise ValueError(f"arr_0 is {dtype} {shape}{order}, not uint8 (N, height, width, 3){one}")
     if values != (needed := math.prod(shape)):
         raise ValueError(f"arr_0 holds {values:,} bytes, and {shape} takes {needed:,}")
     return shape

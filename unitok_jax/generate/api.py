@@ -241,6 +241,8 @@ class Sampler:
             )
         texts = inputs.check_texts(texts)
         ids = TextTokenizer(model.text_tokens)(texts)
+        for number in np.flatnonzero(ids.argmax(axis=1) < 2):  # the end, of the largest id
+            raise ValueError(f"text {number}, {texts[number]!r:.100}, has no word: no prompt")
         pieces = [ids[start : start + TEXTS] for start in range(0, len(ids), TEXTS)]
         program, rest = self._texts(tokenizer), [(0, TEXTS - len(pieces[-1])), (0, 0)]
         pieces[-1] = np.pad(pieces[-1], rest)

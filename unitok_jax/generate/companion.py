@@ -9,37 +9,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models.functions import Functions
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.text_encoder import TextEncoder
-from unitok_jax.weights import load
-
-
-def read(path: str, wanted: str) -> tuple[ConfigDict, dict]:
-    """Reads the tokenizer of some codes, as `weights.load.read`.
-
-    Args:
-      path: `data.tokenizer`.
-      wanted: `Tokenizer.hash` of the tokenizer that made the codes.
-
-    Raises:
-      FileNotFoundError: the path does not exist.
-      ValueError: it holds no tokenizer, or another than made the codes.
-    """
-    try:
-        config, params = load.read(path)
-    except (ValueError, OSError) as error:
-        raise type(error)(f"data.tokenizer={path}: {error}") from error
-    found = weights_hash(config.model.to_dict(), params)
-    if found != wanted:
-        raise ValueError(
-            f"data.tokenizer={path} is tokenizer {found}, and the codes of data.path were made by "
-            f"{wanted}: name that one"
-        )
-    return config, params
 
 
 class TextStates:

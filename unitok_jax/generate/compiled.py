@@ -5,22 +5,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unitok_jax.generate import sampling
-from unitok_jax.generate.model import Generator
-from unitok_jax.generate.step import abstract_model
+from unitok_jax.generate.step import abstract_model, embed_prompts
 from unitok_jax.models import precision
-from unitok_jax.models.sampling import Filters
+from unitok_jax.models.sampling import Filters, sample_keys
 
 PROGRAMS = 16  # programs that are kept; beyond these the longest unused are dropped
 
 
 class Settings(NamedTuple):
-    """Settings of sampling that a program is compiled for."""
+    """Settings of sampling that a program is compiled for, but the numbers of its filters."""
 
     filters: Filters
     guided: int  # number of first tokens that are guided
@@ -71,7 +69,7 @@ class CompiledSampler:
         """Draws samples, and yields the codes int32 (n, K, N) of one batch after the other.
 
         Args:
-          settings: of the program.
+          settings: of sampling.
           seed: of all draws.
           rows: 'index' uint32 (B,) of the samples; 'labels' int32 (B,), or 'features' (B, T, F) and
             'valid' (B, T) of texts; 'given' (B, K, N) if codes are given.
@@ -79,11 +77,12 @@ class CompiledSampler:
           known: bool (N,), which tokens of 'given' are kept.
         """
         count, size = len(rows["index"]), self._batch_size
-        program = self._program(settings, frozenset(rows))
+        filters, numbers = settings.filters.split()
+        program = self._program(settings._replace(filters=filters), frozenset(rows))
         before = None
         for start in range(0, count, size):
             batch = {name: self._place(array[start : start + size]) for name, array in rows.items()}
-            codes = program(self.params, np.uint32(seed), batch, scale, known)
+            codes = program(self.params, np.uint32(seed), batch, scale, known, numbers)
             if before is not None:
                 yield np.asarray(before)
             before = codes
@@ -96,15 +95,15 @@ class CompiledSampler:
         return jax.device_put(padded, NamedSharding(self._mesh, PartitionSpec("batch")))
 
     def _make_program(self, settings, names):
-        def draw(params, seed, rows, scale, known):
+        def draw(params, seed, rows, scale, known, numbers):
             with jax.default_matmul_precision(self._matmul_precision):
                 model = nnx.merge(self._graph, params)
-                prompt, valid = self._prompt(model, rows, settings.guided > 0)
+                prompt, valid = embed_prompts(model, rows, self._classes, settings.guided > 0)
                 codes, _ = sampling.sample(
                     model,
                     prompt,
                     sample_keys(seed, rows["index"]),
-                    filters=settings.filters,
+                    filters=settings.filters._replace(**numbers),
                     scale=scale if settings.guided else None,
                     until=settings.guided or None,
                     valid=valid,
@@ -114,30 +113,11 @@ class CompiledSampler:
             return codes
 
         whole, split = PartitionSpec(), PartitionSpec("batch")
-        specs = (whole, whole, split, whole, whole)
+        specs = (whole, whole, split, whole, whole, whole)
         # Each device joins its prompts and their null prompts itself: nothing travels.
         return jax.jit(
             jax.shard_map(draw, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False)
         )
-
-    def _prompt(self, model: Generator, rows, guided: bool):
-        """Embeds the prompts of `rows`, with guidance null prompts behind, and returns `valid`."""
-        if "labels" in rows:
-            labels = rows["labels"]
-            null = jnp.full_like(labels, self._classes)
-            return model.prompt(jnp.concatenate([labels, null]) if guided else labels), None
-        features, valid = rows["features"], rows["valid"]
-        dropped = jnp.zeros(len(features), bool)
-        if guided:
-            features, valid = (jnp.concatenate([x, x]) for x in (features, valid))
-            dropped = jnp.concatenate([dropped, ~dropped])
-        return model.prompt(features, dropped), valid
-
-
-def sample_keys(seed, index: jax.Array) -> jax.Array:
-    """Returns the key of each sample, a function of the seed and its index (B,) uint32 alone."""
-    root = jax.random.key(seed, impl="threefry2x32")
-    return jax.vmap(lambda number: jax.random.fold_in(root, number))(index)
 
 
 def _cast_kernels(params, dtype):

@@ -7,12 +7,12 @@ from the codes, in the files that `evaluation.samples` names; `generation.json` 
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import io
 import itertools
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from unitok_jax.data.codes import files as code_files
 from unitok_jax.data.codes import shards
 from unitok_jax.data.codes.records import CodeRecords, open_codes, records_of
 from unitok_jax.data.health import Tally
-from unitok_jax.data.writing.folders import sweep, write_bytes, write_json
+from unitok_jax.data.writing.folders import sweep, write_bytes
 from unitok_jax.data.writing.npz import Rows, write_npz
 from unitok_jax.evaluation import samples
 from unitok_jax.evaluation.samples import Generation
@@ -124,20 +124,36 @@ class Folder:
         """Returns the facts of a shard of codes that is whole."""
         return shards.shard_facts(self.codes, self.coded, shard)
 
-    def missing(self, shard: int) -> set[str]:
-        """Returns the kinds of which something of a shard is not written yet."""
-        found = set()
-        if self.facts(shard) is None:
-            found.add("codes")
-        pictures = map(self.picture, self.numbers_of(shard))
-        if "png" in self.kinds and not all(map(Path.is_file, pictures)):
-            found.add("png")
-        if "npz" in self.kinds and not self.archive.is_file():
-            bytes_of = 3 * self.size[0] * self.size[1] * len(self.numbers_of(shard))
-            part = self.part(shard)
-            if not part.is_file() or part.stat().st_size != bytes_of:
-                found.add("npz")
+    def missing(self, some: Iterable[int]) -> dict[int, set[str]]:
+        """Returns the kinds of which something is not written yet, of those of `some` shards.
+
+        The folder of pictures is listed once, whatever the number of shards: on a shared disk a
+        look at each file takes minutes.
+        """
+        folder = self.picture(0).parent
+        is_png = "png" in self.kinds and folder.is_dir()
+        pictures = set(os.listdir(folder)) if is_png else set()
+        has_archive = self.archive.is_file()
+        found = {}
+        for shard in some:
+            kinds = set()
+            if self.facts(shard) is None:
+                kinds.add("codes")
+            names = {f"{name_of(number)}.png" for number in self.numbers_of(shard)}
+            if "png" in self.kinds and not names <= pictures:
+                kinds.add("png")
+            if "npz" in self.kinds and not has_archive and not self._has_part(shard):
+                kinds.add("npz")
+            if kinds:
+                found[shard] = kinds
         return found
+
+    def _has_part(self, shard: int) -> bool:
+        expected = 3 * self.size[0] * self.size[1] * len(self.numbers_of(shard))
+        try:
+            return self.part(shard).stat().st_size == expected
+        except FileNotFoundError:
+            return False
 
     def is_finished(self) -> bool:
         """Returns True if everything that was asked for is there."""
@@ -148,7 +164,7 @@ class Folder:
         return (
             written.get("settings") == self.settings
             and shards.is_finished(self.codes, self.coded)
-            and not any(map(self.missing, self.shards))
+            and not self.missing(self.shards)
             and ("npz" not in self.kinds or self.archive.is_file())
             and (self.kinds == ["codes"] or self.sheet.is_file())
         )
@@ -247,16 +263,19 @@ def draw(
     """
     draw_own(sampler, tokenizer, folder, prompts, settings)
     if folder.process:
-        _wait(folder.is_finished)
+        while not folder.is_finished():
+            time.sleep(POLL)
         return
-    _wait(lambda: not any(map(folder.missing, folder.shards)))
+    left = folder.shards
+    while left := folder.missing(left):
+        time.sleep(POLL)
     finish(tokenizer, folder)
 
 
 def draw_own(sampler, tokenizer, folder: Folder, prompts, settings) -> None:
     """Draws the shards of this process that are missing, and their pictures."""
     own = folder.shards[folder.process :: folder.processes]
-    todo = {shard: missing for shard in own if (missing := folder.missing(shard))}
+    todo = folder.missing(own)
     to_draw = [folder.numbers_of(shard) for shard, kinds in todo.items() if "codes" in kinds]
     codes = _drawn(sampler, prompts, settings, [*itertools.chain(*to_draw)])
     total = sum(len(folder.numbers_of(shard)) for shard in own)
@@ -268,7 +287,7 @@ def draw_own(sampler, tokenizer, folder: Folder, prompts, settings) -> None:
                 shards.write_shard(folder.codes, folder.coded, shard, batches)
             else:
                 progress.update(len(folder.numbers_of(shard)))
-            if kinds := folder.missing(shard):  # by now: the same command may run twice
+            if kinds := kinds - {"codes"}:
                 _render(tokenizer, folder, shard, kinds)
 
 
@@ -286,18 +305,12 @@ def finish(tokenizer, folder: Folder) -> None:
             # Another process that finished the same folder has removed the parts.
             if not folder.archive.is_file():
                 raise
-    told = dataclasses.asdict(generation(folder.settings)) | {"settings": folder.settings}
-    write_json(folder.path / samples.SETTINGS, told)
+    generation(folder.settings).write(folder.path, settings=folder.settings)
     for shard in folder.shards:
         folder.part(shard).unlink(missing_ok=True)
     sweep(folder.path)
     with contextlib.suppress(OSError):
         folder.part(0).parent.rmdir()
-
-
-def _wait(happened) -> None:
-    while not happened():
-        time.sleep(POLL)
 
 
 def _drawn(sampler, prompts, settings, numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -327,7 +340,7 @@ def _render(tokenizer, folder: Folder, shard: int, kinds: set[str]) -> None:
         folder.picture(0).parent.mkdir(exist_ok=True)
         with concurrent.futures.ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(_write_picture, map(folder.picture, numbers), images))
-    if "npz" in kinds:
+    if "npz" in kinds and not folder.archive.is_file():  # the same command may run twice
         folder.part(0).parent.mkdir(exist_ok=True)
         write_bytes(folder.part(shard), images.tobytes())
 

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from unitok_jax.codes import STRIDE
 from unitok_jax.evaluation.card import statistics
-from unitok_jax.evaluation.card.fid import RESIZE
 from unitok_jax.evaluation.drawn import InceptionPass, gfid
 from unitok_jax.evaluation.evaluator import digest
 from unitok_jax.weights import pretrained
@@ -38,9 +37,7 @@ class DrawnQuality:
         except (ValueError, OSError) as error:
             raise type(error)(f"{told}: {error}") from error
         size = [STRIDE * side for side in config.model.grid]
-        preprocessing = {"size": size, "resize": RESIZE}
-        ours = {"preprocessing": preprocessing, "inception": digest(params)}
-        statistics.check(told, facts, ours)
+        statistics.check(told, facts, statistics.compared(size, digest(params)))
         self._inception = InceptionPass(params, mesh)
 
     def __call__(self, images: Iterable[np.ndarray]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import functools
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,21 +13,24 @@ from ml_collections import ConfigDict
 from unitok_jax.checkpoints import differences
 from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.data.records import first_names
-from unitok_jax.generate import companion, data
+from unitok_jax.generate import data
 from unitok_jax.generate.companion import Decoder, TextStates
 from unitok_jax.generate.config_checks import check
+from unitok_jax.generate.plan import plan
 from unitok_jax.generate.prompts import Captions, Features, open_prompts
 from unitok_jax.generate.quality import DrawnQuality
 from unitok_jax.generate.step import GeneratorSteps, Programs, TrainState
 from unitok_jax.models.sampling import Filters
 from unitok_jax.pictures.sheet import contact_sheet, load_font
 from unitok_jax.runtime import processes, sharding
+from unitok_jax.weights import load
 
 
 class Run:
     """Training run of a generator, from one configuration."""
 
     picture = "drawn"
+    plan = staticmethod(plan)
 
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
@@ -45,7 +48,9 @@ class Run:
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.records = data.open_records(config.data.path, "data.path", config.model)
         self.samples, self.origin = len(self.records), config.data.path
-        self.batch_size = effective_batch_size(config.data, self.samples, self.mesh.size)
+        self.batch_size = effective_batch_size(
+            config.data, self.samples, self.mesh.size, reason="the number of devices"
+        )
         self.eval_records = self._held_out()[: config.eval.max_images]
         self.prompts = open_prompts(config)
         tower, frozen, self._decoder = self._companion()
@@ -78,7 +83,9 @@ class Run:
         draws = bool(config.data.tokenizer and (config.eval.preview or config.eval.drawn_images))
         if not draws and not isinstance(self.prompts, Captions):
             return None, {}, None
-        theirs, params = companion.read(config.data.tokenizer, self.records.tokenizer_hash)
+        theirs, params = load.read_maker(
+            config.data.tokenizer, self.records.tokenizer_hash, "data.path"
+        )
         if isinstance(self.prompts, Captions):
             tower = TextStates(theirs.model.to_dict(), config.model.to_dict())
             frozen = {"text_encoder": jax.device_get(params["text_encoder"])}
@@ -108,13 +115,18 @@ class Run:
     @property
     def _text_facts(self) -> dict[str, Any]:
         if isinstance(self.prompts, Features):
-            return {"features of the first text": f"{self.prompts.digest(self.records[0]):08x}"}
+            return {"digest of the features": f"{self.prompts.digest(self.records):08x}"}
         return {"features of texts": "text tower"} if self.steps.tower else {}
 
     @property
     def shared(self) -> dict[str, Any]:
         """Values that must be equal on all processes of a job."""
         return differences.flat(self.facts) | {"images to evaluate": len(self.eval_records)}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files that users of the weights need beside them: none."""
+        return {}
 
     def prepare(self, resumed: bool) -> None:
         """Reads first records and their prompts, so that what is wrong is told at the start.
@@ -180,8 +192,9 @@ class Run:
         size = -(-min(size, count) // self.mesh.size) * self.mesh.size
         total = np.zeros(self.config.model.num_codebooks)
         for begin in range(0, count, size):
-            rows = data.eval_rows(self.eval_records, range(begin, begin + size), self.prompts)
-            batch = self._placed(rows)
+            own = [begin + row for row in sharding.local_rows(self.mesh, size)]
+            rows = data.eval_rows(self.eval_records, own, self.prompts)
+            batch = sharding.shard_batch(rows, self.mesh)
             total += jax.device_get(self.programs.evaluate(state.params, self.frozen, batch))
         per_codebook = total / count
         codes = math.prod((len(total), *self.config.model.grid))
@@ -202,15 +215,15 @@ class Run:
         settings, count = self.config.eval, self.config.eval.drawn_images
         for begin in range(0, count, settings.batch_size):
             numbers = range(begin, min(begin + settings.batch_size, count))
-            if self.config.model.prompt == "class":
-                labels = np.array(numbers, np.int32) % self.config.model.classes
-                prompts = {"labels": labels}
-            else:
-                records = [number % len(self.eval_records) for number in numbers]
-                prompts = data.eval_rows(self.eval_records, records, self.prompts)
             filters = Filters(temperature=settings.temperature)
-            codes = self.draw(params, prompts, numbers, filters, settings.scale)
+            codes = self.draw(params, self._prompts_in_turn, numbers, filters, settings.scale)
             yield self._decoder(codes, tuple(self.config.model.grid))
+
+    def _prompts_in_turn(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        if self.config.model.prompt == "class":
+            return {"labels": np.array(numbers, np.int32) % self.config.model.classes}
+        records = [number % len(self.eval_records) for number in numbers]
+        return data.eval_rows(self.eval_records, records, self.prompts)
 
     def preview(self, params) -> np.ndarray | None:
         """Draws `eval.preview` images, of labels over all classes or of the first captions.
@@ -222,43 +235,51 @@ class Run:
         count = min(config.eval.preview, len(self.eval_records))
         if not config.data.tokenizer or not count:
             return None
-        if config.model.prompt == "class":
-            labels = np.arange(count) * config.model.classes // count
-            names = self.records.manifest["settings"]["class_names"]
-            texts = [names[label] if label < len(names) else str(label) for label in labels]
-            batch = {"labels": labels.astype(np.int32)}
-        else:
-            batch = data.eval_rows(self.eval_records, range(count), self.prompts)
-            # Stored features need no captions.
-            texts = [next(iter(r["captions"]), r["key"]) for r in self.eval_records[:count]]
+        labels = np.arange(count, dtype=np.int32) * config.model.classes // count
+
+        def prompts(numbers):
+            if config.model.prompt == "class":
+                return {"labels": labels[numbers]}
+            return data.eval_rows(self.eval_records, numbers, self.prompts)
+
         filters = Filters(temperature=config.eval.temperature)
-        codes = self.draw(params, batch, range(count), filters, config.eval.scale)
+        codes = self.draw(params, prompts, range(count), filters, config.eval.scale)
         if not processes.is_lead():
             return None
+        if config.model.prompt == "class":
+            names = self.records.manifest["settings"]["class_names"]
+            texts = [names[label] if label < len(names) else str(label) for label in labels]
+        else:
+            # Stored features need no captions.
+            texts = [next(iter(r["captions"]), r["key"]) for r in self.eval_records[:count]]
         images = self._decoder(codes, tuple(config.model.grid))
         return np.asarray(contact_sheet(images, texts, [False] * count, load_font()))
 
     def draw(
-        self, params, prompts: dict[str, np.ndarray], numbers: Sequence[int], filters, scale
+        self,
+        params,
+        prompts: Callable[[list[int]], dict[str, np.ndarray]],
+        numbers: Sequence[int],
+        filters,
+        scale,
     ) -> np.ndarray:
         """Draws codes (n, K, N) on all devices; all processes call it with the same arguments.
 
         Args:
           params: of the generator, placed as in a state.
-          prompts: n rows, as the prompts of a batch.
+          prompts: reads the prompts of samples, rows of a batch, by their numbers; a process reads
+            those of its own devices.
           numbers: of the samples: a sample is a function of its number, its prompt and the seed.
           filters: as for `sampling.sample`.
           scale: of guidance; 1: none.
         """
         count = len(numbers)
-        rest = -count % self.mesh.size
-        rows = prompts | {"numbers": np.array(numbers, np.int32)}
-        padded = {key: np.concatenate([row, row[:1].repeat(rest, 0)]) for key, row in rows.items()}
-        batch = self._placed(padded)
+        size = count + -count % self.mesh.size
+        # Rows past the end draw first samples again.
+        own = [numbers[row % count] for row in sharding.local_rows(self.mesh, size)]
+        rows = prompts(own) | {"numbers": np.array(own, np.int32)}
+        batch = sharding.shard_batch(rows, self.mesh)
         codes = self.programs.sample(
             params, self.frozen, batch, batch.pop("numbers"), filters, scale
         )
         return np.asarray(codes)[:count]
-
-    def _placed(self, rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return {key: sharding.shard_whole(row, self.mesh) for key, row in rows.items()}

@@ -72,6 +72,30 @@ def abstract_model(model: dict) -> tuple[nnx.GraphDef, dict]:
     return graph, nnx.to_pure_dict(params)
 
 
+def embed_prompts(model: Generator, batch, null: int, guided: bool) -> tuple[jax.Array, Any]:
+    """Embeds the prompts of a batch (B, T, D); guided (2 B, T, D), null prompts behind.
+
+    Args:
+      model: generator.
+      batch: 'labels' (B,); or 'features' and 'valid' of texts, and 'null' if some are null prompts.
+      null: the null class; not read for texts.
+      guided: null prompts are needed.
+
+    Returns:
+      The prompts and, of texts, (B, T) or (2 B, T) bool, which of their tokens there are.
+    """
+    if "labels" in batch:
+        labels = batch["labels"]
+        behind = jnp.full_like(labels, null)
+        return model.prompt(jnp.concatenate([labels, behind]) if guided else labels), None
+    features, valid = batch["features"], batch["valid"]
+    dropped = batch.get("null", jnp.zeros(len(features), bool))
+    if guided:
+        features, valid = (jnp.concatenate([x, x]) for x in (features, valid))
+        dropped = jnp.concatenate([dropped, jnp.ones_like(dropped)])
+    return model.prompt(features, dropped), valid
+
+
 class GeneratorSteps:
     """Pure functions of a run: init and train step, closed over the configuration."""
 
@@ -158,14 +182,6 @@ class GeneratorSteps:
         dropped = jnp.zeros(len(some), bool)
         if key is not None:
             dropped = jax.random.bernoulli(key, self.drop_prompt, dropped.shape)
-        return self._embed(model, batch, dropped)
-
-    def null_prompt(self, model: Generator, batch) -> jax.Array:
-        """Embeds the null prompt in place of each prompt of a batch."""
-        some = batch["labels" if self.model["prompt"] == "class" else "features"]
-        return self._embed(model, batch, jnp.ones(len(some), bool))
-
-    def _embed(self, model, batch, dropped):
         if self.model["prompt"] == "class":
             return model.prompt(jnp.where(dropped, self.model["classes"], batch["labels"]))
         return model.prompt(batch["features"], dropped | batch["null"])
@@ -192,11 +208,9 @@ class GeneratorSteps:
           scale: of guidance; 1: none.
         """
         model = nnx.merge(self.graph, params)
-        prompt, valid = self.prompt(model, batch), batch.get("valid")
+        prompt, valid = embed_prompts(model, batch, self.model["classes"], guided=scale != 1)
         scales = None
         if scale != 1:
-            prompt = jnp.concatenate([prompt, self.null_prompt(model, batch)])
-            valid = None if valid is None else jnp.concatenate([valid, valid])
             scales = jnp.full((math.prod(model.grid), model.num_codebooks), scale)
         keys = jax.vmap(functools.partial(jax.random.fold_in, self._key("sample")))(numbers)
         return sampling.sample(model, prompt, keys, filters=filters, scale=scales, valid=valid)[0]

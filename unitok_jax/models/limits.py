@@ -135,16 +135,11 @@ def check_values(model: Mapping[str, Any], bounds: Mapping, kinds: Mapping[str, 
 
 
 def check_codes(model: Mapping[str, Any]) -> None:
-    """Checks the grid, the head and the dtype of a model that predicts codes.
+    """Checks the grid and the dtype of a model that predicts codes.
 
     Raises:
       ValueError: one line that names the key, its value and its bound.
     """
-    if model["num_codebooks"] == 1 and model["head_depth"]:
-        raise ValueError(
-            f"model.head_depth={model['head_depth']}: with model.num_codebooks=1 a token has one "
-            "code, and a depth head nothing to follow; set model.head_depth=0"
-        )
     grid = model["grid"]
     if not (isinstance(grid, list | tuple) and len(grid) == 2 and all(map(_SIDE.allows, grid))):
         raise ValueError(

@@ -10,11 +10,24 @@ from unitok_jax.models.code_heads import DepthHead, IndependentHead
 
 
 class Filters(NamedTuple):
-    """Changes of logits before a code is drawn, in this order."""
+    """Changes of logits before a code is drawn, in this order; numbers or traced scalars."""
 
-    temperature: float = 1.0  # 0: the largest logit is taken
+    temperature: float = 1.0  # 0, no traced one: the largest logit is taken
     top_k: int = 0  # entries below the k-th largest logit are left out; 0: none
     top_p: float = 1.0  # entries behind this much probability are left out; 1: none
+    most: int = 0  # a traced top_k is at most this number; 0: top_k is a number
+
+    def split(self) -> tuple["Filters", dict[str, float]]:
+        """Returns filters that a program is compiled for, and numbers that it is called with.
+
+        What changes nothing, and temperature 0, is compiled in. The numbers of the others are
+        arguments: `filters._replace(**numbers)` has them, traced.
+        """
+        fixed = {"temperature": (0.0, 1.0), "top_k": (0,), "top_p": (1.0,)}
+        numbers = {key: getattr(self, key) for key in fixed if getattr(self, key) not in fixed[key]}
+        # The k-th largest is looked for among a power of two, so that there are few programs.
+        most = 1 << (self.top_k - 1).bit_length() if self.top_k else 0
+        return self._replace(**dict.fromkeys(numbers), most=most), numbers
 
 
 def filter_logits(logits: jax.Array, filters: Filters) -> jax.Array:
@@ -24,11 +37,15 @@ def filter_logits(logits: jax.Array, filters: Filters) -> jax.Array:
       logits: (..., V) float32.
       filters: temperature, top-k, top-p (arXiv 1904.09751).
     """
-    logits = logits / jnp.maximum(filters.temperature, 1e-5)
-    if filters.top_k:
-        least = lax.top_k(logits, min(filters.top_k, logits.shape[-1]))[0][..., -1:]
+    if not _is(filters.temperature, 1):
+        logits = logits / jnp.maximum(filters.temperature, 1e-5)
+    if not _is(filters.top_k, 0):
+        entries = logits.shape[-1]
+        largest = lax.top_k(logits, min(filters.most or filters.top_k, entries))[0]
+        last = jnp.minimum(filters.top_k, entries) - 1
+        least = lax.dynamic_slice_in_dim(largest, last, 1, axis=-1)
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    if filters.top_p < 1:
+    if not _is(filters.top_p, 1):
         order = jnp.argsort(-logits, axis=-1, stable=True)
         ranked = jnp.take_along_axis(logits, order, axis=-1)
         before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1)
@@ -37,6 +54,10 @@ def filter_logits(logits: jax.Array, filters: Filters) -> jax.Array:
         ranked = jnp.where(before > filters.top_p, -jnp.inf, ranked)
         logits = jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
     return logits
+
+
+def _is(value, number) -> bool:
+    return not isinstance(value, jax.Array) and value == number
 
 
 def guide(logits: jax.Array, scale: jax.Array, guided: bool) -> jax.Array:
@@ -56,13 +77,19 @@ def choose(logits: jax.Array, keys: jax.Array, number: jax.Array, filters: Filte
     Equal keys and logits give equal codes, whatever else is in the batch.
     """
     logits = filter_logits(logits, filters)
-    if filters.temperature == 0:
+    if _is(filters.temperature, 0):
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def draw(key, row):
         return jax.random.categorical(jax.random.fold_in(key, number), row)
 
     return jax.vmap(draw)(keys, logits).astype(jnp.int32)
+
+
+def sample_keys(seed, index: jax.Array) -> jax.Array:
+    """Returns the key of each sample, a function of the seed and its index (B,) uint32 alone."""
+    root = jax.random.key(seed, impl="threefry2x32")
+    return jax.vmap(lambda number: jax.random.fold_in(root, number))(index)
 
 
 class Token(NamedTuple):

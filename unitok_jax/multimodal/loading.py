@@ -203,13 +203,13 @@ def write_hub(path, weights: Weights, positions: int = POSITIONS) -> None:
     keys = {}
     if release.is_buildable(model):
         layout, rows = "public", llama_layout.rows(model)
-        state = torch_layout.to_torch(params, rows, llama_layout.fixed_entries(params))
+        state = torch_layout.views(params, rows, llama_layout.fixed_entries(params))
         special = weights.text.special._asdict()
         ids = {key: special[key] for key in ("bos", "eos", "pad") if special[key] is not None}
         keys = of_release(Options(model, positions, ids), "float32")
     else:
         layout = "unitok_jax"
-        state = {k: np.array(v, order="C") for k, v in trees.flatten(params).items()}
+        state = trees.flatten(params)
     content = document.of_product("multimodal", layout, model, weights.tokenizer_hash)
     content |= weights.form._asdict()
     with new_folder(path) as folder:

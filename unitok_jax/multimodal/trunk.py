@@ -19,7 +19,7 @@ from unitok_jax.weights.llama_options import Options, from_options, to_options
 
 FILES = (
     *(hub.CONFIG, shards.WEIGHTS, shards.INDEX, "model-*.safetensors"),
-    *(language_tokenizer.FILE, language_tokenizer.SETTINGS, language_tokenizer.TEMPLATE),
+    *language_tokenizer.FILES,
 )
 """Files of a folder, as patterns: what is fetched from the hub."""
 
@@ -84,7 +84,7 @@ def read(folder: Folder, model: Mapping[str, Any]) -> dict:
 
     Args:
       folder: of the language model.
-      model: `config.model`, with the values of `folder.keys`.
+      model: `config.model`, with the values of `folder.keys`; `vocabulary` may be larger.
 
     Returns:
       The subtree `language` of the parameters, float32.
@@ -93,14 +93,15 @@ def read(folder: Folder, model: Mapping[str, Any]) -> dict:
       ConversionError: a key of `model` differs from the folder's, all of which are named; or the
         weights do not fit config.json, all differences of which are named.
     """
+    options = folder.options.trunk
+    stored = options["vocabulary"]
     wrong = [
         f"model.{key}={show(model[key])} (the folder: {show(value)})"
-        for key, value in folder.keys.items()
-        if model[key] != value
+        for key, value in options.items()
+        if (model[key] < value if key == "vocabulary" else model[key] != value)
     ]
     if wrong:
         raise ConversionError(f"{printable(folder.path)} is another model: {', '.join(wrong)}")
-    stored = folder.options.trunk["vocabulary"]
     shapes = limits.abstract_params({**model, "vocabulary": stored})
     with shards.open_folder(folder.path) as state:
         state = without_computed(state)
@@ -134,7 +135,7 @@ def write(
     special = tokenizer.special._asdict()
     ids = {key: special[key] for key in ("bos", "eos", "pad") if special[key] is not None}
     config = from_options(Options(dict(model), positions, ids), dtype)
-    state = torch_layout.to_torch({"language": params}, llama_layout.rows(model), {})
+    state = torch_layout.views({"language": params}, llama_layout.rows(model), {})
     with new_folder(path) as folder:
         shards.write(folder, state, dtype)
         language_tokenizer.write(folder, tokenizer)

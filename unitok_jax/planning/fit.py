@@ -3,25 +3,18 @@
 import logging
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.planning import flops, hlo, links, machines
 from unitok_jax.planning.machines import Topology
-from unitok_jax.runtime import sharding
-from unitok_jax.tokenizer.config_checks import check
-from unitok_jax.tokenizer.step import Programs, TokenizerSteps
-from unitok_jax.weights import pretrained
+from unitok_jax.training.plan import Plan
 
 log = logging.getLogger(__name__)
 
-IMAGES = 1.28e9  # image-text pairs of the published run
-PHASES = {"before the adversary": False, "with the adversary": True}
 _GIB = 2**30
 
 
@@ -60,12 +53,16 @@ class DoesNotFitError(ValueError):
     """The step needs more memory than a chip has."""
 
 
-def fit(config: ConfigDict, name: str, efficiency: float) -> None:
-    """Compiles both phases of the train step for `name` and prints what they need per device.
-
-    Neither data nor weights are read: `data.path` and `frozen.*` may be empty.
+def fit(
+    make_plan: Callable[[ConfigDict, Sequence], Plan],
+    config: ConfigDict,
+    name: str,
+    efficiency: float,
+) -> None:
+    """Compiles the phases of a train step for `name` and prints what they need per device.
 
     Args:
+      make_plan: plans the step of a configuration on devices, as `training.run.Run.plan`.
       config: the whole configuration.
       name: the machine, as for `machines.find`.
       efficiency: assumed fraction of the roofline's speed.
@@ -76,67 +73,31 @@ def fit(config: ConfigDict, name: str, efficiency: float) -> None:
     """
     if not 0 < efficiency <= 1:
         raise ValueError(f"--efficiency={efficiency} must be above 0 and at most 1")
-    check(config)
     machine = machines.find(name)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, machine.devices)
-    steps = TokenizerSteps(config)
-    effective_batch_size(config.data, config.data.batch_size, steps.batch_divisor(mesh.size))
-    print(_heading(config, machine, mesh))
-    programs = Programs(steps, mesh)
-    shapes = arguments(config.data, steps, programs, mesh)
-    missing, times = [], {}
-    for phase, adversarial in PHASES.items():
-        if adversarial and steps.adversary is None:
-            continue
-        print(f"\n{phase}", flush=True)
-        traced = programs.phases[adversarial].trace(*shapes)
+    plan = make_plan(config, machine.devices)
+    print(_heading(config, machine, plan))
+    missing, seconds = [], 0.0
+    for phase in plan.phases:
+        print(f"\n{phase.name}", flush=True)
+        traced = phase.step.trace(*plan.arguments)
         try:
             compiled = traced.lower().compile(machine.options)
         except jax.errors.JaxRuntimeError as error:
-            missing.append(f"{phase}: {out_of_memory(error)}")
+            missing.append(f"{phase.name}: {out_of_memory(error, plan.advice)}")
             print(f"  {missing[-1]}")
             continue
-        memory = _memory(compiled, shapes, machine)
+        memory = _memory(compiled, plan.parts, machine)
         _print_memory(memory, machine)
-        cost = _cost(traced, compiled, mesh.size, machine)
+        cost = _cost(traced, compiled, plan.mesh.size, machine)
         _print_cost(cost, config.data.batch_size, machine, efficiency)
-        times[adversarial] = cost.roofline / efficiency
+        seconds += phase.share * cost.roofline / efficiency
         if machine.chip and memory.peak > machine.per_device.capacity:
-            missing.append(f"{phase}: {_too_large(memory.peak, machine.per_device.capacity)}")
+            needed = _too_large(memory.peak, machine.per_device.capacity, plan.advice)
+            missing.append(f"{phase.name}: {needed}")
     if machine.chip and not missing:
-        late = 0.0
-        if steps.adversary is not None:
-            late = 1 - steps.adversary.start / config.steps
-        print(_days(config.data.batch_size, late, times, efficiency))
+        print(_days(plan, config.data.batch_size, seconds, efficiency))
     if missing:
         raise DoesNotFitError("\n".join(missing))
-
-
-def arguments(data: ConfigDict, steps: TokenizerSteps, programs: Programs, mesh: Mesh) -> tuple:
-    """Returns the step's arguments as shapes with shardings: state, frozen networks, batch.
-
-    Args:
-      data: `config.data`; its sizes of batch, image and text are read.
-      steps: functions of the run.
-      programs: `steps`, jitted for `mesh`.
-      mesh: mesh of the machine.
-    """
-
-    def place(tree, where):
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
-
-    dtype = steps.model["dtype"]
-    networks = {kind: pretrained.abstract(kind, dtype)[1] for kind in steps.networks}
-    size, length = data.batch_size, data.context_length
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *data.image_size, 3), jnp.uint8),
-        "text": jax.ShapeDtypeStruct((size, length), jnp.int32),
-    }
-    return (
-        programs.abstract,
-        place(networks, sharding.replicated(mesh)),
-        place(batch, sharding.batch_sharding(mesh)),
-    )
 
 
 def _bytes(tree) -> int:
@@ -146,16 +107,7 @@ def _bytes(tree) -> int:
     )
 
 
-def _memory(compiled, arguments, machine: Topology) -> Memory:
-    state, networks, batch = arguments
-    parts = {
-        "parameters": state.generator.params,
-        "optimiser": state.generator.opt_state,
-        "discriminator and its optimiser": state.discriminator,
-        "average of the parameters": state.ema,
-        "frozen networks": networks,
-        "batch": batch,
-    }
+def _memory(compiled, parts, machine: Topology) -> Memory:
     parts = {name: size for name, part in parts.items() if (size := _bytes(part))}
     if machine.simulated:
         return Memory(parts, *[math.nan] * 4)
@@ -189,8 +141,8 @@ def _cost(traced, compiled, devices: int, machine: Topology) -> Cost:
     )
 
 
-def _heading(config, machine, mesh):
-    batch, micro = config.data.batch_size, config.optim.accumulation
+def _heading(config, machine, plan):
+    batch, mesh, micro = config.data.batch_size, plan.mesh, plan.micro_batches
     lines = [
         f"{machine.name}: {machine.chips} chips, mesh.data={mesh.shape['data']} x "
         f"mesh.fsdp={mesh.shape['fsdp']}; global batch {batch}, {batch // machine.chips} a chip"
@@ -271,16 +223,17 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
     _row(f"at {efficiency:.0%} of it", f"{speed:.0f} images/s")
 
 
-def _days(batch, late, times, efficiency):
-    seconds = (1 - late) * times[False] + (late * times[True] if late else 0)
-    days = IMAGES / batch * seconds / 86400
+def _days(plan: Plan, batch: int, seconds: float, efficiency: float) -> str:
+    """Formats the days of the published run; `seconds` are those of a mean step."""
+    days = plan.images / batch * seconds / 86400
+    later = "".join(f", {phase.share:.1%} of the steps {phase.name}" for phase in plan.phases[1:])
     return (
-        f"\n{days:.1f} days for {IMAGES / 1e9:.2f} billion images at {efficiency:.0%} of the "
-        f"roofline, {late:.1%} of the steps with the adversary"
+        f"\n{days:.1f} days for {plan.images / 1e9:.2f} billion images at {efficiency:.0%} of the "
+        f"roofline{later}"
     )
 
 
-def out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
+def out_of_memory(error: jax.errors.JaxRuntimeError, advice: str) -> str:
     """Formats the compiler's memory requirements, and advice.
 
     Raises:
@@ -297,16 +250,15 @@ def out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
     if found is None:
         raise error
     log.debug("the compiler: %s", text)
-    return _too_large(*(_number(size) for size in found.groups()), least=True)
+    return _too_large(*(_number(size) for size in found.groups()), advice, least=True)
 
 
 def _number(text: str) -> float:
     return float(text[:-1]) * 2 ** (10 * ("KMGT".index(text[-1]) + 1))
 
 
-def _too_large(needed: float, capacity: float, least: bool = False) -> str:
+def _too_large(needed: float, capacity: float, advice: str, least: bool = False) -> str:
     return (
         f"does not fit: needs {'at least ' if least else ''}{needed / _GIB:.2f} GiB of "
-        f"{capacity / _GIB:.2f} GiB; try model.remat=everything, a larger mesh.fsdp, "
-        "data.decode_fraction=0.5, a larger optim.accumulation, or a larger slice"
+        f"{capacity / _GIB:.2f} GiB; try {advice}, or a larger slice"
     )

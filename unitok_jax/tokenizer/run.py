@@ -26,6 +26,7 @@ from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system import paths
 from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.weights import initialize, pretrained
 
@@ -36,6 +37,7 @@ class Run:
     """Training run of a tokenizer: mesh, compiled steps and data, from one configuration."""
 
     picture = "reconstruction"
+    plan = staticmethod(plan)
 
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
@@ -98,10 +100,10 @@ class Run:
             the first.
         """
         state = TrainState.from_items(items)
-        adversary, step = self.steps.adversary, int(state.step)
+        adversary, step = self.steps.adversary, int(jax.device_get(state.step))
         if adversary is None or step >= self.config.steps or adversary.acts(step):
             return state
-        if optax.tree.get(state.discriminator.opt_state, "count"):
+        if jax.device_get(optax.tree.get(state.discriminator.opt_state, "count")):
             raise ValueError(
                 f"the discriminator has acted by step {step}, but with steps={self.config.steps} "
                 f"and gan.start_fraction={self.config.gan.start_fraction} it begins after step "
@@ -209,6 +211,11 @@ class Run:
     @property
     def _dinov2(self):
         return {key: value for key, value in self._digests.items() if key.endswith("dinov2")}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files that users of the weights need beside them: none."""
+        return {}
 
     def prepare(self, resumed: bool) -> None:
         """Decodes the evaluation images once. All processes call it, before the first evaluation.

@@ -102,12 +102,13 @@ def train(
             state = run.initial_state()
         else:
             state = run.state_from(checkpoints.restore(run.abstract.items(), config, run.facts))
-            log.info("resumed %s at step %d", folder, int(state.step))
+        start = int(jax.device_get(state.step))
+        if resumed:
+            log.info("resumed %s at step %d", folder, start)
             # The evaluation of this step was skipped after SIGTERM.
-            due = int(state.step) % config.eval.every == 0
-            evaluated = checkpoints.meta(int(state.step)).get("evaluated", True)
+            due = start % config.eval.every == 0
+            evaluated = checkpoints.meta(start).get("evaluated", True)
             unseen = processes.from_lead(due and not evaluated)
-        start = int(state.step)
         if start >= config.steps:
             log.info("step %d of %d is done: nothing to train", start, config.steps)
             return _evaluation(run.evaluate(state)[0])
@@ -123,6 +124,9 @@ def train(
         writer = NoWriter()
         if lead:
             write(folder / "config.json", config.to_json(indent=2) + "\n")
+            for name, content in run.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                write(folder / name, content)
             writer = Writer(folder, start, _boards(config, folder, start), reevaluate=unseen)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
@@ -134,7 +138,7 @@ def train(
         if preemption.requested():
             raise Preempted(preemption, f"at step {start}")
         log.info("%s", overview.waiting_line(earlier, _facts()))
-        metrics = _loop(run, state, batches, tools)
+        metrics = _loop(run, state, start, batches, tools)
         clock.switch("saving")  # leaving waits for the last save
     if lead:
         log.info("%s", goodput.measure(folder).line())
@@ -142,8 +146,8 @@ def train(
     return metrics
 
 
-def _loop(run: Run, state: State, batches: Batches, tools: _Tools):
-    config, start, clock, writer = run.config, int(state.step), tools.clock, tools.writer
+def _loop(run: Run, state: State, start: int, batches: Batches, tools: _Tools):
+    config, clock, writer = run.config, tools.clock, tools.writer
     window, pending, evaluation = _Window(config.optim.max_skipped), None, {}
     for step in range(start + 1, config.steps + 1):
         with tools.tracer.step(step):

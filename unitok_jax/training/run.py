@@ -1,12 +1,14 @@
 """Protocols of the training loop for a product: its state, steps, data and evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+
+from unitok_jax.training.plan import Plan
 
 
 class State(Protocol):
@@ -42,6 +44,14 @@ class Run(Protocol):
     batch_size: int  # global batch size
     abstract: State  # shapes, dtypes and shardings of a state
 
+    @staticmethod
+    def plan(config: ConfigDict, devices: Sequence) -> Plan:
+        """Plans the train step on devices that may be absent, without data or weights.
+
+        Raises:
+          ValueError: the configuration is not valid, or does not fit the devices.
+        """
+
     @property
     def facts(self) -> dict[str, Any]:
         """Facts that a checkpoint depends on: saved, and compared on resuming."""
@@ -49,6 +59,10 @@ class Run(Protocol):
     @property
     def shared(self) -> dict[str, Any]:
         """Values that must be equal on all processes; computing them may read some samples."""
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Files that users of the weights need beside them: path in the workdir -> content."""
 
     def prepare(self, resumed: bool) -> None:
         """Checks the evaluation data. All processes call it, once, before the state is built.

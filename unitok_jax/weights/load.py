@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
+from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.system.foreign_files import ConversionError
@@ -84,9 +85,36 @@ def check_choice(path: pathlib.Path, weights: str | None) -> None:
         raise ConversionError(torch_files.ONE_SET.format(path=path, weights=weights))
 
 
+def read_maker(path, wanted: str, codes: str) -> tuple[ConfigDict, dict]:
+    """Reads the tokenizer that made some codes: `read`.
+
+    Args:
+      path: `data.tokenizer`.
+      wanted: `Tokenizer.hash` of the tokenizer that made the codes; '' if there are none.
+      codes: key of the codes in messages.
+
+    Raises:
+      FileNotFoundError: the path does not exist.
+      ValueError: it holds no tokenizer, or another than made the codes.
+    """
+    try:
+        config, params = read(path)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"data.tokenizer={path}: {error}") from error
+    found = weights_hash(config.model.to_dict(), params)
+    if wanted and found != wanted:
+        raise ValueError(
+            f"data.tokenizer={path} is tokenizer {found}, and the codes of {codes} were made by "
+            f"{wanted}: name that one"
+        )
+    return config, params
+
+
 def from_state(path, args, state, heads) -> tuple[ConfigDict, dict]:
     """Converts the result of `files.read_state` for a UniTok's file to the result of `read`."""
-    if generator_layout.is_generator(args, state):
+    if args and "product" in args:
+        document.check_product(path, "tokenizer", args["product"])
+    elif generator_layout.is_generator(args, state):
         document.check_product(path, "tokenizer", "generator")
     try:
         config = torch_options.to_config(args) if args else torch_options.infer_config(state, heads)

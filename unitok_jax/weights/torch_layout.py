@@ -190,16 +190,32 @@ def fixed_entries(params) -> dict[str, np.ndarray]:
     return fixed
 
 
+class View:
+    """Array of a PyTorch state dict that is converted when NumPy asks for its values."""
+
+    def __init__(self, array, entry: Entry):
+        """Takes the whole parameter, and the entry's place in it."""
+        self._array, self._entry, self.shape = array, entry, entry.shape
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        array = np.asarray(self._array)[self._entry.place]
+        return np.asarray(_TO_TORCH[self._entry.order](array).reshape(self.shape), dtype)
+
+
+def views(params, rows=ROWS, fixed=None) -> dict[str, View | np.ndarray]:
+    """Returns the state dict of `to_torch`, whose arrays take no memory until they are read."""
+    out = fixed_entries(params) if fixed is None else dict(fixed)
+    for name, entry in entries(params, rows).items():
+        out[name] = View(_get(params, entry.path), entry)
+    return out
+
+
 def to_torch(params, rows=ROWS, fixed=None) -> dict[str, np.ndarray]:
     """Converts parameters to a PyTorch state dict of NumPy arrays, fixed entries included.
 
     `rows` and `fixed` are those of the network; `fixed=None` means UniTok's `fixed_entries`.
     """
-    out = fixed_entries(params) if fixed is None else dict(fixed)
-    for name, entry in entries(params, rows).items():
-        array = np.asarray(_get(params, entry.path))[entry.place]
-        out[name] = np.ascontiguousarray(_TO_TORCH[entry.order](array)).reshape(entry.shape)
-    return out
+    return {k: np.array(view, order="C") for k, view in views(params, rows, fixed).items()}
 
 
 def from_torch(state: Mapping[str, np.ndarray], abstract, rows=ROWS, fixed=None):

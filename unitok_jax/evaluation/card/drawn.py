@@ -13,7 +13,6 @@ from unitok_jax.data.pipeline import eval_batches
 from unitok_jax.data.records import Source
 from unitok_jax.evaluation import drawn, samples
 from unitok_jax.evaluation.card import statistics
-from unitok_jax.evaluation.card.fid import RESIZE
 from unitok_jax.evaluation.card.measure import Notes
 from unitok_jax.evaluation.drawn import ImageFeatures, InceptionPass
 from unitok_jax.evaluation.evaluator import digest
@@ -66,7 +65,7 @@ class DrawnSettings:
     def __post_init__(self):
         for name, least in (("max_images", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"--{name}={getattr(self, name)} must be positive")
+                raise ValueError(f"--{name}={getattr(self, name)} must be at least {least}")
         if self.reference and self.data:
             raise ValueError(
                 f"--reference={self.reference} and --data={self.data} are two references: give one"
@@ -195,8 +194,7 @@ class _Job:
     @property
     def _facts(self) -> dict[str, Any]:
         """Facts that the reference must have alike."""
-        preprocessing = {"size": list(self._images.size), "resize": RESIZE}
-        return {"preprocessing": preprocessing, "inception": self.weights}
+        return statistics.compared(self._images.size, self.weights)
 
     def _check(self, given: statistics.Reference):
         """Refuses a reference of images of another size, or that tells of other preprocessing."""
@@ -275,7 +273,7 @@ class _Job:
                 rows=found.rows,
             )
         lines = self._lines(settings.data, found, f"{count:,}")
-        return _Reference(found, lines | {"reference_preprocessing": RESIZE})
+        return _Reference(found, lines | {"reference_preprocessing": statistics.RESIZE})
 
     def _lines(self, name: str, features: ImageFeatures, count: str) -> dict[str, str]:
         """Lines of the card; the hash is of mu and sigma, by which two cards' references compare"""

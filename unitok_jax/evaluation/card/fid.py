@@ -11,7 +11,6 @@ from unitok_jax.evaluation.metrics.frechet import Moments, frechet_distance
 from unitok_jax.evaluation.metrics.inception_score import inception_score
 from unitok_jax.runtime import processes
 
-RESIZE = "bicubic with antialiasing (Pillow), aspect kept, then centre crop"
 FEW = 10_000  # images below which FID says little
 _SPLITS, _SHUFFLE = 10, 2020  # of the inception score, as torch-fidelity
 
@@ -44,8 +43,7 @@ class Fid:
             return
         self._facts = {
             "data": statistics.source_facts(data, source),
-            "preprocessing": {"size": list(data.image_size), "resize": RESIZE},
-            "inception": weights,
+            **statistics.compared(data.image_size, weights),
             "max_images": settings.max_images,
         }
         if settings.reference:

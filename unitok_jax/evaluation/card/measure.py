@@ -16,8 +16,8 @@ from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.evaluation import suite
-from unitok_jax.evaluation.card import pictures, training_images
-from unitok_jax.evaluation.card.fid import RESIZE, Fid
+from unitok_jax.evaluation.card import pictures, statistics, training_images
+from unitok_jax.evaluation.card.fid import Fid
 from unitok_jax.evaluation.card.settings import CardSettings
 from unitok_jax.evaluation.evaluator import EvaluationResult, Evaluator, Samples, digest
 from unitok_jax.evaluation.metrics.probe import linear_probe
@@ -352,7 +352,7 @@ def _provenance(inputs: CardInputs, result: EvaluationResult, fid: Fid) -> dict[
         "data": settings.data,
         "captions": data.captions or "-",
         "size": f"{data.image_size[0]}x{data.image_size[1]}",
-        "preprocessing": RESIZE,
+        "preprocessing": statistics.RESIZE,
         "pixels": f"sha256 {result.digest}",
         "checkpoint": settings.checkpoint,
         "training_images": training_images.describe(inputs.config.data, data),

@@ -45,7 +45,7 @@ class CardSettings:
     def __post_init__(self):
         for name, least in (("max_images", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"--{name}={getattr(self, name)} must be positive")
+                raise ValueError(f"--{name}={getattr(self, name)} must be at least {least}")
         for name in ("reference", "save_reference"):
             if getattr(self, name) and not self.inception:
                 raise ValueError(f"--{name} needs Inception: give its weights as --inception=FILE")

@@ -11,6 +11,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ _SPATIAL_SHAPES = {"mu_s": (SPATIAL,), "sigma_s": (SPATIAL, SPATIAL)}
 _MOST_BYTES = 16 * WIDTH**2  # of a member: sigma in float64 takes half of it
 PROBES = 16
 COMPARED = ("inception", "preprocessing")  # facts that two sides of a distance must have alike
+RESIZE = "bicubic with antialiasing (Pillow), aspect kept, then centre crop"
 
 
 class Reference(NamedTuple):
@@ -43,6 +45,11 @@ class Reference(NamedTuple):
     spatial: Moments | None = None
     rows: np.ndarray | None = None  # (M, 2048) float32, pool3 of M of the images
     images: tuple[int, int, int] | None = None  # number, height and width of the images `arr_0`
+
+
+def compared(size: Sequence[int], inception: str) -> dict[str, Any]:
+    """Returns the facts `COMPARED` of images of a (height, width) and of Inception's digest."""
+    return {"preprocessing": {"size": list(size), "resize": RESIZE}, "inception": inception}
 
 
 def write(

@@ -1,0 +1,45 @@
+"""Small model that reads and draws shapes, on codes of `configs/shapes.py`'s tokenizer.
+
+`codes/unified` are those of `shapes:train`, `codes/unified_held_out` of `shapes:held_out`, whose
+pairs of colour and form the training never joins.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import multimodal, shapes
+
+_KINDS = ((0.45, "draw"), (0.25, "caption"), (0.3, "questions"))
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration: three million parameters, on words instead of a language model."""
+    config = multimodal.get_config()
+    config.steps = 4000
+    model = config.model
+    multimodal.set_codes(model, shapes.get_config())
+    model.vocabulary = 93  # words of shapes
+    model.width, model.depth, model.hidden = 192, 4, 512
+    model.heads, model.groups, model.head_width = 6, 3, 32
+    model.head_depth = 2
+    model.dtype = "float32"
+    model.remat = False
+    data = config.data
+    data.mixture = tuple((weight, kind, "codes/unified") for weight, kind in _KINDS)
+    data.text = "shapes"
+    data.tokenizer = "runs/shapes"
+    data.length = 128
+    data.group_rows, data.group_samples = 8, 32
+    data.batch_size = 16  # rows of four samples
+    data.num_threads = 2
+    config.loss.chunk = 12  # most positions have no label, and pieces without any cost nothing
+    optim = config.optim
+    optim.learning_rate = 1e-3
+    optim.betas = (0.9, 0.95)
+    optim.weight_decay = 0.05
+    optim.warmup_fraction = 0.05
+    optim.accumulation = 1
+    config.mesh.data, config.mesh.fsdp = -1, 1
+    config.eval.every = 500
+    config.eval.mixture = tuple((weight, kind, "codes/unified_held_out") for weight, kind in _KINDS)
+    config.eval.batch_size, config.eval.max_rows = 32, 128
+    return config

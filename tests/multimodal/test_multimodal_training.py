@@ -1,0 +1,239 @@
+"""Training of a multimodal model: through the loop, resumed, on any mesh, in several parts."""
+
+import contextlib
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import arrays, sequences
+from helpers.jobs import records
+from unitok_jax import trees
+from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
+from unitok_jax.checkpoints.reader import weights_hash
+from unitok_jax.multimodal import loading
+from unitok_jax.multimodal.run import Run
+from unitok_jax.multimodal.words import shape_tokenizer
+from unitok_jax.runtime import sharding
+from unitok_jax.training import loop
+from unitok_jax.weights import load
+
+pytestmark = pytest.mark.slow
+
+one_device = functools.partial(Run, devices=jax.devices()[:1])
+BOOKS, ENTRIES, GRID = 4, 64, (2, 3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(weights):
+    """(path, configuration, parameters) of the tokenizer of the codes."""
+    return str(weights), *load.read(weights)
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """A folder of codes that tell their picture."""
+    _, config, params = tokenizer
+    return sequences.shapes(
+        tmp_path_factory.mktemp("codes") / "codes",
+        tokenizer=weights_hash(config.model.to_dict(), params),
+        num_codebooks=BOOKS,
+        codebook_size=ENTRIES,
+        codes=lambda number: np.full((BOOKS, 6), number % ENTRIES),
+    )
+
+
+def configured(tokenizer, folder):
+    from configs import multimodal
+
+    config = multimodal.get_config()
+    config.steps = 6
+    model = config.model
+    multimodal.set_codes(model, tokenizer[1])
+    model.update(
+        vocabulary=shape_tokenizer().rows,
+        **{"width": 32, "heads": 4, "groups": 2, "head_width": 8, "hidden": 48, "depth": 2},
+        **{"head_depth": 1, "grid": GRID, "dtype": "float32"},
+    )
+    kinds = ((0.5, "draw"), (0.5, "caption"))
+    mixture = tuple((weight, kind, str(folder)) for weight, kind in kinds)
+    data = sequences.data(*mixture, length=48, group_rows=4, group_samples=8)
+    config.data.update(data)
+    config.data.text, config.data.tokenizer = "shapes", tokenizer[0]
+    config.loss.chunk = 24
+    config.optim.update(learning_rate=2e-2, warmup_fraction=0.0, accumulation=1)
+    config.mesh.update(data=1, fsdp=1)
+    config.eval.update(every=3, batch_size=8, max_rows=16)
+    config.checkpoint.every, config.log.every, config.log.tensorboard = 2, 1, False
+    return config
+
+
+@pytest.fixture
+def config(tokenizer, folder):
+    return configured(tokenizer, folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tokenizer, folder, tmp_path_factory):
+    """An undisturbed run: its workdir, and its last evaluation."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, loop.train(one_device, configured(tokenizer, folder), str(workdir))
+
+
+class TestThroughTheLoop:
+    def test_losses_fall_and_are_told_by_kind_and_codebook(self, whole):
+        training = [r for r in records(whole[0]) if "loss" in r]
+        assert [r["step"] for r in training] == [1, 2, 3, 4, 5, 6]
+        # Fresh logits of codes are zero.
+        assert training[0]["image_loss"] == pytest.approx(np.log(ENTRIES), rel=1e-5)
+        for kind in ("text_loss", "image_loss", "loss"):
+            assert training[-1][kind] < training[0][kind]
+        for record in training:
+            assert len(record["loss_per_codebook"]) == BOOKS
+            assert record["image_loss"] == pytest.approx(np.mean(record["loss_per_codebook"]))
+            ids, codes = record["predicted_ids"], BOOKS * record["drawn_tokens"]
+            assert ids > 0 and codes > 0 and record["data/samples"] > 8
+            parts = ids * record["text_loss"]
+            parts += codes * (record["image_loss"] + record["z_loss"])
+            assert record["loss"] == pytest.approx(parts / (ids + codes), rel=1e-5)
+
+    def test_evaluation(self, whole):
+        evaluations = [r for r in records(whole[0]) if "eval/loss" in r]
+        assert [r["step"] for r in evaluations] == [3, 6]
+        first, last = evaluations
+        assert last["eval/loss"] < first["eval/loss"] and last["eval/gain"] > first["eval/gain"]
+        assert last["eval/image_loss"] < 0.95 * np.log(ENTRIES)
+        assert whole[1]["eval/loss_per_codebook"].shape == (BOOKS,)
+
+    def test_what_it_leaves_is_read(self, whole, tokenizer):
+        """Weights, both tokenizers; codebooks as they were, and a projection that was trained."""
+        found = loading.read(whole[0])
+        assert found.text.hash == shape_tokenizer().hash
+        _, config, theirs = tokenizer
+        assert found.tokenizer_hash == weights_hash(config.model.to_dict(), theirs)
+        image = found.params["image"]
+        np.testing.assert_array_equal(
+            image["quantizer"]["codebook"], theirs["quantizer"]["codebook"]
+        )
+        moved = arrays.error(image["projection"], theirs["post_quant_proj"])
+        assert 0 < moved < 0.5
+
+    def test_resumed_bit_for_bit(self, whole, config, tmp_path):
+        workdir = shutil.copytree(whole[0], tmp_path / "half")
+        shutil.rmtree(workdir / "checkpoints" / "6")
+        loop.train(one_device, config, str(workdir))
+        assert records(workdir) == records(whole[0])
+        digests = []
+        for each in (whole[0], workdir):
+            with Checkpoints(each) as checkpoints:
+                digests.append(checkpoints.meta(6)["digests"])
+        assert digests[0] == digests[1]
+
+    def test_other_data_are_refused(self, whole, config, tmp_path):
+        workdir = shutil.copytree(whole[0], tmp_path / "half")
+        shutil.rmtree(workdir / "checkpoints" / "6")
+        config.data.group_samples = 9
+        with pytest.raises(CheckpointError, match="packing"):
+            loop.train(one_device, config, str(workdir))
+
+    def test_a_run_begins_from_another(self, whole, config):
+        config.init.path, config.data.tokenizer = str(whole[0]), ""
+        config.optim.frozen = ("language.*",)
+        run = one_device(config)
+        state = run.initial_state()
+        there = loading.read(whole[0]).params
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), there)
+        with contextlib.closing(run.batches(0)) as batches:
+            batch = sharding.shard_batch(next(batches), run.mesh)
+        after = jax.device_get(run.train_step(0, state, batch)[0].params)
+        for name, leaf in trees.flatten(after).items():
+            still = name.startswith(("language.", "image.quantizer."))
+            assert np.array_equal(leaf, trees.flatten(there)[name]) == still, name
+        assert json.loads((whole[0] / "config.json").read_text())["product"] == "multimodal"
+
+
+class TestMeshesAndParts:
+    """One step of a batch: every id and code weighs the same on any mesh, in any parts."""
+
+    def step(self, config, data, fsdp, parts):
+        config.mesh.update(data=data, fsdp=fsdp)
+        config.optim.accumulation = parts
+        config.model.update(width=128, hidden=256)  # large enough to be sharded
+        run = Run(config, jax.devices()[: data * fsdp])
+        state = run.initial_state()
+        params = state.network.params
+        if fsdp > 1:
+            kernel = params["language"]["decoder"]["blocks"]["mlp"]["gate"]["kernel"]
+            assert "fsdp" in kernel.sharding.spec
+        # Fresh logits of codes are zero, and send no gradient to what lies before them.
+        kernel = params["head"]["kernel"]
+        values = np.random.default_rng(0).normal(0, 0.1, kernel.shape).astype(np.float32)
+        params["head"]["kernel"] = jax.device_put(values, kernel.sharding)
+        with contextlib.closing(run.batches(3)) as batches:
+            batch = sharding.shard_batch(next(batches), run.mesh)
+        state, metrics = run.train_step(0, state, batch)
+        # The first moments are the gradients, scaled; AdamW's update would make noise as large.
+        return jax.device_get((metrics, state.network.opt_state[1].mu))
+
+    def test_equal_losses_and_gradients(self, config):
+        metrics, moments = self.step(config, 1, 1, 1)
+        assert all(map(np.any, jax.tree.leaves(moments)))
+        for data, fsdp, parts in ((1, 1, 4), (2, 2, 2)):
+            found, ours = self.step(config, data, fsdp, parts)
+            for key, value in metrics.items():
+                np.testing.assert_allclose(found[key], value, rtol=1e-4, err_msg=key)
+            assert arrays.error(ours, moments) < 1e-4
+
+    def test_a_step_that_is_not_finite_changes_counters_alone(self, config):
+        run = one_device(config)
+        state = run.initial_state()
+        with contextlib.closing(run.batches(0)) as batches:
+            batch = sharding.shard_batch(next(batches), run.mesh)
+        params = state.network.params
+        params["head"]["bias"] = params["head"]["bias"].at[3].set(jnp.nan)
+        before = jax.device_get(state.network)
+        after, metrics = run.train_step(0, state, batch)
+        assert not np.isfinite(metrics["loss"])
+        assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (1, 1, 1)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.network), before)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data.tokenizer": ""}, "data.tokenizer is empty: a model that begins"),
+        ({"data.text": ""}, "data.text is empty"),
+        ({"model.vocabulary": 10}, "model.vocabulary=10 is less than the .* ids of data.text"),
+        ({"data.batch_size": 9, "optim.accumulation": 2}, "data.batch_size=9 is not a multiple"),
+        ({"optim.frozen": ("lang.*",)}, "optim.frozen: 'lang.*' matches no parameter"),
+        ({"init.path": "a", "init.language": "b"}, "init.path=a is a whole model"),
+        ({"model.num_codebooks": 2}, "data.mixture"),
+        ({"loss.chunk": 0}, "loss.chunk=0 must be at least 1"),
+        ({"model.groups": 3}, "model.groups=3 does not divide model.heads=4"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit(config, changes, message):
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        one_device(config).initial_state()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model.latent_width": 64}, "model.latent_width=64, and data.tokenizer=.* has 32"),
+        ({"model.projection_heads": 2}, "model.projection_heads=2, and data.tokenizer=.* has 4"),
+        ({"init.language": "none"}, "init.language=none"),
+        ({"init.path": "none"}, "init.path=none"),
+    ],
+    ids=str,
+)
+def test_weights_that_do_not_fit(config, changes, message):
+    config.update_from_flattened_dict(changes)
+    with pytest.raises((ValueError, OSError), match=message):
+        one_device(config)._initial_params()

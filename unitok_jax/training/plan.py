@@ -1,0 +1,32 @@
+"""Plan of a product's train step: what `planning.fit` compiles for machines that are not here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, Sharding
+
+
+class Phase(NamedTuple):
+    """Part of a run in which all steps run one program."""
+
+    name: str  # for people
+    step: Any  # jitted train step, of the plan's arguments
+    share: float  # of the run's steps, in [0, 1]
+
+
+class Plan(NamedTuple):
+    """Train step of a configuration on a mesh, as shapes: no data and no weights are read."""
+
+    mesh: Mesh
+    phases: Sequence[Phase]
+    arguments: tuple  # of a step: shapes with dtypes and shardings
+    parts: Mapping[str, Any]  # name -> tree among the arguments, for people
+    images: float  # seen by the published run
+    micro_batches: int  # of a step, one after the other
+    advice: str  # keys to change if a step does not fit
+
+
+def place(tree, where: Sharding):
+    """Gives the shapes of a tree a sharding."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
