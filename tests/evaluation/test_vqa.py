@@ -15,6 +15,7 @@ from unitok_jax.evaluation.metrics import vqa
         ("yes/no", "yes no"),  # a mark between letters becomes a space
         ("x-y -z", "xy z"),  # where one stands beside a space, all of its kind go,
         ("x-y- z", "xy z"),
+        ("x;/y/z", "x y z"),  # what counts is where it stood before any went
         ("x-y /z", "x y z"),  # and those of another kind do not
         ("$5,000", "$5000"),  # commas go first: none is left between digits
         ("10,000-x", "10000 x"),

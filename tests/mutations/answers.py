@@ -69,7 +69,7 @@ MUTATIONS = [
         VQA,
         "_ratio(right, said), _ratio(right, true)",
         "_ratio(right, true), _ratio(right, said)",
-        f"{TEST_VQA} -k TestPope",
+        f"{TEST_VQA} -k figures",
     ),
     Mutation(
         "an MME that reads whole answers",
