@@ -7,6 +7,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import generate, generate_shapes, shapes
+from unitok_jax.data.formats.shapes import SingleShapes
+
+CLASSES = len(SingleShapes.pairs)  # eight colours by eight forms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,17 @@ class Budget:
     tokenizer_steps: int = 500
     generator_steps: int = 1_000
     drawn: int = 512  # pictures at each scale of guidance
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1 or ("steps" not in name and value % CLASSES):
+                what = "positive" if "steps" in name else f"a positive multiple of {CLASSES}"
+                raise ValueError(f"--{name}={value} must be {what}")
+        if self.drawn > self.held_out:
+            raise ValueError(
+                f"--drawn={self.drawn} pictures are compared with as many held-out originals, and "
+                f"--held_out={self.held_out} are there: raise it"
+            )
 
 
 def tokenizer_config(name: str, pictures: Path, budget: Budget) -> ConfigDict:

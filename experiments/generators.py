@@ -24,6 +24,7 @@ from scipy.ndimage import uniform_filter
 
 from experiments import report
 from experiments.cells import (
+    CLASSES,
     CODES,
     HEADS,
     SCALES,
@@ -32,7 +33,7 @@ from experiments.cells import (
     generator_config,
     tokenizer_config,
 )
-from experiments.pictures import CLASSES, COMMAND, PARTS, Pictures
+from experiments.pictures import COMMAND, PARTS, Pictures
 from unitok_jax.commands.tokenize import settings_of, tokenize
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.sources import open_source
@@ -222,9 +223,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.report:
         compilation_cache.enable()
-        budget = Budget(**{name: getattr(arguments, name) for name in sizes})
-        run_all(Experiment(arguments.output, budget), arguments.seeds, arguments.codes)
+        try:
+            budget = Budget(**{name: getattr(arguments, name) for name in sizes})
+            experiment = Experiment(arguments.output, budget)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        run_all(experiment, arguments.seeds, arguments.codes)
     results = report.read(arguments.output)
+    if not results:
+        parser.error(f"--output={arguments.output} holds no results; run it without --report")
     print(report.tables(results))
     if arguments.plots:
         report.plot(results, arguments.output, arguments.plots)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import shapes
+from experiments.cells import CLASSES
 from experiments.features import features
 from unitok_jax.data.formats.shapes import SingleShapes
 from unitok_jax.data.pipeline import eval_batches
@@ -19,7 +20,6 @@ from unitok_jax.evaluation.metrics.frechet import FeatureMoments, frechet_distan
 from unitok_jax.evaluation.metrics.shape_recogniser import share_read
 
 COMMAND = "python -m experiments.generators"
-CLASSES = len(SingleShapes.pairs)
 PARTS = ("train", "held_out")
 
 

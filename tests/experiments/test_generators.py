@@ -2,15 +2,18 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 
 from experiments import cells, report
 from experiments.features import features
-from experiments.generators import Experiment, run_all
+from experiments.generators import Experiment, main, run_all
+from experiments.pictures import simple
 from unitok_jax.data.formats.shapes import SingleShapes
 from unitok_jax.generate.config_checks import check as check_generator
+from unitok_jax.runtime import compilation_cache
 from unitok_jax.tokenizer.config_checks import check as check_tokenizer
 
 BUDGET = cells.Budget()
@@ -40,9 +43,17 @@ class TestCells:
         one["model"]["head_depth"] = 2
         assert one == other == model("rq4", 2)
 
-    def test_labels_of_a_part_are_in_turn(self):
-        assert BUDGET.pictures % 64 == BUDGET.held_out % 64 == BUDGET.drawn % 64 == 0
-        assert len(SingleShapes.pairs) == 64
+    @pytest.mark.parametrize(
+        "sizes, message",
+        [
+            ({"pictures": 100}, "--pictures=100 must be a positive multiple of 64"),
+            ({"generator_steps": 0}, "--generator_steps=0 must be positive"),
+            ({"drawn": 2048}, "--held_out=1024 are there"),
+        ],
+    )
+    def test_sizes_that_do_not_fit(self, sizes, message):
+        with pytest.raises(ValueError, match=message):
+            cells.Budget(**sizes)
 
 
 class TestRuns:
@@ -95,6 +106,26 @@ class TestRuns:
     def test_a_folder_of_another_budget_is_refused(self, experiment):
         with pytest.raises(ValueError, match="tokenizer_steps"):
             Experiment(experiment.folder, cells.Budget(tokenizer_steps=7))
+
+
+def test_pictures_are_simple_and_their_labels_in_turn():
+    source = SingleShapes()
+    numbers = simple(source, 192)
+    shapes = [source.scene(number).shapes[0] for number in numbers]
+    assert [source.label(number) for number in numbers] == [*range(64)] * 3
+    assert {(s.texture, s.size) for s in shapes} == {("plain", "large")}
+    assert len(set(numbers)) == 192 and simple(source, 64) == numbers[:64]
+
+
+@pytest.mark.parametrize(
+    "flag, message", [("--report", "holds no results"), ("--pictures=5", "multiple of 64")]
+)
+def test_the_command_line_tells_what_is_wrong(flag, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["generators", f"--output={tmp_path}", flag])
+    monkeypatch.setattr(compilation_cache, "enable", lambda: None)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_features_are_the_same_everywhere_and_tell_pictures_apart():
