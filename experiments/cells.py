@@ -26,6 +26,9 @@ class Codes:
         return self.books * math.log2(self.entries)
 
 
+# The quantizer that encoder and decoder are first trained with: none of those compared, 56 bits.
+BASE = Codes("bsq", 8, 128)
+SHARED = ("encoder", "decoder")  # parts that every tokenizer takes from the base
 # A token has 3^8 = 9^4 = 6561 values in each, 12.7 bits.
 CODES = {
     "mcq1": Codes("multi_codebook", 1, 6561),
@@ -45,7 +48,8 @@ class Budget:
 
     pictures: int = 6_144  # that are trained on
     held_out: int = 1_024  # that drawn ones are compared with
-    tokenizer_steps: int = 500
+    base_steps: int = 2_000
+    tokenizer_steps: int = 300
     generator_steps: int = 1_000
     drawn: int = 512  # pictures at each scale of guidance
 
@@ -61,19 +65,30 @@ class Budget:
             )
 
 
-def tokenizer_config(name: str, pictures: Path, budget: Budget) -> ConfigDict:
-    """Returns the configuration of a tokenizer with the codes `name`, trained on `pictures`.
+def base_config(pictures: Path, budget: Budget) -> ConfigDict:
+    """Returns the configuration whose encoder and decoder all tokenizers start from."""
+    config = _tokenizer_config(BASE, pictures)
+    config.steps = budget.base_steps
+    config.model.latent_width, config.model.quant_heads = 56, 1
+    return config
 
-    Pixel losses alone: the text tower, which nothing trains, is as small as can be.
-    """
-    codes, config = CODES[name], shapes.get_config()
+
+def tokenizer_config(name: str, pictures: Path, budget: Budget) -> ConfigDict:
+    """Returns the configuration of a tokenizer with the codes `name`, trained on `pictures`."""
+    config = _tokenizer_config(CODES[name], pictures)
     config.steps = budget.tokenizer_steps
+    config.model.latent_width, config.model.quant_heads = 32, 2
+    config.optim.learning_rate = 3e-3
+    return config
+
+
+def _tokenizer_config(codes: Codes, pictures: Path) -> ConfigDict:
+    """Pixel losses alone: the text tower, which nothing trains, is as small as can be."""
+    config = shapes.get_config()
     model = config.model
     model.size = "nano"
     model.quantizer, model.num_codebooks = codes.quantizer, codes.books
     model.vocab_size = codes.books * codes.entries
-    model.latent_width = 32
-    model.quant_heads = 2
     model.text.width, model.text.heads, model.text.layers = 8, 1, 1
     config.loss.contrastive = 0.0
     config.data.source = config.eval.source = "array_record"
@@ -87,7 +102,6 @@ def tokenizer_config(name: str, pictures: Path, budget: Budget) -> ConfigDict:
     config.optim.weight_decay = 0.0
     config.optim.clip_norm = 1.0
     config.eval.batch_size = 32
-    config.eval.max_images = budget.drawn
     return config
 
 

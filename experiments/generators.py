@@ -3,10 +3,10 @@
     python -m experiments.generators --output=runs/experiment [--seeds 0 1 2] [--codes mcq4 rq4]
     python -m experiments.generators --output=runs/experiment --report [--plots=FOLDER]
 
-For each seed and kind of codes a tokenizer learns drawn shapes of 64 px, all pictures are
-tokenized, and a generator of their classes is trained for each depth of the head; what it draws is
-measured. A result is a JSON file in OUTPUT/results: what is there is not run again, so that the
-same command continues. `--report` prints the tables. docs/explanation/results.md has them.
+An encoder and a decoder learn drawn shapes of 64 px once. For each seed and kind of codes they and
+a quantizer are trained on, all pictures are tokenized, and a generator of their classes is trained
+for each depth of the head; what it draws is measured. A result is a JSON file in OUTPUT/results:
+what is there is not run again, so that the same command continues. `--report` prints the tables.
 """
 
 import argparse
@@ -29,7 +29,9 @@ from experiments.cells import (
     HEADS,
     SCALES,
     SEEDS,
+    SHARED,
     Budget,
+    base_config,
     generator_config,
     tokenizer_config,
 )
@@ -51,6 +53,8 @@ from unitok_jax.tokenizer.run import Run as TokenizerRun
 from unitok_jax.tokenizer.step import init_params
 
 BATCH = 64  # pictures that are encoded, drawn and decoded at once
+BASE_FOLDER = "base"  # of the tokenizer that all others start from
+TOLD = 100  # steps between lines that tell the loss
 SHEET = 16  # drawn pictures that are kept of each generator
 
 
@@ -92,17 +96,37 @@ class Experiment:
         }
         return {"kind": "originals", "measured": measured}
 
+    def base(self) -> dict:
+        """Trains the encoder and the decoder that all tokenizers start from."""
+        run = TokenizerRun(base_config(self.pictures.folder, self.budget))
+        return {"kind": "base"} | self._train_tokenizer(run, self.folder / BASE_FOLDER, 0, {})
+
     def tokenizer(self, name: str, seed: int) -> dict:
         """Trains a tokenizer, writes the codes of all pictures, and measures reconstructions."""
         place = self._place(name, seed)
-        if not (place / "tokenizer").exists():
-            run = self._tokenizer_run(name)
-            model = run.config.model.to_dict()
-            state = _trained(run, lambda key: run.steps.start(init_params(model, key), None), seed)
-            Tokenizer(run.config, state.generator.params).save(place / "tokenizer")
+        base = load(self.folder / BASE_FOLDER).params
+        shared = {part: jax.device_get(base[part]) for part in SHARED}
+        run = self._tokenizer_run(name)
+        measured = self._train_tokenizer(run, place / "tokenizer", seed, shared)
         tokenizer = self._load(place)
         for part in PARTS:
             self._tokenize(tokenizer, part, place / "codes" / part)
+        return {"kind": "tokenizer", "codes": name, "seed": seed} | measured
+
+    def _train_tokenizer(self, run: TokenizerRun, place: Path, seed: int, shared) -> dict:
+        """Trains and saves a tokenizer, unless it is there, and measures its reconstructions.
+
+        shared: parameters to start from by their part; the others are fresh.
+        """
+        if not place.exists():
+            model = run.config.model.to_dict()
+
+            def start(key, shared):
+                return run.steps.start(init_params(model, key) | shared, None)
+
+            state = _trained(run, start, seed, shared)
+            Tokenizer(run.config, state.generator.params).save(place)
+        tokenizer = load(place, batch_size=BATCH)
         pictures = self.pictures.read("held_out", self.budget.drawn)
         codes = tokenizer.encode(pictures)
         use = CodebookUse()
@@ -111,9 +135,6 @@ class Experiment:
         rebuilt = to_uint8(tokenizer.decode(codes))
         error = ((rebuilt.astype(np.float64) - pictures) ** 2).mean((1, 2, 3))
         return {
-            "kind": "tokenizer",
-            "codes": name,
-            "seed": seed,
             "psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9)))),
             "bits_per_token": use.result()["bits_per_token"],
             "rebuilt": self.pictures.measure(rebuilt),
@@ -181,7 +202,7 @@ class Experiment:
         Image.fromarray(row).save(folder / f"{name}.png")
 
 
-def _trained(run, start, seed: int):
+def _trained(run, start, seed: int, *arguments):
     """Runs all steps of a run.
 
     A run's own seed is a constant of its programs, and compiling them takes longer than training:
@@ -190,15 +211,17 @@ def _trained(run, start, seed: int):
 
     Args:
       run: of a tokenizer or a generator.
-      start: computes the state before the first step from a key.
+      start: computes the state before the first step from a key and `arguments`.
       seed: of the key.
     """
     placed = jax.jit(start, out_shardings=run.programs.shardings)
-    state = placed(jax.random.key(seed))
+    state = placed(jax.random.key(seed), *arguments)
     with contextlib.closing(run.batches(0)) as batches:
         for step in range(run.config.steps):
             batch = sharding.shard_batch(next(batches), run.mesh)
             state, metrics = run.train_step(step, state, batch)
+            if (step + 1) % TOLD == 0:
+                print(f"step {step + 1}: loss {float(metrics['loss']):.3f}", flush=True)
     if skipped := int(metrics["skipped"]):
         raise FloatingPointError(f"{skipped} steps were skipped, not finite")
     return state
@@ -240,6 +263,7 @@ def main() -> None:
 def run_all(experiment: Experiment, seeds: list[int], names: list[str]) -> None:
     """Runs what has no result yet, all of a seed before the next."""
     experiment.once("originals", experiment.originals)
+    experiment.once("base", experiment.base)
     for seed in seeds:
         for name in names:
             run = functools.partial(experiment.tokenizer, name, seed)

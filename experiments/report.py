@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.cells import CODES, HEADS, SCALES
+from experiments.cells import BASE, CODES, HEADS, SCALES
 
 RESULTS, SHEETS = "results", "sheets"
 PLOTS = ("experiment.png", "experiment_drawn.png")
@@ -65,16 +65,18 @@ def _tokenizers(results):
         for name, figures in original["measured"].items():
             shares = [f"{figures[key]:.2f}" for key in READ]
             rows.append([f"originals, {name}", 1, "–", "–", f"{figures['fid']:.2f}", *shares])
+    kinds = {"the base": (BASE, {"kind": "base"})}
     for name, codes in CODES.items():
-        if found := select(results, kind="tokenizer", codes=name):
+        kinds[f"`{name}`"] = codes, {"kind": "tokenizer", "codes": name}
+    for label, (codes, wanted) in kinds.items():
+        if found := select(results, **wanted):
             rebuilt = [result["rebuilt"] for result in found]
             columns = [
                 spread((result["psnr"] for result in found), 1),
                 spread((result["bits_per_token"] for result in found), 1),
                 *(spread(each[key] for each in rebuilt) for key in ("fid", *READ)),
             ]
-            label = f"`{name}` ({codes.books} × {codes.entries})"
-            rows.append([label, len(found), *columns])
+            rows.append([f"{label} ({codes.books} × {codes.entries})", len(found), *columns])
     head = ["pictures", "seeds", "PSNR (dB)", "bits a token used", "FID", *READ]
     return _table(head, rows)
 

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from unitok_jax.data.formats.shapes import SingleShapes
 from unitok_jax.generate.config_checks import check as check_generator
 from unitok_jax.runtime import compilation_cache
 from unitok_jax.tokenizer.config_checks import check as check_tokenizer
+from unitok_jax.tokenizer.step import abstract_model
 
 BUDGET = cells.Budget()
 
@@ -34,6 +36,18 @@ class TestCells:
             for key in ("num_codebooks", "vocab_size"):
                 assert config.model[key] == tokenizer.model[key]
             assert config.model.head_depth == head
+
+    def test_tokenizers_fit_the_base_that_they_start_from(self, tmp_path):
+        base = cells.base_config(tmp_path, BUDGET)
+        check_tokenizer(base)
+        _, shapes = abstract_model(base.model.to_dict())
+        for name in cells.CODES:
+            config = cells.tokenizer_config(name, tmp_path, BUDGET)
+            _, other = abstract_model(config.model.to_dict())
+            for part in cells.SHARED:
+                assert jax.tree.map(lambda a: a.shape, shapes[part]) == jax.tree.map(
+                    lambda a: a.shape, other[part]
+                )
 
     def test_runs_differ_in_what_is_compared_alone(self, tmp_path):
         def model(name, head):
@@ -67,6 +81,9 @@ class TestRuns:
             def originals(self):
                 return self._run("originals")
 
+            def base(self):
+                return self._run("base")
+
             def tokenizer(self, name, seed):
                 return self._run(f"tokenizer {name} {seed}")
 
@@ -83,7 +100,7 @@ class TestRuns:
     def test_a_tokenizer_comes_before_its_generators(self, experiment):
         run_all(experiment, [3], ["mcq1", "rq4"])
         generators = [f"generator rq4 {head} 3" for head in (0, 1, 2)]
-        before = ["originals", "tokenizer mcq1 3", "generator mcq1 0 3", "tokenizer rq4 3"]
+        before = ["originals", "base", "tokenizer mcq1 3", "generator mcq1 0 3", "tokenizer rq4 3"]
         assert experiment.ran == [*before, *generators]
 
     def test_what_is_there_is_not_run_again(self, experiment):
@@ -91,7 +108,7 @@ class TestRuns:
         experiment.ran.clear()
         run_all(experiment, [0, 1], ["mcq1"])
         assert experiment.ran == ["tokenizer mcq1 1", "generator mcq1 0 1"]
-        assert len(report.read(experiment.folder)) == 5
+        assert len(report.read(experiment.folder)) == 6
 
     def test_a_run_that_failed_is_run_again(self, experiment):
         def failing():
