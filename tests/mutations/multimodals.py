@@ -7,7 +7,7 @@ OBJECTIVE = "unitok_jax/multimodal/objective.py"
 SAMPLING = "unitok_jax/multimodal/sampling.py"
 TRANSFORMER = "unitok_jax/models/transformer.py"
 LAYOUT = "unitok_jax/weights/llama_layout.py"
-TEST_OBJECTIVE = "tests/multimodal/test_objective.py"
+TEST_OBJECTIVE = "tests/multimodal/test_token_losses.py"
 TEST_SAMPLING = "tests/multimodal/test_answers_and_drawings.py"
 PARITY = "tests/parity/test_multimodal.py"
 
