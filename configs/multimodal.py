@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.z_weight = 5e-5  # of the mean over the codes of the squared largest logit
-    config.loss.chunk = 128  # positions of each row whose logits exist at a time
+    config.loss.chunk = 128  # positions for each row whose logits exist at a time
 
     config.init = ConfigDict()
     config.init.path = ""  # multimodal model to begin from, all of it; empty: the two below

@@ -22,6 +22,7 @@ from unitok_jax.models.unitok import abstract_model
 from unitok_jax.multimodal import config_checks as multimodal_checks
 from unitok_jax.multimodal import data as multimodal_data
 from unitok_jax.multimodal.model import abstract_model as abstract_multimodal
+from unitok_jax.multimodal.plan import batch_shapes
 from unitok_jax.multimodal.step import MultimodalSteps
 from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.runtime import sharding
@@ -105,23 +106,13 @@ def test_generator_builds(name):
 def test_multimodal_model_builds(name):
     """A step and what an evaluation adds up, without any arrays; a row's data have room."""
     config = get_config(name)
-    config.data.tokenizer = config.data.tokenizer or "what the user names"
     multimodal_checks.check(config)
     model, tokens = config.model, math.prod(config.model.grid)
     multimodal_data.check(config.data, tokens)
     pure = MultimodalSteps(config)
     state = jax.eval_shape(pure.init)
-    rows, length = config.optim.accumulation, config.data.length
-    images = multimodal_data.images_of(config.data, tokens)
-    shapes = {
-        **dict.fromkeys(("ids", "image_at", "labels", "segments", "positions"), (rows, length)),
-        "codes": (rows, images, model.num_codebooks, tokens),
-        "drawn": (rows, images),
-    }
-    batch = {
-        key: jax.ShapeDtypeStruct(shape, bool if key == "drawn" else jnp.int32)
-        for key, shape in shapes.items()
-    }
+    config.data.batch_size = config.optim.accumulation
+    batch = batch_shapes(config)
     after, metrics = jax.eval_shape(pure.train_step, state, batch)
     kinds = jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == kinds

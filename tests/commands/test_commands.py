@@ -31,7 +31,8 @@ PATHS = {
     "detokenize": ("checkpoint", "codes", "output"),
     "evaluate": (
         *("checkpoint", "data", "captions", "index", "output", "inception", "lpips"),
-        *("reference", "save_reference", "cache", "probe", "samples"),
+        *("reference", "save_reference", "cache", "probe", "samples", "tokenizer", "questions"),
+        *("annotations", "images"),
     ),
     "export": ("checkpoint", "output"),
     "reconstruct": ("checkpoint", "data", "output"),
@@ -44,7 +45,7 @@ WORDS = {
     *("num_workers", "labels", "templates", "top", "query", "size", "max_images", "batch_size"),
     *("max_bad", "probe_method", "no_text", "cluster", "coordinator", "processes", "process"),
     *("connect_timeout", "port", "host", "keys", "limit", "view", "platforms", "format"),
-    *("shard_size", "views", "crop_scale", "input"),
+    *("shard_size", "views", "crop_scale", "input", "vqa", "instruction"),
 }
 
 

@@ -71,7 +71,7 @@ def test_an_answer_is_that_of_its_index(one):
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_drawings_on_any_devices_in_any_batches(one, two, guided):
-    settings = Drawing(Filters(), guided, False)
+    settings = Drawing(Filters(0.8, 5), guided, False)
     given = (3, INDEX, CAPTIONS, NULL if guided else None, SCALE)
     found = joined(one.draw(settings, *given))
     assert found.shape == (5, 2, TOKENS) and len(np.unique(found)) > 4

@@ -15,6 +15,7 @@ import tempfile
 
 from . import (
     Mutation,
+    answers,
     drawing,
     generators,
     inputs,
@@ -39,6 +40,7 @@ LISTS = (
     multimodals,
     sequences,
     language_files,
+    answers,
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"

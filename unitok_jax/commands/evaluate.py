@@ -1,9 +1,12 @@
-"""Measures a tokenizer on a set of images, or drawn images, and writes what it found as a card.
+"""Measures a tokenizer, drawn images, or the answers of a multimodal model.
 
 `unitok evaluate --checkpoint=DIR --data=labelled:/data/val --output=card/` writes
 card.json, card.md, card.html and pictures/. docs/guides/evaluate.md says what each figure means.
 `unitok evaluate --samples=SAMPLES --reference=FILE.npz --inception=FILE --output=card/` measures
 drawn images: gFID and others.
+`unitok evaluate --checkpoint=MM --vqa=gqa --questions=FILE --images=DIR --output=answers/` asks a
+multimodal model the questions of a benchmark; docs/guides/evaluate_answers.md. The same command
+again continues.
 """
 
 import argparse
@@ -14,8 +17,11 @@ import sys
 from collections.abc import Iterator
 
 from unitok_jax.commands import arguments
+from unitok_jax.data.formats.question_files import BENCHMARKS, INSTRUCTION, read_questions
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.specs import data_config
+from unitok_jax.data.writing.folders import claim
+from unitok_jax.evaluation import answers
 from unitok_jax.evaluation.card import pages, statistics, write
 from unitok_jax.evaluation.card.drawn import DrawnSettings, measure_drawn
 from unitok_jax.evaluation.card.measure import measure
@@ -37,7 +43,26 @@ def main() -> None:
         type=arguments.place,
         help="drawn images to measure instead: samples.npz, PNGs, or what unitok generate wrote",
     )
-    add("--output", required=True, type=arguments.path, help="folder of the card; new or empty")
+    add("--tokenizer", type=arguments.place, help="of a multimodal model's codes; --vqa needs it")
+    add("--vqa", choices=tuple(BENCHMARKS), help="benchmark of questions about images instead")
+    add("--questions", type=arguments.path, help="its file or folder, or LLaVA's .jsonl")
+    add(
+        "--annotations",
+        type=arguments.path,
+        help="answers of people: VQAv2's file; beside LLaVA's questions, the benchmark's own",
+    )
+    add("--images", type=arguments.path, help="folder of the questions' images")
+    add(
+        "--instruction",
+        default=INSTRUCTION,
+        help="line below questions that are not LLaVA's; '': none",
+    )
+    add(
+        "--output",
+        required=True,
+        type=arguments.path,
+        help="folder of the card, new or empty; of answers, to be continued",
+    )
     add("--size", help="N or HEIGHTxWIDTH; default: the model's")
     add(
         "--max_images",
@@ -49,7 +74,7 @@ def main() -> None:
         "--batch_size",
         type=int,
         default=CardSettings.batch_size,
-        help="of all devices, rounded up to a multiple",
+        help="of all devices, rounded up to a multiple; or questions at once",
     )
     add("--max_bad", type=float, default=0.0, help="share of images that may be left out")
     add(
@@ -81,6 +106,12 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.vqa:
+        _run_answers(args)
+        return
+    for name in ("tokenizer", "questions", "annotations", "images"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} means nothing without --vqa; leave it out")
     if args.samples:
         _run_drawn(args)
         return
@@ -156,6 +187,52 @@ def _new_card(args: argparse.Namespace, caches: bool) -> Iterator[pathlib.Path |
         yield folder
     if folder is not None:
         print(printable(args.output / "card.html"))
+
+
+def _run_answers(args: argparse.Namespace) -> None:
+    """Asks a multimodal model the questions of a benchmark."""
+    for name in (*_OF_IMAGES, "coordinator", "processes", "process"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} means nothing with --vqa; leave it out")
+    if args.max_images != CardSettings.max_images:
+        raise ValueError("--max_images means nothing with --vqa: all questions are asked")
+    for name in ("checkpoint", "tokenizer", "questions", "images"):
+        if not getattr(args, name):
+            raise ValueError(f"--{name} is missing: --vqa needs it")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
+    questions = read_questions(args.vqa, args.questions, args.annotations or "", args.instruction)
+    answers.check_images(questions, args.images)
+    model = _load_multimodal(args)
+    facts = {"model": model.hash, "tokenizer": model.tokenizer.hash, "precision": args.precision}
+    settings = answers.settings_of(args.vqa, questions, facts)
+    claim(args.output, settings, "unitok evaluate --vqa")
+    given = answers.ask(model, questions, args.images, args.output, args.batch_size)
+    for name, value in answers.write(args.output, settings, questions, given).items():
+        print(f"{name:28} {value:.2f}")
+    print(printable(args.output / answers.FIGURES))
+
+
+def _load_multimodal(args: argparse.Namespace):
+    from unitok_jax.multimodal.api import load_multimodal  # --help does not wait for JAX
+    from unitok_jax.tokenizer.api import load
+
+    tokenizer = load(args.tokenizer, **arguments.heads(args))  # float32: other codes otherwise
+    return load_multimodal(
+        args.checkpoint,
+        tokenizer,
+        args.batch_size,
+        precision=args.precision,
+        weights=args.weights,
+    )
+
+
+# flags that only measures of images know
+_OF_IMAGES = (
+    *("samples", "data", "captions", "index", "size", "max_bad", "inception", "lpips"),
+    *("reference", "save_reference", "cache", "labels", "templates", "probe", "no_text"),
+    *("num_threads", "num_workers"),
+)
 
 
 def _command() -> str:

@@ -1,7 +1,7 @@
 """Answers and drawings as compiled programs of one batch size, on any number of devices."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -80,7 +80,7 @@ class CompiledModel:
           prompt: B rows, as for `sampling.answer`.
         """
         rows = {"index": index, "prompt": aligned(prompt)}
-        yield from self._run(self._program(settings), seed, rows, ())
+        yield from self._run(settings, seed, rows, ())
 
     def draw(
         self,
@@ -105,15 +105,17 @@ class CompiledModel:
         if settings.guided:
             length = max(each.ids.shape[1] for each in (prompt, null))
             rows |= {"prompt": aligned(prompt, length), "null": aligned(null, length)}
-        yield from self._run(self._program(settings), seed, rows, (scale,))
+        yield from self._run(settings, seed, rows, (scale,))
 
-    def _run(self, program: Callable, seed: int, rows, rest):
+    def _run(self, settings: Answering | Drawing, seed: int, rows, rest):
         """Yields the results of all batches; each is fetched while the next is computed."""
+        filters, numbers = settings.filters.split()
+        program = self._program(settings._replace(filters=filters))
         count, size = len(rows["index"]), self._batch_size
         before = None
         for start in range(0, count, size):
             batch = jax.tree.map(lambda x, start=start: self._place(x[start : start + size]), rows)
-            found = program(self.params, np.uint32(seed), batch, *rest)
+            found = program(self.params, np.uint32(seed), batch, numbers, *rest)
             if before is not None:
                 yield jax.device_get(before)
             before = found
@@ -128,16 +130,19 @@ class CompiledModel:
     def _make_program(self, settings: Answering | Drawing):
         whole, split = PartitionSpec(), PartitionSpec("batch")
 
-        def answer(params, seed, rows):
+        def answer(params, seed, rows, numbers):
+            filters = settings.filters._replace(**numbers)
             with jax.default_matmul_precision(self._matmul_precision):
                 return sampling.answer(
                     nnx.merge(self._graph, params),
                     rows["prompt"],
                     sample_keys(seed, rows["index"]),
-                    **settings._asdict(),
+                    filters=filters,
+                    stops=settings.stops,
+                    limit=settings.limit,
                 )
 
-        def draw(params, seed, rows, scale):
+        def draw(params, seed, rows, numbers, scale):
             prompt = rows["prompt"]
             if settings.guided:
                 prompt = jax.tree.map(lambda *x: jax.numpy.concatenate(x), prompt, rows["null"])
@@ -146,12 +151,12 @@ class CompiledModel:
                     nnx.merge(self._graph, params),
                     prompt,
                     sample_keys(seed, rows["index"]),
-                    filters=settings.filters,
+                    filters=settings.filters._replace(**numbers),
                     scale=scale if settings.guided else None,
                     released=settings.released,
                 )[0]
 
-        run, specs = answer, (whole, whole, split)
+        run, specs = answer, (whole, whole, split, whole)
         if isinstance(settings, Drawing):
             run, specs = draw, (*specs, whole)
         # Each device joins its prompts and their null prompts itself: nothing travels.

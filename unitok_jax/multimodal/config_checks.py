@@ -32,6 +32,28 @@ def check(config: ConfigDict) -> None:
             f"init.path={config.init.path} is a whole model, and init.language="
             f"{config.init.language} another language model: name one of them"
         )
+
+
+def check_batch(config: ConfigDict, devices: int) -> None:
+    """Checks that each of some devices has as many rows of each part of a batch.
+
+    Raises:
+      ValueError: the message names both keys.
+    """
+    divisor = devices * config.optim.accumulation
+    if config.data.batch_size % divisor:
+        raise ValueError(
+            f"data.batch_size={config.data.batch_size} is not a multiple of {divisor}, the number "
+            "of devices times optim.accumulation"
+        )
+
+
+def check_beginning(config: ConfigDict) -> None:
+    """Checks that a run is told where its codebooks are.
+
+    Raises:
+      ValueError: neither `init.path` nor `data.tokenizer` is set.
+    """
     if not config.init.path and not config.data.tokenizer:
         raise ValueError(
             "data.tokenizer is empty: a model that begins without init.path takes codebooks and "

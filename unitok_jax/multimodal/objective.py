@@ -5,6 +5,7 @@ sums are made first, and divided once. arXiv 2502.20321, section 4, with the z-l
 release.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -44,11 +45,12 @@ class Losses(NamedTuple):
     per_codebook: jax.Array  # (K,), means over the visual tokens
 
 
-def sums(model: Multimodal, batch, chunk: int) -> Sums:
+def sums(model: Multimodal, batch, chunk: int, shards: int = 1) -> Sums:
     """Computes what `losses` divides.
 
-    The logits of `chunk` positions, and `chunk` visual tokens, of each row exist at a time, and are
-    computed again in the backward pass.
+    The logits of `chunk` positions, or visual tokens, for each row exist at a time, and are
+    computed again in the backward pass. What is not predicted, as most positions of questions and
+    images are, has none: what is comes first.
 
     Args:
       model: with the parameters of the step.
@@ -56,11 +58,14 @@ def sums(model: Multimodal, batch, chunk: int) -> Sums:
         labels (B, T) int32: the id of a position, if it is to be predicted from those before in
           its sample; else `NO_LABEL`.
         drawn (B, M) bool: the codes of the image are to be predicted.
-      chunk: positions of a row at a time.
+      chunk: positions of a row at a time, on the average.
+      shards: parts of the batch, of whole rows, within which positions are put in order: devices
+        that hold rows of their own send none to each other.
     """
     hidden = model.hidden(*(batch[key] for key in INPUTS))
-    text = _text(model, hidden, batch, chunk)
-    codes, square = _image(model, hidden, batch, chunk)
+    pieces = functools.partial(_in_pieces, chunk=chunk, shards=shards)
+    text = _text(model, hidden, batch, pieces)
+    codes, square = _image(model, hidden, batch, pieces)
     return Sums(text, predicted_ids(batch), codes, square, drawn_tokens(batch))
 
 
@@ -98,7 +103,7 @@ def _wanted(batch):
     return wanted & (segments[:, 1:] == segments[:, :-1])
 
 
-def _text(model, hidden, batch, chunk):
+def _text(model, hidden, batch, pieces):
     """Returns the sum of the cross-entropies of the labels."""
     wanted = _wanted(batch)
     labels = jnp.where(wanted, batch["labels"][:, 1:], 0)
@@ -108,10 +113,10 @@ def _text(model, hidden, batch, chunk):
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.where(wanted, nats, 0.0).sum()
 
-    return _in_chunks(part, (hidden[:, :-1], labels, wanted), chunk)
+    return pieces(part, wanted, (hidden[:, :-1], labels))
 
 
-def _image(model, hidden, batch, chunk):
+def _image(model, hidden, batch, pieces):
     """Returns the sums of the cross-entropies, (K,), and of the squared largest logits."""
     codes, drawn, image_at = batch["codes"], batch["drawn"], batch["image_at"]
     b, images, books, tokens = codes.shape
@@ -132,24 +137,39 @@ def _image(model, hidden, batch, chunk):
         square = jnp.square(logits.max(-1))
         return jnp.where(wanted, nats, 0.0).sum(0), jnp.where(wanted, square, 0.0).sum()
 
-    return _in_chunks(part, (hidden, rows, wanted), chunk)
+    return pieces(part, wanted, (hidden, rows))
 
 
-def _in_chunks(part, arrays, chunk):
-    """Sums `part` over pieces of the second axis of arrays (B, N, ...), padded with zeros."""
-    pieces = -(-arrays[0].shape[1] // chunk)
+def _in_pieces(part, wanted, arrays, *, chunk, shards):
+    """Sums part(*arrays, wanted) over pieces of the positions; those that are wanted come first.
+
+    Args:
+      part: function of arrays (S, n, ...) and `wanted` (S, n) of a piece.
+      wanted: (B, N) bool; a piece without any is not computed.
+      arrays: each (B, N, ...).
+      chunk: n is this for each row.
+      shards: S.
+    """
+    size = chunk * (len(wanted) // shards)
+
+    def regroup(x):
+        return x.reshape(shards, -1, *x.shape[2:])
+
+    order = jnp.argsort(~regroup(wanted), axis=1, stable=True)
+    more = -order.shape[1] % size
 
     def split(x):
-        rest = [(0, 0), (0, pieces * chunk - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, rest)
-        return x.reshape(len(x), pieces, chunk, *x.shape[2:]).swapaxes(0, 1)
+        x = jnp.take_along_axis(regroup(x), order.reshape(*order.shape, *[1] * (x.ndim - 2)), 1)
+        x = jnp.pad(x, [(0, 0), (0, more)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(shards, -1, size, *x.shape[2:]).swapaxes(0, 1)
 
-    arrays = tuple(split(x) for x in arrays)
-    first = jax.eval_shape(part, *(x[0] for x in arrays))
+    pieces = tuple(split(x) for x in (*arrays, wanted))
+    first = jax.eval_shape(part, *(x[0] for x in pieces))
+    start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
 
     @jax.checkpoint
     def step(total, piece):
-        return jax.tree.map(jnp.add, total, part(*piece)), None
+        found = jax.lax.cond(piece[-1].any(), lambda: part(*piece), lambda: start)
+        return jax.tree.map(jnp.add, total, found), None
 
-    start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
-    return jax.lax.scan(step, start, arrays)[0]
+    return jax.lax.scan(step, start, pieces)[0]

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from unitok_jax.checkpoints import differences
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.multimodal import data, loading, objective, trunk
-from unitok_jax.multimodal.config_checks import check
+from unitok_jax.multimodal.config_checks import check, check_batch, check_beginning
+from unitok_jax.multimodal.plan import plan
 from unitok_jax.multimodal.sources import ImageCodes
 from unitok_jax.multimodal.step import MultimodalSteps, Programs, TrainState
 from unitok_jax.runtime import sharding
@@ -28,6 +29,7 @@ class Run:
 
     picture = "rows"
     origin = "data.mixture"
+    plan = staticmethod(plan)
 
     def __init__(self, config: ConfigDict, devices=None):
         """Builds everything but the weights.
@@ -41,15 +43,11 @@ class Run:
           OSError: a part of the data, or the tokenizer of the text, cannot be read.
         """
         check(config)
+        check_beginning(config)
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.batch_size = config.data.batch_size
-        divisor = self.mesh.size * config.optim.accumulation
-        if self.batch_size % divisor:
-            raise ValueError(
-                f"data.batch_size={self.batch_size} is not a multiple of {divisor}, the number of "
-                "devices times optim.accumulation"
-            )
+        check_batch(config, self.mesh.size)
         self.text = data.open_text(config.data.text)
         if self.text.rows > config.model.vocabulary:
             raise ValueError(

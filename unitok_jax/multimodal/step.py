@@ -96,25 +96,29 @@ class MultimodalSteps:
         """Computes the learning rate of a step."""
         return self.max_learning_rate * optim.learning_rate_schedule(step, **self._schedule)
 
-    def sums(self, params, batch, gather=None) -> objective.Sums:
+    def sums(self, params, batch, gather=None, shards: int = 1) -> objective.Sums:
         """Computes the sums of a batch: `objective.sums`.
 
         Args:
           params: of the model.
           batch: as for `objective.sums`.
-          gather: replicates sharded parameters on every device, those of a block when it runs;
-            None: they are not sharded.
+          gather: replicates sharded parameters on every device, those of the language model's
+            blocks one by one as they run; None: they are not sharded.
+          shards: devices that hold rows of the batch.
         """
         if gather is not None:
-            blocks, rest = trees.split(params, ("*.blocks.*",))
+            blocks, rest = trees.split(params, ("language.decoder.blocks.*",))
             params = trees.merge(blocks, gather(rest))
         model = nnx.merge(self.graph, params)
-        for part in (model.language, model.head):
-            if hasattr(part, "decoder"):
-                part.decoder.gather = gather
-        return objective.sums(model, batch, self.chunk)
+        if gather is not None:
+            # As the kernels are multiplied: half the bytes in bfloat16.
+            dtype = model.dtype
+            model.language.decoder.gather = lambda block: gather(_cast_kernels(block, dtype))
+        return objective.sums(model, batch, self.chunk, shards)
 
-    def train_step(self, state: TrainState, batch, *, gather=None) -> tuple[TrainState, dict]:
+    def train_step(
+        self, state: TrainState, batch, *, gather=None, shards: int = 1
+    ) -> tuple[TrainState, dict]:
         """Updates the model; a step that is not finite updates only the counters.
 
         Every id and every code of the batch weighs the same, whatever part of it they are in.
@@ -122,7 +126,7 @@ class MultimodalSteps:
         Args:
           state: donated.
           batch: as for `objective.sums`; its rows are a multiple of `optim.accumulation`.
-          gather: as for `sums`.
+          gather, shards: as for `sums`.
 
         Returns:
           The next state, and metrics: float32 scalars, the (K,) losses of the codebooks, and the
@@ -133,7 +137,7 @@ class MultimodalSteps:
         count = objective.predicted_ids(batch) + books * objective.drawn_tokens(batch)
 
         def loss(trained, part):
-            sums = self.sums(trees.merge(trained, fixed), part, gather)
+            sums = self.sums(trees.merge(trained, fixed), part, gather, shards)
             return sums.total(self.z_weight) / jnp.maximum(count, 1), sums
 
         grads, sums = self._accumulate(jax.grad(loss, has_aux=True), trained, batch)
@@ -192,6 +196,13 @@ class MultimodalSteps:
         return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(name.encode()))
 
 
+def _cast_kernels(params, dtype):
+    def cast(path, leaf):
+        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
 class Programs:
     """Functions of `MultimodalSteps`, jitted with the shardings of one mesh."""
 
@@ -208,13 +219,13 @@ class Programs:
         gather = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
         self.init = jax.jit(steps.init, out_shardings=self.shardings)
         self.step = jax.jit(
-            functools.partial(steps.train_step, gather=gather),
+            functools.partial(steps.train_step, gather=gather, shards=mesh.size),
             in_shardings=(self.shardings, split),
             out_shardings=(self.shardings, whole),
             donate_argnums=0,
         )
         self.evaluate = jax.jit(
-            functools.partial(steps.sums, gather=gather),
+            functools.partial(steps.sums, gather=gather, shards=mesh.size),
             in_shardings=(self.shardings.network.params, split),
             out_shardings=whole,
         )

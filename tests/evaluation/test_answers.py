@@ -1,0 +1,212 @@
+"""`unitok evaluate --vqa`: questions in, answers stored, figures out. The model is a stand-in."""
+
+import functools
+import json
+import types
+
+import pytest
+from PIL import Image
+
+from helpers import in_process
+from unitok_jax.commands import evaluate
+from unitok_jax.data.formats.question_files import Question
+from unitok_jax.evaluation import answers
+
+run = functools.partial(in_process.run, evaluate)
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+class Model:
+    """Says 'Red.' to a picture that is red, and 'The blue' to others."""
+
+    hash, tokenizer = "11aa", types.SimpleNamespace(hash="22bb")
+
+    def __init__(self, fails_after=100):
+        self.asked, self._left = [], fails_after
+
+    def answers(self, images, questions, *, batch_size):
+        assert len(images) == len(questions) <= batch_size
+        if self._left < len(questions):
+            raise KeyboardInterrupt
+        self._left -= len(questions)
+        self.asked += questions
+        return [" Red. " if image[0, 0, 0] > 128 else "The blue\n" for image in images]
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, colour in (("red", RED), ("blue", BLUE)):
+        Image.new("RGB", (8, 4), colour).save(folder / f"{name}.png")
+    return folder
+
+
+def questions(count=5, people=10):
+    names = ["red.png", "blue.png"]
+    return [
+        Question(n, names[n % 2], f"What colour, {n}?", ("red",) * people) for n in range(count)
+    ]
+
+
+def ask(model, folder, images, asked=None, batch_size=2):
+    folder.mkdir(exist_ok=True)
+    return answers.ask(model, asked or questions(), images, folder, batch_size)
+
+
+class TestAsking:
+    def test_stores_a_line_for_each(self, tmp_path, images):
+        given = ask(Model(), tmp_path / "a", images)
+        assert given == ["Red.", "The blue", "Red.", "The blue", "Red."]
+        lines = [
+            json.loads(line) for line in (tmp_path / "a" / answers.ANSWERS).read_text().splitlines()
+        ]
+        assert lines[1] == {
+            "question_id": 1,
+            "image": "blue.png",
+            "question": "What colour, 1?",
+            "answer": "The blue",
+        }
+        assert [line["question_id"] for line in lines] == [*range(5)]
+
+    @pytest.mark.parametrize("torn", [b"", b'{"question_id": 2, "answ', b"\xff"])
+    def test_continues_after_a_kill(self, tmp_path, images, torn):
+        with pytest.raises(KeyboardInterrupt):
+            ask(Model(fails_after=3), tmp_path / "a", images)
+        with open(tmp_path / "a" / answers.ANSWERS, "ab") as file:
+            file.write(torn)
+        model = Model()
+        given = ask(model, tmp_path / "a", images)
+        assert model.asked == [f"What colour, {n}?" for n in (2, 3, 4)]
+        assert given == ask(Model(), tmp_path / "b", images)
+        stored = [(tmp_path / name / answers.ANSWERS).read_bytes() for name in "ab"]
+        assert stored[0] == stored[1]
+        assert ask(Model(fails_after=0), tmp_path / "a", images) == given  # nothing is left
+
+    @pytest.mark.parametrize(
+        "content, message",
+        [
+            ("{\n", "line 1: no JSON"),
+            ("[1]\n", "line 1: expected a JSON object"),
+            ('{"question_id": 0, "answer": "x"}\n', "line 1 is no answer to question 0"),
+            ("\n", "line 1: no JSON"),
+        ],
+    )
+    def test_a_corrupt_file_is_refused(self, tmp_path, images, content, message):
+        (tmp_path / "a").mkdir()
+        path = tmp_path / "a" / answers.ANSWERS
+        path.write_text(content)
+        with pytest.raises(ValueError, match=f"{path}: {message}.*: remove it") as caught:
+            ask(Model(), tmp_path / "a", images)
+        assert "\n" not in str(caught.value) and path.read_text() == content
+
+    def test_answers_to_other_questions_are_refused(self, tmp_path, images):
+        ask(Model(), tmp_path / "a", images)
+        swapped = questions()
+        swapped[3] = swapped[3]._replace(text="Why?")
+        for asked, message in ((swapped, "line 4 is no"), (questions(4), "5 answers to 4")):
+            with pytest.raises(ValueError, match=message):
+                ask(Model(), tmp_path / "a", images, asked)
+
+    def test_missing_images_are_counted(self, images):
+        asked = [*questions(), *(Question(9, f"{n}.png", "?") for n in "abb")]
+        with pytest.raises(
+            FileNotFoundError, match="2 of 4 images are missing, the first is a.png"
+        ):
+            answers.check_images(asked, images)
+
+    def test_an_image_that_is_damaged(self, tmp_path, images):
+        (images / "blue.png").write_bytes(b"PNG")
+        with pytest.raises(ValueError, match="blue.png: not an image"):
+            ask(Model(), tmp_path / "a", images)
+
+
+class TestFigures:
+    def test_of_each_benchmark(self):
+        asked, said = questions(2), ["Red.", "The blue"]
+        assert answers.figures("vqav2", asked, said) == {"accuracy": 50}
+        assert answers.figures("textvqa", asked, said) == {"accuracy": 50}
+        assert answers.figures("gqa", asked, said) == {"accuracy": 50}
+        asked = [Question(0, "a", "?", ("yes",), "count"), Question(0, "a", "?", ("no",), "count")]
+        assert answers.figures("mme", asked, ["Yes", "Yes"])["perception"] == 50
+        assert answers.figures("pope", asked, ["Yes", "Yes"])["f1/count"] == pytest.approx(200 / 3)
+
+    def test_none_where_answers_are_not_known(self):
+        assert answers.figures("gqa", questions(people=0), ["x"] * 5) == {}
+        assert answers.figures("llava", questions(), ["x"] * 5) == {}
+
+
+@pytest.fixture
+def given(tmp_path, images, monkeypatch):
+    """Arguments of a command about two questions of VQAv2's server."""
+    asked = [{"question_id": n, "image_id": n, "question": "What colour?"} for n in (4, 7)]
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps({"data_subtype": "test2015", "questions": asked}))
+    for number, colour in ((4, RED), (7, BLUE)):
+        Image.new("RGB", (8, 8), colour).save(images / f"COCO_test2015_{number:012d}.jpg")
+    monkeypatch.setattr(evaluate, "_load_multimodal", lambda args: Model())
+    flags = {
+        "checkpoint": "mm",
+        "tokenizer": "t",
+        "vqa": "vqav2",
+        "questions": path,
+        "images": images,
+        "output": tmp_path / "out",
+    }
+    return flags
+
+
+def flags(given, **changed):
+    return [f"--{name}={value}" for name, value in (given | changed).items() if value is not None]
+
+
+class TestCommand:
+    def test_writes_what_the_server_reads(self, given, tmp_path, capsys, monkeypatch):
+        code, printed, error = run(capsys, monkeypatch, *flags(given))
+        assert (code, error) == (0, "") and printed.strip() == str(tmp_path / "out/figures.json")
+        sent = json.loads((tmp_path / "out" / answers.SERVER).read_text())
+        assert sent == [{"question_id": 4, "answer": "red"}, {"question_id": 7, "answer": "blue"}]
+        lines = (tmp_path / "out" / answers.ANSWERS).read_text().splitlines()
+        assert "single word or phrase" in json.loads(lines[0])["question"]
+
+    def test_prints_figures_and_keeps_them(self, given, tmp_path, capsys, monkeypatch):
+        people = [
+            {"question_id": n, "answers": [{"answer": word}] * 10}
+            for n, word in ((4, "red"), (7, "green"))
+        ]
+        path = tmp_path / "annotations.json"
+        path.write_text(json.dumps({"annotations": people}))
+        code, printed, _ = run(capsys, monkeypatch, *flags(given, annotations=path))
+        assert code == 0 and printed.split()[:2] == ["accuracy", "50.00"]
+        found = json.loads((tmp_path / "out" / answers.FIGURES).read_text())
+        assert found["figures"] == {"accuracy": 50} and found["model"] == "11aa"
+        assert found["questions"] == 2 and found["tokenizer"] == "22bb"
+
+    def test_the_same_again_continues_and_another_model_is_refused(
+        self, given, capsys, monkeypatch
+    ):
+        for _ in range(2):
+            assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        monkeypatch.setattr(Model, "hash", "33cc")
+        code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 2 and "model: '11aa' before, '33cc' now" in error
+        code, _, error = run(capsys, monkeypatch, *flags(given, instruction="Be short."))
+        assert code == 2 and "sha256 of the questions" in error
+
+    @pytest.mark.parametrize(
+        "changed, message",
+        [
+            ({"images": None}, "--images is missing: --vqa needs it"),
+            ({"tokenizer": None}, "--tokenizer is missing: --vqa needs it"),
+            ({"data": "photos"}, "--data means nothing with --vqa"),
+            ({"num_workers": 2}, "--num_workers means nothing with --vqa"),
+            ({"max_images": 9}, "--max_images means nothing with --vqa"),
+            ({"batch_size": 0}, "--batch_size=0 must be at least 1"),
+            ({"vqa": None}, "--tokenizer means nothing without --vqa"),
+            ({"images": "nowhere"}, "--images=nowhere: 2 of 2 images are missing"),
+        ],
+    )
+    def test_flags_that_do_not_fit(self, given, capsys, monkeypatch, tmp_path, changed, message):
+        code, _, error = run(capsys, monkeypatch, *flags(given, **changed))
+        assert code == 2 and message in error and error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
