@@ -115,6 +115,14 @@ class TestAsking:
         ):
             answers.check_images(asked, images)
 
+    def test_a_question_that_the_model_refuses(self, tmp_path, images, monkeypatch):
+        def refuse(*_, **__):
+            raise ValueError("question 1 is too long")
+
+        monkeypatch.setattr(Model, "answers", refuse)
+        with pytest.raises(ValueError, match="from 0 to 1: question 1 is too long"):
+            ask(Model(), tmp_path / "a", images)
+
     def test_an_image_that_is_damaged(self, tmp_path, images):
         (images / "blue.png").write_bytes(b"PNG")
         with pytest.raises(ValueError, match="blue.png: not an image"):

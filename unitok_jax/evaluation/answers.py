@@ -104,9 +104,13 @@ def ask(
         for start in range(done, len(questions), batch_size):
             batch = questions[start : start + batch_size]
             pixels = [_image(images, question) for question in batch]
-            given = model.answers(
-                pixels, [question.text for question in batch], batch_size=batch_size
-            )
+            texts = [question.text for question in batch]
+            try:
+                given = model.answers(pixels, texts, batch_size=batch_size)
+            except ValueError as error:  # it counts from 0 in each batch
+                raise ValueError(
+                    f"the questions from {batch[0].id!r} to {batch[-1].id!r}: {error}"
+                ) from error
             for question, answer in zip(batch, given, strict=True):
                 answers.append(answer.strip())
                 file.write(json.dumps(_line(question, answers[-1])) + "\n")
