@@ -402,7 +402,7 @@ class TestDocument:
         assert "product='chat'; known: tokenizer, generator" in words
         assert not is_generator(found.args, found.state)
         words = refused(load.from_state, "x", found.args, found.state, {})
-        assert words == "x is of product='chat'; known: tokenizer, generator"
+        assert words == "x is of product='chat'; known: tokenizer, generator, multimodal"
         assert "product=['a']" in refused(
             loading.from_content, "x", self.changed(kinds, product=["a"])
         )
