@@ -7,7 +7,8 @@ OPTIONS, SHARDS = "unitok_jax/weights/llama_options.py", "unitok_jax/weights/sha
 TRUNK, LOADING = "unitok_jax/multimodal/trunk.py", "unitok_jax/multimodal/loading.py"
 RELEASE = "unitok_jax/multimodal/release.py"
 TEST_TEXT, TEST_PROMPT = "tests/data/test_language_tokenizer.py", "tests/multimodal/test_prompt.py"
-TEST_OPTIONS, TEST_SHARDS = "tests/weights/test_llama_options.py", "tests/weights/test_weight_shards.py"
+TEST_OPTIONS = "tests/weights/test_llama_options.py"
+TEST_SHARDS = "tests/weights/test_weight_shards.py"
 TEST_TRUNK, TEST_FOLDERS = "tests/multimodal/test_trunk.py", "tests/multimodal/test_folders.py"
 
 MUTATIONS = [
