@@ -128,6 +128,7 @@ class EditedShapes(TrainingShapes):
 
     def scene(self, index: int) -> Scene:
         """Returns the scene of image `index`."""
+        _check_index(self.split, index)
         before, after, _ = self.edit(index // 2)
         return after if index % 2 else before
 
@@ -275,9 +276,13 @@ def _list(parts: list[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def _generator(split: str, index: int) -> np.random.Generator:
+def _check_index(split: str, index: int) -> None:
     if not 0 <= index < LENGTH:
         raise IndexError(f"picture {index} of shapes/{split}: there are 0 to {LENGTH - 1}")
+
+
+def _generator(split: str, index: int) -> np.random.Generator:
+    _check_index(split, index)
     # The key of a counter-based generator is its seed: no hash, no state. Only its method
     # random() is used: the raw bits divided by a power of two in every NumPy.
     number = [each.split for each in _SPLITS].index(split)
