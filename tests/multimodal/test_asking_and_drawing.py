@@ -71,6 +71,18 @@ class TestPrompts:
             np.testing.assert_array_equal(found.ids, whole.ids[:length])
             np.testing.assert_array_equal(found.image_at, whole.image_at[:length])
 
+    def test_an_answer_without_a_word_keeps_its_end(self):
+        """As a model may have given one, and is asked again."""
+        messages = [
+            {"role": role, "content": text}
+            for role, text in (("user", QUESTION), ("assistant", ""), ("user", QUESTION))
+        ]
+        found = asker().question(messages, [], LIMIT, None, "it")
+        turns = [Turn(QUESTION, ""), Turn(QUESTION, None)]
+        expected = encode(conversation(turns, WORDS, "plain"), WORDS)
+        np.testing.assert_array_equal(found.ids[-len(expected.ids) :], expected.ids)
+        assert (found.ids == WORDS.special.eos).sum() == 1
+
     def test_rows_are_padded_on_the_left(self):
         some = [asker().question(QUESTION, CODES[:n], LIMIT, None, "it") for n in (0, 2)]
         found = stacked(some, 2, TOKENS, 1)

@@ -100,7 +100,7 @@ def turns_of(asked, name: str) -> list[Turn]:
       name: of the question, for messages of errors.
 
     Raises:
-      ValueError, TypeError: another form, or a blank question.
+      ValueError, TypeError: another form, or a blank question; an answer may be blank.
     """
     if isinstance(asked, str):
         return [Turn(check_text(asked, name))]
@@ -111,7 +111,10 @@ def turns_of(asked, name: str) -> list[Turn]:
         raise ValueError(
             f"{name}: the roles of its messages are {roles}; expected user, assistant, ..., user"
         )
-    texts = [check_text(each.get("content"), name) for each in asked]
+    texts = [
+        check_text(each.get("content"), name, blank=role == "assistant")
+        for each, role in zip(asked, roles, strict=True)
+    ]
     return [Turn(*pair) for pair in zip(texts[::2], [*texts[1::2], None], strict=True)]
 
 
@@ -133,15 +136,15 @@ def placed(turns: Sequence[Turn], images: int, name: str) -> list[Turn]:
     return [first._replace(question=f"{PLACEHOLDER}\n" * images + first.question), *rest]
 
 
-def check_text(text, name: str) -> str:
+def check_text(text, name: str, blank: bool = False) -> str:
     """Returns a text.
 
     Raises:
-      ValueError, TypeError: not a text, or a blank one.
+      ValueError, TypeError: not a text, or a blank one unless these are allowed.
     """
     if not isinstance(text, str):
         raise TypeError(f"{name} is {type(text).__name__}: expected text")
-    if not text.strip():
+    if not blank and not text.strip():
         raise ValueError(f"{name} is empty: it needs a word")
     return text
 
