@@ -124,6 +124,13 @@ class TestPictures:
         high = fitted(np.full((60, 20, 3), 255, np.uint8), (3, 3), "it")
         np.testing.assert_array_equal(high, found.swapaxes(0, 1))
 
+    def test_a_strip_takes_little_memory(self):
+        """Padded as it is it would have 10^12 pixels."""
+        strip = np.full((2, 10**6, 3), 255, np.uint8)
+        found = fitted(strip, (2, 2), "it")
+        assert ((found == 255).all(axis=(1, 2))).sum() == 1
+        assert (found == PADDING).all(axis=(1, 2)).sum() == 31
+
     def test_a_picture_of_the_grid_s_shape_stays(self, images):
         np.testing.assert_array_equal(fitted(images[0], (4, 4), "it"), images[0])
 

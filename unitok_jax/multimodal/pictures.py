@@ -11,6 +11,7 @@ from unitok_jax.data.images.transforms import decode_image
 
 PADDING = (122, 116, 104)
 """Colour beside a picture: CLIP's mean, as the release has it."""
+_WHOLE = 1 << 26  # pixels up to which a picture is padded before it is resized
 
 
 def fitted(picture, grid: tuple[int, int], name: str) -> np.ndarray:
@@ -29,6 +30,9 @@ def fitted(picture, grid: tuple[int, int], name: str) -> np.ndarray:
     height, width = (STRIDE * side for side in grid)
     stretch = max(image.width / width, image.height / height)
     whole = round(width * stretch), round(height * stretch)
+    if whole[0] * whole[1] > _WHOLE:  # a strip, whose padded form would be far larger than itself
+        sides = (max(round(side / stretch), 1) for side in image.size)
+        image, whole = image.resize(tuple(sides), Image.Resampling.BILINEAR), (width, height)
     if whole != image.size:
         padded = Image.new("RGB", whole, PADDING)
         padded.paste(image, ((whole[0] - image.width) // 2, (whole[1] - image.height) // 2))
