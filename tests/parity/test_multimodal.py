@@ -292,7 +292,7 @@ def test_losses_of_the_same_samples_packed():
     given = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     sums = jax.jit(lambda p: objective.sums(nnx.merge(graph, p), given, chunk=30))(params)
     losses = jax.device_get(objective.losses(sums, Z_WEIGHT))
-    assert sums.text_count == golden["step.text_tokens"]
+    assert sums.ids == golden["step.text_tokens"]
     for ours, name in ((losses.text, "text_loss"), (losses.total, "loss")):
         assert ours == pytest.approx(float(golden[f"step.{name}"]), rel=1e-4), name
 
