@@ -81,8 +81,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a step that is not finite is applied",
-        STEP,
-        "new = jax.tree.map(functools.partial(jnp.where, finite), new, state)",
+        "unitok_jax/training/optim.py",
+        "new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)",
         "new = new",
         f"{TRAIN} -k not_finite",
     ),

@@ -81,16 +81,16 @@ MUTATIONS = [
     ),
     Mutation(
         "a skipped step is not counted as seen",
-        STEP,
-        "step=state.step + 1,",
-        "step=state.step + finite,",
+        "unitok_jax/training/optim.py",
+        "step=old.step + 1,",
+        "step=old.step + finite,",
         f"{RULES} -k row",
     ),
     Mutation(
         "skipped steps in a row never end",
-        STEP,
-        "jnp.where(finite, 0, state.skipped_in_a_row + 1)",
-        "state.skipped_in_a_row + ~finite",
+        "unitok_jax/training/optim.py",
+        "jnp.where(finite, 0, old.skipped_in_a_row + 1)",
+        "old.skipped_in_a_row + ~finite",
         f"{RULES} -k row",
     ),
     Mutation(

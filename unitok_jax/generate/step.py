@@ -249,13 +249,7 @@ class GeneratorSteps:
         if self.ema_decay:
             average = optim.ema(state.ema, generator.params, self.ema_decay, state.step)
             new = new.replace(ema=average)
-        new = jax.tree.map(functools.partial(jnp.where, finite), new, state)
-        new = new.replace(
-            step=state.step + 1,
-            skipped=state.skipped + ~finite,
-            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
-        )
-        counters = {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
+        new, counters = optim.applied(new, state, finite)
         return new, metrics | counters
 
     def _key(self, name: str) -> jax.Array:

@@ -161,13 +161,7 @@ class MultimodalSteps:
         new = state.replace(
             network=Trainable(trees.merge(network.params, fixed), network.opt_state)
         )
-        new = jax.tree.map(functools.partial(jnp.where, finite), new, state)
-        new = new.replace(
-            step=state.step + 1,
-            skipped=state.skipped + ~finite,
-            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
-        )
-        counters = {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
+        new, counters = optim.applied(new, state, finite)
         return new, metrics | counters
 
     def _accumulate(self, gradients, trained, batch):

@@ -222,16 +222,8 @@ class TokenizerSteps:
             finite &= jnp.isfinite(optax.tree.norm(discriminator.params))
         if self.ema_decay:
             new = new.replace(ema=optim.ema(state.ema, params, self.ema_decay, state.step))
-        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
-        new = new.replace(
-            step=state.step + 1,
-            skipped=state.skipped + ~finite,
-            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
-        )
-        return new, metrics | {
-            "skipped": new.skipped,
-            "skipped_in_a_row": new.skipped_in_a_row,
-        }
+        new, counters = optim.applied(new, state, finite)
+        return new, metrics | counters
 
     def _split(self, params):
         return trees.split(params, self.frozen_parts, "optim.frozen")

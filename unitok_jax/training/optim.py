@@ -98,3 +98,23 @@ def ema(average, params, decay: float, step: jax.Array):
     """
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+
+
+def applied(new, old, finite: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+    """Ends a step: one that is not finite is skipped, and moves only the counters.
+
+    Args:
+      new: the state after the updates; its counters are not read.
+      old: the state before, with `step`, `skipped` and `skipped_in_a_row`.
+      finite: bool scalar.
+
+    Returns:
+      The next state, and the counters `skipped` and `skipped_in_a_row` as metrics, int32 scalars.
+    """
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    new = new.replace(
+        step=old.step + 1,
+        skipped=old.skipped + ~finite,
+        skipped_in_a_row=jnp.where(finite, 0, old.skipped_in_a_row + 1),
+    )
+    return new, {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
