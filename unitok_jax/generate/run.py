@@ -23,6 +23,7 @@ from unitok_jax.generate.step import GeneratorSteps, Programs, TrainState
 from unitok_jax.models.sampling import Filters
 from unitok_jax.pictures.sheet import contact_sheet, load_font
 from unitok_jax.runtime import processes, sharding
+from unitok_jax.training.plan import memory
 from unitok_jax.weights import load
 
 
@@ -170,12 +171,7 @@ class Run:
 
     def planned_memory(self, step: int, state: TrainState, batch) -> dict[str, int]:
         """Returns the bytes on each device that the compiled `train_step` needs."""
-        plan = self.programs.step.lower(state, self.frozen, batch).compile().memory_analysis()
-        return {
-            "arguments": plan.argument_size_in_bytes,
-            "new outputs": plan.output_size_in_bytes - plan.alias_size_in_bytes,
-            "temporaries": plan.temp_size_in_bytes,
-        }
+        return memory(self.programs.step, state, self.frozen, batch)
 
     def evaluate(
         self, state: TrainState

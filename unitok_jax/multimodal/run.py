@@ -19,6 +19,7 @@ from unitok_jax.multimodal.plan import plan
 from unitok_jax.multimodal.sources import ImageCodes
 from unitok_jax.multimodal.step import MultimodalSteps, Programs, TrainState
 from unitok_jax.runtime import sharding
+from unitok_jax.training.plan import memory
 from unitok_jax.weights import load
 
 log = logging.getLogger(__name__)
@@ -177,12 +178,7 @@ class Run:
 
     def planned_memory(self, step: int, state: TrainState, batch) -> dict[str, int]:
         """Returns the bytes on each device that the compiled `train_step` needs."""
-        plan = self.programs.step.lower(state, batch).compile().memory_analysis()
-        return {
-            "arguments": plan.argument_size_in_bytes,
-            "new outputs": plan.output_size_in_bytes - plan.alias_size_in_bytes,
-            "temporaries": plan.temp_size_in_bytes,
-        }
+        return memory(self.programs.step, state, batch)
 
     def evaluate(
         self, state: TrainState

@@ -28,6 +28,7 @@ from unitok_jax.system import paths
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
+from unitok_jax.training.plan import memory
 from unitok_jax.weights import initialize, pretrained
 
 log = logging.getLogger(__name__)
@@ -83,13 +84,7 @@ class Run:
 
     def planned_memory(self, step: int, state: TrainState, batch) -> dict[str, int]:
         """Returns the bytes on each device that the compiled `train_step` needs."""
-        lowered = self.programs.of_step(step).lower(state, self.frozen, batch)
-        plan = lowered.compile().memory_analysis()
-        return {
-            "arguments": plan.argument_size_in_bytes,
-            "new outputs": plan.output_size_in_bytes - plan.alias_size_in_bytes,
-            "temporaries": plan.temp_size_in_bytes,
-        }
+        return memory(self.programs.of_step(step), state, self.frozen, batch)
 
     def state_from(self, items: dict[str, Any]) -> TrainState:
         """Builds the state from a checkpoint's items.

@@ -30,3 +30,13 @@ class Plan(NamedTuple):
 def place(tree, where: Sharding):
     """Gives the shapes of a tree a sharding."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
+
+
+def memory(step, *arguments) -> dict[str, int]:
+    """Returns the bytes on each device that a jitted step of these arguments needs, by kind."""
+    found = step.lower(*arguments).compile().memory_analysis()
+    return {
+        "arguments": found.argument_size_in_bytes,
+        "new outputs": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "temporaries": found.temp_size_in_bytes,
+    }
