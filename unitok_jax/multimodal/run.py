@@ -111,11 +111,15 @@ class Run:
           ValueError, OSError: the weights of `init` or of `data.tokenizer` do not fit.
         """
         state, shardings = self.programs.init(), self.programs.shardings.network.params
-        params = _replaced(state.params, self._initial_params(), shardings)
+        params = _replaced(state.params, self.initial_params(), shardings)
         return state.replace(network=state.network.replace(params=params))
 
-    def _initial_params(self) -> dict:
-        """Returns the parameters that do not begin at random: a subtree, on the host."""
+    def initial_params(self) -> dict:
+        """Reads the parameters that do not begin at random: a subtree, on the host.
+
+        Raises:
+          ValueError, OSError: the weights of `init` or of `data.tokenizer` do not fit.
+        """
         config, model = self.config, self.config.model.to_dict()
         if config.init.path:
             return _whole(config.init.path, model, self._codes.tokenizer)
