@@ -222,6 +222,16 @@ class TestMeasured:
         assert sheet.width > 1500 and sheet.height > 4 * 192
         assert (np.asarray(sheet) == (0xB0, 0, 0x20)).all(axis=2).any()  # something is wrong
 
+    def test_what_is_wrong_is_marked(self, results):
+        marked = {text: wrong for _, text, wrong in report._drawn(results[0])}
+        assert len(marked) == report.SHOWN
+        assert {text for text, wrong in marked.items() if wrong} == {
+            t for t in marked if "star" in t
+        }
+        assert any(text.endswith("stars") for text in marked)  # whose number is right
+        for _, caption, wrong in report._answered(results[1]):
+            assert wrong == caption.endswith("(nothing)")
+
 
 class TestCommand:
     FLAGS = {"checkpoint": "mm", "tokenizer": "t", "shapes": 4, "scales": "2"}

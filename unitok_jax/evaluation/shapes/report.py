@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from unitok_jax.data.formats.shape_questions import KINDS
+from unitok_jax.evaluation.metrics.shape_recogniser import recognise
 from unitok_jax.evaluation.shapes import scores
 from unitok_jax.evaluation.shapes.measure import Examined
 from unitok_jax.pictures.sheet import contact_sheet, load_font
@@ -40,9 +41,12 @@ def _answered(result: Examined) -> Iterator[tuple[np.ndarray, str, bool]]:
 
 
 def _drawn(result: Examined) -> Iterator[tuple[np.ndarray, str, bool]]:
+    """Yields the first drawings; of several shapes the largest is looked at, as for a place."""
     for number, picture in enumerate(result.drawn[:SHOWN]):
-        found = scores.is_drawn(picture, result.exam.wanted[number])
-        yield picture, result.exam.texts[number], not all(found.values())
+        wanted = result.exam.wanted[number]
+        looks = [(each.colour, each.shape) for each in recognise(picture)[:1]]
+        right = looks == [wanted[:2]] and all(scores.is_drawn(picture, wanted).values())
+        yield picture, result.exam.texts[number], not right
 
 
 def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
