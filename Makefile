@@ -1,11 +1,11 @@
-# `make demo` and `make test` need Python 3.11 or later and nothing else: each sets up .venv.
+# `make demo`, `make unified` and `make test` need Python 3.11 or later and nothing else: each sets up .venv.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 # PyTorch is for the tests of conversion; EXTRAS=test leaves it, and them, out.
 EXTRAS ?= test,torch
 
-.PHONY: demo test test-fast mutations lint clean
+.PHONY: demo unified test test-fast mutations lint clean
 
 demo: $(VENV)/photos
 	$(RUN) -m unitok_jax train --config=configs/photos.py --workdir=demo
@@ -17,6 +17,19 @@ demo: $(VENV)/photos
 	    --prompts=docs/start/prompts.txt --output=demo/drawn
 	cp demo/drawn/sheet.png drawn.png
 	@echo "look at demo.png: original | reconstruction | error; and at drawn.png, drawn by texts"
+
+# A model that reads and draws: the same command continues, and what is examined stays.
+unified: $(VENV)/photos
+	$(RUN) -m unitok_jax train --config=configs/unified_tokenizer.py --workdir=unified/tokenizer
+	$(RUN) -m unitok_jax tokenize --checkpoint=unified/tokenizer --data=shapes:train --limit=20000 \
+	    --output=unified/codes/train
+	$(RUN) -m unitok_jax tokenize --checkpoint=unified/tokenizer --data=shapes:held_out --limit=1024 \
+	    --output=unified/codes/held_out
+	$(RUN) -m unitok_jax train --config=configs/unified.py --workdir=unified/model
+	test -f unified/scores/sheet.png || $(RUN) -m unitok_jax evaluate --checkpoint=unified/model \
+	    --tokenizer=unified/tokenizer --shapes=128 --output=unified/scores
+	cp unified/scores/sheet.png unified.png
+	@echo "look at unified.png: questions with answers, texts with drawings; what is wrong is red"
 
 # Two at a time, as they hold gigabytes and start processes of their own; long files begin first.
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile --no-loadscope-reorder
@@ -47,4 +60,4 @@ $(VENV)/test: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo demo.png drawn.png
+	rm -rf $(VENV) demo demo.png drawn.png unified unified.png

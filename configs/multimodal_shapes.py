@@ -42,4 +42,5 @@ def get_config() -> ConfigDict:
     config.eval.every = 500
     config.eval.mixture = tuple((weight, kind, "codes/unified_held_out") for weight, kind in _KINDS)
     config.eval.batch_size, config.eval.max_rows = 32, 128
+    config.eval.shapes = 64
     return config

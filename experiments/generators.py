@@ -10,10 +10,8 @@ what is there is not run again, so that the same command continues. `--report` p
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
-import time
 from pathlib import Path
 
 import jax
@@ -36,17 +34,18 @@ from experiments.cells import (
     tokenizer_config,
 )
 from experiments.pictures import COMMAND, PARTS, Pictures
+from experiments.running import Kept, trained
 from unitok_jax.commands.tokenize import settings_of, tokenize
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.writing.folders import claim, write_json
+from unitok_jax.data.writing.folders import claim
 from unitok_jax.evaluation.metrics.codebook import CodebookUse
 from unitok_jax.generate.api import Sampler
 from unitok_jax.generate.loading import Weights
 from unitok_jax.generate.model import Generator
 from unitok_jax.generate.run import Run as GeneratorRun
 from unitok_jax.models.layers import Keys
-from unitok_jax.runtime import compilation_cache, sharding
+from unitok_jax.runtime import compilation_cache
 from unitok_jax.system.paths import expand
 from unitok_jax.tokenizer.api import Tokenizer, load
 from unitok_jax.tokenizer.run import Run as TokenizerRun
@@ -54,11 +53,10 @@ from unitok_jax.tokenizer.step import init_params
 
 BATCH = 64  # pictures that are encoded, drawn and decoded at once
 BASE_FOLDER = "base"  # of the tokenizer that all others start from
-TOLD = 100  # steps between lines that tell the loss
 SHEET = 16  # drawn pictures that are kept of each generator
 
 
-class Experiment:
+class Experiment(Kept):
     """All runs of one folder; every method returns a result of JSON values."""
 
     def __init__(self, folder: Path, budget: Budget):
@@ -67,23 +65,12 @@ class Experiment:
         Raises:
           ValueError: the folder is of another budget.
         """
-        self.folder, self.budget = folder, budget
-        claim(folder, {"format": "experiments.generators"} | dataclasses.asdict(budget), COMMAND)
-        (folder / report.RESULTS).mkdir(exist_ok=True)
+        super().__init__(folder, "experiments.generators", budget)
 
     @functools.cached_property
     def pictures(self) -> Pictures:
         """The rendered pictures."""
         return Pictures(self.folder / "pictures", self.budget.pictures, self.budget.held_out)
-
-    def once(self, name: str, run) -> None:
-        """Keeps the result of `run()` as `name`, unless there is one."""
-        path = self.folder / report.RESULTS / f"{name}.json"
-        if not path.exists():
-            began = time.process_time()
-            result = run()
-            write_json(path, result | {"cpu_seconds": round(time.process_time() - began)})
-            print(name, result, flush=True)
 
     def originals(self) -> dict:
         """Measures held-out originals, as they are, blurred, and without colour: the yardstick."""
@@ -124,7 +111,7 @@ class Experiment:
             def start(key, shared):
                 return run.steps.start(init_params(model, key) | shared, None)
 
-            state = _trained(run, start, seed, shared)
+            state = trained(run, start, seed, shared)
             Tokenizer(run.config, state.generator.params).save(place)
         tokenizer = load(place, batch_size=BATCH)
         pictures = self.pictures.read("held_out", self.budget.drawn)
@@ -149,7 +136,7 @@ class Experiment:
         def params(key):
             return nnx.to_pure_dict(nnx.state(Generator(**model, rngs=Keys(key))))
 
-        state = _trained(run, lambda key: run.steps.start(params(key)), seed)
+        state = trained(run, lambda key: run.steps.start(params(key)), seed)
         loss, _ = run.evaluate(state)
         weights = Weights(run.config, jax.device_get(state.params), run.records.tokenizer_hash)
         sampler, tokenizer = Sampler(weights, batch_size=BATCH), self._load(place)
@@ -200,31 +187,6 @@ class Experiment:
         folder = self.folder / report.SHEETS
         folder.mkdir(exist_ok=True)
         Image.fromarray(row).save(folder / f"{name}.png")
-
-
-def _trained(run, start, seed: int, *arguments):
-    """Runs all steps of a run.
-
-    A run's own seed is a constant of its programs, and compiling them takes longer than training:
-    so the seeds of an experiment are those of the weights alone, and the pictures come in the same
-    order for all.
-
-    Args:
-      run: of a tokenizer or a generator.
-      start: computes the state before the first step from a key and `arguments`.
-      seed: of the key.
-    """
-    placed = jax.jit(start, out_shardings=run.programs.shardings)
-    state = placed(jax.random.key(seed), *arguments)
-    with contextlib.closing(run.batches(0)) as batches:
-        for step in range(run.config.steps):
-            batch = sharding.shard_batch(next(batches), run.mesh)
-            state, metrics = run.train_step(step, state, batch)
-            if (step + 1) % TOLD == 0:
-                print(f"step {step + 1}: loss {float(metrics['loss']):.3f}", flush=True)
-    if skipped := int(metrics["skipped"]):
-        raise FloatingPointError(f"{skipped} steps were skipped, not finite")
-    return state
 
 
 def _blurred(pictures):

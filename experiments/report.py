@@ -78,7 +78,7 @@ def _tokenizers(results):
             ]
             rows.append([f"{label} ({codes.books} × {codes.entries})", len(found), *columns])
     head = ["pictures", "seeds", "PSNR (dB)", "bits a token used", "FID", *READ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _generators(results):
@@ -89,7 +89,7 @@ def _generators(results):
         for figure in ("fid", *READ):
             columns.append(spread(at_scale(results, name, head, SCALES[0], figure)))
         rows.append([f"`{name}`", head, len(found), *columns])
-    return _table(["codes", "head", "seeds", "bits a picture", "gFID", *READ], rows)
+    return table(["codes", "head", "seeds", "bits a picture", "gFID", *READ], rows)
 
 
 def _guidance(results):
@@ -102,10 +102,11 @@ def _guidance(results):
         ]
         rows.append([f"`{name}`", head, *columns])
     titles = [f"{what} at {scale:g}" for what in ("gFID", "both") for scale in SCALES]
-    return _table(["codes", "head", *titles], rows)
+    return table(["codes", "head", *titles], rows)
 
 
-def _table(head: list[str], rows: list[list]) -> str:
+def table(head: list[str], rows: list[list]) -> str:
+    """Formats rows as a table of Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 

@@ -136,6 +136,14 @@ def test_sizes_of_multimodal_models():
     assert get_config("multimodal_shapes").model.vocabulary == shape_tokenizer().rows
 
 
+def test_make_unified_writes_what_its_model_reads():
+    config, make = get_config("unified"), (ROOT / "Makefile").read_text()
+    assert f"--workdir={config.data.tokenizer}\n" in make
+    for mixture, split in ((config.data.mixture, "train"), (config.eval.mixture, "held_out")):
+        (folder,) = {path for _, _, path in mixture}
+        assert re.search(rf"--data=shapes:{split} [^$]*--output={folder}\n", make)
+
+
 def test_only_the_mlp_is_aligned():
     config = get_config("multimodal_7b:align")
     pure = MultimodalSteps(config)

@@ -127,7 +127,7 @@ def test_pictures_are_the_tokenizers(config, tokenizer):
     run = one_device(config)
     codes = np.random.default_rng(0).integers(0, 64, (2, 4, 6), np.int32)
     theirs = unitok_jax.load(tokenizer).decode(codes, (2, 3))
-    ours = run._decoder(codes, (2, 3))
+    ours = run._pictures(codes)
     assert ours.dtype == np.uint8 and ours.shape == (2, 32, 48, 3)
     assert abs(ours - 127.5 * (theirs + 1)).max() < 0.51
 

@@ -234,6 +234,16 @@ class TestDrawings:
         assert found[0].shape == (1, 2, TOKENS) and found[0].grid == (2, 3)
         assert len({each.tobytes() for each in found}) > 1
 
+    def test_other_weights(self, mm):
+        """They are drawn and hashed with, and the first model keeps its own."""
+        other = multimodals.parameters(mm.config.model.to_dict(), seed=1)
+        before, changed = mm.draw(self.TEXTS), mm.with_params(other)
+        assert (changed.draw(self.TEXTS) != before).mean() > 0.3 and changed.hash != mm.hash
+        np.testing.assert_array_equal(mm.draw(self.TEXTS), before)
+        same = changed.with_params(multimodals.saved(None).params)
+        np.testing.assert_array_equal(same.draw(self.TEXTS), before)
+        assert same.hash == mm.hash
+
     def test_bad_drawings(self, mm):
         for texts, settings, words in [
             ([], {}, "texts are empty"),

@@ -236,4 +236,4 @@ def test_what_does_not_fit(config, changes, message):
 def test_weights_that_do_not_fit(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises((ValueError, OSError), match=message):
-        one_device(config)._initial_params()
+        one_device(config).initial_params()

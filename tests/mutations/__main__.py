@@ -24,6 +24,7 @@ from . import (
     multimodals,
     networks,
     sequences,
+    shape_scores,
     steps,
 )
 
@@ -39,6 +40,7 @@ LISTS = (
     generators,
     multimodals,
     sequences,
+    shape_scores,
     language_files,
     answers,
 )

@@ -7,14 +7,17 @@ drawn images: gFID and others.
 `unitok evaluate --checkpoint=MM --vqa=gqa --questions=FILE --images=DIR --output=answers/` asks a
 multimodal model the questions of a benchmark; docs/guides/evaluate_answers.md. The same command
 again continues.
+`unitok evaluate --checkpoint=MM --tokenizer=TOKENIZER --shapes=256 --output=scores/` examines one
+that was trained on drawn shapes: docs/guides/train_on_shapes.md.
 """
 
 import argparse
 import contextlib
+import math
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from unitok_jax.commands import arguments
 from unitok_jax.data.formats.question_files import BENCHMARKS, INSTRUCTION, read_questions
@@ -26,6 +29,8 @@ from unitok_jax.evaluation.card import pages, statistics, write
 from unitok_jax.evaluation.card.drawn import DrawnSettings, measure_drawn
 from unitok_jax.evaluation.card.measure import measure
 from unitok_jax.evaluation.card.settings import CardSettings
+from unitok_jax.evaluation.shapes import report as shapes_report
+from unitok_jax.evaluation.shapes.measure import measure as measure_shapes
 from unitok_jax.runtime import processes
 from unitok_jax.system import outputs
 from unitok_jax.system.paths import printable
@@ -43,7 +48,11 @@ def main() -> None:
         type=arguments.place,
         help="drawn images to measure instead: samples.npz, PNGs, or what unitok generate wrote",
     )
-    add("--tokenizer", type=arguments.place, help="of a multimodal model's codes; --vqa needs it")
+    add(
+        "--tokenizer",
+        type=arguments.place,
+        help="of a multimodal model's codes; --vqa and --shapes need it",
+    )
     add("--vqa", choices=tuple(BENCHMARKS), help="benchmark of questions about images instead")
     add("--questions", type=arguments.path, help="its file or folder, or LLaVA's .jsonl")
     add(
@@ -52,6 +61,12 @@ def main() -> None:
         help="answers of people: VQAv2's file; beside LLaVA's questions, the benchmark's own",
     )
     add("--images", type=arguments.path, help="folder of the questions' images")
+    add(
+        "--shapes",
+        type=int,
+        help="instead: so many drawn shapes of seen and of held-out pairs, asked about and drawn",
+    )
+    add("--scales", help="of guidance, of what is drawn with --shapes; default: 1,2,4")
     add(
         "--instruction",
         default=INSTRUCTION,
@@ -106,12 +121,19 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.shapes is not None:
+        _run_shapes(args)
+        return
+    if args.scales:
+        raise ValueError("--scales means nothing without --shapes; leave it out")
     if args.vqa:
         _run_answers(args)
         return
-    for name in ("tokenizer", "questions", "annotations", "images"):
+    for name in _OF_QUESTIONS:
         if getattr(args, name):
             raise ValueError(f"--{name} means nothing without --vqa; leave it out")
+    if args.tokenizer:
+        raise ValueError("--tokenizer means nothing without --vqa or --shapes; leave it out")
     if args.samples:
         _run_drawn(args)
         return
@@ -191,16 +213,7 @@ def _new_card(args: argparse.Namespace, caches: bool) -> Iterator[pathlib.Path |
 
 def _run_answers(args: argparse.Namespace) -> None:
     """Asks a multimodal model the questions of a benchmark."""
-    for name in (*_OF_IMAGES, "coordinator", "processes", "process"):
-        if getattr(args, name):
-            raise ValueError(f"--{name} means nothing with --vqa; leave it out")
-    if args.max_images != CardSettings.max_images:
-        raise ValueError("--max_images means nothing with --vqa: all questions are asked")
-    for name in ("checkpoint", "tokenizer", "questions", "images"):
-        if not getattr(args, name):
-            raise ValueError(f"--{name} is missing: --vqa needs it")
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
+    _check_multimodal(args, "vqa", needed=("questions", "images"))
     questions = read_questions(args.vqa, args.questions, args.annotations or "", args.instruction)
     answers.check_images(questions, args.images)
     model = _load_multimodal(args)
@@ -211,6 +224,46 @@ def _run_answers(args: argparse.Namespace) -> None:
     for name, value in answers.write(args.output, settings, questions, given).items():
         print(f"{name:28} {value:.2f}")
     print(printable(args.output / answers.FIGURES))
+
+
+def _run_shapes(args: argparse.Namespace) -> None:
+    """Examines a multimodal model on drawn shapes."""
+    _check_multimodal(args, "shapes", unused=("vqa", *_OF_QUESTIONS))
+    if args.shapes < 1:
+        raise ValueError(f"--shapes={args.shapes} must be at least 1 picture")
+    scales = _scales(args.scales or "1,2,4")
+    with outputs.new_folder(args.output, "--output") as folder:
+        model = _load_multimodal(args)
+        results = measure_shapes(model, model.tokenizer, args.shapes, scales)
+        facts = {"model": model.hash, "tokenizer": model.tokenizer.hash, "command": _command()}
+        print(shapes_report.write(folder, results, facts))
+    print(printable(args.output / shapes_report.SHEET))
+
+
+def _scales(text: str) -> list[float]:
+    try:
+        found = [float(each) for each in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 <= scale < math.inf for scale in found):
+        raise ValueError(f"--scales={text} must be numbers of at least 0 with commas, as 1,2,4")
+    return found
+
+
+def _check_multimodal(
+    args: argparse.Namespace, flag: str, needed: Sequence[str] = (), unused: Sequence[str] = ()
+) -> None:
+    """Checks the flags of what is measured of a multimodal model with --FLAG."""
+    for name in (*_OF_IMAGES, *unused, "coordinator", "processes", "process"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} means nothing with --{flag}; leave it out")
+    if args.max_images != CardSettings.max_images:
+        raise ValueError(f"--max_images means nothing with --{flag}: all questions are asked")
+    for name in ("checkpoint", "tokenizer", *needed):
+        if not getattr(args, name):
+            raise ValueError(f"--{name} is missing: --{flag} needs it")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
 
 
 def _load_multimodal(args: argparse.Namespace):
@@ -227,6 +280,7 @@ def _load_multimodal(args: argparse.Namespace):
     )
 
 
+_OF_QUESTIONS = ("questions", "annotations", "images")
 # flags that only measures of images know
 _OF_IMAGES = (
     *("samples", "data", "captions", "index", "size", "max_bad", "inception", "lpips"),

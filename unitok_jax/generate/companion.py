@@ -1,17 +1,13 @@
-"""Parts of the tokenizer that made the codes: its text tower for prompts, its decoder to look."""
+"""Text tower of the tokenizer that made the codes, for prompts."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
-from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.text import END_OF_TEXT
-from unitok_jax.models.functions import Functions
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.text_encoder import TextEncoder
 
@@ -76,18 +72,3 @@ class TextStates:
         states = jnp.take_along_axis(states, jnp.maximum(place, 0)[..., None], axis=1)
         features = jnp.where(valid[..., None], states, 0)
         return {"features": features, "valid": valid, "null": last[:, 0] < 2}
-
-
-class Decoder:
-    """Decoder of a tokenizer on one device of this process."""
-
-    def __init__(self, config: ConfigDict, params):
-        """Places the weights."""
-        device = jax.local_devices()[0]
-        functions = Functions(config.model.to_dict(), "float32", device.platform)
-        self._params = jax.device_put(params, device)
-        self._decode = jax.jit(functions.decode, static_argnums=2)
-
-    def __call__(self, codes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """Decodes codes (B, K, N) to uint8 images (B, H, W, 3)."""
-        return to_uint8(self._decode(self._params, codes, grid))

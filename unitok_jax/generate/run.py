@@ -11,10 +11,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
+from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.data.records import first_names
+from unitok_jax.evaluation.codec import Codec
 from unitok_jax.generate import data
-from unitok_jax.generate.companion import Decoder, TextStates
+from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.config_checks import check
 from unitok_jax.generate.plan import plan
 from unitok_jax.generate.prompts import Captions, Features, open_prompts
@@ -54,7 +56,7 @@ class Run:
         )
         self.eval_records = self._held_out()[: config.eval.max_images]
         self.prompts = open_prompts(config)
-        tower, frozen, self._decoder = self._companion()
+        tower, frozen, self._codec = self._companion()
         self.frozen = sharding.replicate(frozen, self.mesh)
         self._quality = DrawnQuality(config, self.mesh) if config.eval.drawn_images else None
         self.steps = GeneratorSteps(config, tower)
@@ -78,9 +80,9 @@ class Run:
             )
         return records
 
-    def _companion(self) -> tuple[TextStates | None, dict[str, Any], Decoder | None]:
-        """Loads what is needed of the tokenizer of the codes: (text tower, its arrays, decoder)."""
-        config, tower, frozen, decoder = self.config, None, {}, None
+    def _companion(self) -> tuple[TextStates | None, dict[str, Any], Codec | None]:
+        """Loads what is needed of the tokenizer of the codes: (text tower, its arrays, codec)."""
+        config, tower, frozen, codec = self.config, None, {}, None
         draws = bool(config.data.tokenizer and (config.eval.preview or config.eval.drawn_images))
         if not draws and not isinstance(self.prompts, Captions):
             return None, {}, None
@@ -91,8 +93,8 @@ class Run:
             tower = TextStates(theirs.model.to_dict(), config.model.to_dict())
             frozen = {"text_encoder": jax.device_get(params["text_encoder"])}
         if draws and (processes.is_lead() or config.eval.drawn_images):
-            decoder = Decoder(theirs, params)
-        return tower, frozen, decoder
+            codec = Codec(theirs, params)
+        return tower, frozen, codec
 
     @property
     def abstract(self) -> TrainState:
@@ -213,7 +215,7 @@ class Run:
             numbers = range(begin, min(begin + settings.batch_size, count))
             filters = Filters(temperature=settings.temperature)
             codes = self.draw(params, self._prompts_in_turn, numbers, filters, settings.scale)
-            yield self._decoder(codes, tuple(self.config.model.grid))
+            yield self._pictures(codes)
 
     def _prompts_in_turn(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         if self.config.model.prompt == "class":
@@ -248,8 +250,11 @@ class Run:
         else:
             # Stored features need no captions.
             texts = [next(iter(r["captions"]), r["key"]) for r in self.eval_records[:count]]
-        images = self._decoder(codes, tuple(config.model.grid))
+        images = self._pictures(codes)
         return np.asarray(contact_sheet(images, texts, [False] * count, load_font()))
+
+    def _pictures(self, codes: np.ndarray) -> np.ndarray:
+        return to_uint8(self._codec.decode(codes, self.config.model.grid))
 
     def draw(
         self,

@@ -1,6 +1,7 @@
 """Public API: answers questions about images, and draws and edits them."""
 
 import collections
+import copy
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -98,6 +99,17 @@ class MultimodalModel:
         """Number of codebooks and entries of each, (K, V)."""
         model = self.config.model
         return model.num_codebooks, model.vocab_size // model.num_codebooks
+
+    def with_params(self, params) -> "MultimodalModel":
+        """Returns the same model with other weights, which shares the compiled programs.
+
+        Args:
+          params: nested dict of float32 arrays, of the same shapes.
+        """
+        other = copy.copy(self)
+        other.hash = weights_hash(self.config.model.to_dict(), params)
+        other._compiled = self._compiled.with_params(params)
+        return other
 
     def check(self, tokenizer) -> None:
         """Refuses a tokenizer whose codes are not those that this model reads and draws.

@@ -1,5 +1,6 @@
 """Answers and drawings as compiled programs of one batch size, on any number of devices."""
 
+import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -62,11 +63,19 @@ class CompiledModel:
         self._graph, _ = abstract_model(dict(model) | {"dtype": found.dtype, "remat": False})
         self._batch_size = batch_size
         self._mesh = Mesh(np.array(devices), ("batch",))
-        whole = NamedSharding(self._mesh, PartitionSpec())
+        self._whole = NamedSharding(self._mesh, PartitionSpec())
         # Kernels are used in the compute dtype alone: cast once, they are read as such at each use.
-        cast = jax.jit(functools.partial(_cast_kernels, dtype=found.dtype), out_shardings=whole)
-        self.params = cast(jax.device_put(params, whole))
+        self._cast = jax.jit(
+            functools.partial(_cast_kernels, dtype=found.dtype), out_shardings=self._whole
+        )
+        self.params = self._cast(jax.device_put(params, self._whole))
         self._program = functools.lru_cache(maxsize=PROGRAMS)(self._make_program)
+
+    def with_params(self, params) -> "CompiledModel":
+        """Returns the same model with other weights, which shares the compiled programs."""
+        other = copy.copy(self)
+        other.params = self._cast(jax.device_put(params, self._whole))
+        return other
 
     def answer(
         self, settings: Answering, seed: int, index: np.ndarray, prompt: Prompt

@@ -18,6 +18,13 @@ def check(config: ConfigDict) -> None:
     at_least_one("loss.chunk", config.loss.chunk)
     at_least_zero("loss.z_weight", config.loss.z_weight)
     at_least_one("optim.accumulation", config.optim.accumulation)
+    for key in ("shapes", "scale"):
+        at_least_zero(f"eval.{key}", config.eval[key])
+    if config.eval.shapes and not config.data.tokenizer:
+        raise ValueError(
+            f"eval.shapes={config.eval.shapes} needs data.tokenizer, the tokenizer of the codes, "
+            "for pictures: name it, or set eval.shapes=0"
+        )
     if not all(isinstance(glob, str) for glob in config.optim.frozen):
         raise ValueError(
             f"optim.frozen={tuple(config.optim.frozen)} must hold globs of parameters: "

@@ -16,6 +16,7 @@ from unitok_jax.models.vitamin import SIZES
 from unitok_jax.multimodal import data, loading, objective, trunk
 from unitok_jax.multimodal.config_checks import check, check_batch, check_beginning
 from unitok_jax.multimodal.plan import plan
+from unitok_jax.multimodal.quality import ShapeQuality
 from unitok_jax.multimodal.sources import ImageCodes
 from unitok_jax.multimodal.step import MultimodalSteps, Programs, TrainState
 from unitok_jax.runtime import sharding
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 class Run:
     """Training run of a multimodal model, from one configuration."""
 
-    picture = "rows"
+    picture = "shapes"
     origin = "data.mixture"
     plan = staticmethod(plan)
 
@@ -59,6 +60,10 @@ class Run:
         held_out = config.eval.mixture or config.data.mixture
         self._held_out, _ = self._open(held_out, self._codes.tokenizer)
         self.samples = len(self._packed)
+        self._quality = None
+        if config.eval.shapes:
+            tokenizer = self._codes.tokenizer
+            self._quality = ShapeQuality(config, self.mesh, self.text, tokenizer)
         self.steps = MultimodalSteps(config)
         self.programs = Programs(self.steps, self.mesh)
 
@@ -107,11 +112,15 @@ class Run:
           ValueError, OSError: the weights of `init` or of `data.tokenizer` do not fit.
         """
         state, shardings = self.programs.init(), self.programs.shardings.network.params
-        params = _replaced(state.params, self._initial_params(), shardings)
+        params = _replaced(state.params, self.initial_params(), shardings)
         return state.replace(network=state.network.replace(params=params))
 
-    def _initial_params(self) -> dict:
-        """Returns the parameters that do not begin at random: a subtree, on the host."""
+    def initial_params(self) -> dict:
+        """Reads the parameters that do not begin at random: a subtree, on the host.
+
+        Raises:
+          ValueError, OSError: the weights of `init` or of `data.tokenizer` do not fit.
+        """
         config, model = self.config, self.config.model.to_dict()
         if config.init.path:
             return _whole(config.init.path, model, self._codes.tokenizer)
@@ -188,7 +197,7 @@ class Run:
         Returns:
           In nats: `loss`, the mean over ids and codes with the z-loss; `text_loss`; `image_loss`;
           `loss_per_codebook` (K,). `gain`, the bits an id or a code fewer than a uniform guess
-          needs. No picture.
+          needs. With `eval.shapes` those of `ShapeQuality`, and its sheet.
         """
         total = None
         for rows in self._held_out_batches():
@@ -208,7 +217,10 @@ class Run:
             "loss_per_codebook": losses.per_codebook,
             "gain": (guess - nats) / max(float(total.predictions), 1) / math.log(2),
         }
-        return metrics, None
+        if self._quality is None:
+            return metrics, None
+        scores, picture = self._quality(state.params)
+        return metrics | scores, picture
 
     def _held_out_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of `eval.max_rows` rows, in whole batches."""

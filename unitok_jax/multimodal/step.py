@@ -84,7 +84,10 @@ class MultimodalSteps:
     def init(self) -> TrainState:
         """Initialises the state before the first step."""
         key = self._key("params")
-        params = nnx.to_pure_dict(nnx.state(Multimodal(**self.model, rngs=Keys(key))))
+        return self.start(nnx.to_pure_dict(nnx.state(Multimodal(**self.model, rngs=Keys(key)))))
+
+    def start(self, params) -> TrainState:
+        """Builds the state before the first step, of a model with `params`."""
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             network=Trainable(params, self.optimizer.init(self._split(params)[1])),

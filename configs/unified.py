@@ -1,0 +1,30 @@
+"""Smaller model that reads and draws shapes, for `make unified`, on `unified_tokenizer`'s codes."""
+
+from ml_collections import ConfigDict
+
+from configs import multimodal, multimodal_shapes, unified_tokenizer
+
+_KINDS = ((0.45, "draw"), (0.25, "caption"), (0.3, "questions"))
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration: 1.3 million parameters, on words instead of a language model."""
+    config = multimodal_shapes.get_config()
+    config.steps = 3000
+    model = config.model
+    multimodal.set_codes(model, unified_tokenizer.get_config())
+    model.width, model.depth, model.hidden = 128, 4, 344
+    model.heads, model.groups, model.head_width = 4, 2, 32
+    model.head_depth = 1
+    data = config.data
+    data.mixture = tuple((weight, kind, "unified/codes/train") for weight, kind in _KINDS)
+    data.tokenizer = "unified/tokenizer"
+    data.batch_size = 8  # rows of four samples
+    config.optim.learning_rate = 2e-3
+    config.eval.every = 1000
+    held_out = "unified/codes/held_out"
+    config.eval.mixture = tuple((weight, kind, held_out) for weight, kind in _KINDS)
+    config.eval.max_rows = 64
+    config.eval.shapes = 32
+    config.log.every = 100
+    return config

@@ -1,0 +1,145 @@
+"""Tables and plots of the results of `experiments.unified`."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.report import select, spread, table
+from experiments.unified_cells import CELLS, HEADS, TOKENIZERS
+from unitok_jax.data.formats.shape_questions import KINDS
+from unitok_jax.evaluation.shapes.exam import PAIRS
+
+PLOTS = ("unified_cells.png", "unified_heads.png")
+SCALE = "2"  # of guidance, of the drawings in tables and plots
+
+_BLIND = "blind"
+_ASKED = ("colour", "form")  # kinds of questions that the plots tell
+_READ = ("colour", "form", "both", "place", "count")
+_TITLES = {"seen": "seen pairs", "held_out": "held-out pairs"}
+
+
+def tables(results: list[dict]) -> str:
+    """Formats the results as Markdown: tokenizers; answers and drawings of each kind of pairs."""
+    texts = [_tokenizers(results)]
+    texts += [_answers(results, pairs) for pairs in PAIRS]
+    texts += [_drawings(results, pairs) for pairs in PAIRS]
+    return "\n\n".join(texts)
+
+
+def answered(
+    results: list[dict], cell: str, pairs: str, kind: str, figure: str = "right"
+) -> list[float]:
+    """Lists a figure of a cell's answers to questions of a kind, one for each seed.
+
+    There are none of a model that is not trained to answer.
+    """
+    if not CELLS[cell].reads:
+        return []
+    found = [
+        result["examined"][pairs]["answers"].get(kind, {})
+        for result in select(results, kind="model", cell=cell)
+    ]
+    return [each[figure] for each in found if figure in each]
+
+
+def drawn(results: list[dict], cell: str, pairs: str, figure: str) -> list[float]:
+    """Lists a figure of a cell's drawings, one for each seed; none of one that does not draw."""
+    if not CELLS[cell].draws:
+        return []
+    found = [
+        result["examined"][pairs]["drawn"][SCALE]
+        for result in select(results, kind="model", cell=cell)
+    ]
+    return [each[figure] for each in found if figure in each]
+
+
+def _tokenizers(results) -> str:
+    rows = []
+    for name in TOKENIZERS:
+        if found := select(results, kind="tokenizer", tokenizer=name):
+            columns = [spread((each["rebuilt"]["seen"]["psnr"] for each in found), 1)]
+            for pairs in PAIRS:
+                for figure in ("colour", "form", "both"):
+                    columns.append(_of(found, "rebuilt", pairs, figure))
+                for figure in _ASKED:
+                    columns.append(_of(found, "probe", pairs, figure))
+            rows.append([f"`{name}`", len(found), *columns])
+    head = ["tokenizer", "seeds", "PSNR (dB)"]
+    for pairs in PAIRS:
+        head += [f"{_TITLES[pairs]}: colour", "form", "both", "probe: colour", "form"]
+    return table(head, rows)
+
+
+def _of(found, what: str, pairs: str, figure: str) -> str:
+    shares = (each[what].get(pairs, {}) for each in found)
+    return spread(each[figure] for each in shares if figure in each)
+
+
+def _answers(results, pairs) -> str:
+    """Formats answers with the first model's blind and shuffled rows below them."""
+    rows = []
+    for cell in CELLS:
+        columns = [answered(results, cell, pairs, kind) for kind in KINDS]
+        if any(columns):
+            rows.append([cell, max(map(len, columns)), *map(spread, columns)])
+    for figure in (_BLIND, "shuffled"):
+        columns = [answered(results, "unified", pairs, kind, figure) for kind in KINDS]
+        if any(columns):
+            rows.append([figure, max(map(len, columns)), *map(spread, columns)])
+    return table([f"answers, {_TITLES[pairs]}", "seeds", *KINDS], rows)
+
+
+def _drawings(results, pairs) -> str:
+    rows = []
+    for cell in CELLS:
+        columns = [drawn(results, cell, pairs, figure) for figure in _READ]
+        if any(columns):
+            rows.append([cell, max(map(len, columns)), *map(spread, columns)])
+    return table([f"drawn, {_TITLES[pairs]}", "seeds", *_READ], rows)
+
+
+def plot(results: list[dict], output: Path) -> None:
+    """Plots answers and drawings of all cells, and of depth heads; a dot for each seed.
+
+    Args:
+      results: of `report.read`.
+      output: folder that gets the files `PLOTS`.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    output.mkdir(parents=True, exist_ok=True)
+    panels: dict[str, Callable[[str, str], list[float]]] = {
+        f"what {kind}? answered": lambda cell, pairs, kind=kind: answered(
+            results, cell, pairs, kind
+        )
+        for kind in _ASKED
+    }
+    panels["colour and form drawn"] = lambda cell, pairs: drawn(results, cell, pairs, "both")
+    heads = [HEADS[blocks] for blocks in sorted(HEADS)]
+    for file, names, ticks, line, turned in (
+        (PLOTS[0], list(CELLS), list(CELLS), "_", 60),
+        (PLOTS[1], heads, sorted(HEADS), "-", 0),
+    ):
+        figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.6), constrained_layout=True)
+        for axis, (title, found) in zip(axes, panels.items(), strict=True):
+            for pairs in PAIRS:
+                _dots(axis, [found(cell, pairs) for cell in names], _TITLES[pairs], line)
+            axis.set(title=title, ylim=(-0.03, 1.03))
+            axis.set_xticks(range(len(names)), ticks, rotation=turned)
+            axis.grid(alpha=0.3)
+        axes[0].legend()
+        figure.savefig(output / file, dpi=80)
+        pyplot.close(figure)
+
+
+def _dots(axis, columns: list[list[float]], label: str, style: str) -> None:
+    """Plots a dot for each seed, and the means: as a line, or a mark each."""
+    there = [place for place, values in enumerate(columns) if values]
+    means = [statistics.mean(columns[place]) for place in there]
+    (line,) = axis.plot(there, means, style, label=label)
+    for place in there:
+        values = columns[place]
+        axis.plot([place] * len(values), values, "o", alpha=0.6, color=line.get_color())

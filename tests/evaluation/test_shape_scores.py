@@ -1,0 +1,289 @@
+"""Examinations on drawn shapes: what is asked, how it is scored, and the files. Models are fake."""
+
+import functools
+import json
+import re
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import in_process
+from unitok_jax.commands import evaluate
+from unitok_jax.data.formats.drawing import COLOURS, SHAPES, Scene, Shape
+from unitok_jax.data.formats.shapes import (
+    HELD_OUT,
+    LENGTH,
+    NUMBERS,
+    TRAINING,
+    HeldOutShapes,
+    describe,
+    place_words,
+)
+from unitok_jax.evaluation.metrics.shape_recogniser import recognise
+from unitok_jax.evaluation.shapes import exam, measure, report, scores
+
+run = functools.partial(in_process.run, evaluate)
+COUNT, SIZE = 64, (64, 64)
+CELLS = [(row, column) for row in range(3) for column in range(3)]
+PLACES = {place_words(cell): cell for cell in CELLS}
+
+
+def scene(colour, form, cells):
+    """A scene of equal shapes in some thirds."""
+    shapes = [
+        Shape(colour, form, "plain", "large", (r, c), 12 + 24 * c, 12 + 24 * r, 9.5, 0, 0)
+        for r, c in cells
+    ]
+    return Scene(tuple(shapes), ((90.0,) * 3, (110.0,) * 3), 0.0)
+
+
+class Codec:
+    """Codes of a picture are its number among all that were seen."""
+
+    hash, image_size = "22bb", SIZE
+
+    def __init__(self):
+        self.pictures = []
+
+    def encode(self, images):
+        self.pictures += list(images)
+        last = len(self.pictures)
+        return np.arange(last - len(images), last, dtype=np.int32)[:, None, None]
+
+    def decode(self, codes):
+        return np.stack([self.pictures[n] for n in codes[:, 0, 0]]) / 127.5 - 1
+
+    def encode_image(self, images):
+        """Features that tell the colour of the only shape, and nothing else."""
+        found = [recognise(image)[0].colour for image in images]
+        return np.eye(8)[[list(COLOURS).index(colour) for colour in found]]
+
+
+class Model:
+    """Sees what the recogniser sees; draws what is asked for, but circles instead of stars."""
+
+    hash = "11aa"
+
+    def __init__(self):
+        self.tokenizer = Codec()
+
+    def answers(self, images, questions, *, limit):
+        assert limit >= 6 and all(codes.shape == (1, 1) for codes in images)
+        return [
+            self._answer(self.tokenizer.pictures[codes[0, 0]], text)
+            for codes, text in zip(images, questions, strict=True)
+        ]
+
+    def _answer(self, picture, text):
+        seen = recognise(picture)
+        if text.startswith("how many"):
+            return NUMBERS[len(seen)].upper() + "."
+        for each in seen:
+            if text == f"what colour is the {each.shape}?":
+                return f" the {each.colour}"
+            if text == f"what shape is {each.colour}?":
+                return each.shape
+            if text == f"where is the {each.shape}?":
+                return place_words(each.cell)
+        return ""
+
+    def draw(self, texts, *, key, scale):
+        pictures = exam.render([self._drawn(text) for text in texts], SIZE)
+        return self.tokenizer.encode(pictures)
+
+    @staticmethod
+    def _drawn(text):
+        colour = next(word for word in text.split() if word in COLOURS)
+        form = next(form for form in SHAPES if form in text).replace("star", "circle")
+        place = next((PLACES[words] for words in PLACES if text.endswith(words)), None)
+        count = next((n for n, word in enumerate(NUMBERS) if n and text.startswith(word)), 1)
+        return scene(colour, form, [place] if place else CELLS[::2][:count])
+
+
+@pytest.fixture(scope="module")
+def blind():
+    return exam.blind_answers()
+
+
+@pytest.fixture(scope="module")
+def exams():
+    return {pairs: exam.Exam(pairs, COUNT, SIZE) for pairs in exam.PAIRS}
+
+
+@pytest.fixture(scope="module")
+def results():
+    model = Model()
+    return measure.measure(model, model.tokenizer, COUNT, (1.0, 2.0))
+
+
+class TestExams:
+    def test_pictures_are_the_last_of_their_split(self, exams):
+        assert exams["held_out"].scenes[-1] == HeldOutShapes().scene(LENGTH - 1)
+        for each in exams.values():
+            assert each.pictures.shape == (COUNT, *SIZE, 3) and each.pictures.dtype == np.uint8
+            assert {asked.picture for asked in each.asked} == set(range(COUNT))
+
+    def test_texts_are_captions_of_training_about_the_pairs_of_the_examination(self, exams):
+        for each, pairs in ((exams["seen"], TRAINING), (exams["held_out"], HELD_OUT)):
+            assert len(each.texts) == COUNT
+            for number, (text, wanted) in enumerate(zip(each.texts, each.wanted, strict=True)):
+                assert (wanted.colour, wanted.form) in pairs
+                assert (wanted.cell is None) == (number % 2 == 1) == (wanted.number is not None)
+                cells = CELLS[: wanted.number] if wanted.cell is None else [wanted.cell]
+                assert text in describe(scene(wanted.colour, wanted.form, cells))
+            assert {wanted.number for wanted in each.wanted} == {None, 1, 2, 3, 4}
+            assert len({wanted.cell for wanted in each.wanted}) > 5
+            assert len({wanted.colour for wanted in each.wanted[: 2 * 8]}) > 4
+        assert len({(w.colour, w.form) for w in exams["held_out"].wanted}) == 16
+
+    def test_blind_is_worth_nothing_on_held_out_colours_and_forms(self, exams, blind):
+        held_out, seen = (
+            scores.by_kind(exams[pairs], [""] * len(exams[pairs].asked), blind)
+            for pairs in ("held_out", "seen")
+        )
+        assert held_out["colour"].blind == held_out["form"].blind == 0
+        assert held_out["colour"].asked == held_out["form"].asked == COUNT
+        assert "relation" in seen and "relation" not in held_out
+        assert 0.05 < seen["colour"].blind < 0.35 and 0.3 < held_out["pair"].blind < 0.7
+        assert all(score.right == 0 for score in (held_out | seen).values())
+
+    def test_right_answers_are_right(self, exams, blind):
+        each = exams["seen"]
+        given = [f"The {asked.question.answer.upper()}." for asked in each.asked]
+        assert {score.right for score in scores.by_kind(each, given, blind).values()} == {1.0}
+
+
+class TestReading:
+    def test_of_originals(self, exams):
+        for each in exams.values():
+            found = scores.read(each.pictures, [exam.shown(s) for s in each.scenes])
+            assert list(found) == list(scores.READ) and min(found.values()) >= 0.99
+
+    @pytest.mark.parametrize(
+        "wanted, expected",
+        [
+            (exam.Wanted("red", "ring", (0, 2)), {"colour", "form", "both", "place"}),
+            (exam.Wanted("blue", "ring", (0, 2)), {"form", "place"}),
+            (exam.Wanted("red", "star", (0, 1)), {"colour"}),
+            (exam.Wanted("red", "ring", number=1), {"count"}),
+            (exam.Wanted("red", "ring", number=2), set()),
+        ],
+    )
+    def test_of_a_picture(self, wanted, expected):
+        (picture,) = exam.render([scene("red", "ring", [(0, 2)])], SIZE)
+        found = scores.is_drawn(picture, wanted)
+        assert {name for name, right in found.items() if right} == expected
+        kinds = {"count"} if wanted.cell is None else {"colour", "form", "both", "place"}
+        assert set(found) == kinds
+
+    def test_of_an_empty_picture(self):
+        grey = np.full((64, 64, 3), 90, np.uint8)
+        wanted = [exam.Wanted("red", "ring", (1, 1)), exam.Wanted("red", "ring", number=1)]
+        assert set(scores.read([grey, grey], wanted).values()) == {0.0}
+        assert set(scores.read([grey], wanted[1:])) == {"count"}
+
+
+class TestMeasured:
+    def test_a_model_that_sees(self, results):
+        for each in results:
+            answers = each.figures["answers"]
+            for kind in ("colour", "form", "place", "count"):
+                assert answers[kind]["right"] >= 0.97
+            assert answers["texture"]["right"] == 0
+            assert answers["colour"]["shuffled"] < 0.3
+
+    def test_drawings_of_every_scale_are_read(self, results):
+        for each in results:
+            assert list(each.figures["drawn"]) == ["1", "2"]
+            found = each.figures["drawn"]["2"]
+            assert found["colour"] >= 0.95 and found["place"] >= 0.95 and found["count"] >= 0.95
+            stars = np.mean([w.form == "star" for w in each.exam.wanted if w.cell])
+            assert stars > 0 and found["form"] == pytest.approx(1 - stars, abs=0.05)
+
+    def test_what_bounds_it(self, results):
+        for each in results:
+            assert each.figures["rebuilt"] == each.figures["originals"]
+            assert each.figures["probe"]["colour"] >= 0.95 > 0.5 > each.figures["probe"]["form"]
+
+    def test_files(self, results, tmp_path):
+        text = report.write(tmp_path, results, {"model": "11aa"})
+        found = json.loads((tmp_path / report.FIGURES).read_text())
+        assert found["model"] == "11aa" and found["seen"] == results[0].figures
+        lines = (tmp_path / report.ANSWERS).read_text().splitlines()
+        assert len(lines) == sum(len(each.given) for each in results)
+        assert json.loads(lines[0]).keys() >= {"pairs", "question", "answer", "given", "is_right"}
+        assert (tmp_path / report.TABLES).read_text() == text
+        assert re.search(r"\| colour \| \d+ \| 1.00 \| 0.\d\d \| 0.\d\d \| 1.00 \|", text)
+        assert {line.count("|") for line in text.split("\n\n")[0].splitlines()} == {12}
+        assert "| relation |" in text and "| drawn, scale 2 |" in text
+        sheet = Image.open(tmp_path / report.SHEET)
+        assert sheet.width > 1500 and sheet.height > 4 * 192
+        assert (np.asarray(sheet) == (0xB0, 0, 0x20)).all(axis=2).any()  # something is wrong
+
+    def test_what_is_wrong_is_marked(self, results):
+        marked = {text: wrong for _, text, wrong in report._drawn(results[0])}
+        assert len(marked) == report.SHOWN
+        assert {text for text, wrong in marked.items() if wrong} == {
+            t for t in marked if "star" in t
+        }
+        assert any(text.endswith("stars") for text in marked)  # whose number is right
+        for _, caption, wrong in report._answered(results[1]):
+            assert wrong == caption.endswith("(nothing)")
+
+
+class TestCommand:
+    FLAGS = {"checkpoint": "mm", "tokenizer": "t", "shapes": 4, "scales": "2"}
+
+    @pytest.fixture
+    def flags(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(evaluate, "_load_multimodal", lambda args: Model())
+        monkeypatch.setattr(exam, "LEARNT", 200)
+        return self.FLAGS | {"output": tmp_path / "out"}
+
+    def given(self, flags, **changed):
+        return [f"--{name}={value}" for name, value in (flags | changed).items() if value]
+
+    def test_writes_and_prints(self, flags, capsys, monkeypatch, tmp_path):
+        code, printed, error = run(capsys, monkeypatch, *self.given(flags))
+        assert (code, error) == (0, "") and "| drawn, scale 2 |" in printed
+        assert printed.splitlines()[-1] == str(tmp_path / "out" / report.SHEET)
+        found = json.loads((tmp_path / "out" / report.FIGURES).read_text())
+        assert (found["model"], found["tokenizer"]) == ("11aa", "22bb")
+
+    @pytest.mark.parametrize(
+        "changed, message",
+        [
+            ({"tokenizer": None}, "--tokenizer is missing: --shapes needs it"),
+            ({"scales": "1,x"}, "--scales=1,x must be numbers"),
+            ({"scales": "-1"}, "--scales=-1 must be numbers"),
+            ({"shapes": -1}, "--shapes=-1 must be at least 1 picture"),
+            ({"vqa": "gqa"}, "--vqa means nothing with --shapes"),
+            ({"data": "photos"}, "--data means nothing with --shapes"),
+            ({"shapes": None}, "--scales means nothing without --shapes"),
+            ({"shapes": None, "scales": None}, "--tokenizer means nothing without --vqa or"),
+        ],
+    )
+    def test_flags_that_do_not_fit(self, flags, capsys, monkeypatch, tmp_path, changed, message):
+        code, _, error = run(capsys, monkeypatch, *self.given(flags, **changed))
+        assert code == 2 and message in error and error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_a_folder_that_is_not_empty(self, flags, capsys, monkeypatch, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").touch()
+        code, _, error = run(capsys, monkeypatch, *self.given(flags))
+        assert code == 2 and "is not empty" in error
+
+
+def test_metrics_of_training_are_named_by_pairs(results):
+    from unitok_jax.multimodal.quality import _named
+
+    each = results[1]
+    one = types.SimpleNamespace(
+        exam=each.exam, figures=each.figures | {"drawn": {"2": {"both": 0.5}}}
+    )
+    found = _named(one)
+    assert found["held_out/blind_colour"] == 0 and found["held_out/drawn_both"] == 0.5
+    assert found["held_out/colour"] == each.figures["answers"]["colour"]["right"]

@@ -1,0 +1,55 @@
+"""Faults of examinations on drawn shapes: what is asked, compared, and shown."""
+
+from . import Mutation
+
+EXAM, SCORES = (f"unitok_jax/evaluation/shapes/{name}.py" for name in ("exam", "scores"))
+QUALITY = "unitok_jax/multimodal/quality.py"
+TEST, TEST_QUALITY = (
+    "tests/evaluation/test_shape_scores.py",
+    "tests/multimodal/test_shape_quality.py",
+)
+
+MUTATIONS = [
+    Mutation(
+        "an examination on the first pictures, which are trained on",
+        EXAM,
+        "range(LENGTH - count, LENGTH)",
+        "range(count)",
+        f"{TEST} -k last_of_their_split",
+    ),
+    Mutation(
+        "a blind baseline that answers unknown words by another kind's commonest answer",
+        EXAM,
+        "alike = [question for question in known if question.kind == kind]",
+        "alike = known",
+        f"{TEST} -k blind_is_worth_nothing",
+    ),
+    Mutation(
+        "texts that ask for pairs of training alone",
+        EXAM,
+        "_drawing(split.pairs, number)",
+        "_drawing(TrainingShapes.pairs, number)",
+        f"{TEST} -k texts_are_captions",
+    ),
+    Mutation(
+        "shuffled pictures that are the own ones",
+        SCORES,
+        "(each.picture + shift) % len(codes)",
+        "each.picture % len(codes)",
+        f"{TEST} -k model_that_sees",
+    ),
+    Mutation(
+        "a place that any shape may have",
+        SCORES,
+        'found["place"] = first is not None and first.cell == wanted.cell',
+        'found["place"] = first is not None',
+        f"{TEST} -k of_a_picture",
+    ),
+    Mutation(
+        "drawings of training by the first evaluation's weights",
+        QUALITY,
+        "self._model = self._model.with_params(params)",
+        "pass",
+        f"{TEST_QUALITY} -k state_is_examined",
+    ),
+]

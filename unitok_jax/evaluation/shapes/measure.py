@@ -1,0 +1,96 @@
+"""Measurement of a model on examinations: answers, drawings, and what bounds them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from unitok_jax.data.formats.shape_questions import Question
+from unitok_jax.data.images.transforms import to_uint8
+from unitok_jax.evaluation.shapes import scores
+from unitok_jax.evaluation.shapes.exam import PAIRS, Exam, blind_answers, shown
+
+
+class Tokenizer(scores.Codec, Protocol):
+    """Tokenizer of the codes, with features of images."""
+
+    image_size: tuple[int, int]
+
+    def encode_image(self, images) -> np.ndarray:
+        """Encodes uint8 (n, H, W, 3) to floats (n, E)."""
+
+
+class Examined(NamedTuple):
+    """Results of one examination."""
+
+    exam: Exam
+    given: list[str]  # answers, in the order of its questions
+    drawn: np.ndarray  # uint8 (n, H, W, 3), its texts, with the last scale
+    figures: dict[str, Any]  # JSON values
+
+
+def examine(
+    model: scores.Model,
+    codec: scores.Codec,
+    exam: Exam,
+    codes,
+    blind: Callable[[Question], str],
+    scales: Sequence[float],
+    key: int = 0,
+) -> Examined:
+    """Asks a model all questions of an examination and lets it draw its texts.
+
+    Args:
+      model: answers and draws.
+      codec: the tokenizer of its codes.
+      exam: n pictures, questions and texts.
+      codes: (n, K, N) of the pictures.
+      blind: the baseline, of `blind_answers`.
+      scales: of guidance, at least one.
+      key: seed of the drawings.
+
+    Returns:
+      Figures `answers`: kind -> `asked`, `right` and `blind`; `drawn`: scale -> shares of `READ`.
+    """
+    given, drawn = scores.answers(model, exam, codes), {}
+    for scale in scales:
+        pictures = scores.drawings(model, codec, exam, scale, key)
+        drawn[f"{scale:g}"] = scores.read(pictures, exam.wanted)
+    kinds = scores.by_kind(exam, given, blind)
+    figures = {"answers": {kind: score._asdict() for kind, score in kinds.items()}, "drawn": drawn}
+    return Examined(exam, given, pictures, figures)
+
+
+def measure(
+    model: scores.Model, tokenizer: Tokenizer, count: int, scales: Sequence[float], key: int = 0
+) -> list[Examined]:
+    """Examines a model on seen and on held-out pairs, and measures what bounds it.
+
+    Args:
+      model: answers and draws.
+      tokenizer: of its codes.
+      count: pictures of each, and texts to draw.
+      scales, key: as for `examine`.
+
+    Returns:
+      results by the order of `PAIRS`. Their figures also have, of answers, `shuffled`: the share
+      that is right about another picture; `probe`: the shares of a linear probe on the tokenizer's
+      features; `originals` and `rebuilt`: shares of `READ` of the pictures and of their
+      reconstructions.
+    """
+    blind = blind_answers()
+    exams = [Exam(pairs, count, tokenizer.image_size) for pairs in PAIRS]
+    probed = scores.probe(tokenizer.encode_image, exams)
+    results = []
+    for exam in exams:
+        codes = tokenizer.encode(exam.pictures)
+        result = examine(model, tokenizer, exam, codes, blind, scales, key)
+        figures, wanted = result.figures, [shown(scene) for scene in exam.scenes]
+        moved = scores.by_kind(exam, scores.answers(model, exam, codes, shift=1), blind)
+        for kind, score in moved.items():
+            figures["answers"][kind]["shuffled"] = score.right
+        figures["probe"] = probed.get(exam.pairs, {})
+        figures["originals"] = scores.read(exam.pictures, wanted)
+        figures["rebuilt"] = scores.read(to_uint8(tokenizer.decode(codes)), wanted)
+        results.append(result)
+    return results

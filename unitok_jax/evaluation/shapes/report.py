@@ -1,0 +1,116 @@
+"""Files of an examination: figures as JSON and as tables, all answers, and a sheet to look at."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unitok_jax.data.formats.shape_questions import KINDS
+from unitok_jax.evaluation.metrics.shape_recogniser import recognise
+from unitok_jax.evaluation.shapes import scores
+from unitok_jax.evaluation.shapes.measure import Examined
+from unitok_jax.pictures.sheet import contact_sheet, load_font
+
+FIGURES, TABLES, ANSWERS, SHEET = "figures.json", "figures.md", "answers.jsonl", "sheet.png"
+SHOWN = 8  # questions, and drawings, of each examination on the sheet: a row
+
+_TITLES = {"seen": "seen pairs", "held_out": "held-out pairs"}
+_COLUMNS = ("right", "blind", "shuffled")
+
+
+def sheet(results: Sequence[Examined]) -> Image.Image:
+    """Draws a sheet: questions with answers, then texts with drawings; what is wrong is red."""
+    cells = [cell for result in results for cell in _answered(result)]
+    cells += [cell for result in results for cell in _drawn(result)]
+    pictures, captions, marked = zip(*cells, strict=True)
+    return contact_sheet(np.stack(pictures), captions, marked, load_font())
+
+
+def _answered(result: Examined) -> Iterator[tuple[np.ndarray, str, bool]]:
+    """Yields the first pictures, each with another of its questions and the answer."""
+    of_picture = [[] for _ in result.exam.scenes]
+    for (picture, question), answer in zip(result.exam.asked, result.given, strict=True):
+        of_picture[picture].append((question, answer))
+    for number, pairs in enumerate(of_picture[:SHOWN]):
+        question, answer = pairs[number % len(pairs)]
+        caption = f"{question.question} {answer or '(nothing)'}"
+        yield result.exam.pictures[number], caption, not scores.is_right(answer, question)
+
+
+def _drawn(result: Examined) -> Iterator[tuple[np.ndarray, str, bool]]:
+    """Yields the first drawings; of several shapes the largest is looked at, as for a place."""
+    for number, picture in enumerate(result.drawn[:SHOWN]):
+        wanted = result.exam.wanted[number]
+        looks = [(each.colour, each.shape) for each in recognise(picture)[:1]]
+        right = looks == [wanted[:2]] and all(scores.is_drawn(picture, wanted).values())
+        yield picture, result.exam.texts[number], not right
+
+
+def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Formats figures as Markdown: answers by kind, and what is read from pictures.
+
+    Args:
+      figures: by the pairs of an examination, as of `measure`.
+    """
+    head, rows = ["kind"], []
+    for pairs in figures:
+        head += [f"{_TITLES[pairs]}: asked", *_COLUMNS, "probe"]
+    for kind in KINDS:
+        cells = [_answer_cells(each, kind) for each in figures.values()]
+        if any(cell != _NONE for row in cells for cell in row):
+            rows.append([kind, *(cell for row in cells for cell in row)])
+    texts = [_table(head, rows)]
+    for pairs, each in figures.items():
+        read = {name: each[name] for name in ("originals", "rebuilt") if name in each}
+        read |= {f"drawn, scale {scale}": shares for scale, shares in each["drawn"].items()}
+        rows = [
+            [name, *(_share(shares.get(key)) for key in scores.READ)]
+            for name, shares in read.items()
+        ]
+        texts.append(_table([f"pictures, {_TITLES[pairs]}", *scores.READ], rows))
+    return "\n\n".join(texts) + "\n"
+
+
+_NONE = "–"
+
+
+def _answer_cells(figures, kind) -> list[str]:
+    found = figures["answers"].get(kind, {})
+    probe = figures.get("probe", {}).get(kind)
+    asked = str(found["asked"]) if found else _NONE
+    return [asked, *(_share(found.get(name)) for name in _COLUMNS), _share(probe)]
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write(folder: Path, results: Sequence[Examined], facts: Mapping[str, Any]) -> str:
+    """Writes the files of an examination, and returns its tables.
+
+    Args:
+      folder: is there, and empty.
+      results: of `measure`.
+      facts: that the figures depend on, such as hashes; JSON values.
+    """
+    figures = {result.exam.pairs: result.figures for result in results}
+    content = json.dumps(dict(facts) | figures, indent=2, allow_nan=False)
+    (folder / FIGURES).write_text(content + "\n")
+    text = tables(figures)
+    (folder / TABLES).write_text(text)
+    with open(folder / ANSWERS, "w", encoding="utf-8") as file:
+        for result in results:
+            for (picture, question), answer in zip(result.exam.asked, result.given, strict=True):
+                line = {"pairs": result.exam.pairs, "picture": picture, **question._asdict()}
+                line |= {"given": answer, "is_right": scores.is_right(answer, question)}
+                file.write(json.dumps(line) + "\n")
+    sheet(results).save(folder / SHEET)
+    return text
