@@ -270,10 +270,11 @@ class ProjectionAttention(nn.Module):
     output width and are concatenated.  Only q and v have a trained bias.
     """
 
-    def __init__(self, inputs: int, outputs: int, heads: int):
+    def __init__(self, inputs: int, outputs: int, heads: int, causal: bool = False):
         super().__init__()
         inner = max(inputs, outputs)
         self.outputs, self.heads, self.down = outputs, heads, inputs > outputs
+        self.causal = causal
         self.qkv = nn.Linear(inputs, 3 * inner, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(inner))
         self.v_bias = nn.Parameter(torch.zeros(inner))
@@ -282,7 +283,8 @@ class ProjectionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        x = attend(F.linear(x, self.qkv.weight, bias), self.heads)  # [B, heads, N, inner/heads]
+        qkv = F.linear(x, self.qkv.weight, bias)
+        x = attend(qkv, self.heads, self.causal)  # [B, heads, N, inner/heads]
         x = x.mean(1) if self.down else concatenate_heads(x)
         if x.shape[-1] != self.outputs:
             x = F.adaptive_avg_pool1d(x, self.outputs)
@@ -292,10 +294,10 @@ class ProjectionAttention(nn.Module):
 class AttentionProjection(nn.Module):
     """Projection between trunk and latent width: [B, N, inputs] -> [B, N, outputs]."""
 
-    def __init__(self, inputs: int, outputs: int, heads: int):
+    def __init__(self, inputs: int, outputs: int, heads: int, causal: bool = False):
         super().__init__()
         self.norm1 = nn.LayerNorm(inputs)
-        self.attn = ProjectionAttention(inputs, outputs, heads)
+        self.attn = ProjectionAttention(inputs, outputs, heads, causal)
         self.norm3 = nn.LayerNorm(inputs)
         self.proj = nn.Linear(inputs, outputs)
         self.norm2 = nn.LayerNorm(outputs)

@@ -40,9 +40,9 @@ def get_config() -> ConfigDict:
     model.vocab_size = 32_768  # total rows of all codebooks, the tokenizer's
     model.latent_width = 64  # quantized values per token, the tokenizer's
     model.grid = (16, 16)  # rows and columns of visual tokens, the codes'
-    model.projection = "causal"  # of the codes' vectors: causal, the published one, or linear
+    model.projection = "causal"  # of the codes' vectors: causal, as published; full; or linear
     model.projection_width = 1024  # width of the projected tokens, the tokenizer's
-    model.projection_heads = 16  # attention heads of a causal projection, the tokenizer's
+    model.projection_heads = 16  # attention heads of the projection, the tokenizer's
     model.head_depth = 3  # blocks of the depth head; 0: codes of a token that are independent
     model.remat = True  # True recomputes every block in the backward pass
     model.dtype = "bfloat16"  # compute dtype; parameters, stream and logits are float32

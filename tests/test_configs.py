@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import ablations, default, finetune, generate, multimodal, multimodal_7b
+from configs import (
+    ablations,
+    default,
+    finetune,
+    generate,
+    llava_probe,
+    multimodal,
+    multimodal_7b,
+)
 from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
@@ -37,6 +45,7 @@ FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__i
 FAMILIES = {
     "ablations": ablations.VARIANTS,
     "finetune": finetune.VARIANTS,
+    "llava_probe": llava_probe.VARIANTS,
     "multimodal_7b": multimodal_7b.VARIANTS,
 }
 NAMES = [name for name in FILES if name not in FAMILIES]
@@ -144,11 +153,22 @@ def test_make_unified_writes_what_its_model_reads():
         assert re.search(rf"--data=shapes:{split} [^$]*--output={folder}\n", make)
 
 
-def test_only_the_mlp_is_aligned():
-    config = get_config("multimodal_7b:align")
+@pytest.mark.parametrize("family", ["multimodal_7b", "llava_probe"])
+def test_only_the_mlp_is_aligned(family):
+    config = get_config(f"{family}:align")
     pure = MultimodalSteps(config)
     _, trained = trees.split(pure.abstract_params, pure.frozen)
     assert list(trained) == ["image"] and list(trained["image"]) == ["mlp"]
+
+
+def test_the_probe_keeps_the_tower():
+    """Vicuna of 13 B and an MLP without a norm are trained, and what makes the features is not."""
+    pure = MultimodalSteps(get_config("llava_probe:finetune"))
+    _, trained = trees.split(pure.abstract_params, pure.frozen)
+    assert sorted(trained) == ["image", "language"] and list(trained["image"]) == ["mlp"]
+    assert sorted(trained["image"]["mlp"]) == ["fc1", "fc2"]
+    sizes = (leaf.size for leaf in jax.tree.leaves(trained["language"]))
+    assert sum(sizes) == pytest.approx(13.02e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -1,5 +1,7 @@
 """The generate command with a multimodal model: its folder, continuing, bad input."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,6 +60,29 @@ def test_drawings_of_texts(here, folder, tokenizer, tmp_path):
     assert here(output, *flags)[1] == f"{output} is finished: nothing to do\n"
     code, _, error = here(output, *flags[:-1], "--shard_size=3")
     assert code == 2 and "--shard_size" in error
+
+
+def test_pictures_by_the_names_of_a_scorer(here, tmp_path):
+    """The picture of each prompt once, under its id; the same command again makes what is gone."""
+    file, output = tmp_path / "prompts.json", tmp_path / "out"
+    entries = {"00000": {"id": "0", "prompt": TEXTS[0]}, "00007": {"prompt": TEXTS[1]}}
+    file.write_text(json.dumps(entries))
+    code, _, error = here(output, "--count=3", prompts=file)
+    assert code == 0, error
+    for number, name in enumerate(("00000.jpeg", "00007.jpeg")):
+        named = output / "named" / name
+        assert named.read_bytes() == (output / "images" / f"00000{number}.png").read_bytes()
+        with Image.open(named) as picture:
+            assert picture.size == (48, 32)
+    assert len(list((output / "named").iterdir())) == 2
+    records = unitok_jax.open_codes(output / "codes")
+    assert [r["captions"][0] for r in records] == [TEXTS[0], TEXTS[1], TEXTS[0]]
+    named.unlink()
+    assert "finished" not in here(output, "--count=3", prompts=file)[1] and named.is_file()
+    assert "is finished" in here(output, "--count=3", prompts=file)[1]
+    file.write_text(json.dumps({"00001": entries["00000"], "00007": entries["00007"]}))
+    code, _, error = here(output, "--count=3", prompts=file)
+    assert code == 2 and "digest of the prompts" in error
 
 
 def test_bad_input(here, tmp_path):

@@ -10,10 +10,11 @@ from PIL import Image
 import unitok_jax
 from helpers import multimodals
 from unitok_jax.codes import Codes
+from unitok_jax.data.images.padding import MEAN
 from unitok_jax.multimodal import rows
 from unitok_jax.multimodal.api import MultimodalModel, load_multimodal
 from unitok_jax.multimodal.asking import Asker, stacked
-from unitok_jax.multimodal.pictures import PADDING, fitted
+from unitok_jax.multimodal.pictures import fitted
 from unitok_jax.multimodal.prompt import Turn, conversation, encode
 from unitok_jax.multimodal.words import shape_tokenizer
 
@@ -118,7 +119,7 @@ class TestPictures:
         wide = np.full((20, 60, 3), 255, np.uint8)
         found = fitted(wide, (3, 3), "it")
         assert found.shape == (48, 48, 3)
-        np.testing.assert_array_equal(found[[0, -1]], np.tile(np.uint8(PADDING), (2, 48, 1)))
+        np.testing.assert_array_equal(found[[0, -1]], np.tile(np.uint8(MEAN.colour), (2, 48, 1)))
         assert (found[20:28] == 255).all()
         np.testing.assert_array_equal(found, fitted(Image.fromarray(wide), (3, 3), "it"))
         high = fitted(np.full((60, 20, 3), 255, np.uint8), (3, 3), "it")
@@ -129,7 +130,7 @@ class TestPictures:
         strip = np.full((2, 10**6, 3), 255, np.uint8)
         found = fitted(strip, (2, 2), "it")
         assert ((found == 255).all(axis=(1, 2))).sum() == 1
-        assert (found == PADDING).all(axis=(1, 2)).sum() == 31
+        assert (found == MEAN.colour).all(axis=(1, 2)).sum() == 31
 
     def test_a_picture_of_the_grid_s_shape_stays(self, images):
         np.testing.assert_array_equal(fitted(images[0], (4, 4), "it"), images[0])

@@ -8,7 +8,7 @@ SAMPLING = "unitok_jax/multimodal/sampling.py"
 TRANSFORMER = "unitok_jax/models/transformer.py"
 LAYOUT = "unitok_jax/weights/llama_layout.py"
 API, ASKING = "unitok_jax/multimodal/api.py", "unitok_jax/multimodal/asking.py"
-PICTURES = "unitok_jax/multimodal/pictures.py"
+PADDING = "unitok_jax/data/images/padding.py"
 TEST_API = "tests/multimodal/test_asking_and_drawing.py"
 TEST_OBJECTIVE = "tests/multimodal/test_token_losses.py"
 TEST_SAMPLING = "tests/multimodal/test_answers_and_drawings.py"
@@ -18,8 +18,8 @@ MUTATIONS = [
     Mutation(
         "a projection that sees the tokens behind",
         MODEL,
-        "projection_heads, causal=True, rngs=rngs",
-        "projection_heads, causal=False, rngs=rngs",
+        "causal=self.causal, rngs=rngs",
+        "causal=False, rngs=rngs",
         f"{PARITY} -k test_codes_to_vectors",
     ),
     Mutation(
@@ -122,8 +122,8 @@ MUTATIONS = [
     ),
     Mutation(
         "pictures at the edge of their padding",
-        PICTURES,
-        "(whole[0] - image.width) // 2, (whole[1] - image.height) // 2",
+        PADDING,
+        "(whole[0] - picture.width) // 2, (whole[1] - picture.height) // 2",
         "0, 0",
         f"{TEST_API} -k test_a_square",
     ),

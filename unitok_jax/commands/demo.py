@@ -1,8 +1,8 @@
 """Serves a page to try a tokenizer: rebuild pictures, name them, change their codes by hand.
 
 `unitok demo --checkpoint=PATH[,PATH...]` serves it at http://127.0.0.1:7860. With `--generator`, of
-the first tokenizer's codes, it also draws pictures and completes them. The page asks nothing of the
-network.
+the first tokenizer's codes, it also draws pictures and completes them; with `--multimodal`, it
+answers questions about pictures. The page asks nothing of the network.
 """
 
 import argparse
@@ -24,6 +24,11 @@ def main() -> None:
         type=arguments.place,
         help="of the first tokenizer's codes, to draw: workdir, folder, file or hf://owner/name",
     )
+    parser.add_argument(
+        "--multimodal",
+        type=arguments.place,
+        help="model of the first tokenizer's codes, to ask: workdir, folder or hf://owner/name",
+    )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for all who can reach it")
     arguments.run(parser, _run)
@@ -42,13 +47,14 @@ def _run(args: argparse.Namespace) -> None:
     models = actions.Models(load)
     tokenizer = models[paths[0]]  # a wrong path fails here, not at the first click
     sampler = _load_generator(args, tokenizer) if args.generator is not None else None
+    chat = _load_multimodal(args, tokenizer) if args.multimodal is not None else None
     # A private folder of this process, so that no files of others in Gradio's folder are served.
     parent = os.environ.get("GRADIO_TEMP_DIR")
     if parent:
         os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unitok-demo-", dir=parent) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        server.serve(page.build(models, paths, sampler), folder, args.host, args.port)
+        server.serve(page.build(models, paths, sampler, chat), folder, args.host, args.port)
 
 
 def _load_generator(args, tokenizer):
@@ -70,3 +76,26 @@ def _load_generator(args, tokenizer):
     except ValueError as error:
         raise ValueError(f"--generator={args.generator}: {error}") from error
     return sampler
+
+
+def _load_multimodal(args, tokenizer):
+    """Loads the `Chat` of the page.
+
+    Raises:
+      ValueError: its model knows codes of another tokenizer, or is none.
+    """
+    import jax
+
+    from unitok_jax.demo import chatting
+    from unitok_jax.multimodal.api import load_multimodal
+
+    devices = jax.local_devices()[:1]
+    model = load_multimodal(
+        args.multimodal, None, drawing.PICTURES, devices=devices, precision=args.precision
+    )
+    try:
+        model.check(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"--multimodal={args.multimodal}: {error}") from error
+    model.tokenizer = tokenizer
+    return chatting.Chat(model)

@@ -45,7 +45,9 @@ def main() -> None:
         help="such as 207 or 0-9,207; balanced: all in turn; random; or a file, one a line",
     )
     parser.add_argument(
-        "--prompts", type=arguments.path, help="a file with a text a line, instead of --labels"
+        "--prompts",
+        type=arguments.path,
+        help="a file with a text a line, or a .json by id, instead of --labels",
     )
     parser.add_argument(
         "--count", type=int, help="samples in all; default: one for each label or text"
@@ -104,14 +106,15 @@ def _run(args: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(args) if args.tokenizer else None
     if tokenizer is not None:
         sampler.check(tokenizer)
-    prompts, count, told = _prompts(args, sampler, tokenizer)
+    given = read_prompts(args.prompts) if args.prompts else None
+    prompts, count, told = _prompts(args, given, sampler, tokenizer)
     told |= {f"--{name}": value for name, value in drawing.items()}
     told["--rounding"] = args.rounding
     settings = drawn.settings_of(sampler, tokenizer, told, count, args.shard_size)
     claim(args.output, settings, drawn.COMMAND)
     claim(args.output / CODES, drawn.codes_settings(settings), drawn.COMMAND)
     job = jax.process_index(), jax.process_count()
-    folder = drawn.Folder(args.output, settings, kinds, *job)
+    folder = drawn.Folder(args.output, settings, kinds, *job, given.names if given else ())
     if folder.is_finished():
         print(f"{printable(args.output)} is finished: nothing to do")
         return
@@ -132,12 +135,12 @@ def _check(args: argparse.Namespace, kinds: list[str]) -> None:
         raise ValueError(f"{what} needs --tokenizer, that of the generator's codes")
 
 
-def _prompts(args, sampler, tokenizer):
+def _prompts(args, given, sampler, tokenizer):
     """Returns the prompts, the number of samples, and what the folder's settings tell of both."""
     from unitok_jax.generate.folder import Classes, Texts
 
-    if args.prompts:
-        texts = read_texts(args.prompts)
+    if given is not None:
+        texts = given.texts
         if isinstance(sampler, TextSampler):
             sampler.check_texts(texts)
             encode = _given
@@ -147,7 +150,7 @@ def _prompts(args, sampler, tokenizer):
             encode(texts[:1])  # refused now, if at all
             _tell_cuts(args.prompts, lengths, tokenizer.config.model.text.context_length)
         prompts, count = Texts(texts, encode), args.count or len(texts)
-        kind, content = "captions", "\n".join(texts).encode()
+        kind, content = "captions", "\n".join([*texts, *given.names]).encode()
     else:
         labels = labels_of(args.labels, args.count, sampler.classes, args.key)
         prompts, count, content = Classes(labels), len(labels), labels.tobytes()
@@ -252,6 +255,20 @@ def _ranges(text: str) -> list[range]:
     if not lines or not all(re.fullmatch(r"\d{1,9}", line) for line in lines):
         raise ValueError(f"--labels={text}: the file must hold a label a line, and nothing else")
     return [range(int(line), int(line) + 1) for line in lines]
+
+
+def read_prompts(file: pathlib.Path):
+    """Reads the `Prompts` of a file: a .json by id, or a text a line, whose pictures have no names.
+
+    Raises:
+      ValueError: as of `read_texts` and of `prompt_files.read_prompts`.
+      OSError: the file cannot be read.
+    """
+    from unitok_jax.data.formats import prompt_files
+
+    if file.suffix == ".json":
+        return prompt_files.read_prompts(file.read_bytes(), f"--prompts={file}")
+    return prompt_files.Prompts(read_texts(file), [])
 
 
 def read_texts(file: pathlib.Path) -> list[str]:

@@ -29,7 +29,7 @@ def add(upload, models: actions.Models, checkpoint: str, sampler) -> None:
     regions = drawing.regions(sampler.grid)
     with gr.Tab("Draw"):
         gr.Markdown(DRAW.format(count=drawing.PICTURES, pixels=pixels))
-        settings = _settings(sampler)
+        asked = _prompt_and_settings(sampler)
         with gr.Row():
             with gr.Column():
                 place = gr.Dropdown(list(regions), label="Region to complete")
@@ -38,15 +38,7 @@ def add(upload, models: actions.Models, checkpoint: str, sampler) -> None:
         with gr.Row():
             button = gr.Button("Draw", variant="primary", elem_id="draw")
             completing = gr.Button("Complete", variant="primary", elem_id="complete")
-        drawn = gr.Gallery(
-            label="Drawn",
-            columns=drawing.PICTURES,
-            format="png",
-            elem_id="drawn",
-            buttons=["download"],
-            height="auto",
-            object_fit="contain",
-        )
+        drawn = gallery("drawn")
         facts = gr.Markdown(elem_id="drawn_facts")
 
     def outlined(first, *values):
@@ -60,8 +52,8 @@ def add(upload, models: actions.Models, checkpoint: str, sampler) -> None:
 
     def complete(first, top, left, height, width, prompt, *values):
         path, region = fields.need(first, "picture"), fields.region([top, left, height, width])
-        settings = drawing.Settings(*values)
-        return drawing.complete(models, checkpoint, sampler, path, region, prompt, settings)
+        chosen = drawing.Settings(*values)
+        return drawing.complete(models, checkpoint, sampler, path, region, prompt, chosen)
 
     place.change(lambda name: list(regions[name]), place, region, api_visibility="private")
     gr.on(
@@ -74,17 +66,17 @@ def add(upload, models: actions.Models, checkpoint: str, sampler) -> None:
         api_visibility="private",
         **fields.WORK,
     )
-    button.click(refusals.shown(draw), settings, [drawn, facts], api_name="draw", **WORK)
+    button.click(refusals.shown(draw), asked, [drawn, facts], api_name="draw", **WORK)
     completing.click(
         refusals.shown(complete),
-        [upload, *region, *settings],
+        [upload, *region, *asked],
         [drawn, facts],
         api_name="complete",
         **WORK,
     )
 
 
-def _settings(sampler) -> list:
+def _prompt_and_settings(sampler) -> list:
     """Adds the prompt and the fields of `drawing.Settings`."""
     import gradio as gr
 
@@ -101,15 +93,38 @@ def _settings(sampler) -> list:
         )
     else:
         prompt = gr.Textbox("a red circle", label="Text", elem_id="draw_prompt")
+    return [prompt, *settings(sampler, null)]
+
+
+def gallery(name: str):
+    """Adds a field of pictures that were drawn."""
+    import gradio as gr
+
+    return gr.Gallery(
+        label="Drawn",
+        columns=drawing.PICTURES,
+        format="png",
+        elem_id=name,
+        elem_classes="drawn",
+        buttons=["download"],
+        height="auto",
+        object_fit="contain",
+    )
+
+
+def settings(model, guided: bool) -> list:
+    """Adds the fields of `drawing.Settings`; `guided`: the model draws without a prompt too."""
+    import gradio as gr
+
     with gr.Row():
         scale = gr.Slider(
             0,
             MAX_SCALE,
-            2 if null else 1,
+            2 if guided else 1,
             step=0.1,
             label="Scale of guidance",
             info="1: none",
-            visible=null,
+            visible=guided,
         )
         temperature = gr.Slider(
             0,
@@ -121,10 +136,10 @@ def _settings(sampler) -> list:
         )
     with gr.Row():
         top_k = gr.Dropdown(
-            drawing.top_k_choices(sampler), label="Top-k", info="codes that may be drawn"
+            drawing.top_k_choices(model), label="Top-k", info="codes that may be drawn"
         )
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=fields.MAX_SEED)
-    return [prompt, scale, temperature, top_k, seed]
+    return [scale, temperature, top_k, seed]
 
 
 def _region(grid, region) -> list:

@@ -79,10 +79,10 @@ def draw(models: actions.Models, checkpoint: str, sampler, prompt, settings: Set
       ValueError: a value out of its range.
     """
     given, note = _prompt(models[checkpoint], sampler, prompt)
-    codes = sampler.sample(index=np.arange(PICTURES), **given, **_keywords(settings))
+    codes = sampler.sample(index=np.arange(PICTURES), **given, **keywords(settings))
     books, tokens = codes.shape[1:]
     facts = f"{tokens} tokens of {books} codes drawn for each picture, seed {settings.seed}.{note}"
-    return _show(models[checkpoint], codes), facts
+    return show(models[checkpoint], codes), facts
 
 
 def complete(models, checkpoint, sampler, path, region, prompt, settings: Settings):
@@ -97,12 +97,12 @@ def complete(models, checkpoint, sampler, path, region, prompt, settings: Settin
     codes = models.encoded(checkpoint, path, image_size(sampler)).codes
     known = np.ones(codes.shape[1], bool)
     known[editing.region_tokens(codes, sampler.grid, region)] = False
-    drawn = sampler.complete(codes, known, count=PICTURES, **given, **_keywords(settings))
+    drawn = sampler.complete(codes, known, count=PICTURES, **given, **keywords(settings))
     facts = (
         f"{np.count_nonzero(~known)} of {known.size} tokens drawn, the others kept, "
         f"seed {settings.seed}.{note}"
     )
-    return _show(models[checkpoint], drawn), facts
+    return show(models[checkpoint], drawn), facts
 
 
 def _prompt(tokenizer, sampler, prompt) -> tuple[dict, str]:
@@ -111,15 +111,21 @@ def _prompt(tokenizer, sampler, prompt) -> tuple[dict, str]:
         if prompt is None and not has_null_class(sampler):
             raise ValueError(f"give a class: a whole number from 0 to {sampler.classes - 1}")
         return {"labels": prompt}, ""
-    if not prompt or not prompt.strip() or len(prompt) > MAX_TEXT:
-        raise ValueError(f"text: give 1 to {MAX_TEXT} characters")
+    check_text(prompt)
     length = sampler.config.model.text_tokens
     cut = TextTokenizer(length).length(prompt) > length
     note = f" The text has over {length} tokens and lost its last words." if cut else ""
     return sampler.text_prompts(tokenizer, prompt), note
 
 
-def _keywords(settings: Settings) -> dict:
+def check_text(text: str | None, name: str = "text") -> None:
+    """Raises ValueError for no text, or one that is too long."""
+    if not text or not text.strip() or len(text) > MAX_TEXT:
+        raise ValueError(f"{name}: give 1 to {MAX_TEXT} characters")
+
+
+def keywords(settings: Settings) -> dict:
+    """Returns the values of the fields as arguments of `Sampler.sample`."""
     actions.check_seed(settings.seed)
     return {
         "key": settings.seed,
@@ -129,6 +135,7 @@ def _keywords(settings: Settings) -> dict:
     }
 
 
-def _show(tokenizer, codes):
+def show(tokenizer, codes) -> list[tuple[np.ndarray, str]]:
+    """Decodes codes (B, K, N) to pictures, uint8 (H, W, 3), with their numbers."""
     pictures = to_uint8(tokenizer.decode(codes))
     return [(picture, str(number)) for number, picture in enumerate(pictures, 1)]

@@ -4,7 +4,7 @@ import types
 from pathlib import Path
 
 from unitok_jax.codes import STRIDE
-from unitok_jax.demo import actions, draw_tab, editing, examples, fields, refusals
+from unitok_jax.demo import actions, chat_tab, draw_tab, editing, examples, fields, refusals
 from unitok_jax.pictures.codes import outline
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
@@ -36,7 +36,7 @@ BLENDS = [
 ]
 
 
-def build(models: actions.Models, checkpoints: list[str], sampler=None):
+def build(models: actions.Models, checkpoints: list[str], sampler=None, chat=None):
     """Builds the page as a `gradio.Blocks`.
 
     Args:
@@ -44,6 +44,7 @@ def build(models: actions.Models, checkpoints: list[str], sampler=None):
       checkpoints: their paths; the first is chosen at the start.
       sampler: a `generate.api.Sampler` that passed `drawing.check` with the first of them, for the
         tab that draws; None: the page has no such tab.
+      chat: a `chatting.Chat` of the first of them, for the tab that answers; None: the same.
 
     Files come from Gradio's upload folder of now, `GRADIO_TEMP_DIR`, and from nowhere else.
     """
@@ -83,6 +84,8 @@ def build(models: actions.Models, checkpoints: list[str], sampler=None):
                 _blend_tab(ui, models)
                 if sampler is not None:
                     draw_tab.add(ui.first, models, checkpoints[0], sampler)
+                if chat is not None:
+                    chat_tab.add(ui.first, chat)
     refusals.guard(page, folder)
     return page.queue(max_size=WAITING, api_open=False, default_concurrency_limit=fields.AT_ONCE)
 

@@ -10,7 +10,7 @@ THREADS = 8
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important}
 .picture img {width: 100%; height: 100%; object-fit: contain}
-#maps .grid-wrap, #drawn .grid-wrap {max-height: none !important; overflow: visible !important}
+#maps .grid-wrap, .drawn .grid-wrap {max-height: none !important; overflow: visible !important}
 .picture {padding-top: 30px !important}
 [data-testid="status-tracker"]:has(> .error) {display: none !important}
 #maps img {image-rendering: pixelated}

@@ -35,6 +35,7 @@ from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.progress import Progress
 
 FORMAT = "unitok_jax.drawn"
+NAMED = "named"
 COMMAND = "unitok generate"
 POLL = 0.5  # seconds between checks of the other processes' files
 _SHEET = 24  # samples on the contact sheet
@@ -80,6 +81,7 @@ class Folder:
         kinds: Sequence[str],
         process: int = 0,
         processes: int = 1,
+        names: Sequence[str] = (),
     ):
         """Describes the folder; nothing is written.
 
@@ -88,6 +90,7 @@ class Folder:
           settings: as of `settings_of`.
           kinds: 'codes', and any of 'png' and 'npz'.
           process, processes: shards process, process + processes, ... are this process's.
+          names: of the pictures of the first samples in the folder `named`, for a scorer.
         """
         self.path, self.settings, self.kinds = path, settings, kinds
         self.process, self.processes = process, processes
@@ -96,6 +99,8 @@ class Folder:
         self.count = self.coded["samples"]
         rows, columns = self.coded["grid"]
         self.size = (STRIDE * rows, STRIDE * columns)
+        names = names[: self.count] if "png" in kinds else ()
+        self.named = [path / NAMED / name for name in names]
 
     def numbers_of(self, shard: int) -> range:
         """Returns the numbers of the samples in a shard."""
@@ -167,6 +172,7 @@ class Folder:
             and not self.missing(self.shards)
             and ("npz" not in self.kinds or self.archive.is_file())
             and (self.kinds == ["codes"] or self.sheet.is_file())
+            and all(path.is_file() for path in self.named)
         )
 
 
@@ -298,6 +304,8 @@ def finish(tokenizer, folder: Folder) -> None:
     codes = open_codes(folder.codes)
     if folder.kinds != ["codes"] and not folder.sheet.is_file():
         write_bytes(folder.sheet, _png(_sheet(tokenizer, codes[:_SHEET], folder.settings)))
+    for number, path in enumerate(folder.named):
+        _link(folder.picture(number), path)
     if "npz" in folder.kinds and not folder.archive.is_file():
         try:
             _archive(folder, codes)
@@ -358,6 +366,19 @@ def decoded(tokenizer, codes: np.ndarray, settings: dict[str, Any]) -> np.ndarra
 
 def _write_picture(path: Path, image: np.ndarray) -> None:
     write_bytes(path, _png(Image.fromarray(image)))
+
+
+def _link(picture: Path, path: Path) -> None:
+    """Gives a picture a second name, or copies it where a disk has no links."""
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(picture, path)
+    except FileExistsError:
+        return  # another process that finished the same folder was faster
+    except OSError:
+        write_bytes(path, picture.read_bytes())
 
 
 def _png(picture: Image.Image) -> bytes:

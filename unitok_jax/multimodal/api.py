@@ -10,6 +10,7 @@ import numpy as np
 
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import Codes
+from unitok_jax.data.images.padding import GREY, MEAN
 from unitok_jax.models import draw_settings
 from unitok_jax.multimodal import loading
 from unitok_jax.multimodal.asking import Asker, stacked
@@ -31,7 +32,8 @@ class MultimodalModel:
     rounds otherwise, which may move a draw.
 
     Images are pixels, uint8 (H, W, 3), Pillow images or paths of files, which need a tokenizer:
-    they are padded to a square and resized to the size of the grid. Or they are codes (K, N).
+    they are padded to a square and resized to the size of the grid, as `MEAN` of
+    `data.images.padding` says, or `GREY` if `model.projection` is full. Or they are codes (K, N).
 
     Attributes:
       config: configuration saved with the weights; `precision`, not `model.dtype`, sets the
@@ -76,6 +78,7 @@ class MultimodalModel:
         model = weights.config.model.to_dict()
         self.grid, self.hash = tuple(model["grid"]), weights_hash(model, weights.params)
         template = weights.form.template or None
+        self._padding = GREY if model["projection"] == "full" else MEAN
         self._asker = Asker(weights.text, template, weights.form.bare_images, length)
         self._stops = tuple(sorted({end_of(weights.text, template), weights.text.special.eos}))
         if tokenizer is not None:
@@ -159,7 +162,7 @@ class MultimodalModel:
                     f"image {number} is no codes: load the model with tokenizer=, that of its codes"
                 )
             else:
-                pixels[number] = fitted(image, self.grid, f"image {number}")
+                pixels[number] = fitted(image, self.grid, f"image {number}", self._padding)
         if pixels:
             found[[*pixels]] = self.tokenizer.encode(np.stack([*pixels.values()]))
         return Codes(found, self.grid)
@@ -255,7 +258,15 @@ class MultimodalModel:
         """Refuses texts that `draw` refuses."""
         self._drawings(texts)
 
+    def _check_draws(self) -> None:
+        if self.config.model.projection == "full":
+            raise ValueError(
+                "this model has model.projection=full, by which each token of an image sees those "
+                "behind it: it answers, and draws nothing"
+            )
+
     def _drawings(self, texts: Sequence[str]) -> list[Sample]:
+        self._check_draws()
         tokens = self.grid[0] * self.grid[1]
         named = ((text, f"text {number}") for number, text in enumerate(texts))
         return [self._asker.drawing(text, tokens, name) for text, name in named]
@@ -275,6 +286,7 @@ class MultimodalModel:
           ValueError, TypeError: as for `draw` and `encode`.
           OSError: the file of the image cannot be read.
         """
+        self._check_draws()
         codes = self.encode([image])[0]
         return self._draw([self._asker.edit(codes, instruction, "the instruction")], **settings)
 

@@ -34,10 +34,23 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             "optim.schedule=exponential never reaches optim.final_fraction=0; set it above 0"
         )
+    if config.model.projection == "full":
+        for key in ("data.mixture", "eval.mixture"):
+            _check_draws_nothing(key, config[key.split(".")[0]].mixture)
     if config.init.path and config.init.language:
         raise ValueError(
             f"init.path={config.init.path} is a whole model, and init.language="
             f"{config.init.language} another language model: name one of them"
+        )
+
+
+def _check_draws_nothing(key: str, mixture) -> None:
+    """Refuses parts whose images are drawn; what else is wrong with a part is told elsewhere."""
+    drawn = [part[1] for part in mixture if len(part) > 1 and part[1] in ("draw", "edit")]
+    if drawn:
+        raise ValueError(
+            f"{key} has a part {drawn[0]!r}, and model.projection=full shows each token those "
+            "behind it: such a model draws nothing; set model.projection=causal, or leave it out"
         )
 
 

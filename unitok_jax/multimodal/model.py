@@ -21,21 +21,25 @@ from unitok_jax.models.projection import AttentionProjection, Past
 from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
 from unitok_jax.models.transformer import Dropout, Rope, Scaling, Sizes, segment_mask
 
-PROJECTIONS = ("causal", "linear")
+PROJECTIONS = ("causal", "full", "linear")
 FROZEN = ("image.quantizer.*",)
 """Names of the parameters that are never trained, as globs: the tokenizer's codebooks."""
 
 
 class Connector(nnx.Module):
-    """LayerNorm and an MLP with exact GELU, from the tokenizer's width to the language model's."""
+    """LayerNorm and an MLP with exact GELU, from the tokenizer's width to the language model's.
 
-    def __init__(self, inputs: int, width: int, *, dtype, rngs: nnx.Rngs):
-        self.norm = layers.layer_norm(inputs, 1e-6, dtype, rngs)
+    Without the norm it is LLaVA-1.5's.
+    """
+
+    def __init__(self, inputs: int, width: int, *, normed: bool, dtype, rngs: nnx.Rngs):
+        self.norm = layers.layer_norm(inputs, 1e-6, dtype, rngs) if normed else None
         self.fc1 = layers.linear(inputs, width, dtype, rngs)
         self.fc2 = layers.linear(width, width, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(layers.gelu(self.fc1(self.norm(x))))
+        x = x if self.norm is None else self.norm(x)
+        return self.fc2(layers.gelu(self.fc1(x)))
 
 
 class ImageInput(nnx.Module):
@@ -57,14 +61,14 @@ class ImageInput(nnx.Module):
         self.quantizer = MultiCodebookQuantizer(
             vocab_size, num_codebooks, latent_width, commitment_weight=0.0, rngs=rngs
         )
-        if projection == "causal":
-            self.projection = AttentionProjection(
-                latent_width, projection_width, projection_heads, causal=True, rngs=rngs
-            )
-        else:
+        self.causal, self.full = projection == "causal", projection == "full"
+        if projection == "linear":
             self.projection = layers.linear(latent_width, projection_width, jnp.float32, rngs)
-        self.mlp = Connector(projection_width, width, dtype=dtype, rngs=rngs)
-        self.causal = projection == "causal"
+        else:
+            self.projection = AttentionProjection(
+                latent_width, projection_width, projection_heads, causal=self.causal, rngs=rngs
+            )
+        self.mlp = Connector(projection_width, width, normed=not self.full, dtype=dtype, rngs=rngs)
 
     def quantized(self, codes: jax.Array) -> jax.Array:
         """Looks up codes (B, K, L): unit rows, joined (B, L, K C), without a gradient."""
@@ -79,7 +83,12 @@ class ImageInput(nnx.Module):
 
         Returns:
           (B, T, W) float32, and the keys and values of the projection with those of these tokens.
+
+        Raises:
+          ValueError: the projection is full: each token sees those behind it.
         """
+        if self.full:
+            raise ValueError("a full projection takes whole images alone")
         if not self.causal:
             return self(codes), None
         projected, past = self.projection.extend(self.quantized(codes), past, at)
@@ -141,9 +150,11 @@ class Multimodal(nnx.Module):
           vocab_size: entries of all codebooks together, K V, as of a tokenizer.
           latent_width: K C values of a quantized token, as of a tokenizer.
           grid: rows and columns of visual tokens.
-          projection: 'causal', the tokenizer's `post_quant_proj` under a causal mask; or 'linear'.
+          projection: 'causal', the tokenizer's `post_quant_proj` under a causal mask; 'full', the
+            same without a mask and no LayerNorm behind it, for models that draw nothing; or
+            'linear'.
           projection_width: D, width of the projected tokens: that of the tokenizer.
-          projection_heads: attention heads of a causal projection.
+          projection_heads: attention heads of a causal or full projection.
           head_depth: blocks of the depth head, equal to the decoder's; 0: a linear layer for each
             codebook, by which the codes of a token do not depend on each other.
           remat: recompute each block in the backward pass.

@@ -143,11 +143,17 @@ class Run:
                 f"data.tokenizer={path} has model.quantizer={theirs.model.quantizer}: only codes "
                 "of multi_codebook have rows to read"
             )
-        kind = {"attention": "causal", "linear": "linear"}[theirs.model.quant_proj]
+        kind = theirs.model.quant_proj
+        is_theirs = (model.projection == "linear") == (kind == "linear")
+        if model.projection == "full" and not is_theirs:
+            raise ValueError(
+                f"model.projection=full is a tokenizer's own, and that of data.tokenizer={path} is "
+                "linear: set model.projection=linear"
+            )
         same = {"latent_width": theirs.model.latent_width}
-        if kind == model.projection:
+        if is_theirs:
             same["projection_width"] = SIZES[theirs.model.size].width
-        if kind == model.projection == "causal":
+        if is_theirs and kind == "attention":
             same["projection_heads"] = theirs.model.quant_heads
         for key, value in same.items():
             if model[key] != value:
@@ -155,7 +161,7 @@ class Run:
                     f"model.{key}={model[key]}, and data.tokenizer={path} has {value}: set it so"
                 )
         found = {"quantizer": params["quantizer"]}
-        if kind == model.projection:
+        if is_theirs:
             return found | {"projection": params["post_quant_proj"]}
         log.info(
             "model.projection=%s begins at random: that of data.tokenizer is %s",
