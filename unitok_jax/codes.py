@@ -1,4 +1,4 @@
-"""Array of codes with the grid of its image, and the stride of a token."""
+"""Array of codes with the grid of its image, the stride of a token, and whose codes they are."""
 
 import functools
 
@@ -82,6 +82,34 @@ def first_image_token(codes: np.ndarray, grid: tuple[int, int]) -> int:
     if first < 0:
         raise ValueError(f"{codes.shape[-1]} tokens are fewer than a grid of {grid} holds")
     return first
+
+
+def check_tokenizer(tokenizer, made_by: str | None, shape: tuple[int, int], knows: str) -> None:
+    """Refuses a tokenizer whose codes are not those of a model.
+
+    Args:
+      tokenizer: a `Tokenizer`.
+      made_by: hash of the tokenizer that the model was trained with; None: unknown.
+      shape: number of codebooks and entries of each, (K, V), of the model.
+      knows: subject and verb, such as 'the generator draws'.
+
+    Raises:
+      ValueError: the message gives both values.
+    """
+    if made_by not in (None, tokenizer.hash):
+        raise ValueError(
+            f"{knows} codes of the tokenizer with hash {made_by}, and this one has hash "
+            f"{tokenizer.hash}: give the tokenizer that made the codes it was trained on"
+        )
+    if shape != tokenizer.codebook_shape:
+        raise ValueError(
+            f"{knows} codes of (codebooks, entries) = {shape}, and this tokenizer has "
+            f"{tokenizer.codebook_shape}"
+        )
+    if queries := tokenizer.config.model.num_query:
+        raise ValueError(
+            f"{knows} tokens of the grid alone, and the tokenizer has {queries} query tokens"
+        )
 
 
 def _with_grid(array, grid):

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 
 from unitok_jax.checkpoints.reader import weights_hash
-from unitok_jax.codes import Codes
+from unitok_jax.codes import Codes, check_tokenizer
 from unitok_jax.data.text import TextTokenizer
 from unitok_jax.generate import inputs, loading
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.compiled import CompiledSampler, Settings
 from unitok_jax.generate.config_checks import check_guidance, has_null_prompt
 from unitok_jax.models import draw_settings
+from unitok_jax.models.batched import choose_batch_size
 from unitok_jax.models.precision import find
 from unitok_jax.models.sampling import Filters
 
@@ -58,12 +59,7 @@ class Sampler:
           ValueError: a value that does not fit; the message names it.
         """
         devices = jax.local_devices() if devices is None else list(devices)
-        each = 8 if devices[0].platform == "cpu" else 32
-        self.batch_size = each * len(devices) if batch_size is None else batch_size
-        if self.batch_size < 1 or self.batch_size % len(devices):
-            raise ValueError(
-                f"batch_size={batch_size} must be a positive multiple of the {len(devices)} devices"
-            )
+        self.batch_size = choose_batch_size(batch_size, devices)
         self.config, self.tokenizer_hash = weights.config, weights.tokenizer_hash
         self.precision, self._devices = precision, devices
         model = weights.config.model.to_dict()
@@ -97,22 +93,7 @@ class Sampler:
         Raises:
           ValueError: the message gives both values.
         """
-        if self.tokenizer_hash not in (None, tokenizer.hash):
-            raise ValueError(
-                f"the generator draws codes of the tokenizer with hash {self.tokenizer_hash}, and "
-                f"this one has hash {tokenizer.hash}: give the tokenizer that made the codes it "
-                "was trained on"
-            )
-        if self.codebook_shape != tokenizer.codebook_shape:
-            raise ValueError(
-                f"the generator draws codes of (codebooks, entries) = {self.codebook_shape}, and "
-                f"this tokenizer has {tokenizer.codebook_shape}"
-            )
-        if tokenizer.config.model.num_query:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.config.model.num_query} query tokens, and a "
-                "generator draws tokens of the grid alone"
-            )
+        check_tokenizer(tokenizer, self.tokenizer_hash, self.codebook_shape, "the generator draws")
 
     def sample(
         self,

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from unitok_jax.checkpoints.reader import weights_hash
-from unitok_jax.codes import Codes
+from unitok_jax.codes import Codes, check_tokenizer
 from unitok_jax.data.images.padding import GREY, MEAN
 from unitok_jax.models import draw_settings
+from unitok_jax.models.batched import choose_batch_size
 from unitok_jax.multimodal import loading
 from unitok_jax.multimodal.asking import Asker, stacked
 from unitok_jax.multimodal.compiled import STEP, Answering, CompiledModel, Drawing
@@ -70,9 +71,7 @@ class MultimodalModel:
           ValueError: a value that does not fit, or another tokenizer; the message names it.
         """
         self._devices = jax.local_devices() if devices is None else list(devices)
-        each = 8 if self._devices[0].platform == "cpu" else 32
-        batch_size = each * len(self._devices) if batch_size is None else batch_size
-        self.batch_size = self._check_batch_size(batch_size)
+        self.batch_size = choose_batch_size(batch_size, self._devices)
         self.config, self.tokenizer_hash = weights.config, weights.tokenizer_hash
         self.text, self.precision = weights.text, precision
         model = weights.config.model.to_dict()
@@ -123,22 +122,10 @@ class MultimodalModel:
         Raises:
           ValueError: the message gives both values.
         """
-        if self.tokenizer_hash not in (None, tokenizer.hash):
-            raise ValueError(
-                f"the multimodal model knows codes of the tokenizer {self.tokenizer_hash}, and "
-                f"this one has hash {tokenizer.hash}: give the tokenizer of the codes that it was "
-                "trained on"
-            )
-        if self.codebook_shape != tokenizer.codebook_shape:
-            raise ValueError(
-                f"the multimodal model knows codes of (codebooks, entries) = "
-                f"{self.codebook_shape}, and this tokenizer has {tokenizer.codebook_shape}"
-            )
-        if tokenizer.config.model.num_query:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.config.model.num_query} query tokens, and a "
-                "multimodal model knows tokens of the grid alone"
-            )
+        check_tokenizer(
+            *(tokenizer, self.tokenizer_hash, self.codebook_shape),
+            "the multimodal model reads and draws",
+        )
 
     def encode(self, images: Iterable) -> Codes:
         """Returns the codes of images, int32 (B, K, N), as answers and edits take them.
@@ -358,18 +345,11 @@ class MultimodalModel:
             )
         return codes
 
-    def _check_batch_size(self, batch_size: int) -> int:
-        if batch_size < 1 or batch_size % len(self._devices):
-            raise ValueError(
-                f"batch_size={batch_size} must be a positive multiple of the {len(self._devices)} "
-                "devices"
-            )
-        return batch_size
-
     def _set_batch_size(self, batch_size: int | None) -> None:
         if batch_size in (None, self.batch_size):
             return
-        self.batch_size, model = self._check_batch_size(batch_size), self.config.model.to_dict()
+        self.batch_size = choose_batch_size(batch_size, self._devices)
+        model = self.config.model.to_dict()
         self._compiled = CompiledModel(
             model, self._compiled.params, batch_size, self._devices, self.precision
         )

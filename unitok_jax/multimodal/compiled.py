@@ -1,22 +1,20 @@
 """Answers and drawings as compiled programs of one batch size, on any number of devices."""
 
 import copy
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unitok_jax.models import precision
+from unitok_jax.models.batched import BatchedPrograms
 from unitok_jax.models.sampling import Filters, sample_keys
 from unitok_jax.multimodal import sampling
 from unitok_jax.multimodal.model import abstract_model
 from unitok_jax.multimodal.sampling import Answer, Prompt
 
-PROGRAMS = 16  # programs that are kept; beyond these the longest unused are dropped
 STEP = 32  # lengths of prompts are rounded up to its multiples, by padding: few programs serve all
 
 
@@ -39,8 +37,7 @@ class Drawing(NamedTuple):
 class CompiledModel:
     """A model with its weights on devices, which answer or draw `batch_size` prompts at a time.
 
-    Every batch is padded to `batch_size`, and each device runs the program of its own rows alone:
-    a result is a function of the seed, its index and its prompt, whatever is asked beside it.
+    A result is a function of the seed, its index and its prompt, whatever is asked beside it.
     """
 
     def __init__(
@@ -61,20 +58,16 @@ class CompiledModel:
         found = precision.find(name, devices[0].platform)
         self._matmul_precision = found.matmul_precision
         self._graph, _ = abstract_model(dict(model) | {"dtype": found.dtype, "remat": False})
-        self._batch_size = batch_size
-        self._mesh = Mesh(np.array(devices), ("batch",))
-        self._whole = NamedSharding(self._mesh, PartitionSpec())
-        # Kernels are used in the compute dtype alone: cast once, they are read as such at each use.
-        self._cast = jax.jit(
-            functools.partial(_cast_kernels, dtype=found.dtype), out_shardings=self._whole
+        self._programs = BatchedPrograms(
+            *(self._make_program, batch_size, devices, found.dtype),
+            exact=("image", "projection"),  # float32 in training too
         )
-        self.params = self._cast(jax.device_put(params, self._whole))
-        self._program = functools.lru_cache(maxsize=PROGRAMS)(self._make_program)
+        self.params = self._programs.place(params)
 
     def with_params(self, params) -> "CompiledModel":
         """Returns the same model with other weights, which shares the compiled programs."""
         other = copy.copy(self)
-        other.params = self._cast(jax.device_put(params, self._whole))
+        other.params = self._programs.place(params)
         return other
 
     def answer(
@@ -89,7 +82,7 @@ class CompiledModel:
           prompt: B rows, as for `sampling.answer`.
         """
         rows = {"index": index, "prompt": aligned(prompt)}
-        yield from self._run(settings, seed, rows, ())
+        return self._run(settings, seed, rows)
 
     def draw(
         self,
@@ -114,31 +107,14 @@ class CompiledModel:
         if settings.guided:
             length = max(each.ids.shape[1] for each in (prompt, null))
             rows |= {"prompt": aligned(prompt, length), "null": aligned(null, length)}
-        yield from self._run(settings, seed, rows, (scale,))
+        return self._run(settings, seed, rows, scale)
 
-    def _run(self, settings: Answering | Drawing, seed: int, rows, rest):
-        """Yields the results of all batches; each is fetched while the next is computed."""
+    def _run(self, settings: Answering | Drawing, seed: int, rows, *rest):
         filters, numbers = settings.filters.split()
-        program = self._program(settings._replace(filters=filters))
-        count, size = len(rows["index"]), self._batch_size
-        before = None
-        for start in range(0, count, size):
-            batch = jax.tree.map(lambda x, start=start: self._place(x[start : start + size]), rows)
-            found = program(self.params, np.uint32(seed), batch, numbers, *rest)
-            if before is not None:
-                yield jax.device_get(before)
-            before = found
-        if before is not None:
-            yield jax.tree.map(lambda x: x[: count - start], jax.device_get(before))
-
-    def _place(self, rows: np.ndarray) -> jax.Array:
-        # The first row again: a row of padding alone has no last position.
-        padded = np.concatenate([rows, rows[:1].repeat(self._batch_size - len(rows), axis=0)])
-        return jax.device_put(padded, NamedSharding(self._mesh, PartitionSpec("batch")))
+        settings = settings._replace(filters=filters)
+        return self._programs.run(settings, self.params, seed, rows, numbers, *rest)
 
     def _make_program(self, settings: Answering | Drawing):
-        whole, split = PartitionSpec(), PartitionSpec("batch")
-
         def answer(params, seed, rows, numbers):
             filters = settings.filters._replace(**numbers)
             with jax.default_matmul_precision(self._matmul_precision):
@@ -165,13 +141,7 @@ class CompiledModel:
                     released=settings.released,
                 )[0]
 
-        run, specs = answer, (whole, whole, split, whole)
-        if isinstance(settings, Drawing):
-            run, specs = draw, (*specs, whole)
-        # Each device joins its prompts and their null prompts itself: nothing travels.
-        return jax.jit(
-            jax.shard_map(run, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False)
-        )
+        return draw if isinstance(settings, Drawing) else answer
 
 
 def aligned(prompt: Prompt, length: int = 0) -> Prompt:
@@ -185,14 +155,3 @@ def aligned(prompt: Prompt, length: int = 0) -> Prompt:
         codes=prompt.codes,
         valid=np.pad(prompt.valid, left),
     )
-
-
-def _cast_kernels(params, dtype):
-    """Casts kernels but those of the projection, which stays float32."""
-
-    def cast(path, leaf):
-        name = [key.key for key in path]
-        rounded = name[-1] in ("kernel", "kernels") and name[:2] != ["image", "projection"]
-        return leaf.astype(dtype) if rounded else leaf
-
-    return jax.tree_util.tree_map_with_path(cast, params)
