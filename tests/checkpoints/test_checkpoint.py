@@ -409,12 +409,7 @@ def test_a_job_that_was_resumed_is_saved_at_a_notice(tmp_path):
 
 def mesh_target(tree, data, fsdp):
     devices = jax.devices()[: data * fsdp]
-    mesh = sharding.make_mesh(data, fsdp, devices)
-    return jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-        tree,
-        sharding.state_shardings(tree, mesh),
-    )
+    return sharding.place_shapes(tree, sharding.make_mesh(data, fsdp, devices))[0]
 
 
 def test_other_meshes_read_the_same_bits(tmp_path, config):

@@ -243,11 +243,7 @@ class TestClip:
             initialize.match(path, abstract, model=model)
 
     def test_shardings_of_the_run(self, tmp_path, abstract, fresh, model, expected):
-        mesh = sharding.make_mesh(2, 4)
-        split = sharding.state_shardings(abstract, mesh)
-        target = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, split
-        )
+        target, split = sharding.place_shapes(abstract, sharding.make_mesh(2, 4))
         placed = jax.device_put(fresh, split)
         state = {name: a for name, a in vitamin_clip().items() if ".resblocks.1." not in name}
         params, found = start(write(tmp_path / "x.safetensors", state), target, placed, model)

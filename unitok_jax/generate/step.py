@@ -262,13 +262,7 @@ class Programs:
 
     def __init__(self, steps: GeneratorSteps, mesh: Mesh):
         """Compiles nothing yet."""
-        abstract = jax.eval_shape(steps.init)
-        self.shardings = sharding.state_shardings(abstract, mesh)
-        self.abstract = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-            abstract,
-            self.shardings,
-        )
+        self.abstract, self.shardings = sharding.place_shapes(jax.eval_shape(steps.init), mesh)
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         gather = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
 

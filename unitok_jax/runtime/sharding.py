@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -70,10 +71,24 @@ def param_spec(shape: tuple[int, ...], fsdp: int) -> P:
     return P()
 
 
-def state_shardings(abstract, mesh: Mesh):
-    """Returns NamedShardings for a tree of arrays or shapes, by the rule of `param_spec`."""
-    fsdp = mesh.shape["fsdp"]
-    return jax.tree.map(lambda a: NamedSharding(mesh, param_spec(a.shape, fsdp)), abstract)
+def place_shapes(tree, mesh: Mesh) -> tuple[Any, Any]:
+    """Says where the arrays of a state lie on a mesh, without making any.
+
+    Args:
+      tree: arrays or shapes.
+      mesh: mesh of devices, or of the devices of a topology.
+
+    Returns:
+      the tree of ShapeDtypeStructs with shardings by the rule of `param_spec`, and that of their
+      NamedShardings.
+    """
+
+    def place(leaf):
+        split = NamedSharding(mesh, param_spec(leaf.shape, mesh.shape["fsdp"]))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split)
+
+    shapes = jax.tree.map(place, tree)
+    return shapes, jax.tree.map(lambda leaf: leaf.sharding, shapes)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -243,14 +243,8 @@ class Programs:
           steps: functions to jit.
           mesh: mesh of devices, or of the devices of a topology.
         """
-        abstract = jax.eval_shape(steps.init)
         self._adversary = steps.adversary
-        self.shardings = sharding.state_shardings(abstract, mesh)
-        self.abstract = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-            abstract,
-            self.shardings,
-        )
+        self.abstract, self.shardings = sharding.place_shapes(jax.eval_shape(steps.init), mesh)
         self.init = jax.jit(steps.init, out_shardings=self.shardings)
         self.start = jax.jit(steps.start, out_shardings=self.shardings)
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
