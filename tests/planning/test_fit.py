@@ -140,6 +140,16 @@ def test_a_generator():
     assert phase["average of the parameters"] == phase["parameters"]
 
 
+def test_a_multimodal_model():
+    """Its rows are those of its own stage; the language model's blocks are split and gathered."""
+    flags = ("--config.mesh.fsdp=4", "--config.data.batch_size=8", "--config.steps=1000000")
+    done = run("unified", "h100:4", *flags, settings={})
+    assert done.returncode == 0, done.stderr
+    (phase,) = rows(done.stdout)
+    assert "over 4 devices" in phase["all-gather"] and " rows/s" in phase["at 50% of it"]
+    assert "days for 8.00 million rows at 50% of the roofline\n" in done.stdout
+
+
 @needs_compiler
 def test_a_generator_that_is_too_large_for_a_chip():
     done = run("generate", "v5e:1x1", settings=GENERATOR | {"data.batch_size": 2**24})

@@ -42,7 +42,7 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
         "batch": batch,
     }
     phases = [Phase("every step", programs.step, 1.0)]
-    return Plan(mesh, phases, (state, {}, batch), parts, _IMAGES, 1, _ADVICE)
+    return Plan(mesh, phases, (state, {}, batch), parts, _IMAGES, "images", 1, _ADVICE)
 
 
 def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:

@@ -13,7 +13,6 @@ from unitok_jax.multimodal.step import MultimodalSteps, Programs
 from unitok_jax.runtime import sharding
 from unitok_jax.training.plan import Phase, Plan, place
 
-_ROWS = 40_000_000 / 4  # samples of the published pretraining, about four of them in a row
 _ADVICE = "optim.accumulation above, a smaller loss.chunk or data.length, a larger mesh.fsdp"
 
 
@@ -38,7 +37,10 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
         "batch": batch,
     }
     phases = [Phase("every step", programs.step, 1.0)]
-    return Plan(mesh, phases, (state, batch), parts, _ROWS, config.optim.accumulation, _ADVICE)
+    rows = config.steps * config.data.batch_size
+    return Plan(
+        *(mesh, phases, (state, batch), parts, rows, "rows", config.optim.accumulation, _ADVICE)
+    )
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:

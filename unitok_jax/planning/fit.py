@@ -89,7 +89,7 @@ def fit(
         memory = _memory(compiled, plan.parts, machine)
         _print_memory(memory, machine)
         cost = _cost(traced, compiled, plan.mesh.size, machine)
-        _print_cost(cost, config.data.batch_size, machine, efficiency)
+        _print_cost(cost, config.data.batch_size, plan.unit, machine, efficiency)
         seconds += phase.share * cost.roofline / efficiency
         if machine.chip and memory.peak > machine.per_device.capacity:
             needed = _too_large(memory.peak, machine.per_device.capacity, plan.advice)
@@ -194,7 +194,7 @@ def _print_memory(memory: Memory, machine: Topology) -> None:
     _row("peak", _gib(memory.peak), verdict)
 
 
-def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) -> None:
+def _print_cost(cost: Cost, batch: int, unit: str, machine: Topology, efficiency: float) -> None:
     def milliseconds(seconds):
         return "-" if math.isnan(seconds) else f"{seconds * 1e3:.1f} ms"
 
@@ -220,17 +220,22 @@ def _print_cost(cost: Cost, batch: int, machine: Topology, efficiency: float) ->
     unknown = "; memory traffic is not known" if math.isnan(moved) else ""
     _row("roofline", milliseconds(cost.roofline), f"a step, bound by {bound}{unknown}")
     speed = batch / cost.roofline * efficiency
-    _row(f"at {efficiency:.0%} of it", f"{speed:.0f} images/s")
+    _row(f"at {efficiency:.0%} of it", f"{speed:.0f} {unit}/s")
 
 
 def _days(plan: Plan, batch: int, seconds: float, efficiency: float) -> str:
     """Formats the days of the published run; `seconds` are those of a mean step."""
-    days = plan.images / batch * seconds / 86400
+    days = plan.samples / batch * seconds / 86400
     later = "".join(f", {phase.share:.1%} of the steps {phase.name}" for phase in plan.phases[1:])
     return (
-        f"\n{days:.1f} days for {plan.images / 1e9:.2f} billion images at {efficiency:.0%} of the "
+        f"\n{days:.1f} days for {_millions(plan.samples)} {plan.unit} at {efficiency:.0%} of the "
         f"roofline{later}"
     )
+
+
+def _millions(count: float) -> str:
+    """Formats a large number of samples."""
+    return f"{count / 1e9:.2f} billion" if count >= 1e8 else f"{count / 1e6:.2f} million"
 
 
 def out_of_memory(error: jax.errors.JaxRuntimeError, advice: str) -> str:

@@ -57,4 +57,6 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
         "batch": batch,
     }
     arguments = (state, networks, batch)
-    return Plan(mesh, phases, arguments, parts, _IMAGES, config.optim.accumulation, _ADVICE)
+    return Plan(
+        mesh, phases, arguments, parts, _IMAGES, "images", config.optim.accumulation, _ADVICE
+    )

@@ -22,7 +22,8 @@ class Plan(NamedTuple):
     phases: Sequence[Phase]
     arguments: tuple  # of a step: shapes with dtypes and shardings
     parts: Mapping[str, Any]  # name -> tree among the arguments, for people
-    images: float  # seen by the published run
+    samples: float  # that a run sees
+    unit: str  # of a batch, for people: images, or rows
     micro_batches: int  # of a step, one after the other
     advice: str  # keys to change if a step does not fit
 
