@@ -78,6 +78,7 @@ def batch(rows, length, images):
         "drawn": np.zeros((len(rows), images), bool),
         "segments": np.zeros((len(rows), length), np.int32),
         "positions": np.zeros((len(rows), length), np.int32),
+        "kinds": np.zeros((len(rows), length), np.int32),
     }
     for n, row in enumerate(rows):
         at = image = 0
@@ -90,6 +91,7 @@ def batch(rows, length, images):
             made["labels"][n, here] = np.where(visual, NO_LABEL, ids)
             made["segments"][n, here] = segment
             made["positions"][n, here] = np.arange(len(ids))
+            made["kinds"][n, here] = 0 if any(drawn) else 1
             made["codes"][n, image : image + len(codes)] = codes
             made["drawn"][n, image : image + len(codes)] = drawn
             at, image = at + len(ids), image + len(codes)

@@ -85,7 +85,7 @@ def whole(tokenizer, folder, tmp_path_factory):
 
 
 class TestThroughTheLoop:
-    def test_losses_fall_and_are_told_by_kind_and_codebook(self, whole):
+    def test_losses_fall_and_are_told_by_kind_and_codebook(self, whole, config):
         training = [r for r in records(whole[0]) if "loss" in r]
         assert [r["step"] for r in training] == [1, 2, 3, 4, 5, 6]
         # Fresh logits of codes are zero.
@@ -100,14 +100,18 @@ class TestThroughTheLoop:
             parts = ids * record["text_loss"]
             parts += codes * (record["image_loss"] + record["z_loss"])
             assert record["loss"] == pytest.approx(parts / (ids + codes), rel=1e-5)
+            names = {name for name in record if name.startswith("loss/")}
+            assert names == {f"loss/{kind}" for _, kind, *_ in config.data.mixture}
 
-    def test_evaluation(self, whole):
+    def test_evaluation(self, whole, config):
         evaluations = [r for r in records(whole[0]) if "eval/loss" in r]
         assert [r["step"] for r in evaluations] == [3, 6]
         first, last = evaluations
         assert last["eval/loss"] < first["eval/loss"] and last["eval/gain"] > first["eval/gain"]
         assert last["eval/image_loss"] < 0.95 * np.log(ENTRIES)
         assert whole[1]["eval/loss_per_codebook"].shape == (BOOKS,)
+        kinds = {name for name in last if name.startswith("eval/loss/")}
+        assert kinds == {f"eval/loss/{kind}" for _, kind, *_ in config.data.mixture}
 
     def test_what_it_leaves_is_read(self, whole, tokenizer):
         """Weights, both tokenizers; codebooks as they were, and a projection that was trained."""

@@ -47,7 +47,9 @@ class TestTheStream:
         (batch,), _ = batches(section, 1)
         images = 128 // (TOKENS + 2)
         assert {key: value.shape for key, value in batch.items()} == {
-            **dict.fromkeys(("ids", "image_at", "labels", "segments", "positions"), (8, 128)),
+            **dict.fromkeys(
+                ("ids", "image_at", "labels", "segments", "positions", "kinds"), (8, 128)
+            ),
             "codes": (8, images, *CODES.shape),
             "drawn": (8, images),
         }

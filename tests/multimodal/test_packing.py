@@ -66,6 +66,7 @@ class TestPlaces:
 
 def test_a_row():
     two = [sample(10, 6, 1, [True]), sample(20, 9, 2, [False, True])]
+    two[1] = two[1]._replace(kind=4)
     row = fill(two, length=18, images=4, image_shape=(2, 3), pad=0)
     assert row["ids"].tolist() == [10, 0, 0, 0, 11, 12, 20, *[0] * 6, 21, 22, 0, 0, 0]
     assert row["segments"].tolist() == [1] * 6 + [2] * 9 + [0] * 3
@@ -73,13 +74,15 @@ def test_a_row():
     # The second segment's images follow the first's among the row's codes.
     places = [-1, 0, 1, 2, -1, -1, -1, 3, 4, 5, 6, 7, 8, *[-1] * 5]
     assert row["image_at"].tolist() == places
+    assert row["kinds"].tolist() == [0] * 6 + [4] * 9 + [0] * 3
     assert row["drawn"].tolist() == [True, False, True, False]
     np.testing.assert_array_equal(row["codes"][:, 0, 0], [10, 20, 21, 0])
     labels = [NO_LABEL] * 4 + [11, 12] + [NO_LABEL] * 7 + [21, 22] + [NO_LABEL] * 3
     assert row["labels"].tolist() == labels
     assert {key: value.dtype for key, value in row.items()} == {
         **dict.fromkeys(
-            ("ids", "image_at", "codes", "labels", "segments", "positions"), np.dtype("int32")
+            ("ids", "image_at", "codes", "labels", "segments", "positions", "kinds"),
+            np.dtype("int32"),
         ),
         "drawn": np.dtype("bool"),
     }

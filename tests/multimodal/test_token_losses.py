@@ -85,6 +85,25 @@ def test_every_id_and_every_code_weighs_the_same(params):
     equal(losses.per_codebook, sums.codes / sums.image_tokens)
 
 
+def test_losses_of_kinds(params):
+    """Each is that of a batch whose other samples are not there; together they are the whole."""
+    given, numbers = apart(), [0, 5, 0, 3]
+    given["kinds"] = np.where(given["segments"], np.array(numbers)[:, None], 1)
+    sums, losses, *_ = program()(params, given)
+    equal(sums.kinds.sum(), sums.text + sums.codes.sum())
+    assert sums.of_kinds.sum() == sums.predictions and sums.kinds[[1, 2, 4]].tolist() == [0] * 3
+    for kind in (0, 3, 5):
+        rows = np.array(numbers) == kind
+        alone = {
+            key: np.where(rows.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for key, v in given.items()
+        }
+        alone["labels"] = np.where(rows[:, None], given["labels"], NO_LABEL)
+        found = program()(params, alone)[0]
+        assert sums.of_kinds[kind] == found.predictions
+        equal(sums.kinds[kind], found.text + found.codes.sum())
+        equal(losses.per_kind[kind], sums.kinds[kind] / found.predictions)
+
+
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_chunks_change_nothing(params, chunk):
     equal(program(chunk)(params, apart()), program()(params, apart()))

@@ -222,6 +222,7 @@ def batch():
         "drawn": golden["step.kinds"][:, None] == 1,
         "segments": golden["step.mask"].astype(np.int32),
         "positions": golden["step.positions"],
+        "kinds": np.zeros_like(ids),
     }
 
 

@@ -130,7 +130,7 @@ class Packed:
     def __init__(
         self, opened: Opened, rows: Rows, group_rows: int, group_samples: int, window: int
     ):
-        self.mixture, self.codes, self._digest = opened
+        self.mixture, self._kinds, self.codes, self._digest = opened
         self.images, self.group_rows = rows.images, group_rows
         self._rows, self._window, self._group_samples = rows, window, group_samples
 
@@ -186,12 +186,12 @@ class Packed:
             positions: order of the mixture.
             seed: of the run.
         """
-        notes, samples, kinds = Notes(), [], []
+        notes, samples, parts = Notes(), [], []
         first = number * self._group_samples
         for position in range(first, first + self._group_samples):
             part, sample = self._sample(positions[position], order.generator(seed, position), notes)
             samples.append(sample)
-            kinds.append(part)
+            parts.append(part)
         length, shape = self._rows.length, self.codes.shape
         placed = pack(samples, self.group_rows, length, self.images)
         pad = self._rows.tokenizer.special.pad
@@ -208,7 +208,7 @@ class Packed:
         for each in sorted(n for row in placed for n in row):
             notes.samples += 1
             notes.bytes += samples[each].codes.nbytes // 2 + samples[each].ids.nbytes
-            notes.counts[f"part/{kinds[each]}"] += 1
+            notes.counts[f"part/{parts[each]}"] += 1
             notes.counts["filled"] += len(samples[each].ids)
         notes.counts["left_out/no_room"] += len(samples) - notes.samples
         notes.counts["places"] += self.group_rows * length
@@ -217,7 +217,8 @@ class Packed:
     def _sample(self, index: int, rng, notes: Notes) -> tuple[int, Sample]:
         number, place = self.mixture.place(index)
         part = self.mixture.parts[number]
-        return number, usable(lambda tried: part.sample(tried, rng), place, len(part), notes)
+        sample = usable(lambda tried: part.sample(tried, rng), place, len(part), notes)
+        return number, sample._replace(kind=self._kinds[number])
 
 
 class _Rows:

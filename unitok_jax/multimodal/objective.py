@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from unitok_jax.multimodal.model import Multimodal
-from unitok_jax.multimodal.rows import NO_LABEL
+from unitok_jax.multimodal.rows import KINDS, NO_LABEL
 
 
 class Sums(NamedTuple):
@@ -24,6 +24,8 @@ class Sums(NamedTuple):
     codes: jax.Array  # (K,), cross-entropy of the codes of each codebook
     square: jax.Array  # scalar, sum over all codes of the squared largest logit
     image_tokens: jax.Array  # scalar, visual tokens, of K codes each
+    kinds: jax.Array  # (P,), cross-entropy of ids and codes of the samples of each of `KINDS`
+    of_kinds: jax.Array  # (P,), number of these ids and codes
 
     @property
     def predictions(self) -> jax.Array:
@@ -36,13 +38,14 @@ class Sums(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Losses in nats; 0 for a kind without a label."""
+    """Losses in nats; 0 where nothing is predicted."""
 
     total: jax.Array  # scalar: mean over ids and codes, the z-loss included
     text: jax.Array  # scalar, mean over the ids
     image: jax.Array  # scalar, mean over the codes
     z: jax.Array  # scalar, weight times the mean over the codes of the squared largest logit
     per_codebook: jax.Array  # (K,), means over the visual tokens
+    per_kind: jax.Array  # (P,), means over ids and codes of the samples of each of `KINDS`
 
 
 def sums(model: Multimodal, batch, chunk: int, shards: int = 1) -> Sums:
@@ -57,16 +60,18 @@ def sums(model: Multimodal, batch, chunk: int, shards: int = 1) -> Sums:
       batch: ids, image_at, codes, segments and positions, as for `Multimodal.hidden`, and
         labels (B, T) int32: the id of a position, if it is to be predicted from those before in
           its sample; else `NO_LABEL`.
-        drawn (B, M) bool: the codes of the image are to be predicted.
+        drawn (B, M) bool: the codes of the image are to be predicted;
+        kinds (B, T) int32: what the sample of a position is, a number in `KINDS`.
       chunk: positions of a row at a time, on the average.
       shards: parts of the batch, of whole rows, within which positions are put in order: devices
         that hold rows of their own send none to each other.
     """
     hidden = model.hidden(*(batch[key] for key in INPUTS))
     pieces = functools.partial(_in_pieces, chunk=chunk, shards=shards)
-    text = _text(model, hidden, batch, pieces)
-    codes, square = _image(model, hidden, batch, pieces)
-    return Sums(text, predicted_ids(batch), codes, square, drawn_tokens(batch))
+    text, of_text = _text(model, hidden, batch, pieces)
+    codes, square, of_images = _image(model, hidden, batch, pieces)
+    kinds, counts = (jnp.add(*pair) for pair in zip(of_text, of_images, strict=True))
+    return Sums(text, predicted_ids(batch), codes, square, drawn_tokens(batch), kinds, counts)
 
 
 INPUTS = ("ids", "image_at", "codes", "segments", "positions")
@@ -82,6 +87,7 @@ def losses(found: Sums, z_weight: float) -> Losses:
         image=found.codes.sum() / codes,
         z=z_weight * found.square / codes,
         per_codebook=found.codes / jnp.maximum(found.image_tokens, 1),
+        per_kind=found.kinds / jnp.maximum(found.of_kinds, 1),
     )
 
 
@@ -104,20 +110,24 @@ def _wanted(batch):
 
 
 def _text(model, hidden, batch, pieces):
-    """Returns the sum of the cross-entropies of the labels."""
+    """Returns the sum of the cross-entropies of the labels, and sums and counts by kinds."""
     wanted = _wanted(batch)
     labels = jnp.where(wanted, batch["labels"][:, 1:], 0)
 
-    def part(hidden, labels, wanted):
+    def part(hidden, labels, kinds, wanted):
         logits = model.language.logits(hidden)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.where(wanted, nats, 0.0).sum()
+        nats = jnp.where(wanted, nats, 0.0)
+        return nats.sum(), (_by_kind(nats, kinds), _by_kind(wanted, kinds))
 
-    return pieces(part, wanted, (hidden[:, :-1], labels))
+    return pieces(part, wanted, (hidden[:, :-1], labels, batch["kinds"][:, 1:]))
 
 
 def _image(model, hidden, batch, pieces):
-    """Returns the sums of the cross-entropies, (K,), and of the squared largest logits."""
+    """Returns the sums of the cross-entropies, (K,), and of the squared largest logits.
+
+    Behind them, sums and counts of codes by kinds.
+    """
     codes, drawn, image_at = batch["codes"], batch["drawn"], batch["image_at"]
     b, images, books, tokens = codes.shape
     rows = codes.transpose(0, 1, 3, 2).reshape(b, images * tokens, books)
@@ -130,14 +140,24 @@ def _image(model, hidden, batch, pieces):
     before = jnp.maximum(place - 1, 0)[..., None]
     hidden = jnp.take_along_axis(hidden, before, axis=1)
 
-    def part(hidden, rows, wanted):
+    def part(hidden, rows, kinds, wanted):
         rows, wanted = rows.reshape(-1, books), wanted.reshape(-1, 1)
         logits = model.head(hidden.reshape(len(rows), -1), rows)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, rows)
-        square = jnp.square(logits.max(-1))
-        return jnp.where(wanted, nats, 0.0).sum(0), jnp.where(wanted, square, 0.0).sum()
+        nats, square = (jnp.where(wanted, x, 0.0) for x in (nats, jnp.square(logits.max(-1))))
+        kinds = kinds.reshape(-1)
+        of_kinds = _by_kind(nats.sum(1), kinds), books * _by_kind(wanted[:, 0], kinds)
+        return nats.sum(0), square.sum(), of_kinds
 
-    return pieces(part, wanted, (hidden, rows))
+    kinds = jnp.take_along_axis(batch["kinds"], place, axis=1)
+    return pieces(part, wanted, (hidden, rows, kinds))
+
+
+def _by_kind(values, kinds):
+    """Sums values of positions by the kinds of their samples, (P,) float32, for people alone."""
+    values = jax.lax.stop_gradient(values.astype(jnp.float32))[..., None]
+    alike = kinds[..., None] == jnp.arange(len(KINDS))
+    return jnp.where(alike, values, 0.0).sum(tuple(range(kinds.ndim)))
 
 
 def _in_pieces(part, wanted, arrays, *, chunk, shards):

@@ -69,7 +69,7 @@ def fill(
       'labels': int32 (T,) the id at each place that is learnt, -100 elsewhere, so that position t
       predicts label t + 1; never at the first place of a segment; 'drawn': bool (M,) images that
       are learnt; 'segments': int32 (T,) 1, 2, ... for the samples, 0 for padding; 'positions':
-      int32 (T,) from 0 in each segment}.
+      int32 (T,) from 0 in each segment; 'kinds': int32 (T,) the number of its sample's kind}.
     """
     row = {
         "ids": np.full(length, pad, np.int32),
@@ -79,6 +79,7 @@ def fill(
         "drawn": np.zeros(images, bool),
         "segments": np.zeros(length, np.int32),
         "positions": np.zeros(length, np.int32),
+        "kinds": np.zeros(length, np.int32),
     }
     start = image = 0
     for number, sample in enumerate(samples, start=1):
@@ -88,6 +89,7 @@ def fill(
         shift = np.where(sample.image_at == NO_IMAGE, 0, image * image_shape[1])
         row["image_at"][here] = sample.image_at + shift
         row["segments"][here], row["positions"][here] = number, np.arange(len(sample.ids))
+        row["kinds"][here] = sample.kind
         if len(sample.codes):
             row["codes"][image : image + len(sample.codes)] = sample.codes
             row["drawn"][image : image + len(sample.codes)] = sample.drawn

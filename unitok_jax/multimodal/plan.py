@@ -50,7 +50,8 @@ def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     images = data.images_of(config.data, tokens)
     shapes = {
         **dict.fromkeys(
-            ("ids", "image_at", "labels", "segments", "positions"), (rows, config.data.length)
+            ("ids", "image_at", "labels", "segments", "positions", "kinds"),
+            (rows, config.data.length),
         ),
         "codes": (rows, images, model.num_codebooks, tokens),
         "drawn": (rows, images),

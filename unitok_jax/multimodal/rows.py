@@ -20,6 +20,8 @@ from unitok_jax.data.health import SampleError, TooLong
 from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.multimodal.prompt import IMAGE, Encoded
 
+KINDS = ("draw", "caption", "questions", "chat", "edit", "text")
+"""Kinds of samples, as `data.mixture` names them."""
 NO_LABEL = -100
 NO_IMAGE = -1
 INSTRUCTION = " Generate an image based on this description."
@@ -36,6 +38,7 @@ class Sample(NamedTuple):
     image_at: np.ndarray  # int32 (t,), place among the m L visual tokens, else `NO_IMAGE`
     codes: np.ndarray  # int32 (m, K, L)
     drawn: np.ndarray  # bool (m,), images that are learnt
+    kind: int = 0  # number of its kind in `KINDS`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from unitok_jax.multimodal import data, loading, objective, trunk
 from unitok_jax.multimodal.config_checks import check, check_batch, check_beginning
 from unitok_jax.multimodal.plan import plan
 from unitok_jax.multimodal.quality import ShapeQuality
+from unitok_jax.multimodal.rows import KINDS
 from unitok_jax.multimodal.sources import ImageCodes
 from unitok_jax.multimodal.step import MultimodalSteps, Programs, TrainState
 from unitok_jax.runtime import sharding
@@ -202,8 +203,9 @@ class Run:
 
         Returns:
           In nats: `loss`, the mean over ids and codes with the z-loss; `text_loss`; `image_loss`;
-          `loss_per_codebook` (K,). `gain`, the bits an id or a code fewer than a uniform guess
-          needs. With `eval.shapes` those of `ShapeQuality`, and its sheet.
+          `loss_per_codebook` (K,); `loss/KIND` of each kind of samples. `gain`, the bits an id or
+          a code fewer than a uniform guess needs. With `eval.shapes` those of `ShapeQuality`, and
+          its sheet.
         """
         total = None
         for rows in self._held_out_batches():
@@ -216,11 +218,13 @@ class Run:
         guess = float(total.ids) * math.log(model.vocabulary)
         guess += codes * math.log(model.vocab_size // model.num_codebooks)
         nats = float(total.text) + float(total.codes.sum())
+        kinds = zip(KINDS, losses.per_kind, total.of_kinds, strict=True)
         metrics = {
             "loss": float(losses.total),
             "text_loss": float(losses.text),
             "image_loss": float(losses.image),
             "loss_per_codebook": losses.per_codebook,
+            **{f"loss/{kind}": float(loss) for kind, loss, count in kinds if count},
             "gain": (guess - nats) / max(float(total.predictions), 1) / math.log(2),
         }
         if self._quality is None:

@@ -19,7 +19,7 @@ from unitok_jax.data.formats.texts import text_source
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.multimodal import prompt
-from unitok_jax.multimodal.rows import Rows, Sample, pick_caption
+from unitok_jax.multimodal.rows import KINDS, Rows, Sample, pick_caption
 
 FIELDS = ("image", "instruction", "edited")  # of a line of edits
 
@@ -44,6 +44,7 @@ class Opened(NamedTuple):
     """Data of a run."""
 
     mixture: Mixture  # its parts have `sample(index, rng)`
+    kinds: tuple[int, ...]  # of the samples of each part, numbers in `KINDS`
     codes: ImageCodes  # with their tokenizer
     digest: str  # of all codes, 8 hexadecimal digits
 
@@ -247,10 +248,8 @@ def open_mixture(data, rows: Rows, codes: ImageCodes) -> Opened:
     for records in opened.values():
         for shard in records.manifest["shards"]:
             digest = zlib.crc32(shard["sha256"].encode(), digest)
-    return Opened(Mixture(parts, weights), codes, f"{digest:08x}")
-
-
-KINDS = ("draw", "caption", "questions", "chat", "edit", "text")
+    kinds = tuple(KINDS.index(kind) for _, kind, *_ in data.mixture)
+    return Opened(Mixture(parts, weights), kinds, codes, f"{digest:08x}")
 
 
 def _with_key(error: Exception, key: str, path: str) -> str:

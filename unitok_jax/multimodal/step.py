@@ -14,6 +14,7 @@ from unitok_jax import trees
 from unitok_jax.models.layers import Keys
 from unitok_jax.multimodal import objective
 from unitok_jax.multimodal.model import FROZEN, Multimodal, abstract_model
+from unitok_jax.multimodal.rows import KINDS
 from unitok_jax.runtime import sharding
 from unitok_jax.training import optim
 from unitok_jax.training.optim import Trainable
@@ -64,6 +65,8 @@ class MultimodalSteps:
         self.graph, self.abstract_params = abstract_model(self.model)
         self.seed, self.chunk, self.z_weight = config.seed, config.loss.chunk, config.loss.z_weight
         settings = config.optim
+        mixture = config.data.mixture
+        self.kinds = [kind for kind in KINDS if any((kind,) == part[1:2] for part in mixture)]
         self.frozen = (*FROZEN, *settings.frozen)
         self.accumulation = settings.accumulation
         self.max_learning_rate = settings.learning_rate
@@ -132,8 +135,9 @@ class MultimodalSteps:
           gather, shards: as for `sums`.
 
         Returns:
-          The next state, and metrics: float32 scalars, the (K,) losses of the codebooks, and the
-          int32 counters `skipped` and `skipped_in_a_row`.
+          The next state, and metrics: float32 scalars, among them `loss/KIND` of each kind of the
+          mixture; the (K,) losses of the codebooks; the int32 counters `skipped` and
+          `skipped_in_a_row`.
         """
         fixed, trained = self._split(state.network.params)
         books = self.model["num_codebooks"]
@@ -154,6 +158,7 @@ class MultimodalSteps:
             "image_loss": losses.image,
             "z_loss": losses.z,
             "loss_per_codebook": losses.per_codebook,
+            **{f"loss/{kind}": losses.per_kind[KINDS.index(kind)] for kind in self.kinds},
             "predicted_ids": sums.ids,
             "drawn_tokens": sums.image_tokens,
             "grad_norm": optax.tree.norm(grads),
