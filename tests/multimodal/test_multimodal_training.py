@@ -230,13 +230,13 @@ def test_what_does_not_fit(config, changes, message):
 def test_a_probe_begins_with_the_tokenizers_features(config, folder, tokenizer):
     config.model.projection = "full"
     config.data.mixture = ((1.0, "caption", str(folder)),)
-    found = one_device(config)._initial_params()["image"]
+    found = one_device(config).initial_params()["image"]
     assert sorted(found) == ["projection", "quantizer"]
     theirs = tokenizer[2]["post_quant_proj"]
     jax.tree.map(np.testing.assert_array_equal, found["projection"], theirs)
     config.model.projection_heads = 2
     with pytest.raises(ValueError, match="model.projection_heads=2, and data.tokenizer=.* has 4"):
-        one_device(config)._initial_params()
+        one_device(config).initial_params()
 
 
 @pytest.mark.parametrize(
