@@ -9,6 +9,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,35 @@ def _in_full(measure):
             return measure(*args, **options)
 
     return traced
+
+
+class Compared(NamedTuple):
+    """Images and their reconstructions, rounded to 8 bits; each (B, H, W, 3) float32."""
+
+    images: jax.Array  # in [-1, 1]
+    rebuilt: jax.Array
+    image_levels: jax.Array  # in [0, 255]
+    rebuilt_levels: jax.Array
+
+
+class Measure(NamedTuple):
+    """Measure of each image beside its reconstruction, (B,) float32."""
+
+    compute: Callable  # of `Compared`, and of the network if there is one
+    network: str = ""  # kind that it needs, 'lpips'; measured where that is loaded
+
+
+MEASURES = {
+    "squared_error": Measure(lambda pair: squared_error(pair.rebuilt, pair.images)),
+    "ssim": Measure(lambda pair: _ssim(pair, "gaussian")),
+    "ssim_uniform": Measure(lambda pair: _ssim(pair, "uniform")),
+    "lpips": Measure(lambda pair, lpips: lpips(pair.rebuilt, pair.images), network="lpips"),
+}
+"""Measures by name; `card.pages` says how a card shows them."""
+
+
+def _ssim(pair: Compared, window):
+    return ssim.ssim(pair.rebuilt_levels, pair.image_levels, window)
 
 
 class Samples:
@@ -141,10 +171,9 @@ class Evaluator:
 
         Returns:
           Outputs of every image, for the host: 'mask', 'crc32', 'squared_error' of images in
-          [-1, 1], 'ssim', 'ssim_uniform', 'image_features' (B, E), with LPIPS 'lpips', with
-          Inception 'pool3' and 'logits' of the reconstruction and 'pool3_original'; and 'counts'
-          (K, V). Outputs that stay on the devices: 'rebuilt' (B, H, W, 3) uint8 and 'codes'
-          (B, K, N) int32.
+          [-1, 1] and the others of `MEASURES`, 'image_features' (B, E), with Inception 'pool3' and
+          'logits' of the reconstruction and 'pool3_original'; and 'counts' (K, V). Outputs that
+          stay on the devices: 'rebuilt' (B, H, W, 3) uint8 and 'codes' (B, K, N) int32.
         """
         images = self._to_float(batch["image"])
         codes = self._encode(params, images)
@@ -160,18 +189,14 @@ class Evaluator:
     def _measures(self, networks, batch, images, codes, reconstruction, originals):
         levels = jnp.rint((reconstruction + 1) * 127.5)
         rebuilt = levels.astype(jnp.uint8)
-        pixels, rounded = batch["image"].astype(jnp.float32), to_float(rebuilt)
-        out = _marks(batch) | {
-            "squared_error": squared_error(rounded, images),
-            "ssim": ssim.ssim(levels, pixels, window="gaussian"),
-            "ssim_uniform": ssim.ssim(levels, pixels, window="uniform"),
-            "counts": codebook_counts(codes, self._rows, batch["mask"]),
-        }
-        if "lpips" in self._graphs:
-            lpips = nnx.merge(self._graphs["lpips"], networks["lpips"])
-            out["lpips"] = lpips(rounded, images)
-        if "inception" in self._graphs:
-            inception = nnx.merge(self._graphs["inception"], networks["inception"])
+        pair = Compared(images, to_float(rebuilt), batch["image"].astype(jnp.float32), levels)
+        loaded = {kind: nnx.merge(graph, networks[kind]) for kind, graph in self._graphs.items()}
+        out = _marks(batch) | {"counts": codebook_counts(codes, self._rows, batch["mask"])}
+        for name, (compute, kind) in MEASURES.items():
+            if not kind or kind in loaded:
+                out[name] = compute(pair, loaded[kind]) if kind else compute(pair)
+        if "inception" in loaded:
+            inception = loaded["inception"]
             features = inception(rebuilt)
             out |= {"pool3": features.pool3, "logits": features.logits_unbiased}
             if originals:
@@ -268,9 +293,9 @@ class Evaluator:
 
     @staticmethod
     def _add(result: EvaluationResult, out, mask) -> None:
-        names = ("squared_error", "ssim", "ssim_uniform", "lpips")
         if "squared_error" in out:
-            result.reconstruction.update(mask, **{name: out[name] for name in names if name in out})
+            measured = {name: out[name] for name in MEASURES if name in out}
+            result.reconstruction.update(mask, **measured)
             result.codebooks.update(out["counts"])
         if "codes_float32" in out:
             result.agreement.update(out["codes_float32"], out["codes_bfloat16"], mask)
