@@ -251,6 +251,22 @@ class TestContinuing:
         assert here(output, "--write=png,npz")[0] == 0
         assert hashes(output) == hashes(whole)
 
+    def test_killed_at_the_very_end(self, here, whole, tmp_path, monkeypatch):
+        """Once `generation.json` is there, nothing is left to be cleared away."""
+        output, write = tmp_path / "out", Generation.write
+        shutil.copytree(whole, output)
+        for name in ("samples.npz", "generation.json"):
+            (output / name).unlink()
+
+        def killed(*call, **named):
+            write(*call, **named)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Generation, "write", killed)
+        assert here(output, "--write=png,npz")[0] == 130
+        monkeypatch.undo()
+        assert hashes(output) == hashes(whole)
+
     def test_pictures_are_listed_and_not_looked_at_one_by_one(self, whole, monkeypatch):
         settings = json.loads((whole / "settings.json").read_text())
         folder, looked, stat = drawn.Folder(whole, settings, ["codes", "png", "npz"]), [], os.stat

@@ -313,9 +313,10 @@ def finish(tokenizer, folder: Folder) -> None:
             # Another process that finished the same folder has removed the parts.
             if not folder.archive.is_file():
                 raise
-    generation(folder.settings).write(folder.path, settings=folder.settings)
+    # Before the folder counts as finished: together they are as large as the archive.
     for shard in folder.shards:
         folder.part(shard).unlink(missing_ok=True)
+    generation(folder.settings).write(folder.path, settings=folder.settings)
     sweep(folder.path)
     with contextlib.suppress(OSError):
         folder.part(0).parent.rmdir()
