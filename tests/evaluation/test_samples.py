@@ -130,6 +130,11 @@ class TestFolder:
         assert (found.count, found.size, found.labels) == (3, (16, 32), None)
         np.testing.assert_array_equal(np.concatenate(list(found.batches(2))), drawn(3)[[0, 2, 1]])
 
+    def test_digits_of_other_scripts_are_letters(self, tmp_path):
+        pngs(tmp_path, drawn(3), ["\u0663.png", "x10.png", "9\u0663.png"])
+        found = np.concatenate(list(open_samples(tmp_path).batches(3)))
+        np.testing.assert_array_equal(found, drawn(3)[[2, 1, 0]])
+
     def test_samples_of_two_sizes(self, tmp_path):
         pngs(tmp_path, [*drawn(3), *drawn(1, (32, 16))])
         assert "3.png has 32x16 pixels, and 0.png has 16x32" in refused(tmp_path)

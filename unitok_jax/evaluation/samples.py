@@ -288,5 +288,5 @@ def _decode(file: Path) -> np.ndarray:
 
 def _by_number(file: Path) -> list:
     """Orders names as people count: 9.png before 10.png."""
-    parts = re.split(r"(\d+)", file.name)
-    return [int(part) if part.isdigit() and part.isascii() else part for part in parts]
+    parts = re.split(r"([0-9]+)", file.name)  # texts and numbers in turn
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
