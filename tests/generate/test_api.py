@@ -181,6 +181,9 @@ class TestOtherGenerators:
         assert gen.sample([0, 2]).shape == (2, 2, 6)
         with pytest.raises(ValueError, match=r"scale=1.5 asks for guidance.*no null class"):
             gen.sample([0], scale=1.5)
+        with pytest.raises(ValueError, match="asks for guidance") as refusal:
+            gen.sample([0], scale=np.linspace(1, 4, 6)[:, None])
+        assert "\n" not in str(refusal.value)
         with pytest.raises(ValueError, match="give labels"):
             gen.sample(index=[0])
 
@@ -322,6 +325,11 @@ class TestBadInput:
     def test_settings(self, gen, settings, words):
         with pytest.raises((ValueError, TypeError), match=words):
             gen.sample(**{"labels": [0, 1]} | settings)
+
+    def test_a_schedule_is_not_told_whole(self, gen):
+        with pytest.raises(ValueError, match="must be finite and at least 0") as refusal:
+            gen.sample([0], scale=-np.ones((6, 2)))
+        assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 150
 
     @pytest.mark.parametrize(
         "codes, known, words",

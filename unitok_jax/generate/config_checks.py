@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax.generate import limits
+from unitok_jax.models.limits import show
 from unitok_jax.training import config_checks
 from unitok_jax.training.config_checks import at_least_one, at_least_zero, below_one
 
@@ -29,7 +30,7 @@ def check_guidance(model: Mapping[str, Any], scale) -> None:
     """
     if np.any(np.asarray(scale) != 1) and not has_null_prompt(model):
         raise ValueError(
-            f"scale={scale} asks for guidance, and the generator has no null class "
+            f"scale={show(scale)} asks for guidance, and the generator has no null class "
             "(model.null_class=False): no label was dropped in training; give scale=1"
         )
 

@@ -4,6 +4,7 @@ import numbers
 
 import numpy as np
 
+from unitok_jax.models.limits import show
 from unitok_jax.models.sampling import Filters
 
 MAX_SEED = 2**32 - 1  # of a key, and of an index
@@ -55,7 +56,7 @@ def check_scale(
             f"({tokens}, 1) for the tokens, or ({tokens}, {books})"
         ) from error
     if not np.isfinite(table).all() or table.min() < 0:
-        raise ValueError(f"scale={scale} must be finite and at least 0; 1 does not guide")
+        raise ValueError(f"scale={show(scale)} must be finite and at least 0; 1 does not guide")
     if guided_tokens is not None:
         if not (_is(guided_tokens, numbers.Integral) and 0 <= guided_tokens <= tokens):
             raise ValueError(f"guided_tokens={guided_tokens} must be in 0..{tokens}")
