@@ -158,6 +158,13 @@ class TestCompletion:
         np.testing.assert_array_equal(codes, drawn)
         assert (gen.complete(damaged, known, LABELS, key=6, scale=2.0) != drawn).any()
 
+    @pytest.mark.parametrize("mark", [-1, 99])
+    def test_codes_that_are_not_known_may_be_any(self, gen, drawn, mark):
+        known = np.arange(6) < 3
+        marked = np.where(known, drawn, mark)
+        codes = gen.complete(marked, known, LABELS, key=5, scale=2.0)
+        np.testing.assert_array_equal(codes, drawn)
+
     def test_all_or_nothing_is_known(self, gen, drawn):
         both = {"labels": LABELS, "key": 5, "scale": 2.0}
         np.testing.assert_array_equal(gen.complete(7 - drawn, np.zeros(6, bool), **both), drawn)

@@ -152,8 +152,8 @@ class Sampler:
             raise ValueError("given and known belong together: the codes, and where they are kept")
         mask = np.zeros(len(table), bool)
         if given is not None:
-            rows["given"] = inputs.check_given(given, *self.codebook_shape, self.grid)
             mask = inputs.check_known(known, self.grid)
+            rows["given"] = inputs.check_given(given, mask, *self.codebook_shape, self.grid)
         if index is not None:
             rows["index"] = draw_settings.check_index(index, np.size(index))
         count = inputs.one_length(**rows)
@@ -190,7 +190,8 @@ class Sampler:
         """
         if count < 1:
             raise ValueError(f"count={count} must be at least 1")
-        codes = inputs.check_given(codes, *self.codebook_shape, self.grid)
+        mask = inputs.check_known(known, self.grid)
+        codes = inputs.check_given(codes, mask, *self.codebook_shape, self.grid)
         prompts = {"labels": labels} | settings
         for name, axes in (("labels", 1), ("features", 3), ("valid", 2)):  # of several images
             rows = prompts.get(name)

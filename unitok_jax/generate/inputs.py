@@ -71,8 +71,12 @@ def check_features(features, valid, tokens: int, width: int) -> tuple[np.ndarray
     return features, valid
 
 
-def check_given(given, books: int, entries: int, grid: tuple[int, int]) -> np.ndarray:
+def check_given(
+    given, known: np.ndarray, books: int, entries: int, grid: tuple[int, int]
+) -> np.ndarray:
     """Returns given codes int32 (B, K, N), from those of one image (K, N) or several.
+
+    Codes that are not `known`, bool (N,), may have any value, and become 0.
 
     Raises:
       ValueError, TypeError: codes of another generator's shape, grid or range.
@@ -90,6 +94,7 @@ def check_given(given, books: int, entries: int, grid: tuple[int, int]) -> np.nd
             f"given codes of shape {codes.shape}: this generator's have (B, {expected[0]}, "
             f"{expected[1]})"
         )
+    codes = np.where(known, codes, 0)
     if codes.min() < 0 or codes.max() >= entries:
         raise ValueError(
             f"the given codes reach from {codes.min()} to {codes.max()}; this generator's are 0 to "
