@@ -225,6 +225,9 @@ class TestOtherGenerators:
                 gen.sample(**bad)
         with pytest.raises(ValueError, match="text 1 is empty"):
             gen.sample(features=features[:2], valid=[[0, 1, 1], [0, 0, 0]])
+        for behind in ([1, 1, 0], [1, 0, 1]):
+            with pytest.raises(ValueError, match="text 1 has padding behind a token.*at the left"):
+                gen.sample(features=features[:2], valid=[[0, 1, 1], behind])
         with pytest.raises(ValueError, match="prompts are texts"):
             gen.sample([0])
 

@@ -130,7 +130,8 @@ class Sampler:
           top_k: number of largest logits that are kept of each code; None: all.
           top_p: probability that the kept entries of each code have together, in (0, 1]
             (arXiv 1904.09751).
-          features, valid: (B, T, F) and bool (B, T) of the texts, for a generator of texts.
+          features, valid: (B, T, F) and bool (B, T) of the texts, for a generator of texts: each at
+            the end, behind its padding, which is not valid.
           given, known: codes (B, K, N) and bool (N,) or (rows, columns): see `complete`.
 
         Returns:

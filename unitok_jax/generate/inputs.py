@@ -46,11 +46,12 @@ def check_features(features, valid, tokens: int, width: int) -> tuple[np.ndarray
 
     Args:
       features: (B, T, F) floats, or (T, F) of one text.
-      valid: (B, T), or (T,); None: all are.
+      valid: (B, T), or (T,), those of a text at the end; None: all are.
       tokens, width: T and F.
 
     Raises:
-      ValueError: another shape, values that are not finite, or a text without tokens.
+      ValueError: another shape, values that are not finite, or a text without tokens or with
+        padding behind them.
     """
     features = np.asarray(features, np.float32)
     features = features[None] if features.ndim == 2 else features
@@ -68,6 +69,12 @@ def check_features(features, valid, tokens: int, width: int) -> tuple[np.ndarray
         raise ValueError(f"valid of shape {valid.shape}: expected {features.shape[:2]}")
     if not valid.any(axis=1).all():
         raise ValueError(f"text {int(np.argmin(valid.any(axis=1)))} is empty: it has no token")
+    gap = (valid[:, :-1] & ~valid[:, 1:]).any(axis=1)
+    if gap.any():
+        raise ValueError(
+            f"text {int(np.argmax(gap))} has padding behind a token: features are read as in "
+            "training, texts at the end and zeros before; pad at the left"
+        )
     return features, valid
 
 
