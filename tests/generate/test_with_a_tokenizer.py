@@ -163,7 +163,7 @@ def test_gfid_is_that_of_the_drawn_pictures(config, tokenizer, tmp_path):
     assert metrics["gfid"] > 0 and "inception_score" not in metrics  # of ten images or more
 
 
-def test_a_reference_of_another_inception(config, tmp_path):
+def test_a_reference_of_another_inception_or_size(config, tmp_path):
     from unitok_jax.evaluation.card import statistics
     from unitok_jax.evaluation.metrics.frechet import Moments
 
@@ -173,6 +173,10 @@ def test_a_reference_of_another_inception(config, tmp_path):
     moments = Moments(np.zeros(2048), np.eye(2048), 9)
     statistics.write(config.eval.reference, moments, facts)
     with pytest.raises(ValueError, match="^eval.reference=.*other.npz was made with"):
+        Run(config, jax.devices()[:1])
+    images = {"arr_0": np.zeros((2, 48, 48, 3), np.uint8)}
+    np.savez(config.eval.reference, mu=moments.mean, sigma=moments.covariance, **images)
+    with pytest.raises(ValueError, match="other.npz is of 48x48 images, .* draws 32x48: give"):
         Run(config, jax.devices()[:1])
 
 

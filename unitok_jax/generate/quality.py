@@ -33,11 +33,18 @@ class DrawnQuality:
         )[1]
         told = f"eval.reference={config.eval.reference}"
         try:
-            self._reference, facts = statistics.read(config.eval.reference)
+            given = statistics.read_all(config.eval.reference)
         except (ValueError, OSError) as error:
             raise type(error)(f"{told}: {error}") from error
-        size = [STRIDE * side for side in config.model.grid]
-        statistics.check(told, facts, statistics.compared(size, digest(params)))
+        height, width = (STRIDE * side for side in config.model.grid)
+        if given.images and given.images[1:] != (height, width):
+            raise ValueError(
+                f"{told} is of {given.images[1]}x{given.images[2]} images, and model.grid="
+                f"{tuple(config.model.grid)} draws {height}x{width}: give the reference of that "
+                "size, or eval.drawn_images=0"
+            )
+        statistics.check(told, given.facts, statistics.compared((height, width), digest(params)))
+        self._reference = given.pool3
         self._inception = InceptionPass(params, mesh)
 
     def __call__(self, images: Iterable[np.ndarray]) -> dict[str, float]:
