@@ -496,6 +496,14 @@ def test_files_that_are_no_schedule(content, tmp_path):
         generate._scale(f"{tmp_path}/scale.npy")
 
 
+def test_prompts_of_a_benchmark_are_counted_not_their_lines(tmp_path, capsys):
+    file, texts = tmp_path / "x.json", ["a cat", "&nbsp;", "a very " * 60]
+    with pytest.raises(ValueError, match=r"x.json: prompt 2, '&nbsp;', has no word"):
+        generate._lengths(file, texts)
+    generate._tell_cuts(file, generate._lengths(file, texts[::2]), 77)
+    assert "1 of 2 texts" in (told := capsys.readouterr().err) and told.endswith(": prompt 2\n")
+
+
 def test_files_of_other_bytes(tmp_path):
     (tmp_path / "labels").write_bytes(b"1 \x80")
     with pytest.raises(ValueError, match="--labels=.*labels: the file must hold a label a line"):

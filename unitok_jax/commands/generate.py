@@ -297,7 +297,8 @@ def _lengths(file: pathlib.Path, texts: list[str]) -> list[int]:
     lengths = list(map(TextTokenizer().length, texts))
     if 2 in lengths:
         number = lengths.index(2)
-        raise ValueError(f"--prompts={file}: line {number + 1}, {texts[number]!r}, has no word")
+        where = f"--prompts={file}: {_unit(file)} {number + 1}"
+        raise ValueError(f"{where}, {texts[number]!r:.100}, has no word")
     return lengths
 
 
@@ -306,9 +307,13 @@ def _tell_cuts(file: pathlib.Path, lengths: list[int], length: int) -> None:
     if cut:
         print(
             f"{len(cut)} of {len(lengths)} texts of --prompts={printable(file)} have over {length} "
-            f"tokens and lose their last words: line {', '.join(map(str, cut[:5]))}",
+            f"tokens and lose their last words: {_unit(file)} {', '.join(map(str, cut[:5]))}",
             file=sys.stderr,
         )
+
+
+def _unit(file: pathlib.Path) -> str:
+    return "prompt" if file.suffix == ".json" else "line"
 
 
 def _kinds(text: str) -> list[str]:
