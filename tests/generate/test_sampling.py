@@ -8,8 +8,11 @@ from flax import nnx
 
 from helpers import generators
 from unitok_jax.generate import sampling
+from unitok_jax.generate.model import Generator
 from unitok_jax.generate.step import abstract_model
+from unitok_jax.models.layers import Keys
 from unitok_jax.models.sampling import Filters
+from unitok_jax.models.transformer import grid_rope
 
 
 def run(weights, labels, scale=None, until=None, seed=0):
@@ -94,3 +97,14 @@ def test_texts_in_bfloat16():
     prompt, codes, same = draw(found.params)
     assert prompt.dtype == jnp.float32 and len(np.unique(codes)) > 2
     np.testing.assert_array_equal(codes, same)
+
+
+@pytest.mark.parametrize("kind, cosine", [("zero", 0), ("identity", 1)])
+def test_positions_of_the_prompt_stand_before_those_of_the_grid(kind, cosine):
+    keys = generators.model_keys(
+        grid=(3, 5), prompt="text", text_tokens=2, text_features=4, prompt_rope=kind
+    )
+    model = Generator(**keys, rngs=Keys(0))
+    assert model.rope.shape == (2 + 15, 8, 2)
+    assert (model.rope[:2, :, 0] == cosine).all() and (model.rope[:2, :, 1] == 0).all()
+    np.testing.assert_array_equal(model.rope[2:], grid_rope(3, 5, 16))
