@@ -508,5 +508,7 @@ def test_files_of_other_bytes(tmp_path):
     (tmp_path / "labels").write_bytes(b"1 \x80")
     with pytest.raises(ValueError, match="--labels=.*labels: the file must hold a label a line"):
         generate.labels_of(f"{tmp_path}/labels", None, 5, 0)
-    (tmp_path / "prompts").write_bytes(b"\xef\xbb\xbfa cat\r\na dog")  # as Windows saves text
+    (tmp_path / "labels").write_bytes(b"\xef\xbb\xbf4\r\n0\r\n")  # as Windows saves text
+    assert generate.labels_of(f"{tmp_path}/labels", None, 5, 0).tolist() == [4, 0]
+    (tmp_path / "prompts").write_bytes(b"\xef\xbb\xbfa cat\r\na dog")
     assert generate.read_texts(tmp_path / "prompts") == ["a cat", "a dog"]

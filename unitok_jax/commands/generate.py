@@ -251,7 +251,7 @@ def _ranges(text: str) -> list[range]:
             f"--labels={text}: expected labels and ranges such as 207 or 0-9,207, balanced, "
             "random, or a file with a label a line"
         )
-    lines = file.read_text(encoding="utf-8", errors="replace").split()
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").split()
     if not lines or not all(re.fullmatch(r"\d{1,9}", line) for line in lines):
         raise ValueError(f"--labels={text}: the file must hold a label a line, and nothing else")
     return [range(int(line), int(line) + 1) for line in lines]
