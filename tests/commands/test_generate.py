@@ -346,6 +346,7 @@ class TestBadInput:
             (["--batch_size=3"], "batch_size=3"),
             (["--checkpoint=/none"], "/none does not exist"),
             (["--tokenizer=/none"], "/none does not exist"),
+            (["--tokenizer="], "--write=png needs --tokenizer"),
         ],
     )
     def test_arguments(self, here, tmp_path, more, words):

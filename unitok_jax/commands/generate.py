@@ -130,7 +130,7 @@ def _check(args: argparse.Namespace, kinds: list[str]) -> None:
         raise ValueError("give one of --labels and --prompts: what is to be drawn")
     if args.count is not None and args.count < 1:
         raise ValueError(f"--count={args.count} must be at least 1")
-    if args.tokenizer is None and (args.prompts or kinds != ["codes"]):
+    if not args.tokenizer and (args.prompts or kinds != ["codes"]):
         what = f"--prompts={args.prompts}" if args.prompts else f"--write={args.write}"
         raise ValueError(f"{what} needs --tokenizer, that of the generator's codes")
 
