@@ -336,6 +336,11 @@ class TestBadInput:
         with pytest.raises((ValueError, TypeError), match=words):
             gen.sample(**{"labels": [0, 1]} | settings)
 
+    def test_a_key_of_jax_is_told_in_one_line(self, gen):
+        with pytest.raises(ValueError, match=r"key=Array\(.* must be an integer in") as refusal:
+            gen.sample([0], key=jax.random.key(0))
+        assert "\n" not in str(refusal.value)
+
     def test_a_schedule_is_not_told_whole(self, gen):
         with pytest.raises(ValueError, match="must be finite and at least 0") as refusal:
             gen.sample([0], scale=-np.ones((6, 2)))

@@ -88,7 +88,7 @@ def check_seed(key) -> int:
       ValueError: no integer that 32 bits hold.
     """
     if not (_is(key, numbers.Integral) and 0 <= key <= MAX_SEED):
-        raise ValueError(f"key={key} must be an integer in 0..{MAX_SEED}")
+        raise ValueError(f"key={show(key)} must be an integer in 0..{MAX_SEED}")
     return int(key)
 
 
