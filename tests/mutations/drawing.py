@@ -8,6 +8,7 @@ STEP, SETTINGS = "unitok_jax/generate/step.py", "unitok_jax/models/draw_settings
 TEST_API, TEST_SAMPLING = "tests/generate/test_api.py", "tests/generate/test_sampling.py"
 DRAWS, TEST_DRAWS = "unitok_jax/models/sampling.py", "tests/models/test_draws.py"
 TEST_COMMAND = "tests/commands/test_generate.py"
+TRANSFORMER, INPUTS = "unitok_jax/models/transformer.py", "unitok_jax/generate/inputs.py"
 
 MUTATIONS = [
     Mutation(
@@ -114,5 +115,19 @@ MUTATIONS = [
         "pixels = np.fromfile(folder.part(shard), np.uint8)",
         "pixels = np.fromfile(folder.part(0), np.uint8)",
         f"{TEST_COMMAND} -k test_the_archive",
+    ),
+    Mutation(
+        "a grid as high as it is wide",
+        TRANSFORMER,
+        "np.divmod(np.arange(rows * columns), columns)",
+        "np.divmod(np.arange(rows * columns), rows)",
+        "tests/models/test_grid_rope.py",
+    ),
+    Mutation(
+        "padding behind a text that is not noticed",
+        INPUTS,
+        "(valid[:, :-1] & ~valid[:, 1:])",
+        "(valid[:, :-1] & ~valid[:, :-1])",
+        f"{TEST_API} -k test_texts",
     ),
 ]
