@@ -387,6 +387,8 @@ class TestBadInput:
         (tmp_path / "thesis.tex").write_text("x")
         code, _, error = here(tmp_path)
         assert code == 2 and "is not empty (thesis.tex)" in error
+        code, _, error = here(tmp_path / "thesis.tex")
+        assert code == 2 and "thesis.tex is not a folder" in error and error.count("\n") == 1
         assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
