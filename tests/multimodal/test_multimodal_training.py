@@ -227,6 +227,12 @@ def test_what_does_not_fit(config, changes, message):
         one_device(config).initial_state()
 
 
+def test_parts_may_be_lists(config, folder):
+    """As of a configuration in JSON; the loss of each kind is told all the same."""
+    config.data.mixture = ([0.5, "caption", str(folder)], [0.5, "draw", str(folder)])
+    assert one_device(config).steps.kinds == ["draw", "caption"]
+
+
 def test_a_probe_begins_with_the_tokenizers_features(config, folder, tokenizer):
     config.model.projection = "full"
     config.data.mixture = ((1.0, "caption", str(folder)),)
