@@ -221,6 +221,12 @@ class TestKinds:
         message = refused(loading.read, tmp_path)
         assert "must be '' or one of vicuna, llama3, chatml, plain, and a bool" in message
 
+    def test_a_form_of_words_that_the_tokenizer_of_text_lacks(self, tmp_path, model):
+        """As where another tokenizer of text is given than that of the training."""
+        loading.write(tmp_path / "x", model._replace(form=loading.Form("chatml")))
+        message = refused(loading.read, tmp_path / "x")
+        assert "x/checkpoints: template=chatml: the tokenizer has no <|im_start|>" in message
+
     def test_the_step_of_a_run(self, kinds, model):
         assert_same(loading.read(kinds / "ours/checkpoints/0"), model)
 
