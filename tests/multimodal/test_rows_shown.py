@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 import unitok_jax
-from helpers import in_process, sequences
+from helpers import in_process, language_tokenizers, sequences
 from helpers.sequences import CODES, codes_of, data
 from unitok_jax.commands import data_preview
+from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.multimodal import data as multimodal_data
 from unitok_jax.multimodal.packing import fill
 from unitok_jax.multimodal.preview import preview, segments, told
@@ -33,6 +34,16 @@ def test_a_line_of_each_sample():
         "  1. <bos><boi>[image 0]<eoi>what shape is red ?«star<eos>»",
         "  2. <bos>a red star«<boi>[image 1]<eoi><eos>»",
     ]
+
+
+def test_an_end_that_is_the_padding_too_is_an_end():
+    tokenizer = LanguageTokenizer(language_tokenizers.llama3())
+    special = tokenizer.special
+    assert special.pad == special.eos
+    ids = [special.bos, *tokenizer.encode("a"), special.eos]
+    text = expand(ids, [False, *[True] * (len(ids) - 1)], [], special.pad)
+    row = fill([text], length=16, images=1, image_shape=CODES.shape, pad=special.pad)
+    assert segments(row, tokenizer) == ["  1. <bos>«a<eos>»"]
 
 
 def test_the_files(tmp_path, capsys):

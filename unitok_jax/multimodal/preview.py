@@ -87,7 +87,9 @@ def segments(row: Mapping[str, np.ndarray], tokenizer: LanguageTokenizer) -> lis
 
 def _written(row, places, tokens: int, tokenizer) -> str:
     """Writes the sample at some places of a row."""
-    names = {number: f"<{name}>" for name, number in tokenizer.special._asdict().items()}
+    special = tokenizer.special._asdict()
+    del special["pad"]  # none stands in a sample, and its id may be the end's, as of Llama 3
+    names = {number: f"<{name}>" for name, number in special.items()}
     pieces: list[tuple[bool, str]] = []  # learnt, text
     run: list[int] = []
 
