@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from unitok_jax.commands import arguments
 from unitok_jax.models.precision import PRECISIONS
+from unitok_jax.system.paths import printable
 from unitok_jax.weights.torch_options import WEIGHTS
 
 IMAGE, NEW = "/image", "/new"
@@ -103,6 +104,8 @@ class Conversation:
         Raises:
           ValueError, OSError: a file that cannot be read, or is no image; or there is no tokenizer.
         """
+        if self._model.tokenizer is None:
+            raise ValueError(f"{printable(path)} needs --tokenizer, that of the model's codes")
         self._codes.append(self._model.encode([path])[0])
 
     def ask(self, question: str) -> str:
