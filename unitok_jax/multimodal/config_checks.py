@@ -35,6 +35,11 @@ def check(config: ConfigDict) -> None:
             "optim.schedule=exponential never reaches optim.final_fraction=0; set it above 0"
         )
     if config.model.projection == "full":
+        if config.eval.shapes:
+            raise ValueError(
+                f"eval.shapes={config.eval.shapes} has shapes drawn, and model.projection=full "
+                "draws nothing: set eval.shapes=0"
+            )
         for key in ("data.mixture", "eval.mixture"):
             _check_draws_nothing(key, config[key.split(".")[0]].mixture)
     if config.init.path and config.init.language:
