@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from helpers.jobs import records
 from unitok_jax import trees
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
+from unitok_jax.data.language_tokenizer import TEMPLATE, LanguageTokenizer
 from unitok_jax.multimodal import loading
 from unitok_jax.multimodal.run import Run
 from unitok_jax.multimodal.words import shape_tokenizer
@@ -226,6 +228,13 @@ def test_what_does_not_fit(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises((ValueError, OSError), match=message):
         one_device(config).initial_state()
+
+
+def test_a_chat_template_that_is_no_utf_8_is_kept_as_it_is_read():
+    files = {**shape_tokenizer().files, TEMPLATE: b"\xff{{ x }}"}
+    text = LanguageTokenizer(files)
+    kept = Run.files.fget(types.SimpleNamespace(text=text))
+    assert kept[f"{loading.LANGUAGE}/{TEMPLATE}"] == text.chat_template == "\ufffd{{ x }}"
 
 
 def test_parts_may_be_lists(config, folder):

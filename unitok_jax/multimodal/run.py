@@ -96,7 +96,8 @@ class Run:
     def files(self) -> Mapping[str, str]:
         """Files that users of the weights need: the tokenizer of the text."""
         files = self.text.files.items()
-        return {f"{loading.LANGUAGE}/{name}": content.decode() for name, content in files}
+        # A chat template of other bytes is read so too.
+        return {f"{loading.LANGUAGE}/{name}": text.decode(errors="replace") for name, text in files}
 
     def prepare(self, resumed: bool) -> None:
         """Reads held-out rows, so that what is wrong is told at the start.
