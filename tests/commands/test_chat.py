@@ -117,6 +117,11 @@ def test_an_image_without_a_tokenizer(here, pictures):
     assert code == 2 and "--image needs --tokenizer" in error
 
 
+def test_an_answer_that_spells_out_a_place_ends_nothing():
+    talked = chat.talk(chat.Conversation(multimodals.Spelling(), {}), [QUESTION, SECOND])
+    assert list(talked) == ["write <image> there"] * 2
+
+
 def test_a_line_with_an_image_without_a_tokenizer(folder):
     """The flag is named, which the conversation lacks."""
     model = load_multimodal(folder, None, 1, devices=jax.devices()[:1])

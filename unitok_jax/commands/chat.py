@@ -115,13 +115,13 @@ class Conversation:
           ValueError: a blank question, other places than new images, or a conversation that is too
             long.
         """
-        from unitok_jax.multimodal.asking import placed, turns_of
+        from unitok_jax.multimodal.asking import placed, spoken, turns_of
 
         new = len(self._codes) - self._shown
         (turn,) = placed(turns_of(question, "the question"), new, "the question")
         asked = [*self._messages, {"role": "user", "content": turn.question}]
         answer = self._model.answer(self._codes, asked, **self._settings)
-        self._messages = [*asked, {"role": "assistant", "content": answer}]
+        self._messages = [*asked, {"role": "assistant", "content": spoken(answer)}]
         self._shown = len(self._codes)
         return answer
 
