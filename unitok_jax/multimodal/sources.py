@@ -228,7 +228,7 @@ def open_mixture(data, rows: Rows, codes: ImageCodes, name: str = "data.mixture"
     parts, weights = [], []
     for number, entry in enumerate(data.mixture):
         key = f"{name}[{number}]"
-        _check_entry(entry, f"{key}={entry!r}")
+        check_entry(entry, f"{key}={entry!r}")
         weight, kind, path, folder = (*entry, "")[:4]
         # Where a path names codes, there is no further folder of them.
         folder = folder if kind in ("text", "chat") else folder or path
@@ -273,7 +273,12 @@ def _open_part(kind, path, folder, records, rows: Rows, data, key):
     return Texts(path, rows, key, data.window)
 
 
-def _check_entry(entry: Any, where: str) -> None:
+def check_entry(entry: Any, where: str) -> None:
+    """Checks the form of an entry of `data.mixture`; no file is looked at.
+
+    Raises:
+        ValueError: another form; the message begins with `where`.
+    """
     fits = isinstance(entry, tuple | list) and len(entry) in (3, 4)
     if not fits or not all(isinstance(text, str) for text in entry[1:]):
         raise ValueError(f"{where} is not (weight, kind, path) or (weight, kind, path, codes)")
