@@ -12,6 +12,7 @@ import unitok_jax
 from helpers import in_process, language_folders, multimodal_folders, parity
 from helpers.language_tokenizers import words
 from helpers.multimodal_folders import save, state
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.commands import convert, inspect
 from unitok_jax.data import language_tokenizer
 from unitok_jax.generate import loading as generators
@@ -229,6 +230,15 @@ class TestKinds:
 
     def test_the_step_of_a_run(self, kinds, model):
         assert_same(loading.read(kinds / "ours/checkpoints/0"), model)
+
+    def test_a_run_on_text_alone_has_no_tokenizer_recorded(self, tmp_path, model):
+        """Its data name none, and what is trained behind it, or asked, has one."""
+        config = ConfigDict(model.config.to_dict() | {"product": "multimodal", "data": {}})
+        with Checkpoints(tmp_path, create=True) as checkpoints:
+            checkpoints.save(0, {"params": model.params}, config, {}, {loading.TOKENIZER: ""})
+        (tmp_path / loading.LANGUAGE).mkdir()
+        language_tokenizer.write(tmp_path / loading.LANGUAGE, model.text)
+        assert model.tokenizer_hash and loading.read(tmp_path).tokenizer_hash is None
 
     def test_a_grid_that_is_told_is_compared(self, kinds):
         for kind in ("ours", "hub"):

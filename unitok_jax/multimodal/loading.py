@@ -115,7 +115,7 @@ def _read_run(path, weights, given):
         params = load.restore_params(checkpoints, step, shapes, weights)
         beside = checkpoints.folder.parent / LANGUAGE
         text = language_tokenizer.read(given or beside, rows=model["vocabulary"])
-        tokenizer = data[TOKENIZER] if TOKENIZER in data else None
+        tokenizer = data.get(TOKENIZER) or None  # '' of a run on text alone
         form = _form(where, saved["data"], text)
         return Weights(_config(model), params, tokenizer, text, form)
 
