@@ -75,6 +75,16 @@ def test_the_files(tmp_path, capsys):
         preview(packed, TOKENIZER, section, 0, tmp_path / "mine")
 
 
+def test_rows_from_the_middle_of_a_group(tmp_path, capsys):
+    """How full rows are is told of groups whose first row is shown; of none, nothing is."""
+    folder = str(sequences.shapes(tmp_path / "codes", 24, codes=codes_of))
+    section = data((1.0, "draw", folder), batch_size=2)
+    packed = multimodal_data.open_data(section, TOKENIZER, CODES)
+    preview(packed, TOKENIZER, section, 0, tmp_path / "out", rows=2, start_step=1)
+    assert (tmp_path / "out" / "rows.txt").read_text().count("\nrow ") == 2
+    assert "% of the places" not in capsys.readouterr().out
+
+
 def test_the_number_of_samples_that_fills_the_rows():
     section = data((1.0, "text", "a.jsonl"), length=100, group_rows=4, group_samples=3)
     counts = {"samples": 10, "filled": 400, "places": 800, "part/0": 10, "left_out/no_room": 2}

@@ -134,6 +134,8 @@ def told(counts: Mapping[str, int], packed: Packed, data) -> list[str]:
         packed: the data.
         data: the `data` config.
     """
+    if "places" not in counts:  # a group is counted with its first row, and none is here
+        return []
     samples = max(counts["samples"], 1)
     mean = counts["filled"] / samples
     full = round(data.group_rows * data.length / max(mean, 1))
