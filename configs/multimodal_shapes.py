@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     data = config.data
     data.mixture = tuple((weight, kind, "codes/unified") for weight, kind in _KINDS)
     data.text = "shapes"
+    data.template = "plain"  # the words of vicuna's system sentence are none of shapes
     data.tokenizer = "runs/shapes"
     data.length = 128
     data.group_rows, data.group_samples = 8, 32

@@ -31,6 +31,7 @@ from unitok_jax.multimodal import config_checks as multimodal_checks
 from unitok_jax.multimodal import data as multimodal_data
 from unitok_jax.multimodal.model import abstract_model as abstract_multimodal
 from unitok_jax.multimodal.plan import batch_shapes
+from unitok_jax.multimodal.prompt import Turn, conversation, encode
 from unitok_jax.multimodal.step import MultimodalSteps
 from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.runtime import sharding
@@ -143,6 +144,14 @@ def test_sizes_of_multimodal_models():
     _, params = abstract_multimodal(get_config("multimodal_shapes").model.to_dict())
     assert 2.5e6 < count(params) < 3.5e6
     assert get_config("multimodal_shapes").model.vocabulary == shape_tokenizer().rows
+
+
+@pytest.mark.parametrize("name", ["multimodal_shapes", "unified"])
+def test_questions_about_shapes_are_of_known_words(name):
+    words, turn = shape_tokenizer(), Turn("<image>\nwhat colour is the ring?", "red")
+    template = get_config(name).data.template or None
+    asked = encode(conversation([turn], words, template), words).ids
+    assert words.id_of("<unk>") not in asked and len(asked) == 9
 
 
 def test_make_unified_writes_what_its_model_reads():

@@ -117,6 +117,18 @@ def test_an_image_without_a_tokenizer(here, pictures):
     assert code == 2 and "--image needs --tokenizer" in error
 
 
+def test_an_answer_that_spells_out_a_place_ends_nothing():
+    talked = chat.talk(chat.Conversation(multimodals.Spelling(), {}), [QUESTION, SECOND])
+    assert list(talked) == ["write <image> there"] * 2
+
+
+def test_a_line_with_an_image_without_a_tokenizer(folder):
+    """The flag is named, which the conversation lacks."""
+    model = load_multimodal(folder, None, 1, devices=jax.devices()[:1])
+    talked = chat.talk(chat.Conversation(model, SETTINGS), ["/image a.png"])
+    assert list(talked) == ["(a.png needs --tokenizer, that of the model's codes)"]
+
+
 def test_a_process_that_is_interrupted(folder):
     """It has answered, and waits for a line."""
     command = [sys.executable, "-m", "unitok_jax", "chat", f"--checkpoint={folder}", "--limit=2"]

@@ -91,4 +91,5 @@ def test_bad_input(here, tmp_path):
     long = tmp_path / "long.txt"
     long.write_text("a star\n" + "star " * 2100)
     code, _, error = here(tmp_path / "out", prompts=long)
-    assert code == 2 and "text 1 has 21" in error and not (tmp_path / "out").exists()
+    assert code == 2 and f"--prompts={long}, counted from 0: text 1 has 21" in error
+    assert not (tmp_path / "out").exists()

@@ -63,6 +63,12 @@ def pictures(tmp_path_factory):
     return [str(out / "0.png"), str(out / "1.png")]
 
 
+def test_an_answer_that_spells_out_a_place_ends_nothing():
+    chat = chatting.Chat(multimodals.Spelling())
+    said = chat.ask(chat.ask([], None, QUESTION), None, SECOND)
+    assert [turn.answer for turn in said] == ["write image there"] * 2
+
+
 def test_a_conversation_goes_on(chat, pictures):
     """As the model answers all messages with all pictures; one is shown once."""
     said = chat.ask([], pictures[0], QUESTION)

@@ -211,6 +211,7 @@ class TestCommand:
             ({"max_images": 9}, "--max_images means nothing with --vqa"),
             ({"batch_size": 0}, "--batch_size=0 must be at least 1"),
             ({"vqa": None}, "--questions means nothing without --vqa"),
+            ({"vqa": None, "instruction": "a"}, "--instruction means nothing without --vqa"),
             ({"images": "nowhere"}, "--images=nowhere: 2 of 2 images are missing"),
         ],
     )

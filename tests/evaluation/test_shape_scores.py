@@ -194,6 +194,16 @@ class TestMeasured:
             assert answers["texture"]["right"] == 0
             assert answers["colour"]["shuffled"] < 0.3
 
+    def test_a_shuffled_picture_is_never_its_own_and_seldom_alike(self, exams):
+        """A model that names the first shape, whatever is asked, is right by chance alone."""
+        shown = types.SimpleNamespace(answers=lambda images, questions, limit: list(images))
+        for each in exams.values():
+            numbers = scores.answers(shown, each, np.arange(COUNT), shuffled=True)
+            own = [asked.picture for asked in each.asked]
+            assert set(numbers) == set(own) and not np.equal(numbers, own).any()
+            scenes = np.array([(s.shapes[0].colour, s.shapes[0].shape) for s in each.scenes])
+            assert (scenes[numbers] == scenes[own]).mean(axis=0).max() < 0.25
+
     def test_drawings_of_every_scale_are_read(self, results):
         for each in results:
             assert list(each.figures["drawn"]) == ["1", "2"]

@@ -1,5 +1,6 @@
 """Experiment on models that read and draw: what is compared, what is kept, tables and plots."""
 
+import collections
 import sys
 
 import pytest
@@ -7,9 +8,13 @@ import pytest
 from experiments import report, unified_cells, unified_report
 from experiments.unified import Experiment, main, run_all
 from experiments.unified_cells import CELLS, HEADS, TOKENIZERS
+from helpers import sequences
+from unitok_jax.data import order
 from unitok_jax.data.formats.shape_questions import KINDS
 from unitok_jax.evaluation.shapes.exam import PAIRS
 from unitok_jax.multimodal import config_checks, limits
+from unitok_jax.multimodal.data import open_data
+from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.runtime import compilation_cache
 from unitok_jax.tokenizer.config_checks import check as check_tokenizer
 
@@ -46,6 +51,23 @@ class TestCells:
         assert steps == {"unified": 3000, "reads": 1650, "draws": 1350}
         kinds = [set(CELLS[name].kinds) for name in steps]
         assert kinds[1] | kinds[2] == kinds[0] and not kinds[1] & kinds[2]
+
+    @pytest.mark.parametrize("name", ["unified", "reads", "draws"])
+    def test_all_samples_of_a_step_find_room(self, name, tmp_path):
+        """Else a step of long samples would learn from fewer, and steps would not be comparable."""
+        config = unified_cells.model_config(name, tmp_path, BUDGET)
+        codes = sequences.CODES._replace(grid=config.model.grid)
+        sizes = {"grid": list(codes.grid), "tokens": codes.shape[1]}
+        folder = str(sequences.shapes(tmp_path / "codes", 512, **sizes))
+        config.data.mixture = tuple((*part[:2], folder) for part in config.data.mixture)
+        packed = open_data(config.data, shape_tokenizer(), codes)
+        counts = collections.Counter()
+        positions = order.order(packed.mixture, 0, 1)
+        for group in range(12):
+            counts.update(packed.group(group, positions, 0)[1].counts)
+        placed = sum(count for key, count in counts.items() if key.startswith("part/"))
+        assert placed + counts["left_out/no_room"] == 12 * config.data.group_samples
+        assert placed >= 0.98 * 12 * config.data.group_samples
 
     def test_heads_differ_in_their_depth_alone(self, tmp_path):
         configs = [unified_cells.model_config(name, tmp_path, BUDGET) for name in HEADS.values()]

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import multimodal
 from unitok_jax.models.layers import Keys
+from unitok_jax.multimodal import asking
 from unitok_jax.multimodal.loading import Form, Weights, write
 from unitok_jax.multimodal.model import Multimodal
 from unitok_jax.multimodal.rows import NO_LABEL
@@ -110,3 +111,14 @@ def saved(path, tokenizer=None, *, grid=(2, 3), template="plain"):
     if path is not None:
         write(path, found)
     return found
+
+
+class Spelling:
+    """A model whose answers spell out the place of an image."""
+
+    tokenizer = object()
+
+    def answer(self, codes, messages, **settings):
+        """Answers what it may be asked."""
+        asking.placed(asking.turns_of(messages, "it"), len(codes), "it")
+        return "write <image> there"

@@ -204,6 +204,11 @@ class TestAnswers:
         with pytest.raises(ValueError, match="1 images for 2 questions"):
             mm.answers([None], [QUESTION] * 2)
 
+    def test_a_text_is_no_list_of_questions(self, mm):
+        """Its letters would be asked."""
+        with pytest.raises(TypeError, match="questions are a text"):
+            mm.answers(None, "ab")
+
 
 @pytest.mark.slow
 class TestDrawings:

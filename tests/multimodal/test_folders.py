@@ -12,6 +12,7 @@ import unitok_jax
 from helpers import in_process, language_folders, multimodal_folders, parity
 from helpers.language_tokenizers import words
 from helpers.multimodal_folders import save, state
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.commands import convert, inspect
 from unitok_jax.data import language_tokenizer
 from unitok_jax.generate import loading as generators
@@ -221,8 +222,23 @@ class TestKinds:
         message = refused(loading.read, tmp_path)
         assert "must be '' or one of vicuna, llama3, chatml, plain, and a bool" in message
 
+    def test_a_form_of_words_that_the_tokenizer_of_text_lacks(self, tmp_path, model):
+        """As where another tokenizer of text is given than that of the training."""
+        loading.write(tmp_path / "x", model._replace(form=loading.Form("chatml")))
+        message = refused(loading.read, tmp_path / "x")
+        assert "x/checkpoints: template=chatml: the tokenizer has no <|im_start|>" in message
+
     def test_the_step_of_a_run(self, kinds, model):
         assert_same(loading.read(kinds / "ours/checkpoints/0"), model)
+
+    def test_a_run_on_text_alone_has_no_tokenizer_recorded(self, tmp_path, model):
+        """Its data name none, and what is trained behind it, or asked, has one."""
+        config = ConfigDict(model.config.to_dict() | {"product": "multimodal", "data": {}})
+        with Checkpoints(tmp_path, create=True) as checkpoints:
+            checkpoints.save(0, {"params": model.params}, config, {}, {loading.TOKENIZER: ""})
+        (tmp_path / loading.LANGUAGE).mkdir()
+        language_tokenizer.write(tmp_path / loading.LANGUAGE, model.text)
+        assert model.tokenizer_hash and loading.read(tmp_path).tokenizer_hash is None
 
     def test_a_grid_that_is_told_is_compared(self, kinds):
         for kind in ("ours", "hub"):

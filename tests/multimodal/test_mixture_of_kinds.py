@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from configs import multimodal
 from helpers import coded, sequences
 from helpers.sequences import CODES, TOKENS, codes_of, data
 from unitok_jax.data.formats.shapes import HELD_OUT, EditedShapes, TrainingShapes
 from unitok_jax.data.health import SampleError
+from unitok_jax.multimodal.config_checks import check
 from unitok_jax.multimodal.data import rows_of
 from unitok_jax.multimodal.rows import INSTRUCTION, NO_LABEL, UNCONDITIONAL
 from unitok_jax.multimodal.sources import open_mixture
@@ -246,3 +248,13 @@ class TestEntries:
         other = coded.write(tmp_path / "codes", 4, tokens=8)
         with pytest.raises(ValueError, match="more tokens than its grid"):
             part("draw", other)
+
+
+@pytest.mark.parametrize("section", ["data", "eval"])
+@pytest.mark.parametrize("projection", ["causal", "full"])
+def test_a_part_that_is_in_no_tuple_is_told_with_the_configuration(section, projection):
+    """Its comma is easily forgotten; a plan opens no data."""
+    config = multimodal.get_config()
+    config.model.projection, config[section].mixture = projection, (1.0, "caption", "a")
+    with pytest.raises(ValueError, match=rf"^{section}.mixture\[0\]=1.0 is not \(weight, kind"):
+        check(config)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from helpers.jobs import records
 from unitok_jax import trees
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
+from unitok_jax.data.language_tokenizer import TEMPLATE, LanguageTokenizer
 from unitok_jax.multimodal import loading
 from unitok_jax.multimodal.run import Run
 from unitok_jax.multimodal.words import shape_tokenizer
@@ -215,7 +217,8 @@ class TestMeshesAndParts:
         ({"data.batch_size": 9, "optim.accumulation": 2}, "data.batch_size=9 is not a multiple"),
         ({"optim.frozen": ("lang.*",)}, "optim.frozen: 'lang.*' matches no parameter"),
         ({"init.path": "a", "init.language": "b"}, "init.path=a is a whole model"),
-        ({"model.num_codebooks": 2}, "data.mixture"),
+        ({"model.num_codebooks": 2}, "^data.mixture"),
+        ({"eval.mixture": ((1.0, "draw", "none"),)}, r"^eval.mixture\[0\]=none"),
         ({"loss.chunk": 0}, "loss.chunk=0 must be at least 1"),
         ({"model.groups": 3}, "model.groups=3 does not divide model.heads=4"),
     ],
@@ -223,8 +226,21 @@ class TestMeshesAndParts:
 )
 def test_what_does_not_fit(config, changes, message):
     config.update_from_flattened_dict(changes)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         one_device(config).initial_state()
+
+
+def test_a_chat_template_that_is_no_utf_8_is_kept_as_it_is_read():
+    files = {**shape_tokenizer().files, TEMPLATE: b"\xff{{ x }}"}
+    text = LanguageTokenizer(files)
+    kept = Run.files.fget(types.SimpleNamespace(text=text))
+    assert kept[f"{loading.LANGUAGE}/{TEMPLATE}"] == text.chat_template == "\ufffd{{ x }}"
+
+
+def test_parts_may_be_lists(config, folder):
+    """As of a configuration in JSON; the loss of each kind is told all the same."""
+    config.data.mixture = ([0.5, "caption", str(folder)], [0.5, "draw", str(folder)])
+    assert one_device(config).steps.kinds == ["draw", "caption"]
 
 
 def test_a_probe_begins_with_the_tokenizers_features(config, folder, tokenizer):

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 import unitok_jax
-from helpers import in_process, sequences
+from helpers import in_process, language_tokenizers, sequences
 from helpers.sequences import CODES, codes_of, data
 from unitok_jax.commands import data_preview
+from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.multimodal import data as multimodal_data
 from unitok_jax.multimodal.packing import fill
 from unitok_jax.multimodal.preview import preview, segments, told
@@ -33,6 +34,16 @@ def test_a_line_of_each_sample():
         "  1. <bos><boi>[image 0]<eoi>what shape is red ?«star<eos>»",
         "  2. <bos>a red star«<boi>[image 1]<eoi><eos>»",
     ]
+
+
+def test_an_end_that_is_the_padding_too_is_an_end():
+    tokenizer = LanguageTokenizer(language_tokenizers.llama3())
+    special = tokenizer.special
+    assert special.pad == special.eos
+    ids = [special.bos, *tokenizer.encode("a"), special.eos]
+    text = expand(ids, [False, *[True] * (len(ids) - 1)], [], special.pad)
+    row = fill([text], length=16, images=1, image_shape=CODES.shape, pad=special.pad)
+    assert segments(row, tokenizer) == ["  1. <bos>«a<eos>»"]
 
 
 def test_the_files(tmp_path, capsys):
@@ -62,6 +73,16 @@ def test_the_files(tmp_path, capsys):
     (tmp_path / "mine" / "a.txt").touch()
     with pytest.raises(ValueError, match="is not empty"):
         preview(packed, TOKENIZER, section, 0, tmp_path / "mine")
+
+
+def test_rows_from_the_middle_of_a_group(tmp_path, capsys):
+    """How full rows are is told of groups whose first row is shown; of none, nothing is."""
+    folder = str(sequences.shapes(tmp_path / "codes", 24, codes=codes_of))
+    section = data((1.0, "draw", folder), batch_size=2)
+    packed = multimodal_data.open_data(section, TOKENIZER, CODES)
+    preview(packed, TOKENIZER, section, 0, tmp_path / "out", rows=2, start_step=1)
+    assert (tmp_path / "out" / "rows.txt").read_text().count("\nrow ") == 2
+    assert "% of the places" not in capsys.readouterr().out
 
 
 def test_the_number_of_samples_that_fills_the_rows():

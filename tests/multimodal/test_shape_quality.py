@@ -95,3 +95,11 @@ def test_keys_that_do_not_fit(changes, message):
     config.eval.update(changes)
     with pytest.raises(ValueError, match=message):
         check(config)
+
+
+def test_a_model_that_draws_nothing_is_not_examined():
+    """Told at the start, not at the first evaluation."""
+    config = multimodal.get_config()
+    config.model.projection, config.data.tokenizer, config.eval.shapes = "full", "t", 4
+    with pytest.raises(ValueError, match="eval.shapes=4 has shapes drawn.*draws nothing"):
+        check(config)

@@ -34,9 +34,16 @@ MUTATIONS = [
     Mutation(
         "shuffled pictures that are the own ones",
         SCORES,
-        "(each.picture + shift) % len(codes)",
-        "each.picture % len(codes)",
+        "shown[order] = np.roll(order, 1)",
+        "pass",
         f"{TEST} -k model_that_sees",
+    ),
+    Mutation(
+        "shuffled pictures that are the next ones, which share a colour",
+        SCORES,
+        "np.random.default_rng(0).permutation(len(codes))",
+        "np.arange(len(codes))",
+        f"{TEST} -k never_its_own",
     ),
     Mutation(
         "a place that any shape may have",

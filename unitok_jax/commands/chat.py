@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from unitok_jax.commands import arguments
 from unitok_jax.models.precision import PRECISIONS
+from unitok_jax.system.paths import printable
 from unitok_jax.weights.torch_options import WEIGHTS
 
 IMAGE, NEW = "/image", "/new"
@@ -103,6 +104,8 @@ class Conversation:
         Raises:
           ValueError, OSError: a file that cannot be read, or is no image; or there is no tokenizer.
         """
+        if self._model.tokenizer is None:
+            raise ValueError(f"{printable(path)} needs --tokenizer, that of the model's codes")
         self._codes.append(self._model.encode([path])[0])
 
     def ask(self, question: str) -> str:
@@ -112,13 +115,13 @@ class Conversation:
           ValueError: a blank question, other places than new images, or a conversation that is too
             long.
         """
-        from unitok_jax.multimodal.asking import placed, turns_of
+        from unitok_jax.multimodal.asking import placed, spoken, turns_of
 
         new = len(self._codes) - self._shown
         (turn,) = placed(turns_of(question, "the question"), new, "the question")
         asked = [*self._messages, {"role": "user", "content": turn.question}]
         answer = self._model.answer(self._codes, asked, **self._settings)
-        self._messages = [*asked, {"role": "assistant", "content": answer}]
+        self._messages = [*asked, {"role": "assistant", "content": spoken(answer)}]
         self._shown = len(self._codes)
         return answer
 

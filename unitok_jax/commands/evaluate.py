@@ -121,6 +121,8 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.instruction != INSTRUCTION and not args.vqa:
+        raise ValueError("--instruction means nothing without --vqa; leave it out")
     if args.shapes is not None:
         _run_shapes(args)
         return

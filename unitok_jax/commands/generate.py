@@ -142,7 +142,11 @@ def _prompts(args, given, sampler, tokenizer):
     if given is not None:
         texts = given.texts
         if isinstance(sampler, TextSampler):
-            sampler.check_texts(texts)
+            try:
+                sampler.check_texts(texts)
+            except ValueError as error:
+                file = printable(args.prompts)
+                raise ValueError(f"--prompts={file}, counted from 0: {error}") from error
             encode = _given
         else:
             encode = functools.partial(sampler.text_prompts, tokenizer)

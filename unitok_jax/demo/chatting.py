@@ -9,7 +9,7 @@ import numpy as np
 
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.demo import actions, drawing
-from unitok_jax.multimodal.asking import placed, turns_of
+from unitok_jax.multimodal.asking import placed, spoken, turns_of
 
 MAX_TURNS = 16  # questions of a conversation, which is run again as a whole for each
 LIMIT = 128  # ids of an answer
@@ -61,7 +61,7 @@ class Chat:
         messages = [*messages_of(said), {"role": "user", "content": turn.question}]
         codes = [self.codes(picture) for picture in pictures]
         answer = self.model.answer(codes, messages, limit=LIMIT)
-        return [*said, Said(turn.question, answer or SILENCE, new)]
+        return [*said, Said(turn.question, spoken(answer) or SILENCE, new)]
 
     def draw(self, text: str | None, settings: drawing.Settings):
         """Draws pictures of one text: as `drawing.draw`, with the model's own tokenizer."""

@@ -194,6 +194,8 @@ class MultimodalModel:
             a question that is too long.
           OSError: the file of an image cannot be read.
         """
+        if isinstance(questions, str):
+            raise TypeError("questions are a text: give a list, or ask one by answer()")
         questions = list(questions)
         images = [None] * len(questions) if images is None else list(images)
         if len(images) != len(questions):

@@ -118,6 +118,11 @@ def turns_of(asked, name: str) -> list[Turn]:
     return [Turn(*pair) for pair in zip(texts[::2], [*texts[1::2], None], strict=True)]
 
 
+def spoken(answer: str) -> str:
+    """Returns an answer as it goes on in a conversation: the word for a place shows no image."""
+    return answer.replace(PLACEHOLDER, "image")
+
+
 def placed(turns: Sequence[Turn], images: int, name: str) -> list[Turn]:
     """Returns turns with a place for each image: as they are, or before the first question.
 

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from unitok_jax.multimodal import limits
+from unitok_jax.multimodal.sources import check_entry
 from unitok_jax.training import config_checks
 from unitok_jax.training.config_checks import at_least_one, at_least_zero
 
@@ -34,9 +35,18 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             "optim.schedule=exponential never reaches optim.final_fraction=0; set it above 0"
         )
-    if config.model.projection == "full":
-        for key in ("data.mixture", "eval.mixture"):
-            _check_draws_nothing(key, config[key.split(".")[0]].mixture)
+    is_full = config.model.projection == "full"
+    if is_full and config.eval.shapes:
+        raise ValueError(
+            f"eval.shapes={config.eval.shapes} has shapes drawn, and model.projection=full "
+            "draws nothing: set eval.shapes=0"
+        )
+    for section in ("data", "eval"):
+        mixture = config[section].mixture
+        for number, part in enumerate(mixture):
+            check_entry(part, f"{section}.mixture[{number}]={part!r}")
+        if is_full:
+            _check_draws_nothing(f"{section}.mixture", mixture)
     if config.init.path and config.init.language:
         raise ValueError(
             f"init.path={config.init.path} is a whole model, and init.language="
@@ -45,8 +55,8 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_draws_nothing(key: str, mixture) -> None:
-    """Refuses parts whose images are drawn; what else is wrong with a part is told elsewhere."""
-    drawn = [part[1] for part in mixture if len(part) > 1 and part[1] in ("draw", "edit")]
+    """Refuses parts whose images are drawn."""
+    drawn = [kind for _, kind, *_ in mixture if kind in ("draw", "edit")]
     if drawn:
         raise ValueError(
             f"{key} has a part {drawn[0]!r}, and model.projection=full shows each token those "

@@ -71,13 +71,14 @@ def open_text(path: str) -> LanguageTokenizer:
         raise type(error)(f"data.text={path}: {error}") from error
 
 
-def open_data(data, tokenizer, codes: ImageCodes) -> "Packed":
+def open_data(data, tokenizer, codes: ImageCodes, name: str = "data.mixture") -> "Packed":
     """Opens the data of a run.
 
     Args:
         data: the `data` config.
         tokenizer: a `LanguageTokenizer`.
         codes: what the model takes.
+        name: of the key of the mixture, for messages.
 
     Raises:
         ValueError, OSError: a value of the config, or a part of the mixture, that does not fit.
@@ -88,7 +89,7 @@ def open_data(data, tokenizer, codes: ImageCodes) -> "Packed":
     except ValueError as error:
         raise ValueError(f"data.{error}") from error
     rows = rows_of(data, tokenizer, codes.shape[1])
-    opened = open_mixture(data, rows, codes)
+    opened = open_mixture(data, rows, codes, name)
     return Packed(opened, rows, data.group_rows, data.group_samples, data.window)
 
 

@@ -20,7 +20,7 @@ from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.models.layers import l2_normalize
 from unitok_jax.models.limits import show
 from unitok_jax.multimodal import limits, release, trunk
-from unitok_jax.multimodal.prompt import TEMPLATES, template_of
+from unitok_jax.multimodal.prompt import TEMPLATES, Turn, conversation, template_of
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import expand, printable
@@ -115,8 +115,9 @@ def _read_run(path, weights, given):
         params = load.restore_params(checkpoints, step, shapes, weights)
         beside = checkpoints.folder.parent / LANGUAGE
         text = language_tokenizer.read(given or beside, rows=model["vocabulary"])
-        tokenizer = data[TOKENIZER] if TOKENIZER in data else None
-        return Weights(_config(model), params, tokenizer, text, _form(where, saved["data"]))
+        tokenizer = data.get(TOKENIZER) or None  # '' of a run on text alone
+        form = _form(where, saved["data"], text)
+        return Weights(_config(model), params, tokenizer, text, form)
 
 
 def _read_ours(path, config, text):
@@ -125,7 +126,7 @@ def _read_ours(path, config, text):
     shapes = _shapes(path / hub.CONFIG, model)
     tokenizer = language_tokenizer.read(text, rows=model["vocabulary"])
     params = _arrays(path, model, shapes, config["layout"])
-    form = _form(path / hub.CONFIG, config)
+    form = _form(path / hub.CONFIG, config, tokenizer)
     return Weights(_config(model), params, config["tokenizer"], tokenizer, form)
 
 
@@ -292,7 +293,7 @@ def _model(saved: Mapping) -> dict:
     return {**saved, "grid": tuple(grid)} if isinstance(grid, list) else dict(saved)
 
 
-def _form(path, keys: Mapping) -> Form:
+def _form(path, keys: Mapping, text: LanguageTokenizer) -> Form:
     """Returns the form that a configuration names, of which older ones have no key."""
     form = Form(**{key: keys[key] for key in Form._fields if key in keys})
     if form.template not in ["", *TEMPLATES] or not isinstance(form.bare_images, bool):
@@ -300,6 +301,10 @@ def _form(path, keys: Mapping) -> Form:
             f"{printable(path)}: template={show(form.template)} and bare_images="
             f"{show(form.bare_images)} must be '' or one of {', '.join(TEMPLATES)}, and a bool"
         )
+    try:
+        conversation([Turn("?", "!")], text, form.template or None)
+    except ValueError as error:
+        raise ConversionError(f"{printable(path)}: {error}") from error
     return form
 
 

@@ -87,7 +87,9 @@ def segments(row: Mapping[str, np.ndarray], tokenizer: LanguageTokenizer) -> lis
 
 def _written(row, places, tokens: int, tokenizer) -> str:
     """Writes the sample at some places of a row."""
-    names = {number: f"<{name}>" for name, number in tokenizer.special._asdict().items()}
+    special = tokenizer.special._asdict()
+    del special["pad"]  # none stands in a sample, and its id may be the end's, as of Llama 3
+    names = {number: f"<{name}>" for name, number in special.items()}
     pieces: list[tuple[bool, str]] = []  # learnt, text
     run: list[int] = []
 
@@ -132,6 +134,8 @@ def told(counts: Mapping[str, int], packed: Packed, data) -> list[str]:
         packed: the data.
         data: the `data` config.
     """
+    if "places" not in counts:  # a group is counted with its first row, and none is here
+        return []
     samples = max(counts["samples"], 1)
     mean = counts["filled"] / samples
     full = round(data.group_rows * data.length / max(mean, 1))

@@ -57,9 +57,9 @@ class Run:
                 f"model.vocabulary={config.model.vocabulary} is less than the {self.text.rows} ids "
                 f"of data.text={config.data.text}"
             )
-        self._packed, self._codes = self._open(config.data.mixture, "")
+        self._packed, self._codes = self._open("data.mixture", config.data.mixture, "")
         held_out = config.eval.mixture or config.data.mixture
-        self._held_out, _ = self._open(held_out, self._codes.tokenizer)
+        self._held_out, _ = self._open("eval.mixture", held_out, self._codes.tokenizer)
         self.samples = len(self._packed)
         self._quality = None
         if config.eval.shapes:
@@ -68,13 +68,13 @@ class Run:
         self.steps = MultimodalSteps(config)
         self.programs = Programs(self.steps, self.mesh)
 
-    def _open(self, mixture, tokenizer: str):
-        """Opens a mixture of codes of a tokenizer, '' for any; returns it and the codes' facts."""
+    def _open(self, name: str, mixture, tokenizer: str):
+        """Opens the mixture of a key, of codes of a tokenizer, '' for any; and the codes' facts."""
         model, settings = self.config.model, self.config.data.copy_and_resolve_references()
         settings.mixture = mixture
         entries = model.vocab_size // model.num_codebooks
         codes = ImageCodes(model.num_codebooks, entries, tuple(model.grid), tokenizer)
-        packed = data.open_data(settings, self.text, codes)
+        packed = data.open_data(settings, self.text, codes, name)
         return packed, packed.codes
 
     @property
@@ -96,7 +96,8 @@ class Run:
     def files(self) -> Mapping[str, str]:
         """Files that users of the weights need: the tokenizer of the text."""
         files = self.text.files.items()
-        return {f"{loading.LANGUAGE}/{name}": content.decode() for name, content in files}
+        # A chat template of other bytes is read so too.
+        return {f"{loading.LANGUAGE}/{name}": text.decode(errors="replace") for name, text in files}
 
     def prepare(self, resumed: bool) -> None:
         """Reads held-out rows, so that what is wrong is told at the start.

@@ -203,7 +203,7 @@ class Texts:
         return self._rows.text(self._texts[index])
 
 
-def open_mixture(data, rows: Rows, codes: ImageCodes) -> Opened:
+def open_mixture(data, rows: Rows, codes: ImageCodes, name: str = "data.mixture") -> Opened:
     """Opens what `data.mixture` lists: (weight, kind, path) or (weight, kind, path, codes).
 
     Kinds are draw, caption and questions, whose path is a folder of codes; text, of JSON or
@@ -214,6 +214,7 @@ def open_mixture(data, rows: Rows, codes: ImageCodes) -> Opened:
         data: the `data` config; `mixture`, `unconditional`, `template` and `window` are read.
         rows: makes the samples.
         codes: what the model takes.
+        name: of the key that lists them, for messages.
 
     Raises:
         ValueError: an entry that is not of this form, codes of another tokenizer than the model's
@@ -222,12 +223,12 @@ def open_mixture(data, rows: Rows, codes: ImageCodes) -> Opened:
         FileNotFoundError: a path does not exist.
     """
     if not data.mixture:
-        raise ValueError(f"data.mixture is empty: list (weight, kind, path), as {_EXAMPLE}")
+        raise ValueError(f"{name} is empty: list (weight, kind, path), as {_EXAMPLE}")
     opened: dict[str, CodeRecords] = {}
     parts, weights = [], []
     for number, entry in enumerate(data.mixture):
-        key = f"data.mixture[{number}]"
-        _check_entry(entry, f"{key}={entry!r}")
+        key = f"{name}[{number}]"
+        check_entry(entry, f"{key}={entry!r}")
         weight, kind, path, folder = (*entry, "")[:4]
         # Where a path names codes, there is no further folder of them.
         folder = folder if kind in ("text", "chat") else folder or path
@@ -272,7 +273,12 @@ def _open_part(kind, path, folder, records, rows: Rows, data, key):
     return Texts(path, rows, key, data.window)
 
 
-def _check_entry(entry: Any, where: str) -> None:
+def check_entry(entry: Any, where: str) -> None:
+    """Checks the form of an entry of `data.mixture`; no file is looked at.
+
+    Raises:
+        ValueError: another form; the message begins with `where`.
+    """
     fits = isinstance(entry, tuple | list) and len(entry) in (3, 4)
     if not fits or not all(isinstance(text, str) for text in entry[1:]):
         raise ValueError(f"{where} is not (weight, kind, path) or (weight, kind, path, codes)")

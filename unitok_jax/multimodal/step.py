@@ -65,8 +65,8 @@ class MultimodalSteps:
         self.graph, self.abstract_params = abstract_model(self.model)
         self.seed, self.chunk, self.z_weight = config.seed, config.loss.chunk, config.loss.z_weight
         settings = config.optim
-        mixture = config.data.mixture
-        self.kinds = [kind for kind in KINDS if any((kind,) == part[1:2] for part in mixture)]
+        named = [kind for part in config.data.mixture for kind in part[1:2]]
+        self.kinds = [kind for kind in KINDS if kind in named]
         self.frozen = (*FROZEN, *settings.frozen)
         self.accumulation = settings.accumulation
         self.max_learning_rate = settings.learning_rate

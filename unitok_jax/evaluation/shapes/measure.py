@@ -86,7 +86,7 @@ def measure(
         codes = tokenizer.encode(exam.pictures)
         result = examine(model, tokenizer, exam, codes, blind, scales, key)
         figures, wanted = result.figures, [shown(scene) for scene in exam.scenes]
-        moved = scores.by_kind(exam, scores.answers(model, exam, codes, shift=1), blind)
+        moved = scores.by_kind(exam, scores.answers(model, exam, codes, shuffled=True), blind)
         for kind, score in moved.items():
             figures["answers"][kind]["shuffled"] = score.right
         figures["probe"] = probed.get(exam.pairs, {})

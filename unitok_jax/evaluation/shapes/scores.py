@@ -48,17 +48,21 @@ class Score(NamedTuple):
     blind: float
 
 
-def answers(model: Model, exam: Exam, codes, shift: int = 0) -> list[str]:
+def answers(model: Model, exam: Exam, codes, shuffled: bool = False) -> list[str]:
     """Answers all questions of an examination.
 
     Args:
       model: answers.
       exam: with n pictures.
       codes: (n, K, N) of its pictures.
-      shift: each question is about the picture so many places on; any but 0 shuffles.
+      shuffled: each question is about another picture, the next one in a random order: in their
+        own order held-out pictures side by side have one colour half of the time.
     """
-    codes = np.asarray(codes)
-    images = [codes[(each.picture + shift) % len(codes)] for each in exam.asked]
+    codes, shown = np.asarray(codes), np.arange(len(codes))
+    if shuffled:
+        order = np.random.default_rng(0).permutation(len(codes))
+        shown[order] = np.roll(order, 1)
+    images = [codes[shown[each.picture]] for each in exam.asked]
     return model.answers(images, [each.question.question for each in exam.asked], limit=_LIMIT)
 
 
