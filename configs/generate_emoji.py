@@ -9,7 +9,7 @@ from configs import emoji, generate
 def get_config():
     """Returns the configuration: the tokenizer's own text tower reads the names."""
     config = generate.get_config()
-    config.steps = 6000
+    config.steps = 4000
     model = config.model
     model.size = "tiny"  # 0.5 s of CPU time a step; small takes 3 s
     model.head_depth = 1
