@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.image and args.tokenizer is None:
+    if args.image and not args.tokenizer:
         raise ValueError("--image needs --tokenizer, that of the multimodal model's codes")
     model = load_model(args)
     names = ("system", "limit", "key", "temperature", "top_k", "top_p")
