@@ -1,7 +1,7 @@
 """Small tokenizer of drawn shapes, for `make unified`.
 
-The recipe of `configs/shapes.py` at the size and the high rate of `configs/photos.py`, with its
-codes: eight of 256 entries a token. Both losses are trained, and the pictures are whole, as those
+The recipe of `configs/shapes.py` at the size of `configs/photos.py`, with its codes: eight of 256
+entries a token. Both losses are trained, and the pictures are whole, as those
 that codes are made of.
 """
 
@@ -24,7 +24,7 @@ def get_config():
     config.data.crop_ratio = (1.0, 1.0)
     config.data.num_threads = 2
     config.loss.contrastive = 0.2
-    config.optim.learning_rate = 5e-3
+    config.optim.learning_rate = 3e-3
     config.optim.warmup_fraction = 0.1
     config.optim.final_fraction = 0.02
     config.optim.weight_decay = 0.0

@@ -48,7 +48,7 @@ class Budget:
 
     pictures: int = 6_144  # that are trained on
     held_out: int = 1_024  # that drawn ones are compared with
-    base_steps: int = 2_000
+    base_steps: int = 6_000
     tokenizer_steps: int = 300
     generator_steps: int = 1_000
     drawn: int = 512  # pictures at each scale of guidance
@@ -96,7 +96,7 @@ def _tokenizer_config(codes: Codes, pictures: Path) -> ConfigDict:
     config.data.crop_scale = config.data.crop_ratio = (1.0, 1.0)
     config.data.batch_size = 16
     config.data.num_threads = 1
-    config.optim.learning_rate = 6e-3
+    config.optim.learning_rate = 3e-3
     config.optim.warmup_fraction = 0.1
     config.optim.final_fraction = 0.02
     config.optim.weight_decay = 0.0
