@@ -27,7 +27,7 @@ NEEDED = {
 # every argument of a command that can name a path; labels and templates: see below
 PATHS = {
     "classify": ("checkpoint", "data", "output"),
-    "demo": ("checkpoint", "generator"),
+    "demo": ("checkpoint", "generator", "multimodal"),
     "detokenize": ("checkpoint", "codes", "output"),
     "evaluate": (
         *("checkpoint", "data", "captions", "index", "output", "inception", "lpips"),
@@ -45,7 +45,7 @@ WORDS = {
     *("num_workers", "labels", "templates", "top", "query", "size", "max_images", "batch_size"),
     *("max_bad", "probe_method", "no_text", "cluster", "coordinator", "processes", "process"),
     *("connect_timeout", "port", "host", "keys", "limit", "view", "platforms", "format"),
-    *("shard_size", "views", "crop_scale", "input", "vqa", "instruction"),
+    *("shard_size", "views", "crop_scale", "input", "vqa", "instruction", "shapes", "scales"),
 }
 
 
