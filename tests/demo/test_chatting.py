@@ -181,7 +181,7 @@ def test_a_model_of_other_codes_is_refused(checkpoint, tmp_path, capsys, monkeyp
     for path, words in (
         (
             tmp_path / "other",
-            f"--multimodal={tmp_path / 'other'}: the multimodal model knows codes",
+            f"--multimodal={tmp_path / 'other'}: the multimodal model reads and draws codes",
         ),
         (checkpoint, "tokenizer"),
         ("nothing", "nothing"),
