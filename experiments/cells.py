@@ -49,7 +49,7 @@ class Budget:
     pictures: int = 6_144  # that are trained on
     held_out: int = 1_024  # that drawn ones are compared with
     base_steps: int = 6_000
-    tokenizer_steps: int = 300
+    tokenizer_steps: int = 1_500
     generator_steps: int = 1_000
     drawn: int = 512  # pictures at each scale of guidance
 
