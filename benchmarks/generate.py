@@ -206,14 +206,7 @@ def train_row(size: str, dtype: str, batch: int, remat: bool, rounds: int, peak:
     state = jax.jit(steps.start)(fill(abstract.generator.params))
     state = state.replace(step=jnp.asarray(config.steps // 2, jnp.int32))
     rows = jax.device_put(rows)
-
-    def step():
-        nonlocal state
-        state, _ = timing.finish(program, state, rows)
-
-    seconds = timing.medians({"step": step}, rounds)["step"]
-    if int(state.skipped):
-        raise RuntimeError(f"{int(state.skipped)} steps were skipped: not finite")
+    seconds = timing.train_medians({"step": program}, state, (rows,), rounds)["step"]
     return {
         "size": size,
         "batch": batch,

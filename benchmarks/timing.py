@@ -1,6 +1,7 @@
 """Helpers of the benchmarks: calls timed in turns, peaks of a machine, random arrays, tables."""
 
 import datetime
+import functools
 import importlib
 import math
 import os
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from unitok_jax.system import markdown
 
 # A faster call is repeated for this long, as clocks and threads' wake-ups limit the resolution.
 SHORTEST = 0.02
@@ -109,6 +112,32 @@ def peak_flops(dtype, seconds: float = 1.0) -> float:
     return 2 * side**3 / _fastest(lambda: finish(product, x, x), seconds)
 
 
+def train_medians(
+    programs: Mapping[str, Callable], state, arguments: Sequence, rounds: int
+) -> dict[str, float]:
+    """Measures train steps in turns: `medians` of programs that share and donate one state.
+
+    Args:
+      programs: name -> compiled step of (state, *arguments), which returns the next state first.
+      state: state to begin from, with `skipped`.
+      arguments: on the devices.
+      rounds: as for `medians`.
+
+    Raises:
+      RuntimeError: a step was skipped: what is not finite may take another time.
+    """
+
+    def step(program):
+        nonlocal state
+        state, _ = finish(program, state, *arguments)
+
+    calls = {name: functools.partial(step, program) for name, program in programs.items()}
+    seconds = medians(calls, rounds)
+    if int(state.skipped):
+        raise RuntimeError(f"{int(state.skipped)} steps were skipped: not finite")
+    return seconds
+
+
 def finish(program: Callable, *args):
     """Returns program(*args), after the devices are done."""
     return jax.block_until_ready(program(*args))
@@ -137,8 +166,7 @@ def machine() -> dict:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
     """Formats a markdown table; floats to three digits, None as a dash."""
-    lines = [columns, ["---"] * len(columns), *([_cell(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(columns, [[_cell(cell) for cell in row] for row in rows])
 
 
 def _cell(value):

@@ -95,15 +95,8 @@ def _run(config, steps, abstract, networks, shapes, programs, rounds):
         state = state.replace(discriminator=state.discriminator.replace(params=params))
     state = state.replace(step=jnp.asarray(round(0.5 * config.steps), jnp.int32))
 
-    def step(program):
-        nonlocal state
-        state, _ = timing.finish(program, state, networks, arrays)
-
-    calls = {name: functools.partial(step, program) for name, (program, _) in programs.items()}
-    seconds = timing.medians(calls, rounds)
-    if int(state.skipped):
-        raise RuntimeError(f"{int(state.skipped)} steps were skipped: not finite")
-    return seconds
+    compiled = {name: program for name, (program, _) in programs.items()}
+    return timing.train_medians(compiled, state, (networks, arrays), rounds)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Small tokenizer of drawn shapes, for `make unified`.
 
 The recipe of `configs/shapes.py` at the size of `configs/photos.py`, with its codes: eight of 256
-entries a token. Both losses are trained, and the pictures are whole, as those
-that codes are made of.
+entries a token. Both losses are trained, and the pictures are whole, as those that codes are made
+of.
 """
 
 from configs import shapes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import generate, generate_shapes, shapes
+from configs import generate, generate_shapes, unified_tokenizer
 from unitok_jax.data.formats.shapes import SingleShapes
 
 CLASSES = len(SingleShapes.pairs)  # eight colours by eight forms
@@ -78,30 +78,21 @@ def tokenizer_config(name: str, pictures: Path, budget: Budget) -> ConfigDict:
     config = _tokenizer_config(CODES[name], pictures)
     config.steps = budget.tokenizer_steps
     config.model.latent_width, config.model.quant_heads = 32, 2
-    config.optim.learning_rate = 3e-3
     return config
 
 
 def _tokenizer_config(codes: Codes, pictures: Path) -> ConfigDict:
     """Pixel losses alone: the text tower, which nothing trains, is as small as can be."""
-    config = shapes.get_config()
+    config = unified_tokenizer.get_config()
     model = config.model
-    model.size = "nano"
     model.quantizer, model.num_codebooks = codes.quantizer, codes.books
     model.vocab_size = codes.books * codes.entries
     model.text.width, model.text.heads, model.text.layers = 8, 1, 1
     config.loss.contrastive = 0.0
     config.data.source = config.eval.source = "array_record"
     config.data.path, config.eval.path = str(pictures / "train"), str(pictures / "held_out")
-    config.data.crop_scale = config.data.crop_ratio = (1.0, 1.0)
     config.data.batch_size = 16
     config.data.num_threads = 1
-    config.optim.learning_rate = 3e-3
-    config.optim.warmup_fraction = 0.1
-    config.optim.final_fraction = 0.02
-    config.optim.weight_decay = 0.0
-    config.optim.clip_norm = 1.0
-    config.eval.batch_size = 32
     return config
 
 

@@ -9,8 +9,6 @@ for each depth of the head; what it draws is measured. A result is a JSON file i
 what is there is not run again, so that the same command continues. `--report` prints the tables.
 """
 
-import argparse
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from flax import nnx
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
-from experiments import report
+from experiments import report, running
 from experiments.cells import (
     CLASSES,
     CODES,
@@ -34,19 +32,15 @@ from experiments.cells import (
     tokenizer_config,
 )
 from experiments.pictures import COMMAND, PARTS, Pictures
-from experiments.running import Kept, trained
-from unitok_jax.commands.tokenize import settings_of, tokenize
+from experiments.running import Kept, psnr, trained, write_codes
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.writing.folders import claim
 from unitok_jax.evaluation.metrics.codebook import CodebookUse
 from unitok_jax.generate.api import Sampler
 from unitok_jax.generate.loading import Weights
 from unitok_jax.generate.model import Generator
 from unitok_jax.generate.run import Run as GeneratorRun
 from unitok_jax.models.layers import Keys
-from unitok_jax.runtime import compilation_cache
-from unitok_jax.system.paths import expand
 from unitok_jax.tokenizer.api import Tokenizer, load
 from unitok_jax.tokenizer.run import Run as TokenizerRun
 from unitok_jax.tokenizer.step import init_params
@@ -120,9 +114,8 @@ class Experiment(Kept):
         books, entries = tokenizer.codebook_shape
         use.update([np.bincount(codes[:, k].ravel(), minlength=entries) for k in range(books)])
         rebuilt = to_uint8(tokenizer.decode(codes))
-        error = ((rebuilt.astype(np.float64) - pictures) ** 2).mean((1, 2, 3))
         return {
-            "psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9)))),
+            "psnr": psnr(rebuilt, pictures),
             "bits_per_token": use.result()["bits_per_token"],
             "rebuilt": self.pictures.measure(rebuilt),
         }
@@ -171,15 +164,7 @@ class Experiment(Kept):
     def _tokenize(self, tokenizer, part, output) -> None:
         data = self.pictures.data(part)
         source = open_source(data)
-        settings = settings_of(
-            *(tokenizer, source, data),
-            storage="array_record",
-            shard_size=4096,
-            views="center",
-            crop_scale=1.0,
-        )
-        claim(output, settings, COMMAND)
-        tokenize(tokenizer, source, data, settings, output)
+        write_codes(tokenizer, source, data, output, COMMAND, shard_size=4096)
 
     def _keep(self, name, pictures) -> None:
         """Keeps a row of pictures, of as many labels spread over all."""
@@ -196,30 +181,8 @@ def _blurred(pictures):
 
 def main() -> None:
     """Runs what is missing, or reports."""
-    sizes = [field.name for field in dataclasses.fields(Budget)]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=expand, required=True, help="folder of all results")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--codes", nargs="+", choices=CODES, default=list(CODES))
-    for name in sizes:
-        parser.add_argument(f"--{name}", type=int, default=getattr(Budget, name))
-    parser.add_argument("--report", action="store_true", help="only print the tables")
-    parser.add_argument("--plots", type=expand, help="with --report: folder; needs matplotlib")
-    arguments = parser.parse_args()
-    if not arguments.report:
-        compilation_cache.enable()
-        try:
-            budget = Budget(**{name: getattr(arguments, name) for name in sizes})
-            experiment = Experiment(arguments.output, budget)
-        except (ValueError, OSError) as error:
-            parser.error(str(error))
-        run_all(experiment, arguments.seeds, arguments.codes)
-    results = report.read(arguments.output)
-    if not results:
-        parser.error(f"--output={arguments.output} holds no results; run it without --report")
-    print(report.tables(results))
-    if arguments.plots:
-        report.plot(results, arguments.output, arguments.plots)
+    part = "codes", CODES
+    running.main(__doc__, Experiment, Budget, SEEDS, part, run_all, report.tables, report.plot)
 
 
 def run_all(experiment: Experiment, seeds: list[int], names: list[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.cells import BASE, CODES, HEADS, SCALES
+from unitok_jax.system.markdown import table
 
 RESULTS, SHEETS = "results", "sheets"
 PLOTS = ("experiment.png", "experiment_drawn.png")
@@ -103,12 +104,6 @@ def _guidance(results):
         rows.append([f"`{name}`", head, *columns])
     titles = [f"{what} at {scale:g}" for what in ("gFID", "both") for scale in SCALES]
     return table(["codes", "head", *titles], rows)
-
-
-def table(head: list[str], rows: list[list]) -> str:
-    """Formats rows as a table of Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def plot(results: list[dict], folder: Path, output: Path) -> None:

@@ -9,17 +9,14 @@ of colour and form. A result is a JSON file in OUTPUT/results: what is there is 
 that the same command continues. `--report` prints the tables.
 """
 
-import argparse
-import dataclasses
 import functools
 from pathlib import Path
 
 import jax
-import numpy as np
 from flax import nnx
 
-from experiments import report, unified_report
-from experiments.running import Kept, trained
+from experiments import report, running, unified_report
+from experiments.running import Kept, psnr, trained, write_codes
 from experiments.unified_cells import (
     CELLS,
     PARTS,
@@ -28,11 +25,9 @@ from experiments.unified_cells import (
     model_config,
     tokenizer_config,
 )
-from unitok_jax.commands.tokenize import settings_of, tokenize
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.writing.folders import claim
 from unitok_jax.evaluation.shapes import report as files
 from unitok_jax.evaluation.shapes import scores
 from unitok_jax.evaluation.shapes.exam import PAIRS, Exam, shown
@@ -42,8 +37,6 @@ from unitok_jax.multimodal.api import MultimodalModel
 from unitok_jax.multimodal.loading import Form, Weights
 from unitok_jax.multimodal.model import Multimodal
 from unitok_jax.multimodal.run import Run as MultimodalRun
-from unitok_jax.runtime import compilation_cache
-from unitok_jax.system.paths import expand
 from unitok_jax.tokenizer.api import Tokenizer, load
 from unitok_jax.tokenizer.run import Run as TokenizerRun
 from unitok_jax.tokenizer.step import init_params
@@ -123,15 +116,7 @@ class Experiment(Kept):
         data = tokenizer_config(name, self.budget).data.copy_and_resolve_references()
         data.path = part
         source = subset(open_source(data), range(count))
-        settings = settings_of(
-            *(tokenizer, source, data),
-            storage="array_record",
-            shard_size=10_000,
-            views="center",
-            crop_scale=1.0,
-        )
-        claim(output, settings, f"python -m {NAME}")
-        tokenize(tokenizer, source, data, settings, output)
+        write_codes(tokenizer, source, data, output, f"python -m {NAME}", shard_size=10_000)
 
     def _keep(self, name: str, results) -> None:
         folder = self.folder / report.SHEETS
@@ -142,9 +127,8 @@ class Experiment(Kept):
 def _rebuilt(tokenizer: Tokenizer, exam: Exam) -> dict[str, float]:
     """Measures the reconstructions of an examination's pictures."""
     rebuilt = to_uint8(tokenizer.decode(tokenizer.encode(exam.pictures)))
-    error = ((rebuilt.astype(np.float64) - exam.pictures) ** 2).mean((1, 2, 3))
-    psnr = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
-    return {"psnr": psnr} | scores.read(rebuilt, [shown(scene) for scene in exam.scenes])
+    shares = scores.read(rebuilt, [shown(scene) for scene in exam.scenes])
+    return {"psnr": psnr(rebuilt, exam.pictures)} | shares
 
 
 def run_all(experiment: Experiment, seeds: list[int], names: list[str]) -> None:
@@ -160,30 +144,12 @@ def run_all(experiment: Experiment, seeds: list[int], names: list[str]) -> None:
 
 def main() -> None:
     """Runs what is missing, or reports."""
-    sizes = [field.name for field in dataclasses.fields(Budget)]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=expand, required=True, help="folder of all results")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
-    for name in sizes:
-        parser.add_argument(f"--{name}", type=int, default=getattr(Budget, name))
-    parser.add_argument("--report", action="store_true", help="only print the tables")
-    parser.add_argument("--plots", type=expand, help="with --report: folder; needs matplotlib")
-    arguments = parser.parse_args()
-    if not arguments.report:
-        compilation_cache.enable()
-        try:
-            budget = Budget(**{name: getattr(arguments, name) for name in sizes})
-            experiment = Experiment(arguments.output, budget)
-        except (ValueError, OSError) as error:
-            parser.error(str(error))
-        run_all(experiment, arguments.seeds, arguments.cells)
-    results = report.read(arguments.output)
-    if not results:
-        parser.error(f"--output={arguments.output} holds no results; run it without --report")
-    print(unified_report.tables(results))
-    if arguments.plots:
-        unified_report.plot(results, arguments.plots)
+    part, told = ("cells", CELLS), unified_report
+    running.main(__doc__, Experiment, Budget, SEEDS, part, run_all, told.tables, _plot)
+
+
+def _plot(results: list[dict], _: Path, output: Path) -> None:
+    unified_report.plot(results, output)
 
 
 if __name__ == "__main__":

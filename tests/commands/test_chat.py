@@ -7,9 +7,7 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import pytest
-from PIL import Image
 
 import unitok_jax
 from helpers import in_process, multimodals
@@ -43,11 +41,7 @@ def model(folder, tokenizer):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Paths of two pictures."""
-    out = tmp_path_factory.mktemp("pictures")
-    for number in range(2):
-        pixels = np.random.default_rng(number).integers(0, 256, (32, 48, 3), np.uint8)
-        Image.fromarray(pixels).save(out / f"{number}.png")
-    return [out / "0.png", out / "1.png"]
+    return multimodals.two_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

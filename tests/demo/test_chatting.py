@@ -5,7 +5,6 @@ import re
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from configs import tiny
 from helpers import in_process, multimodals
@@ -56,11 +55,7 @@ def short():
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Paths of two pictures."""
-    out = tmp_path_factory.mktemp("pictures")
-    for number in range(2):
-        pixels = np.random.default_rng(number).integers(0, 256, (32, 48, 3), np.uint8)
-        Image.fromarray(pixels).save(out / f"{number}.png")
-    return [str(out / "0.png"), str(out / "1.png")]
+    return [str(path) for path in multimodals.two_pictures(tmp_path_factory.mktemp("pictures"))]
 
 
 def test_an_answer_that_spells_out_a_place_ends_nothing():

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs import multimodal
 from unitok_jax.models.layers import Keys
@@ -122,3 +123,12 @@ class Spelling:
         """Answers what it may be asked."""
         asking.placed(asking.turns_of(messages, "it"), len(codes), "it")
         return "write <image> there"
+
+
+def two_pictures(folder):
+    """Writes two pictures of noise, and returns their paths."""
+    paths = [folder / "0.png", folder / "1.png"]
+    for number, path in enumerate(paths):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    return paths

@@ -6,9 +6,11 @@ answers questions about pictures. The page asks nothing of the network.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
 
 from unitok_jax.commands import arguments
 from unitok_jax.demo import actions, drawing, page, server
@@ -71,10 +73,8 @@ def _load_generator(args, tokenizer):
     sampler = load_generator(
         args.generator, drawing.PICTURES, devices=devices, precision=args.precision
     )
-    try:
+    with _named("--generator", args.generator):
         drawing.check(sampler, tokenizer)
-    except ValueError as error:
-        raise ValueError(f"--generator={args.generator}: {error}") from error
     return sampler
 
 
@@ -93,9 +93,16 @@ def _load_multimodal(args, tokenizer):
     model = load_multimodal(
         args.multimodal, None, drawing.PICTURES, devices=devices, precision=args.precision
     )
-    try:
+    with _named("--multimodal", args.multimodal):
         model.check(tokenizer)
-    except ValueError as error:
-        raise ValueError(f"--multimodal={args.multimodal}: {error}") from error
     model.tokenizer = tokenizer
     return chatting.Chat(model)
+
+
+@contextlib.contextmanager
+def _named(flag: str, path: str) -> Iterator[None]:
+    """Puts a flag and its path before what is refused."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{flag}={path}: {error}") from error

@@ -13,6 +13,7 @@ from unitok_jax.evaluation.metrics.shape_recogniser import recognise
 from unitok_jax.evaluation.shapes import scores
 from unitok_jax.evaluation.shapes.measure import Examined
 from unitok_jax.pictures.sheet import contact_sheet, load_font
+from unitok_jax.system.markdown import table
 
 FIGURES, TABLES, ANSWERS, SHEET = "figures.json", "figures.md", "answers.jsonl", "sheet.png"
 SHOWN = 8  # questions, and drawings, of each examination on the sheet: a row
@@ -62,7 +63,7 @@ def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [_answer_cells(each, kind) for each in figures.values()]
         if any(cell != _NONE for row in cells for cell in row):
             rows.append([kind, *(cell for row in cells for cell in row)])
-    texts = [_table(head, rows)]
+    texts = [table(head, rows)]
     for pairs, each in figures.items():
         read = {name: each[name] for name in ("originals", "rebuilt") if name in each}
         read |= {f"drawn, scale {scale}": shares for scale, shares in each["drawn"].items()}
@@ -70,7 +71,7 @@ def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
             [name, *(_share(shares.get(key)) for key in scores.READ)]
             for name, shares in read.items()
         ]
-        texts.append(_table([f"pictures, {_TITLES[pairs]}", *scores.READ], rows))
+        texts.append(table([f"pictures, {_TITLES[pairs]}", *scores.READ], rows))
     return "\n\n".join(texts) + "\n"
 
 
@@ -86,11 +87,6 @@ def _answer_cells(figures, kind) -> list[str]:
 
 def _share(value: float | None) -> str:
     return _NONE if value is None else f"{value:.2f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write(folder: Path, results: Sequence[Examined], facts: Mapping[str, Any]) -> str:
