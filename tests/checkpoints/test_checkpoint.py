@@ -476,6 +476,23 @@ def test_digest_sees_order_and_single_bits():
     assert len(set(values[:3])) == 3 and values[0] == values[3]
 
 
+def test_digests_on_the_host_are_those_of_a_device(monkeypatch):
+    monkeypatch.setattr(reader, "_PIECE", 7)
+    rng = np.random.default_rng(0)
+    tree = {
+        "floats": rng.normal(size=(5, 9)).astype(np.float32),
+        "strided": rng.normal(size=(6, 8)).astype(np.float32)[:, ::2],
+        "scalar": np.int32(-3),
+        "halves": rng.normal(size=11).astype(jnp.bfloat16),
+    }
+    tree = {name: np.asarray(array) for name, array in tree.items()}
+    placed = jax.tree.map(jnp.asarray, tree)
+    assert reader.named_digests(tree) == reader.named_digests(placed)
+    words = {name: array for name, array in tree.items() if name != "halves"}
+    with jax.transfer_guard("disallow"):
+        reader.named_digests(words)
+
+
 def test_binding_keys_exist():
     flat = differences.flat(tiny.get_config().to_dict())
     for name in differences.BINDING:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -30,6 +31,7 @@ _AWAY = (
 _META = {"config": dict, "step": int, "data": dict, "digests": dict}
 ITEMS = ("params", "training")  # items of arrays; a converted model has no "training"
 IN_FLIGHT = 4  # GB, of arrays being written or read, in memory beside the arrays themselves
+_PIECE = 1 << 22  # words of an array that a digest takes at a time
 _MOST_LINES = 20  # differences in one message
 
 
@@ -60,8 +62,29 @@ def digests(tree):
 
 
 def named_digests(tree) -> dict[str, int]:
-    """Returns the digests of a tree of arrays under dotted names."""
-    return {name: int(x) for name, x in trees.flatten(jax.device_get(digests(tree))).items()}
+    """Returns the digests of a tree of arrays under dotted names; those of NumPy stay on the host.
+
+    A device may not hold the float32 weights of a model that a mesh trains.
+    """
+    arrays = trees.flatten(tree)
+    on_host = {name: array for name, array in arrays.items() if _is_words(array)}
+    rest = {name: array for name, array in arrays.items() if name not in on_host}
+    found = jax.device_get(digests(rest)) | {name: _digest(on_host[name]) for name in on_host}
+    return {name: int(found[name]) for name in arrays}
+
+
+def _is_words(array) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.itemsize == 4
+
+
+def _digest(array: np.ndarray) -> int:
+    """Computes on the host what `digests` does, of an array of 4-byte values."""
+    bits, total = np.ascontiguousarray(array).reshape(-1).view(np.uint32), 0
+    for start in range(0, bits.size, _PIECE):
+        piece = bits[start : start + _PIECE]
+        places = np.arange(start, start + len(piece), dtype=np.uint32)
+        total += int((piece * (2 * places + 1)).sum(dtype=np.uint32))
+    return total % 2**32
 
 
 def weights_hash(model: dict[str, Any], params) -> str:

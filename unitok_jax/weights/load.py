@@ -194,7 +194,7 @@ def open_run(path: pathlib.Path) -> Iterator[tuple[Checkpoints, int | None]]:
 
 
 def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights: str | None):
-    """Restores the parameters of a model onto the first device.
+    """Restores the parameters of a model, as arrays of NumPy: a device may not hold all of them.
 
     Args:
       checkpoints: of a run, or of a converted model.
@@ -207,7 +207,7 @@ def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights
       CheckpointError: as `Checkpoints.restore`.
     """
     path, digests = checkpoints.folder, checkpoints.meta(step)["digests"]
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(_host())
     params = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract
     )
@@ -222,8 +222,18 @@ def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights
         )
     if weights == "raw" and averaged:
         targets = {"training": {"params": params}}
-        return checkpoints.restore(targets, step=step, partial=True)["training"]["params"]
-    return checkpoints.restore({"params": params}, step=step)["params"]
+        restored = checkpoints.restore(targets, step=step, partial=True)["training"]
+    else:
+        restored = checkpoints.restore({"params": params}, step=step)
+    return jax.device_get(restored["params"])
+
+
+def _host() -> jax.Device:
+    """Returns the CPU; the first device, if `JAX_PLATFORMS` leaves the CPU out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def product(path) -> str:
