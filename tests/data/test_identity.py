@@ -109,8 +109,10 @@ def test_other_samples(folder, change, told):
 
 def test_a_mixture_of_other_weights():
     parts = [[], []]
-    one, other = (identity._order(Mixture(parts, weights)) for weights in ((1.0, 2.0), (1.0, 3.0)))
-    assert one != other and one.keys() == identity._order([]).keys()
+    one, other = (
+        identity.order_facts(Mixture(parts, weights)) for weights in ((1.0, 2.0), (1.0, 3.0))
+    )
+    assert one != other and one.keys() == identity.order_facts([]).keys()
 
 
 def test_what_cannot_be_read_now_is_not_compared():

@@ -5,7 +5,9 @@ import contextlib
 import json
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from helpers import language_tokenizers, sequences
 from helpers.sequences import CODES, TOKENS, codes_of, data
@@ -247,3 +249,23 @@ def test_facts_change_with_what_the_position_means(section, tmp_path):
     for keys in (*changes, {"mixture": mixture}):
         before = facts()
         assert facts(**keys) != before
+
+
+def test_facts_change_with_the_texts(tmp_path):
+    """Of files of as many records: other words, and other row groups, which change the order."""
+
+    def facts(*entry):
+        return multimodal_data.open_data(data(entry), TOKENIZER, CODES).facts
+
+    file = chats(tmp_path, [("what colour?", "red")] * 20)
+    before = facts(1.0, "chat", file)
+    assert facts(1.0, "chat", file) == before
+    chats(tmp_path, [("what colour?", "blue")] * 20)
+    assert facts(1.0, "chat", file) != before
+    table = pyarrow.table({"text": ["a red circle"] * 20})
+    found = []
+    for rows in (20, 10):
+        parquet.write_table(table, tmp_path / "a.parquet", row_group_size=rows)
+        found.append(facts(1.0, "text", str(tmp_path / "a.parquet")))
+    assert found[0].pop("order of the data") != found[1].pop("order of the data")
+    assert found[0] == found[1]

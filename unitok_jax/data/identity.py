@@ -28,7 +28,7 @@ def identity(source: Source) -> dict[str, dict[str, Any]]:
     places = sorted({number * count // PROBES for number in range(PROBES)})
     probes = {f"sample {place}": _probe(source, place) for place in places}
     facts = {
-        "order of the data": _order(source),
+        "order of the data": order_facts(source),
         "samples of the data": {place: probe for place, probe in probes.items() if probe},
     }
     if isinstance(names := getattr(source, "names", None), list):
@@ -37,12 +37,15 @@ def identity(source: Source) -> dict[str, dict[str, Any]]:
     return facts
 
 
-def _order(source: Source) -> dict[str, Any]:
-    """Returns the facts of the order, with constant keys, so that any change is a difference."""
+def order_facts(source) -> dict[str, Any]:
+    """Returns the facts of a source's order as short JSON values.
+
+    The keys are constant, so that any change is a difference.
+    """
     blocks, mixture = getattr(source, "blocks", None), None
     if isinstance(source, Mixture):
         parts = zip(source.parts, source.weights, strict=True)
-        mixture = [[weight, len(part), _order(part)["blocks"]] for part, weight in parts]
+        mixture = [[weight, len(part), order_facts(part)["blocks"]] for part, weight in parts]
     if blocks is not None:
         ends = np.ascontiguousarray(blocks, "<i8")
         blocks = f"{len(ends)}, digest {zlib.crc32(ends):08x}"

@@ -5,6 +5,7 @@ g * samples on, so each row is a function of (seed, its position in the stream),
 processes and for any step that a run resumes at.
 """
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from unitok_jax.data import language_tokenizer, order
 from unitok_jax.data.formats.cache import Cache
-from unitok_jax.data.health import Health, Notes
+from unitok_jax.data.health import Health, Notes, SampleError
+from unitok_jax.data.identity import PROBES, order_facts
 from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.data.reading import stream
@@ -144,6 +146,8 @@ class Packed:
         """Facts that the meaning of the position in the data depends on, as short JSON values."""
         return {
             "parts of the data": [[type(part).__name__, len(part)] for part in self.mixture.parts],
+            "order of the data": order_facts(self.mixture),
+            "samples of the parts": list(map(_digest, self.mixture.parts)),
             "weights of the parts": list(self.mixture.weights),
             "digest of the codes": self._digest,
             "tokenizer of the codes": self.codes.tokenizer,
@@ -220,6 +224,21 @@ class Packed:
         part = self.mixture.parts[number]
         sample = usable(lambda tried: part.sample(tried, rng), place, len(part), notes)
         return number, sample._replace(kind=self._kinds[number])
+
+
+def _digest(part) -> str:
+    """Returns the checksum of `PROBES` samples of a part, as 8 hexadecimal digits."""
+    digest = 0
+    for index in sorted({number * len(part) // PROBES for number in range(PROBES)}):
+        try:
+            sample = part.sample(index, np.random.default_rng(index))
+        except SampleError as error:
+            facts = [error.reason.encode()]
+        else:
+            facts = [sample.ids.tobytes(), sample.labels.tobytes(), sample.codes.tobytes()]
+        for fact in facts:
+            digest = zlib.crc32(fact, digest)
+    return f"{digest:08x}"
 
 
 class _Rows:
