@@ -303,6 +303,17 @@ class TestWithATokenizer:
         with pytest.raises(ValueError, match="3 query tokens"):
             load_multimodal(folder, other)
 
+    def test_codebooks_are_compared_where_no_hash_is_recorded(self, tokenizer):
+        free = multimodals.saved(None, tokenizer)._replace(tokenizer_hash=None)
+        theirs = np.asarray(tokenizer.params["quantizer"]["codebook"])
+        quantizer = free.params["image"]["quantizer"]
+        for other in (quantizer["codebook"], theirs[:, ::-1]):
+            quantizer["codebook"] = other
+            with pytest.raises(ValueError, match=f"other codebooks .* hash {tokenizer.hash}"):
+                MultimodalModel(free, tokenizer, 2, jax.devices()[:1])
+        quantizer["codebook"] = theirs.astype(np.float16)  # as in the release's files
+        MultimodalModel(free, tokenizer, 2, jax.devices()[:1])
+
     def test_a_tokenizer_is_no_multimodal_model(self, weights):
         with pytest.raises(ValueError, match="is a file; a multimodal model is a folder"):
             load_multimodal(weights)

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import arrays, sequences
+from helpers import arrays, language_folders, sequences
 from helpers.jobs import records
 from unitok_jax import trees
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
+from unitok_jax.data import language_tokenizer
 from unitok_jax.data.language_tokenizer import TEMPLATE, LanguageTokenizer
-from unitok_jax.multimodal import loading
+from unitok_jax.multimodal import loading, trunk
 from unitok_jax.multimodal.run import Run
 from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.runtime import sharding
@@ -145,6 +146,59 @@ class TestThroughTheLoop:
         config.data.group_samples = 9
         with pytest.raises(CheckpointError, match="packing"):
             loop.train(one_device, config, str(workdir))
+
+    @pytest.mark.parametrize(
+        "changed, message",
+        [
+            (None, "has another tokenizer than data.text: 2 tokens have other ids, such as "),
+            ({"boi": 4, "eoi": 3}, "its special ids are SpecialIds.*eoi=4.*boi=4"),
+        ],
+    )
+    def test_another_text_than_the_weights_are_of(self, whole, config, changed, message, tmp_path):
+        text = shape_tokenizer()
+        files = dict(text.files)
+        if changed:
+            special = text.special._asdict() | changed
+            files[language_tokenizer.NAMED] = json.dumps(special).encode()
+        else:
+            words = files[language_tokenizer.FILE].decode()
+            swapped = words.replace('"red":', '"other":').replace('"blue":', '"red":')
+            files[language_tokenizer.FILE] = swapped.replace('"other":', '"blue":').encode()
+        language_tokenizer.write(tmp_path, LanguageTokenizer(files))
+        config.init.path, config.data.tokenizer = str(whole[0]), ""
+        config.data.text = str(tmp_path)
+        with pytest.raises(ValueError, match=f"init.path=.*{message}"):
+            one_device(config).initial_params()
+
+    def test_a_language_model_of_the_hub(self, config, tmp_path):
+        folder = language_folders.save(tmp_path / "llama3")
+        opened = trunk.open_folder(str(folder))
+        config.init.language = config.data.text = str(folder)
+        config.model.update(opened.keys)
+        found = one_device(config).initial_params()
+        expected = trunk.read(opened, config.model.to_dict())
+        jax.tree.map(np.testing.assert_array_equal, found["language"], expected)
+        config.data.text = "shapes"
+        config.model.vocabulary = max(shape_tokenizer().rows, config.model.vocabulary)
+        with pytest.raises(ValueError, match="init.language=.*: its text has another tokenizer"):
+            one_device(config).initial_params()
+
+    def test_another_model_or_tokenizer_of_codes(self, whole, config, tokenizer, tmp_path):
+        path, theirs, params = tokenizer
+        config.init.path, config.data.tokenizer = str(whole[0]), ""
+        run = one_device(config)
+        run._codes = run._codes._replace(tokenizer="f" * 32)
+        with pytest.raises(ValueError, match="init.path=.* reads codes of tokenizer .* made by ff"):
+            run.initial_params()
+        quantizer = params["quantizer"] | {"codebook": params["quantizer"]["codebook"][::-1]}
+        load.write(tmp_path / "other", theirs, params | {"quantizer": quantizer})
+        config.data.tokenizer = str(tmp_path / "other")
+        run._codes = run._codes._replace(tokenizer="")  # as of a run on text alone
+        with pytest.raises(ValueError, match="has other codebooks than init.path="):
+            run.initial_params()
+        config.model.hidden += 4
+        with pytest.raises(ValueError, match=r"is another model: model.hidden=52 \(there: 48\)"):
+            one_device(config).initial_params()
 
     def test_a_run_begins_from_another(self, whole, config):
         config.init.path, config.data.tokenizer = str(whole[0]), ""

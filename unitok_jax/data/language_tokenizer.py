@@ -149,6 +149,11 @@ class LanguageTokenizer:
         return self._tokenizer.id_to_token(self.special.eos)
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """Ids of the tokens by their names."""
+        return self._tokenizer.get_vocab()
+
+    @property
     def hash(self) -> str:
         """Hash of vocabulary and special ids, 32 hexadecimal digits."""
         facts = [hashlib.sha256(self.files[FILE]).hexdigest(), self.special]

@@ -76,6 +76,7 @@ class MultimodalModel:
         self.text, self.precision = weights.text, precision
         model = weights.config.model.to_dict()
         self.grid, self.hash = tuple(model["grid"]), weights_hash(model, weights.params)
+        self._codebook = weights.params["image"]["quantizer"]["codebook"]
         template = weights.form.template or None
         self._padding = GREY if model["projection"] == "full" else MEAN
         self._asker = Asker(weights.text, template, weights.form.bare_images, length)
@@ -126,6 +127,12 @@ class MultimodalModel:
             *(tokenizer, self.tokenizer_hash, self.codebook_shape),
             "the multimodal model reads and draws",
         )
+        named = self.tokenizer_hash is not None
+        if not named and not loading.is_codebook_of(self._codebook, tokenizer.params):
+            raise ValueError(
+                "the multimodal model has other codebooks than this tokenizer, of hash "
+                f"{tokenizer.hash}: give the tokenizer that made the codes it was trained on"
+            )
 
     def encode(self, images: Iterable) -> Codes:
         """Returns the codes of images, int32 (B, K, N), as answers and edits take them.

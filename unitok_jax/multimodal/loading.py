@@ -239,10 +239,7 @@ def bind(weights: Weights, config: ConfigDict, params, path) -> Weights:
                 f"--tokenizer={path} has model.{key}={config.model[key]}, and the multimodal model "
                 f"{model[key]}: its codes are of another"
             )
-    theirs = params["quantizer"]["codebook"] if "codebook" in params["quantizer"] else None
-    ours = weights.params["image"]["quantizer"]["codebook"]
-    # Rounded to 16 bits in the release's files; only the directions of rows are used.
-    if theirs is None or np.abs(l2_normalize(theirs) - l2_normalize(ours)).max() > 1e-2:
+    if not is_codebook_of(weights.params["image"]["quantizer"]["codebook"], params):
         raise ConversionError(
             f"--tokenizer={path} has other codebooks than the multimodal model, whose codes are of "
             "another tokenizer"
@@ -254,6 +251,20 @@ def bind(weights: Weights, config: ConfigDict, params, path) -> Weights:
             f"the tokenizer {weights.tokenizer_hash}"
         )
     return weights._replace(tokenizer_hash=hash)
+
+
+def is_codebook_of(codebook, tokenizer) -> bool:
+    """Returns True if codes by the codebooks of a multimodal model are those of a tokenizer.
+
+    Args:
+      codebook: (K, V, width), of the model.
+      tokenizer: parameters of the tokenizer.
+    """
+    theirs = tokenizer["quantizer"].get("codebook")
+    if theirs is None or theirs.shape != codebook.shape:
+        return False
+    # Rounded to 16 bits in the release's files; only the directions of rows are used.
+    return bool(np.abs(l2_normalize(theirs) - l2_normalize(codebook)).max() <= 1e-2)
 
 
 def facts(weights: Weights) -> dict[str, str]:

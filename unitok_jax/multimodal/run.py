@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
+from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.multimodal import data, loading, objective, trunk
 from unitok_jax.multimodal.config_checks import check, check_batch, check_beginning
@@ -125,16 +126,31 @@ class Run:
         """
         config, model = self.config, self.config.model.to_dict()
         if config.init.path:
-            return _whole(config.init.path, model, self._codes.tokenizer)
+            params = _whole(config.init.path, model, self._codes, self.text)
+            self._check_codebooks(params["image"]["quantizer"]["codebook"])
+            return params
         found = {"image": self._of_the_tokenizer()}
         if config.init.language:
             try:
                 folder = trunk.open_folder(config.init.language)
+                _check_text(self.text, folder.tokenizer)
                 found["language"] = trunk.read(folder, model)
             except (ValueError, OSError) as error:
                 where = f"init.language={config.init.language}"
                 raise type(error)(f"{where}: {error}") from error
         return found
+
+    def _check_codebooks(self, codebook) -> None:
+        """Refuses a `data.tokenizer` of other codebooks than the model of `init.path`."""
+        path = self.config.data.tokenizer
+        if not path:
+            return
+        _, theirs = load.read_maker(path, self._codes.tokenizer, "data.mixture")
+        if not loading.is_codebook_of(codebook, theirs):
+            raise ValueError(
+                f"data.tokenizer={path} has other codebooks than init.path="
+                f"{self.config.init.path}: name the tokenizer of the codes that it reads"
+            )
 
     def _of_the_tokenizer(self) -> dict:
         """Returns the codebooks, and the projection if it is of the same kind."""
@@ -245,10 +261,31 @@ class Run:
                 yield next(opened)
 
 
-def _whole(path: str, model: Mapping[str, Any], tokenizer: str) -> dict:
+def _check_text(ours: LanguageTokenizer, theirs: LanguageTokenizer) -> None:
+    """Refuses ids that are other tokens to a model that some weights are of.
+
+    Raises:
+      ValueError: the message names a token, and its ids.
+    """
+    known = ours.vocabulary
+    other = {token: id for token, id in theirs.vocabulary.items() if known.get(token) != id}
+    if other:
+        token, id = min(other.items(), key=lambda item: item[1])
+        raise ValueError(
+            f"its text has another tokenizer than data.text: {len(other):,} tokens have other ids, "
+            f"such as {token!r}, which is {id}, and {known.get(token, 'none')} of data.text"
+        )
+
+
+def _whole(path: str, model: Mapping[str, Any], codes: ImageCodes, text: LanguageTokenizer) -> dict:
     """Reads all parameters of a model, which must be the one that is trained."""
     try:
         found = loading.read(path)
+        _check_text(text, found.text)
+        if found.text.special != text.special:
+            raise ValueError(
+                f"its special ids are {found.text.special}, and those of data.text {text.special}"
+            )
     except (ValueError, OSError) as error:
         raise type(error)(f"init.path={path}: {error}") from error
     theirs = found.config.model.to_dict()
@@ -259,10 +296,11 @@ def _whole(path: str, model: Mapping[str, Any], tokenizer: str) -> dict:
     ]
     if wrong:
         raise ValueError(f"init.path={path} is another model: {', '.join(wrong)}")
-    if tokenizer and found.tokenizer_hash not in (None, tokenizer):
+    made_by = codes.tokenizer
+    if made_by and found.tokenizer_hash not in (None, made_by):
         raise ValueError(
             f"init.path={path} reads codes of tokenizer {found.tokenizer_hash}, and those of "
-            f"data.mixture were made by {tokenizer}"
+            f"data.mixture were made by {made_by}"
         )
     return found.params
 
