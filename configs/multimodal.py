@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     model.projection_width = 1024  # width of the projected tokens, the tokenizer's
     model.projection_heads = 16  # attention heads of the projection, the tokenizer's
     model.head_depth = 3  # blocks of the depth head; 0: codes of a token that are independent
+    model.depth_head_width = 0  # width of the depth head; 0: the decoder's
     model.remat = True  # True recomputes every block in the backward pass
     model.dtype = "bfloat16"  # compute dtype; parameters, stream and logits are float32
 

@@ -34,5 +34,5 @@ def get_config(name: str = "") -> ConfigDict:
       ValueError: unknown stage; the message lists all.
     """
     config = multimodal.get_config()
-    config.model.vocabulary = 32_002  # Llama 2's, and an id before and one behind an image
+    config.model.vocabulary = 32_000  # Llama 2's, of which <0x00> and <0x01> stand around images
     return default.variant(config, VARIANTS, name, "multimodal_7b")

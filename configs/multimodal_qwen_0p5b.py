@@ -6,7 +6,7 @@ from configs import multimodal
 
 
 def get_config() -> ConfigDict:
-    """Returns the configuration; a row of the table of ids is spare for each end of an image."""
+    """Returns the configuration; Qwen's <|vision_start|> and <|vision_end|> stand around images."""
     config = multimodal.get_config()
     config.steps = 20_000
     model = config.model

@@ -15,6 +15,7 @@ TOKENIZER = dict(
     projection_width=8,
     projection_heads=2,
     head_depth=1,
+    depth_head_width=0,
     remat=False,
     dtype="float32",
 )

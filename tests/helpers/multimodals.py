@@ -29,6 +29,7 @@ SMALL = dict(
     projection_width=16,
     projection_heads=2,
     head_depth=1,
+    depth_head_width=0,
     remat=False,
     dtype="float32",
 )

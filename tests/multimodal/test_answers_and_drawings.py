@@ -179,6 +179,7 @@ def test_a_drawing_does_not_depend_on_neighbours_or_padding(params):
     [
         {"projection": "linear", "tied": True, "head_depth": 0},
         {"num_codebooks": 1, "vocab_size": 8, "head_depth": 0, "dtype": "bfloat16"},
+        {"depth_head_width": 16},
     ],
 )
 def test_kinds_of_models_draw_and_answer(changes):

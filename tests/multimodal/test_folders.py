@@ -189,6 +189,7 @@ class TestKinds:
         "keys",
         [
             {"head_depth": 0},
+            {"depth_head_width": 32},
             {"projection": "linear"},
             {"qkv_bias": True},
             {"qk_norm": True},

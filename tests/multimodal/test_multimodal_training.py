@@ -275,6 +275,7 @@ class TestMeshesAndParts:
         ({"eval.mixture": ((1.0, "draw", "none"),)}, r"^eval.mixture\[0\]=none"),
         ({"loss.chunk": 0}, "loss.chunk=0 must be at least 1"),
         ({"model.groups": 3}, "model.groups=3 does not divide model.heads=4"),
+        ({"model.depth_head_width": 8}, "depth_head_width=8 is 8/32 of model.width, and model.gr"),
     ],
     ids=str,
 )

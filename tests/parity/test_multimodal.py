@@ -59,6 +59,7 @@ def model_keys(options, architecture="LlamaForCausalLM"):
         "projection_width": tokenizer["embed_dim"],
         "projection_heads": tokenizer["num_heads"],
         "head_depth": OPTIONS["depth_head_layers"],
+        "depth_head_width": 0,
         "remat": False,
         "dtype": "float32",
     }

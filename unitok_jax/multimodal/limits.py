@@ -36,6 +36,7 @@ BOUNDS = {
     "projection_width": _WIDTH,
     "projection_heads": _COUNT,
     "head_depth": Whole(0, 1024),
+    "depth_head_width": Whole(0, 2**16),
 }
 """Bounds by key of `config.model`."""
 SCALING = {

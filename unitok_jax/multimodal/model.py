@@ -129,6 +129,7 @@ class Multimodal(nnx.Module):
         projection_width: int,
         projection_heads: int,
         head_depth: int,
+        depth_head_width: int,
         remat: bool,
         dtype: str,
         rngs: nnx.Rngs,
@@ -157,6 +158,8 @@ class Multimodal(nnx.Module):
           projection_heads: attention heads of a causal or full projection.
           head_depth: blocks of the depth head, equal to the decoder's; 0: a linear layer for each
             codebook, by which the codes of a token do not depend on each other.
+          depth_head_width: width of the depth head, whose heads and SwiGLU are as many times
+            narrower than the decoder's; 0: the decoder's.
           remat: recompute each block in the backward pass.
           dtype: compute dtype; parameters, stream and logits are float32, and so is the projection.
           rngs: the stream `params`.
@@ -211,7 +214,7 @@ class Multimodal(nnx.Module):
         if head_depth:
             self.head = DepthHead(
                 width,
-                sizes._replace(depth=head_depth),
+                _head_sizes(sizes, head_depth, depth_head_width or width),
                 num_codebooks,
                 self.entries,
                 rope=rope,
@@ -267,3 +270,19 @@ def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
     make = nnx.eval_shape(lambda: Multimodal(**model, rngs=layers.Keys(0)))
     graph, params = nnx.split(make)
     return graph, nnx.to_pure_dict(params)
+
+
+def _head_sizes(sizes: Sizes, depth: int, width: int) -> Sizes:
+    """Returns the sizes of a depth head: those of the decoder, in the proportion of the widths.
+
+    Raises:
+      ValueError: a width of which a part would be no whole number.
+    """
+    parts = {key: getattr(sizes, key) * width for key in ("heads", "groups", "hidden")}
+    if broken := [key for key, value in parts.items() if value % sizes.width]:
+        raise ValueError(
+            f"model.depth_head_width={width} is {width}/{sizes.width} of model.width, and "
+            f"model.{broken[0]}={getattr(sizes, broken[0])} cannot be divided so"
+        )
+    whole = {key: value // sizes.width for key, value in parts.items()}
+    return sizes._replace(width=width, depth=depth, **whole)

@@ -43,6 +43,7 @@ def infer(
         "projection_width": width,
         "projection_heads": max(width // latent, 1),
         "head_depth": _count(state, "ar_head.layers."),
+        "depth_head_width": 0,
         "remat": False,
         "dtype": dtype,
     }, () if grid else (note,)
@@ -54,6 +55,7 @@ def is_buildable(model: Mapping[str, Any]) -> bool:
         model["projection"] == "causal"
         and model["projection_heads"] * model["latent_width"] == model["projection_width"]
         and model["head_depth"] > 0
+        and model["depth_head_width"] in (0, model["width"])
         and model["num_codebooks"] > 1
         and model["heads"] * model["head_width"] == model["width"]
         and model["rope_scaling"]["factor"] == 1
