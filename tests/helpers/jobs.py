@@ -56,9 +56,21 @@ class Job:
     """`main` in one or several processes, whose output goes to files."""
 
     def __init__(
-        self, logs: pathlib.Path, workdir, processes: int, devices: int, *more, each=(), **options
+        self,
+        logs: pathlib.Path,
+        workdir,
+        processes: int,
+        devices: int,
+        *more,
+        settings=SETTINGS,
+        each=(),
+        **options,
     ):
-        """each: further arguments of every process, in their order; options: of `Popen`."""
+        """Starts the processes.
+
+        settings, more: arguments of all; each: further ones of every process, in their order;
+        options: of `Popen`.
+        """
         logs.mkdir(parents=True, exist_ok=True)
         self.logs = [logs / f"{process}.log" for process in range(processes)]
         where = [()]
@@ -72,8 +84,7 @@ class Job:
                 self.processes.append(
                     subprocess.Popen(
                         [sys.executable, "-m", "unitok_jax.main", f"--workdir={workdir}"]
-                        + SETTINGS
-                        + arguments,
+                        + [*settings, *arguments],
                         env=environment(devices),
                         stdout=log,
                         stderr=subprocess.STDOUT,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers import arrays, language_folders, sequences
-from helpers.jobs import records
+from helpers.jobs import Job, records
 from unitok_jax import trees
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
@@ -214,6 +214,39 @@ class TestThroughTheLoop:
             still = name.startswith(("language.", "image.quantizer."))
             assert np.array_equal(leaf, trees.flatten(there)[name]) == still, name
         assert json.loads((whole[0] / "config.json").read_text())["product"] == "multimodal"
+
+
+@pytest.mark.processes
+def test_two_processes_and_then_one(tokenizer, folder, tmp_path):
+    """Records of other hosts are equal, through a resumption on another mesh."""
+    config = configured(tokenizer, folder)
+    config.model.update(width=128, hidden=256)  # large enough to be sharded
+    config.update_from_flattened_dict({"steps": 4, "checkpoint.every": 2, "eval.every": 2})
+    config.optim.learning_rate = 1e-3
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
+    )
+    settings = [f"--config={file}"]
+
+    def run(workdir, processes, devices, data, fsdp):
+        mesh = f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}"
+        where = tmp_path / f"{processes} {data}", tmp_path / workdir
+        job = Job(*where, processes, devices, *mesh, settings=settings)
+        assert job.wait() == [0] * processes, job.output()
+        return records(tmp_path / workdir)
+
+    expected = run("alone", 1, 2, 2, 1)
+    assert run("moved", 2, 1, 1, 2)[-1]["step"] == 4
+    shutil.rmtree(tmp_path / "moved" / "checkpoints" / "4")
+    ours = run("moved", 1, 2, 2, 1)
+    assert [record.keys() for record in ours] == [record.keys() for record in expected]
+    for record, other in zip(ours, expected, strict=True):
+        for key in record:
+            # What is gained is a difference of two losses of 6 bits each.
+            atol = 1e-4 if key == "eval/gain" else 1e-6
+            np.testing.assert_allclose(record[key], other[key], rtol=1e-4, atol=atol, err_msg=key)
 
 
 class TestMeshesAndParts:
