@@ -108,18 +108,20 @@ class MultimodalSteps:
         Args:
           params: of the model.
           batch: as for `objective.sums`.
-          gather: replicates sharded parameters on every device, those of the language model's
-            blocks one by one as they run; None: they are not sharded.
+          gather: replicates sharded parameters on every device, those of blocks one by one as they
+            run; None: they are not sharded.
           shards: devices that hold rows of the batch.
         """
         if gather is not None:
-            blocks, rest = trees.split(params, ("language.decoder.blocks.*",))
+            blocks, rest = trees.split(params, ("*.decoder.blocks.*",))
             params = trees.merge(blocks, gather(rest))
         model = nnx.merge(self.graph, params)
         if gather is not None:
             # As the kernels are multiplied: half the bytes in bfloat16.
             dtype = model.dtype
-            model.language.decoder.gather = lambda block: gather(_cast_kernels(block, dtype))
+            for part in (model.language, model.head):
+                if hasattr(part, "decoder"):
+                    part.decoder.gather = lambda block: gather(_cast_kernels(block, dtype))
         return objective.sums(model, batch, self.chunk, shards)
 
     def train_step(
