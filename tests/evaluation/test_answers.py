@@ -10,6 +10,7 @@ from PIL import Image
 from helpers import in_process
 from unitok_jax.commands import evaluate
 from unitok_jax.data.formats.question_files import Question
+from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.evaluation import answers
 
 run = functools.partial(in_process.run, evaluate)
@@ -22,15 +23,19 @@ class Model:
     hash, tokenizer = "11aa", types.SimpleNamespace(hash="22bb")
 
     def __init__(self, fails_after=100):
-        self.asked, self._left = [], fails_after
+        self.asked, self.at_once, self._left = [], [], fails_after
 
-    def answers(self, images, questions, *, batch_size):
-        assert len(images) == len(questions) <= batch_size
+    def answers(self, images, questions, *, batch_size, on_batch):
+        assert len(images) == len(questions)
         if self._left < len(questions):
             raise KeyboardInterrupt
         self._left -= len(questions)
         self.asked += questions
-        return [" Red. " if image[0, 0, 0] > 128 else "The blue\n" for image in images]
+        self.at_once.append(len(questions))
+        for start in range(0, len(questions), batch_size):
+            on_batch(len(questions[start : start + batch_size]))
+        pixels = (decode_image(path.read_bytes(), str(path)) for path in images)
+        return [" Red. " if each[0, 0, 0] > 128 else "The blue\n" for each in pixels]
 
 
 @pytest.fixture
@@ -69,8 +74,17 @@ class TestAsking:
         }
         assert [line["question_id"] for line in lines] == [*range(5)]
 
+    def test_several_batches_at_once(self, tmp_path, images, monkeypatch):
+        """Those of one length can share batches only if the model is given them together."""
+        told = []
+        monkeypatch.setattr(answers.Progress, "update", lambda self, count: told.append(count))
+        model = Model()
+        ask(model, tmp_path / "a", images, questions(35))
+        assert model.at_once == [32, 3] and told == [2] * 16 + [2, 1]
+
     @pytest.mark.parametrize("torn", [b"", b'{"question_id": 2, "answ', b"\xff"])
-    def test_continues_after_a_kill(self, tmp_path, images, torn):
+    def test_continues_after_a_kill(self, tmp_path, images, torn, monkeypatch):
+        monkeypatch.setattr(answers, "WINDOW", 1)
         with pytest.raises(KeyboardInterrupt):
             ask(Model(fails_after=3), tmp_path / "a", images)
         with open(tmp_path / "a" / answers.ANSWERS, "ab") as file:
@@ -120,7 +134,7 @@ class TestAsking:
             raise ValueError("question 1 is too long")
 
         monkeypatch.setattr(Model, "answers", refuse)
-        with pytest.raises(ValueError, match="from 0 to 1: question 1 is too long"):
+        with pytest.raises(ValueError, match="from 0 to 4, counted from 0: question 1 is"):
             ask(Model(), tmp_path / "a", images)
 
     def test_an_image_that_is_damaged(self, tmp_path, images):

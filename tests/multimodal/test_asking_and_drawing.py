@@ -171,6 +171,12 @@ class TestAnswers:
         others = {mm.answer(codes, QUESTION, limit=LIMIT) for codes in (*CODES, None)}
         assert len(others) > 2
 
+    def test_questions_of_one_length_share_batches(self, mm):
+        told = []
+        found = mm.answers(self.IMAGES * 4, self.ASKED * 4, on_batch=told.append, **self.DRAWN)
+        assert told == [3, 1] * 4  # of each length with as many images
+        assert found[:4] == mm.answers(self.IMAGES, self.ASKED, **self.DRAWN)
+
     def test_batches_of_another_size(self, mm):
         found = mm.answers(self.IMAGES, self.ASKED, **self.DRAWN)
         assert mm.answers(self.IMAGES, self.ASKED, batch_size=2, **self.DRAWN) == found

@@ -107,6 +107,13 @@ MUTATIONS = [
         f"{TEST_FILES} -k word_for_word",
     ),
     Mutation(
+        "questions that are asked a batch at a time, most of it padding",
+        ANSWERS,
+        "WINDOW = 16",
+        "WINDOW = 1",
+        f"{TEST_ANSWERS} -k several_batches",
+    ),
+    Mutation(
         "a torn line that is kept",
         ANSWERS,
         "os.truncate(path, end)",

@@ -1,4 +1,4 @@
-"""Answers of a model to the questions of a benchmark: asked in batches, stored, scored.
+"""Answers of a model to the questions of a benchmark: asked in windows, stored, scored.
 
 A folder holds `answers.jsonl`, a line for each question in their order, from which asking continues
 after a kill; at the end `figures.json` and, for VQAv2, `server.json`, which its server reads.
@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from unitok_jax.data.formats.question_files import Question
-from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.writing.folders import write_json
 from unitok_jax.evaluation.metrics import vqa
 from unitok_jax.system.foreign_json import parse_object
@@ -23,7 +20,7 @@ from unitok_jax.system.progress import Progress
 
 FORMAT = "unitok_jax.answers"
 ANSWERS, FIGURES, SERVER = "answers.jsonl", "figures.json", "server.json"
-_IMAGE_BYTES = 1 << 28
+WINDOW = 16  # batches of questions at once: those of one length share batches
 _ANSWERS_BYTES = 1 << 32
 
 
@@ -31,9 +28,17 @@ class Answering(Protocol):
     """Model that answers questions about images, greedily, and brings images to its size."""
 
     def answers(
-        self, images: Sequence[np.ndarray], questions: Sequence[str], *, batch_size: int
+        self,
+        images: Sequence[Path],
+        questions: Sequence[str],
+        *,
+        batch_size: int,
+        on_batch: Callable[[int], None],
     ) -> Sequence[str]:
-        """Answers n questions, each about the image uint8 (H, W, 3) of the same place."""
+        """Answers n questions, each about the image of the same place.
+
+        `on_batch` is called with the number of answers of each batch once it is computed.
+        """
 
 
 def settings_of(
@@ -85,7 +90,8 @@ def ask(
         questions: all, in their order.
         images: folder that the names of images are relative to.
         folder: of the answers.
-        batch_size: questions at once.
+        batch_size: questions that the model answers at a time. It is given `WINDOW` times as many,
+            whose answers are then stored.
 
     Returns:
         the answers to all questions, with no white space around them.
@@ -101,22 +107,22 @@ def ask(
         open(path, "a", encoding="utf-8") as file,
         Progress(len(questions), "question", done, "answers") as progress,
     ):
-        for start in range(done, len(questions), batch_size):
-            batch = questions[start : start + batch_size]
-            pixels = [_image(images, question) for question in batch]
-            texts = [question.text for question in batch]
+        for start in range(done, len(questions), WINDOW * batch_size):
+            window = questions[start : start + WINDOW * batch_size]
+            paths = [images / question.image for question in window]
+            texts = [question.text for question in window]
             try:
-                given = model.answers(pixels, texts, batch_size=batch_size)
-            except ValueError as error:  # it counts from 0 in each batch
+                given = model.answers(paths, texts, batch_size=batch_size, on_batch=progress.update)
+            except ValueError as error:
                 raise ValueError(
-                    f"the questions from {batch[0].id!r} to {batch[-1].id!r}: {error}"
+                    f"the questions from {window[0].id!r} to {window[-1].id!r}, counted from 0: "
+                    f"{error}"
                 ) from error
-            for question, answer in zip(batch, given, strict=True):
+            for question, answer in zip(window, given, strict=True):
                 answers.append(answer.strip())
                 file.write(json.dumps(_line(question, answers[-1])) + "\n")
             file.flush()
             os.fsync(file.fileno())
-            progress.update(len(batch))
     return answers
 
 
@@ -216,8 +222,3 @@ def _answer(line: bytes, question: Question, name: str) -> str:
     if not isinstance(answer, str) or record != _line(question, answer):
         raise ValueError(f"{name} is no answer to question {question.id!r:.40}")
     return answer
-
-
-def _image(images: Path, question: Question) -> np.ndarray:
-    data = read_regular(images / question.image, _IMAGE_BYTES)
-    return decode_image(data, question.image)
