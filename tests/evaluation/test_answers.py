@@ -204,6 +204,16 @@ class TestCommand:
         assert found["figures"] == {"accuracy": 50} and found["model"] == "11aa"
         assert found["questions"] == 2 and found["tokenizer"] == "22bb"
 
+    def test_answers_of_people_may_come_later(self, given, tmp_path, capsys, monkeypatch):
+        """They change no question: nothing is asked anew."""
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        monkeypatch.setattr(evaluate, "_load_multimodal", lambda args: Model(fails_after=0))
+        people = [{"question_id": n, "answers": [{"answer": "red"}] * 10} for n in (4, 7)]
+        path = tmp_path / "annotations.json"
+        path.write_text(json.dumps({"annotations": people}))
+        code, printed, error = run(capsys, monkeypatch, *flags(given, annotations=path))
+        assert (code, error) == (0, "") and printed.split()[:2] == ["accuracy", "50.00"]
+
     def test_the_same_again_continues_and_another_model_is_refused(
         self, given, capsys, monkeypatch
     ):

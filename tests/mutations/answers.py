@@ -114,6 +114,13 @@ MUTATIONS = [
         f"{TEST_ANSWERS} -k several_batches",
     ),
     Mutation(
+        "answers of people that make other questions",
+        ANSWERS,
+        "json.dumps(asked)",
+        "json.dumps(questions)",
+        f"{TEST_ANSWERS} -k come_later",
+    ),
+    Mutation(
         "a torn line that is kept",
         ANSWERS,
         "os.truncate(path, end)",

@@ -48,10 +48,11 @@ def settings_of(
 
     Args:
         benchmark: a key of `question_files.BENCHMARKS`.
-        questions: to answer.
+        questions: to answer. What is known of their answers is left out: it may be given later.
         model: facts that its answers depend on, such as its hash.
     """
-    digest = hashlib.sha256(json.dumps(questions).encode()).hexdigest()
+    asked = [(each.id, each.image, each.text) for each in questions]
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     return {
         "format": FORMAT,
         "--vqa": benchmark,
