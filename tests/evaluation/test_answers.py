@@ -12,6 +12,8 @@ from unitok_jax.commands import evaluate
 from unitok_jax.data.formats.question_files import Question
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.evaluation import answers
+from unitok_jax.runtime.processes import TryAgainError
+from unitok_jax.system import locks
 
 run = functools.partial(in_process.run, evaluate)
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -81,6 +83,24 @@ class TestAsking:
         model = Model()
         ask(model, tmp_path / "a", images, questions(35))
         assert model.at_once == [32, 3] and told == [2] * 16 + [2, 1]
+
+    def test_a_second_process_is_refused(self, tmp_path, images, monkeypatch):
+        """It would write each line again, between those of the first."""
+        inner = Model()
+
+        def nested(self, *given, **settings):
+            with pytest.raises(
+                TryAgainError, match="another process asks into --output="
+            ) as caught:
+                ask(inner, tmp_path / "a", images)
+            assert "\n" not in str(caught.value)
+            return answer(self, *given, **settings)
+
+        answer = Model.answers
+        monkeypatch.setattr(Model, "answers", nested)
+        ask(Model(), tmp_path / "a", images)
+        assert len((tmp_path / "a" / answers.ANSWERS).read_text().splitlines()) == 5
+        assert ask(inner, tmp_path / "a", images) and not inner.asked  # the first has ended
 
     @pytest.mark.parametrize("torn", [b"", b'{"question_id": 2, "answ', b"\xff"])
     def test_continues_after_a_kill(self, tmp_path, images, torn, monkeypatch):
@@ -213,6 +233,13 @@ class TestCommand:
         path.write_text(json.dumps({"annotations": people}))
         code, printed, error = run(capsys, monkeypatch, *flags(given, annotations=path))
         assert (code, error) == (0, "") and printed.split()[:2] == ["accuracy", "50.00"]
+
+    def test_a_second_command_is_refused(self, given, tmp_path, capsys, monkeypatch):
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        with open(tmp_path / "out" / answers.ANSWERS, "a") as file:
+            assert locks.lock(file)
+            code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 1 and "another process asks" in error and error.count("\n") == 1
 
     def test_the_same_again_continues_and_another_model_is_refused(
         self, given, capsys, monkeypatch

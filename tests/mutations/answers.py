@@ -121,6 +121,13 @@ MUTATIONS = [
         f"{TEST_ANSWERS} -k come_later",
     ),
     Mutation(
+        "two processes that ask into one folder",
+        ANSWERS,
+        "            locks.lock(file)",
+        "            pass",
+        f"{TEST_ANSWERS} -k second_process",
+    ),
+    Mutation(
         "a torn line that is kept",
         ANSWERS,
         "os.truncate(path, end)",

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from unitok_jax.data.formats.question_files import Question
 from unitok_jax.data.writing.folders import write_json
 from unitok_jax.evaluation.metrics import vqa
+from unitok_jax.runtime.processes import TryAgainError
+from unitok_jax.system import locks
 from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import printable, read_regular
 from unitok_jax.system.progress import Progress
@@ -100,14 +102,26 @@ def ask(
     Raises:
         ValueError: the stored answers are damaged or of other questions, or an image is.
         OSError: a file cannot be read or written.
+        TryAgainError: another process asks into the same folder.
     """
     path = folder / ANSWERS
-    answers = _stored(path, questions)
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            locks.lock(file)
+        except BlockingIOError as error:
+            raise TryAgainError(
+                f"another process asks into --output={printable(folder)}; wait for it, end it, or "
+                "use another folder"
+            ) from error
+        answers = _stored(path, questions)
+        _ask(model, questions, images, answers, file, batch_size)
+    return answers
+
+
+def _ask(model, questions, images, answers: list[str], file, batch_size: int) -> None:
+    """Adds the answers that are missing, and their lines to a file."""
     done = len(answers)
-    with (
-        open(path, "a", encoding="utf-8") as file,
-        Progress(len(questions), "question", done, "answers") as progress,
-    ):
+    with Progress(len(questions), "question", done, "answers") as progress:
         for start in range(done, len(questions), WINDOW * batch_size):
             window = questions[start : start + WINDOW * batch_size]
             paths = [images / question.image for question in window]
@@ -124,7 +138,6 @@ def ask(
                 file.write(json.dumps(_line(question, answers[-1])) + "\n")
             file.flush()
             os.fsync(file.fileno())
-    return answers
 
 
 def figures(
@@ -197,8 +210,6 @@ def _stored(path: Path, questions: Sequence[Question]) -> list[str]:
     Raises:
         ValueError: a line that is damaged, or the answer to another question.
     """
-    if not path.exists():
-        return []
     content = read_regular(path, _ANSWERS_BYTES)
     end = content.rfind(b"\n") + 1
     if end < len(content):
