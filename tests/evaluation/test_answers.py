@@ -261,6 +261,7 @@ class TestCommand:
             ({"num_workers": 2}, "--num_workers means nothing with --vqa"),
             ({"max_images": 9}, "--max_images means nothing with --vqa"),
             ({"batch_size": 0}, "--batch_size=0 must be at least 1"),
+            ({"probe_method": "ridge"}, "--probe_method means nothing without --probe"),
             ({"vqa": None}, "--questions means nothing without --vqa"),
             ({"vqa": None, "instruction": "a"}, "--instruction means nothing without --vqa"),
             ({"images": "nowhere"}, "--images=nowhere: 2 of 2 images are missing"),

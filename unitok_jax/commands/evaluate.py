@@ -114,7 +114,7 @@ def main() -> None:
         type=arguments.place,
         help="labelled training images of a linear probe, as --data",
     )
-    add("--probe_method", choices=("logistic", "ridge"), default="logistic", help="of the probe")
+    add("--probe_method", choices=("logistic", "ridge"), help="of the probe; default: logistic")
     add("--no_text", action="store_true", help="measure nothing that needs the text tower")
     arguments.add_cluster(parser)
     arguments.run(parser, _run)
@@ -123,6 +123,8 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     if args.instruction != INSTRUCTION and not args.vqa:
         raise ValueError("--instruction means nothing without --vqa; leave it out")
+    if args.probe_method and not args.probe:
+        raise ValueError("--probe_method means nothing without --probe; leave it out")
     if args.shapes is not None:
         _run_shapes(args)
         return
@@ -316,6 +318,6 @@ def _settings(args: argparse.Namespace) -> CardSettings:
         labels=args.labels,
         templates=args.templates,
         probe=args.probe,
-        probe_method=args.probe_method,
+        probe_method=args.probe_method or CardSettings.probe_method,
         text=not args.no_text,
     )
