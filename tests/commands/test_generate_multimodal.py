@@ -23,9 +23,9 @@ def tokenizer(weights):
 
 
 @pytest.fixture(scope="module")
-def folder(tokenizer, tmp_path_factory):
+def folder(tokenizer, weights, tmp_path_factory):
     path = tmp_path_factory.mktemp("mm") / "run"
-    multimodals.saved(path, tokenizer)
+    multimodals.saved(path, tokenizer, named=weights)
     return path
 
 
@@ -75,6 +75,16 @@ def test_several_batches_at_once(here, folder, tmp_path, monkeypatch):
     code, _, error = here(tmp_path / "out", "--count=20", "--batch_size=8", "--write=codes")
     assert code == 0, error
     assert at_once == [20]
+
+
+def test_the_tokenizer_of_the_run(here, weights, tmp_path, monkeypatch):
+    def stop(args):
+        raise ValueError(f"drawn with {args.tokenizer}")
+
+    monkeypatch.setattr(generate, "load_generator", stop)
+    code, _, error = here(tmp_path / "out", "--tokenizer=")
+    told = f"--tokenizer={weights}, as the run names it\nerror: drawn with {weights}\n"
+    assert (code, error) == (2, told)
 
 
 def test_pictures_by_the_names_of_a_scorer(here, tmp_path):

@@ -12,6 +12,7 @@ from unitok_jax.commands import evaluate
 from unitok_jax.data.formats.question_files import Question
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.evaluation import answers
+from unitok_jax.multimodal import loading
 from unitok_jax.runtime.processes import TryAgainError
 from unitok_jax.system import locks
 
@@ -233,6 +234,16 @@ class TestCommand:
         path.write_text(json.dumps({"annotations": people}))
         code, printed, error = run(capsys, monkeypatch, *flags(given, annotations=path))
         assert (code, error) == (0, "") and printed.split()[:2] == ["accuracy", "50.00"]
+
+    def test_the_tokenizer_of_the_run(self, given, capsys, monkeypatch):
+        taken = []
+        monkeypatch.setattr(loading, "tokenizer_of", lambda path: f"that of {path}")
+        monkeypatch.setattr(
+            evaluate, "_load_multimodal", lambda args: taken.append(args.tokenizer) or Model()
+        )
+        code, _, error = run(capsys, monkeypatch, *flags(given, tokenizer=None))
+        assert (code, error) == (0, "--tokenizer=that of mm, as the run names it\n")
+        assert taken == ["that of mm"]
 
     def test_a_second_command_is_refused(self, given, tmp_path, capsys, monkeypatch):
         assert run(capsys, monkeypatch, *flags(given))[0] == 0

@@ -1,5 +1,6 @@
 """Use from Python: prompts, answers, drawings and edits of a small model, and bad input."""
 
+import shutil
 import types
 
 import jax
@@ -9,9 +10,10 @@ from PIL import Image
 
 import unitok_jax
 from helpers import multimodals
+from helpers.tokenized import other_weights
 from unitok_jax.codes import Codes
 from unitok_jax.data.images.padding import MEAN
-from unitok_jax.multimodal import rows
+from unitok_jax.multimodal import loading, rows
 from unitok_jax.multimodal.api import MultimodalModel, load_multimodal
 from unitok_jax.multimodal.asking import Asker, stacked
 from unitok_jax.multimodal.pictures import fitted
@@ -308,6 +310,20 @@ class TestWithATokenizer:
         config.model.num_query, other.codebook_shape = 3, tokenizer.codebook_shape
         with pytest.raises(ValueError, match="3 query tokens"):
             load_multimodal(folder, other)
+
+    def test_the_tokenizer_that_a_run_names(self, folder, tokenizer, weights, tmp_path):
+        """It is told while it is there, and still that of the codes."""
+        place = tmp_path / "tokenizer.safetensors"
+        shutil.copy(weights, place)
+        multimodals.saved(tmp_path / "run", tokenizer, named=place)
+        for run in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "1"):
+            assert loading.tokenizer_of(run) == str(place)
+        for other in (folder, weights, tmp_path / "none", "hf://owner/name"):
+            assert loading.tokenizer_of(other) == ""
+        other_weights(tokenizer, tmp_path).replace(place)
+        assert loading.tokenizer_of(tmp_path / "run") == ""
+        place.unlink()
+        assert loading.tokenizer_of(tmp_path / "run") == ""
 
     def test_a_tokenizer_is_no_multimodal_model(self, weights):
         with pytest.raises(ValueError, match="is a file; a multimodal model is a folder"):

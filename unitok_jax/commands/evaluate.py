@@ -51,7 +51,7 @@ def main() -> None:
     add(
         "--tokenizer",
         type=arguments.place,
-        help="of a multimodal model's codes; --vqa and --shapes need it",
+        help="of a multimodal model's codes, for --vqa and --shapes; default: its run's",
     )
     add("--vqa", choices=tuple(BENCHMARKS), help="benchmark of questions about images instead")
     add("--questions", type=arguments.path, help="its file or folder, or LLaVA's .jsonl")
@@ -263,11 +263,14 @@ def _check_multimodal(
             raise ValueError(f"--{name} means nothing with --{flag}; leave it out")
     if args.max_images != CardSettings.max_images:
         raise ValueError(f"--max_images means nothing with --{flag}: all questions are asked")
-    for name in ("checkpoint", "tokenizer", *needed):
+    for name in ("checkpoint", *needed):
         if not getattr(args, name):
             raise ValueError(f"--{name} is missing: --{flag} needs it")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
+    args.tokenizer = arguments.find_tokenizer(args)
+    if not args.tokenizer:
+        raise ValueError(f"--tokenizer is missing: --{flag} needs it")
 
 
 def _load_multimodal(args: argparse.Namespace):

@@ -38,7 +38,9 @@ def main() -> None:
         "hf://owner/name",
     )
     parser.add_argument(
-        "--tokenizer", type=arguments.place, help="of its codes; not needed for --write=codes"
+        "--tokenizer",
+        type=arguments.place,
+        help="of its codes; not needed for --write=codes; default: that of a multimodal run",
     )
     parser.add_argument(
         "--labels",
@@ -99,8 +101,9 @@ def _run(args: argparse.Namespace) -> None:
     kinds = _kinds(args.write)
     drawing = {name: getattr(args, name) for name in ("key", "guided_tokens", *FILTERS)}
     drawing["scale"] = _scale(args.scale)
-    _check(args, kinds)
+    _check(args)
     arguments.connect(args)
+    _check_tokenizer(args, kinds)
     sampler = load_generator(args)
     sampler.check_settings(**drawing)
     tokenizer = load_tokenizer(args) if args.tokenizer else None
@@ -124,13 +127,20 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{what} of {count} samples in {printable(args.output)}")
 
 
-def _check(args: argparse.Namespace, kinds: list[str]) -> None:
+def _check(args: argparse.Namespace) -> None:
     """Refuses flags that do not fit each other, before anything is loaded."""
     if (args.labels is None) == (args.prompts is None):
         raise ValueError("give one of --labels and --prompts: what is to be drawn")
     if args.count is not None and args.count < 1:
         raise ValueError(f"--count={args.count} must be at least 1")
-    if not args.tokenizer and (args.prompts or kinds != ["codes"]):
+
+
+def _check_tokenizer(args: argparse.Namespace, kinds: list[str]) -> None:
+    """Completes --tokenizer where it is needed, or refuses that there is none."""
+    if not args.prompts and kinds == ["codes"]:
+        return
+    args.tokenizer = arguments.find_tokenizer(args)
+    if not args.tokenizer:
         what = f"--prompts={args.prompts}" if args.prompts else f"--write={args.write}"
         raise ValueError(f"{what} needs --tokenizer, that of the generator's codes")
 
