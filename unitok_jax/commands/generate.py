@@ -25,6 +25,7 @@ from unitok_jax.weights.torch_options import WEIGHTS
 KINDS = ("codes", "png", "npz")
 ROUNDINGS = ("half_even", "half_up")  # of `evaluation.samples`, which is slow to import
 FILTERS = ("temperature", "top_k", "top_p")
+WINDOW = 16  # batches of a multimodal model that are drawn at once
 
 
 def main() -> None:
@@ -150,20 +151,20 @@ def _prompts(args, given, sampler, tokenizer):
     from unitok_jax.generate.folder import Classes, Texts
 
     if given is not None:
-        texts = given.texts
+        texts, window = given.texts, 1
         if isinstance(sampler, TextSampler):
             try:
                 sampler.check_texts(texts)
             except ValueError as error:
                 file = printable(args.prompts)
                 raise ValueError(f"--prompts={file}, counted from 0: {error}") from error
-            encode = _given
+            encode, window = _given, WINDOW
         else:
             encode = functools.partial(sampler.text_prompts, tokenizer)
             lengths = _lengths(args.prompts, texts)
             encode(texts[:1])  # refused now, if at all
             _tell_cuts(args.prompts, lengths, tokenizer.config.model.text.context_length)
-        prompts, count = Texts(texts, encode), args.count or len(texts)
+        prompts, count = Texts(texts, encode, window), args.count or len(texts)
         kind, content = "captions", "\n".join([*texts, *given.names]).encode()
     else:
         labels = labels_of(args.labels, args.count, sampler.classes, args.key)

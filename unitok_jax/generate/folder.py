@@ -47,7 +47,7 @@ class Classes(NamedTuple):
 
     labels: np.ndarray  # int32 (n,)
 
-    window = 1  # batches drawn at once: labels all have one length
+    window = 1  # batches drawn at once
 
     def arguments(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Returns the arguments of `Sampler.sample` for samples."""
@@ -63,8 +63,7 @@ class Texts(NamedTuple):
 
     texts: Sequence[str]
     encode: Callable[[Sequence[str]], dict[str, Any]]  # as `Sampler.text_prompts`
-
-    window = 16  # batches drawn at once: of a multimodal model texts of one length share batches
+    window: int = 1  # batches drawn at once: more, where texts of one length share batches
 
     def arguments(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Returns the arguments of `Sampler.sample` for samples."""
