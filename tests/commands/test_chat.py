@@ -111,6 +111,26 @@ def test_an_image_without_a_tokenizer(here, pictures):
     assert code == 2 and "--image needs --tokenizer" in error
 
 
+def test_the_tokenizer_of_the_run(
+    tokenizer, weights, model, pictures, capsys, monkeypatch, tmp_path
+):
+    """It is taken where images may be shown, and told."""
+    multimodals.saved(tmp_path / "run", tokenizer, named=weights)
+    taken = []
+    monkeypatch.setattr(chat, "load_model", lambda args: taken.append(args.tokenizer) or model)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    told = f"--tokenizer={weights}, as the run names it\n"
+    for given, expected in (
+        ([f"--image={pictures[0]}", QUESTION], told),
+        ([], told),
+        ([QUESTION], ""),
+    ):
+        given = [f"--checkpoint={tmp_path / 'run'}", *given, *DRAWN]
+        code, _, error = in_process.run(chat, capsys, monkeypatch, *given)
+        assert (code, error) == (0, expected)
+    assert taken == [str(weights)] * 2 + [None]
+
+
 def test_an_answer_that_spells_out_a_place_ends_nothing():
     talked = chat.talk(chat.Conversation(multimodals.Spelling(), {}), [QUESTION, SECOND])
     assert list(talked) == ["write <image> there"] * 2

@@ -10,6 +10,7 @@ import unitok_jax
 from helpers import in_process, multimodals
 from unitok_jax.commands import generate
 from unitok_jax.data.images.transforms import to_uint8
+from unitok_jax.multimodal.api import MultimodalModel
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +23,9 @@ def tokenizer(weights):
 
 
 @pytest.fixture(scope="module")
-def folder(tokenizer, tmp_path_factory):
+def folder(tokenizer, weights, tmp_path_factory):
     path = tmp_path_factory.mktemp("mm") / "run"
-    multimodals.saved(path, tokenizer)
+    multimodals.saved(path, tokenizer, named=weights)
     return path
 
 
@@ -60,6 +61,30 @@ def test_drawings_of_texts(here, folder, tokenizer, tmp_path):
     assert here(output, *flags)[1] == f"{output} is finished: nothing to do\n"
     code, _, error = here(output, *flags[:-1], "--shard_size=3")
     assert code == 2 and "--shard_size" in error
+
+
+def test_several_batches_at_once(here, folder, tmp_path, monkeypatch):
+    """Texts of one length can share batches only if the model is given them together."""
+    at_once, draw = [], MultimodalModel.draw
+
+    def counting(self, texts, **settings):
+        at_once.append(len(texts))
+        return draw(self, texts, **settings)
+
+    monkeypatch.setattr(MultimodalModel, "draw", counting)
+    code, _, error = here(tmp_path / "out", "--count=20", "--batch_size=8", "--write=codes")
+    assert code == 0, error
+    assert at_once == [20]
+
+
+def test_the_tokenizer_of_the_run(here, weights, tmp_path, monkeypatch):
+    def stop(args):
+        raise ValueError(f"drawn with {args.tokenizer}")
+
+    monkeypatch.setattr(generate, "load_generator", stop)
+    code, _, error = here(tmp_path / "out", "--tokenizer=")
+    told = f"--tokenizer={weights}, as the run names it\nerror: drawn with {weights}\n"
+    assert (code, error) == (2, told)
 
 
 def test_pictures_by_the_names_of_a_scorer(here, tmp_path):

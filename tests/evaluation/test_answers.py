@@ -10,7 +10,11 @@ from PIL import Image
 from helpers import in_process
 from unitok_jax.commands import evaluate
 from unitok_jax.data.formats.question_files import Question
+from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.evaluation import answers
+from unitok_jax.multimodal import loading
+from unitok_jax.runtime.processes import TryAgainError
+from unitok_jax.system import locks
 
 run = functools.partial(in_process.run, evaluate)
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -22,15 +26,19 @@ class Model:
     hash, tokenizer = "11aa", types.SimpleNamespace(hash="22bb")
 
     def __init__(self, fails_after=100):
-        self.asked, self._left = [], fails_after
+        self.asked, self.at_once, self._left = [], [], fails_after
 
-    def answers(self, images, questions, *, batch_size):
-        assert len(images) == len(questions) <= batch_size
+    def answers(self, images, questions, *, batch_size, on_batch):
+        assert len(images) == len(questions)
         if self._left < len(questions):
             raise KeyboardInterrupt
         self._left -= len(questions)
         self.asked += questions
-        return [" Red. " if image[0, 0, 0] > 128 else "The blue\n" for image in images]
+        self.at_once.append(len(questions))
+        for start in range(0, len(questions), batch_size):
+            on_batch(len(questions[start : start + batch_size]))
+        pixels = (decode_image(path.read_bytes(), str(path)) for path in images)
+        return [" Red. " if each[0, 0, 0] > 128 else "The blue\n" for each in pixels]
 
 
 @pytest.fixture
@@ -69,8 +77,35 @@ class TestAsking:
         }
         assert [line["question_id"] for line in lines] == [*range(5)]
 
+    def test_several_batches_at_once(self, tmp_path, images, monkeypatch):
+        """Those of one length can share batches only if the model is given them together."""
+        told = []
+        monkeypatch.setattr(answers.Progress, "update", lambda self, count: told.append(count))
+        model = Model()
+        ask(model, tmp_path / "a", images, questions(35))
+        assert model.at_once == [32, 3] and told == [2] * 16 + [2, 1]
+
+    def test_a_second_process_is_refused(self, tmp_path, images, monkeypatch):
+        """It would write each line again, between those of the first."""
+        inner = Model()
+
+        def nested(self, *given, **settings):
+            with pytest.raises(
+                TryAgainError, match="another process asks into --output="
+            ) as caught:
+                ask(inner, tmp_path / "a", images)
+            assert "\n" not in str(caught.value)
+            return answer(self, *given, **settings)
+
+        answer = Model.answers
+        monkeypatch.setattr(Model, "answers", nested)
+        ask(Model(), tmp_path / "a", images)
+        assert len((tmp_path / "a" / answers.ANSWERS).read_text().splitlines()) == 5
+        assert ask(inner, tmp_path / "a", images) and not inner.asked  # the first has ended
+
     @pytest.mark.parametrize("torn", [b"", b'{"question_id": 2, "answ', b"\xff"])
-    def test_continues_after_a_kill(self, tmp_path, images, torn):
+    def test_continues_after_a_kill(self, tmp_path, images, torn, monkeypatch):
+        monkeypatch.setattr(answers, "WINDOW", 1)
         with pytest.raises(KeyboardInterrupt):
             ask(Model(fails_after=3), tmp_path / "a", images)
         with open(tmp_path / "a" / answers.ANSWERS, "ab") as file:
@@ -120,7 +155,7 @@ class TestAsking:
             raise ValueError("question 1 is too long")
 
         monkeypatch.setattr(Model, "answers", refuse)
-        with pytest.raises(ValueError, match="from 0 to 1: question 1 is too long"):
+        with pytest.raises(ValueError, match="from 0 to 4, counted from 0: question 1 is"):
             ask(Model(), tmp_path / "a", images)
 
     def test_an_image_that_is_damaged(self, tmp_path, images):
@@ -190,6 +225,33 @@ class TestCommand:
         assert found["figures"] == {"accuracy": 50} and found["model"] == "11aa"
         assert found["questions"] == 2 and found["tokenizer"] == "22bb"
 
+    def test_answers_of_people_may_come_later(self, given, tmp_path, capsys, monkeypatch):
+        """They change no question: nothing is asked anew."""
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        monkeypatch.setattr(evaluate, "_load_multimodal", lambda args: Model(fails_after=0))
+        people = [{"question_id": n, "answers": [{"answer": "red"}] * 10} for n in (4, 7)]
+        path = tmp_path / "annotations.json"
+        path.write_text(json.dumps({"annotations": people}))
+        code, printed, error = run(capsys, monkeypatch, *flags(given, annotations=path))
+        assert (code, error) == (0, "") and printed.split()[:2] == ["accuracy", "50.00"]
+
+    def test_the_tokenizer_of_the_run(self, given, capsys, monkeypatch):
+        taken = []
+        monkeypatch.setattr(loading, "tokenizer_of", lambda path: f"that of {path}")
+        monkeypatch.setattr(
+            evaluate, "_load_multimodal", lambda args: taken.append(args.tokenizer) or Model()
+        )
+        code, _, error = run(capsys, monkeypatch, *flags(given, tokenizer=None))
+        assert (code, error) == (0, "--tokenizer=that of mm, as the run names it\n")
+        assert taken == ["that of mm"]
+
+    def test_a_second_command_is_refused(self, given, tmp_path, capsys, monkeypatch):
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        with open(tmp_path / "out" / answers.ANSWERS, "a") as file:
+            assert locks.lock(file)
+            code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 1 and "another process asks" in error and error.count("\n") == 1
+
     def test_the_same_again_continues_and_another_model_is_refused(
         self, given, capsys, monkeypatch
     ):
@@ -210,6 +272,7 @@ class TestCommand:
             ({"num_workers": 2}, "--num_workers means nothing with --vqa"),
             ({"max_images": 9}, "--max_images means nothing with --vqa"),
             ({"batch_size": 0}, "--batch_size=0 must be at least 1"),
+            ({"probe_method": "ridge"}, "--probe_method means nothing without --probe"),
             ({"vqa": None}, "--questions means nothing without --vqa"),
             ({"vqa": None, "instruction": "a"}, "--instruction means nothing without --vqa"),
             ({"images": "nowhere"}, "--images=nowhere: 2 of 2 images are missing"),

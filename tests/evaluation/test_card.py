@@ -435,6 +435,7 @@ LAST = ["--inception=seeded", "--checkpoint=nothing"]  # whatever is refused com
         (["--labels="], "--labels=''"),
         (["--labels=a,b"], "--labels=a,b has 2 names"),
         (["--templates=nothing"], "--templates='nothing'"),
+        (["--probe_method=ridge"], "--probe_method means nothing without --probe"),
         (["--data=photos", "--probe=photos"], "--probe needs labelled images"),
         (["--data=photos", "--labels=a,b"], "--labels needs labelled images"),
         (["--probe=photos"], "--probe=photos has no labels"),

@@ -7,9 +7,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import multimodal
+from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.models.layers import Keys
 from unitok_jax.multimodal import asking
-from unitok_jax.multimodal.loading import Form, Weights, write
+from unitok_jax.multimodal.loading import TOKENIZER, Form, Weights, write
 from unitok_jax.multimodal.model import Multimodal
 from unitok_jax.multimodal.rows import NO_LABEL
 from unitok_jax.multimodal.words import shape_tokenizer
@@ -101,8 +102,11 @@ def batch(rows, length, images):
     return made
 
 
-def saved(path, tokenizer=None, *, grid=(2, 3), template="plain"):
-    """Writes a model of the words of shapes that knows a `Tokenizer`'s codes, as a run does."""
+def saved(path, tokenizer=None, *, grid=(2, 3), template="plain", named=""):
+    """Writes a model of the words of shapes that knows a `Tokenizer`'s codes, as a run does.
+
+    named: `data.tokenizer` of the run.
+    """
     text = shape_tokenizer()
     books, entries = tokenizer.codebook_shape if tokenizer else (2, 8)
     changes = {"vocabulary": text.rows, "grid": grid, "num_codebooks": books}
@@ -112,6 +116,11 @@ def saved(path, tokenizer=None, *, grid=(2, 3), template="plain"):
     found = Weights(config, parameters(model), hash, text, Form(template))
     if path is not None:
         write(path, found)
+    if named:
+        data = found.form._asdict() | {"tokenizer": str(named)}
+        whole = ConfigDict({"product": "multimodal", "model": model, "data": data})
+        with Checkpoints(path, create=True) as checkpoints:
+            checkpoints.save(1, {"params": found.params}, whole, {}, {TOKENIZER: hash})
     return found
 
 

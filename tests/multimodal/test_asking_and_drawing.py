@@ -1,5 +1,6 @@
 """Use from Python: prompts, answers, drawings and edits of a small model, and bad input."""
 
+import shutil
 import types
 
 import jax
@@ -9,9 +10,10 @@ from PIL import Image
 
 import unitok_jax
 from helpers import multimodals
+from helpers.tokenized import other_weights
 from unitok_jax.codes import Codes
 from unitok_jax.data.images.padding import MEAN
-from unitok_jax.multimodal import rows
+from unitok_jax.multimodal import loading, rows
 from unitok_jax.multimodal.api import MultimodalModel, load_multimodal
 from unitok_jax.multimodal.asking import Asker, stacked
 from unitok_jax.multimodal.pictures import fitted
@@ -171,6 +173,12 @@ class TestAnswers:
         others = {mm.answer(codes, QUESTION, limit=LIMIT) for codes in (*CODES, None)}
         assert len(others) > 2
 
+    def test_questions_of_one_length_share_batches(self, mm):
+        told = []
+        found = mm.answers(self.IMAGES * 4, self.ASKED * 4, on_batch=told.append, **self.DRAWN)
+        assert told == [3, 1] * 4  # of each length with as many images
+        assert found[:4] == mm.answers(self.IMAGES, self.ASKED, **self.DRAWN)
+
     def test_batches_of_another_size(self, mm):
         found = mm.answers(self.IMAGES, self.ASKED, **self.DRAWN)
         assert mm.answers(self.IMAGES, self.ASKED, batch_size=2, **self.DRAWN) == found
@@ -313,6 +321,20 @@ class TestWithATokenizer:
                 MultimodalModel(free, tokenizer, 2, jax.devices()[:1])
         quantizer["codebook"] = theirs.astype(np.float16)  # as in the release's files
         MultimodalModel(free, tokenizer, 2, jax.devices()[:1])
+
+    def test_the_tokenizer_that_a_run_names(self, folder, tokenizer, weights, tmp_path):
+        """It is told while it is there, and still that of the codes."""
+        place = tmp_path / "tokenizer.safetensors"
+        shutil.copy(weights, place)
+        multimodals.saved(tmp_path / "run", tokenizer, named=place)
+        for run in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "1"):
+            assert loading.tokenizer_of(run) == str(place)
+        for other in (folder, weights, tmp_path / "none", "hf://owner/name"):
+            assert loading.tokenizer_of(other) == ""
+        other_weights(tokenizer, tmp_path).replace(place)
+        assert loading.tokenizer_of(tmp_path / "run") == ""
+        place.unlink()
+        assert loading.tokenizer_of(tmp_path / "run") == ""
 
     def test_a_tokenizer_is_no_multimodal_model(self, weights):
         with pytest.raises(ValueError, match="is a file; a multimodal model is a folder"):

@@ -226,6 +226,9 @@ def test_the_tokenizer_of_the_text(tmp_path):
         (tmp_path / name).write_bytes(content)
     found = multimodal_data.open_text(str(tmp_path))
     assert found.special.boi == found.id_of("<0x00>")
+    named = {"bos": 1, "eos": 2, "pad": 0, "boi": 5, "eoi": 6}
+    (tmp_path / "special_ids.json").write_text(json.dumps(named))
+    assert multimodal_data.open_text(str(tmp_path)).special._asdict() == named
     for path, message in (
         ("", "data.text is empty"),
         ("none", "data.text=none: none is no folder"),

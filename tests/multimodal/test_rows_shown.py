@@ -99,6 +99,32 @@ def test_the_number_of_samples_that_fills_the_rows():
     ]
 
 
+def arguments_of(folder, output, codebook_shape):
+    """Arguments of the command about codes with a grid of 2 x 3."""
+    books, entries = codebook_shape
+    return [
+        f"--config={ROOT / 'configs' / 'multimodal.py'}",
+        f"--config.data.mixture=((1.0, 'draw', '{folder}'),)",
+        *(f"--config.data.{key}" for key in ("length=64", "group_samples=8", "text=shapes")),
+        *(f"--config.model.{key}" for key in (f"num_codebooks={books}", "grid=(2, 3)")),
+        f"--config.model.vocab_size={books * entries}",
+        f"--output={output}",
+    ]
+
+
+def test_no_sheet(tmp_path, capsys, monkeypatch):
+    """The tokenizer is not even looked for."""
+    folder = sequences.shapes(tmp_path / "codes", 8, codes=codes_of)
+    arguments = arguments_of(folder, tmp_path / "out", CODES[:2])
+    code, printed, error = in_process.run(
+        *(data_preview, capsys, monkeypatch, *arguments),
+        *("--images=0", "--config.data.tokenizer=nowhere"),
+    )
+    assert code == 0, error
+    assert "32 rows from step 0" in printed
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"rows.txt", "settings.json"}
+
+
 @pytest.mark.slow
 def test_the_command(weights, tmp_path, capsys, monkeypatch):
     """Codes of a real tokenizer, so that the sheet shows decoded pictures."""
@@ -110,16 +136,7 @@ def test_the_command(weights, tmp_path, capsys, monkeypatch):
         codebook_size=tokenizer.codebook_shape[1],
     )
     folder = sequences.shapes(tmp_path / "codes", 8, **settings)
-    books, entries = tokenizer.codebook_shape
-    arguments = [
-        f"--config={ROOT / 'configs' / 'multimodal.py'}",
-        f"--config.data.mixture=((1.0, 'draw', '{folder}'),)",
-        *(f"--config.data.{key}" for key in ("length=64", "group_samples=8", "text=shapes")),
-        *(f"--config.model.{key}" for key in (f"num_codebooks={books}", "grid=(2, 3)")),
-        f"--config.model.vocab_size={books * entries}",
-        "--images=3",
-        f"--output={tmp_path / 'out'}",
-    ]
+    arguments = arguments_of(folder, tmp_path / "out", tokenizer.codebook_shape) + ["--images=3"]
     code, printed, error = in_process.run(
         data_preview, capsys, monkeypatch, *arguments, f"--config.data.tokenizer={path}"
     )

@@ -107,6 +107,27 @@ MUTATIONS = [
         f"{TEST_FILES} -k word_for_word",
     ),
     Mutation(
+        "questions that are asked a batch at a time, most of it padding",
+        ANSWERS,
+        "WINDOW = 16",
+        "WINDOW = 1",
+        f"{TEST_ANSWERS} -k several_batches",
+    ),
+    Mutation(
+        "answers of people that make other questions",
+        ANSWERS,
+        "json.dumps(asked)",
+        "json.dumps(questions)",
+        f"{TEST_ANSWERS} -k come_later",
+    ),
+    Mutation(
+        "two processes that ask into one folder",
+        ANSWERS,
+        "            locks.lock(file)",
+        "            pass",
+        f"{TEST_ANSWERS} -k second_process",
+    ),
+    Mutation(
         "a torn line that is kept",
         ANSWERS,
         "os.truncate(path, end)",

@@ -103,6 +103,13 @@ MUTATIONS = [
         f"{TEST_COMMAND} -k test_codes_are_those",
     ),
     Mutation(
+        "texts that are drawn a batch at a time, most of it padding",
+        FOLDER,
+        "size = prompts.window * sampler.batch_size",
+        "size = sampler.batch_size",
+        "tests/commands/test_generate_multimodal.py -k several_batches",
+    ),
+    Mutation(
         "a shard without pictures that counts as whole",
         FOLDER,
         'if "png" in self.kinds and not names <= pictures',

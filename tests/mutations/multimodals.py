@@ -8,6 +8,7 @@ SAMPLING = "unitok_jax/multimodal/sampling.py"
 TRANSFORMER = "unitok_jax/models/transformer.py"
 LAYOUT = "unitok_jax/weights/llama_layout.py"
 API, ASKING = "unitok_jax/multimodal/api.py", "unitok_jax/multimodal/asking.py"
+LOADING = "unitok_jax/multimodal/loading.py"
 PADDING = "unitok_jax/data/images/padding.py"
 TEST_API = "tests/multimodal/test_asking_and_drawing.py"
 TEST_OBJECTIVE = "tests/multimodal/test_token_losses.py"
@@ -126,5 +127,12 @@ MUTATIONS = [
         "(whole[0] - picture.width) // 2, (whole[1] - picture.height) // 2",
         "0, 0",
         f"{TEST_API} -k test_a_square",
+    ),
+    Mutation(
+        "a tokenizer that a run names, whatever it is by now",
+        LOADING,
+        'load.read_maker(named, made_by, "the run")',
+        "load.read(named)",
+        f"{TEST_API} -k that_a_run_names",
     ),
 ]

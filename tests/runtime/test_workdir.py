@@ -89,7 +89,7 @@ class TestLock:
         def fail(*_):
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(workdir.fcntl, "flock", fail)
+        monkeypatch.setattr(workdir.locks.fcntl, "flock", fail)
         with pytest.raises(OSError, match="Input/output"):
             with workdir.lock(tmp_path):
                 pytest.fail("a lock that failed")

@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -86,6 +87,21 @@ def load_tokenizer(args: argparse.Namespace, **options):
 
     given = {"precision": args.precision, "weights": args.weights}
     return load(args.checkpoint, **given, **options, **heads(args))
+
+
+def find_tokenizer(args: argparse.Namespace) -> str:
+    """Returns --tokenizer of a multimodal model; by default that which its run names, and tells it.
+
+    It is '' if there is none, or no longer that of the model's codes.
+    """
+    from unitok_jax.multimodal.loading import tokenizer_of  # --help does not wait for JAX
+
+    if args.tokenizer:
+        return args.tokenizer
+    found = tokenizer_of(args.checkpoint)
+    if found:
+        print(f"--tokenizer={paths.printable(found)}, as the run names it", file=sys.stderr)
+    return found
 
 
 def add_images(parser: argparse.ArgumentParser, path: str = "an image, a folder of images") -> None:

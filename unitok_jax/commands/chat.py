@@ -27,7 +27,11 @@ def main() -> None:
         type=arguments.place,
         help="of a multimodal model: workdir, folder or hf://owner/name",
     )
-    parser.add_argument("--tokenizer", type=arguments.place, help="of its codes; needed for images")
+    parser.add_argument(
+        "--tokenizer",
+        type=arguments.place,
+        help="of its codes, for images; default: its run's",
+    )
     parser.add_argument(
         "--image", action="append", default=[], type=arguments.path, help="again for several"
     )
@@ -48,6 +52,8 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.image or args.question is None:
+        args.tokenizer = arguments.find_tokenizer(args)
     if args.image and not args.tokenizer:
         raise ValueError("--image needs --tokenizer, that of the multimodal model's codes")
     model = load_model(args)

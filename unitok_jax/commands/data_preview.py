@@ -17,6 +17,8 @@ from unitok_jax.commands.config_flags import parse_or_exit
 from unitok_jax.data.preview.samples import preview
 from unitok_jax.system import console, paths
 
+_IMAGES = 32  # on the sheet; or rows
+
 
 def main() -> None:
     """Runs the command; an error in its input ends as one line and exit code 2."""
@@ -30,8 +32,8 @@ def main() -> None:
     flags.DEFINE_string("output", "preview", "The folder of the files.", flag_values=values)
     flags.DEFINE_integer(
         "images",
-        32,
-        "On the sheet, or rows of a multimodal model; 0: no sheet.",
+        _IMAGES,
+        f"On the sheet, or rows of a multimodal model; 0: no sheet, but {_IMAGES} rows.",
         lower_bound=0,
         flag_values=values,
     )
@@ -67,7 +69,7 @@ def main() -> None:
                 "font": values.font and str(paths.expand(values.font)),
             }
             if values.config.product == "multimodal":
-                _rows(values.config, output, max(values.images, 1), options)
+                _rows(values.config, output, values.images, options)
             else:
                 preview(
                     values.config, output, images=values.images, samples=values.samples, **options
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def _rows(config, output, rows: int, options) -> None:
-    """Writes the preview of a multimodal model's rows."""
+    """Writes the preview of a multimodal model's rows; 0: `_IMAGES` of them without a sheet."""
     from unitok_jax.multimodal import data, preview  # Grain imports JAX
     from unitok_jax.multimodal.sources import ImageCodes
 
@@ -87,10 +89,9 @@ def _rows(config, output, rows: int, options) -> None:
     )
     text = data.open_text(config.data.text)
     packed = data.open_data(config.data, text, codes)
-    decode = _decoder(config.data.tokenizer, packed.codes) if config.data.tokenizer else None
-    preview.preview(
-        packed, text, config.data, config.seed, output, rows=rows, decode=decode, **options
-    )
+    path = config.data.tokenizer
+    options["decode"] = _decoder(path, packed.codes) if path and rows else None
+    preview.preview(packed, text, config.data, config.seed, output, rows=rows or _IMAGES, **options)
 
 
 def _decoder(path: str, codes):

@@ -51,7 +51,7 @@ def main() -> None:
     add(
         "--tokenizer",
         type=arguments.place,
-        help="of a multimodal model's codes; --vqa and --shapes need it",
+        help="of a multimodal model's codes, for --vqa and --shapes; default: its run's",
     )
     add("--vqa", choices=tuple(BENCHMARKS), help="benchmark of questions about images instead")
     add("--questions", type=arguments.path, help="its file or folder, or LLaVA's .jsonl")
@@ -114,7 +114,7 @@ def main() -> None:
         type=arguments.place,
         help="labelled training images of a linear probe, as --data",
     )
-    add("--probe_method", choices=("logistic", "ridge"), default="logistic", help="of the probe")
+    add("--probe_method", choices=("logistic", "ridge"), help="of the probe; default: logistic")
     add("--no_text", action="store_true", help="measure nothing that needs the text tower")
     arguments.add_cluster(parser)
     arguments.run(parser, _run)
@@ -123,6 +123,8 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     if args.instruction != INSTRUCTION and not args.vqa:
         raise ValueError("--instruction means nothing without --vqa; leave it out")
+    if args.probe_method and not args.probe:
+        raise ValueError("--probe_method means nothing without --probe; leave it out")
     if args.shapes is not None:
         _run_shapes(args)
         return
@@ -261,11 +263,14 @@ def _check_multimodal(
             raise ValueError(f"--{name} means nothing with --{flag}; leave it out")
     if args.max_images != CardSettings.max_images:
         raise ValueError(f"--max_images means nothing with --{flag}: all questions are asked")
-    for name in ("checkpoint", "tokenizer", *needed):
+    for name in ("checkpoint", *needed):
         if not getattr(args, name):
             raise ValueError(f"--{name} is missing: --{flag} needs it")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
+    args.tokenizer = arguments.find_tokenizer(args)
+    if not args.tokenizer:
+        raise ValueError(f"--tokenizer is missing: --{flag} needs it")
 
 
 def _load_multimodal(args: argparse.Namespace):
@@ -316,6 +321,6 @@ def _settings(args: argparse.Namespace) -> CardSettings:
         labels=args.labels,
         templates=args.templates,
         probe=args.probe,
-        probe_method=args.probe_method,
+        probe_method=args.probe_method or CardSettings.probe_method,
         text=not args.no_text,
     )

@@ -25,6 +25,7 @@ from unitok_jax.weights.torch_options import WEIGHTS
 KINDS = ("codes", "png", "npz")
 ROUNDINGS = ("half_even", "half_up")  # of `evaluation.samples`, which is slow to import
 FILTERS = ("temperature", "top_k", "top_p")
+WINDOW = 16  # batches of a multimodal model that are drawn at once
 
 
 def main() -> None:
@@ -38,7 +39,9 @@ def main() -> None:
         "hf://owner/name",
     )
     parser.add_argument(
-        "--tokenizer", type=arguments.place, help="of its codes; not needed for --write=codes"
+        "--tokenizer",
+        type=arguments.place,
+        help="of its codes; not needed for --write=codes; default: that of a multimodal run",
     )
     parser.add_argument(
         "--labels",
@@ -99,8 +102,9 @@ def _run(args: argparse.Namespace) -> None:
     kinds = _kinds(args.write)
     drawing = {name: getattr(args, name) for name in ("key", "guided_tokens", *FILTERS)}
     drawing["scale"] = _scale(args.scale)
-    _check(args, kinds)
+    _check(args)
     arguments.connect(args)
+    _check_tokenizer(args, kinds)
     sampler = load_generator(args)
     sampler.check_settings(**drawing)
     tokenizer = load_tokenizer(args) if args.tokenizer else None
@@ -124,13 +128,20 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{what} of {count} samples in {printable(args.output)}")
 
 
-def _check(args: argparse.Namespace, kinds: list[str]) -> None:
+def _check(args: argparse.Namespace) -> None:
     """Refuses flags that do not fit each other, before anything is loaded."""
     if (args.labels is None) == (args.prompts is None):
         raise ValueError("give one of --labels and --prompts: what is to be drawn")
     if args.count is not None and args.count < 1:
         raise ValueError(f"--count={args.count} must be at least 1")
-    if not args.tokenizer and (args.prompts or kinds != ["codes"]):
+
+
+def _check_tokenizer(args: argparse.Namespace, kinds: list[str]) -> None:
+    """Completes --tokenizer where it is needed, or refuses that there is none."""
+    if not args.prompts and kinds == ["codes"]:
+        return
+    args.tokenizer = arguments.find_tokenizer(args)
+    if not args.tokenizer:
         what = f"--prompts={args.prompts}" if args.prompts else f"--write={args.write}"
         raise ValueError(f"{what} needs --tokenizer, that of the generator's codes")
 
@@ -140,20 +151,20 @@ def _prompts(args, given, sampler, tokenizer):
     from unitok_jax.generate.folder import Classes, Texts
 
     if given is not None:
-        texts = given.texts
+        texts, window = given.texts, 1
         if isinstance(sampler, TextSampler):
             try:
                 sampler.check_texts(texts)
             except ValueError as error:
                 file = printable(args.prompts)
                 raise ValueError(f"--prompts={file}, counted from 0: {error}") from error
-            encode = _given
+            encode, window = _given, WINDOW
         else:
             encode = functools.partial(sampler.text_prompts, tokenizer)
             lengths = _lengths(args.prompts, texts)
             encode(texts[:1])  # refused now, if at all
             _tell_cuts(args.prompts, lengths, tokenizer.config.model.text.context_length)
-        prompts, count = Texts(texts, encode), args.count or len(texts)
+        prompts, count = Texts(texts, encode, window), args.count or len(texts)
         kind, content = "captions", "\n".join([*texts, *given.names]).encode()
     else:
         labels = labels_of(args.labels, args.count, sampler.classes, args.key)

@@ -1,4 +1,4 @@
-"""Answers of a model to the questions of a benchmark: asked in batches, stored, scored.
+"""Answers of a model to the questions of a benchmark: asked in windows, stored, scored.
 
 A folder holds `answers.jsonl`, a line for each question in their order, from which asking continues
 after a kill; at the end `figures.json` and, for VQAv2, `server.json`, which its server reads.
@@ -11,19 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from unitok_jax.data.formats.question_files import Question
-from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.writing.folders import write_json
 from unitok_jax.evaluation.metrics import vqa
+from unitok_jax.runtime.processes import TryAgainError
+from unitok_jax.system import locks
 from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import printable, read_regular
 from unitok_jax.system.progress import Progress
 
 FORMAT = "unitok_jax.answers"
 ANSWERS, FIGURES, SERVER = "answers.jsonl", "figures.json", "server.json"
-_IMAGE_BYTES = 1 << 28
+WINDOW = 16  # batches of questions at once: those of one length share batches
 _ANSWERS_BYTES = 1 << 32
 
 
@@ -31,9 +30,17 @@ class Answering(Protocol):
     """Model that answers questions about images, greedily, and brings images to its size."""
 
     def answers(
-        self, images: Sequence[np.ndarray], questions: Sequence[str], *, batch_size: int
+        self,
+        images: Sequence[Path],
+        questions: Sequence[str],
+        *,
+        batch_size: int,
+        on_batch: Callable[[int], None],
     ) -> Sequence[str]:
-        """Answers n questions, each about the image uint8 (H, W, 3) of the same place."""
+        """Answers n questions, each about the image of the same place.
+
+        `on_batch` is called with the number of answers of each batch once it is computed.
+        """
 
 
 def settings_of(
@@ -43,10 +50,11 @@ def settings_of(
 
     Args:
         benchmark: a key of `question_files.BENCHMARKS`.
-        questions: to answer.
+        questions: to answer. What is known of their answers is left out: it may be given later.
         model: facts that its answers depend on, such as its hash.
     """
-    digest = hashlib.sha256(json.dumps(questions).encode()).hexdigest()
+    asked = [(each.id, each.image, each.text) for each in questions]
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     return {
         "format": FORMAT,
         "--vqa": benchmark,
@@ -85,7 +93,8 @@ def ask(
         questions: all, in their order.
         images: folder that the names of images are relative to.
         folder: of the answers.
-        batch_size: questions at once.
+        batch_size: questions that the model answers at a time. It is given `WINDOW` times as many,
+            whose answers are then stored.
 
     Returns:
         the answers to all questions, with no white space around them.
@@ -93,31 +102,42 @@ def ask(
     Raises:
         ValueError: the stored answers are damaged or of other questions, or an image is.
         OSError: a file cannot be read or written.
+        TryAgainError: another process asks into the same folder.
     """
     path = folder / ANSWERS
-    answers = _stored(path, questions)
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            locks.lock(file)
+        except BlockingIOError as error:
+            raise TryAgainError(
+                f"another process asks into --output={printable(folder)}; wait for it, end it, or "
+                "use another folder"
+            ) from error
+        answers = _stored(path, questions)
+        _ask(model, questions, images, answers, file, batch_size)
+    return answers
+
+
+def _ask(model, questions, images, answers: list[str], file, batch_size: int) -> None:
+    """Adds the answers that are missing, and their lines to a file."""
     done = len(answers)
-    with (
-        open(path, "a", encoding="utf-8") as file,
-        Progress(len(questions), "question", done, "answers") as progress,
-    ):
-        for start in range(done, len(questions), batch_size):
-            batch = questions[start : start + batch_size]
-            pixels = [_image(images, question) for question in batch]
-            texts = [question.text for question in batch]
+    with Progress(len(questions), "question", done, "answers") as progress:
+        for start in range(done, len(questions), WINDOW * batch_size):
+            window = questions[start : start + WINDOW * batch_size]
+            paths = [images / question.image for question in window]
+            texts = [question.text for question in window]
             try:
-                given = model.answers(pixels, texts, batch_size=batch_size)
-            except ValueError as error:  # it counts from 0 in each batch
+                given = model.answers(paths, texts, batch_size=batch_size, on_batch=progress.update)
+            except ValueError as error:
                 raise ValueError(
-                    f"the questions from {batch[0].id!r} to {batch[-1].id!r}: {error}"
+                    f"the questions from {window[0].id!r} to {window[-1].id!r}, counted from 0: "
+                    f"{error}"
                 ) from error
-            for question, answer in zip(batch, given, strict=True):
+            for question, answer in zip(window, given, strict=True):
                 answers.append(answer.strip())
                 file.write(json.dumps(_line(question, answers[-1])) + "\n")
             file.flush()
             os.fsync(file.fileno())
-            progress.update(len(batch))
-    return answers
 
 
 def figures(
@@ -190,8 +210,6 @@ def _stored(path: Path, questions: Sequence[Question]) -> list[str]:
     Raises:
         ValueError: a line that is damaged, or the answer to another question.
     """
-    if not path.exists():
-        return []
     content = read_regular(path, _ANSWERS_BYTES)
     end = content.rfind(b"\n") + 1
     if end < len(content):
@@ -216,8 +234,3 @@ def _answer(line: bytes, question: Question, name: str) -> str:
     if not isinstance(answer, str) or record != _line(question, answer):
         raise ValueError(f"{name} is no answer to question {question.id!r:.40}")
     return answer
-
-
-def _image(images: Path, question: Question) -> np.ndarray:
-    data = read_regular(images / question.image, _IMAGE_BYTES)
-    return decode_image(data, question.image)

@@ -47,6 +47,8 @@ class Classes(NamedTuple):
 
     labels: np.ndarray  # int32 (n,)
 
+    window = 1  # batches drawn at once
+
     def arguments(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Returns the arguments of `Sampler.sample` for samples."""
         return {"labels": self.labels[list(numbers)]}
@@ -61,6 +63,7 @@ class Texts(NamedTuple):
 
     texts: Sequence[str]
     encode: Callable[[Sequence[str]], dict[str, Any]]  # as `Sampler.text_prompts`
+    window: int = 1  # batches drawn at once: more, where texts of one length share batches
 
     def arguments(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Returns the arguments of `Sampler.sample` for samples."""
@@ -324,8 +327,9 @@ def finish(tokenizer, folder: Folder) -> None:
 
 def _drawn(sampler, prompts, settings, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     """Yields the codes (K, N) of samples; batches go across the borders of shards."""
-    for start in range(0, len(numbers), sampler.batch_size):
-        chunk = numbers[start : start + sampler.batch_size]
+    size = prompts.window * sampler.batch_size
+    for start in range(0, len(numbers), size):
+        chunk = numbers[start : start + size]
         yield from np.asarray(
             sampler.sample(**prompts.arguments(chunk), index=np.array(chunk), **settings)
         )

@@ -3,7 +3,7 @@
 import collections
 import copy
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -147,7 +147,7 @@ class MultimodalModel:
         images = list(images)
         books, (rows, columns) = self.codebook_shape[0], self.grid
         found = np.zeros((len(images), books, rows * columns), np.int32)
-        pixels = {}
+        pictures = []
         for number, image in enumerate(images):
             if _is_codes(image):
                 found[number] = self._check_codes(image, f"image {number}")
@@ -156,9 +156,12 @@ class MultimodalModel:
                     f"image {number} is no codes: load the model with tokenizer=, that of its codes"
                 )
             else:
-                pixels[number] = fitted(image, self.grid, f"image {number}", self._padding)
-        if pixels:
-            found[[*pixels]] = self.tokenizer.encode(np.stack([*pixels.values()]))
+                pictures.append(number)
+        size = self.tokenizer.batch_size if pictures else 1
+        for start in range(0, len(pictures), size):  # so that no more pixels are in memory
+            piece = pictures[start : start + size]
+            pixels = [fitted(images[n], self.grid, f"image {n}", self._padding) for n in piece]
+            found[piece] = self.tokenizer.encode(np.stack(pixels))
         return Codes(found, self.grid)
 
     def answer(self, image, question, **settings) -> str:
@@ -177,6 +180,7 @@ class MultimodalModel:
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float = 1.0,
+        on_batch: Callable[[int], None] | None = None,
     ) -> list[str]:
         """Answers questions about images.
 
@@ -192,6 +196,7 @@ class MultimodalModel:
           temperature: 0 takes the likeliest id.
           top_k: number of likeliest ids that are kept; None: all.
           top_p: probability that the kept ids have together, in (0, 1].
+          on_batch: called with the number of answers of each batch once it is computed.
 
         Returns:
           the texts of the answers.
@@ -224,10 +229,12 @@ class MultimodalModel:
         for numbers in _groups(rows):
             index = np.array(numbers, np.uint32)
             prompt = self._stacked([rows[n] for n in numbers])
-            batches = self._compiled.answer(settings, seed, index, prompt)
-            each = itertools.chain(*(zip(b.ids, b.count, strict=True) for b in batches))
-            for number, (ids, count) in zip(numbers, each, strict=True):
-                found[number] = self.text.decode(ids[:count]).strip()
+            left = iter(numbers)
+            for batch in self._compiled.answer(settings, seed, index, prompt):
+                for ids, count in zip(batch.ids, batch.count, strict=True):
+                    found[next(left)] = self.text.decode(ids[:count]).strip()
+                if on_batch is not None:
+                    on_batch(len(batch.ids))
         return found
 
     def draw(self, texts: str | Sequence[str], **settings) -> Codes:

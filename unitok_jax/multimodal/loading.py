@@ -120,6 +120,35 @@ def _read_run(path, weights, given):
         return Weights(_config(model), params, tokenizer, text, form)
 
 
+def tokenizer_of(path) -> str:
+    """Returns the path of the tokenizer that a run names, if that of its codes is there.
+
+    Args:
+      path: a workdir or a checkpoint folder in one; any other place has none.
+
+    Returns:
+      `data.tokenizer`; '' if it is not set, does not exist here, or holds another tokenizer by now.
+
+    Raises:
+      ValueError: the folder is of no kind that holds weights.
+    """
+    folder = expand(path)
+    if not folder.is_dir() or hub.is_folder(folder):
+        return ""
+    with load.open_run(folder) as (checkpoints, step):
+        meta = checkpoints.meta(step)
+    named, made_by = meta["config"]["data"].get("tokenizer"), meta["data"].get(TOKENIZER)
+    if load.product_of(meta["config"]) != "multimodal" or not made_by:
+        return ""
+    if not named or not expand(named).exists():
+        return ""
+    try:
+        load.read_maker(named, made_by, "the run")
+    except (ValueError, OSError, ImportError):
+        return ""
+    return named
+
+
 def _read_ours(path, config, text):
     document.check(config, printable(path / hub.CONFIG), "multimodal")
     model = _model(config["model"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import shutil
@@ -12,13 +11,12 @@ import jax
 from etils import epath
 
 from unitok_jax.runtime import processes
-from unitok_jax.system import paths
+from unitok_jax.system import locks, paths
 from unitok_jax.system.extras import how_to_install
 
 log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class BusyError(processes.TryAgainError):
@@ -161,15 +159,12 @@ def lock(folder: epath.Path):
         return
     with open(folder / ".lock", "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not locks.lock(file):
+                log.info("%s has no locks: nothing keeps a second run out of it", folder)
         except BlockingIOError as error:
             raise BusyError(
                 f"another run writes to {folder}; wait for it, end it, or use another --workdir"
             ) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            log.info("%s has no locks: nothing keeps a second run out of it", folder)
         yield
 
 

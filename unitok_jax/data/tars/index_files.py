@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import logging
@@ -20,13 +19,13 @@ import numpy as np
 from unitok_jax.data.health import Tally
 from unitok_jax.data.tars.scan import ROW
 from unitok_jax.data.tars.shards import Descriptor, Shard
+from unitok_jax.system import locks
 from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import is_regular
 
 VERSION = 2
 _UNPACK = struct.Struct("<QIHQIB").unpack  # a ROW
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSUP)
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _NEW = "index-"  # name prefix of a file being written
 _STATE = re.compile("[0-9a-f]{16}")
 _KEPT = 7 * 24 * 3600  # seconds that a state stays after its last use
@@ -253,17 +252,13 @@ def lock(place: Path):
         raise OSError(f"{path} is no file; remove it")
     with open(path, "ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = locks.lock(file)
         except BlockingIOError:
             log.info("another process makes the index in %s; waiting for it", place)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+            is_locked = locks.lock(file, wait=True)
+        if not is_locked:
             log.info("%s has no locks: several processes may make the index at a time", place)
-            yield False
-            return
-        yield True
+        yield is_locked
 
 
 def sweep(place: Path) -> None:
