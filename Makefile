@@ -25,6 +25,8 @@ unified: $(VENV)/photos
 	    --output=unified/codes/train
 	$(RUN) -m unitok_jax tokenize --checkpoint=unified/tokenizer --data=shapes:held_out --limit=1024 \
 	    --output=unified/codes/held_out
+	$(RUN) -m unitok_jax tokenize --checkpoint=unified/tokenizer --data=shapes:edits --limit=10000 \
+	    --output=unified/codes/edits
 	$(RUN) -m unitok_jax train --config=configs/unified.py --workdir=unified/model
 	test -f unified/scores/sheet.png || $(RUN) -m unitok_jax evaluate --checkpoint=unified/model \
 	    --tokenizer=unified/tokenizer --shapes=128 --output=unified/scores
