@@ -31,7 +31,7 @@ unified: $(VENV)/photos
 	test -f unified/scores/sheet.png || $(RUN) -m unitok_jax evaluate --checkpoint=unified/model \
 	    --tokenizer=unified/tokenizer --shapes=128 --output=unified/scores
 	cp unified/scores/sheet.png unified.png
-	@echo "look at unified.png: questions with answers, texts with drawings; what is wrong is red"
+	@echo "look at unified.png: questions with answers, texts with drawings, edits; what is wrong is red"
 
 # Two at a time, as they hold gigabytes and start processes of their own; long files begin first.
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile --no-loadscope-reorder

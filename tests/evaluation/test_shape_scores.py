@@ -11,18 +11,19 @@ from PIL import Image
 
 from helpers import in_process
 from unitok_jax.commands import evaluate
-from unitok_jax.data.formats.drawing import COLOURS, SHAPES, Scene, Shape
+from unitok_jax.data.formats.drawing import COLOURS, SHAPES, TEXTURES, Scene, Shape
 from unitok_jax.data.formats.shapes import (
     HELD_OUT,
     LENGTH,
     NUMBERS,
     TRAINING,
+    EditedShapes,
     HeldOutShapes,
     describe,
     place_words,
 )
 from unitok_jax.evaluation.metrics.shape_recogniser import recognise
-from unitok_jax.evaluation.shapes import exam, measure, report, scores
+from unitok_jax.evaluation.shapes import edits, exam, measure, report, scores
 
 run = functools.partial(in_process.run, evaluate)
 COUNT, SIZE = 64, (64, 64)
@@ -32,9 +33,14 @@ PLACES = {place_words(cell): cell for cell in CELLS}
 
 def scene(colour, form, cells):
     """A scene of equal shapes in some thirds."""
+    return several([(colour, form, cell) for cell in cells])
+
+
+def several(looks):
+    """A scene of shapes of some (colour, form, third)."""
     shapes = [
         Shape(colour, form, "plain", "large", (r, c), 12 + 24 * c, 12 + 24 * r, 9.5, 0, 0)
-        for r, c in cells
+        for colour, form, (r, c) in looks
     ]
     return Scene(tuple(shapes), ((90.0,) * 3, (110.0,) * 3), 0.0)
 
@@ -62,7 +68,7 @@ class Codec:
 
 
 class Model:
-    """Sees what the recogniser sees; draws what is asked for, but circles instead of stars."""
+    """Sees what the recogniser sees; draws and edits as asked, but circles instead of stars."""
 
     hash = "11aa"
 
@@ -101,6 +107,18 @@ class Model:
         count = next((n for n, word in enumerate(NUMBERS) if n and text.startswith(word)), 1)
         return scene(colour, form, [place] if place else CELLS[::2][:count])
 
+    def edits(self, images, instructions, *, key, scale):
+        pairs = zip(images, instructions, strict=True)
+        scenes = [self._edited(self.tokenizer.pictures[codes[0, 0]], text) for codes, text in pairs]
+        return self.tokenizer.encode(exam.render(scenes, SIZE))
+
+    @staticmethod
+    def _edited(picture, text):
+        _, _, colour, form, *_, new = text.split()
+        look = (new, form) if new in COLOURS else (colour, new.replace("star", "circle"))
+        seen = [(each.colour, each.shape, each.cell) for each in recognise(picture)]
+        return several([(*(look if s[:2] == (colour, form) else s[:2]), s[2]) for s in seen])
+
 
 @pytest.fixture(scope="module")
 def blind():
@@ -116,6 +134,12 @@ def exams():
 def results():
     model = Model()
     return measure.measure(model, model.tokenizer, COUNT, (1.0, 2.0))
+
+
+@pytest.fixture(scope="module")
+def edited():
+    model = Model()
+    return edits.measure_edits(model, model.tokenizer, COUNT // 2, SIZE, (1.0, 2.0))
 
 
 class TestExams:
@@ -185,6 +209,54 @@ class TestReading:
         assert set(scores.read([grey], wanted[1:])) == {"count"}
 
 
+class TestEdits:
+    def test_are_the_last_that_change_a_colour_or_a_form(self):
+        """Of training's pairs, but no picture that training sees."""
+        last = [EditedShapes().edit(LENGTH // 2 - n) for n in range(1, 2 * COUNT)]
+        others = [each for each in last if each[2].split()[-1] not in TEXTURES]
+        found = edits.examined(COUNT)
+        assert [(edit.before, edit.after, edit.words) for edit in found] == others[:COUNT]
+        for edit in found:
+            old, new = edit.pairs
+            assert f"the {' '.join(old)} " in edit.words and edit.words.split()[-1] in new
+            assert new in TRAINING and (old[0] == new[0]) != (old[1] == new[1])
+
+    def test_right_answers_are_read_and_unedited_pictures_are_not(self, edited):
+        assert edited.figures["unedited"] == dict.fromkeys(edits.READ, 0.0)
+        assert set(edited.figures["rebuilt"]) == set(edits.READ)
+        assert min(edited.figures["rebuilt"].values()) >= 0.99
+
+    def test_of_a_model(self, edited):
+        assert list(edited.figures["edited"]) == ["1", "2"]
+        found = edited.figures["edited"]["2"]
+        into = [edit.words.split()[-1] for edit in edited.edits if edit.words.startswith("turn")]
+        stars = into.count("star") / len(into)
+        assert stars > 0 and found["form"] == pytest.approx(1 - stars, abs=0.05)
+        assert found["colour"] >= 0.95 > found["all"] > found["form"]
+
+    @pytest.mark.parametrize(
+        "looks, expected",
+        [
+            ([("blue", "ring"), ("red", "star")], {"colour", "all"}),
+            ([("red", "ring"), ("red", "star")], set()),  # as it was
+            ([("red", "ring"), ("blue", "ring"), ("red", "star")], set()),  # one more
+            ([("blue", "ring")], {"colour"}),  # the other is gone
+            ([("blue", "star"), ("red", "star")], set()),
+            ([], set()),
+        ],
+    )
+    def test_of_a_picture(self, looks, expected):
+        def pictured(looks):
+            return several([(*look, cell) for look, cell in zip(looks, CELLS[::4], strict=False)])
+
+        before, after = (pictured([(c, "ring"), ("red", "star")]) for c in ("red", "blue"))
+        edit = edits.Edit("make the red ring blue", before, after)
+        (picture,) = exam.render([pictured(looks)], SIZE)
+        found = edits.is_edited(picture, edit)
+        assert set(found) == {"colour", "all"}
+        assert {name for name, right in found.items() if right} == expected
+
+
 class TestMeasured:
     def test_a_model_that_sees(self, results):
         for each in results:
@@ -217,10 +289,11 @@ class TestMeasured:
             assert each.figures["rebuilt"] == each.figures["originals"]
             assert each.figures["probe"]["colour"] >= 0.95 > 0.5 > each.figures["probe"]["form"]
 
-    def test_files(self, results, tmp_path):
-        text = report.write(tmp_path, results, {"model": "11aa"})
+    def test_files(self, results, edited, tmp_path):
+        text = report.write(tmp_path, results, edited, {"model": "11aa"})
         found = json.loads((tmp_path / report.FIGURES).read_text())
         assert found["model"] == "11aa" and found["seen"] == results[0].figures
+        assert found["edits"] == edited.figures and "| edited, scale 2 |" in text
         lines = (tmp_path / report.ANSWERS).read_text().splitlines()
         assert len(lines) == sum(len(each.given) for each in results)
         assert json.loads(lines[0]).keys() >= {"pairs", "question", "answer", "given", "is_right"}
@@ -229,7 +302,7 @@ class TestMeasured:
         assert {line.count("|") for line in text.split("\n\n")[0].splitlines()} == {12}
         assert "| relation |" in text and "| drawn, scale 2 |" in text
         sheet = Image.open(tmp_path / report.SHEET)
-        assert sheet.width > 1500 and sheet.height > 4 * 192
+        assert sheet.width > 1500 and sheet.height > 5 * 192
         assert (np.asarray(sheet) == (0xB0, 0, 0x20)).all(axis=2).any()  # something is wrong
 
     def test_what_is_wrong_is_marked(self, results):
@@ -241,6 +314,15 @@ class TestMeasured:
         assert any(text.endswith("stars") for text in marked)  # whose number is right
         for _, caption, wrong in report._answered(results[1]):
             assert wrong == caption.endswith("(nothing)")
+
+    def test_edits_are_shown_before_and_after(self, edited):
+        cells = [*report._edited(edited)]
+        assert len(cells) == report.SHOWN
+        for number, (before, after) in enumerate(zip(cells[::2], cells[1::2], strict=True)):
+            words = edited.edits[number].words
+            assert before[1:] == (words, False) and after[1:] == ("edited", words.endswith("star"))
+            np.testing.assert_array_equal(before[0], edited.before[number])
+            np.testing.assert_array_equal(after[0], edited.drawn[number])
 
 
 class TestCommand:
@@ -258,6 +340,7 @@ class TestCommand:
     def test_writes_and_prints(self, flags, capsys, monkeypatch, tmp_path):
         code, printed, error = run(capsys, monkeypatch, *self.given(flags))
         assert (code, error) == (0, "") and "| drawn, scale 2 |" in printed
+        assert "| edited, scale 2 |" in printed
         assert printed.splitlines()[-1] == str(tmp_path / "out" / report.SHEET)
         found = json.loads((tmp_path / "out" / report.FIGURES).read_text())
         assert (found["model"], found["tokenizer"]) == ("11aa", "22bb")

@@ -109,16 +109,19 @@ def is_drawn(picture: np.ndarray, wanted: Wanted) -> dict[str, bool]:
 
 
 def read(pictures: Sequence[np.ndarray], wanted: Sequence[Wanted]) -> dict[str, float]:
-    """Computes the shares of pictures that show what is wanted, by the figures of `READ`.
+    """Computes the shares of pictures that show what is wanted, by the figures of `READ`."""
+    return shares([is_drawn(*pair) for pair in zip(pictures, wanted, strict=True)], READ)
 
-    A figure that nothing is asked for is left out.
+
+def shares(found: Sequence[Mapping[str, bool]], names: Sequence[str]) -> dict[str, float]:
+    """Computes the share of each figure that is right; one that nothing is asked for is left out.
+
+    Args:
+      found: of each picture, the figures that it is asked for.
+      names: of the figures, in their order.
     """
-    found = [is_drawn(*pair) for pair in zip(pictures, wanted, strict=True)]
-    shares = {}
-    for name in READ:
-        if right := [each[name] for each in found if name in each]:
-            shares[name] = float(np.mean(right))
-    return shares
+    rights = {name: [each[name] for each in found if name in each] for name in names}
+    return {name: float(np.mean(right)) for name, right in rights.items() if right}
 
 
 def drawings(model: Model, codec: Codec, exam: Exam, scale: float, key: int = 0) -> np.ndarray:
