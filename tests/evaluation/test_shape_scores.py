@@ -68,7 +68,8 @@ class Codec:
 
 
 class Model:
-    """Sees what the recogniser sees; draws and edits as asked, but circles instead of stars."""
+    """Sees what the recogniser sees; draws and edits as asked, but circles instead of stars, and
+    the released way nothing but circles."""
 
     hash = "11aa"
 
@@ -95,14 +96,15 @@ class Model:
                 return place_words(each.cell)
         return ""
 
-    def draw(self, texts, *, key, scale):
-        pictures = exam.render([self._drawn(text) for text in texts], SIZE)
+    def draw(self, texts, *, key, scale, released):
+        pictures = exam.render([self._drawn(text, released) for text in texts], SIZE)
         return self.tokenizer.encode(pictures)
 
     @staticmethod
-    def _drawn(text):
+    def _drawn(text, released):
         colour = next(word for word in text.split() if word in COLOURS)
         form = next(form for form in SHAPES if form in text).replace("star", "circle")
+        form = "circle" if released else form
         place = next((PLACES[words] for words in PLACES if text.endswith(words)), None)
         count = next((n for n, word in enumerate(NUMBERS) if n and text.startswith(word)), 1)
         return scene(colour, form, [place] if place else CELLS[::2][:count])
@@ -284,6 +286,14 @@ class TestMeasured:
             stars = np.mean([w.form == "star" for w in each.exam.wanted if w.cell])
             assert stars > 0 and found["form"] == pytest.approx(1 - stars, abs=0.05)
 
+    def test_the_released_way_is_read_at_the_last_scale(self, results):
+        for each in results:
+            (found,), drawn = each.figures["released"].values(), each.figures["drawn"]["2"]
+            assert list(each.figures["released"]) == ["2"]
+            circles = np.mean([w.form == "circle" for w in each.exam.wanted if w.cell])
+            assert found["form"] == pytest.approx(circles, abs=0.05) and circles < 0.5
+            assert found["colour"] == drawn["colour"] and found["count"] == drawn["count"]
+
     def test_what_bounds_it(self, results):
         for each in results:
             assert each.figures["rebuilt"] == each.figures["originals"]
@@ -301,6 +311,7 @@ class TestMeasured:
         assert re.search(r"\| colour \| \d+ \| 1.00 \| 0.\d\d \| 0.\d\d \| 1.00 \|", text)
         assert {line.count("|") for line in text.split("\n\n")[0].splitlines()} == {12}
         assert "| relation |" in text and "| drawn, scale 2 |" in text
+        assert text.count("| drawn, released way, scale 2 |") == 2
         sheet = Image.open(tmp_path / report.SHEET)
         assert sheet.width > 1500 and sheet.height > 5 * 192
         assert (np.asarray(sheet) == (0xB0, 0, 0x20)).all(axis=2).any()  # something is wrong

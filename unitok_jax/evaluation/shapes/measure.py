@@ -76,7 +76,7 @@ def measure(
       results by the order of `PAIRS`. Their figures also have, of answers, `shuffled`: the share
       that is right about another picture; `probe`: the shares of a linear probe on the tokenizer's
       features; `originals` and `rebuilt`: shares of `READ` of the pictures and of their
-      reconstructions.
+      reconstructions; `released`: as `drawn`, of texts drawn the released way with the last scale.
     """
     blind = blind_answers()
     exams = [Exam(pairs, count, tokenizer.image_size) for pairs in PAIRS]
@@ -89,6 +89,8 @@ def measure(
         moved = scores.by_kind(exam, scores.answers(model, exam, codes, shuffled=True), blind)
         for kind, score in moved.items():
             figures["answers"][kind]["shuffled"] = score.right
+        released = scores.drawings(model, tokenizer, exam, scales[-1], key, released=True)
+        figures["released"] = {f"{scales[-1]:g}": scores.read(released, exam.wanted)}
         figures["probe"] = probed.get(exam.pairs, {})
         figures["originals"] = scores.read(exam.pictures, wanted)
         figures["rebuilt"] = scores.read(to_uint8(tokenizer.decode(codes)), wanted)

@@ -80,7 +80,9 @@ def tables(
     texts = [table(head, rows)]
     for pairs, each in figures.items():
         read = {name: each[name] for name in ("originals", "rebuilt") if name in each}
-        read |= {f"drawn, scale {scale}": shares for scale, shares in each["drawn"].items()}
+        for key, name in (("drawn", "drawn"), ("released", "drawn, released way")):
+            found = each.get(key, {})
+            read |= {f"{name}, scale {scale}": shares for scale, shares in found.items()}
         texts.append(_read_table(f"pictures, {_TITLES[pairs]}", scores.READ, read))
     if edited:
         read = {name: edited[name] for name in ("unedited", "rebuilt")}

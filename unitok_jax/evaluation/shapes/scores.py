@@ -26,7 +26,7 @@ class Model(Protocol):
     def answers(self, images: Sequence, questions: Sequence[str], *, limit: int) -> list[str]:
         """Answers a question about each image, codes (K, N) int32."""
 
-    def draw(self, texts: Sequence[str], *, key: int, scale: float) -> np.ndarray:
+    def draw(self, texts: Sequence[str], *, key: int, scale: float, released: bool) -> np.ndarray:
         """Draws codes (n, K, N) int32 from texts, with guidance; 1 is none."""
 
 
@@ -124,9 +124,16 @@ def shares(found: Sequence[Mapping[str, bool]], names: Sequence[str]) -> dict[st
     return {name: float(np.mean(right)) for name, right in rights.items() if right}
 
 
-def drawings(model: Model, codec: Codec, exam: Exam, scale: float, key: int = 0) -> np.ndarray:
-    """Draws the texts of an examination with a scale of guidance, uint8 (n, H, W, 3)."""
-    return to_uint8(codec.decode(model.draw(exam.texts, key=key, scale=scale)))
+def drawings(
+    model: Model, codec: Codec, exam: Exam, scale: float, key: int = 0, released: bool = False
+) -> np.ndarray:
+    """Draws the texts of an examination with a scale of guidance, uint8 (n, H, W, 3).
+
+    Args:
+      released: the way of UniTok's release, which is not that of the training.
+    """
+    codes = model.draw(exam.texts, key=key, scale=scale, released=released)
+    return to_uint8(codec.decode(codes))
 
 
 _PROBED: Mapping[str, tuple[Sequence, Callable[[Shape], object]]] = {
