@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from helpers import in_process
@@ -22,6 +23,7 @@ from unitok_jax.data.formats.shapes import (
     describe,
     place_words,
 )
+from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.evaluation.metrics.shape_recogniser import recognise
 from unitok_jax.evaluation.shapes import edits, exam, measure, report, scores
 
@@ -49,6 +51,7 @@ class Codec:
     """Codes of a picture are its number among all that were seen."""
 
     hash, image_size = "22bb", SIZE
+    config = ConfigDict({"model": {"text": {"vocab_size": END_OF_TEXT + 1}}})
 
     def __init__(self):
         self.pictures = []
@@ -65,6 +68,11 @@ class Codec:
         """Features that tell the colour of the only shape, and nothing else."""
         found = [recognise(image)[0].colour for image in images]
         return np.eye(8)[[list(COLOURS).index(colour) for colour in found]]
+
+    def class_features(self, labels, templates):
+        """Tells colours alone too: of a colour's names the first is the nearest."""
+        assert len(labels) == 64 and "there is a {}" in templates
+        return np.eye(8)[[list(COLOURS).index(label.split()[0]) for label in labels]]
 
 
 class Model:
@@ -294,6 +302,23 @@ class TestMeasured:
             assert found["form"] == pytest.approx(circles, abs=0.05) and circles < 0.5
             assert found["colour"] == drawn["colour"] and found["count"] == drawn["count"]
 
+    def test_the_tokenizer_s_own_zero_shot(self, results):
+        """Of pictures with one shape: right, here, if the form is the first of a colour's names."""
+        first = next(iter(SHAPES))
+        for each in results:
+            single = [s.shapes[0].shape for s in each.exam.scenes if len(s.shapes) == 1]
+            expected = np.mean([form == first for form in single])
+            for name in ("originals", "rebuilt"):
+                assert each.figures[name][scores.ZERO_SHOT] == pytest.approx(expected)
+            asked = [w.form == first for w in each.exam.wanted if w.cell]
+            for drawn in (*each.figures["drawn"].values(), *each.figures["released"].values()):
+                assert drawn[scores.ZERO_SHOT] == pytest.approx(np.mean(asked))
+
+    def test_a_tokenizer_without_texts_reads_none(self):
+        codec = Codec()
+        codec.config = ConfigDict({"model": {"text": {"vocab_size": END_OF_TEXT}}})
+        assert measure._reader(codec) is scores.read
+
     def test_what_bounds_it(self, results):
         for each in results:
             assert each.figures["rebuilt"] == each.figures["originals"]
@@ -312,6 +337,7 @@ class TestMeasured:
         assert {line.count("|") for line in text.split("\n\n")[0].splitlines()} == {12}
         assert "| relation |" in text and "| drawn, scale 2 |" in text
         assert text.count("| drawn, released way, scale 2 |") == 2
+        assert text.count("| count | zero-shot |") == 2
         sheet = Image.open(tmp_path / report.SHEET)
         assert sheet.width > 1500 and sheet.height > 5 * 192
         assert (np.asarray(sheet) == (0xB0, 0, 0x20)).all(axis=2).any()  # something is wrong

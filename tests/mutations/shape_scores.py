@@ -2,8 +2,8 @@
 
 from . import Mutation
 
-EXAM, SCORES, EDITS = (
-    f"unitok_jax/evaluation/shapes/{name}.py" for name in ("exam", "scores", "edits")
+EXAM, SCORES, EDITS, MEASURE = (
+    f"unitok_jax/evaluation/shapes/{name}.py" for name in ("exam", "scores", "edits", "measure")
 )
 QUALITY = "unitok_jax/multimodal/quality.py"
 TEST, TEST_QUALITY = (
@@ -53,6 +53,20 @@ MUTATIONS = [
         'found["place"] = first is not None and first.cell == wanted.cell',
         'found["place"] = first is not None',
         f"{TEST} -k of_a_picture",
+    ),
+    Mutation(
+        "a released way that is the exact one",
+        MEASURE,
+        "released=True",
+        "released=False",
+        f"{TEST} -k released_way",
+    ),
+    Mutation(
+        "drawings without the tokenizer's own zero-shot",
+        MEASURE,
+        "blind, scales, key, read)",
+        "blind, scales, key)",
+        f"{TEST} -k own_zero_shot",
     ),
     Mutation(
         "an edit that may leave the shape as it was beside the new one",

@@ -83,7 +83,8 @@ def tables(
         for key, name in (("drawn", "drawn"), ("released", "drawn, released way")):
             found = each.get(key, {})
             read |= {f"{name}, scale {scale}": shares for scale, shares in found.items()}
-        texts.append(_read_table(f"pictures, {_TITLES[pairs]}", scores.READ, read))
+        names = (*scores.READ, scores.ZERO_SHOT)
+        texts.append(_read_table(f"pictures, {_TITLES[pairs]}", names, read))
     if edited:
         read = {name: edited[name] for name in ("unedited", "rebuilt")}
         read |= {f"edited, scale {scale}": shares for scale, shares in edited["edited"].items()}
@@ -93,7 +94,7 @@ def tables(
 
 def _read_table(title: str, names: Sequence[str], read: Mapping[str, Mapping[str, float]]) -> str:
     rows = [[row, *(_share(shares.get(name)) for name in names)] for row, shares in read.items()]
-    return table([title, *names], rows)
+    return table([title, *(name.replace("_", "-") for name in names)], rows)
 
 
 _NONE = "–"
