@@ -25,11 +25,13 @@ unified: $(VENV)/photos
 	    --output=unified/codes/train
 	$(RUN) -m unitok_jax tokenize --checkpoint=unified/tokenizer --data=shapes:held_out --limit=1024 \
 	    --output=unified/codes/held_out
+	$(RUN) -m unitok_jax tokenize --checkpoint=unified/tokenizer --data=shapes:edits --limit=10000 \
+	    --output=unified/codes/edits
 	$(RUN) -m unitok_jax train --config=configs/unified.py --workdir=unified/model
 	test -f unified/scores/sheet.png || $(RUN) -m unitok_jax evaluate --checkpoint=unified/model \
 	    --tokenizer=unified/tokenizer --shapes=128 --output=unified/scores
 	cp unified/scores/sheet.png unified.png
-	@echo "look at unified.png: questions with answers, texts with drawings; what is wrong is red"
+	@echo "look at unified.png: questions with answers, texts with drawings, edits; what is wrong is red"
 
 # Two at a time, as they hold gigabytes and start processes of their own; long files begin first.
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile --no-loadscope-reorder

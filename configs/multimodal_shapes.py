@@ -1,7 +1,7 @@
 """Small model that reads and draws shapes, on codes of `configs/shapes.py`'s tokenizer.
 
 `codes/unified` are those of `shapes:train`, `codes/unified_held_out` of `shapes:held_out`, whose
-pairs of colour and form the training never joins.
+pairs of colour and form the training never joins, and `codes/unified_edits` of `shapes:edits`.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     model.dtype = "float32"
     model.remat = False
     data = config.data
-    data.mixture = tuple((weight, kind, "codes/unified") for weight, kind in _KINDS)
+    set_mixtures(config, "codes/unified", "codes/unified_held_out", "codes/unified_edits")
     data.text = "shapes"
     data.template = "plain"  # the words of vicuna's system sentence are none of shapes
     data.tokenizer = "runs/shapes"
@@ -41,7 +41,18 @@ def get_config() -> ConfigDict:
     optim.accumulation = 1
     config.mesh.data, config.mesh.fsdp = -1, 1
     config.eval.every = 500
-    config.eval.mixture = tuple((weight, kind, "codes/unified_held_out") for weight, kind in _KINDS)
     config.eval.batch_size, config.eval.max_rows = 32, 128
     config.eval.shapes = 64
     return config
+
+
+def set_mixtures(config: ConfigDict, train: str, held_out: str, edits: str) -> None:
+    """Sets the mixtures of a training and of its evaluation, which has no edits.
+
+    Args:
+        config: the whole configuration.
+        train, held_out, edits: folders of the codes of these splits of `shapes`.
+    """
+    mixture = tuple((weight, kind, train) for weight, kind in _KINDS)
+    config.data.mixture = (*mixture, (0.1, "edit", edits))
+    config.eval.mixture = tuple((weight, kind, held_out) for weight, kind in _KINDS)

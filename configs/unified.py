@@ -4,8 +4,6 @@ from ml_collections import ConfigDict
 
 from configs import multimodal, multimodal_shapes, unified_tokenizer
 
-_KINDS = ((0.45, "draw"), (0.25, "caption"), (0.3, "questions"))
-
 
 def get_config() -> ConfigDict:
     """Returns the configuration: 1.3 million parameters, on words instead of a language model."""
@@ -17,13 +15,12 @@ def get_config() -> ConfigDict:
     model.heads, model.groups, model.head_width = 4, 2, 32
     model.head_depth = 1
     data = config.data
-    data.mixture = tuple((weight, kind, "unified/codes/train") for weight, kind in _KINDS)
+    folders = (f"unified/codes/{split}" for split in ("train", "held_out", "edits"))
+    multimodal_shapes.set_mixtures(config, *folders)
     data.tokenizer = "unified/tokenizer"
     data.batch_size = 8  # rows of four samples
     config.optim.learning_rate = 2e-3
     config.eval.every = 1000
-    held_out = "unified/codes/held_out"
-    config.eval.mixture = tuple((weight, kind, held_out) for weight, kind in _KINDS)
     config.eval.max_rows = 64
     config.eval.shapes = 32
     config.log.every = 100

@@ -20,6 +20,7 @@ from experiments.running import Kept, psnr, trained, write_codes
 from experiments.unified_cells import (
     CELLS,
     PARTS,
+    SCALES,
     SEEDS,
     Budget,
     model_config,
@@ -44,7 +45,6 @@ from unitok_jax.tokenizer.step import init_params
 NAME = "experiments.unified"
 BATCH = 64  # pictures, questions or texts at once
 HELD_OUT = 512  # pictures of held-out pairs whose codes are evaluated on
-SCALES = (1.0, 2.0, 4.0)  # of guidance
 
 
 class Experiment(Kept):

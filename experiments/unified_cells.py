@@ -9,6 +9,7 @@ from configs import multimodal, unified, unified_tokenizer
 from unitok_jax.models.vitamin import SIZES
 
 SEEDS = (0, 1, 2)
+SCALES = (1.0, 2.0, 4.0)  # of guidance
 PARTS = ("train", "held_out")
 """Splits of `shapes` whose codes are written, as folders of a tokenizer."""
 
@@ -61,7 +62,7 @@ class Budget:
     pictures: int = 20_000  # whose codes are trained on
     tokenizer_steps: int = 3_000
     model_steps: int = 3_000  # of a model that reads and draws
-    examined: int = 256  # pictures of seen and of held-out pairs, and texts to draw
+    examined: int = 512  # pictures of seen and of held-out pairs, and texts to draw
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():

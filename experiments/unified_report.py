@@ -5,24 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.report import select, spread, table
-from experiments.unified_cells import CELLS, HEADS, TOKENIZERS
+from experiments.unified_cells import CELLS, HEADS, SCALES, TOKENIZERS
 from unitok_jax.data.formats.shape_questions import KINDS
 from unitok_jax.evaluation.shapes.exam import PAIRS
 
 PLOTS = ("unified_cells.png", "unified_heads.png")
-SCALE = "2"  # of guidance, of the drawings in tables and plots
+SCALE = "2"  # of guidance, of the drawings in plots and in tables of all figures
 
 _BLIND = "blind"
 _ASKED = ("colour", "form")  # kinds of questions that the plots tell
-_READ = ("colour", "form", "both", "place", "count")
+_READ = ("colour", "form", "both", "place", "count", "zero_shot")
 _TITLES = {"seen": "seen pairs", "held_out": "held-out pairs"}
 
 
 def tables(results: list[dict]) -> str:
-    """Formats the results as Markdown: tokenizers; answers and drawings of each kind of pairs."""
+    """Formats the results as Markdown: tokenizers; answers and drawings of each kind of pairs;
+    losses, and the drawings of every scale of guidance and of the released way."""
     texts = [_tokenizers(results)]
     texts += [_answers(results, pairs) for pairs in PAIRS]
     texts += [_drawings(results, pairs) for pairs in PAIRS]
+    texts.append(_losses_and_guidance(results))
     return "\n\n".join(texts)
 
 
@@ -42,12 +44,24 @@ def answered(
     return [each[figure] for each in found if figure in each]
 
 
-def drawn(results: list[dict], cell: str, pairs: str, figure: str) -> list[float]:
-    """Lists a figure of a cell's drawings, one for each seed; none of one that does not draw."""
+def drawn(
+    results: list[dict],
+    cell: str,
+    pairs: str,
+    figure: str,
+    scale: str = SCALE,
+    way: str = "drawn",
+) -> list[float]:
+    """Lists a figure of a cell's drawings, one for each seed; none of one that does not draw.
+
+    Args:
+      scale: of guidance, as the results name it.
+      way: 'drawn', or 'released', which is there at one scale.
+    """
     if not CELLS[cell].draws:
         return []
     found = [
-        result["examined"][pairs]["drawn"][SCALE]
+        result["examined"][pairs][way].get(scale, {})
         for result in select(results, kind="model", cell=cell)
     ]
     return [each[figure] for each in found if figure in each]
@@ -90,12 +104,43 @@ def _answers(results, pairs) -> str:
 
 
 def _drawings(results, pairs) -> str:
+    """Formats drawings, with the reconstructions of the first model's tokenizer below them."""
     rows = []
     for cell in CELLS:
         columns = [drawn(results, cell, pairs, figure) for figure in _READ]
         if any(columns):
             rows.append([cell, max(map(len, columns)), *map(spread, columns)])
-    return table([f"drawn, {_TITLES[pairs]}", "seeds", *_READ], rows)
+    if found := [each["examined"][pairs] for each in select(results, kind="model", cell="unified")]:
+        columns = [
+            [each["rebuilt"][name] for each in found if name in each["rebuilt"]] for name in _READ
+        ]
+        rows.append(["rebuilt", len(found), *map(spread, columns)])
+    names = (name.replace("_", "-") for name in _READ)
+    return table([f"drawn, {_TITLES[pairs]}", "seeds", *names], rows)
+
+
+def _losses_and_guidance(results) -> str:
+    """Formats held-out losses, and drawings by scales, of what a cell is trained for."""
+    ways = [("drawn", f"{scale:g}", f"{scale:g}") for scale in SCALES]
+    ways.append(("released", ways[-1][1], f"{ways[-1][1]}, released way"))
+    rows = []
+    for cell, made in CELLS.items():
+        if found := select(results, kind="model", cell=cell):
+            columns = [
+                spread(each[key] for each in found if does)
+                for key, does in (("text_loss", made.reads), ("image_loss", made.draws))
+            ]
+            columns += [
+                spread(drawn(results, cell, pairs, "both", scale, way))
+                for pairs in PAIRS
+                for way, scale, _ in ways
+            ]
+            rows.append([cell, len(found), *columns])
+    head = ["model", "seeds", "text loss", "image loss"]
+    for pairs in PAIRS:
+        first, *rest = (title for _, _, title in ways)
+        head += [f"{_TITLES[pairs]}: both drawn, scale {first}", *rest]
+    return table(head, rows)
 
 
 def plot(results: list[dict], output: Path) -> None:

@@ -157,8 +157,10 @@ def test_questions_about_shapes_are_of_known_words(name):
 def test_make_unified_writes_what_its_model_reads():
     config, make = get_config("unified"), (ROOT / "Makefile").read_text()
     assert f"--workdir={config.data.tokenizer}\n" in make
-    for mixture, split in ((config.data.mixture, "train"), (config.eval.mixture, "held_out")):
-        (folder,) = {path for _, _, path in mixture}
+    edits = {path for _, kind, path in config.data.mixture if kind == "edit"}
+    train = {path for _, _, path in config.data.mixture} - edits
+    held_out = {path for _, _, path in config.eval.mixture}
+    for (folder,), split in ((train, "train"), (held_out, "held_out"), (edits, "edits")):
         assert re.search(rf"--data=shapes:{split} [^$]*--output={folder}\n", make)
 
 

@@ -342,6 +342,7 @@ class TestBadInput:
             (["--scale=/none.npy"], "/none.npy"),
             (["--guided_tokens=9"], "guided_tokens=9 must be in 0..6"),
             (["--key=-1"], "key=-1"),
+            (["--released"], "--released means nothing of a generator"),
             (["--write=jpg"], "--write=jpg: 'jpg' is none of codes, png, npz"),
             (["--batch_size=3"], "batch_size=3"),
             (["--checkpoint=/none"], "/none does not exist"),

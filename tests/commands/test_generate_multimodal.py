@@ -87,6 +87,21 @@ def test_the_tokenizer_of_the_run(here, weights, tmp_path, monkeypatch):
     assert (code, error) == (2, told)
 
 
+def test_the_released_way(here, folder, tmp_path):
+    """It draws other codes, and another folder: one that is begun goes on as it was begun."""
+    output = tmp_path / "out"
+    code, _, error = here(output, "--count=6", "--write=codes", "--released")
+    assert code == 0, error
+    texts = [TEXTS[n % 2] for n in range(6)]
+    mm = unitok_jax.load_multimodal(folder)
+    expected, exact = (mm.draw(texts, released=each) for each in (True, False))
+    records = unitok_jax.open_codes(output / "codes")
+    np.testing.assert_array_equal([record["codes"][0] for record in records], expected)
+    assert (expected != exact).any() and records.manifest["settings"]["--released"] is True
+    code, _, error = here(output, "--count=6", "--write=codes")
+    assert code == 2 and "--released" in error
+
+
 def test_pictures_by_the_names_of_a_scorer(here, tmp_path):
     """The picture of each prompt once, under its id; the same command again makes what is gone."""
     file, output = tmp_path / "prompts.json", tmp_path / "out"

@@ -7,22 +7,25 @@ import types
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from helpers import in_process
 from unitok_jax.commands import evaluate
-from unitok_jax.data.formats.drawing import COLOURS, SHAPES, Scene, Shape
+from unitok_jax.data.formats.drawing import COLOURS, SHAPES, TEXTURES, Scene, Shape
 from unitok_jax.data.formats.shapes import (
     HELD_OUT,
     LENGTH,
     NUMBERS,
     TRAINING,
+    EditedShapes,
     HeldOutShapes,
     describe,
     place_words,
 )
+from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.evaluation.metrics.shape_recogniser import recognise
-from unitok_jax.evaluation.shapes import exam, measure, report, scores
+from unitok_jax.evaluation.shapes import edits, exam, measure, report, scores
 
 run = functools.partial(in_process.run, evaluate)
 COUNT, SIZE = 64, (64, 64)
@@ -32,9 +35,14 @@ PLACES = {place_words(cell): cell for cell in CELLS}
 
 def scene(colour, form, cells):
     """A scene of equal shapes in some thirds."""
+    return several([(colour, form, cell) for cell in cells])
+
+
+def several(looks):
+    """A scene of shapes of some (colour, form, third)."""
     shapes = [
         Shape(colour, form, "plain", "large", (r, c), 12 + 24 * c, 12 + 24 * r, 9.5, 0, 0)
-        for r, c in cells
+        for colour, form, (r, c) in looks
     ]
     return Scene(tuple(shapes), ((90.0,) * 3, (110.0,) * 3), 0.0)
 
@@ -43,6 +51,7 @@ class Codec:
     """Codes of a picture are its number among all that were seen."""
 
     hash, image_size = "22bb", SIZE
+    config = ConfigDict({"model": {"text": {"vocab_size": END_OF_TEXT + 1}}})
 
     def __init__(self):
         self.pictures = []
@@ -60,9 +69,15 @@ class Codec:
         found = [recognise(image)[0].colour for image in images]
         return np.eye(8)[[list(COLOURS).index(colour) for colour in found]]
 
+    def class_features(self, labels, templates):
+        """Tells colours alone too: of a colour's names the first is the nearest."""
+        assert len(labels) == 64 and "there is a {}" in templates
+        return np.eye(8)[[list(COLOURS).index(label.split()[0]) for label in labels]]
+
 
 class Model:
-    """Sees what the recogniser sees; draws what is asked for, but circles instead of stars."""
+    """Sees what the recogniser sees; draws and edits as asked, but circles instead of stars, and
+    the released way nothing but circles."""
 
     hash = "11aa"
 
@@ -89,17 +104,30 @@ class Model:
                 return place_words(each.cell)
         return ""
 
-    def draw(self, texts, *, key, scale):
-        pictures = exam.render([self._drawn(text) for text in texts], SIZE)
+    def draw(self, texts, *, key, scale, released):
+        pictures = exam.render([self._drawn(text, released) for text in texts], SIZE)
         return self.tokenizer.encode(pictures)
 
     @staticmethod
-    def _drawn(text):
+    def _drawn(text, released):
         colour = next(word for word in text.split() if word in COLOURS)
         form = next(form for form in SHAPES if form in text).replace("star", "circle")
+        form = "circle" if released else form
         place = next((PLACES[words] for words in PLACES if text.endswith(words)), None)
         count = next((n for n, word in enumerate(NUMBERS) if n and text.startswith(word)), 1)
         return scene(colour, form, [place] if place else CELLS[::2][:count])
+
+    def edits(self, images, instructions, *, key, scale):
+        pairs = zip(images, instructions, strict=True)
+        scenes = [self._edited(self.tokenizer.pictures[codes[0, 0]], text) for codes, text in pairs]
+        return self.tokenizer.encode(exam.render(scenes, SIZE))
+
+    @staticmethod
+    def _edited(picture, text):
+        _, _, colour, form, *_, new = text.split()
+        look = (new, form) if new in COLOURS else (colour, new.replace("star", "circle"))
+        seen = [(each.colour, each.shape, each.cell) for each in recognise(picture)]
+        return several([(*(look if s[:2] == (colour, form) else s[:2]), s[2]) for s in seen])
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +144,12 @@ def exams():
 def results():
     model = Model()
     return measure.measure(model, model.tokenizer, COUNT, (1.0, 2.0))
+
+
+@pytest.fixture(scope="module")
+def edited():
+    model = Model()
+    return edits.measure_edits(model, model.tokenizer, COUNT // 2, SIZE, (1.0, 2.0))
 
 
 class TestExams:
@@ -185,6 +219,54 @@ class TestReading:
         assert set(scores.read([grey], wanted[1:])) == {"count"}
 
 
+class TestEdits:
+    def test_are_the_last_that_change_a_colour_or_a_form(self):
+        """Of training's pairs, but no picture that training sees."""
+        last = [EditedShapes().edit(LENGTH // 2 - n) for n in range(1, 2 * COUNT)]
+        others = [each for each in last if each[2].split()[-1] not in TEXTURES]
+        found = edits.examined(COUNT)
+        assert [(edit.before, edit.after, edit.words) for edit in found] == others[:COUNT]
+        for edit in found:
+            old, new = edit.pairs
+            assert f"the {' '.join(old)} " in edit.words and edit.words.split()[-1] in new
+            assert new in TRAINING and (old[0] == new[0]) != (old[1] == new[1])
+
+    def test_right_answers_are_read_and_unedited_pictures_are_not(self, edited):
+        assert edited.figures["unedited"] == dict.fromkeys(edits.READ, 0.0)
+        assert set(edited.figures["rebuilt"]) == set(edits.READ)
+        assert min(edited.figures["rebuilt"].values()) >= 0.99
+
+    def test_of_a_model(self, edited):
+        assert list(edited.figures["edited"]) == ["1", "2"]
+        found = edited.figures["edited"]["2"]
+        into = [edit.words.split()[-1] for edit in edited.edits if edit.words.startswith("turn")]
+        stars = into.count("star") / len(into)
+        assert stars > 0 and found["form"] == pytest.approx(1 - stars, abs=0.05)
+        assert found["colour"] >= 0.95 > found["all"] > found["form"]
+
+    @pytest.mark.parametrize(
+        "looks, expected",
+        [
+            ([("blue", "ring"), ("red", "star")], {"colour", "all"}),
+            ([("red", "ring"), ("red", "star")], set()),  # as it was
+            ([("red", "ring"), ("blue", "ring"), ("red", "star")], set()),  # one more
+            ([("blue", "ring")], {"colour"}),  # the other is gone
+            ([("blue", "star"), ("red", "star")], set()),
+            ([], set()),
+        ],
+    )
+    def test_of_a_picture(self, looks, expected):
+        def pictured(looks):
+            return several([(*look, cell) for look, cell in zip(looks, CELLS[::4], strict=False)])
+
+        before, after = (pictured([(c, "ring"), ("red", "star")]) for c in ("red", "blue"))
+        edit = edits.Edit("make the red ring blue", before, after)
+        (picture,) = exam.render([pictured(looks)], SIZE)
+        found = edits.is_edited(picture, edit)
+        assert set(found) == {"colour", "all"}
+        assert {name for name, right in found.items() if right} == expected
+
+
 class TestMeasured:
     def test_a_model_that_sees(self, results):
         for each in results:
@@ -212,15 +294,41 @@ class TestMeasured:
             stars = np.mean([w.form == "star" for w in each.exam.wanted if w.cell])
             assert stars > 0 and found["form"] == pytest.approx(1 - stars, abs=0.05)
 
+    def test_the_released_way_is_read_at_the_last_scale(self, results):
+        for each in results:
+            (found,), drawn = each.figures["released"].values(), each.figures["drawn"]["2"]
+            assert list(each.figures["released"]) == ["2"]
+            circles = np.mean([w.form == "circle" for w in each.exam.wanted if w.cell])
+            assert found["form"] == pytest.approx(circles, abs=0.05) and circles < 0.5
+            assert found["colour"] == drawn["colour"] and found["count"] == drawn["count"]
+
+    def test_the_tokenizer_s_own_zero_shot(self, results):
+        """Of pictures with one shape: right, here, if the form is the first of a colour's names."""
+        first = next(iter(SHAPES))
+        for each in results:
+            single = [s.shapes[0].shape for s in each.exam.scenes if len(s.shapes) == 1]
+            expected = np.mean([form == first for form in single])
+            for name in ("originals", "rebuilt"):
+                assert each.figures[name][scores.ZERO_SHOT] == pytest.approx(expected)
+            asked = [w.form == first for w in each.exam.wanted if w.cell]
+            for drawn in (*each.figures["drawn"].values(), *each.figures["released"].values()):
+                assert drawn[scores.ZERO_SHOT] == pytest.approx(np.mean(asked))
+
+    def test_a_tokenizer_without_texts_reads_none(self):
+        codec = Codec()
+        codec.config = ConfigDict({"model": {"text": {"vocab_size": END_OF_TEXT}}})
+        assert measure._reader(codec) is scores.read
+
     def test_what_bounds_it(self, results):
         for each in results:
             assert each.figures["rebuilt"] == each.figures["originals"]
             assert each.figures["probe"]["colour"] >= 0.95 > 0.5 > each.figures["probe"]["form"]
 
-    def test_files(self, results, tmp_path):
-        text = report.write(tmp_path, results, {"model": "11aa"})
+    def test_files(self, results, edited, tmp_path):
+        text = report.write(tmp_path, results, edited, {"model": "11aa"})
         found = json.loads((tmp_path / report.FIGURES).read_text())
         assert found["model"] == "11aa" and found["seen"] == results[0].figures
+        assert found["edits"] == edited.figures and "| edited, scale 2 |" in text
         lines = (tmp_path / report.ANSWERS).read_text().splitlines()
         assert len(lines) == sum(len(each.given) for each in results)
         assert json.loads(lines[0]).keys() >= {"pairs", "question", "answer", "given", "is_right"}
@@ -228,8 +336,10 @@ class TestMeasured:
         assert re.search(r"\| colour \| \d+ \| 1.00 \| 0.\d\d \| 0.\d\d \| 1.00 \|", text)
         assert {line.count("|") for line in text.split("\n\n")[0].splitlines()} == {12}
         assert "| relation |" in text and "| drawn, scale 2 |" in text
+        assert text.count("| drawn, released way, scale 2 |") == 2
+        assert text.count("| count | zero-shot |") == 2
         sheet = Image.open(tmp_path / report.SHEET)
-        assert sheet.width > 1500 and sheet.height > 4 * 192
+        assert sheet.width > 1500 and sheet.height > 5 * 192
         assert (np.asarray(sheet) == (0xB0, 0, 0x20)).all(axis=2).any()  # something is wrong
 
     def test_what_is_wrong_is_marked(self, results):
@@ -241,6 +351,15 @@ class TestMeasured:
         assert any(text.endswith("stars") for text in marked)  # whose number is right
         for _, caption, wrong in report._answered(results[1]):
             assert wrong == caption.endswith("(nothing)")
+
+    def test_edits_are_shown_before_and_after(self, edited):
+        cells = [*report._edited(edited)]
+        assert len(cells) == report.SHOWN
+        for number, (before, after) in enumerate(zip(cells[::2], cells[1::2], strict=True)):
+            words = edited.edits[number].words
+            assert before[1:] == (words, False) and after[1:] == ("edited", words.endswith("star"))
+            np.testing.assert_array_equal(before[0], edited.before[number])
+            np.testing.assert_array_equal(after[0], edited.drawn[number])
 
 
 class TestCommand:
@@ -258,6 +377,7 @@ class TestCommand:
     def test_writes_and_prints(self, flags, capsys, monkeypatch, tmp_path):
         code, printed, error = run(capsys, monkeypatch, *self.given(flags))
         assert (code, error) == (0, "") and "| drawn, scale 2 |" in printed
+        assert "| edited, scale 2 |" in printed
         assert printed.splitlines()[-1] == str(tmp_path / "out" / report.SHEET)
         found = json.loads((tmp_path / "out" / report.FIGURES).read_text())
         assert (found["model"], found["tokenizer"]) == ("11aa", "22bb")

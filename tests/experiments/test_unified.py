@@ -141,10 +141,13 @@ def model(cell, seed, right):
         kinds = [kind for kind in KINDS if (pairs, kind) != ("held_out", "relation")]
         score = {"asked": 9, "right": right, "blind": 0.25, "shuffled": 0.125}
         read = dict.fromkeys(unified_report._READ, right / 2)
-        return {"answers": {k: score for k in kinds}, "drawn": {"1": {}, "2": read}}
+        worse = {"both": right / 4}
+        found = {"answers": {k: score for k in kinds}, "drawn": {"1": worse, "2": read, "4": read}}
+        return found | {"released": {"4": {"both": 0.75}}, "rebuilt": {"both": 1.0}}
 
     examined = {pairs: of(pairs) for pairs in PAIRS}
-    return {"kind": "model", "cell": cell, "seed": seed, "examined": examined}
+    losses = {"text_loss": 2 * right, "image_loss": 4 * right}
+    return {"kind": "model", "cell": cell, "seed": seed, "examined": examined} | losses
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def results():
 
 class TestReport:
     def test_tables(self, results):
-        tokenizers, seen, held_out, drawn, _ = (
+        tokenizers, seen, held_out, drawn, _, rest = (
             table.splitlines()[2:] for table in unified_report.tables(results).split("\n\n")
         )
         columns = "1.00 | 0.75 | 0.75 | 0.50 | 0.25 | 1.00 | 0.75 | 0.75 | – | –"
@@ -171,12 +174,20 @@ class TestReport:
         assert seen[0].startswith("| unified | 2 | 0.62 ± 0.18 |")
         assert seen[2].startswith("| blind | 2 | 0.25 ± 0.00 |")
         assert held_out[0].endswith("| – |") and not seen[0].endswith("| – |")
-        assert [row.split(" | ")[0] for row in drawn] == ["| unified", "| draws"]
+        assert [row.split(" | ")[0] for row in drawn] == ["| unified", "| draws", "| rebuilt"]
         assert drawn[1].startswith("| draws | 1 | 0.12 |")
+        assert drawn[2] == "| rebuilt | 2 | – | – | 1.00 ± 0.00 | – | – | – |"
+        assert rest[1:] == [
+            f"| reads | 1 | 2.00 | –{' | –' * 8} |",
+            f"| draws | 1 | – | 1.00{' | 0.06 | 0.12 | 0.12 | 0.75' * 2} |",
+        ]
+        assert rest[0].startswith(
+            "| unified | 2 | 1.25 ± 0.35 | 2.50 ± 0.71 | 0.16 ± 0.04 | 0.31 ±"
+        )
 
     def test_no_results_make_empty_tables(self):
         tables = unified_report.tables([]).split("\n\n")
-        assert [len(table.splitlines()) for table in tables] == [2] * 5
+        assert [len(table.splitlines()) for table in tables] == [2] * 6
 
     def test_plots_are_small_files(self, results, tmp_path):
         pytest.importorskip("matplotlib")

@@ -248,6 +248,17 @@ class TestDrawings:
         assert found[0].shape == (1, 2, TOKENS) and found[0].grid == (2, 3)
         assert len({each.tobytes() for each in found}) > 1
 
+    def test_edits_are_those_of_their_index_image_and_words(self, mm):
+        words = ["make the circle red", "turn the star into a ring", "make the circle red"]
+        found = mm.edits(CODES, words, key=1, scale=2)
+        assert found.shape == (3, 2, TOKENS) and found.grid == (2, 3)
+        one = mm.edit(CODES[1], words[1], key=1, scale=2, index=[1])
+        np.testing.assert_array_equal(one, found[1:2])
+        with pytest.raises(ValueError, match="3 images for 2 instructions"):
+            mm.edits(CODES, words[:2])
+        with pytest.raises(ValueError, match="instruction 1 is empty"):
+            mm.edits(CODES[:2], ["make it red", " "])
+
     def test_other_weights(self, mm):
         """They are drawn and hashed with, and the first model keeps its own."""
         other = multimodals.parameters(mm.config.model.to_dict(), seed=1)

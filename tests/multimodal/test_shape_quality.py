@@ -8,10 +8,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 import unitok_jax
 from configs import multimodal
 from helpers import multimodals
+from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.evaluation.codec import Codec
 from unitok_jax.evaluation.shapes import exam
+from unitok_jax.evaluation.shapes.edits import measure_edits
+from unitok_jax.evaluation.shapes.measure import measure
 from unitok_jax.multimodal.api import MultimodalModel
 from unitok_jax.multimodal.config_checks import check
+from unitok_jax.multimodal.loading import Form, Weights
 from unitok_jax.multimodal.quality import ShapeQuality
 from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.runtime import sharding
@@ -74,6 +78,24 @@ def test_a_state_is_examined(weights, tokenizer, monkeypatch):
         assert names <= figures.keys()
     assert figures["held_out/blind_form"] == figures["held_out/blind_colour"] == 0
     assert all(0 <= value <= 1 for value in figures.values())
+
+
+@pytest.mark.slow
+def test_what_the_command_measures(weights, tokenizer, monkeypatch):
+    """Examinations and edits ask for what a real model and a real tokenizer have."""
+    monkeypatch.setattr(exam, "LEARNT", 50)
+    config = configured(weights, tokenizer)
+    config.model.grid = (4, 4)
+    params = multimodals.parameters(config.model.to_dict())
+    found = Weights(config, params, tokenizer.hash, shape_tokenizer(), Form("plain", False))
+    model = MultimodalModel(found, tokenizer, COUNT, jax.devices()[:1])
+    for result in measure(model, tokenizer, COUNT, (1.0,)):
+        assert result.figures["released"].keys() == result.figures["drawn"].keys() == {"1"}
+    edited = measure_edits(model, tokenizer, COUNT, tokenizer.image_size, (1.0,))
+    assert edited.drawn.shape == edited.before.shape == (COUNT, 64, 64, 3)
+    assert edited.figures["edited"]["1"].keys() == edited.figures["unedited"].keys()
+    expected = model.edits(edited.before, [edit.words for edit in edited.edits])
+    np.testing.assert_array_equal(edited.drawn, to_uint8(tokenizer.decode(expected)))
 
 
 def test_another_tokenizer_is_refused(weights, tokenizer):

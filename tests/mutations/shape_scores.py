@@ -2,7 +2,9 @@
 
 from . import Mutation
 
-EXAM, SCORES = (f"unitok_jax/evaluation/shapes/{name}.py" for name in ("exam", "scores"))
+EXAM, SCORES, EDITS, MEASURE = (
+    f"unitok_jax/evaluation/shapes/{name}.py" for name in ("exam", "scores", "edits", "measure")
+)
 QUALITY = "unitok_jax/multimodal/quality.py"
 TEST, TEST_QUALITY = (
     "tests/evaluation/test_shape_scores.py",
@@ -51,6 +53,34 @@ MUTATIONS = [
         'found["place"] = first is not None and first.cell == wanted.cell',
         'found["place"] = first is not None',
         f"{TEST} -k of_a_picture",
+    ),
+    Mutation(
+        "a released way that is the exact one",
+        MEASURE,
+        "released=True",
+        "released=False",
+        f"{TEST} -k released_way",
+    ),
+    Mutation(
+        "drawings without the tokenizer's own zero-shot",
+        MEASURE,
+        "blind, scales, key, read)",
+        "blind, scales, key)",
+        f"{TEST} -k own_zero_shot",
+    ),
+    Mutation(
+        "an edit that may leave the shape as it was beside the new one",
+        EDITS,
+        "new in seen and old not in seen",
+        "new in seen",
+        f"{TEST} -k of_a_picture",
+    ),
+    Mutation(
+        "edits of textures, which are not read",
+        EDITS,
+        "if _pairs(before) != _pairs(after):",
+        "if True:",
+        f"{TEST} -k change_a_colour_or_a_form",
     ),
     Mutation(
         "drawings of training by the first evaluation's weights",

@@ -30,6 +30,7 @@ from unitok_jax.evaluation.card.drawn import DrawnSettings, measure_drawn
 from unitok_jax.evaluation.card.measure import measure
 from unitok_jax.evaluation.card.settings import CardSettings
 from unitok_jax.evaluation.shapes import report as shapes_report
+from unitok_jax.evaluation.shapes.edits import measure_edits
 from unitok_jax.evaluation.shapes.measure import measure as measure_shapes
 from unitok_jax.runtime import processes
 from unitok_jax.system import outputs
@@ -64,7 +65,8 @@ def main() -> None:
     add(
         "--shapes",
         type=int,
-        help="instead: so many drawn shapes of seen and of held-out pairs, asked about and drawn",
+        help="instead: so many drawn shapes of seen and of held-out pairs, asked about and drawn, "
+        "and as many edits",
     )
     add("--scales", help="of guidance, of what is drawn with --shapes; default: 1,2,4")
     add(
@@ -238,9 +240,11 @@ def _run_shapes(args: argparse.Namespace) -> None:
     scales = _scales(args.scales or "1,2,4")
     with outputs.new_folder(args.output, "--output") as folder:
         model = _load_multimodal(args)
-        results = measure_shapes(model, model.tokenizer, args.shapes, scales)
-        facts = {"model": model.hash, "tokenizer": model.tokenizer.hash, "command": _command()}
-        print(shapes_report.write(folder, results, facts))
+        tokenizer = model.tokenizer
+        results = measure_shapes(model, tokenizer, args.shapes, scales)
+        edited = measure_edits(model, tokenizer, args.shapes, tokenizer.image_size, scales)
+        facts = {"model": model.hash, "tokenizer": tokenizer.hash, "command": _command()}
+        print(shapes_report.write(folder, results, edited, facts))
     print(printable(args.output / shapes_report.SHEET))
 
 

@@ -72,6 +72,11 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, help="largest logits that are kept; default: all")
     parser.add_argument("--top_p", type=float, default=1.0, help="probability that is kept, (0, 1]")
     parser.add_argument(
+        "--released",
+        action="store_true",
+        help="of a multimodal model: as the release draws, which is not how it was trained",
+    )
+    parser.add_argument(
         "--precision",
         choices=tuple(PRECISIONS),
         default="float32",
@@ -106,12 +111,15 @@ def _run(args: argparse.Namespace) -> None:
     arguments.connect(args)
     _check_tokenizer(args, kinds)
     sampler = load_generator(args)
+    if args.released and not isinstance(sampler, TextSampler):
+        raise ValueError("--released means nothing of a generator: it draws one way; leave it out")
     sampler.check_settings(**drawing)
     tokenizer = load_tokenizer(args) if args.tokenizer else None
     if tokenizer is not None:
         sampler.check(tokenizer)
     given = read_prompts(args.prompts) if args.prompts else None
     prompts, count, told = _prompts(args, given, sampler, tokenizer)
+    drawing |= {"released": True} if args.released else {}
     told |= {f"--{name}": value for name, value in drawing.items()}
     told["--rounding"] = args.rounding
     settings = drawn.settings_of(sampler, tokenizer, told, count, args.shard_size)

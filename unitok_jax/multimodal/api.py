@@ -275,23 +275,31 @@ class MultimodalModel:
         return [self._asker.drawing(text, tokens, name) for text, name in named]
 
     def edit(self, image, instruction: str, **settings) -> Codes:
-        """Draws an image anew, after an instruction; for models that were trained on edits.
+        """Draws one image anew: `edits` of one."""
+        return self.edits([image], [instruction], **settings)
+
+    def edits(self, images: Iterable, instructions: Sequence[str], **settings) -> Codes:
+        """Draws images anew, after instructions; for models that were trained on edits.
 
         Args:
-          image: the image.
-          instruction: such as 'make the circle red'.
+          images: B images.
+          instructions: one for each, such as 'make the circle red'.
           **settings: as for `draw`.
 
         Returns:
-          int32 (1, K, N) with the attribute `grid`.
+          int32 (B, K, N) with the attribute `grid`.
 
         Raises:
-          ValueError, TypeError: as for `draw` and `encode`.
-          OSError: the file of the image cannot be read.
+          ValueError, TypeError: as for `draw` and `encode`, or another number of instructions.
+          OSError: the file of an image cannot be read.
         """
         self._check_draws()
-        codes = self.encode([image])[0]
-        return self._draw([self._asker.edit(codes, instruction, "the instruction")], **settings)
+        images, instructions = list(images), list(instructions)
+        if len(images) != len(instructions):
+            raise ValueError(f"{len(images)} images for {len(instructions)} instructions")
+        pairs = zip(self.encode(images), instructions, strict=True)
+        rows = [self._asker.edit(*pair, f"instruction {n}") for n, pair in enumerate(pairs)]
+        return self._draw(rows, **settings)
 
     def check_settings(
         self,

@@ -4,20 +4,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from unitok_jax.data.formats.shape_questions import Question
+from unitok_jax.data.formats.shapes import SingleShapes
 from unitok_jax.data.images.transforms import to_uint8
+from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.evaluation.shapes import scores
-from unitok_jax.evaluation.shapes.exam import PAIRS, Exam, blind_answers, shown
+from unitok_jax.evaluation.shapes.exam import PAIRS, Exam, Wanted, blind_answers, shown
 
 
 class Tokenizer(scores.Codec, Protocol):
-    """Tokenizer of the codes, with features of images."""
+    """Tokenizer of the codes, with features of images and of texts."""
 
+    config: ConfigDict
     image_size: tuple[int, int]
 
     def encode_image(self, images) -> np.ndarray:
         """Encodes uint8 (n, H, W, 3) to floats (n, E)."""
+
+    def class_features(self, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        """Encodes names of classes to floats (C, E); for text towers that know CLIP's ids."""
 
 
 class Examined(NamedTuple):
@@ -37,6 +44,7 @@ def examine(
     blind: Callable[[Question], str],
     scales: Sequence[float],
     key: int = 0,
+    read: Callable[[Sequence[np.ndarray], Sequence[Wanted]], dict[str, float]] = scores.read,
 ) -> Examined:
     """Asks a model all questions of an examination and lets it draw its texts.
 
@@ -48,14 +56,15 @@ def examine(
       blind: the baseline, of `blind_answers`.
       scales: of guidance, at least one.
       key: seed of the drawings.
+      read: computes figures of pictures and of what they shall show.
 
     Returns:
-      Figures `answers`: kind -> `asked`, `right` and `blind`; `drawn`: scale -> shares of `READ`.
+      Figures `answers`: kind -> `asked`, `right` and `blind`; `drawn`: scale -> figures of `read`.
     """
     given, drawn = scores.answers(model, exam, codes), {}
     for scale in scales:
         pictures = scores.drawings(model, codec, exam, scale, key)
-        drawn[f"{scale:g}"] = scores.read(pictures, exam.wanted)
+        drawn[f"{scale:g}"] = read(pictures, exam.wanted)
     kinds = scores.by_kind(exam, given, blind)
     figures = {"answers": {kind: score._asdict() for kind, score in kinds.items()}, "drawn": drawn}
     return Examined(exam, given, pictures, figures)
@@ -76,21 +85,35 @@ def measure(
       results by the order of `PAIRS`. Their figures also have, of answers, `shuffled`: the share
       that is right about another picture; `probe`: the shares of a linear probe on the tokenizer's
       features; `originals` and `rebuilt`: shares of `READ` of the pictures and of their
-      reconstructions.
+      reconstructions; `released`: as `drawn`, of texts drawn the released way with the last scale.
+      All of pictures have the tokenizer's `ZERO_SHOT` beside `READ`, if it knows texts.
     """
-    blind = blind_answers()
+    blind, read = blind_answers(), _reader(tokenizer)
     exams = [Exam(pairs, count, tokenizer.image_size) for pairs in PAIRS]
     probed = scores.probe(tokenizer.encode_image, exams)
     results = []
     for exam in exams:
         codes = tokenizer.encode(exam.pictures)
-        result = examine(model, tokenizer, exam, codes, blind, scales, key)
+        result = examine(model, tokenizer, exam, codes, blind, scales, key, read)
         figures, wanted = result.figures, [shown(scene) for scene in exam.scenes]
         moved = scores.by_kind(exam, scores.answers(model, exam, codes, shuffled=True), blind)
         for kind, score in moved.items():
             figures["answers"][kind]["shuffled"] = score.right
+        released = scores.drawings(model, tokenizer, exam, scales[-1], key, released=True)
+        figures["released"] = {f"{scales[-1]:g}": read(released, exam.wanted)}
         figures["probe"] = probed.get(exam.pairs, {})
-        figures["originals"] = scores.read(exam.pictures, wanted)
-        figures["rebuilt"] = scores.read(to_uint8(tokenizer.decode(codes)), wanted)
+        figures["originals"] = read(exam.pictures, wanted)
+        figures["rebuilt"] = read(to_uint8(tokenizer.decode(codes)), wanted)
         results.append(result)
     return results
+
+
+def _reader(tokenizer: Tokenizer):
+    """Returns `scores.read`, with what a tokenizer that knows texts reads itself."""
+    if tokenizer.config.model.text.vocab_size <= END_OF_TEXT:
+        return scores.read
+    names, templates = SingleShapes().class_names, SingleShapes.class_templates
+    features, classes = tokenizer.encode_image, tokenizer.class_features(names, templates)
+    return lambda pictures, wanted: (
+        scores.read(pictures, wanted) | scores.zero_shot(features, classes, pictures, wanted)
+    )

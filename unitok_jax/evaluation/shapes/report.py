@@ -10,7 +10,8 @@ from PIL import Image
 
 from unitok_jax.data.formats.shape_questions import KINDS
 from unitok_jax.evaluation.metrics.shape_recogniser import recognise
-from unitok_jax.evaluation.shapes import scores
+from unitok_jax.evaluation.shapes import edits, scores
+from unitok_jax.evaluation.shapes.edits import Edited
 from unitok_jax.evaluation.shapes.measure import Examined
 from unitok_jax.pictures.sheet import contact_sheet, load_font
 from unitok_jax.system.markdown import table
@@ -22,10 +23,12 @@ _TITLES = {"seen": "seen pairs", "held_out": "held-out pairs"}
 _COLUMNS = ("right", "blind", "shuffled")
 
 
-def sheet(results: Sequence[Examined]) -> Image.Image:
-    """Draws a sheet: questions with answers, then texts with drawings; what is wrong is red."""
+def sheet(results: Sequence[Examined], edited: Edited | None = None) -> Image.Image:
+    """Draws a sheet: questions with answers, texts with drawings, and pictures before and after an
+    edit; what is wrong is red."""
     cells = [cell for result in results for cell in _answered(result)]
     cells += [cell for result in results for cell in _drawn(result)]
+    cells += _edited(edited) if edited else []
     pictures, captions, marked = zip(*cells, strict=True)
     return contact_sheet(np.stack(pictures), captions, marked, load_font())
 
@@ -50,11 +53,22 @@ def _drawn(result: Examined) -> Iterator[tuple[np.ndarray, str, bool]]:
         yield picture, result.exam.texts[number], not right
 
 
-def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
+def _edited(result: Edited) -> Iterator[tuple[np.ndarray, str, bool]]:
+    """Yields the first pictures, each with its instruction and followed by what was made of it."""
+    for number, edit in enumerate(result.edits[: SHOWN // 2]):
+        yield result.before[number], edit.words, False
+        picture = result.drawn[number]
+        yield picture, "edited", not all(edits.is_edited(picture, edit).values())
+
+
+def tables(
+    figures: Mapping[str, Mapping[str, Any]], edited: Mapping[str, Any] | None = None
+) -> str:
     """Formats figures as Markdown: answers by kind, and what is read from pictures.
 
     Args:
       figures: by the pairs of an examination, as of `measure`.
+      edited: as of `measure_edits`.
     """
     head, rows = ["kind"], []
     for pairs in figures:
@@ -66,13 +80,21 @@ def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
     texts = [table(head, rows)]
     for pairs, each in figures.items():
         read = {name: each[name] for name in ("originals", "rebuilt") if name in each}
-        read |= {f"drawn, scale {scale}": shares for scale, shares in each["drawn"].items()}
-        rows = [
-            [name, *(_share(shares.get(key)) for key in scores.READ)]
-            for name, shares in read.items()
-        ]
-        texts.append(table([f"pictures, {_TITLES[pairs]}", *scores.READ], rows))
+        for key, name in (("drawn", "drawn"), ("released", "drawn, released way")):
+            found = each.get(key, {})
+            read |= {f"{name}, scale {scale}": shares for scale, shares in found.items()}
+        names = (*scores.READ, scores.ZERO_SHOT)
+        texts.append(_read_table(f"pictures, {_TITLES[pairs]}", names, read))
+    if edited:
+        read = {name: edited[name] for name in ("unedited", "rebuilt")}
+        read |= {f"edited, scale {scale}": shares for scale, shares in edited["edited"].items()}
+        texts.append(_read_table("edits", edits.READ, read))
     return "\n\n".join(texts) + "\n"
+
+
+def _read_table(title: str, names: Sequence[str], read: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [[row, *(_share(shares.get(name)) for name in names)] for row, shares in read.items()]
+    return table([title, *(name.replace("_", "-") for name in names)], rows)
 
 
 _NONE = "–"
@@ -89,18 +111,21 @@ def _share(value: float | None) -> str:
     return _NONE if value is None else f"{value:.2f}"
 
 
-def write(folder: Path, results: Sequence[Examined], facts: Mapping[str, Any]) -> str:
+def write(
+    folder: Path, results: Sequence[Examined], edited: Edited, facts: Mapping[str, Any]
+) -> str:
     """Writes the files of an examination, and returns its tables.
 
     Args:
       folder: is there, and empty.
       results: of `measure`.
+      edited: of `measure_edits`.
       facts: that the figures depend on, such as hashes; JSON values.
     """
     figures = {result.exam.pairs: result.figures for result in results}
-    content = json.dumps(dict(facts) | figures, indent=2, allow_nan=False)
-    (folder / FIGURES).write_text(content + "\n")
-    text = tables(figures)
+    content = dict(facts) | figures | {"edits": edited.figures}
+    (folder / FIGURES).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    text = tables(figures, edited.figures)
     (folder / TABLES).write_text(text)
     with open(folder / ANSWERS, "w", encoding="utf-8") as file:
         for result in results:
@@ -108,5 +133,5 @@ def write(folder: Path, results: Sequence[Examined], facts: Mapping[str, Any]) -
                 line = {"pairs": result.exam.pairs, "picture": picture, **question._asdict()}
                 line |= {"given": answer, "is_right": scores.is_right(answer, question)}
                 file.write(json.dumps(line) + "\n")
-    sheet(results).save(folder / SHEET)
+    sheet(results, edited).save(folder / SHEET)
     return text

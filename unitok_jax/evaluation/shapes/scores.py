@@ -7,8 +7,9 @@ import numpy as np
 
 from unitok_jax.data.formats.drawing import COLOURS, SHAPES, TEXTURES, Shape
 from unitok_jax.data.formats.shape_questions import KINDS, Question
-from unitok_jax.data.formats.shapes import SIZES, TrainingShapes
+from unitok_jax.data.formats.shapes import SIZES, SingleShapes, TrainingShapes
 from unitok_jax.data.images.transforms import to_uint8
+from unitok_jax.evaluation.metrics import zero_shot as metrics
 from unitok_jax.evaluation.metrics.probe import linear_probe
 from unitok_jax.evaluation.metrics.shape_recogniser import recognise
 from unitok_jax.evaluation.metrics.vqa import normalize
@@ -16,6 +17,9 @@ from unitok_jax.evaluation.shapes.exam import LEARNT, Exam, Wanted, render
 
 READ = ("colour", "form", "both", "place", "count")
 """Figures of drawings."""
+
+ZERO_SHOT = "zero_shot"
+"""Figure of drawings by a tokenizer that knows texts."""
 
 _LIMIT = 8  # ids of an answer; the longest takes six with its end
 
@@ -26,7 +30,7 @@ class Model(Protocol):
     def answers(self, images: Sequence, questions: Sequence[str], *, limit: int) -> list[str]:
         """Answers a question about each image, codes (K, N) int32."""
 
-    def draw(self, texts: Sequence[str], *, key: int, scale: float) -> np.ndarray:
+    def draw(self, texts: Sequence[str], *, key: int, scale: float, released: bool) -> np.ndarray:
         """Draws codes (n, K, N) int32 from texts, with guidance; 1 is none."""
 
 
@@ -109,21 +113,57 @@ def is_drawn(picture: np.ndarray, wanted: Wanted) -> dict[str, bool]:
 
 
 def read(pictures: Sequence[np.ndarray], wanted: Sequence[Wanted]) -> dict[str, float]:
-    """Computes the shares of pictures that show what is wanted, by the figures of `READ`.
+    """Computes the shares of pictures that show what is wanted, by the figures of `READ`."""
+    return shares([is_drawn(*pair) for pair in zip(pictures, wanted, strict=True)], READ)
 
-    A figure that nothing is asked for is left out.
+
+def shares(found: Sequence[Mapping[str, bool]], names: Sequence[str]) -> dict[str, float]:
+    """Computes the share of each figure that is right; one that nothing is asked for is left out.
+
+    Args:
+      found: of each picture, the figures that it is asked for.
+      names: of the figures, in their order.
     """
-    found = [is_drawn(*pair) for pair in zip(pictures, wanted, strict=True)]
-    shares = {}
-    for name in READ:
-        if right := [each[name] for each in found if name in each]:
-            shares[name] = float(np.mean(right))
-    return shares
+    rights = {name: [each[name] for each in found if name in each] for name in names}
+    return {name: float(np.mean(right)) for name, right in rights.items() if right}
 
 
-def drawings(model: Model, codec: Codec, exam: Exam, scale: float, key: int = 0) -> np.ndarray:
-    """Draws the texts of an examination with a scale of guidance, uint8 (n, H, W, 3)."""
-    return to_uint8(codec.decode(model.draw(exam.texts, key=key, scale=scale)))
+def drawings(
+    model: Model, codec: Codec, exam: Exam, scale: float, key: int = 0, released: bool = False
+) -> np.ndarray:
+    """Draws the texts of an examination with a scale of guidance, uint8 (n, H, W, 3).
+
+    Args:
+      released: the way of UniTok's release, which is not that of the training.
+    """
+    codes = model.draw(exam.texts, key=key, scale=scale, released=released)
+    return to_uint8(codec.decode(codes))
+
+
+def zero_shot(
+    features: Callable[[np.ndarray], np.ndarray],
+    classes: np.ndarray,
+    pictures: Sequence[np.ndarray],
+    wanted: Sequence[Wanted],
+) -> dict[str, float]:
+    """Computes how often a tokenizer finds a picture nearest to the text of its colour and form.
+
+    Args:
+      features: of uint8 (n, H, W, 3), unit vectors (n, E).
+      classes: unit vectors (64, E) of the classes of `SingleShapes`.
+      pictures: uint8 (H, W, 3) each.
+      wanted: what they show; those with a place, which show one shape, are classified.
+
+    Returns:
+      {`ZERO_SHOT`: share}; empty if no picture has a place.
+    """
+    single = [n for n, each in enumerate(wanted) if each.cell is not None]
+    if not single:
+        return {}
+    pairs = [(wanted[n].colour, wanted[n].form) for n in single]
+    labels = np.array([SingleShapes.pairs.index(pair) for pair in pairs])
+    found = metrics.zero_shot(features(np.stack([pictures[n] for n in single])), classes, labels)
+    return {ZERO_SHOT: found["zero_shot_top1"]}
 
 
 _PROBED: Mapping[str, tuple[Sequence, Callable[[Shape], object]]] = {
