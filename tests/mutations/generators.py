@@ -96,7 +96,7 @@ MUTATIONS = [
     Mutation(
         "codes of another tokenizer on resuming",
         RUN,
-        '            "tokenizer of the codes": self.records.tokenizer_hash,\n',
+        "            TOKENIZER: self.records.tokenizer_hash,\n",
         "",
         f"{TRAIN} -k other_codes_are_refused",
     ),
