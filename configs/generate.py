@@ -21,7 +21,9 @@ def get_config() -> ConfigDict:
     model.vocab_size = 32_768  # total rows of all codebooks, the tokenizer's
     model.grid = (16, 16)  # rows and columns of tokens, the codes'
     model.prompt = "class"  # class or text
-    model.prompt_rope = "zero"  # positions of the prompt: zero, the reference's, or identity
+    model.prompt_rope = (
+        "zero"  # positions of the prompt: zero, the reference's, or identity, for text
+    )
     model.classes = 1000  # classes of the labels
     model.null_class = True  # True has a class more, for dropped labels: guidance needs it
     model.text_tokens = 77  # features of a text, for prompt=text; longer ones are cut

@@ -350,6 +350,7 @@ def test_other_heads(tmp_path, changes, keys):
 def test_the_plan_takes_the_batches_of_training(config, folder, tmp_path, prompt):
     config.model.prompt = prompt
     if prompt == "text":
+        config.model.prompt_rope = "identity"
         config.model.text_tokens, config.model.text_features = 4, 3
         config.data.text_features = str(tmp_path)
         for number in range(24):
