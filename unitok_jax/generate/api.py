@@ -38,6 +38,7 @@ class Sampler:
       classes: number of labels; 0 for a generator of texts.
       stored_features: digest of the features of texts that it was trained on; None: the states of
         the tokenizer's text tower, or no texts.
+      notes: what the file of the weights lacks and is assumed, such as the grid, a line each.
       precision, batch_size: as given.
     """
 
@@ -63,7 +64,7 @@ class Sampler:
         devices = jax.local_devices() if devices is None else list(devices)
         self.batch_size = choose_batch_size(batch_size, devices)
         self.config, self.tokenizer_hash = weights.config, weights.tokenizer_hash
-        self.stored_features = weights.stored_features
+        self.stored_features, self.notes = weights.stored_features, weights.notes
         self.precision, self._devices = precision, devices
         model = weights.config.model.to_dict()
         self._compiled = CompiledSampler(model, weights.params, self.batch_size, devices, precision)

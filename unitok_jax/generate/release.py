@@ -123,7 +123,7 @@ def _grid(args, given):
         raise ConversionError(f"grid={given} was given, but the file tells ({side}, {side})")
     if side or given:
         return tuple(given or (side, side)), ()
-    note = f"no array tells the grid of tokens: {_GRID} is assumed; --grid=ROWS,COLUMNS sets it"
+    note = f"no array tells the grid of tokens: {_GRID} is assumed; unitok convert --grid sets it"
     return _GRID, (note,)
 
 
