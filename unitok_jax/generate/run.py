@@ -231,7 +231,9 @@ class Run:
         `data.tokenizer`.
         """
         config = self.config
-        count = min(config.eval.preview, len(self.eval_records))
+        count = config.eval.preview
+        if config.model.prompt == "text":
+            count = min(count, len(self.eval_records))
         if not config.data.tokenizer or not count:
             return None
         labels = np.arange(count, dtype=np.int32) * config.model.classes // count
