@@ -8,7 +8,7 @@ from flax import nnx
 
 from helpers import generators
 from helpers.jaxprs import equations, products
-from unitok_jax.generate import sampling
+from unitok_jax.generate import objective, sampling
 from unitok_jax.generate.model import Generator
 from unitok_jax.generate.step import abstract_model
 from unitok_jax.models.layers import Keys
@@ -98,6 +98,27 @@ def test_unguided_logits_are_of_the_prompt_alone(weights):
     _, logits, (given, null) = run(weights, np.array([0, 1, 2, 1]))
     np.testing.assert_allclose(logits, given, rtol=1e-5, atol=1e-5)
     assert np.abs(given - null).max() > 0.1
+
+
+@pytest.mark.parametrize("head_depth", [0, 1])
+def test_logits_of_a_bfloat16_model_are_float32(head_depth):
+    """Products of bfloat16 are not rounded to it, in drawing and in training. (XLA may leave that
+    rounding out: numbers tell nothing.)"""
+    weights = generators.weights(head_depth=head_depth, dtype="bfloat16")
+    graph, _ = abstract_model(weights.config.model.to_dict())
+    codes = jnp.zeros((3, 2, 6), int)
+
+    def loss(params):
+        model = nnx.merge(graph, params)
+        return objective.losses(model, codes, model.prompt(jnp.arange(3)), chunk=3).mean()
+
+    for jaxpr in (traced(weights, 3), jax.make_jaxpr(loss)(weights.params)):
+        found = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
+        last = [e for e in found if e.outvars[0].aval.shape[-1] == 8]
+        assert last
+        for product in last:
+            dtypes = [v.aval.dtype for v in (*product.invars, *product.outvars)]
+            assert dtypes == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
 
 
 def test_behind_the_guided_tokens_half_the_batch_is_left(weights):
