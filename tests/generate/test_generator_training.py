@@ -309,6 +309,30 @@ class TestWhatIsDropped:
         both, _ = embed_prompts(model, batch, 3, guided=True)
         np.testing.assert_array_equal(both, np.concatenate([kept, null[None].repeat(6000, 0)]))
 
+    def test_a_tenth_of_the_texts(self, folder):
+        """And those without a word always; what stands for them is trained."""
+        config = coded.config(folder)
+        config.model.update(prompt="text", text_tokens=3, text_features=5)
+        pure = GeneratorSteps(config)
+        params = jax.jit(pure.init)().generator.params
+        model, rng = nnx.merge(pure.graph, params), np.random.default_rng(0)
+        batch = {
+            "features": rng.normal(size=(6000, 3, 5)).astype(np.float32),
+            "valid": np.ones((6000, 3), bool),
+            "null": np.arange(6000) % 100 == 0,
+        }
+        null = np.asarray(model.prompt(batch["features"][:1], jnp.array([True])))[0]
+        prompts = [pure.prompt(model, batch, key) for key in (None, jax.random.key(0))]
+        kept, dropped = (np.asarray(p == null).all((1, 2)) for p in prompts)
+        np.testing.assert_array_equal(kept, batch["null"])
+        assert dropped[kept].all() and abs(dropped[~kept].mean() - 0.1) < 0.017
+        # Fresh logits are zero, and send no gradient to what lies before them.
+        params["head"]["kernel"] = jnp.asarray(rng.normal(size=params["head"]["kernel"].shape))
+        few = {key: rows[1:33] for key, rows in batch.items()}
+        few["codes"] = rng.integers(0, coded.ENTRIES, (32, 2, 6))
+        grads = jax.jit(jax.grad(lambda p: pure.losses(p, few, jax.random.key(0)).mean()))(params)
+        assert not few["null"].any() and np.asarray(grads["prompt"]["null"] != 0).all()
+
     def test_a_tenth_of_the_values_of_the_input(self, initialised):
         _, model = initialised
         codes = jnp.zeros((200, 2, 6), int)
