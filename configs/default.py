@@ -52,9 +52,7 @@ def get_config() -> ConfigDict:
     data.max_bad = 0.01  # maximum fraction of unusable samples, in [0, 1]; more end the run
     data.image_size = (256, 256)  # height, width in pixels; multiples of 16
     data.batch_size = 16_384  # global batch size, in samples
-    data.decode_fraction = (
-        1.0  # decoded fraction of a batch: 1, 1/2, 1/3, ... (docs/guides/many_hosts.md)
-    )
+    data.decode_fraction = 1.0  # decoded part of a batch: 1, 1/2, ...; docs/guides/many_hosts.md
     data.crop_scale = (0.9, 1.0)  # range of the area of a training crop, as a fraction of the image
     data.crop_ratio = (3 / 4, 4 / 3)  # range of the aspect ratio of a training crop
     data.context_length = model.text.get_ref("context_length")  # tokens per caption, as model.text

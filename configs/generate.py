@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     model.vocab_size = 32_768  # total rows of all codebooks, the tokenizer's
     model.grid = (16, 16)  # rows and columns of tokens, the codes'
     model.prompt = "class"  # class or text
-    model.prompt_rope = "zero"  # positions of the prompt: zero, the reference's, or identity
+    model.prompt_rope = "zero"  # positions of the prompt: zero, as published; identity for text
     model.classes = 1000  # classes of the labels
     model.null_class = True  # True has a class more, for dropped labels: guidance needs it
     model.text_tokens = 77  # features of a text, for prompt=text; longer ones are cut
@@ -74,9 +74,7 @@ def get_config() -> ConfigDict:
     config.eval.reference = ""  # .npz of Inception's statistics to compare with, as ADM's
 
     config.frozen = ConfigDict()
-    config.frozen.inception = (
-        ""  # weights of Inception for gFID, or seeded; read if images are drawn
-    )
+    config.frozen.inception = ""  # weights of Inception, or seeded; for eval.drawn_images
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1_000  # steps between checkpoints; the last step is always saved

@@ -22,6 +22,7 @@ def get_config():
     config.data.batch_size = 64
     config.optim.learning_rate = 1e-3
     config.optim.ema_decay = 0.999
+    config.eval.path = "codes/shapes_held_out"
     config.eval.every = 500
     config.eval.max_images = 1024
     config.eval.preview = 64

@@ -127,6 +127,7 @@ class TestReference:
                     yield prefix + key, value
 
         rows = cells(REFERENCE[page]())
+        assert [row[0] for row in rows if not row[-1].strip()] == []  # each tells its meaning
         told = {key.strip("`"): eval(value.strip("`")) for key, value, *_ in rows}
         assert len(rows) == len(told) and told == dict(flat(defaults.get_config()))
 

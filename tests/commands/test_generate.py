@@ -1,5 +1,6 @@
 """The generate command: what it writes, kills, several processes and devices, bad input."""
 
+import argparse
 import json
 import os
 import random
@@ -11,11 +12,12 @@ import time
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import unitok_jax
 from configs import tiny
-from helpers import generators, in_process
+from helpers import generators, in_process, parity
 from helpers.tokenized import kill_when, other_weights, run, shards, start
 from unitok_jax.commands import generate
 from unitok_jax.data.images.transforms import to_uint8
@@ -375,6 +377,30 @@ class TestBadInput:
         code, printed, _ = in_process.run(generate, capsys, monkeypatch, *more)
         assert (code, printed) == (0, f"codes of 3 samples in {tmp_path}/out\n")
 
+    def test_a_grid_that_is_assumed(self, capsys, tmp_path):
+        """Of a file of the release, which does not tell it."""
+        state = dict(parity.state("generator"))
+        state["cls_embedding.embedding_table.weight"] = np.ones((1001, 64), np.float32)
+        safetensors.numpy.save_file(state, tmp_path / "x.safetensors")
+        args = argparse.Namespace(
+            checkpoint=str(tmp_path / "x.safetensors"),
+            batch_size=None,
+            precision="float32",
+            weights=None,
+        )
+        assert generate.load_generator(args).grid == (16, 16)
+        told = "x.safetensors: no array tells the grid of tokens: (16, 16) is assumed; unitok"
+        assert capsys.readouterr().err.count(told) == 1
+
+    def test_codes_of_an_unknown_tokenizer(self, capsys, monkeypatch, tmp_path):
+        """They could neither be decoded nor continued with pictures."""
+        generators.save(tmp_path / "gen", generators.weights(tokenizer_hash=None))
+        arguments = [f"--checkpoint={tmp_path}/gen", "--labels=1", f"--output={tmp_path}/out"]
+        arguments += ["--write=codes"]
+        code, _, error = in_process.run(generate, capsys, monkeypatch, *arguments)
+        assert code == 2 and "give --tokenizer, or bind it with unitok convert" in error
+        assert not (tmp_path / "out").exists()
+
     def test_other_settings(self, here, whole, tmp_path):
         output = tmp_path / "out"
         shutil.copytree(whole, output)
@@ -516,3 +542,5 @@ def test_files_of_other_bytes(tmp_path):
     assert generate.labels_of(f"{tmp_path}/labels", None, 5, 0).tolist() == [4, 0]
     (tmp_path / "prompts").write_bytes(b"\xef\xbb\xbfa cat\r\na dog")
     assert generate.read_texts(tmp_path / "prompts") == ["a cat", "a dog"]
+    (tmp_path / "prompts").write_text("a\u2028cat\na\x85\x0bdog\x0c\n")
+    assert generate.read_texts(tmp_path / "prompts") == ["a\u2028cat", "a\x85\x0bdog"]

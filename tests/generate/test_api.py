@@ -286,6 +286,15 @@ def tokenizer(**changes):
 
 
 class TestBadInput:
+    def test_texts_for_a_generator_of_stored_features(self, tmp_path):
+        """Even if the tower's states have their shape."""
+        found = generators.weights(prompt="text", text_tokens=3, text_features=5)
+        folder = generators.save(tmp_path / "run", found._replace(stored_features="0123abcd"))
+        loaded = unitok_jax.load_generator(folder)
+        assert loaded.stored_features == "0123abcd"
+        with pytest.raises(ValueError, match="trained on stored features .* give features= and v"):
+            loaded.text_prompts(tokenizer(), "a cat")
+
     def test_another_tokenizer(self, weights, gen):
         gen.check(tokenizer())
         with pytest.raises(ValueError, match=f"hash {generators.HASH}.*hash other"):
@@ -319,7 +328,8 @@ class TestBadInput:
             ({"scale": -1}, "scale=-1 must be"),
             ({"scale": float("nan")}, "scale=nan"),
             ({"scale": [1.0, 2, 3]}, r"scale of shape \(3,\): expected a number, \(2,\)"),
-            ({"scale": "big"}, "scale of shape"),
+            ({"scale": "big"}, "scale='big' is no array of numbers: expected a number"),
+            ({"scale": [[1], [1, 2]]}, r"^scale=\[\[1\], \[1, 2\]\] is no array of numbers"),
             ({"guided_tokens": 7}, "guided_tokens=7 must be in 0..6"),
             ({"key": -1}, "key=-1"),
             ({"key": 2**32}, "key=4294967296"),

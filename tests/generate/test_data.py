@@ -256,7 +256,11 @@ class TestPrompts:
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"model.prompt": "text"}, "model.prompt=text needs the features .*: set data.tokenizer"),
+        ({"model.prompt": "text"}, "model.prompt_rope=zero .*; set model.prompt_rope=identity"),
+        (
+            {"model.prompt": "text", "model.prompt_rope": "identity"},
+            "model.prompt=text needs the features .*: set data.tokenizer",
+        ),
         ({"data.text_features": "x"}, "data.text_features=x is not read with model.prompt=class"),
         ({"eval.preview": -1}, "eval.preview=-1 must not be negative"),
         ({"eval.temperature": -0.5}, "eval.temperature=-0.5 must not be negative"),
@@ -265,6 +269,10 @@ class TestPrompts:
         (
             {"model.null_class": False, "loss.drop_prompt": 0.0, "eval.scale": 2.0},
             "eval.scale=2.0 guides by a null class",
+        ),
+        (
+            {"loss.drop_prompt": 0.0, "eval.scale": 2.0},
+            "eval.scale=2.0 guides by a null prompt that loss.drop_prompt=0 does not train",
         ),
         ({"loss.chunk": 4}, "loss.chunk=4 does not divide the 6 tokens of model.grid"),
         ({"loss.drop_prompt": 1.0}, "loss.drop_prompt=1.0 must be at least 0 and below 1"),

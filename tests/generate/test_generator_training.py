@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from helpers import arrays, coded
+from helpers.jaxprs import equations
 from helpers.jobs import records
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.generate import run as run_module
@@ -287,6 +288,25 @@ class TestSteps:
         assert losses[0] != losses[1] == losses[2]
 
 
+def trunk_and_head(config, part):
+    """The decoders of fresh weights whose blocks add nothing but by attention or by the MLP."""
+    pure = GeneratorSteps(config)
+    params = jax.jit(pure.init)().generator.params
+    for decoder in (params["trunk"], params["head"]["decoder"]):
+        other, last = {"attention": ("mlp", "down"), "mlp": ("attention", "out")}[part]
+        decoder["blocks"][other][last]["kernel"] *= 0
+    model = nnx.merge(pure.graph, params)
+    return model.trunk, model.head.decoder
+
+
+def streams(decoder, count, seed):
+    """The stream (1 + L, B, 3, D), random before the blocks; no seed: all of it is kept."""
+    x = np.random.default_rng(0).normal(size=(count, 3, 64)).astype(np.float32)
+    key = None if seed is None else jax.random.key(seed)
+    after = jax.jit(lambda x: decoder._scan(x, None, None, key, every=True)[2])(x)
+    return np.concatenate([x[None], after])
+
+
 @pytest.fixture(scope="module")
 def initialised(folder):
     """Steps, and a model of fresh weights."""
@@ -309,6 +329,30 @@ class TestWhatIsDropped:
         both, _ = embed_prompts(model, batch, 3, guided=True)
         np.testing.assert_array_equal(both, np.concatenate([kept, null[None].repeat(6000, 0)]))
 
+    def test_a_tenth_of_the_texts(self, folder):
+        """And those without a word always; what stands for them is trained."""
+        config = coded.config(folder)
+        config.model.update(prompt="text", text_tokens=3, text_features=5)
+        pure = GeneratorSteps(config)
+        params = jax.jit(pure.init)().generator.params
+        model, rng = nnx.merge(pure.graph, params), np.random.default_rng(0)
+        batch = {
+            "features": rng.normal(size=(6000, 3, 5)).astype(np.float32),
+            "valid": np.ones((6000, 3), bool),
+            "null": np.arange(6000) % 100 == 0,
+        }
+        null = np.asarray(model.prompt(batch["features"][:1], jnp.array([True])))[0]
+        prompts = [pure.prompt(model, batch, key) for key in (None, jax.random.key(0))]
+        kept, dropped = (np.asarray(p == null).all((1, 2)) for p in prompts)
+        np.testing.assert_array_equal(kept, batch["null"])
+        assert dropped[kept].all() and abs(dropped[~kept].mean() - 0.1) < 0.017
+        # Fresh logits are zero, and send no gradient to what lies before them.
+        params["head"]["kernel"] = jnp.asarray(rng.normal(size=params["head"]["kernel"].shape))
+        few = {key: rows[1:33] for key, rows in batch.items()}
+        few["codes"] = rng.integers(0, coded.ENTRIES, (32, 2, 6))
+        grads = jax.jit(jax.grad(lambda p: pure.losses(p, few, jax.random.key(0)).mean()))(params)
+        assert not few["null"].any() and np.asarray(grads["prompt"]["null"] != 0).all()
+
     def test_a_tenth_of_the_values_of_the_input(self, initialised):
         _, model = initialised
         codes = jnp.zeros((200, 2, 6), int)
@@ -319,6 +363,54 @@ class TestWhatIsDropped:
         assert (abs(kept.mean((0, 2)) - 0.9) < 0.01).all()
         assert (abs(kept.mean((0, 1)) - 0.9) < 0.04).all()
         np.testing.assert_allclose(np.asarray(out)[kept], np.asarray(x / 0.9)[kept], rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        "drop_path, shapes",
+        [
+            (0.0, [(8,), *[(8, 6, 64)] * 3, *[(24, 2, 64)] * 2]),
+            (0.3, [(8,), (8, 6, 64), *[(8, 1, 1)] * 2]),
+        ],
+    )
+    def test_what_is_drawn_at_random(self, config, drop_path, shapes):
+        """Labels and the input; behind attention and MLP values of trunk and head, or images of the
+        trunk alone."""
+        config.model.update(remat=False, drop_path=drop_path)
+        pure = GeneratorSteps(config)
+
+        def losses(params):
+            return pure.losses(params, self.batch(), jax.random.key(0))
+
+        drawn = equations(jax.make_jaxpr(losses)(pure.abstract_params))
+        drawn = [e.outvars[0].aval.shape for e in drawn if e.primitive.name == "random_bits"]
+        assert drawn == shapes
+
+    def batch(self):
+        return {"codes": jnp.zeros((8, 2, 6), int), "labels": jnp.zeros(8, int)}
+
+    @pytest.mark.parametrize("part", ["attention", "mlp"])
+    def test_a_tenth_of_what_a_block_adds(self, config, part):
+        """Single values of one residual while the other is nothing, in trunk and head."""
+        for decoder in trunk_and_head(config, part):
+            kept, out = streams(decoder, 100, None), streams(decoder, 100, 0)
+            added, left = kept[1] - kept[0], out[1] - out[0]
+            is_left = left != 0
+            assert (
+                abs(is_left.mean() - 0.9) < 0.01 and (abs(is_left.mean((0, 1)) - 0.9) < 0.1).all()
+            )
+            np.testing.assert_allclose(left[is_left], added[is_left] / 0.9, rtol=1e-3, atol=1e-5)
+
+    @pytest.mark.parametrize("part", ["attention", "mlp"])
+    def test_images_leave_out_a_block_of_the_trunk(self, config, part):
+        """Rates grow from 0 to that of the last block; nothing is dropped of the head."""
+        config.model.drop_path = 0.4
+        trunk, head = trunk_and_head(config, part)
+        np.testing.assert_array_equal(streams(head, 100, None), streams(head, 100, 0))
+        kept, out = streams(trunk, 1000, None), streams(trunk, 1000, 0)
+        np.testing.assert_array_equal(kept[1], out[1])
+        added, left = kept[2] - kept[1], out[2] - out[1]
+        is_left = (left != 0).any((1, 2))
+        assert abs(is_left.mean() - 0.6) < 0.07
+        np.testing.assert_allclose(left[is_left], added[is_left] / 0.6, rtol=1e-3, atol=1e-5)
 
     def test_the_null_class_is_trained(self, whole, config):
         run = one_device(config)
@@ -350,6 +442,7 @@ def test_other_heads(tmp_path, changes, keys):
 def test_the_plan_takes_the_batches_of_training(config, folder, tmp_path, prompt):
     config.model.prompt = prompt
     if prompt == "text":
+        config.model.prompt_rope = "identity"
         config.model.text_tokens, config.model.text_features = 4, 3
         config.data.text_features = str(tmp_path)
         for number in range(24):

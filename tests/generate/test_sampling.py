@@ -7,12 +7,36 @@ import pytest
 from flax import nnx
 
 from helpers import generators
-from unitok_jax.generate import sampling
+from helpers.jaxprs import equations, products
+from unitok_jax.generate import objective, sampling
 from unitok_jax.generate.model import Generator
 from unitok_jax.generate.step import abstract_model
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.sampling import Filters
 from unitok_jax.models.transformer import grid_rope
+
+
+def traced(weights, count, *, guided=False, until=None, known=None):
+    """The jaxpr of sampling for `count` labels, of which nothing is computed."""
+    graph, _ = abstract_model(weights.config.model.to_dict())
+    labels = jnp.zeros(count * (1 + guided), int)
+
+    def draw(params):
+        model = nnx.merge(graph, params)
+        tokens, books = np.prod(model.grid), model.num_codebooks
+        more = {} if known is None else {"known": jnp.asarray(known)}
+        return sampling.sample(
+            model,
+            model.prompt(labels),
+            jax.random.split(jax.random.key(0), count),
+            filters=Filters(),
+            scale=jnp.ones((tokens, books)) if guided else None,
+            until=until,
+            given=jnp.zeros((count, books, tokens), int) if more else None,
+            **more,
+        )
+
+    return jax.make_jaxpr(draw)(weights.params)
 
 
 def run(weights, labels, scale=None, until=None, seed=0):
@@ -74,6 +98,46 @@ def test_unguided_logits_are_of_the_prompt_alone(weights):
     _, logits, (given, null) = run(weights, np.array([0, 1, 2, 1]))
     np.testing.assert_allclose(logits, given, rtol=1e-5, atol=1e-5)
     assert np.abs(given - null).max() > 0.1
+
+
+@pytest.mark.parametrize("head_depth", [0, 1])
+def test_logits_of_a_bfloat16_model_are_float32(head_depth):
+    """Products of bfloat16 are not rounded to it, in drawing and in training. (XLA may leave that
+    rounding out: numbers tell nothing.)"""
+    weights = generators.weights(head_depth=head_depth, dtype="bfloat16")
+    graph, _ = abstract_model(weights.config.model.to_dict())
+    codes = jnp.zeros((3, 2, 6), int)
+
+    def loss(params):
+        model = nnx.merge(graph, params)
+        return objective.losses(model, codes, model.prompt(jnp.arange(3)), chunk=3).mean()
+
+    for jaxpr in (traced(weights, 3), jax.make_jaxpr(loss)(weights.params)):
+        found = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
+        last = [e for e in found if e.outvars[0].aval.shape[-1] == 8]
+        assert last
+        for product in last:
+            dtypes = [v.aval.dtype for v in (*product.invars, *product.outvars)]
+            assert dtypes == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+
+
+def test_behind_the_guided_tokens_half_the_batch_is_left(weights):
+    """A scan of the prompts and null prompts, and one of the prompts alone."""
+    jaxpr = traced(weights, 3, guided=True, until=2)
+    scans = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
+    rows = [{left[0] for left, _ in products(e.params["jaxpr"])} for e in scans]
+    assert [e.params["length"] for e in scans] == [2, 4]
+    assert rows == [{6}, {3}]
+
+
+@pytest.mark.parametrize("head_depth", [0, 1])
+def test_the_head_is_not_run_for_known_tokens(head_depth):
+    weights = generators.weights(head_depth=head_depth)
+    jaxpr = traced(weights, 3, known=np.arange(6) < 2)
+    (choice,) = (e for e in equations(jaxpr) if e.primitive.name == "cond")
+    drawn, kept = (products(branch) for branch in choice.params["branches"])
+    assert not kept and len(drawn) == 1 + 7 * head_depth  # the logits; and those of a block
+    assert sorted(products(jaxpr)) == sorted(products(traced(weights, 3)))
 
 
 @pytest.mark.slow

@@ -198,6 +198,19 @@ def test_gfid_needs_all_that_it_compares(config, keys, message):
         Run(config, jax.devices()[:1])
 
 
+@pytest.mark.parametrize("prompt, shown", [("class", 6), ("text", 4)])
+def test_labels_are_shown_beyond_the_records(config, text_config, monkeypatch, prompt, shown):
+    """Each caption once; labels need no records."""
+    config.eval.max_images, config.model.prompt = 4, prompt
+    run, titles = one_device(config), []
+    monkeypatch.setattr(
+        run, "draw", lambda params, prompts, numbers, *_: np.zeros((len(numbers), 4, 6), np.int32)
+    )
+    monkeypatch.setattr(run_module, "contact_sheet", lambda images, texts, *_: titles.extend(texts))
+    run.preview(None)
+    assert len(titles) == shown
+
+
 def test_without_a_tokenizer_there_is_no_picture(config):
     config.data.tokenizer = ""
     run = one_device(config)

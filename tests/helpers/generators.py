@@ -45,9 +45,13 @@ def save(workdir, found: Weights, step=3, raw=None):
     items = {"params": found.params}
     if raw is not None:
         items["training"] = {"params": raw}
-    facts = {"tokenizer of the codes": found.tokenizer_hash}
+    facts = {
+        "tokenizer of the codes": found.tokenizer_hash,
+        "digest of the features": found.stored_features,
+    }
+    facts = {key: value for key, value in facts.items() if value}
     with Checkpoints(workdir, create=True) as checkpoints:
-        checkpoints.save(step, items, config, {}, facts if found.tokenizer_hash else {})
+        checkpoints.save(step, items, config, {}, facts)
     return workdir
 
 

@@ -70,9 +70,23 @@ MUTATIONS = [
     Mutation(
         "given codes that are not kept",
         SAMPLING,
-        "jnp.where(known[number], given[..., number], codes)",
-        "jnp.where(known[number], codes, given[..., number])",
+        "lax.cond(known[number], keep, draw)",
+        "lax.cond(known[number], draw, keep)",
         f"{TEST_API} -k test_keeps",
+    ),
+    Mutation(
+        "codes that are drawn for known tokens, and thrown away",
+        SAMPLING,
+        "lax.cond(known[number], keep, draw)",
+        "jax.tree.map(lambda a, b: jnp.where(known[number], a, b), keep(), draw())",
+        f"{TEST_SAMPLING} -k test_the_head_is_not_run",
+    ),
+    Mutation(
+        "null prompts behind the guided tokens",
+        SAMPLING,
+        "until = tokens if until is None or not guided else min(until, tokens)",
+        "until = tokens",
+        f"{TEST_SAMPLING} -k test_behind_the_guided_tokens",
     ),
     Mutation(
         "completions of another image",

@@ -60,6 +60,7 @@ def assert_same(ours, theirs):
     """The same generator: model, arrays and the tokenizer that it belongs to."""
     assert ours.config.model.to_dict() == theirs.config.model.to_dict()
     assert ours.tokenizer_hash == theirs.tokenizer_hash
+    assert ours.stored_features == theirs.stored_features
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
 
 
@@ -324,6 +325,20 @@ class TestRoundTrips:
             read = loading.read(tmp_path / "x.pt").config.model
             assert all(read[key] == value for key, value in keys.items())
 
+    @pytest.mark.parametrize("stored", [None, "fedcba98"])
+    def test_features_of_texts_are_told(self, tmp_path, torch, stored):
+        """Those of the tokenizer's tower, or stored ones: the release's files have T5's alone."""
+        made_of = made(prompt="text", text_tokens=3, text_features=5)
+        weights = made_of._replace(stored_features=stored)
+        loading.write_hub(tmp_path / "hub", weights)
+        assert ("fedcba98" in (tmp_path / "hub" / "README.md").read_text()) == bool(stored)
+        for name in ("x.pt", "x.safetensors", "folder"):
+            loading.write(tmp_path / name, weights)
+        for name in ("x.pt", "x.safetensors", "folder", "hub"):
+            assert loading.read(tmp_path / name).stored_features == stored
+        assert read({"num_classes": 10}, "generator_text").stored_features == "those of the release"
+        assert read({"num_classes": 10}).stored_features is None
+
     @pytest.mark.parametrize("null", [True, False])
     def test_the_release_builds_the_rows_that_there_are(self, null):
         """Its table has a row more than classes exactly for a class dropout above 0."""
@@ -374,6 +389,7 @@ class TestDocument:
             ({"format_version": 2}, "format_version=2"),
             ({"layout": "own"}, "layout='own'"),
             ({"tokenizer": 3}, "'tokenizer' a hash or null"),
+            ({"stored_features": 3}, "'stored_features' must be a digest"),
             ({"model": {"surplus": 1}}, "unknown .*surplus"),
             ({"model": {"size": "huge"}}, "model.size='huge' is none of nano"),
             ({"model": {"size": ["b"]}}, r"model.size=\['b'\] must be a str"),

@@ -199,7 +199,10 @@ class TextSampler(NamedTuple):
 
 
 def load_generator(args):
-    """Loads the `Sampler` or `TextSampler` that the arguments name, on all devices here."""
+    """Loads the `Sampler` or `TextSampler` that the arguments name, on all devices here.
+
+    What the file of a generator lacks, and is assumed, is told.
+    """
     from unitok_jax.weights import hub, load
 
     rest = {"precision": args.precision, "weights": args.weights}
@@ -213,7 +216,10 @@ def load_generator(args):
         return TextSampler(**{name: getattr(model, name) for name in names}, **others)
     from unitok_jax.generate.api import load_generator
 
-    return load_generator(args.checkpoint, args.batch_size, **rest)
+    sampler = load_generator(args.checkpoint, args.batch_size, **rest)
+    for note in sampler.notes:
+        print(f"--checkpoint={printable(args.checkpoint)}: {note}", file=sys.stderr)
+    return sampler
 
 
 def _given(texts: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -295,18 +301,19 @@ def read_prompts(file: pathlib.Path):
 
 
 def read_texts(file: pathlib.Path) -> list[str]:
-    """Reads a text a line.
+    """Reads a text a line; a line ends at a newline alone, and not at U+2028, say.
 
     Raises:
       ValueError: no text, a blank line before the last text, or bytes that are no UTF-8.
       OSError: the file cannot be read.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        text = file.read_text(encoding="utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
         raise ValueError(f"--prompts={file} is no text in UTF-8: {error}") from error
-    if not lines:
+    if not text:
         raise ValueError(f"--prompts={file} is empty; it must hold a text a line")
+    lines = text.split("\n")
     blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
     if blank:
         raise ValueError(f"--prompts={file}: line {blank} is empty; a prompt needs a word")

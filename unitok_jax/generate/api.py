@@ -36,6 +36,9 @@ class Sampler:
       tokenizer_hash: `Tokenizer.hash` of the tokenizer whose codes it draws; None: not recorded.
       grid: rows and columns of tokens.
       classes: number of labels; 0 for a generator of texts.
+      stored_features: digest of the features of texts that it was trained on; None: the states of
+        the tokenizer's text tower, or no texts.
+      notes: what the file of the weights lacks and is assumed, such as the grid, a line each.
       precision, batch_size: as given.
     """
 
@@ -61,6 +64,7 @@ class Sampler:
         devices = jax.local_devices() if devices is None else list(devices)
         self.batch_size = choose_batch_size(batch_size, devices)
         self.config, self.tokenizer_hash = weights.config, weights.tokenizer_hash
+        self.stored_features, self.notes = weights.stored_features, weights.notes
         self.precision, self._devices = precision, devices
         model = weights.config.model.to_dict()
         self._compiled = CompiledSampler(model, weights.params, self.batch_size, devices, precision)
@@ -212,9 +216,16 @@ class Sampler:
           {'features': float32 (B, T, F), 'valid': bool (B, T)}, arguments of `sample`.
 
         Raises:
-          ValueError, TypeError: a blank text, another tokenizer, or prompts of another kind.
+          ValueError, TypeError: a blank text, another tokenizer, or prompts of another kind, stored
+            features among them.
         """
         self.check(tokenizer)
+        if self.stored_features:
+            raise ValueError(
+                "this generator was trained on stored features of texts (data.text_features), not "
+                "on the states of the tokenizer's text tower: draw in Python, and give features= "
+                "and valid= of the same encoder to `sample`"
+            )
         model, tower = self.config.model, tokenizer.config.model.text
         found = tower.context_length, tower.width
         if self.classes or found != (model.text_tokens, model.text_features):

@@ -67,6 +67,11 @@ def check(config: ConfigDict) -> None:
             f"eval.scale={config.eval.scale} guides by a null class, and model.null_class=False: "
             "set eval.scale=1"
         )
+    if config.eval.scale != 1 and not config.loss.drop_prompt:
+        raise ValueError(
+            f"eval.scale={config.eval.scale} guides by a null prompt that loss.drop_prompt=0 does "
+            "not train: set eval.scale=1, or loss.drop_prompt=0.1"
+        )
     _check_text(config)
     _check_drawn_images(config)
 
@@ -93,7 +98,13 @@ def _check_text(config) -> None:
                 f"data.text_features={config.data.text_features} is not read with "
                 "model.prompt=class; leave it empty, or set model.prompt=text"
             )
-    elif not config.data.tokenizer and not config.data.text_features:
+        return
+    if config.model.prompt_rope == "zero":
+        raise ValueError(
+            "model.prompt_rope=zero shows the image only the mean of its words; for "
+            "model.prompt=text, set model.prompt_rope=identity"
+        )
+    if not config.data.tokenizer and not config.data.text_features:
         raise ValueError(
             "model.prompt=text needs the features of captions: set data.tokenizer to the tokenizer "
             "of the codes, whose text tower makes them, or data.text_features to a folder of them"

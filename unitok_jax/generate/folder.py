@@ -195,8 +195,13 @@ def settings_of(sampler: Sampler, tokenizer, drawing: dict[str, Any], count: int
       shard_size: samples in a file of codes.
 
     Raises:
-      ValueError: a value out of its range.
+      ValueError: a value out of its range, or nothing that tells the tokenizer of the codes.
     """
+    if not sampler.tokenizer_hash and not tokenizer:
+        raise ValueError(
+            "the generator does not tell whose codes it draws, and a folder of codes must: give "
+            "--tokenizer, or bind it with unitok convert --tokenizer"
+        )
     books, entries = sampler.codebook_shape
     if count < 1:
         raise ValueError(f"--count={count} must be at least 1")
@@ -208,7 +213,7 @@ def settings_of(sampler: Sampler, tokenizer, drawing: dict[str, Any], count: int
         "format": FORMAT,
         "version": code_files.VERSION,
         "generator": sampler.hash,
-        "tokenizer": sampler.tokenizer_hash or (tokenizer.hash if tokenizer else "unknown"),
+        "tokenizer": sampler.tokenizer_hash or tokenizer.hash,
         "precision": sampler.precision,
         # Both change the last bits of logits, and so occasionally a draw.
         "platform": jax.default_backend(),

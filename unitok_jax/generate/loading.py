@@ -21,6 +21,8 @@ from unitok_jax.weights.generator_layout import ROWS, is_generator
 
 TOKENIZER = "tokenizer of the codes"
 """Fact of a run's data: the hash of the tokenizer."""
+FEATURES = "digest of the features"
+"""Fact of a run's data: the digest of the stored features of texts, if those were read."""
 
 
 class Weights(NamedTuple):
@@ -30,6 +32,7 @@ class Weights(NamedTuple):
     params: Any  # nested dict of float32 arrays
     tokenizer_hash: str | None  # of the tokenizer whose codes it draws; None: not recorded
     notes: tuple[str, ...] = ()  # what the file lacks or left to choose, a line each
+    stored_features: str | None = None  # digest of those of texts; None: it was trained on none
 
 
 def read(
@@ -82,7 +85,9 @@ def _read_run(path, weights):
         except ValueError as error:
             raise ConversionError(f"{printable(where)}: {error}") from error
         params = load.restore_params(checkpoints, step, shapes, weights)
-        return Weights(_config(model), params, data[TOKENIZER] if TOKENIZER in data else None)
+        facts = {"tokenizer_hash": TOKENIZER, "stored_features": FEATURES}
+        found = {name: data[fact] if fact in data else None for name, fact in facts.items()}
+        return Weights(_config(model), params, **found)
 
 
 def from_content(
@@ -106,13 +111,15 @@ def from_content(
         names = ", ".join(map(printable, sorted(state)[:3]))
         raise ConversionError(f"{printable(path)} seems to be {what} (with {names}), no generator")
     try:
-        model, tokenizer, notes = release.infer(state, args, grid=grid, classes=classes)
+        model, *rest = release.infer(state, args, grid=grid, classes=classes)
         params = torch_layout.from_torch(state, limits.abstract_params(model), ROWS, {})
     except ValueError as error:
         raise ConversionError(f"{printable(path)}: {error}") from error
+    found = Weights(_config(model), params, *rest)
     if weights == "ema":
-        notes += ("it holds an average, which is taken; --weights=raw: the trained weights",)
-    return Weights(_config(model), params, tokenizer, notes)
+        note = "it holds an average, which is taken; --weights=raw: the trained weights"
+        found = found._replace(notes=(*found.notes, note))
+    return found
 
 
 def write(path, weights: Weights) -> None:
@@ -128,18 +135,19 @@ def write(path, weights: Weights) -> None:
       OSError: the path cannot be written; the disk may be full.
       ImportError: a PyTorch file without PyTorch.
     """
-    path, (config, params, tokenizer, _) = expand(path), weights
+    path, (config, params, tokenizer, _, features) = expand(path), weights
     if path.suffix == ".safetensors":
         content, state = _document(weights)
         files.write_safetensors(state, path, {"args": json.dumps(content)})
     elif path.suffix in files.TORCH:
-        args = release.to_args(config.model.to_dict(), tokenizer)
+        args = release.to_args(config.model.to_dict(), tokenizer, features)
         torch_files.write(path, args, torch_layout.to_torch(params, ROWS, {}), ("model",))
     elif path.suffix:
         raise ConversionError(f"{printable(path)}: {files.kinds()}")
     else:
         config = ConfigDict({"product": "generator", **config.to_dict(), "data": {}})
-        data = {TOKENIZER: tokenizer} if tokenizer else {}
+        facts = {TOKENIZER: tokenizer, FEATURES: features}
+        data = {fact: value for fact, value in facts.items() if value}
         with new_folder(path) as folder, Checkpoints(folder, create=True) as checkpoints:
             checkpoints.save(0, {"params": params}, config, {}, data)
 
@@ -157,7 +165,9 @@ def _from_document(path: pathlib.Path, content: Mapping, state: Mapping) -> Weig
         params = hub.arrays(content["layout"], state, shapes, rows=ROWS, fixed={})
     except ValueError as error:
         raise ConversionError(f"{printable(path)}: {error}") from error
-    return Weights(_config(model), params, content["tokenizer"])
+    return Weights(
+        _config(model), params, content["tokenizer"], stored_features=content.get("stored_features")
+    )
 
 
 def _document(weights: Weights) -> tuple[dict, dict]:
@@ -168,7 +178,10 @@ def _document(weights: Weights) -> tuple[dict, dict]:
         layout = "unitok_jax"
         state = {k: np.array(v, order="C") for k, v in trees.flatten(weights.params).items()}
     model = weights.config.model.to_dict()
-    return document.of_product("generator", layout, model, weights.tokenizer_hash), state
+    content = document.of_product("generator", layout, model, weights.tokenizer_hash)
+    if weights.stored_features:
+        content["stored_features"] = weights.stored_features
+    return content, state
 
 
 def _config(model: Mapping) -> ConfigDict:
@@ -194,9 +207,12 @@ def facts(weights: Weights) -> dict[str, str]:
     model = weights.config.model
     rows, columns = model.grid
     null = "one null class" if model.null_class else "no null class"
+    prompts = f"{model.classes} classes, {null}" if model.prompt == "class" else "texts"
+    if weights.stored_features:
+        prompts += f", by stored features ({weights.stored_features})"
     return {
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(weights.params)):,}",
-        "prompts": f"{model.classes} classes, {null}" if model.prompt == "class" else "texts",
+        "prompts": prompts,
         "codes of an image (K x N)": f"{model.num_codebooks} x {rows * columns}",
         "grid": f"{rows} x {columns}",
         "rows of each codebook (V)": f"{model.vocab_size // model.num_codebooks:,}",

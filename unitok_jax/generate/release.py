@@ -13,6 +13,7 @@ from unitok_jax.weights.torch_options import shape_of
 
 _IMAGENET = 1000  # rows of its table are classes alone, as published, or one more with a null class
 _GRID = (16, 16)  # of an image of 256 pixels
+_FEATURES = "those of the release"  # T5's, of its generators of texts
 
 
 class Inferred(NamedTuple):
@@ -21,6 +22,7 @@ class Inferred(NamedTuple):
     model: dict[str, Any]  # the keyword arguments of `Generator`
     tokenizer_hash: str | None  # in a file that this package wrote
     notes: tuple[str, ...]  # what the checkpoint lacks, a line each
+    stored_features: str | None  # of texts, if they are stored ones: T5's, or as this package wrote
 
 
 def infer(
@@ -82,8 +84,9 @@ def infer(
                 "refused (model.null_class=False)",
             )
     notes += ("it has no rotary positions: they are computed (model.prompt_rope=zero)",)
-    tokenizer = args.get("tokenizer")
-    return Inferred(model, tokenizer if isinstance(tokenizer, str) else None, notes)
+    written = args.get("tokenizer"), args.get("stored_features", _FEATURES)
+    tokenizer, features = (value if isinstance(value, str) else None for value in written)
+    return Inferred(model, tokenizer, notes, features if model["prompt"] == "text" else None)
 
 
 def _size(width, depth, args):
@@ -120,7 +123,7 @@ def _grid(args, given):
         raise ConversionError(f"grid={given} was given, but the file tells ({side}, {side})")
     if side or given:
         return tuple(given or (side, side)), ()
-    note = f"no array tells the grid of tokens: {_GRID} is assumed; --grid=ROWS,COLUMNS sets it"
+    note = f"no array tells the grid of tokens: {_GRID} is assumed; unitok convert --grid sets it"
     return _GRID, (note,)
 
 
@@ -155,8 +158,14 @@ def _shape(state, name, axes):
     return shape_of(state, name, axes, "a generator")
 
 
-def to_args(model: Mapping[str, Any], tokenizer_hash: str | None) -> dict[str, Any]:
-    """Returns the options by which the release's code builds a model, and the tokenizer's hash.
+def to_args(
+    model: Mapping[str, Any], tokenizer_hash: str | None, stored_features: str | None = _FEATURES
+) -> dict[str, Any]:
+    """Returns the options by which the release's code builds a model, and what it belongs to.
+
+    Args:
+      model: the keyword arguments of `Generator`.
+      tokenizer_hash, stored_features: as of `loading.Weights`; the release's files have neither.
 
     Raises:
       ConversionError: the release cannot build it; the message names the key.
@@ -197,4 +206,5 @@ def to_args(model: Mapping[str, Any], tokenizer_hash: str | None) -> dict[str, A
     if model["prompt"] == "text":
         text = {"cls_token_num": model["text_tokens"], "caption_dim": model["text_features"]}
         args |= {"model_type": "t2i", **text}
+        args |= {"stored_features": stored_features} if stored_features != _FEATURES else {}
     return args | ({"tokenizer": tokenizer_hash} if tokenizer_hash else {})

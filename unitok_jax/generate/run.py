@@ -18,6 +18,7 @@ from unitok_jax.evaluation.codec import Codec
 from unitok_jax.generate import data
 from unitok_jax.generate.companion import TextStates
 from unitok_jax.generate.config_checks import check
+from unitok_jax.generate.loading import FEATURES, TOKENIZER
 from unitok_jax.generate.plan import plan
 from unitok_jax.generate.prompts import Captions, Features, open_prompts
 from unitok_jax.generate.quality import DrawnQuality
@@ -110,7 +111,7 @@ class Run:
         return {
             "samples in the data": self.samples,
             "batch size": self.batch_size,
-            "tokenizer of the codes": self.records.tokenizer_hash,
+            TOKENIZER: self.records.tokenizer_hash,
             "precision of the codes": self.records.precision,
             "digest of the codes": f"{digest:08x}",
         } | self._text_facts
@@ -118,7 +119,7 @@ class Run:
     @property
     def _text_facts(self) -> dict[str, Any]:
         if isinstance(self.prompts, Features):
-            return {"digest of the features": f"{self.prompts.digest(self.records):08x}"}
+            return {FEATURES: f"{self.prompts.digest(self.records):08x}"}
         return {"features of texts": "text tower"} if self.steps.tower else {}
 
     @property
@@ -230,7 +231,9 @@ class Run:
         `data.tokenizer`.
         """
         config = self.config
-        count = min(config.eval.preview, len(self.eval_records))
+        count = config.eval.preview
+        if config.model.prompt == "text":
+            count = min(count, len(self.eval_records))
         if not config.data.tokenizer or not count:
             return None
         labels = np.arange(count, dtype=np.int32) * config.model.classes // count

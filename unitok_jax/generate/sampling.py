@@ -33,7 +33,7 @@ def sample(
       valid: as for `Generator.hidden`, of all prompts.
       given: (B, K, N) codes to keep where `known` (N,) bool is true; None: nothing is given.
       known: see `given`.
-      keep_logits: return the logits that each code was drawn from.
+      keep_logits: return the logits that each code was drawn from; 0 of known tokens.
 
     Returns:
       codes (B, K, N) int32, and logits (B, K, N, V), or V = 0.
@@ -66,16 +66,22 @@ def sample(
             x, cache, seen = carry
             place = lax.dynamic_slice_in_dim(rope, number, 1)
             hidden, cache = model.trunk.extend(trunk, x, cache, rope=place, seen=seen)
-            token = draw_token(
-                model.head, head, hidden[:, 0], keys, number, scale[number], filters, guided
-            )
-            codes = token.codes
-            if known is not None:
-                codes = jnp.where(known[number], given[..., number], codes)
-            x = model.embed(codes[..., None])
+
+            def draw():
+                token = draw_token(
+                    model.head, head, hidden[:, 0], keys, number, scale[number], filters, guided
+                )
+                return token if keep_logits else Token(token.codes, token.logits[..., :0])
+
+            def keep():
+                codes = given[..., number]
+                return Token(codes, jnp.zeros((*codes.shape, model.entries * keep_logits)))
+
+            # The predicate is one for the batch: the head is not run for a known token.
+            token = draw() if known is None else lax.cond(known[number], keep, draw)
+            x = model.embed(token.codes[..., None])
             x = jnp.concatenate([x, x]) if guided else x
-            kept = token.logits if keep_logits else token.logits[..., :0]
-            return (x, cache, seen), Token(codes, kept)
+            return (x, cache, seen), token
 
         return one
 

@@ -47,14 +47,18 @@ def check_scale(
     Raises:
       ValueError: another shape, or a value below 0 or not finite.
     """
+    expected = (
+        f"expected a number, ({books},) for the codebooks, ({tokens}, 1) for the tokens, or "
+        f"({tokens}, {books})"
+    )
     try:
         array = np.asarray(scale, np.float32)
+    except (ValueError, TypeError) as error:  # rows of several lengths, words
+        raise ValueError(f"scale={show(scale)} is no array of numbers: {expected}") from error
+    try:
         table = np.array(np.broadcast_to(array, (tokens, books)))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"scale of shape {np.shape(scale)}: expected a number, ({books},) for the codebooks, "
-            f"({tokens}, 1) for the tokens, or ({tokens}, {books})"
-        ) from error
+    except ValueError as error:
+        raise ValueError(f"scale of shape {array.shape}: {expected}") from error
     if not np.isfinite(table).all() or table.min() < 0:
         raise ValueError(f"scale={show(scale)} must be finite and at least 0; 1 does not guide")
     if guided_tokens is not None:

@@ -1,7 +1,8 @@
 """Document beside weights that says which model they are of: config.json of a folder for the hub.
 
-A generator's .safetensors file has the same in its metadata. A multimodal model's config.json has
-the keys of transformers beside these.
+A generator's .safetensors file has the same in its metadata, and `stored_features` if it was
+trained on such features of texts. A multimodal model's config.json has the keys of transformers
+beside these.
 """
 
 from collections.abc import Mapping
@@ -83,6 +84,8 @@ def check(config: Mapping, path: str, product: str) -> None:
             raise ConversionError(f"{path}: 'model' must be an object that holds an object 'text'")
     elif not isinstance(model, dict) or not isinstance(config["tokenizer"], str | None):
         raise ConversionError(f"{path}: 'model' must be an object, and 'tokenizer' a hash or null")
+    elif product == "generator" and not isinstance(config.get("stored_features"), str | None):
+        raise ConversionError(f"{path}: 'stored_features' must be a digest, or absent")
 
 
 def product_of(config: Mapping) -> str:

@@ -4,7 +4,8 @@ An endless data set without download. An image is a function of (split, index): 
 on every machine, in every process. Sixteen pairs of colour and shape are held out: no training
 image shows one, and the evaluation split shows only those, one object per image, so that
 zero-shot classification tests compositions of known words. A third split shows one object of any
-pair, labelled, for generators; a fourth pictures in pairs, before and after an edit.
+pair, labelled, for generators, and another the like in other pictures; and there are pictures in
+pairs, before and after an edit.
 
 Drawing, encoding, decoding and cropping to 64 px take about 1.4 ms of one core;
 docs/guides/prepare_data.md has the command.
@@ -161,12 +162,19 @@ class EditedShapes(TrainingShapes):
         return before, dataclasses.replace(before, shapes=tuple(shapes)), words
 
 
-_SPLITS = (TrainingShapes, HeldOutShapes, SingleShapes, EditedShapes)
+class OtherSingleShapes(SingleShapes):
+    """As `SingleShapes`, in other pictures: for the evaluation of what was trained on those."""
+
+    split = "single_held_out"
+
+
+# (The place of a split is part of its pictures' seed.)
+_SPLITS = (TrainingShapes, HeldOutShapes, SingleShapes, EditedShapes, OtherSingleShapes)
 SPLITS = {"": TrainingShapes} | {each.split: each for each in _SPLITS}
 
 
 def shape_source(path: str = "", captions: str = "") -> TrainingShapes:
-    """Opens the split that `data.path` names: train (or empty), held_out, single or edits.
+    """Opens the split that `data.path` names, a key of `SPLITS`; empty: train.
 
     Raises:
         ValueError: another path, or a caption file, which would be ignored.
@@ -174,7 +182,7 @@ def shape_source(path: str = "", captions: str = "") -> TrainingShapes:
     if path not in SPLITS:
         raise ValueError(
             f"data.path={path!r} is no split of data.source=shapes: use train (or nothing), "
-            "held_out, single or edits"
+            "held_out, single, single_held_out or edits"
         )
     if captions:
         raise ValueError(

@@ -379,6 +379,8 @@ def _generation(generation: samples.Generation | None) -> dict[str, Any]:
 def _captions(path: str, images: samples.DrawnImages) -> Sequence[str]:
     """Returns a caption of each sample, from a file of lines or from the samples' own codes.
 
+    A line ends at a newline alone, and not at U+2028, say: as `unitok generate --prompts` reads it.
+
     Raises:
       ValueError: no captions, not as many lines as samples, an empty one, or not UTF-8.
     """
@@ -392,7 +394,7 @@ def _captions(path: str, images: samples.DrawnImages) -> Sequence[str]:
     file = expand(path)
     check_file(file)
     try:
-        captions = file.read_text(encoding="utf-8-sig").splitlines()
+        captions = file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"--captions={path} is no UTF-8 text: {error}") from error
     if len(captions) != images.count:
