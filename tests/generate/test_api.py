@@ -5,12 +5,14 @@ import types
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import unitok_jax
 from helpers import generators
 from unitok_jax.codes import Codes
 from unitok_jax.generate import loading, sampling
 from unitok_jax.generate.api import Sampler
+from unitok_jax.generate.step import abstract_model
 
 pytestmark = pytest.mark.slow
 
@@ -181,6 +183,21 @@ class TestOtherGenerators:
         found = generators.weights(num_codebooks=1, vocab_size=8, head_depth=head_depth)
         codes = sampler(found).sample([0, 1], scale=1.5)
         assert codes.shape == (2, 1, 6) and len(np.unique(codes)) > 2
+
+    def test_a_narrow_head(self):
+        """Greedy codes are the likeliest, given those before."""
+        found = generators.weights(head_width=32)
+        codes = sampler(found).sample([0, 1, 2], temperature=0)
+        graph, _ = abstract_model(found.config.model.to_dict())
+
+        @jax.jit
+        def whole(params):
+            model = nnx.merge(graph, params)
+            hidden = model.hidden(codes, model.prompt(np.arange(3))).reshape(18, -1)
+            return model.logits(hidden, codes.transpose(0, 2, 1).reshape(18, 2)).argmax(-1)
+
+        likeliest = np.asarray(whole(found.params)).reshape(3, 6, 2).transpose(0, 2, 1)
+        np.testing.assert_array_equal(codes, likeliest)
 
     def test_no_null_class(self, weights):
         found = generators.weights(null_class=False)

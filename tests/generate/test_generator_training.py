@@ -426,8 +426,9 @@ class TestWhatIsDropped:
     [
         ({"num_codebooks": 1}, {"model.num_codebooks": 1, "model.vocab_size": 16}),
         ({}, {"model.head_depth": 0}),
+        ({}, {"model.head_width": 32}),
     ],
-    ids=["one codebook", "independent codes"],
+    ids=["one codebook", "independent codes", "a narrow head"],
 )
 def test_other_heads(tmp_path, changes, keys):
     config = coded.config(coded.write(tmp_path / "codes", **changes))

@@ -68,10 +68,10 @@ def weights():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head_depth", [0, 1])
-def test_guidance_of_each_codebook_and_token(head_depth):
+@pytest.mark.parametrize("head", [{"head_depth": 0}, {}, {"head_width": 32}], ids=str)
+def test_guidance_of_each_codebook_and_token(head):
     """null + scale (given - null), of the scale at that place; and 1 where it is not guided."""
-    weights = generators.weights(head_depth=head_depth)
+    weights = generators.weights(**head)
     scale = np.random.default_rng(0).uniform(0, 4, (6, 2)).astype(np.float32)
     _, logits, (given, null) = run(weights, np.array([0, 1, 2, 2]), scale, until=4)
     assert np.abs(given - null).max() > 0.1

@@ -82,6 +82,20 @@ MUTATIONS = [
         f"{TEST_SAMPLING} -k test_the_head_is_not_run",
     ),
     Mutation(
+        "logits that are rounded to bfloat16",
+        DRAWS,
+        "jnp.matmul(out[:, 0], steps.kernel, preferred_element_type=jnp.float32)",
+        "jnp.matmul(out[:, 0], steps.kernel)",
+        f"{TEST_SAMPLING} -k bfloat16_model",
+    ),
+    Mutation(
+        "the text tower's states for stored features of their shape",
+        API,
+        "if self.stored_features:",
+        "if False:",
+        f"{TEST_API} -k stored_features",
+    ),
+    Mutation(
         "null prompts behind the guided tokens",
         SAMPLING,
         "until = tokens if until is None or not guided else min(until, tokens)",

@@ -6,6 +6,7 @@ DATA, PROMPTS = "unitok_jax/generate/data.py", "unitok_jax/generate/prompts.py"
 STEP, MODEL = "unitok_jax/generate/step.py", "unitok_jax/generate/model.py"
 COMPANION, RUN = "unitok_jax/generate/companion.py", "unitok_jax/generate/run.py"
 TEST_DATA, TRAIN = "tests/generate/test_data.py", "tests/generate/test_generator_training.py"
+OBJECTIVE = "tests/generate/test_generator_objective.py"
 BESIDE = "tests/generate/test_with_a_tokenizer.py"
 
 MUTATIONS = [
@@ -78,6 +79,20 @@ MUTATIONS = [
         "return drop(x, self.rate, key)",
         "return x",
         f"{TRAIN} -k values_of_the_input",
+    ),
+    Mutation(
+        "logits that wait for the backward pass",
+        "unitok_jax/generate/objective.py",
+        "    @jax.checkpoint\n",
+        "",
+        f"{OBJECTIVE} -k of_a_chunk",
+    ),
+    Mutation(
+        "blocks of which all is kept for the backward pass",
+        "unitok_jax/models/transformer.py",
+        "step = jax.checkpoint(step) if self.remat else step",
+        "step = step",
+        f"{OBJECTIVE} -k computed_again",
     ),
     Mutation(
         "a head that drops nothing",
