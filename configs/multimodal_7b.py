@@ -35,4 +35,5 @@ def get_config(name: str = "") -> ConfigDict:
     """
     config = multimodal.get_config()
     config.model.vocabulary = 32_000  # Llama 2's, of which <0x00> and <0x01> stand around images
+    config.loss.chunk = 256  # the depth head is gathered once for each
     return default.variant(config, VARIANTS, name, "multimodal_7b")
