@@ -101,8 +101,8 @@ def _check_text(config) -> None:
         return
     if config.model.prompt_rope == "zero":
         raise ValueError(
-            "model.prompt_rope=zero shows the image only the mean of its words; for "
-            "model.prompt=text, set model.prompt_rope=identity"
+            "model.prompt_rope=zero shows an image only the mean of the words of a text; set "
+            "model.prompt_rope=identity for model.prompt=text"
         )
     if not config.data.tokenizer and not config.data.text_features:
         raise ValueError(
