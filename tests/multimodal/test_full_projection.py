@@ -116,6 +116,8 @@ def test_pictures_are_padded_with_grey(mm, monkeypatch):
     seen = []
 
     class Tokenizer:
+        batch_size = 2
+
         def encode(self, images):
             seen.append(images)
             return np.zeros((len(images), 2, 6), np.int32)
