@@ -162,8 +162,8 @@ MUTATIONS = [
     Mutation(
         "codebooks are compared by their size alone",
         LOADING,
-        "if theirs is None or np.abs(",
-        "if theirs is None or 0 * np.abs(",
+        "return bool(np.abs(l2_normalize(theirs)",
+        "return bool(0 * np.abs(l2_normalize(theirs)",
         f"{TEST_FOLDERS} -k others_are_refused",
     ),
     Mutation(
