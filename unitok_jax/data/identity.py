@@ -24,9 +24,7 @@ def identity(source: Source) -> dict[str, dict[str, Any]]:
         data': the names of some samples, with checksums of their images and captions; for a source
         that knows all names, 'names of the data'. Unreadable entries are omitted.
     """
-    count = len(source)
-    places = sorted({number * count // PROBES for number in range(PROBES)})
-    probes = {f"sample {place}": _probe(source, place) for place in places}
+    probes = {f"sample {place}": _probe(source, place) for place in probed(len(source))}
     facts = {
         "order of the data": order_facts(source),
         "samples of the data": {place: probe for place, probe in probes.items() if probe},
@@ -35,6 +33,11 @@ def identity(source: Source) -> dict[str, dict[str, Any]]:
         digest = zlib.crc32("\0".join(names).encode(errors="surrogatepass"))
         facts["names of the data"] = {"digest": f"{digest:08x}"}
     return facts
+
+
+def probed(count: int) -> list[int]:
+    """Returns the places of the samples that are read, of so many."""
+    return sorted({number * count // PROBES for number in range(PROBES)})
 
 
 def order_facts(source) -> dict[str, Any]:

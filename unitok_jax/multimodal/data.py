@@ -14,7 +14,7 @@ import numpy as np
 from unitok_jax.data import language_tokenizer, order
 from unitok_jax.data.formats.cache import Cache
 from unitok_jax.data.health import Health, Notes, SampleError
-from unitok_jax.data.identity import PROBES, order_facts
+from unitok_jax.data.identity import order_facts, probed
 from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.data.reading import stream
@@ -227,9 +227,9 @@ class Packed:
 
 
 def _digest(part) -> str:
-    """Returns the checksum of `PROBES` samples of a part, as 8 hexadecimal digits."""
+    """Returns the checksum of a few samples of a part, as 8 hexadecimal digits."""
     digest = 0
-    for index in sorted({number * len(part) // PROBES for number in range(PROBES)}):
+    for index in probed(len(part)):
         try:
             sample = part.sample(index, np.random.default_rng(index))
         except SampleError as error:

@@ -126,7 +126,7 @@ class Run:
         """
         config, model = self.config, self.config.model.to_dict()
         if config.init.path:
-            params = _whole(config.init.path, model, self._codes, self.text)
+            params = _whole(config.init.path, model, self._codes.tokenizer, self.text)
             self._check_codebooks(params["image"]["quantizer"]["codebook"])
             return params
         found = {"image": self._of_the_tokenizer()}
@@ -277,7 +277,7 @@ def _check_text(ours: LanguageTokenizer, theirs: LanguageTokenizer) -> None:
         )
 
 
-def _whole(path: str, model: Mapping[str, Any], codes: ImageCodes, text: LanguageTokenizer) -> dict:
+def _whole(path: str, model: Mapping[str, Any], tokenizer: str, text: LanguageTokenizer) -> dict:
     """Reads all parameters of a model, which must be the one that is trained."""
     try:
         found = loading.read(path)
@@ -296,11 +296,10 @@ def _whole(path: str, model: Mapping[str, Any], codes: ImageCodes, text: Languag
     ]
     if wrong:
         raise ValueError(f"init.path={path} is another model: {', '.join(wrong)}")
-    made_by = codes.tokenizer
-    if made_by and found.tokenizer_hash not in (None, made_by):
+    if tokenizer and found.tokenizer_hash not in (None, tokenizer):
         raise ValueError(
             f"init.path={path} reads codes of tokenizer {found.tokenizer_hash}, and those of "
-            f"data.mixture were made by {made_by}"
+            f"data.mixture were made by {tokenizer}"
         )
     return found.params
 
