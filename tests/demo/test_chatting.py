@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from helpers import in_process, multimodals
+from helpers import browsing, in_process, multimodals, pages
 from unitok_jax.commands import demo
 from unitok_jax.demo import actions, chatting, drawing, page
 from unitok_jax.multimodal.api import load_multimodal
@@ -168,6 +168,41 @@ def test_in_turns_with_gradio(chat, checkpoint, pictures, tmp_path, monkeypatch)
         assert len(shown) == 4 and facts.endswith("seed 3.")
     finally:
         built.close(verbose=False)
+
+
+def test_in_a_browser(folder, checkpoint, chat, pictures, tmp_path, monkeypatch):
+    """Asked twice about a picture, refused, begun anew, and drawn by words."""
+    monkeypatch.setattr(chatting, "LIMIT", 128)  # as the page's own process has it
+    once = chat.ask([], pictures[0], QUESTION)
+    twice = chat.ask(once, pictures[0], SECOND)
+    with (
+        pages.serve([checkpoint], tmp_path, multimodal=folder) as page,
+        browsing.browse(page.address) as browser,
+    ):
+
+        def answers():
+            return [bubble.text for bubble in browser.find("#said [data-testid=bot]")]
+
+        browser.upload("first", pictures[0])
+        browser.tab("Chat")
+        browser.write("words", QUESTION)
+        browser.click("ask")
+        browser.until(lambda: answers() == [once[0].answer])
+        assert QUESTION in browser.text("said")
+        browser.write("words", SECOND)
+        browser.click("ask")
+        browser.until(lambda: answers() == [turn.answer for turn in twice])
+        browser.write("words", "what is <image> ?")
+        browser.click("ask")
+        browser.until(lambda: browser.shows("places &lt;image&gt; for"))
+        assert len(answers()) == 2
+        browser.click("chat_anew")
+        browser.until(lambda: not answers())
+        browser.write("words", "a red circle")
+        browser.click("chat_draw")
+        browser.until(lambda: "6 tokens of 4 codes drawn" in browser.text("chat_facts"))
+        assert len(browser.find("#chat_drawn img")) >= 4
+        assert browser.asked() == {page.address.rstrip("/")}  # nothing beyond this machine
 
 
 def test_a_model_of_other_codes_is_refused(checkpoint, tmp_path, capsys, monkeypatch):

@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import generators, in_process, pages
+from helpers import browsing, generators, in_process, pages
 from unitok_jax.commands import demo
 from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.images.transforms import resize_center_crop, to_uint8
@@ -68,7 +67,7 @@ def generator(tokenizer, folder):
 @pytest.fixture(scope="module")
 def server(checkpoint, weights, generator, folder):
     """The address of the page, served by a process."""
-    with pages.serve([checkpoint, weights], folder, generator) as page:
+    with pages.serve([checkpoint, weights], folder, generator=generator) as page:
         yield page.address
 
 
@@ -260,56 +259,19 @@ def test_other_bad_inputs(ask, checkpoint, weights, pictures):
 
 @pytest.fixture
 def browser(server):
-    """A headless Chromium with the page open."""
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("chromium and chromedriver are not on PATH")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for name in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
-        options.add_argument(f"--{name}")
-    options.add_argument("--window-size=1320,1000")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(programs[1]))
-    try:
-        driver.get(server)
-        yield driver
-    finally:
-        driver.quit()
+    """A `Browser` of the page."""
+    with browsing.browse(server) as browser:
+        yield browser
 
 
 def test_in_a_browser(browser, server, tokenizer, pictures, bad):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    def find(css):
-        return browser.find_elements("css selector", css)
-
-    def until(condition):
-        return WebDriverWait(browser, 120).until(lambda _: condition())
-
-    def upload(name, path):
-        for cross in find(f"#{name} button[aria-label='Clear'], #{name} button[title='Clear']"):
-            cross.click()
-        until(lambda: find(f"#{name} input[type=file]"))[0].send_keys(str(path))
-        until(lambda: find(f"#{name} img"))
-
-    def tab(name):
-        next(b for b in find("button[role=tab]") if b.text == name).click()
-
-    def click(name):
-        until(lambda: [b for b in find(f"#{name}") if b.is_displayed()])[0].click()
-
-    def text(name):
-        return " ".join(element.text for element in find(f"#{name}"))
+    find, until, click, text = browser.find, browser.until, browser.click, browser.text
 
     def messages():
         return [toast.text for toast in find(".toast-body") if toast.is_displayed()]
 
     click("reconstruct")
-    until(lambda: "choose a picture first" in browser.page_source)
+    until(lambda: browser.shows("choose a picture first"))
     assert len(messages()) == 1 and "choose a picture first" in messages()[0]
     assert not [
         pill for pill in find("[data-testid='status-tracker'] .error") if pill.is_displayed()
@@ -318,45 +280,40 @@ def test_in_a_browser(browser, server, tokenizer, pictures, bad):
     until(lambda: find("#first img"))
     click("reconstruct")
     until(lambda: "PSNR" in text("facts"))
-    upload("first", pictures[0])
+    browser.upload("first", pictures[0])
     click("reconstruct")
     image = cut(pictures[0])
     expected = psnr(image, to_uint8(tokenizer.reconstruct(image[None]))[0])
     until(lambda: f"PSNR {expected:.2f} dB" in text("facts"))
     assert find("#rebuilt img") and find("#error img") and len(find("#maps img")) >= 4
-    tab("Labels")
+    browser.tab("Labels")
     click("compare")
     until(lambda: "person" in text("answer"))
-    tab("Edit")
+    browser.tab("Edit")
     until(lambda: find("#preview img"))
     click("edit")
     until(lambda: "of 64 codes changed" in text("changed") and find("#after img"))
-    tab("Blend")
+    browser.tab("Blend")
     click("blend")
-    until(lambda: "choose a second picture first" in browser.page_source)
-    upload("second", pictures[1])
+    until(lambda: browser.shows("choose a second picture first"))
+    browser.upload("second", pictures[1])
     click("blend")
     until(lambda: find("#blended img"))
-    upload("second", bad / "text.png")
+    browser.upload("second", bad / "text.png")
     click("blend")
-    until(lambda: "text.png: not an image" in browser.page_source)
-    upload("second", pictures[0])
+    until(lambda: browser.shows("text.png: not an image"))
+    browser.upload("second", pictures[0])
     old = find("#blended img")[0].get_attribute("src")
     click("blend")
     until(lambda: find("#blended img") and find("#blended img")[0].get_attribute("src") != old)
-    tab("Draw")
+    browser.tab("Draw")
     until(lambda: find("#draw_preview img"))
     click("complete")
     until(lambda: "12 of 24 tokens drawn" in text("drawn_facts"))
     click("draw")
     until(lambda: "24 tokens of 4 codes drawn" in text("drawn_facts"))
     assert len(find("#drawn img")) >= 4
-    asked = {
-        url
-        for entry in browser.get_log("performance")
-        for url in re.findall(r'"url":"(https?://[^/"]+)', entry["message"])
-    }
-    assert asked == {server.rstrip("/")}  # nothing beyond this machine
+    assert browser.asked() == {server.rstrip("/")}  # nothing beyond this machine
 
 
 @pytest.mark.parametrize(

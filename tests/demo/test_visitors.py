@@ -35,7 +35,7 @@ def page(tmp_path_factory):
     checkpoint = folder / "nano"
     load.write(checkpoint, config, init_params(config.model.to_dict(), jax.random.key(0)))
     generator = generators.save_for(folder / "drawer", load_tokenizer(checkpoint), grid=(4, 4))
-    with pages.serve([checkpoint], folder, generator) as served:
+    with pages.serve([checkpoint], folder, generator=generator) as served:
         yield served
     assert not list(served.folder.iterdir())  # the process took its folder with it
     assert "Traceback" not in served.stderr.read_text(), served.stderr.read_text()

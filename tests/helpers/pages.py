@@ -57,15 +57,16 @@ class Page(NamedTuple):
 
 
 @contextlib.contextmanager
-def serve(checkpoints, folder, generator):
-    """A `Page` of these checkpoints and a generator; uploads and stderr go into the folder."""
+def serve(checkpoints, folder, **models):
+    """A `Page` of these checkpoints and models; uploads and stderr go into the folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     stderr = folder / "stderr"
     process = subprocess.Popen(
         [sys.executable, "-m", "unitok_jax", "demo", f"--port={port}"]
-        + [f"--checkpoint={','.join(map(str, checkpoints))}", f"--generator={generator}"],
+        + [f"--checkpoint={','.join(map(str, checkpoints))}"]
+        + [f"--{name}={path}" for name, path in models.items()],
         cwd=ROOT,
         env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "XLA_FLAGS": FAST},
         stdout=subprocess.PIPE,
