@@ -146,7 +146,9 @@ class Packed:
         """Facts that the meaning of the position in the data depends on, as short JSON values."""
         return {
             "parts of the data": [[type(part).__name__, len(part)] for part in self.mixture.parts],
-            "order of the data": order_facts(self.mixture),
+            "order of the data": {
+                "blocks of the parts": [order_facts(part)["blocks"] for part in self.mixture.parts]
+            },
             "samples of the parts": list(map(_digest, self.mixture.parts)),
             "weights of the parts": list(self.mixture.weights),
             "digest of the codes": self._digest,
