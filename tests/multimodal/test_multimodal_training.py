@@ -334,7 +334,9 @@ def test_parts_may_be_lists(config, folder):
 def test_a_probe_begins_with_the_tokenizers_features(config, folder, tokenizer):
     config.model.projection = "full"
     config.data.mixture = ((1.0, "caption", str(folder)),)
-    found = one_device(config).initial_params()["image"]
+    run = one_device(config)
+    assert not any(packed._rows.draws for packed in (run._packed, run._held_out))
+    found = run.initial_params()["image"]
     assert sorted(found) == ["projection", "quantizer"]
     theirs = tokenizer[2]["post_quant_proj"]
     jax.tree.map(np.testing.assert_array_equal, found["projection"], theirs)

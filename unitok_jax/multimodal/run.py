@@ -75,7 +75,8 @@ class Run:
         settings.mixture = mixture
         entries = model.vocab_size // model.num_codebooks
         codes = ImageCodes(model.num_codebooks, entries, tuple(model.grid), tokenizer)
-        packed = data.open_data(settings, self.text, codes, name)
+        draws = model.projection != "full"
+        packed = data.open_data(settings, self.text, codes, name, draws=draws)
         return packed, packed.codes
 
     @property
