@@ -238,6 +238,28 @@ class TestContinuing:
         assert [process.returncode for process in processes] == [0, 0], ended
         assert hashes(tmp_path / "out") == hashes(whole)
 
+    def test_two_of_other_pictures_at_once(self, generator, weights, here, whole, tmp_path):
+        """One ends while the other is about to write: neither loses anything of its own."""
+        output, name = tmp_path / "out", "0123456789ab.partial"
+        assert here(output, "--write=codes")[0] == 0
+        settings = json.loads((output / "settings.json").read_text())
+        sampler, tokenizer = unitok_jax.load_generator(generator), unitok_jax.load(weights)
+        labels = drawn.Classes(np.arange(COUNT, dtype=np.int32) % 5)
+        archive = drawn.Folder(output, settings, ["codes", "npz"])
+        drawn.draw_own(sampler, tokenizer, archive, labels, {"scale": 1.5})
+        theirs = [output / f"samples.npz.{name}", output / "parts" / f"000003.pixels.{name}"]
+        sheet, ours = output / f"sheet.png.{name}", output / "images" / f"000000.png.{name}"
+        ours.parent.mkdir()
+        for path in (*theirs, sheet, ours):
+            path.write_bytes(b"begun")
+        drawn.finish(tokenizer, drawn.Folder(output, settings, ["codes"]))
+        assert all(path.exists() for path in (*theirs, sheet, ours))
+        assert here(output, "--write=png")[0] == 0
+        assert all(path.exists() for path in theirs) and not (sheet.exists() or ours.exists())
+        assert not archive.missing(archive.shards)
+        drawn.finish(tokenizer, archive)
+        assert hashes(output) == hashes(whole)
+
     def test_what_is_missing_or_damaged_is_written_again(self, here, whole, tmp_path):
         output = tmp_path / "out"
         shutil.copytree(whole, output)

@@ -1,16 +1,19 @@
 """The generate command with a multimodal model: its folder, continuing, bad input."""
 
+import argparse
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import unitok_jax
 from helpers import in_process, multimodals
-from unitok_jax.commands import generate
+from unitok_jax.commands import arguments, generate
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.multimodal.api import MultimodalModel
+from unitok_jax.weights import load
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +88,23 @@ def test_the_tokenizer_of_the_run(here, weights, tmp_path, monkeypatch):
     code, _, error = here(tmp_path / "out", "--tokenizer=")
     told = f"--tokenizer={weights}, as the run names it\nerror: drawn with {weights}\n"
     assert (code, error) == (2, told)
+
+
+def test_the_tokenizer_of_the_run_is_read_once(folder, tokenizer, monkeypatch):
+    read, places = load.read, []
+
+    def counted(path, *more, **named):
+        places.append(path)
+        return read(path, *more, **named)
+
+    monkeypatch.setattr(load, "read", counted)
+    args = argparse.Namespace(checkpoint=str(folder), precision="float32")
+    args.tokenizer = args.named_tokenizer = None
+    arguments.find_tokenizer(args)
+    for times in (1, 2):  # what was read is not kept for a second one
+        opened = generate.load_tokenizer(args)
+        assert opened.hash == tokenizer.hash and opened.batch_size == jax.local_device_count()
+        assert len(places) == times
 
 
 def test_the_released_way(here, folder, tmp_path):

@@ -237,7 +237,8 @@ class TestCommand:
 
     def test_the_tokenizer_of_the_run(self, given, capsys, monkeypatch):
         taken = []
-        monkeypatch.setattr(loading, "tokenizer_of", lambda path: f"that of {path}")
+        named = functools.partial(loading.Named, config=None, params=None)
+        monkeypatch.setattr(loading, "tokenizer_of", lambda path: named(f"that of {path}"))
         monkeypatch.setattr(
             evaluate, "_load_multimodal", lambda args: taken.append(args.tokenizer) or Model()
         )

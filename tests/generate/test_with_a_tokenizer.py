@@ -151,6 +151,8 @@ def test_gfid_is_that_of_the_drawn_pictures(config, tokenizer, tmp_path):
     state = run.initial_state()
     metrics, picture = run.evaluate(state)
     assert picture is None
+    # The second batch, of two images, is padded to the first's size.
+    assert run.programs.sample._cache_size() == run._codec._decode._cache_size() == 1
 
     def labels(numbers):
         return {"labels": np.array(numbers, np.int32) % config.model.classes}

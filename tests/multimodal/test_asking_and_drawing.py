@@ -11,6 +11,7 @@ from PIL import Image
 import unitok_jax
 from helpers import multimodals
 from helpers.tokenized import other_weights
+from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import Codes
 from unitok_jax.data.images.padding import MEAN
 from unitok_jax.multimodal import loading, rows
@@ -339,13 +340,15 @@ class TestWithATokenizer:
         shutil.copy(weights, place)
         multimodals.saved(tmp_path / "run", tokenizer, named=place)
         for run in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "1"):
-            assert loading.tokenizer_of(run) == str(place)
+            found = loading.tokenizer_of(run)
+            assert found.path == str(place)
+            assert weights_hash(found.config.model.to_dict(), found.params) == tokenizer.hash
         for other in (folder, weights, tmp_path / "none", "hf://owner/name"):
-            assert loading.tokenizer_of(other) == ""
+            assert loading.tokenizer_of(other) is None
         other_weights(tokenizer, tmp_path).replace(place)
-        assert loading.tokenizer_of(tmp_path / "run") == ""
+        assert loading.tokenizer_of(tmp_path / "run") is None
         place.unlink()
-        assert loading.tokenizer_of(tmp_path / "run") == ""
+        assert loading.tokenizer_of(tmp_path / "run") is None
 
     def test_a_tokenizer_is_no_multimodal_model(self, weights):
         with pytest.raises(ValueError, match="is a file; a multimodal model is a folder"):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from helpers import arrays, language_folders, sequences
 from helpers.jobs import Job, records
@@ -217,6 +218,28 @@ class TestThroughTheLoop:
 
 
 @pytest.mark.processes
+def test_text_alone_keeps_the_tokenizer_of_images(tokenizer, config, tmp_path):
+    """Of the weights that it begins from: in its first checkpoint, and once it has resumed."""
+    run = one_device(config)
+    named = run.facts[loading.TOKENIZER]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": "a red circle"}) + "\n" for _ in range(20)))
+    model = ConfigDict({"model": config.model.to_dict()})
+    params = jax.device_get(run.initial_state().params)
+    loading.write(tmp_path / "before", loading.Weights(model, params, named, run.text))
+    config.init.path, config.data.tokenizer = str(tmp_path / "before"), ""
+    config.data.mixture = ((1.0, "text", str(file)),)
+    config.eval.max_rows = 8
+    for steps in (1, 2):
+        config.steps = steps
+        loop.train(one_device, config, str(tmp_path / "run"))
+        with Checkpoints(tmp_path / "run") as checkpoints:
+            assert checkpoints.meta(steps)["data"][loading.TOKENIZER] == named
+        # What it began from is no longer needed.
+        shutil.rmtree(tmp_path / "before", ignore_errors=True)
+    assert loading.read(tmp_path / "run").tokenizer_hash == named
+
+
 def test_two_processes_and_then_one(tokenizer, folder, tmp_path):
     """Records of other hosts are equal, through a resumption on another mesh."""
     config = configured(tokenizer, folder)
@@ -334,7 +357,9 @@ def test_parts_may_be_lists(config, folder):
 def test_a_probe_begins_with_the_tokenizers_features(config, folder, tokenizer):
     config.model.projection = "full"
     config.data.mixture = ((1.0, "caption", str(folder)),)
-    found = one_device(config).initial_params()["image"]
+    run = one_device(config)
+    assert not any(packed._rows.draws for packed in (run._packed, run._held_out))
+    found = run.initial_params()["image"]
     assert sorted(found) == ["projection", "quantizer"]
     theirs = tokenizer[2]["post_quant_proj"]
     jax.tree.map(np.testing.assert_array_equal, found["projection"], theirs)

@@ -11,8 +11,10 @@ from pyarrow import parquet
 
 from helpers import language_tokenizers, sequences
 from helpers.sequences import CODES, TOKENS, codes_of, data
+from unitok_jax.checkpoints import differences
 from unitok_jax.data.formats.shapes import TrainingShapes
 from unitok_jax.data.health import SampleError, TooManyBadSamples
+from unitok_jax.data.identity import order_facts
 from unitok_jax.multimodal import data as multimodal_data
 from unitok_jax.multimodal.words import shape_tokenizer
 
@@ -252,6 +254,20 @@ def test_facts_change_with_what_the_position_means(section, tmp_path):
     for keys in (*changes, {"mixture": mixture}):
         before = facts()
         assert facts(**keys) != before
+
+
+def test_a_length_and_a_weight_are_told_once(section):
+    found = multimodal_data.open_data(section, TOKENIZER, CODES)
+    now = found.facts
+    # As checkpoints told the order before: they resume.
+    saved = now | {"order of the data": order_facts(found.mixture)}
+    assert differences.fact_differences(saved, now) == []
+    first, *others = section.mixture
+    section.mixture = ((first[0] + 1, *first[1:]), *others)
+    other = multimodal_data.open_data(section, TOKENIZER, CODES).facts
+    (line,) = differences.fact_differences(now, other)
+    assert line.startswith("weights of the parts: saved [")
+    assert now["order of the data"] == {"blocks of the parts": [None] * 3}
 
 
 def test_facts_change_with_the_texts(tmp_path):

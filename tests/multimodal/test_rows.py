@@ -1,5 +1,7 @@
 """Samples against the reference's batch, and what is cut, left out or refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -137,6 +139,17 @@ class TestLengths:
     def test_more_images_than_a_row_holds(self):
         with pytest.raises(TooLong, match="with 2 images: data.length=64 and 1 images are what"):
             made(numbers, images=1).edit(codes(5), "20", codes(6))
+
+
+def test_an_image_in_an_answer_to_a_model_that_draws_none():
+    ids = np.array([20, IMAGE, 21, IMAGE, 2])
+    asked, answered = (np.array(marks, bool) for marks in ([0, 0, 0, 0, 1], [0, 0, 1, 1, 1]))
+    images, probe = [codes(5), codes(6)], dataclasses.replace(made(numbers), draws=False)
+    assert made(numbers).conversation(Encoded(ids, answered), images).drawn.tolist() == [0, 1]
+    assert not probe.conversation(Encoded(ids, asked), images).drawn.any()
+    with pytest.raises(SampleError, match="in an answer, and model.projection=full") as caught:
+        probe.conversation(Encoded(ids, answered), images)
+    assert caught.value.reason == "drawn_image"
 
 
 @pytest.mark.parametrize(

@@ -165,4 +165,18 @@ MUTATIONS = [
         "(valid[:, :-1] & ~valid[:, :-1])",
         f"{TEST_API} -k test_texts",
     ),
+    Mutation(
+        "partial files of another command are swept",
+        FOLDER,
+        "[each for each, kinds in _MADE.items() if not kinds & {*folder.kinds}]",
+        "[]",
+        f"{TEST_COMMAND} -k of_other_pictures_at_once",
+    ),
+    Mutation(
+        "pixels that wait for another command's archive are removed",
+        FOLDER,
+        'if "npz" in folder.kinds:\n        # Before',
+        "if True:\n        # Before",
+        f"{TEST_COMMAND} -k of_other_pictures_at_once",
+    ),
 ]

@@ -199,4 +199,11 @@ MUTATIONS = [
         'self._key("sample")))(0 * numbers)',
         f"{BESIDE} -k function_of_its_number",
     ),
+    Mutation(
+        "last images by a program of their own",
+        RUN,
+        "numbers = range(begin, begin + size)",
+        "numbers = range(begin, min(begin + size, count))",
+        f"{BESIDE} -k gfid_is",
+    ),
 ]

@@ -135,4 +135,25 @@ MUTATIONS = [
         "load.read(named)",
         f"{TEST_API} -k that_a_run_names",
     ),
+    Mutation(
+        "a tokenizer that a run names is read twice",
+        "unitok_jax/commands/arguments.py",
+        "return Tokenizer(named.config, named.params, **options)",
+        "return load(args.tokenizer, **options)",
+        "tests/commands/test_generate_multimodal.py -k is_read_once",
+    ),
+    Mutation(
+        "training on text alone forgets the tokenizer of images",
+        "unitok_jax/multimodal/run.py",
+        "self._codes.tokenizer or self._tokenizer",
+        "self._codes.tokenizer or None",
+        "tests/multimodal/test_multimodal_training.py -k text_alone_keeps",
+    ),
+    Mutation(
+        "a run that resumes forgets what it does not know",
+        "unitok_jax/training/loop.py",
+        'facts = differences.completed(facts, checkpoints.meta(start)["data"])',
+        "pass",
+        "tests/multimodal/test_multimodal_training.py -k text_alone_keeps",
+    ),
 ]

@@ -166,4 +166,25 @@ MUTATIONS = [
         "if False:",
         f"{TEST_BATCHES} -k test_a_long_one",
     ),
+    Mutation(
+        "row groups that a run may change",
+        DATA,
+        '[order_facts(part)["blocks"] for part in self.mixture.parts]',
+        "[None for part in self.mixture.parts]",
+        f"{TEST_BATCHES} -k change_with_the_texts",
+    ),
+    Mutation(
+        "images in answers are trained where none can be drawn",
+        ROWS,
+        "if not self.draws and (",
+        "if False and (",
+        f"{TEST_ROWS} -k model_that_draws_none",
+    ),
+    Mutation(
+        "a model that draws nothing takes images in answers",
+        "unitok_jax/multimodal/run.py",
+        'draws = model.projection != "full"',
+        "draws = True",
+        "tests/multimodal/test_multimodal_training.py -k a_probe_begins",
+    ),
 ]

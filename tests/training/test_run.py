@@ -156,6 +156,12 @@ class TestFacts:
         told = ["samples: 5: saved 'b', now 'x' (and 1 more)"]
         assert differences.fact_differences(saved, now) == told
 
+    def test_what_a_run_does_not_know_is_kept(self):
+        saved, now = {"n": 1, "hash": "abc", "old": 2}, {"n": 1, "hash": None}
+        assert differences.fact_differences(saved, now) == []
+        assert differences.completed(now, saved) == {"n": 1, "hash": "abc"}
+        assert differences.completed(now, {"n": 1}) == now
+
     def test_an_older_checkpoint_that_tells_less(self, caplog):
         assert differences.fact_differences({"n": 1}, {"n": 1, "samples": {"3": "a"}}) == []
         assert "the checkpoint does not tell its samples, which are not compared" in caplog.text

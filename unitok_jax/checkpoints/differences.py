@@ -62,10 +62,13 @@ def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str
     """Returns the facts about a run's data and networks that differ from the saved ones.
 
     Facts that are dicts are compared in their common entries; the first difference is reported.
+    Those that are None are not known to the run: `completed`.
     """
     lines = []
     for key, value in current.items():
         before = saved.get(key)
+        if value is None:
+            continue
         if not isinstance(value, dict):
             if before != value:
                 lines.append(f"{key}: saved {before}, now {value}")
@@ -78,6 +81,11 @@ def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str
                 change = f"saved {before[name]!r}, now {value[name]!r}"
                 lines.append(f"{key}: {name}: {change}{more}")
     return lines
+
+
+def completed(current: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the facts about a run that resumes; those that it does not know are as saved."""
+    return {key: saved.get(key) if value is None else value for key, value in current.items()}
 
 
 def flat(tree: Mapping) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from ml_collections import ConfigDict
@@ -89,19 +89,38 @@ def load_tokenizer(args: argparse.Namespace, **options):
     return load(args.checkpoint, **given, **options, **heads(args))
 
 
-def find_tokenizer(args: argparse.Namespace) -> str:
-    """Returns --tokenizer of a multimodal model; by default that which its run names, and tells it.
+def add_tokenizer(parser: argparse.ArgumentParser, description: str) -> None:
+    """Adds --tokenizer, the tokenizer of a model's codes: `find_tokenizer`, `open_tokenizer`."""
+    parser.add_argument("--tokenizer", type=place, help=description)
+    parser.set_defaults(named_tokenizer=None)
 
-    It is '' if there is none, or no longer that of the model's codes.
+
+def find_tokenizer(args: argparse.Namespace) -> None:
+    """Completes --tokenizer of a multimodal model by that which its run names, and tells it.
+
+    It stays empty if there is none, or no longer that of the model's codes.
     """
     from unitok_jax.multimodal.loading import tokenizer_of  # --help does not wait for JAX
 
     if args.tokenizer:
-        return args.tokenizer
-    found = tokenizer_of(args.checkpoint)
+        return
+    found = args.named_tokenizer = tokenizer_of(args.checkpoint)
     if found:
-        print(f"--tokenizer={paths.printable(found)}, as the run names it", file=sys.stderr)
-    return found
+        args.tokenizer = found.path
+        print(f"--tokenizer={paths.printable(found.path)}, as the run names it", file=sys.stderr)
+
+
+def open_tokenizer(args: argparse.Namespace, heads: Mapping[str, int] | None = None, **options):
+    """Loads the `Tokenizer` that --tokenizer names; what `find_tokenizer` read is not read again.
+
+    heads: head counts, as for `tokenizer.load`; options: as for `Tokenizer`.
+    """
+    from unitok_jax.tokenizer.api import Tokenizer, load  # --help does not wait for JAX
+
+    named, args.named_tokenizer = args.named_tokenizer, None
+    if named is None or heads:
+        return load(args.tokenizer, **options, **(heads or {}))
+    return Tokenizer(named.config, named.params, **options)
 
 
 def add_images(parser: argparse.ArgumentParser, path: str = "an image, a folder of images") -> None:

@@ -27,11 +27,7 @@ def main() -> None:
         type=arguments.place,
         help="of a multimodal model: workdir, folder or hf://owner/name",
     )
-    parser.add_argument(
-        "--tokenizer",
-        type=arguments.place,
-        help="of its codes, for images; default: its run's",
-    )
+    arguments.add_tokenizer(parser, "of its codes, for images; default: its run's")
     parser.add_argument(
         "--image", action="append", default=[], type=arguments.path, help="again for several"
     )
@@ -53,7 +49,7 @@ def main() -> None:
 
 def _run(args: argparse.Namespace) -> None:
     if args.image or args.question is None:
-        args.tokenizer = arguments.find_tokenizer(args)
+        arguments.find_tokenizer(args)
     if args.image and not args.tokenizer:
         raise ValueError("--image needs --tokenizer, that of the multimodal model's codes")
     model = load_model(args)
@@ -74,9 +70,8 @@ def load_model(args: argparse.Namespace):
     import jax
 
     from unitok_jax.multimodal.api import load_multimodal
-    from unitok_jax.tokenizer.api import load
 
-    tokenizer = load(args.tokenizer) if args.tokenizer else None
+    tokenizer = arguments.open_tokenizer(args) if args.tokenizer else None
     return load_multimodal(
         args.checkpoint,
         tokenizer,

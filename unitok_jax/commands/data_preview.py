@@ -88,7 +88,7 @@ def _rows(config, output, rows: int, options) -> None:
         model.num_codebooks, model.vocab_size // model.num_codebooks, tuple(model.grid)
     )
     text = data.open_text(config.data.text)
-    packed = data.open_data(config.data, text, codes)
+    packed = data.open_data(config.data, text, codes, draws=model.projection != "full")
     path = config.data.tokenizer
     options["decode"] = _decoder(path, packed.codes) if path and rows else None
     preview.preview(packed, text, config.data, config.seed, output, rows=rows or _IMAGES, **options)

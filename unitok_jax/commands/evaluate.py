@@ -49,10 +49,8 @@ def main() -> None:
         type=arguments.place,
         help="drawn images to measure instead: samples.npz, PNGs, or what unitok generate wrote",
     )
-    add(
-        "--tokenizer",
-        type=arguments.place,
-        help="of a multimodal model's codes, for --vqa and --shapes; default: its run's",
+    arguments.add_tokenizer(
+        parser, "of a multimodal model's codes, for --vqa and --shapes; default: its run's"
     )
     add("--vqa", choices=tuple(BENCHMARKS), help="benchmark of questions about images instead")
     add("--questions", type=arguments.path, help="its file or folder, or LLaVA's .jsonl")
@@ -272,16 +270,16 @@ def _check_multimodal(
             raise ValueError(f"--{name} is missing: --{flag} needs it")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
-    args.tokenizer = arguments.find_tokenizer(args)
+    arguments.find_tokenizer(args)
     if not args.tokenizer:
         raise ValueError(f"--tokenizer is missing: --{flag} needs it")
 
 
 def _load_multimodal(args: argparse.Namespace):
     from unitok_jax.multimodal.api import load_multimodal  # --help does not wait for JAX
-    from unitok_jax.tokenizer.api import load
 
-    tokenizer = load(args.tokenizer, **arguments.heads(args))  # float32: other codes otherwise
+    # In float32: other codes otherwise.
+    tokenizer = arguments.open_tokenizer(args, arguments.heads(args))
     return load_multimodal(
         args.checkpoint,
         tokenizer,

@@ -38,10 +38,9 @@ def main() -> None:
         help="of a generator or a multimodal model: workdir, folder, .pth, .safetensors or "
         "hf://owner/name",
     )
-    parser.add_argument(
-        "--tokenizer",
-        type=arguments.place,
-        help="of its codes; not needed for --write=codes; default: that of a multimodal run",
+    arguments.add_tokenizer(
+        parser,
+        "of its codes; not needed for --write=codes; default: that of a multimodal run",
     )
     parser.add_argument(
         "--labels",
@@ -148,7 +147,7 @@ def _check_tokenizer(args: argparse.Namespace, kinds: list[str]) -> None:
     """Completes --tokenizer where it is needed, or refuses that there is none."""
     if not args.prompts and kinds == ["codes"]:
         return
-    args.tokenizer = arguments.find_tokenizer(args)
+    arguments.find_tokenizer(args)
     if not args.tokenizer:
         what = f"--prompts={args.prompts}" if args.prompts else f"--write={args.write}"
         raise ValueError(f"{what} needs --tokenizer, that of the generator's codes")
@@ -230,9 +229,7 @@ def load_tokenizer(args):
     """Loads the `Tokenizer` that the arguments name, on all devices of this process."""
     import jax
 
-    from unitok_jax.tokenizer.api import load
-
-    return load(args.tokenizer, precision=args.precision, devices=jax.local_devices())
+    return arguments.open_tokenizer(args, precision=args.precision, devices=jax.local_devices())
 
 
 def labels_of(text: str, count: int | None, classes: int, seed: int) -> np.ndarray:

@@ -24,6 +24,7 @@ REASONS = (
     "no_answer",  # a conversation in which nothing is answered
     "image_places",  # a conversation with more or fewer images than places for them
     "no_codes",  # an image that was not tokenized
+    "drawn_image",  # an image in an answer to a model that draws none
 )
 NAMES_KEPT = 20  # names kept per reason, for messages
 # Minimum samples for a meaningful share of bad ones: two bad ones of ten may be chance.

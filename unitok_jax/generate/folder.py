@@ -35,9 +35,17 @@ from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.progress import Progress
 
 FORMAT = "unitok_jax.drawn"
-NAMED = "named"
+NAMED, PARTS = "named", "parts"
 COMMAND = "unitok generate"
 POLL = 0.5  # seconds between checks of the other processes' files
+# Who writes what: commands with another --write, which may run at once, leave it alone.
+_MADE = {
+    f"{samples.PICTURES}/*": {"png"},
+    f"{NAMED}/*": {"png"},
+    f"{samples.ARCHIVE}.*": {"npz"},
+    f"{PARTS}/*": {"npz"},
+    f"{samples.SHEET}.*": {"png", "npz"},
+}
 _SHEET = 24  # samples on the contact sheet
 _WRITERS = 8  # threads that write pictures
 
@@ -116,7 +124,7 @@ class Folder:
 
     def part(self, shard: int) -> Path:
         """Returns the path of a shard's pixels, which wait for the archive."""
-        return self.path / "parts" / f"{shard:06}.pixels"
+        return self.path / PARTS / f"{shard:06}.pixels"
 
     @property
     def archive(self) -> Path:
@@ -321,13 +329,15 @@ def finish(tokenizer, folder: Folder) -> None:
             # Another process that finished the same folder has removed the parts.
             if not folder.archive.is_file():
                 raise
-    # Before the folder counts as finished: together they are as large as the archive.
-    for shard in folder.shards:
-        folder.part(shard).unlink(missing_ok=True)
+    if "npz" in folder.kinds:
+        # Before the folder counts as finished: together they are as large as the archive.
+        for shard in folder.shards:
+            folder.part(shard).unlink(missing_ok=True)
     generation(folder.settings).write(folder.path, settings=folder.settings)
-    sweep(folder.path)
-    with contextlib.suppress(OSError):
-        folder.part(0).parent.rmdir()
+    sweep(folder.path, [each for each, kinds in _MADE.items() if not kinds & {*folder.kinds}])
+    if "npz" in folder.kinds:
+        with contextlib.suppress(OSError):
+            folder.part(0).parent.rmdir()
 
 
 def _drawn(sampler, prompts, settings, numbers: Sequence[int]) -> Iterator[np.ndarray]:

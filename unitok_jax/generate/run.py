@@ -212,11 +212,12 @@ class Run:
     def _drawn_images(self, params) -> Iterator[np.ndarray]:
         """Draws `eval.drawn_images` images in batches: all labels in turn, or captions in order."""
         settings, count = self.config.eval, self.config.eval.drawn_images
-        for begin in range(0, count, settings.batch_size):
-            numbers = range(begin, min(begin + settings.batch_size, count))
-            filters = Filters(temperature=settings.temperature)
+        size, filters = min(settings.batch_size, count), Filters(temperature=settings.temperature)
+        for begin in range(0, count, size):
+            # The last batch is as large as the others: another size would be another program.
+            numbers = range(begin, begin + size)
             codes = self.draw(params, self._prompts_in_turn, numbers, filters, settings.scale)
-            yield self._pictures(codes)
+            yield self._pictures(codes)[: count - begin]
 
     def _prompts_in_turn(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         if self.config.model.prompt == "class":

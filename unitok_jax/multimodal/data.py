@@ -34,15 +34,17 @@ def images_of(data, tokens: int) -> int:
     return data.images or max(1, data.length // (tokens + (0 if data.bare_images else 2)))
 
 
-def rows_of(data, tokenizer, tokens: int) -> Rows:
+def rows_of(data, tokenizer, tokens: int, draws: bool = True) -> Rows:
     """Returns what makes the samples of a run.
 
     Args:
         data: the `data` config.
         tokenizer: a `LanguageTokenizer`.
         tokens: visual tokens of an image.
+        draws: the model draws images.
     """
-    return Rows(tokenizer, data.length, images_of(data, tokens), data.caption_ids, data.bare_images)
+    limits = data.length, images_of(data, tokens), data.caption_ids
+    return Rows(tokenizer, *limits, data.bare_images, draws)
 
 
 def open_text(path: str) -> LanguageTokenizer:
@@ -73,7 +75,9 @@ def open_text(path: str) -> LanguageTokenizer:
         raise type(error)(f"data.text={path}: {error}") from error
 
 
-def open_data(data, tokenizer, codes: ImageCodes, name: str = "data.mixture") -> "Packed":
+def open_data(
+    data, tokenizer, codes: ImageCodes, name: str = "data.mixture", *, draws: bool = True
+) -> "Packed":
     """Opens the data of a run.
 
     Args:
@@ -81,6 +85,7 @@ def open_data(data, tokenizer, codes: ImageCodes, name: str = "data.mixture") ->
         tokenizer: a `LanguageTokenizer`.
         codes: what the model takes.
         name: of the key of the mixture, for messages.
+        draws: as for `rows_of`.
 
     Raises:
         ValueError, OSError: a value of the config, or a part of the mixture, that does not fit.
@@ -90,7 +95,7 @@ def open_data(data, tokenizer, codes: ImageCodes, name: str = "data.mixture") ->
         prompt.conversation([prompt.Turn("?", "!")], tokenizer, data.template or None)
     except ValueError as error:
         raise ValueError(f"data.{error}") from error
-    rows = rows_of(data, tokenizer, codes.shape[1])
+    rows = rows_of(data, tokenizer, codes.shape[1], draws)
     opened = open_mixture(data, rows, codes, name)
     return Packed(opened, rows, data.group_rows, data.group_samples, data.window)
 
@@ -146,7 +151,9 @@ class Packed:
         """Facts that the meaning of the position in the data depends on, as short JSON values."""
         return {
             "parts of the data": [[type(part).__name__, len(part)] for part in self.mixture.parts],
-            "order of the data": order_facts(self.mixture),
+            "order of the data": {
+                "blocks of the parts": [order_facts(part)["blocks"] for part in self.mixture.parts]
+            },
             "samples of the parts": list(map(_digest, self.mixture.parts)),
             "weights of the parts": list(self.mixture.weights),
             "digest of the codes": self._digest,

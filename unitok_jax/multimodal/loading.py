@@ -120,33 +120,41 @@ def _read_run(path, weights, given):
         return Weights(_config(model), params, tokenizer, text, form)
 
 
-def tokenizer_of(path) -> str:
-    """Returns the path of the tokenizer that a run names, if that of its codes is there.
+class Named(NamedTuple):
+    """Tokenizer of images that a run names."""
+
+    path: str
+    config: ConfigDict  # this and `params` as `weights.load.read` returns them
+    params: Any
+
+
+def tokenizer_of(path) -> Named | None:
+    """Reads the tokenizer that a run names, if that of its codes is there.
 
     Args:
       path: a workdir or a checkpoint folder in one; any other place has none.
 
     Returns:
-      `data.tokenizer`; '' if it is not set, does not exist here, or holds another tokenizer by now.
+      That of `data.tokenizer`; None if it is not set, does not exist here, or holds another
+      tokenizer by now.
 
     Raises:
       ValueError: the folder is of no kind that holds weights.
     """
     folder = expand(path)
     if not folder.is_dir() or hub.is_folder(folder):
-        return ""
+        return None
     with load.open_run(folder) as (checkpoints, step):
         meta = checkpoints.meta(step)
     named, made_by = meta["config"]["data"].get("tokenizer"), meta["data"].get(TOKENIZER)
     if load.product_of(meta["config"]) != "multimodal" or not made_by:
-        return ""
+        return None
     if not named or not expand(named).exists():
-        return ""
+        return None
     try:
-        load.read_maker(named, made_by, "the run")
+        return Named(named, *load.read_maker(named, made_by, "the run"))
     except (ValueError, OSError, ImportError):
-        return ""
-    return named
+        return None
 
 
 def _read_ours(path, config, text):

@@ -50,6 +50,7 @@ class Rows:
     images: int  # images of a row, at most
     caption_ids: int = 1750  # a longer caption loses its last ids
     bare_images: bool = False  # conversations have no boi and eoi, as in the release
+    draws: bool = True  # the model draws images; False: none may stand in an answer
 
     def text(self, text: str) -> Sample:
         """Makes a sample of text alone, cut at the end of a row; nothing says that it ends."""
@@ -87,7 +88,8 @@ class Rows:
           images: codes (K, L) of each, in order.
 
         Raises:
-          SampleError: another number of images than places, or nothing that is answered.
+          SampleError: another number of images than places, nothing that is answered, or an image
+            in an answer to a model that draws none.
         """
         named = self.tokenizer.special
         places = int(np.sum(said.ids == IMAGE))
@@ -96,6 +98,12 @@ class Rows:
             raise SampleError(message, "image_places")
         if not said.is_answer.any():
             raise SampleError("a conversation has no answer to learn", "no_answer")
+        if not self.draws and (said.is_answer & (said.ids == IMAGE)).any():
+            raise SampleError(
+                "an image stands in an answer, and model.projection=full draws nothing: set "
+                "model.projection=causal, or leave the conversation out",
+                "drawn_image",
+            )
         around = [IMAGE] if self.bare_images else [named.boi, IMAGE, named.eoi]
         ids, marks = list(named.start), [False] * len(named.start)
         for number, is_answer in zip(said.ids.tolist(), said.is_answer.tolist(), strict=True):

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
+from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.multimodal import data, loading, objective, trunk
@@ -62,6 +63,7 @@ class Run:
         held_out = config.eval.mixture or config.data.mixture
         self._held_out, _ = self._open("eval.mixture", held_out, self._codes.tokenizer)
         self.samples = len(self._packed)
+        self._tokenizer = None  # hash of the tokenizer of images of the first weights
         self._quality = None
         if config.eval.shapes:
             tokenizer = self._codes.tokenizer
@@ -75,7 +77,8 @@ class Run:
         settings.mixture = mixture
         entries = model.vocab_size // model.num_codebooks
         codes = ImageCodes(model.num_codebooks, entries, tuple(model.grid), tokenizer)
-        packed = data.open_data(settings, self.text, codes, name)
+        draws = model.projection != "full"
+        packed = data.open_data(settings, self.text, codes, name, draws=draws)
         return packed, packed.codes
 
     @property
@@ -83,9 +86,16 @@ class Run:
         """Shapes, dtypes and shardings of a state."""
         return self.programs.abstract
 
-    @functools.cached_property
+    @property
     def facts(self) -> dict[str, Any]:
-        """Facts that a checkpoint depends on: the parts, their packing, and both tokenizers."""
+        """Facts that a checkpoint depends on: the parts, their packing, and both tokenizers.
+
+        Text alone does not tell the tokenizer of images; the weights that a run begins from do.
+        """
+        return self._data_facts | {loading.TOKENIZER: self._codes.tokenizer or self._tokenizer}
+
+    @functools.cached_property
+    def _data_facts(self) -> dict[str, Any]:
         return self._packed.facts
 
     @property
@@ -126,9 +136,10 @@ class Run:
         """
         config, model = self.config, self.config.model.to_dict()
         if config.init.path:
-            params = _whole(config.init.path, model, self._codes.tokenizer, self.text)
-            self._check_codebooks(params["image"]["quantizer"]["codebook"])
-            return params
+            whole = _whole(config.init.path, model, self._codes.tokenizer, self.text)
+            self._check_codebooks(whole.params["image"]["quantizer"]["codebook"])
+            self._tokenizer = whole.tokenizer_hash
+            return whole.params
         found = {"image": self._of_the_tokenizer()}
         if config.init.language:
             try:
@@ -178,6 +189,7 @@ class Run:
                 raise ValueError(
                     f"model.{key}={model[key]}, and data.tokenizer={path} has {value}: set it so"
                 )
+        self._tokenizer = self._codes.tokenizer or weights_hash(theirs.model.to_dict(), params)
         found = {"quantizer": params["quantizer"]}
         if is_theirs:
             return found | {"projection": params["post_quant_proj"]}
@@ -277,8 +289,10 @@ def _check_text(ours: LanguageTokenizer, theirs: LanguageTokenizer) -> None:
         )
 
 
-def _whole(path: str, model: Mapping[str, Any], tokenizer: str, text: LanguageTokenizer) -> dict:
-    """Reads all parameters of a model, which must be the one that is trained."""
+def _whole(
+    path: str, model: Mapping[str, Any], tokenizer: str, text: LanguageTokenizer
+) -> loading.Weights:
+    """Reads the weights of a model, which must be the one that is trained."""
     try:
         found = loading.read(path)
         _check_text(text, found.text)
@@ -301,7 +315,7 @@ def _whole(path: str, model: Mapping[str, Any], tokenizer: str, text: LanguageTo
             f"init.path={path} reads codes of tokenizer {found.tokenizer_hash}, and those of "
             f"data.mixture were made by {tokenizer}"
         )
-    return found.params
+    return found
 
 
 def _replaced(fresh, found, shardings):

@@ -9,6 +9,7 @@ import pathlib
 import time
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,6 +51,7 @@ class _Tools:
     """Tools of the loop beside the run."""
 
     folder: epath.Path  # the workdir
+    facts: dict[str, Any]  # that a checkpoint depends on
     lead: bool  # True on process 0, which writes
     checkpoints: Checkpoints
     preemption: processes.Preemption
@@ -102,8 +104,9 @@ def train(
             state = run.initial_state()
         else:
             state = run.state_from(checkpoints.restore(run.abstract.items(), config, run.facts))
-        start = int(jax.device_get(state.step))
+        start, facts = int(jax.device_get(state.step)), run.facts
         if resumed:
+            facts = differences.completed(facts, checkpoints.meta(start)["data"])
             log.info("resumed %s at step %d", folder, start)
             # The evaluation of this step was skipped after SIGTERM.
             due = start % config.eval.every == 0
@@ -132,7 +135,9 @@ def train(
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
         progress = Progress(start, config.steps, run.batch_size)
         stack.callback(progress.close)
-        tools = _Tools(folder, lead, checkpoints, preemption, writer, progress, clock, tracer)
+        tools = _Tools(
+            folder, facts, lead, checkpoints, preemption, writer, progress, clock, tracer
+        )
         if unseen:
             _evaluate(run, state, start, tools)
         if preemption.requested():
@@ -191,7 +196,7 @@ def _loop(run: Run, state: State, start: int, batches: Batches, tools: _Tools):
         elif saves:
             with clock.during("saving"):
                 tools.checkpoints.save(
-                    step, state.items(), config, evaluation if evaluates else {}, run.facts
+                    step, state.items(), config, evaluation if evaluates else {}, tools.facts
                 )
         if stops and not last:
             clock.switch("saving")

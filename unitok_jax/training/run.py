@@ -54,7 +54,10 @@ class Run(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Facts that a checkpoint depends on: saved, and compared on resuming."""
+        """Facts that a checkpoint depends on: saved, and compared on resuming.
+
+        One that is None, or that only the initial state tells, is as the checkpoint has it.
+        """
 
     @property
     def shared(self) -> dict[str, Any]:

@@ -6,13 +6,14 @@ then described by a JSON file of facts: what has one is whole, and is not writte
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import json
 import os
 import re
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,20 @@ def writing(path: Path) -> Iterator[Path]:
         partial(path).unlink(missing_ok=True)
 
 
-def sweep(output: Path) -> None:
+def sweep(output: Path, others: Sequence[str] = ()) -> None:
     """Removes partial files of killed processes, once all shards are written.
 
     Removes only files with a name of `partial`: a key may make a folder with the same suffix.
+
+    Args:
+        output: the folder.
+        others: patterns, as of `fnmatch`, of paths in it that stay: those of another command, which
+            may be writing them.
     """
     for file in output.rglob(f"*{PARTIAL}"):
-        if _LEFT.fullmatch(file.name) and file.is_file() and not file.is_symlink():
+        is_left = _LEFT.fullmatch(file.name) and file.is_file() and not file.is_symlink()
+        name = file.relative_to(output).as_posix()
+        if is_left and not any(fnmatch.fnmatchcase(name, each) for each in others):
             file.unlink(missing_ok=True)
 
 
