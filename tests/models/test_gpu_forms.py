@@ -5,10 +5,12 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 from unitok_jax.models import convolutions, layers, vitamin
+from unitok_jax.models.pretrained import dinov2
 from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.planning import flops
 
@@ -96,6 +98,33 @@ def test_depthwise_convolutions_are_the_librarys():
     kernel = jax.ShapeDtypeStruct((3, 3, 1, 8), jnp.bfloat16)
     assert count(lowered(function, images(4, 4, 8), kernel), "convolution") == 3
     assert count(lowered(function, images(4, 4, 8), kernel, platform="cpu"), "convolution") == 0
+
+
+class TestPatchEmbed:
+    @staticmethod
+    def make():
+        return dinov2.PatchEmbed(dtype=jnp.float32, rngs=layers.Keys(0))
+
+    def test_one_product_and_two_in_its_gradient(self):
+        apply, params = applied(self.make)
+        text = lowered(with_gradients(apply), params, images(28, 42, 3))
+        assert (count(text, "convolution"), count(text, "dot_general")) == (0, 3)
+        text = lowered(with_gradients(apply), params, images(28, 42, 3), platform="tpu")
+        assert (count(text, "convolution"), count(text, "dot_general")) == (3, 0)
+
+    def test_product_is_the_convolution(self):
+        model = self.make()
+        model.proj.bias[...] = jnp.arange(dinov2.WIDTH) / dinov2.WIDTH
+        graph, params = nnx.split(model)
+        x = jax.random.normal(jax.random.key(1), (2, 28, 42, 3))
+
+        def sines(form, params, x):
+            return jnp.sin(form(nnx.merge(graph, params), x))
+
+        forms = (lambda model, x: model._product(x), lambda model, x: model.proj(x))
+        ours, theirs = (with_gradients(functools.partial(sines, form))(params, x) for form in forms)
+        for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
 
 
 class TestImagesKeepTheirLayout:

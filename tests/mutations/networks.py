@@ -3,7 +3,10 @@
 from . import Mutation
 
 ADVERSARY, AUGMENT = "unitok_jax/tokenizer/adversary.py", "unitok_jax/tokenizer/augment.py"
-CONVOLUTIONS = "unitok_jax/models/convolutions.py"
+CONVOLUTIONS, DINOV2 = (
+    "unitok_jax/models/convolutions.py",
+    "unitok_jax/models/pretrained/dinov2.py",
+)
 HEADS, LAYERS = "unitok_jax/models/discriminator.py", "unitok_jax/models/layers.py"
 QUANTIZER, RESIDUAL, LOOKUP_FREE = (
     f"unitok_jax/models/quantizers/{x}.py" for x in ("multi_codebook", "residual", "lookup_free")
@@ -261,5 +264,12 @@ MUTATIONS = [
         '"cuda": _upsample_by_corners, ',
         "",
         f"{TEST_GPU_FORMS} -k upsampling",
+    ),
+    Mutation(
+        "patches of whole rows",
+        DINOV2,
+        "x.swapaxes(2, 3).reshape(",
+        "x.reshape(",
+        f"{TEST_GPU_FORMS} -k product_is",
     ),
 ]
