@@ -1,12 +1,15 @@
-"""Times of formulations of the model's costly operations by XLA on a CPU.
+"""Times of formulations of the model's costly operations by XLA.
 
     python -m benchmarks.convolutions [--operations block upsample nearest] [--torch PYTHON]
+    python -m benchmarks.convolutions --machine gpu [--operations upsample rgb depthwise]
 
 prints one markdown table per operation: PyTorch's median time (eager, channels_last, two threads)
 and the median over rounds of every formulation's time as a multiple of PyTorch's.  PyTorch and
 every formulation run in a process each and take turns, because on a shared machine only ratios of
 neighbouring measurements are meaningful.
 ``--torch`` names an interpreter with PyTorch, if the running one has none.
+``--machine gpu`` takes other cases, of the large model at 32 images, in bfloat16, and compares with
+the first formulation, without PyTorch.
 
 Shapes: B batch, H W grid, I O C channels, D width, N tokens, heads h of width d.
 """
@@ -14,12 +17,15 @@ Shapes: B batch, H W grid, I O C channels, D width, N tokens, heads h of width d
 import argparse
 import functools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 
 import numpy as np
+
+from benchmarks import rgb_convolutions
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 ROOT_HALF = np.float32(0.5**0.5)
@@ -186,10 +192,18 @@ def taps(x, w):
     return convolutions._upsample_by_taps(x, w)
 
 
+def corners(x, w):
+    """Computes the phases around each corner of four pixels at once: the package's GPU form."""
+    from unitok_jax.models import convolutions
+
+    return convolutions._upsample_by_corners(x, w)
+
+
 UPSAMPLE = {
     "plain": plain_upsample,
     "four phases": four_phases,
     "taps": taps,
+    "corners": corners,
     "one convolution": one_convolution,
     "transposed": transposed,
 }
@@ -315,16 +329,17 @@ FORMULATIONS = {
     "depthwise": DEPTHWISE,
     "block": DEPTHWISE,
     "upsample": UPSAMPLE,
+    "rgb": rgb_convolutions.FORMS,
     "gelu": GELU,
     "norm": NORM,
     "attention": ATTENTION,
     "nearest": NEAREST,
 }
 
-# Operation, direction, shape: of the base model at 256 px.  depthwise: B, H=W, C, stride;
-# block: B, H=W, I, inner C, stride; upsample: B, H=W, I, O; attention: B, N, h, d;
+# Operation, direction, shape.  depthwise: B, H=W, C, stride; block: B, H=W, I, inner C, stride;
+# upsample: B, H=W, I, O; rgb: B, H=W, I, O, side of the kernel, stride; attention: B, N, h, d;
 # nearest: B, N, K, V, C.
-CASES = [
+CPU_CASES = [  # of the base model at 256 px
     ("depthwise", "forward", (1, 128, 512, 1)),
     ("depthwise", "forward", (1, 64, 1024, 1)),
     ("depthwise", "forward", (1, 32, 1024, 1)),
@@ -352,6 +367,9 @@ CASES = [
     ("upsample", "gradient", (1, 16, 768, 256)),
     ("upsample", "gradient", (1, 32, 256, 256)),
     ("upsample", "gradient", (1, 64, 256, 128)),
+    ("rgb", "forward", (1, 256, 3, 128, 3, 2)),
+    ("rgb", "forward", (1, 256, 128, 3, 3, 1)),
+    ("rgb", "forward", (1, 252, 3, 384, 14, 14)),
     ("gelu", "forward", (1, 32, 32, 1024)),
     ("gelu", "forward", (1, 64, 64, 1024)),
     ("gelu", "forward", (8, 64, 64, 1024)),
@@ -367,8 +385,30 @@ CASES = [
     ("nearest", "forward", (1, 256, 8, 4096, 8)),
     ("nearest", "forward", (8, 256, 8, 4096, 8)),
 ]
-# Left out, as their gradients take XLA seconds, and the others a tenth of a second.
-SLOW_GRADIENTS = {"grouped", "one convolution", "transposed"}
+GPU_CASES = [  # of the large model, 32 images of 256 px; LPIPS; DINOv2's four views of 252 px
+    (operation, direction, shape)
+    for operation, shape in (
+        ("upsample", (32, 16, 1024, 320)),
+        ("upsample", (32, 32, 1280, 1280)),
+        ("upsample", (32, 64, 640, 640)),
+        ("upsample", (32, 128, 160, 160)),
+        ("rgb", (32, 256, 160, 3, 3, 1)),
+        ("rgb", (32, 256, 3, 160, 3, 2)),
+        ("rgb", (32, 256, 3, 64, 3, 1)),
+        ("rgb", (128, 252, 3, 384, 14, 14)),
+        ("depthwise", (32, 64, 1280, 1)),
+    )
+    for direction in ("forward", "gradient")
+]
+CASES = {"cpu": CPU_CASES, "gpu": GPU_CASES}
+DTYPES = {"cpu": "float32", "gpu": "bfloat16"}
+# Left out, as their gradients take XLA seconds on a CPU, and the others a tenth of a second.
+SLOW_GRADIENTS = {"grouped", "one convolution", "corners", "transposed"}
+# What is timed on a GPU, where compilation is dear: first what the model computed at first.
+GPU_FORMS = {
+    "upsample": ("four phases", "corners", "taps", "plain"),
+    "depthwise": ("grouped", "flat shifts"),
+}
 
 
 def arrays(operation: str, shape: tuple) -> list[np.ndarray]:
@@ -376,7 +416,7 @@ def arrays(operation: str, shape: tuple) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
 
     def draw(*size, fan_in=1):
-        return (rng.standard_normal(size) / fan_in**0.5).astype(np.float32)
+        return rng.standard_normal(size, np.float32) / np.float32(fan_in**0.5)
 
     batch = shape[0]
     if operation == "depthwise":
@@ -391,6 +431,10 @@ def arrays(operation: str, shape: tuple) -> list[np.ndarray]:
     if operation == "upsample":
         _, side, inputs, outputs = shape
         return [draw(batch, side, side, inputs), draw(3, 3, inputs, outputs, fan_in=9 * inputs)]
+    if operation == "rgb":
+        _, side, inputs, outputs, size, _ = shape
+        kernel = draw(size, size, inputs, outputs, fan_in=size**2 * inputs)
+        return [draw(batch, side, side, inputs), kernel]
     if operation == "gelu":
         return [draw(*shape)]
     if operation == "norm":
@@ -404,7 +448,7 @@ def arrays(operation: str, shape: tuple) -> list[np.ndarray]:
 def jax_operation(operation: str, formulation: str, shape: tuple):
     """Returns the function of ``arrays(operation, shape)`` to time."""
     function = FORMULATIONS[operation][formulation]
-    if operation == "depthwise":
+    if operation in ("depthwise", "rgb"):
         return functools.partial(function, stride=shape[-1])
     if operation != "block":
         return function
@@ -418,16 +462,16 @@ def jax_operation(operation: str, formulation: str, shape: tuple):
     return block
 
 
-def jax_call(operation: str, direction: str, formulation: str, shape: tuple):
+def jax_call(operation: str, direction: str, formulation: str, shape: tuple, dtype="float32"):
     """Returns a compiled call that returns when its result is ready."""
     import jax
     import jax.numpy as jnp
 
     function = jax_operation(operation, formulation, shape)
-    inputs = [jnp.asarray(a) for a in arrays(operation, shape)]
+    inputs = [jnp.asarray(a, dtype) for a in arrays(operation, shape)]
     if direction == "gradient":
         forward, out = function, jax.eval_shape(function, *inputs)
-        inputs.append(jnp.ones(out.shape))
+        inputs.append(jnp.ones(out.shape, dtype))
         function = lambda *a: jax.vjp(forward, *a[:-1])[1](a[-1])  # noqa: E731
     compiled = jax.jit(function)
     return lambda: jax.block_until_ready(compiled(*inputs))
@@ -457,6 +501,7 @@ def torch_operation(operation: str, shape: tuple):
         "depthwise": lambda x, w: F.conv2d(x, w, None, stride, padding=1, groups=len(w)),
         "block": block,
         "upsample": lambda x, w: F.conv2d(F.interpolate(x, scale_factor=2), w, padding=1),
+        "rgb": lambda x, w: F.conv2d(x, w, None, stride, padding=int(w.shape[-1] != stride)),
         "gelu": F.gelu,
         "norm": lambda x, scale, bias: F.layer_norm(x, shape[-1:], scale, bias, 1e-6),
         "attention": F.scaled_dot_product_attention,
@@ -473,7 +518,7 @@ def torch_call(operation: str, direction: str, shape: tuple):
         tensor = torch.from_numpy(array)
         if operation == "attention":
             return tensor.transpose(1, 2)  # the view that a split qkv gives
-        if operation not in ("depthwise", "block", "upsample") or tensor.ndim == 1:
+        if operation not in ("depthwise", "block", "upsample", "rgb") or tensor.ndim == 1:
             return tensor
         if tensor.ndim == 2:
             tensor = tensor[None, None]
@@ -509,13 +554,14 @@ def fastest(call) -> float:
     return min(seconds)
 
 
-def serve(library: str) -> None:
+def serve(library: str, dtype: str) -> None:
     """Answers cases on stdin with seconds of a call on stdout, until stdin ends."""
+    build = functools.partial(jax_call, dtype=dtype) if library == "jax" else torch_call
     current, call = None, None
     for line in sys.stdin:
         *case, shape = json.loads(line)
         if current != line:
-            call = (jax_call if library == "jax" else torch_call)(*case, tuple(shape))
+            call = build(*case, tuple(shape))
             current = line
             call()  # compiles
         print(fastest(call), flush=True)
@@ -524,10 +570,15 @@ def serve(library: str) -> None:
 class Worker:
     """Worker process that times calls of one formulation, or of PyTorch."""
 
-    def __init__(self, python: str, library: str):
+    def __init__(self, python: str, library: str, machine: str):
         command = [python, "-m", "benchmarks.convolutions", "--serve", library]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, "--machine", machine],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # The workers share a GPU: none may take its memory at once.
+            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )
 
     def seconds(self, *case) -> float:
@@ -548,31 +599,37 @@ class Worker:
 def measure(case: tuple, workers: dict[str, Worker], rounds: int) -> dict[str, list[float]]:
     """Measures seconds of every round of (operation, direction, shape), by worker."""
     operation, direction, shape = case
-    skipped = SLOW_GRADIENTS if direction == "gradient" else ()
-    names = [name for name in workers if name not in skipped]
-    times = {name: [] for name in names}
+    times = {name: [] for name in workers}
     for turn in range(rounds):
-        for name in names[:: 1 if turn % 2 else -1]:
+        for name in [*workers][:: 1 if turn % 2 else -1]:
             formulation = () if name == "torch" else (name,)
             times[name].append(workers[name].seconds(operation, direction, *formulation, shape))
     return times
 
 
-def table(operation: str, rounds: int, python: str) -> None:
-    """Prints the operation's cases, a row each."""
+def table(operation: str, rounds: int, python: str, machine: str) -> None:
+    """Prints the operation's cases on a machine, a row each."""
     names = list(FORMULATIONS[operation])
-    workers = {name: Worker(sys.executable, "jax") for name in names}
-    workers["torch"] = Worker(python, "torch")
-    print(f"\n| {operation} | | PyTorch, ms | {' | '.join(names)} |")
+    if machine == "gpu":
+        names = list(GPU_FORMS.get(operation, names))
+    workers = {name: Worker(sys.executable, "jax", machine) for name in names}
+    reference = names[0]
+    if machine == "cpu":
+        reference = "torch"
+        workers[reference] = Worker(python, "torch", machine)
+    title = "PyTorch" if reference == "torch" else reference
+    print(f"\n| {operation} | | {title}, ms | {' | '.join(names)} |")
     print("|---" * (len(names) + 3) + "|")
-    for case in (case for case in CASES if case[0] == operation):
-        times = measure(case, workers, rounds)
-        cells = [f"{1e3 * statistics.median(times['torch']):.3g}"]
+    for case in (case for case in CASES[machine] if case[0] == operation):
+        _, direction, shape = case
+        slow = SLOW_GRADIENTS if (machine, direction) == ("cpu", "gradient") else ()
+        fast = {name: worker for name, worker in workers.items() if name not in slow}
+        times = measure(case, fast, rounds)
+        cells = [f"{1e3 * statistics.median(times[reference]):.3g}"]
         for name in names:
-            pairs = zip(times.get(name, ()), times["torch"], strict=False)
+            pairs = zip(times.get(name, ()), times[reference], strict=False)
             ratios = [ours / theirs for ours, theirs in pairs]
             cells.append(f"{statistics.median(ratios):.2f}" if ratios else "–")
-        _, direction, shape = case
         print(f"| {'×'.join(map(str, shape))} | {direction} | {' | '.join(cells)} |", flush=True)
     for worker in workers.values():
         worker.close()
@@ -581,16 +638,24 @@ def table(operation: str, rounds: int, python: str) -> None:
 def main() -> None:
     """Parses the command line and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--operations", nargs="+", choices=FORMULATIONS, default=[*FORMULATIONS])
+    parser.add_argument("--machine", choices=CASES, default="cpu", help="whose cases to time")
+    parser.add_argument("--operations", nargs="+", choices=FORMULATIONS)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--torch", default=sys.executable, help="interpreter that has PyTorch")
     parser.add_argument("--serve", choices=("jax", "torch"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve)
+        serve(arguments.serve, DTYPES[arguments.machine])
         return
-    for operation in arguments.operations:
-        table(operation, arguments.rounds, arguments.torch)
+    cases = dict.fromkeys(operation for operation, *_ in CASES[arguments.machine])
+    unknown = set(arguments.operations or ()) - cases.keys()
+    if unknown:
+        parser.error(
+            f"--operations {' '.join(sorted(unknown))}: --machine={arguments.machine} has cases "
+            f"of {', '.join(cases)}"
+        )
+    for operation in arguments.operations or cases:
+        table(operation, arguments.rounds, arguments.torch, arguments.machine)
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ class TestLayers:
             )
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
-    @pytest.mark.parametrize("width", [4, 256])  # by phases on every platform, by taps on a CPU
+    @pytest.mark.parametrize("width", [4, 256])  # on a CPU by phases, by taps
     def test_upsampling_convolution_is_exact(self, width):
         x = jax.random.normal(jax.random.key(0), (2, 3, 5, width))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, width, 6)) / width**0.5
@@ -260,6 +260,7 @@ class TestLayers:
         forms = (
             convolutions.upsample_conv3x3,
             convolutions._upsample_by_phases,
+            convolutions._upsample_by_corners,
             convolutions._upsample_by_taps,
         )
         for form in forms:
@@ -280,6 +281,21 @@ class TestLayers:
             x.astype(jnp.float32), kernel.astype(jnp.bfloat16).astype(jnp.float32)
         )
         np.testing.assert_array_equal(ours, exact.astype(jnp.bfloat16))
+
+    def test_upsampling_by_corners_rounds_the_gradient_of_an_image_once(self):
+        x = jax.random.normal(jax.random.key(0), (1, 4, 4, 8), jnp.bfloat16)
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, 8, 16)).astype(jnp.bfloat16)
+        # Small integers: their sums, the taps of the four parities, are exact in bfloat16.
+        kernel = jnp.round(kernel * 4).astype(jnp.float32)
+        cotangent = jax.random.normal(jax.random.key(2), (1, 8, 8, 16), jnp.bfloat16)
+
+        def gradient(x, cotangent):
+            return jax.vjp(lambda x: convolutions._upsample_by_corners(x, kernel), x)[1](cotangent)[
+                0
+            ]
+
+        exact = gradient(x.astype(jnp.float32), cotangent.astype(jnp.float32))
+        np.testing.assert_array_equal(gradient(x, cotangent), exact.astype(jnp.bfloat16))
 
     @pytest.mark.parametrize("stride", [1, 2])
     def test_shortcuts_and_depthwise_convolutions_round_once(self, stride):

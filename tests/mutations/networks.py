@@ -3,6 +3,10 @@
 from . import Mutation
 
 ADVERSARY, AUGMENT = "unitok_jax/tokenizer/adversary.py", "unitok_jax/tokenizer/augment.py"
+CONVOLUTIONS, DINOV2 = (
+    "unitok_jax/models/convolutions.py",
+    "unitok_jax/models/pretrained/dinov2.py",
+)
 HEADS, LAYERS = "unitok_jax/models/discriminator.py", "unitok_jax/models/layers.py"
 QUANTIZER, RESIDUAL, LOOKUP_FREE = (
     f"unitok_jax/models/quantizers/{x}.py" for x in ("multi_codebook", "residual", "lookup_free")
@@ -12,6 +16,7 @@ TEST_ADVERSARY, RANDOMNESS = (
     "tests/training/test_randomness.py",
 )
 TEST_AUGMENT, TEST_QUANTIZERS = "tests/tokenizer/test_augment.py", "tests/models/test_quantizers.py"
+TEST_MODELS, TEST_GPU_FORMS = "tests/models/test_models.py", "tests/models/test_gpu_forms.py"
 TEST_OPTIM, TEST_HEADS = "tests/training/test_optim.py", "tests/models/test_discriminator.py"
 
 MUTATIONS = [
@@ -245,5 +250,26 @@ MUTATIONS = [
         "jnp.round((bounded + 1) / 2 * steps)",
         "jnp.floor((bounded + 1) / 2 * steps)",
         "tests/models/test_lookup_free.py",
+    ),
+    Mutation(
+        "pixels around a corner in the order of their parities",
+        CONVOLUTIONS,
+        "list(_phase_kernels(kernel).values())[::-1]",
+        "list(_phase_kernels(kernel).values())",
+        f"{TEST_MODELS} -k upsampling_convolution",
+    ),
+    Mutation(
+        "four convolutions for an up-sampling on GPUs",
+        CONVOLUTIONS,
+        '"cuda": _upsample_by_corners, ',
+        "",
+        f"{TEST_GPU_FORMS} -k upsampling",
+    ),
+    Mutation(
+        "patches of whole rows",
+        DINOV2,
+        "x.swapaxes(2, 3).reshape(",
+        "x.reshape(",
+        f"{TEST_GPU_FORMS} -k product_is",
     ),
 ]

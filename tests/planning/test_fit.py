@@ -277,6 +277,19 @@ def test_memory_traffic_of_a_fusion():
     assert 10 * 4 * 4 * n <= long - short <= 10 * 9 * 4 * n
 
 
+@pytest.mark.parametrize("name, products", [("h100", 3), (None, 1)])
+def test_operations_are_of_the_forms_of_the_chips(name, products):
+    """Simulated devices stand for GPUs, whose programs take other forms than the devices'."""
+
+    def by_platform(x):
+        return jax.lax.platform_dependent(x, cuda=lambda x: x @ x @ x @ x, default=lambda x: x @ x)
+
+    machine = topology.Topology("", jax.devices()[:1], topology.GPUS.get(name), 1, 1)
+    traced = jax.jit(by_platform).trace(jax.ShapeDtypeStruct((8, 8), jnp.float32))
+    cost = fit._cost(traced, traced.lower().compile(), 1, machine)
+    assert cost.flops == products * 2 * 8**3
+
+
 def test_time_on_the_links():
     machine = topology.Topology("v5e:4x4", [], topology.CHIPS["v5e"], 16, 2)
     of_all = links.seconds(hlo.Collective("all-reduce", 16), 1e9, 16, machine)

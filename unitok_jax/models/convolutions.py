@@ -165,13 +165,49 @@ def upsample_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       (B, 2 H, 2 W, E).
     """
-    if x.shape[-1] < 256:  # the products of the taps would cost more to store than they save
-        return _upsample_by_phases(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=_upsample_by_taps, default=_upsample_by_phases)
+    forms = {"cuda": _upsample_by_corners, "default": _upsample_by_phases}
+    if x.shape[-1] >= 256:  # below, the products of the taps cost more to store than they save
+        forms["cpu"] = _upsample_by_taps
+    return lax.platform_dependent(x, kernel, **forms)
 
 
 def _upsample_by_phases(x, kernel):
-    """Computes one 2x2 convolution for each of the four parities of output pixels.
+    """Computes one 2x2 convolution for each of the four parities of output pixels."""
+    phases = [
+        lax.conv_general_dilated(
+            x,
+            phase_kernel.astype(x.dtype),
+            (1, 1),
+            ((1 - i, i), (1 - j, j)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        for (i, j), phase_kernel in _phase_kernels(kernel).items()
+    ]
+    return _shuffle(jnp.stack(phases, axis=3))
+
+
+def _upsample_by_corners(x, kernel):
+    """Computes the four parities as channels of one 2x2 convolution.
+
+    The four output pixels around a corner of small pixels depend on the four small pixels around
+    it. One call where there were four, and three of twelve with its gradients, whose sums over
+    the parities are then the convolution's own.
+    """
+    # Around a corner the odd pixels come first: they end what lies above and to the left of it.
+    kernels = list(_phase_kernels(kernel).values())[::-1]
+    y = lax.conv_general_dilated(
+        x,
+        jnp.concatenate(kernels, axis=-1).astype(x.dtype),
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    # (B, H + 1, W + 1, 4 E), of which the outermost pixels lie outside of the image.
+    return _shuffle(y.reshape(*y.shape[:3], 4, -1))[:, 1:-1, 1:-1]
+
+
+def _phase_kernels(kernel):
+    """Returns the (2, 2, D, E) kernels of output pixels by their parities (0, 0) to (1, 1).
 
     An output pixel depends on a 2x2 neighbourhood of the small image; the kernels are sums of rows
     and columns of the 3x3 kernel.
@@ -182,23 +218,11 @@ def _upsample_by_phases(x, kernel):
         jnp.stack([kernel[0], kernel[1] + kernel[2]]),
         jnp.stack([kernel[0] + kernel[1], kernel[2]]),
     )
-    phases = []
+    kernels = {}
     for i, row in enumerate(rows):
-        columns = (
-            jnp.stack([row[:, 0], row[:, 1] + row[:, 2]], axis=1),
-            jnp.stack([row[:, 0] + row[:, 1], row[:, 2]], axis=1),
-        )
-        for j, phase_kernel in enumerate(columns):
-            phases.append(
-                lax.conv_general_dilated(
-                    x,
-                    phase_kernel.astype(x.dtype),
-                    (1, 1),
-                    ((1 - i, i), (1 - j, j)),
-                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                )
-            )
-    return _interleave(phases)
+        kernels[i, 0] = jnp.stack([row[:, 0], row[:, 1] + row[:, 2]], axis=1)
+        kernels[i, 1] = jnp.stack([row[:, 0] + row[:, 1], row[:, 2]], axis=1)
+    return kernels
 
 
 def _upsample_by_taps(x, kernel):
@@ -215,7 +239,7 @@ def _upsample_by_taps(x, kernel):
 
     rows = parities(*jnp.unstack(products, axis=3), axis=1)
     phases = [phase for row in rows for phase in parities(*jnp.unstack(row, axis=3), axis=2)]
-    return _interleave([phase.astype(x.dtype) for phase in phases])
+    return _shuffle(jnp.stack([phase.astype(x.dtype) for phase in phases], axis=3))
 
 
 def _shift(x, steps, axis):
@@ -224,10 +248,10 @@ def _shift(x, steps, axis):
     return lax.pad(x, np.zeros((), x.dtype), padding)
 
 
-def _interleave(phases):
-    """Interleaves four (B, H, W, E), of parities 00, 01, 10, 11, to (B, 2 H, 2 W, E)."""
-    b, h, w, _ = phases[0].shape
-    out = jnp.stack(phases, axis=3).reshape(b, h, w, 2, 2, -1)
+def _shuffle(phases):
+    """Lays out (B, H, W, 4, E), of parities 00, 01, 10, 11, as (B, 2 H, 2 W, E)."""
+    b, h, w = phases.shape[:3]
+    out = phases.reshape(b, h, w, 2, 2, -1)
     return out.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
 
 

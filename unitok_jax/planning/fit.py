@@ -122,7 +122,7 @@ def _memory(compiled, parts, machine: Topology) -> Memory:
 
 
 def _cost(traced, compiled, devices: int, machine: Topology) -> Cost:
-    operations = flops.of_jaxpr(traced.jaxpr.jaxpr) / devices
+    operations = flops.of_jaxpr(traced.jaxpr.jaxpr, machine.platform) / devices
     chip = machine.per_device
     traffic = hlo.traffic(compiled.as_text(), devices, chip.node if chip else 0)
     if machine.simulated:

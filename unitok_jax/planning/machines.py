@@ -60,6 +60,11 @@ class Topology(NamedTuple):
         return self.chip is not None and not self.chip.shapes
 
     @property
+    def platform(self) -> str:
+        """Platform of its chips, whose forms of operations a step there computes."""
+        return "cuda" if self.simulated else self.devices[0].platform
+
+    @property
     def options(self) -> dict[str, int]:
         """Options of the compiler: code of processors that never runs needs no optimisation."""
         processors = all(device.platform == "cpu" for device in self.devices)
