@@ -344,7 +344,7 @@ class TestLayers:
         def block(rngs):
             return layers.Block(8, 2, dtype=jnp.float32, stream=jnp.float32, rngs=rngs)
 
-        stack = layers.Stack(block, 3, rngs=nnx.Rngs(0), drop_path=0.0, remat=False)
+        stack = layers.Stack(block, 3, rngs=nnx.Rngs(0), drop_path=0.0, remat="none")
         x = jax.random.normal(jax.random.key(0), (2, 5, 8))
         graph, params = nnx.split(stack.block)
         expected = x

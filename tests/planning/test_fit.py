@@ -155,7 +155,7 @@ def test_a_generator_that_is_too_large_for_a_chip():
     done = run("generate", "v5e:1x1", settings=GENERATOR | {"data.batch_size": 2**24})
     assert done.returncode == 2
     assert "does not fit: needs at least" in done.stderr
-    assert "try model.remat=True, a smaller loss.chunk" in done.stderr
+    assert "try model.remat=blocks, a smaller loss.chunk" in done.stderr
 
 
 @needs_compiler
