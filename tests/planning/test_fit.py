@@ -121,7 +121,7 @@ def test_a_generator():
     done = run("generate", "h100:4", "--config.mesh.fsdp=2", settings=GENERATOR)
     assert done.returncode == 0, done.stderr
     (phase,) = rows(done.stdout)
-    assert "of 80 GiB: at least" in phase["peak"]
+    assert "of 60 GiB: at least" in phase["peak"]
     assert "over 2 devices" in phase["all-gather"]
     assert phase["batch"].endswith(f" {16 // 4 * (2 * 8 * 2 + 4)} bytes")  # codes and labels
     assert "0.38 billion images at 50% of the roofline\n" in done.stdout
@@ -355,7 +355,7 @@ def test_gpus():
     assert done.returncode == 0, done.stderr
     (phase,) = rows(done.stdout)
     assert phase["activations and temporaries"] == phase["memory traffic"].split()[0] == "-"
-    assert "of 80 GiB: at least" in phase["peak"]
+    assert "of 60 GiB: at least" in phase["peak"]
     assert phase["all-gather"].endswith("over 8 devices, 16 devices in 2 nodes")
     assert "2 devices in 2 nodes" in phase["all-reduce"]
     numbers = {

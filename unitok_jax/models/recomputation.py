@@ -70,9 +70,16 @@ def run_blocks(step: Callable, carry: Any, blocks: Any, remat: str) -> tuple[Any
       remat: one of `BLOCKS`.
     """
     depth = len(jax.tree.leaves(blocks)[0])
-    return lax.scan(recomputing(step, remat), carry, blocks, unroll=_blocks_at_once(depth))
+    at_once = blocks_at_once(depth, jax.default_backend())
+    return lax.scan(recomputing(step, remat), carry, blocks, unroll=at_once)
 
 
-def _blocks_at_once(depth: int) -> int:
-    """Returns how many blocks a round of the loop over `depth` of them holds."""
+def blocks_at_once(depth: int, platform: str) -> int:
+    """Returns how many of `depth` blocks a round of their loop holds on a platform, 1 to `depth`.
+
+    One, on all: the compiler of GPUs makes of all blocks at once a program of three quarters of the
+    traffic that 'products' leaves, but takes many times as long, and a CPU gains nothing
+    (docs/explanation/performance.md). A few at once still stack all that is kept.
+    """
+    del depth, platform
     return 1
