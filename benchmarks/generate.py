@@ -28,6 +28,7 @@ from benchmarks import roofline, timing
 from unitok_jax.generate import sampling
 from unitok_jax.generate.model import SIZES
 from unitok_jax.generate.step import GeneratorSteps, abstract_model
+from unitok_jax.models import recomputation
 from unitok_jax.models.sampling import Filters, draw_token
 
 
@@ -35,7 +36,7 @@ def model_of(size: str, dtype: str, tokens: int = 256) -> dict:
     """Returns `config.model` of the published recipe at another size; `tokens` divides by 16."""
     config = timing.configuration("generate", dtype)
     config.model.size, config.model.grid = size, (tokens // 16, 16)
-    config.model.remat = False
+    config.model.remat = "none"
     return config.model.to_dict()
 
 
@@ -177,12 +178,12 @@ def sampling_row(made, params, model, setting, bandwidth, rounds, torch_tokens) 
     return row
 
 
-def train_row(size: str, dtype: str, batch: int, remat: bool, rounds: int, peak: float) -> dict:
+def train_row(size: str, dtype: str, batch: int, remat: str, rounds: int, peak: float) -> dict:
     """Measures the train step."""
     config = timing.configuration("generate", dtype)
     config.model.size, config.model.remat = size, remat
     plain = config.copy_and_resolve_references()
-    plain.model.remat = False
+    plain.model.remat = "none"
     steps, reference = GeneratorSteps(config), GeneratorSteps(plain)
     abstract = jax.eval_shape(steps.init)
     shape = batch, config.model.num_codebooks, math.prod(config.model.grid)
@@ -233,7 +234,7 @@ def main() -> None:
     parser.add_argument("--torch-tokens", type=int, default=32)
     parser.add_argument("--at-once", type=int, default=1, help="programs compiled in parallel")
     parser.add_argument("--train", nargs="+", choices=SIZES, help="sizes whose step is measured")
-    parser.add_argument("--remat", nargs="+", choices=("none", "blocks"), default=["blocks"])
+    parser.add_argument("--remat", nargs="+", choices=recomputation.BLOCKS, default=["blocks"])
     args = parser.parse_args()
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     peaks = timing.peaks(0.5)
@@ -244,7 +245,7 @@ def main() -> None:
             for batch in args.batches:
                 for remat in args.remat:
                     peak = peaks[dtype]
-                    row = train_row(size, dtype, batch, remat == "blocks", args.rounds, peak)
+                    row = train_row(size, dtype, batch, remat, args.rounds, peak)
                     rows.append(row)
                     print(row, flush=True)
     else:

@@ -22,6 +22,7 @@ from flax import nnx
 
 from benchmarks import roofline, timing
 from benchmarks.generate import fill
+from unitok_jax.models import recomputation
 from unitok_jax.models.sampling import Filters
 from unitok_jax.multimodal import data, objective, packing
 from unitok_jax.multimodal.asking import stacked
@@ -156,7 +157,7 @@ def model_flops(model, batch) -> float:
 
     Those of logits are of the ids and codes that are predicted; padding is run as text is.
     """
-    graph, params = abstract_model(dict(model) | {"remat": False})
+    graph, params = abstract_model(dict(model) | {"remat": "none"})
     drawn = int(objective.drawn_tokens(batch))
     hidden = jax.ShapeDtypeStruct((drawn, model["width"]), jnp.dtype(model["dtype"]))
     codes = jax.ShapeDtypeStruct((drawn, model["num_codebooks"]), jnp.int32)
@@ -172,7 +173,7 @@ def model_flops(model, batch) -> float:
     return 3 * (counted + 2 * ids * model["width"] * model["vocabulary"])
 
 
-def train_row(size: str, dtype: str, batch: int, remat: bool, rounds: int, peak: float) -> dict:
+def train_row(size: str, dtype: str, batch: int, remat: str, rounds: int, peak: float) -> dict:
     """Measures the train step; everything but the codebooks is trained."""
     config = timing.configuration(f"multimodal_{size}", dtype)
     config.model.remat, config.data.batch_size, config.optim.accumulation = remat, batch, 1
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch", action="store_true", help="PyTorch too, in turns")
     parser.add_argument("--train", action="store_true", help="the train step instead")
-    parser.add_argument("--remat", nargs="+", choices=("none", "blocks"), default=["blocks"])
+    parser.add_argument("--remat", nargs="+", choices=recomputation.BLOCKS, default=["blocks"])
     args = parser.parse_args()
     on_cpu = jax.default_backend() == "cpu"
     dtype = args.dtype or ("float32" if on_cpu else "bfloat16")
@@ -224,7 +225,7 @@ def main() -> None:
         if args.train:
             settings = [(batch, remat) for batch in args.batches for remat in args.remat]
             found = (
-                train_row(size, dtype, batch, remat == "blocks", args.rounds, peaks[dtype])
+                train_row(size, dtype, batch, remat, args.rounds, peaks[dtype])
                 for batch, remat in settings
             )
         else:

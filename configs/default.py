@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     model.text.layers = 12  # transformer blocks of the text tower
     model.text.vocab_size = 49_408  # token ids of CLIP's tokenizer
     model.text.context_length = 77  # tokens per caption, at least 2; longer captions are cut
-    model.remat = "blocks"  # activations recomputed in the backward pass: none, blocks, everything
+    model.remat = "blocks"  # recomputed in the backward pass: none, products, blocks, everything
 
     config.data = data = ConfigDict()
     data.source = "folder"  # kind of the data, or tar, parquet, ...: docs/reference/formats.md

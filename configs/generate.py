@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     model.head_width = 0  # width of the depth head; 0: the trunk's
     model.dropout = 0.1  # rate on the input and behind attention and MLP, in [0, 1)
     model.drop_path = 0.0  # stochastic-depth rate of the last block, in [0, 1); replaces dropout
-    model.remat = True  # True recomputes every block in the backward pass
+    model.remat = "blocks"  # recomputed in the backward pass: none, products, blocks
     model.dtype = "bfloat16"  # compute dtype; parameters, stream and logits are float32
 
     config.data = data = ConfigDict()

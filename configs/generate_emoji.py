@@ -18,7 +18,7 @@ def get_config():
     generate.set_codes(model, emoji.get_config())
     model.dtype = "float32"
     model.dropout = 0.0
-    model.remat = False
+    model.remat = "none"
     config.data.path = "codes/emoji"
     config.data.tokenizer = "runs/emoji"
     config.data.batch_size = 32

@@ -18,7 +18,7 @@ def get_config():
     generate.set_codes(model, photos.get_config())
     model.dtype = "float32"
     model.dropout = 0.0
-    model.remat = False
+    model.remat = "none"
     config.data.path = "demo/codes"
     config.data.tokenizer = "demo"
     config.data.batch_size = 18

@@ -16,7 +16,7 @@ def get_config():
     model.classes = 64
     generate.set_codes(model, shapes.get_config())
     model.dtype = "float32"
-    model.remat = False
+    model.remat = "none"
     config.data.path = "codes/shapes"
     config.data.tokenizer = "runs/shapes"
     config.data.batch_size = 64

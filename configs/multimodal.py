@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     model.projection_heads = 16  # attention heads of the projection, the tokenizer's
     model.head_depth = 3  # blocks of the depth head; 0: codes of a token that are independent
     model.depth_head_width = 0  # width of the depth head; 0: the decoder's
-    model.remat = True  # True recomputes every block in the backward pass
+    model.remat = "blocks"  # recomputed in the backward pass: none, products, blocks
     model.dtype = "bfloat16"  # compute dtype; parameters, stream and logits are float32
 
     config.data = data = ConfigDict()

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     model.heads, model.groups, model.head_width = 6, 3, 32
     model.head_depth = 2
     model.dtype = "float32"
-    model.remat = False
+    model.remat = "none"
     data = config.data
     set_mixtures(config, "codes/unified", "codes/unified_held_out", "codes/unified_edits")
     data.text = "shapes"

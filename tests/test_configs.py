@@ -13,6 +13,7 @@ import pytest
 
 from configs import (
     ablations,
+    b16_gpu,
     default,
     finetune,
     generate,
@@ -45,6 +46,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
 FAMILIES = {
     "ablations": ablations.VARIANTS,
+    "b16_gpu": b16_gpu.VARIANTS,
     "finetune": finetune.VARIANTS,
     "llava_probe": llava_probe.VARIANTS,
     "multimodal_7b": multimodal_7b.VARIANTS,

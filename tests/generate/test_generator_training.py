@@ -198,7 +198,7 @@ class TestResume:
         assert not (half / "checkpoints" / "6").exists()
 
     def test_what_changes_no_meaning_of_weights_may_change(self, half, config):
-        config.model.update(dropout=0.0, drop_path=0.1, remat=False, dtype="bfloat16")
+        config.model.update(dropout=0.0, drop_path=0.1, remat="none", dtype="bfloat16")
         run = one_device(config)
         with Checkpoints(half) as checkpoints:
             checkpoints.restore(run.abstract.items(), config, run.facts)
@@ -374,7 +374,7 @@ class TestWhatIsDropped:
     def test_what_is_drawn_at_random(self, config, drop_path, shapes):
         """Labels and the input; behind attention and MLP values of trunk and head, or images of the
         trunk alone."""
-        config.model.update(remat=False, drop_path=drop_path)
+        config.model.update(remat="none", drop_path=drop_path)
         pure = GeneratorSteps(config)
 
         def losses(params):

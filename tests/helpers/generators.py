@@ -18,7 +18,7 @@ SMALL = dict(size="nano", num_codebooks=2, vocab_size=16, grid=(2, 3), classes=3
 def model_keys(**changes):
     """The keyword arguments of a small `Generator`."""
     config = generate.get_config()
-    config.model.update(SMALL | {"dropout": 0.0, "dtype": "float32", "remat": False} | changes)
+    config.model.update(SMALL | {"dropout": 0.0, "dtype": "float32", "remat": "none"} | changes)
     return config.model.to_dict()
 
 

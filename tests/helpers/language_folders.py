@@ -16,7 +16,7 @@ TOKENIZER = dict(
     projection_heads=2,
     head_depth=1,
     depth_head_width=0,
-    remat=False,
+    remat="none",
     dtype="float32",
 )
 """Keys of a multimodal model beside those of its language model."""

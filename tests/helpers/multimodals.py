@@ -31,7 +31,7 @@ SMALL = dict(
     projection_heads=2,
     head_depth=1,
     depth_head_width=0,
-    remat=False,
+    remat="none",
     dtype="float32",
 )
 TOKENS = 6

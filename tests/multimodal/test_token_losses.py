@@ -149,7 +149,7 @@ def test_codebooks_have_no_gradient(params):
         {"projection": "linear", "tied": True},
         {"head_depth": 0, "qk_norm": True},
         {"num_codebooks": 1, "vocab_size": 8, "head_depth": 0, "qkv_bias": True},
-        {"dtype": "bfloat16", "remat": True, "depth_head_width": 16},
+        {"dtype": "bfloat16", "remat": "blocks", "depth_head_width": 16},
     ],
 )
 def test_kinds_of_models(changes):

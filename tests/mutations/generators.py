@@ -89,9 +89,9 @@ MUTATIONS = [
     ),
     Mutation(
         "blocks of which all is kept for the backward pass",
-        "unitok_jax/models/transformer.py",
-        "step = jax.checkpoint(step) if self.remat else step",
-        "step = step",
+        "unitok_jax/models/recomputation.py",
+        "return lax.scan(recomputing(step, remat), carry",
+        "return lax.scan(step, carry",
         f"{OBJECTIVE} -k computed_again",
     ),
     Mutation(

@@ -19,7 +19,33 @@ TEST_AUGMENT, TEST_QUANTIZERS = "tests/tokenizer/test_augment.py", "tests/models
 TEST_MODELS, TEST_GPU_FORMS = "tests/models/test_models.py", "tests/models/test_gpu_forms.py"
 TEST_OPTIM, TEST_HEADS = "tests/training/test_optim.py", "tests/models/test_discriminator.py"
 
+RECOMPUTATION, TEST_RECOMPUTATION = (
+    "unitok_jax/models/recomputation.py",
+    "tests/models/test_recomputation.py",
+)
+
 MUTATIONS = [
+    Mutation(
+        "linear layers whose outputs are not kept as products",
+        LAYERS,
+        "return product(super().__call__(x))",
+        "return super().__call__(x)",
+        f"{TEST_RECOMPUTATION} -k products_are_kept",
+    ),
+    Mutation(
+        "convolutions that 'products' keeps whole",
+        RECOMPUTATION,
+        '{"products": "products", "everything": "blocks"}.get(remat, "none")',
+        '{"everything": "blocks"}.get(remat, "none")',
+        f"{TEST_RECOMPUTATION} -k name_to_name",
+    ),
+    Mutation(
+        "an older file's True that recomputes nothing",
+        RECOMPUTATION,
+        '_OLDER = {True: "blocks", False: "none"}',
+        '_OLDER = {True: "none", False: "none"}',
+        f"{TEST_RECOMPUTATION} -k older",
+    ),
     Mutation(
         "one key for all four views of the discriminator",
         ADVERSARY,

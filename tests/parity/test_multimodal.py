@@ -60,7 +60,7 @@ def model_keys(options, architecture="LlamaForCausalLM"):
         "projection_heads": tokenizer["num_heads"],
         "head_depth": OPTIONS["depth_head_layers"],
         "depth_head_width": 0,
-        "remat": False,
+        "remat": "none",
         "dtype": "float32",
     }
 

@@ -196,7 +196,7 @@ def test_the_text_towers_gradient_exchanges_nothing_but_itself():
             vocab_size=32,
             context_length=7,
             embed_dim=8,
-            remat=True,
+            remat="blocks",
             dtype=jnp.float32,
             stream=jnp.float32,
             rngs=nnx.Rngs(0),

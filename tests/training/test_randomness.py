@@ -26,7 +26,7 @@ class Rate(nnx.Module):
 
 class TestStochasticDepth:
     def test_rates_grow_linearly_and_every_block_draws_for_itself(self):
-        stack = layers.Stack(Rate, 5, rngs=nnx.Rngs(0), drop_path=0.4, remat=False)
+        stack = layers.Stack(Rate, 5, rngs=nnx.Rngs(0), drop_path=0.4, remat="none")
         rates, draws = stack.outputs(jnp.zeros(2), jax.random.key(0)).T
         np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
         assert len(set(draws.tolist())) == 5

@@ -172,7 +172,7 @@ class TestRelease:
             "head_width": 0,
             "dropout": 0.2,
             "drop_path": 0.3,
-            "remat": False,
+            "remat": "none",
             "dtype": "float32",
         }
         text = read(name="generator_text").config.model

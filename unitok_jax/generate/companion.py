@@ -45,7 +45,7 @@ class TextStates:
                 vocab_size=text["vocab_size"],
                 context_length=text["context_length"],
                 embed_dim=model["embed_dim"],
-                remat=False,
+                remat="none",
                 dtype=jnp.dtype(ours["dtype"]),
                 stream=jnp.float32,
                 rngs=Keys(0),

@@ -42,7 +42,7 @@ class CompiledSampler:
         """
         found = precision.find(name, devices[0].platform)
         self._matmul_precision = found.matmul_precision
-        self._graph, _ = abstract_model(dict(model) | {"dtype": found.dtype, "remat": False})
+        self._graph, _ = abstract_model(dict(model) | {"dtype": found.dtype, "remat": "none"})
         self._classes = model["classes"]
         self._programs = BatchedPrograms(self._make_program, batch_size, devices, found.dtype)
         self.params = self._programs.place(params)

@@ -9,6 +9,7 @@ from typing import Any
 from unitok_jax import trees
 from unitok_jax.generate.model import Generator
 from unitok_jax.generate.step import abstract_model
+from unitok_jax.models import recomputation
 from unitok_jax.models.limits import (
     Real,
     Whole,
@@ -30,7 +31,7 @@ BOUNDS = {
     "drop_path": Real(1.0),
 }
 """Bounds by key of `config.model`."""
-_KINDS = {"size": str, "prompt": str, "prompt_rope": str, "null_class": bool, "remat": bool}
+_KINDS = {"size": str, "prompt": str, "prompt_rope": str, "null_class": bool}
 
 
 def check(model: Mapping[str, Any]) -> None:
@@ -43,6 +44,7 @@ def check(model: Mapping[str, Any]) -> None:
       ValueError: one line that names the key, its value and its bound.
     """
     check_values(model, BOUNDS, _KINDS)
+    recomputation.find(model["remat"])
     check_codes(model)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unitok_jax.models import layers
+from unitok_jax.models import layers, recomputation
 from unitok_jax.models.code_heads import DepthHead, IndependentHead
 from unitok_jax.models.transformer import Decoder, Dropout, Sizes, drop, grid_rope, linear
 
@@ -93,7 +93,7 @@ class Generator(nnx.Module):
         head_width: int,
         dropout: float,
         drop_path: float,
-        remat: bool,
+        remat: str,
         dtype: str,
         rngs: nnx.Rngs,
     ):
@@ -116,7 +116,8 @@ class Generator(nnx.Module):
           head_width: width of the depth head; 0: the trunk's.
           dropout: rate on the input, and behind attention and MLP unless `drop_path` is positive.
           drop_path: rate of stochastic depth in the trunk's last block.
-          remat: recompute blocks of trunk and head in the backward pass.
+          remat: activations of trunk and head recomputed in the backward pass: one of
+            `recomputation.BLOCKS`, or a bool of older files.
           dtype: compute dtype; parameters, stream and logits are float32.
           rngs: the stream `params`.
 
@@ -145,7 +146,7 @@ class Generator(nnx.Module):
         self.num_codebooks, self.entries = num_codebooks, vocab_size // num_codebooks
         self.grid, self.rate, self.dtype = tuple(grid), dropout, jnp.dtype(dtype)
         dtype, inits = self.dtype, layers.linear_init
-        what = dict(remat=remat, dtype=dtype, rngs=rngs)
+        what = dict(remat=recomputation.find(remat), dtype=dtype, rngs=rngs)
 
         def table(*shape):
             return nnx.Param(inits(rngs.params(), shape, jnp.float32))

@@ -14,7 +14,7 @@ from unitok_jax.runtime import sharding
 from unitok_jax.training.plan import Phase, Plan, place
 
 _IMAGES = 300 * 1_281_167  # epochs by images of the published run
-_ADVICE = "model.remat=True, a smaller loss.chunk, a larger mesh.fsdp, a smaller data.batch_size"
+_ADVICE = "model.remat=blocks, a smaller loss.chunk, a larger mesh.fsdp, a smaller data.batch_size"
 
 
 def plan(config: ConfigDict, devices: Sequence) -> Plan:

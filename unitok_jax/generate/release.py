@@ -69,7 +69,7 @@ def infer(
         # used in training only
         "dropout": args.get("token_dropout_p", 0.1),
         "drop_path": args.get("drop_path_rate", 0.0),
-        "remat": False,
+        "remat": "none",
         "dtype": "float32",
     }
     if "cls_embedding.uncond_embedding" in state:

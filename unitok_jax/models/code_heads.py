@@ -29,7 +29,7 @@ class DepthHead(nnx.Module):
         *,
         rope: Rope | None = None,
         dropout,
-        remat: bool,
+        remat: str,
         dtype,
         rngs: nnx.Rngs,
     ):

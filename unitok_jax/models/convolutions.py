@@ -11,6 +11,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from unitok_jax.models.recomputation import product
+
 # Encoder convolutions: normal(0, sqrt(2 / fan_out)).
 fan_out_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 # The same for depthwise 3x3 kernels, where every output has nine weights.
@@ -265,7 +267,7 @@ class DepthwiseConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return depthwise_conv3x3(x.astype(self.dtype), kernel, self.stride) + bias
+        return product(depthwise_conv3x3(x.astype(self.dtype), kernel, self.stride) + bias)
 
 
 class UpsampleConv(nnx.Module):
@@ -278,7 +280,7 @@ class UpsampleConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         out = upsample_conv3x3(x.astype(self.dtype), self.kernel[...])
-        return out + self.bias[...].astype(self.dtype)
+        return product(out + self.bias[...].astype(self.dtype))
 
 
 def average_pool(x: jax.Array, stride: int = 2) -> jax.Array:

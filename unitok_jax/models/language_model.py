@@ -18,7 +18,7 @@ class LanguageModel(nnx.Module):
         vocabulary: int,
         tied: bool,
         rope: Rope,
-        remat: bool,
+        remat: str,
         dtype,
         rngs: nnx.Rngs,
     ):
@@ -29,7 +29,7 @@ class LanguageModel(nnx.Module):
           vocabulary: number of ids.
           tied: logits are products with the table of ids; else with a kernel of their own.
           rope: rotary positions.
-          remat: recompute each block in the backward pass.
+          remat: one of `recomputation.BLOCKS`.
           dtype: compute dtype; parameters, stream and logits are float32.
           rngs: the stream `params`.
         """

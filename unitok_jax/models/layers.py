@@ -13,6 +13,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from unitok_jax.models.recomputation import product, recomputing, run_blocks
+
 # PyTorch's trunc_normal_(std=0.02) cuts at +-2 in absolute terms, 100 sigma: a plain normal.
 linear_init = nnx.initializers.normal(0.02)
 
@@ -50,9 +52,16 @@ def layer_norm(width: int, epsilon: float, dtype, rngs: nnx.Rngs) -> nnx.LayerNo
     return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
-def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init=linear_init) -> nnx.Linear:
+class Linear(nnx.Linear):
+    """Linear layer whose output is marked as a product: see `recomputation`."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return product(super().__call__(x))
+
+
+def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init=linear_init) -> Linear:
     """Builds a linear layer on the last axis, which on NHWC images is a 1x1 convolution."""
-    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
+    return Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask=None) -> jax.Array:
@@ -146,8 +155,11 @@ class Stack(nnx.Module):
     returns the dtype of `x`: that of the residual stream, which the caller chooses.
     """
 
-    def __init__(self, make_block, depth: int, *, rngs: nnx.Rngs, drop_path: float, remat: bool):
-        """Builds the blocks by make_block(rngs); drop-path rates grow from 0 to `drop_path`."""
+    def __init__(self, make_block, depth: int, *, rngs: nnx.Rngs, drop_path: float, remat: str):
+        """Builds the blocks by make_block(rngs); drop-path rates grow from 0 to `drop_path`.
+
+        remat: one of `recomputation.BLOCKS`.
+        """
         graph = nnx.graphdef(nnx.eval_shape(lambda: make_block(Keys(0))))
         keys = jax.random.split(rngs.params(), depth)
         init = jax.vmap(lambda key: nnx.to_pure_dict(nnx.state(make_block(Keys(key)))))
@@ -172,16 +184,16 @@ class Stack(nnx.Module):
             x = nnx.merge(graph, params)(x, rate, key)
             return x, x if every else None
 
-        step = jax.checkpoint(step) if self.remat else step
-        return lax.scan(step, x, (nnx.to_pure_dict(params), rates, keys))
+        return run_blocks(step, x, (nnx.to_pure_dict(params), rates, keys), self.remat)
 
 
-def call(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:
-    """Returns module(x); `remat` recomputes the module's activations in the backward pass."""
-    if not remat:
+def call(module: nnx.Module, x: jax.Array, remat: str) -> jax.Array:
+    """Returns module(x); of its activations the backward pass recomputes what `remat` names."""
+    if remat == "none":
         return module(x)
     graph, params = nnx.split(module)
-    return jax.checkpoint(lambda p, x: nnx.merge(graph, p)(x))(nnx.to_pure_dict(params), x)
+    run = recomputing(lambda p, x: nnx.merge(graph, p)(x), remat)
+    return run(nnx.to_pure_dict(params), x)
 
 
 def uniform_init(limit: float):

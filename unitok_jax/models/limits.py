@@ -4,11 +4,12 @@ A configuration that comes with weights is untrusted, and checked here before a 
 it: a depth of ten million takes hours and all memory long before any shape differs.
 """
 
+import difflib
 import inspect
 import math
 import numbers
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 MOST_PARAMETERS = 2**34
@@ -98,6 +99,18 @@ def check_one(key: str, value: Any, name: str) -> None:
     """
     if not BOUNDS[key].allows(value):
         raise ValueError(f"{name}={show(value)} must be {BOUNDS[key]}")
+
+
+def check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
+    """Checks that the value of a key of `config.model` is one of `choices`.
+
+    Raises:
+      ValueError: one line that names the key, its value and all choices.
+    """
+    if not isinstance(value, str) or value not in choices:
+        near = difflib.get_close_matches(show(value).strip("'"), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"model.{key}={show(value)} is not one of {', '.join(choices)}{hint}")
 
 
 def check_keys(network: type, model: Mapping[str, Any], what: str) -> None:

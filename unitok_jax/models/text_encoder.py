@@ -52,12 +52,16 @@ class TextEncoder(nnx.Module):
         vocab_size: int,
         context_length: int,
         embed_dim: int,
-        remat: bool,
+        remat: str,
         dtype,
         stream,
         rngs: nnx.Rngs,
     ):
-        """Builds the tower; `stream` is the dtype of the residual stream, at least `dtype`."""
+        """Builds the tower.
+
+        remat: one of `recomputation.BLOCKS`.
+        stream: dtype of the residual stream, at least `dtype`.
+        """
         if heads < 1 or width % heads:
             raise ValueError(f"model.text.heads={heads} does not divide model.text.width={width}")
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jax import lax
 
 from unitok_jax.models import layers
+from unitok_jax.models.recomputation import run_blocks
 
 
 class Cache(NamedTuple):
@@ -167,8 +168,8 @@ class Dropout(NamedTuple):
 class Decoder(nnx.Module):
     """Equal blocks, held as one with a leading depth axis and run by a scan, and a final norm."""
 
-    def __init__(self, sizes: Sizes, *, dropout: Dropout, remat: bool, dtype, rngs: nnx.Rngs):
-        """Builds the blocks; `remat` recomputes each in the backward pass."""
+    def __init__(self, sizes: Sizes, *, dropout: Dropout, remat: str, dtype, rngs: nnx.Rngs):
+        """Builds the blocks; `remat` is one of `recomputation.BLOCKS`."""
 
         def make(rngs):
             return Block(sizes, dtype=dtype, rngs=rngs)
@@ -271,8 +272,8 @@ class Decoder(nnx.Module):
             x, new = nnx.merge(graph, params)(x, rope, mask, self._drop(rate, key))
             return x, (new, x if every else None)
 
-        step = jax.checkpoint(step) if self.remat else step
-        x, (new, streams) = lax.scan(step, x, (nnx.to_pure_dict(params), rates, keys))
+        blocks = nnx.to_pure_dict(params), rates, keys
+        x, (new, streams) = run_blocks(step, x, blocks, self.remat)
         return x, new, streams
 
     def _drop(self, rate, key):
@@ -285,9 +286,9 @@ class Decoder(nnx.Module):
         return tuple(lambda y, k=k: drop(y, self.dropout.residual, k) for k in keys)
 
 
-def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, bias: bool = False) -> nnx.Linear:
+def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, bias: bool = False) -> layers.Linear:
     """Builds a linear layer, without bias unless told."""
-    return nnx.Linear(
+    return layers.Linear(
         inputs, outputs, use_bias=bias, kernel_init=layers.linear_init, dtype=dtype, rngs=rngs
     )
 

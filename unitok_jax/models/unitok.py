@@ -1,7 +1,6 @@
 """UniTok (arXiv 2502.20321): unified tokenizer for image generation and understanding."""
 
 import copy
-import difflib
 import functools
 import inspect
 from collections.abc import Mapping
@@ -14,14 +13,13 @@ from flax import nnx
 
 from unitok_jax import trees
 from unitok_jax.codes import STRIDE
-from unitok_jax.models import layers, limits, vitamin
+from unitok_jax.models import layers, limits, recomputation, vitamin
 from unitok_jax.models.projection import make_projection
 from unitok_jax.models.quantizers.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
 from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
 from unitok_jax.models.quantizers.residual import ResidualQuantizer
 from unitok_jax.models.text_encoder import TextEncoder
 
-REMAT = ("none", "blocks", "everything")
 DTYPES = ("float32", "bfloat16")
 QUANTIZERS = {
     "multi_codebook": MultiCodebookQuantizer,
@@ -131,7 +129,7 @@ class UniTok(nnx.Module):
           drop_path: highest stochastic-depth rate, of the last block.
           embed_dim: width of the joint image-text space.
           text: width, heads, layers, vocab_size and context_length of the text tower.
-          remat: activations recomputed in the backward pass: 'none', 'blocks' or 'everything'.
+          remat: activations recomputed in the backward pass: one of `recomputation.TOKENIZER`.
           rngs: the stream `params`.
           residual_dtype: dtype of the transformers' residual stream, at least `dtype`.
 
@@ -139,12 +137,12 @@ class UniTok(nnx.Module):
           ValueError: an unknown value, or values that do not fit each other; the message names
             both.
         """
-        _check_choice("size", size, tuple(vitamin.SIZES))
-        _check_choice("dtype", dtype, DTYPES)
-        _check_choice("residual_dtype", residual_dtype, DTYPES)
-        _check_choice("quantizer", quantizer, tuple(QUANTIZERS))
-        _check_choice("remat", remat, REMAT)
-        _check_choice("quant_proj", quant_proj, ("attention", "linear"))
+        limits.check_choice("size", size, tuple(vitamin.SIZES))
+        limits.check_choice("dtype", dtype, DTYPES)
+        limits.check_choice("residual_dtype", residual_dtype, DTYPES)
+        limits.check_choice("quantizer", quantizer, tuple(QUANTIZERS))
+        recomputation.find(remat, recomputation.TOKENIZER)
+        limits.check_choice("quant_proj", quant_proj, ("attention", "linear"))
         row = vitamin.SIZES[size]
         dtypes = dict(dtype=jnp.dtype(dtype), stream=jnp.promote_types(dtype, residual_dtype))
         kwargs = dict(num_query=num_query, drop_path=drop_path, remat=remat, rngs=rngs, **dtypes)
@@ -170,7 +168,7 @@ class UniTok(nnx.Module):
             vocab_size=text["vocab_size"],
             context_length=text["context_length"],
             embed_dim=embed_dim,
-            remat=remat != "none",
+            remat=recomputation.of_blocks(remat),
             rngs=rngs,
             **dtypes,
         )
@@ -256,11 +254,3 @@ class UniTok(nnx.Module):
 
 def _grid(images):
     return images.shape[1] // STRIDE, images.shape[2] // STRIDE
-
-
-def _check_choice(key, value, choices):
-    if not isinstance(value, str) or value not in choices:
-        shown = limits.show(value)
-        near = difflib.get_close_matches(shown.strip("'"), choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"model.{key}={shown} is not one of {', '.join(choices)}{hint}")

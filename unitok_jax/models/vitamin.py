@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok_jax.codes import STRIDE
-from unitok_jax.models import convolutions, layers
+from unitok_jax.models import convolutions, layers, recomputation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,8 @@ def _trunk(size, drop_path, remat, dtype, stream, rngs) -> layers.Stack:
     def block(rngs):
         return layers.Block(size.width, size.heads, dtype=dtype, stream=stream, rngs=rngs)
 
-    return layers.Stack(block, size.blocks, rngs=rngs, drop_path=drop_path, remat=remat != "none")
+    remat = recomputation.of_blocks(remat)
+    return layers.Stack(block, size.blocks, rngs=rngs, drop_path=drop_path, remat=remat)
 
 
 class Encoder(nnx.Module):
@@ -174,11 +175,11 @@ class Encoder(nnx.Module):
                 f"images of shape {images.shape}: expected (B, H, W, 3) with H and W positive "
                 f"multiples of {STRIDE}; resize or crop them"
             )
-        everything = self.remat == "everything"
-        x = layers.call(self.stem, images.astype(self.dtype), everything)
+        remat = recomputation.of_convolutions(self.remat)
+        x = layers.call(self.stem, images.astype(self.dtype), remat)
         for stage in self.stages:
             for block in stage:
-                x = layers.call(block, x, everything)
+                x = layers.call(block, x, remat)
         x = self.pool(x).reshape(b, h * w // STRIDE**2, -1).astype(self.stream)
         if self.query is not None:
             query = jnp.broadcast_to(self.query[...], (b, *self.query.shape[1:]))
@@ -225,13 +226,13 @@ class Decoder(nnx.Module):
                 f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]} cells "
                 f"with num_query={self.num_query}; pass the grid of the encoded images"
             )
-        everything = self.remat == "everything"
+        remat = recomputation.of_convolutions(self.remat)
         x = self.blocks(tokens.astype(self.stream), key)[:, self.num_query :]
         x = self.norm(x).reshape(x.shape[0], *grid, -1)
-        x = layers.call(self.up_conv1, x, everything)
+        x = layers.call(self.up_conv1, x, remat)
         for block in (*self.up_conv2, *self.up_conv3):
-            x = layers.call(block, x, everything)
-        return layers.call(self.up_conv4, x, everything)
+            x = layers.call(block, x, remat)
+        return layers.call(self.up_conv4, x, remat)
 
     def to_rgb(self, features: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
         """Applies the last convolution, (B, H, W, D) -> (B, H, W, 3) float32.

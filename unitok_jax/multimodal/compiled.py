@@ -57,7 +57,7 @@ class CompiledModel:
         """
         found = precision.find(name, devices[0].platform)
         self._matmul_precision = found.matmul_precision
-        self._graph, _ = abstract_model(dict(model) | {"dtype": found.dtype, "remat": False})
+        self._graph, _ = abstract_model(dict(model) | {"dtype": found.dtype, "remat": "none"})
         self._programs = BatchedPrograms(
             *(self._make_program, batch_size, devices, found.dtype),
             exact=("image", "projection"),  # float32 in training too

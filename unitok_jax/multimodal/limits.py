@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unitok_jax import trees
+from unitok_jax.models import recomputation
 from unitok_jax.models.limits import (
     Real,
     Whole,
@@ -51,7 +52,6 @@ _KINDS = {
     "qk_norm": bool,
     "tied": bool,
     "projection": str,
-    "remat": bool,
 }
 
 
@@ -65,6 +65,7 @@ def check(model: Mapping[str, Any]) -> None:
       ValueError: one line that names the key, its value and its bound.
     """
     check_values(model, BOUNDS, _KINDS)
+    recomputation.find(model["remat"])
     check_codes(model)
     if not model["rope_base"]:
         raise ValueError("model.rope_base=0 must be above 0")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok_jax.models import layers
+from unitok_jax.models import layers, recomputation
 from unitok_jax.models.code_heads import DepthHead, IndependentHead
 from unitok_jax.models.language_model import LanguageModel
 from unitok_jax.models.projection import AttentionProjection, Past
@@ -130,7 +130,7 @@ class Multimodal(nnx.Module):
         projection_heads: int,
         head_depth: int,
         depth_head_width: int,
-        remat: bool,
+        remat: str,
         dtype: str,
         rngs: nnx.Rngs,
     ):
@@ -160,7 +160,8 @@ class Multimodal(nnx.Module):
             codebook, by which the codes of a token do not depend on each other.
           depth_head_width: width of the depth head, whose heads and SwiGLU are as many times
             narrower than the decoder's; 0: the decoder's.
-          remat: recompute each block in the backward pass.
+          remat: activations of the blocks recomputed in the backward pass: one of
+            `recomputation.BLOCKS`, or a bool of older files.
           dtype: compute dtype; parameters, stream and logits are float32, and so is the projection.
           rngs: the stream `params`.
 
@@ -184,7 +185,7 @@ class Multimodal(nnx.Module):
             )
         self.num_codebooks, self.entries = num_codebooks, vocab_size // num_codebooks
         self.grid, self.tokens, self.dtype = tuple(grid), math.prod(grid), jnp.dtype(dtype)
-        what = dict(dtype=self.dtype, rngs=rngs)
+        what, remat = dict(dtype=self.dtype, rngs=rngs), recomputation.find(remat)
         sizes = Sizes(
             width=width,
             heads=heads,

@@ -44,7 +44,7 @@ def infer(
         "projection_heads": max(width // latent, 1),
         "head_depth": _count(state, "ar_head.layers."),
         "depth_head_width": 0,
-        "remat": False,
+        "remat": "none",
         "dtype": dtype,
     }, () if grid else (note,)
 

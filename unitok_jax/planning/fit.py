@@ -9,8 +9,9 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from unitok_jax.planning import flops, hlo, links, machines
+from unitok_jax.planning import flops, gpus, hlo, links, machines
 from unitok_jax.planning.machines import Topology
+from unitok_jax.system.extras import how_to_install
 from unitok_jax.training.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -160,8 +161,14 @@ def _heading(config, machine, plan):
                 else ""
             )
             + (
-                f" within {c.node}, {c.network / 1e9:.0f} GB/s of network; simulated: what needs "
-                "the compiler of GPUs shows as -"
+                f" within {c.node}, {c.network / 1e9:.0f} GB/s of network; JAX takes "
+                f"{gpus.share():.0%} of the memory (XLA_PYTHON_CLIENT_MEM_FRACTION)"
+                if machine.is_gpu
+                else ""
+            )
+            + (
+                "; simulated: what needs the compiler of GPUs shows as -, "
+                + how_to_install("gpu-compile")
                 if machine.simulated
                 else ""
             )

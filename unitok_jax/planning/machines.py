@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from unitok_jax.planning import gpus
 from unitok_jax.system.extras import how_to_install
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -39,9 +40,13 @@ CHIPS = {
     "v7x": Chip(192 * 2**30, 2307e12, 7380e9, 600e9, _CUBE, "tpu7x", {}, devices=2),
 }
 # https://www.nvidia.com/en-us/data-center/h100/ (SXM, without sparsity; NVLink's two-way bandwidth
-# is halved), https://docs.nvidia.com/dgx/dgxh100-user-guide (8 adapters of 400 Gb/s a node).
+# is halved), https://docs.nvidia.com/dgx/dgxh100-user-guide (8 adapters of 400 Gb/s a node);
+# https://www.nvidia.com/en-us/data-center/h200/. The RTX 4090, by the whitepaper of NVIDIA's Ada
+# architecture, has 165 TFLOP/s with sums in float32; its links are PCIe 4.0 with 16 lanes.
 GPUS = {
     "h100": Chip(80 * 2**30, 989e12, 3350e9, 450e9, (), "h100", {}, node=8, network=50e9),
+    "h200": Chip(141 * 10**9, 989e12, 4800e9, 450e9, (), "h200", {}, node=8, network=50e9),
+    "rtx4090": Chip(24 * 2**30, 165e12, 1008e9, 32e9, (), "rtx4090", {}, node=8, network=12.5e9),
 }
 
 
@@ -57,16 +62,23 @@ class Topology(NamedTuple):
     @property
     def simulated(self) -> bool:
         """True if a compiler other than the chip's own makes the programs."""
+        return self.is_gpu and self.devices[0].platform == "cpu"
+
+    @property
+    def is_gpu(self) -> bool:
+        """True if its chips are GPUs."""
         return self.chip is not None and not self.chip.shapes
 
     @property
     def platform(self) -> str:
         """Platform of its chips, whose forms of operations a step there computes."""
-        return "cuda" if self.simulated else self.devices[0].platform
+        return "cuda" if self.is_gpu else self.devices[0].platform
 
     @property
-    def options(self) -> dict[str, int]:
-        """Options of the compiler: code of processors that never runs needs no optimisation."""
+    def options(self) -> dict[str, int | bool]:
+        """Options of the compiler: code that never runs needs no optimisation."""
+        if self.is_gpu and not self.simulated:
+            return gpus.OPTIONS
         processors = all(device.platform == "cpu" for device in self.devices)
         return {"xla_backend_optimization_level": 0} if processors else {}
 
@@ -76,8 +88,9 @@ class Topology(NamedTuple):
         chip = self.chip
         if chip is None:
             return None
+        capacity = int(chip.capacity * gpus.share()) if self.is_gpu else chip.capacity
         return chip._replace(
-            capacity=chip.capacity // chip.devices,
+            capacity=capacity // chip.devices,
             flops=chip.flops / chip.devices,
             bandwidth=chip.bandwidth / chip.devices,
             links=chip.links / chip.devices,
@@ -87,8 +100,8 @@ class Topology(NamedTuple):
 def find(name: str) -> Topology:
     """Returns the machine of a name: `v5e:16x16`, `v5e:16x16*2` (two slices), `h100:8`, `host:8`.
 
-    XLA compiles for GPUs only where there is one. Simulated CPU devices stand for them: a program
-    is divided among those in the same way. Of `host` no chip is known.
+    Without the compiler of GPUs, the extra `gpu-compile`, simulated CPU devices stand for them: a
+    program is divided among those in the same way. Of `host` no chip is known.
 
     Call it before JAX has made a backend. No accelerator is touched or needed.
 
@@ -103,6 +116,9 @@ def find(name: str) -> Topology:
                 f"--topology={name} is not whole nodes of {chip.node} GPUs; "
                 f"try {counted[1]}:{count // chip.node * chip.node}"
             )
+        if chip and gpus.has_compiler():
+            nodes = max(1, count // chip.node)
+            return Topology(name, gpus.devices(counted[1], nodes, count // nodes), chip, count, 1)
         return Topology(name, _simulated(name, count), chip, count, 1)
     found = re.fullmatch(r"(\w+):([\dx]+)(?:\*([1-9]\d?))?", name)
     if not found or found[1] not in CHIPS or found[2] not in CHIPS[found[1]].shapes:

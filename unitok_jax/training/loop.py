@@ -24,6 +24,7 @@ from unitok_jax.training import goodput, overview
 from unitok_jax.training.boards import TensorBoard, WeightsAndBiases, check_wandb
 from unitok_jax.training.clock import FILE, Clock, read
 from unitok_jax.training.metrics import NoWriter, Progress, RunningMean, Writer
+from unitok_jax.training.out_of_memory import explained
 from unitok_jax.training.profiling import Tracer
 from unitok_jax.training.run import Batches, Run, State
 
@@ -159,10 +160,12 @@ def _loop(run: Run, state: State, start: int, batches: Batches, tools: _Tools):
             with clock.during("input"):
                 batch = next(batches)
             batch = sharding.shard_batch(batch, run.mesh)
-            state, metrics = run.train_step(step - 1, state, batch)
+            with explained(run):
+                state, metrics = run.train_step(step - 1, state, batch)
         # Metrics of the previous step: fetching those of this step would make the device wait.
         if pending is not None:
-            window.update(step - 1, jax.device_get(pending))
+            with explained(run):
+                window.update(step - 1, jax.device_get(pending))
             clock.tick(step - 1)
         pending = metrics
         last, stops = step == config.steps, tools.preemption.requested()
@@ -171,7 +174,8 @@ def _loop(run: Run, state: State, start: int, batches: Batches, tools: _Tools):
         # A save ends a window of means too, so that a resumed run writes the same records.
         records = evaluates or saves or step % config.log.every == 0
         if records or step == start + 1 or tools.tracer.ends(step):
-            window.update(step, jax.device_get(pending))
+            with explained(run):
+                window.update(step, jax.device_get(pending))
             clock.tick(step)
             pending = None
             planned = functools.partial(run.planned_memory, step - 1, state, batch)

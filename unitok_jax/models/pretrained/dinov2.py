@@ -105,7 +105,8 @@ class DinoV2(nnx.Module):
         self.patch_embed = PatchEmbed(dtype=dtype, rngs=rngs)
         self.cls_token = table(1, 1, WIDTH)
         self.pos_embed = table(1, 1 + TABLE * TABLE, WIDTH)
-        self.blocks = layers.Stack(block, DEPTH, rngs=rngs, drop_path=0.0, remat=remat)
+        recomputed = "blocks" if remat else "none"
+        self.blocks = layers.Stack(block, DEPTH, rngs=rngs, drop_path=0.0, remat=recomputed)
         self.stream = stream
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:

@@ -72,7 +72,7 @@ class Lpips(nnx.Module):
         out = []
         for i, convs in enumerate(self.slices):
             x = _max_pool(x) if i else x
-            x = layers.call(_Slice(convs), x, self.remat)
+            x = layers.call(_Slice(convs), x, "blocks" if self.remat else "none")
             out.append(x)
         return out
 

@@ -1,0 +1,145 @@
+"""Recomputation: what each name keeps of a block, and that it changes no gradient."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from benchmarks.residuals import per_block, stacked
+from configs import tiny
+from tests.helpers import arrays
+from unitok_jax.generate import limits as generator_limits
+from unitok_jax.models import layers, recomputation, text_encoder, vitamin
+from unitok_jax.models.unitok import abstract_model
+
+B, N, D, DEPTH = 2, 3, 8, 3
+X = jax.random.normal(jax.random.key(0), (B, N, D))
+
+
+def block(rngs):
+    return layers.Block(D, 2, dtype=jnp.float32, stream=jnp.float32, rngs=rngs)
+
+
+def text_block(rngs):
+    return text_encoder.TextBlock(D, 2, DEPTH, dtype=jnp.float32, rngs=rngs)
+
+
+def stack(remat, make=block):
+    """A function of parameters and inputs, and the parameters."""
+    made = layers.Stack(make, DEPTH, rngs=layers.Keys(0), drop_path=0.5, remat=remat)
+    graph, params = nnx.split(made)
+    key = jax.random.key(1)
+    return lambda p, x: nnx.merge(graph, p)(x, key), nnx.to_pure_dict(params)
+
+
+def kept(remat, make=block):
+    """Widths of what each block keeps, beside single numbers of tokens and samples."""
+    run, params = stack(remat, make)
+    shapes = [a.shape[1:] for a in stacked(run, params, X)]
+    return sorted(shape[-1] for shape in shapes if shape[:-1] == (B, N) and shape[-1] > 1), shapes
+
+
+def test_blocks_keep_their_input():
+    assert kept("blocks") == ([D], [(B, N, D)])
+
+
+def test_products_are_kept_and_nothing_else():
+    """Beside the input: qkv, the attention's output and the two products within the MLP."""
+    widths, shapes = kept("products")
+    assert widths == [D, D, 2 * D, 2 * D, 3 * D] and len(shapes) == 5
+    widths, shapes = kept("products", text_block)
+    assert widths == [D, D, 3 * D, 4 * D] and len(shapes) == 4
+
+
+def test_without_recomputation_scores_are_kept():
+    assert (B, 2, N, N) in kept("none")[1]
+
+
+@pytest.mark.parametrize("make", [block, text_block])
+@pytest.mark.parametrize("remat", ["products", "blocks"])
+def test_gradients_of_blocks_are_the_same(remat, make):
+    def gradients(remat):
+        run, params = stack(remat, make)
+        return jax.jit(jax.grad(lambda p, x: jnp.sum(run(p, x) ** 2), (0, 1)))(params, X)
+
+    ours, plain = gradients(remat), gradients("none")
+    assert arrays.error(jax.device_get(ours), jax.device_get(plain)) < 1e-6
+
+
+@pytest.mark.parametrize("at_once", [2, DEPTH])
+@pytest.mark.parametrize("remat", ["none", "products"])
+def test_several_blocks_at_once_give_the_same_gradients(remat, at_once, monkeypatch):
+    def gradients():
+        run, params = stack(remat)
+        return jax.jit(jax.grad(lambda p, x: jnp.sum(run(p, x) ** 2), (0, 1)))(params, X)
+
+    plain = gradients()
+    monkeypatch.setattr(recomputation, "blocks_at_once", lambda depth, platform: at_once)
+    run, params = stack(remat)
+    (loop,) = (e for e in jax.make_jaxpr(run)(params, X).eqns if e.primitive.name == "scan")
+    assert loop.params["unroll"] == at_once
+    assert arrays.error(jax.device_get(gradients()), jax.device_get(plain)) < 1e-6
+
+
+@pytest.mark.parametrize("remat", ["products", "blocks"])
+def test_gradients_of_convolutions_are_the_same(remat):
+    made = vitamin.MBConv(
+        4, 6, "up", init=layers.linear_init, dtype=jnp.float32, rngs=layers.Keys(0)
+    )
+    graph, params = nnx.split(made)
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 4))
+
+    def gradients(remat):
+        def loss(params, x):
+            return jnp.sum(layers.call(nnx.merge(graph, params), x, remat) ** 2)
+
+        found = jax.jit(jax.grad(loss, (0, 1)))(nnx.to_pure_dict(params), x)
+        return jax.device_get(found)
+
+    assert arrays.error(gradients(remat), gradients("none")) < 1e-5
+
+
+def test_more_is_recomputed_from_name_to_name():
+    def count(remat):
+        graph, params = abstract_model(tiny.get_config().model.to_dict() | {"remat": remat})
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        run = lambda p, x: nnx.merge(graph, p).reconstruct(x)  # noqa: E731
+        return str(jax.make_jaxpr(run)(params, images)).count("remat")
+
+    assert [count(remat) for remat in recomputation.TOKENIZER] == [0, 17, 2, 17]
+
+
+def test_bytes_that_a_tokenizers_blocks_keep():
+    """By hand: of the stream float32 D, of products bfloat16 3 D + D + 2 D + 2 D; texts 8 D."""
+    model = tiny.get_config().model.to_dict() | {"dtype": "bfloat16"}
+    width, text = 128, model["text"]["width"]
+    tokens, length = 16, model["text"]["context_length"]
+    found = {
+        remat: per_block(model | {"remat": remat}, 3, tokens) for remat in recomputation.BLOCKS
+    }
+    assert found["blocks"]["encoder"] == (2, 3 * tokens * width * 4)
+    assert found["products"]["encoder"] == (2, 3 * tokens * width * (4 + 2 * 8))
+    assert found["products"]["decoder"] == found["products"]["encoder"]
+    depth = model["text"]["layers"]
+    assert found["products"]["text_encoder"] == (depth, 3 * length * text * (4 + 2 * 8))
+    for name in ("encoder", "decoder", "text_encoder"):
+        sizes = [found[remat][name][1] for remat in recomputation.BLOCKS]
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_values_of_older_files():
+    """A generator's was a bool; a tokenizer's never was."""
+    assert [recomputation.find(value) for value in (True, False)] == ["blocks", "none"]
+    with pytest.raises(ValueError, match="^model.remat=True is not one of none, products"):
+        recomputation.find(True, recomputation.TOKENIZER)
+    with pytest.raises(ValueError, match="^model.remat=1 is not one of"):
+        recomputation.find(1)
+
+
+@pytest.mark.parametrize("value", ["everything", "product", None])
+def test_values_of_no_file(value):
+    from configs import generate
+
+    model = generate.get_config().model.to_dict() | {"remat": value}
+    with pytest.raises(ValueError, match="^model.remat=.* is not one of none, products, blocks"):
+        generator_limits.check(model)

@@ -1,0 +1,76 @@
+"""GPUs to compile for: their names, the part of their memory that JAX takes, and a program."""
+
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from unitok_jax.planning import gpus, machines
+from unitok_jax.runtime import sharding
+
+needs_compiler = pytest.mark.skipif(
+    not gpus.has_compiler(), reason="JAX's plugin for CUDA, the extra gpu-compile, is missing"
+)
+GPU, CPU = (types.SimpleNamespace(platform=platform) for platform in ("gpu", "cpu"))
+
+
+@pytest.mark.parametrize(
+    "name, asked", [("h100:1", ("h100", 1, 1)), ("h200:8", ("h200", 1, 8)), ("h100:32", (4, 8))]
+)
+def test_names_of_gpus(name, asked, monkeypatch):
+    def devices(kind, nodes, of_a_node):
+        assert (kind, nodes, of_a_node)[-len(asked) :] == asked
+        return [GPU] * (nodes * of_a_node)
+
+    monkeypatch.setattr(gpus, "has_compiler", lambda: True)
+    monkeypatch.setattr(gpus, "devices", devices)
+    found = machines.find(name)
+    assert found.is_gpu and not found.simulated and found.options is gpus.OPTIONS
+    assert len(found.devices) == found.chips
+
+
+def test_without_the_compiler_devices_are_simulated():
+    chip = machines.GPUS["h100"]
+    found = machines.Topology("h100:1", [CPU], chip, 1, 1)
+    assert found.is_gpu and found.simulated
+    assert found.options == {"xla_backend_optimization_level": 0}
+
+
+def test_the_memory_that_jax_takes(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    h100 = machines.Topology("h100:1", [GPU], machines.GPUS["h100"], 1, 1)
+    tpu = machines.Topology("v5e:1x1", [GPU], machines.CHIPS["v5e"], 1, 1)
+    assert h100.per_device.capacity == 60 * 2**30 and tpu.per_device.capacity == 16 * 2**30
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    assert h100.per_device.capacity == 72 * 2**30
+
+
+def test_every_gpu_is_known_to_the_compiler():
+    assert gpus.PROCESSORS.keys() == machines.GPUS.keys()
+    for name, processor in gpus.PROCESSORS.items():
+        chip = machines.GPUS[name]
+        assert 0.95 * chip.capacity < processor.memory <= 1.07 * chip.capacity
+        assert processor.bandwidth == pytest.approx(chip.bandwidth, rel=0.01)
+        text = gpus._target(processor)
+        assert text.count("{") == text.count("}") == 4
+        assert re.search(rf"device_memory_size: {processor.memory}\n", text)
+
+
+@needs_compiler
+@pytest.mark.compiler
+def test_memory_of_a_program():
+    """What a loop keeps for its backward pass, 16 rounds of 4 MiB; it is divided among GPUs."""
+    mesh = sharding.make_mesh(2, 1, gpus.devices("h100", 1, 2))
+    where = NamedSharding(mesh, PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((2**21,), jnp.float32, sharding=where)
+
+    def loss(x):
+        return jnp.sum(jax.lax.scan(lambda x, _: (jnp.sin(x), None), x, None, length=16)[0])
+
+    compiled = jax.jit(jax.grad(loss)).lower(x).compile(gpus.OPTIONS)
+    found = compiled.memory_analysis()
+    assert found.argument_size_in_bytes == 2**22
+    assert 16 * 2**22 <= found.temp_size_in_bytes < 20 * 2**22
