@@ -13,6 +13,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from unitok_jax.models import elementwise
+
 # PyTorch's trunc_normal_(std=0.02) cuts at +-2 in absolute terms, 100 sigma: a plain normal.
 linear_init = nnx.initializers.normal(0.02)
 
@@ -36,18 +38,9 @@ class Keys:
         return key
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """Computes exact GELU by erf: `jax.nn.gelu`, by erfc, is slower on a CPU.
-
-    See docs/explanation/precision_and_convolutions.md.
-    """
-    return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
-
-
 def layer_norm(width: int, epsilon: float, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Builds LayerNorm over the last axis, statistics in float32, output in `dtype`."""
-    # The fast variance E[x^2] - E[x]^2 is too inexact for parity with PyTorch.
-    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    return elementwise.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init=linear_init) -> nnx.Linear:
@@ -108,7 +101,7 @@ class GeGLU(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.norm(x)
-        return self.w2(jax.nn.gelu(self.w0(x), approximate=True) * self.w1(x))
+        return self.w2(elementwise.geglu(self.w0(x), self.w1(x)))
 
 
 def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:

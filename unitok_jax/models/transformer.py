@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import layers
+from unitok_jax.models import elementwise, layers
 
 
 class Cache(NamedTuple):
@@ -57,9 +57,8 @@ class RMSNorm(nnx.Module):
         self.epsilon, self.dtype = epsilon, dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
-        return x.astype(self.dtype) * self.scale[...].astype(self.dtype)
+        scale = self.scale[...].astype(self.dtype)
+        return elementwise.rms_norm(x, scale, self.epsilon, self.dtype)
 
 
 class SwiGLU(nnx.Module):
@@ -71,7 +70,7 @@ class SwiGLU(nnx.Module):
         self.down = linear(hidden, width, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(elementwise.swiglu(self.gate(x), self.up(x)))
 
 
 class Attention(nnx.Module):
