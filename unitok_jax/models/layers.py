@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import elementwise
+from unitok_jax.models import attention, elementwise
 
 # PyTorch's trunc_normal_(std=0.02) cuts at +-2 in absolute terms, 100 sigma: a plain normal.
 linear_init = nnx.initializers.normal(0.02)
@@ -48,22 +48,6 @@ def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init=linear_init) -
     return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask=None) -> jax.Array:
-    """Computes softmax attention of (B, N, heads, head width), scaled by head width ** -0.5.
-
-    mask: (N, M) bool, which of the M keys each of the N queries sees; None: all.
-
-    The softmax is float32. Heads come first in the products: on a CPU the library's form takes up
-    to twice the time (docs/explanation/precision_and_convolutions.md).
-    """
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
-    scores *= q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
-    return (jax.nn.softmax(scores).astype(v.dtype) @ v).swapaxes(1, 2)
-
-
 class SelfAttention(nnx.Module):
     """Multi-head self-attention, (B, N, D) -> (B, N, D), qkv with bias."""
 
@@ -85,8 +69,7 @@ class SelfAttention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         b, n, d = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)
-        mask = jnp.tri(n, dtype=bool) if self.causal else None
-        out = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
+        out = attention.self_attention(*(qkv[:, :, i] for i in range(3)), self.causal)
         return self.proj(out.reshape(b, n, d))
 
 
