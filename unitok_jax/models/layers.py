@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from unitok_jax.models import attention, elementwise
 from unitok_jax.models.recomputation import product, recomputing, run_blocks
 
 # PyTorch's trunc_normal_(std=0.02) cuts at +-2 in absolute terms, 100 sigma: a plain normal.
@@ -38,18 +39,9 @@ class Keys:
         return key
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """Computes exact GELU by erf: `jax.nn.gelu`, by erfc, is slower on a CPU.
-
-    See docs/explanation/precision_and_convolutions.md.
-    """
-    return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
-
-
 def layer_norm(width: int, epsilon: float, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Builds LayerNorm over the last axis, statistics in float32, output in `dtype`."""
-    # The fast variance E[x^2] - E[x]^2 is too inexact for parity with PyTorch.
-    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    return elementwise.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 class Linear(nnx.Linear):
@@ -62,22 +54,6 @@ class Linear(nnx.Linear):
 def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, init=linear_init) -> Linear:
     """Builds a linear layer on the last axis, which on NHWC images is a 1x1 convolution."""
     return Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
-
-
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask=None) -> jax.Array:
-    """Computes softmax attention of (B, N, heads, head width), scaled by head width ** -0.5.
-
-    mask: (N, M) bool, which of the M keys each of the N queries sees; None: all.
-
-    The softmax is float32. Heads come first in the products: on a CPU the library's form takes up
-    to twice the time (docs/explanation/precision_and_convolutions.md).
-    """
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
-    scores *= q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
-    return (jax.nn.softmax(scores).astype(v.dtype) @ v).swapaxes(1, 2)
 
 
 class SelfAttention(nnx.Module):
@@ -101,8 +77,7 @@ class SelfAttention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         b, n, d = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)
-        mask = jnp.tri(n, dtype=bool) if self.causal else None
-        out = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
+        out = attention.self_attention(*(qkv[:, :, i] for i in range(3)), self.causal)
         return self.proj(out.reshape(b, n, d))
 
 
@@ -117,7 +92,7 @@ class GeGLU(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.norm(x)
-        return self.w2(jax.nn.gelu(self.w0(x), approximate=True) * self.w1(x))
+        return self.w2(elementwise.geglu(self.w0(x), self.w1(x)))
 
 
 def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import layers
+from unitok_jax.models import attention, gpu, layers
 
 
 class Past(NamedTuple):
@@ -54,7 +54,7 @@ class ProjectionAttention(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         mask = jnp.tri(x.shape[1], dtype=bool) if self.causal else None
-        return self._join(layers.attention(*self._project(x), mask))
+        return self._join(attention.attend(*self._project(x), mask))
 
     def extend(self, x: jax.Array, past: Past, at: jax.Array) -> tuple[jax.Array, Past]:
         """Runs tokens (B, T, D) at the places `at`, at + 1, ..., which see those before.
@@ -68,7 +68,7 @@ class ProjectionAttention(nnx.Module):
             for old, more in zip(past, new, strict=True)
         )
         mask = jnp.arange(k.shape[1]) <= at + jnp.arange(x.shape[1])[:, None]
-        return self._join(layers.attention(q, k, v, mask)), Past(k, v)
+        return self._join(attention.attend(q, k, v, mask)), Past(k, v)
 
     def empty(self, batch: int, tokens: int) -> Past:
         """Returns keys and values with room for so many tokens."""
@@ -109,8 +109,7 @@ class AttentionProjection(nnx.Module):
         self.mlp = layers.GeGLU(outputs, 2 * outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            return self._rest(x, self.attn(self.norm1(x)))
+        return gpu.exact_products(lambda x: self._rest(x, self.attn(self.norm1(x))), x)
 
     def extend(self, x: jax.Array, past: Past, at: jax.Array) -> tuple[jax.Array, Past]:
         """Runs tokens (B, T, D) behind others: `ProjectionAttention.extend`."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok_jax.models import layers
+from unitok_jax.models import elementwise, layers
 
 
 class TextMLP(nnx.Module):
@@ -16,7 +16,7 @@ class TextMLP(nnx.Module):
         self.c_proj = layers.linear(4 * width, width, dtype, rngs, out_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.c_proj(layers.gelu(self.c_fc(x)))
+        return self.c_proj(elementwise.gelu(self.c_fc(x)))
 
 
 class TextBlock(nnx.Module):

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import layers
+from unitok_jax.models import attention, elementwise, layers
 from unitok_jax.models.recomputation import run_blocks
 
 
@@ -58,9 +58,8 @@ class RMSNorm(nnx.Module):
         self.epsilon, self.dtype = epsilon, dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
-        return x.astype(self.dtype) * self.scale[...].astype(self.dtype)
+        scale = self.scale[...].astype(self.dtype)
+        return elementwise.rms_norm(x, scale, self.epsilon, self.dtype)
 
 
 class SwiGLU(nnx.Module):
@@ -72,7 +71,7 @@ class SwiGLU(nnx.Module):
         self.down = linear(hidden, width, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(elementwise.swiglu(self.gate(x), self.up(x)))
 
 
 class Attention(nnx.Module):
@@ -93,10 +92,11 @@ class Attention(nnx.Module):
         Args:
           x: (B, T, D).
           rope: (T, d / 2, 2) or (B, T, d / 2, 2), as `rotate`; None: positions are not told.
-          mask: (B or 1, T, T) bool, what each position sees.
+          mask: (B or 1, T, T) bool, what each position sees; None: all before it, by cuDNN, if
+            `attention.by_cudnn` is true.
         """
         q, k, v = self._project(x, rope)
-        return self._join(attend(q, k, v, mask)), (k, v)
+        return self._join(causal(q, k, v) if mask is None else attend(q, k, v, mask)), (k, v)
 
     def extend(self, x, rope, mask, past, at):
         """Runs as a call, with the positions before: `x` is put behind them.
@@ -261,7 +261,10 @@ class Decoder(nnx.Module):
     def _scan(self, x, rope, mask, key, every):
         graph, params = nnx.split(self.blocks)
         t = x.shape[1]
-        if mask is None:
+        queries = jax.ShapeDtypeStruct(
+            (len(x), t, self.sizes.heads, self.sizes.head_width), self.dtype
+        )
+        if mask is None and not attention.by_cudnn(queries):
             mask = jnp.tril(jnp.ones((1, t, t), bool))
         rates = jnp.linspace(0.0, self.dropout.path, self.sizes.depth)
         keys = None if key is None else jax.random.split(key, self.sizes.depth)
@@ -318,6 +321,18 @@ def attend(q, k, v, mask):
     scores = jnp.where(mask[:, None, None], scores * width**-0.5, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bgrts,bgsd->bgrtd", weights, v).reshape(b, heads, t, width)
+
+
+def causal(q, k, v):
+    """Computes `attend` of T positions that see those before them, on GPUs by cuDNN."""
+
+    def plain(*qkv):
+        q, k, v = (x.swapaxes(1, 2) for x in qkv)
+        mask = jnp.tril(jnp.ones((1, q.shape[2], q.shape[2]), bool))
+        return attend(q, k, v, mask).swapaxes(1, 2)
+
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    return attention.fused(plain, q, k, v, causal=True).swapaxes(1, 2)
 
 
 def rotate(x: jax.Array, rope: jax.Array, halves: bool = False) -> jax.Array:

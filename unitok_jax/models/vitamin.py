@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok_jax.codes import STRIDE
-from unitok_jax.models import convolutions, layers, recomputation
+from unitok_jax.models import convolutions, elementwise, layers, recomputation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,10 @@ class MBConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        x = layers.gelu(self.conv1_1x1(self.pre_norm(x)))
+        x = elementwise.gelu(self.conv1_1x1(self.pre_norm(x)))
         if self.up is not None:
             x = self.up(x)
-        x = layers.gelu(self.conv2_kxk(x))
+        x = elementwise.gelu(self.conv2_kxk(x))
         return self.conv3_1x1(x) + shortcut
 
 
@@ -106,7 +106,7 @@ class Stem(nnx.Module):
         self.conv2 = convolutions.conv3x3(width, width, dtype, rngs, convolutions.fan_out_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv2(layers.gelu(self.norm1(self.conv1(x))))
+        return self.conv2(elementwise.gelu(self.norm1(self.conv1(x))))
 
 
 class Pool(nnx.Module):
@@ -262,4 +262,4 @@ class UpStem(nnx.Module):
         self.conv2 = convolutions.conv3x3(width, 3, dtype, rngs, convolutions.xavier_init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return layers.gelu(self.norm1(self.conv1(x)))
+        return elementwise.gelu(self.norm1(self.conv1(x)))

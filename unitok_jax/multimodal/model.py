@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unitok_jax.models import layers, recomputation
+from unitok_jax.models import elementwise, layers, recomputation
 from unitok_jax.models.code_heads import DepthHead, IndependentHead
 from unitok_jax.models.language_model import LanguageModel
 from unitok_jax.models.projection import AttentionProjection, Past
@@ -39,7 +39,7 @@ class Connector(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x if self.norm is None else self.norm(x)
-        return self.fc2(layers.gelu(self.fc1(x)))
+        return self.fc2(elementwise.gelu(self.fc1(x)))
 
 
 class ImageInput(nnx.Module):

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import layers
+from unitok_jax.models import elementwise, layers
 
 PATCH = 14
 WIDTH, DEPTH, HEADS = 384, 12, 6
@@ -36,7 +36,7 @@ class MLP(nnx.Module):
         self.fc2 = layers.linear(4 * width, width, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(layers.gelu(self.fc1(x)))
+        return self.fc2(elementwise.gelu(self.fc1(x)))
 
 
 class Block(nnx.Module):

@@ -16,7 +16,7 @@ from jax import export
 
 from unitok_jax import trees
 from unitok_jax.codes import STRIDE
-from unitok_jax.models import precision
+from unitok_jax.models import gpu, precision
 from unitok_jax.system import outputs
 from unitok_jax.system.extras import how_to_install
 from unitok_jax.system.paths import expand
@@ -74,10 +74,11 @@ def programs(tokenizer, size: tuple[int, int], platforms, batch: int | None) -> 
     shapes = {name: jax.ShapeDtypeStruct(w.shape, w.dtype) for name, w in weights.items()}
     images = jax.ShapeDtypeStruct((b, *size, 3), jnp.uint8)
     codes = jax.ShapeDtypeStruct((b, books, tokens), jnp.int32)
-    exported = {
-        "encode": export.export(jax.jit(encode), platforms=platforms)(shapes, images),
-        "decode": export.export(jax.jit(decode), platforms=platforms)(shapes, codes),
-    }
+    with gpu.for_any_machine():
+        exported = {
+            "encode": export.export(jax.jit(encode), platforms=platforms)(shapes, images),
+            "decode": export.export(jax.jit(decode), platforms=platforms)(shapes, codes),
+        }
     arrays = {name: np.array(jax.device_get(w), order="C") for name, w in weights.items()}
     return exported, arrays
 

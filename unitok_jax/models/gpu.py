@@ -1,0 +1,58 @@
+"""What the NVIDIA GPU of this process can compute, for forms of operations that need one."""
+
+import contextlib
+import contextvars
+from collections.abc import Callable
+
+import jax
+from jax import lax
+
+AMPERE = (8, 0)  # bfloat16 and TF32 products
+HOPPER = (9, 0)
+
+# Each factor as three bfloat16 numbers, all nine products of them: float32's accuracy on the units
+# that multiply bfloat16 (docs/explanation/precision_and_convolutions.md).
+_NINE_PRODUCTS = "BF16_BF16_F32_X9"
+_for_any = contextvars.ContextVar("for_any", default=False)
+
+
+def capability() -> tuple[int, int] | None:
+    """Returns the compute capability of the GPUs that JAX computes on, of several kinds the least.
+
+    None: it does not compute on NVIDIA's, or the program that is traced is `for_any_machine`.
+    """
+    if _for_any.get() or jax.default_backend() != "gpu":
+        return None
+    devices = jax.local_devices()
+    if "cuda" not in devices[0].client.platform_version:
+        return None
+    return min(tuple(map(int, device.compute_capability.split("."))) for device in devices)
+
+
+@contextlib.contextmanager
+def for_any_machine():
+    """Lets programs that are traced inside run on other machines, such as those of an export."""
+    token = _for_any.set(True)
+    try:
+        yield
+    finally:
+        _for_any.reset(token)
+
+
+def exact_products(function: Callable, *args: jax.Array):
+    """Returns function(*args), its matrix products of float32's accuracy.
+
+    On GPUs that multiply bfloat16 they are sums of bfloat16 products, elsewhere 'highest'.
+    """
+
+    def at(precision):
+        def run(*args):
+            with jax.default_matmul_precision(precision):
+                return function(*args)
+
+        return run
+
+    found = capability()
+    if found is None or found < AMPERE:
+        return at("highest")(*args)
+    return lax.platform_dependent(*args, cuda=at(_NINE_PRODUCTS), default=at("highest"))
