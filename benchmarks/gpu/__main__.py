@@ -12,6 +12,7 @@ be measured too. Needs no PyTorch otherwise.
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -47,14 +48,23 @@ def measure(settings, lines: Lines, names: list[str], table, until: float) -> in
         while group:
             if time.monotonic() >= until:
                 break
-            group = _one_process(settings, lines, group, until)
+            group = _one_process(settings, lines, group, table, until)
     return len(lines.missing(names))
 
 
-def _one_process(settings, lines, names, until):
+def _one_process(settings, lines, names, table, until):
     """Measures until all are known, the process ends or the time is up; returns what is left."""
     given = {"settings": settings._asdict(), "names": names, "peaks": lines.rows.get("peaks")}
-    worker = subprocess.Popen([*WORKER, json.dumps(given)], stdout=subprocess.PIPE, text=True)
+    environment = dict(os.environ)
+    if table[names[0]].section == "release":
+        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch needs the memory
+    worker = subprocess.Popen(
+        [*WORKER, json.dumps(given)],
+        stdin=subprocess.PIPE,  # whose end tells the worker that this process has ended
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     alarm = threading.Timer(max(until - time.monotonic(), 0), worker.kill)
     alarm.daemon = True
     alarm.start()
@@ -75,6 +85,7 @@ def _one_process(settings, lines, names, until):
         alarm.cancel()
         worker.kill()
         worker.wait()
+        worker.stdin.close()
         worker.stdout.close()
     if not left or time.monotonic() >= until:
         return left

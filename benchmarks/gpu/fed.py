@@ -1,6 +1,5 @@
 """Training fed from tars of JPEGs: how long a step waits for its batch, with saves between."""
 
-import logging
 import pathlib
 import tempfile
 
@@ -27,7 +26,6 @@ def measure(name: str, dtype: str | None, batch: int, steps: int, remat: str, qu
       `saving_share`, of steps and saves together; `images_per_second` of the steps; `seconds` of
       a step; `shares` of the whole time after the first step, by kind of `clock.KINDS`.
     """
-    logging.getLogger().setLevel(logging.INFO)
     config = timing.configuration(name, dtype)
     config.steps = steps
     config.model.remat, config.optim.accumulation = remat, 1

@@ -4,7 +4,7 @@ import contextlib
 import gc
 import json
 import os
-import sys
+import threading
 import time
 import traceback
 
@@ -12,7 +12,6 @@ import jax
 
 from benchmarks import timing
 from benchmarks.gpu.figures import Settings, figures
-from unitok_jax.runtime import compilation_cache, compiling
 
 
 def work(settings: Settings, names: list[str], known: dict | None) -> None:
@@ -23,6 +22,7 @@ def work(settings: Settings, names: list[str], known: dict | None) -> None:
       names: figures to measure.
       known: row of the figure 'peaks', if it is measured.
     """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # What a library prints goes to stderr: stdout is for the lines.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -36,21 +36,25 @@ def work(settings: Settings, names: list[str], known: dict | None) -> None:
             known = timing.peaks(0.2)
         return known
 
-    compilation_cache.enable()
     table = figures(settings, peaks)
     say(machine=timing.machine(), dtype=settings.configuration().model.dtype)
-    with compiling.notices(lambda line: print(line, file=sys.stderr, flush=True)):
-        for name in names:
-            say(begin=name)
-            begun = time.perf_counter()
-            with _counted() as compiled:
-                row = _measured(table[name])
-            if name == "peaks" and "error" not in row:
-                known = row
-            say(figure=name, row=row | compiled | {"took": round(time.perf_counter() - begun, 1)})
-            # A failure's arrays live as long as what refers to them.
-            gc.collect()
-            jax.clear_caches()
+    for name in names:
+        say(begin=name)
+        begun = time.perf_counter()
+        with _counted() as compiled:
+            row = _measured(table[name])
+        if name == "peaks" and "error" not in row:
+            known = row
+        say(figure=name, row=row | compiled | {"took": round(time.perf_counter() - begun, 1)})
+        # A failure's arrays live as long as what refers to them.
+        gc.collect()
+        jax.clear_caches()
+
+
+def _end_with_parent():
+    """Ends the process, also inside a compiler, when the one that started it has ended."""
+    os.read(0, 1)  # not sys.stdin, whose lock would be held when Python ends
+    os._exit(1)
 
 
 def _measured(figure):

@@ -234,14 +234,17 @@ class TestRelease:
             release.folder()
 
 
+def environment():
+    """Of one device and as many threads as cores."""
+    return {key: value for key, value in os.environ.items() if key != "NPROC"} | {"XLA_FLAGS": FAST}
+
+
 def run(*arguments):
     """The command, on one device and as many threads as cores."""
-    environment = {key: value for key, value in os.environ.items() if key != "NPROC"}
-    environment |= {"XLA_FLAGS": FAST}
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
     )
@@ -259,6 +262,20 @@ def run(*arguments):
 def test_a_wrong_argument_ends_in_one_line(argument, message):
     done = run(argument)
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_its_parent():
+    """It holds the device: what is killed above it must not leave it behind."""
+    settings = Settings("tiny", None, (2,), ("none",), (2,), False)
+    given = {"settings": settings._asdict(), "names": ["parity base, float32"], "peaks": None}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [*gpu.WORKER, json.dumps(given)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), **pipes) as process:
+        told = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.stdin.close()
+        assert "machine" in told[0] and told[1] == {"begin": "parity base, float32"}
+        assert process.wait(60) == 1 and process.stdout.read() == ""
 
 
 @pytest.mark.slow

@@ -70,6 +70,13 @@ MUTATIONS = [
         f"{TEST_GPU} -k time_is_up",
     ),
     Mutation(
+        "a worker that outlives its parent",
+        f"{GPU}/worker.py",
+        "    os._exit(1)",
+        "    return",
+        f"{TEST_GPU} -k ends_with_its_parent",
+    ),
+    Mutation(
         "wait without the steps that wait for nothing",
         f"{GPU}/fed.py",
         '"wait_share": seconds["input"] / stepping',
