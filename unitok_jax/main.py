@@ -72,7 +72,8 @@ def main(_: list[str]) -> None:
 
     with processes.ExitTogether():
         try:
-            with compiling.notices(logging.info):
+            # Not absl's logger, which is quiet.
+            with compiling.notices(standard_logging.getLogger(__name__).info):
                 _compile() if MODE.value == "compile" else _train()
         except (*processes.REFUSALS, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)

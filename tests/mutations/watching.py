@@ -42,6 +42,13 @@ MUTATIONS = [
         f"{TEST_COMPILING} -k ends_at_once",
     ),
     Mutation(
+        "notices of training to a logger that is quiet",
+        "unitok_jax/main.py",
+        "compiling.notices(standard_logging.getLogger(__name__).info)",
+        "compiling.notices(logging.info)",
+        f"{TEST_COMPILING} -k training_tells",
+    ),
+    Mutation(
         "a figure that is measured twice",
         f"{GPU}/lines.py",
         "            if name not in self.rows or",
