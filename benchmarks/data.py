@@ -53,10 +53,13 @@ SCALE, RATIO = (0.9, 1.0), (3 / 4, 4 / 3)
 WORDS = "a the red old small wooden photo painting of with and near street house dog tree".split()
 
 
-def photographs(count: int, size: tuple[int, int] = (512, 384)):
-    """Yields (name, JPEG) pairs: parts of real photographs, and noise, of (width, height)."""
+def photographs(count: int, size: tuple[int, int] = (512, 384), real: bool = True):
+    """Yields (name, JPEG) pairs: parts of real photographs, and noise, of (width, height).
+
+    Only noise, which needs no scikit-image, unless `real`.
+    """
     rng = np.random.default_rng(0)
-    names = [name for name in CAPTIONS if name not in ("clock_motion.png", "cell.png")]
+    names = [name for name in CAPTIONS if name not in ("clock_motion.png", "cell.png") and real]
     pictures = [Image.open(photo_folder() / name).convert("RGB") for name in names]
     for index in range(count):
         which = index % (len(pictures) + 1)
@@ -91,9 +94,11 @@ def _noise(rng, size):
     return Image.fromarray(np.clip(image / image.std() * 50 + 128, 0, 255).astype(np.uint8))
 
 
-def write_tars(folder: pathlib.Path, shards: int, per_shard: int, pictures: int = 256) -> str:
+def write_tars(
+    folder: pathlib.Path, shards: int, per_shard: int, pictures: int = 256, real: bool = True
+) -> str:
     """Tars of different photographs as img2dataset writes them; returns their pattern."""
-    images = [data for _, data in photographs(pictures)]
+    images = [data for _, data in photographs(pictures, real=real)]
     chance = random.Random(0)
     for shard in range(shards):
         with tarfile.open(folder / f"{shard:05}.tar", "w") as tar:

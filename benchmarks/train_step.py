@@ -13,6 +13,7 @@ memory for the weights.
 import argparse
 import functools
 import resource
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +26,35 @@ from unitok_jax.weights import pretrained
 PHASES = {"first": False, "adversarial": True}
 
 
-def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict]:
-    """Measures both phases: work as of `roofline.compiled`, `batch` and the median `seconds`.
+def measure(
+    config, batch: int, rounds: int, at_once: int = 1, phases: Sequence[str] = tuple(PHASES)
+) -> dict[str, dict]:
+    """Measures phases: work as of `roofline.compiled`, `batch` and the median `seconds`.
 
     Args:
       config: the whole configuration.
       batch: number of images.
       rounds: rounds in which the phases take turns; 0: nothing runs, without `seconds`.
       at_once: number of parallel compilations.
+      phases: names in `PHASES`; the adversarial one is left out if nothing acts in it.
 
     Raises:
       RuntimeError: a step was not finite.
     """
+    made = jobs(config, batch, phases)
+    programs = roofline.compiled(made, at_once)
+    rows = {name: work | {"batch": batch} for name, (_, work) in programs.items()}
+    if rounds:
+        steps = {name: program for name, (program, _) in programs.items()}
+        state, *arguments = arrays(config, next(iter(made.values())))
+        seconds = timing.train_medians(steps, state, arguments, rounds)
+        for name, row in rows.items():
+            row["seconds"] = seconds[name]
+    return rows
+
+
+def jobs(config, batch: int, phases: Sequence[str] = tuple(PHASES)) -> dict[str, roofline.Job]:
+    """Returns phase -> the step to compile, of (state, frozen networks, batch)."""
     steps, reference = TokenizerSteps(config), TokenizerSteps(_plain(config))
     abstract = jax.eval_shape(steps.init)
     networks = {kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in steps.networks}
@@ -45,26 +63,38 @@ def measure(config, batch: int, rounds: int, at_once: int = 1) -> dict[str, dict
         "image": jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
         "text": jax.ShapeDtypeStruct((batch, config.model.text.context_length), jnp.int32),
     }
-    jobs = {
+    return {
         name: roofline.Job(
-            functools.partial(steps.train_step, adversarial=adversarial, gather=_alone),
+            functools.partial(steps.train_step, adversarial=PHASES[name], gather=_alone),
             (abstract, networks, shapes),
             config.model.dtype,
             reference=functools.partial(
-                reference.train_step, adversarial=adversarial, gather=_alone
+                reference.train_step, adversarial=PHASES[name], gather=_alone
             ),
             donate=(0,),
         )
-        for name, adversarial in PHASES.items()
-        if config.gan.weight or not adversarial
+        for name in phases
+        if config.gan.weight or not PHASES[name]
     }
-    programs = roofline.compiled(jobs, at_once)
-    rows = {name: work | {"batch": batch} for name, (_, work) in programs.items()}
-    if rounds:
-        seconds = _run(config, steps, abstract, networks, shapes, programs, rounds)
-        for name, row in rows.items():
-            row["seconds"] = seconds[name]
-    return rows
+
+
+def arrays(config, job: roofline.Job) -> tuple:
+    """Makes the arguments of a step on the device: a state in mid-training, networks, a batch."""
+    abstract, networks, shapes = job.args
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jax.device_put(rng.integers(0, 256, shapes["image"].shape, np.uint8)),
+        "text": jax.device_put(rng.integers(1, 500, shapes["text"].shape).astype(np.int32)),
+    }
+    # Any weights will do; initialising real ones compiles for longer than the step.
+    state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
+    params = timing.fill(abstract.generator.params)
+    state = state.replace(generator=state.generator.replace(params=params))
+    if abstract.discriminator is not None:
+        params = timing.fill(abstract.discriminator.params)
+        state = state.replace(discriminator=state.discriminator.replace(params=params))
+    state = state.replace(step=jnp.asarray(round(0.5 * config.steps), jnp.int32))
+    return state, timing.fill(networks), batch
 
 
 def _alone(params):
@@ -77,26 +107,6 @@ def _plain(config):
     config = config.copy_and_resolve_references()
     config.model.remat, config.optim.accumulation = "none", 1
     return config
-
-
-def _run(config, steps, abstract, networks, shapes, programs, rounds):
-    rng = np.random.default_rng(0)
-    networks = timing.fill(networks)
-    arrays = {
-        "image": jax.device_put(rng.integers(0, 256, shapes["image"].shape, np.uint8)),
-        "text": jax.device_put(rng.integers(1, 500, shapes["text"].shape).astype(np.int32)),
-    }
-    # Any weights will do; initialising real ones compiles for longer than the step.
-    state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract)
-    params = timing.fill(abstract.generator.params)
-    state = state.replace(generator=state.generator.replace(params=params))
-    if steps.adversary:
-        params = timing.fill(abstract.discriminator.params)
-        state = state.replace(discriminator=state.discriminator.replace(params=params))
-    state = state.replace(step=jnp.asarray(round(0.5 * config.steps), jnp.int32))
-
-    compiled = {name: program for name, (program, _) in programs.items()}
-    return timing.train_medians(compiled, state, (networks, arrays), rounds)
 
 
 def main() -> None:

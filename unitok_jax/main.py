@@ -67,11 +67,14 @@ def main(_: list[str]) -> None:
     # Tracing makes a million objects that stay: looking for garbage among them took a quarter of
     # the time until a step is compiled.
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
-    from unitok_jax.runtime import processes  # after the flags: --help must not wait for JAX
+    # After the flags: --help must not wait for JAX.
+    from unitok_jax.runtime import compiling, processes
 
     with processes.ExitTogether():
         try:
-            _compile() if MODE.value == "compile" else _train()
+            # Not absl's logger, which is quiet.
+            with compiling.notices(standard_logging.getLogger(__name__).info):
+                _compile() if MODE.value == "compile" else _train()
         except (*processes.REFUSALS, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
             console.refuse(f"{error}\n(--v=1 shows where)", 1 if processes.may_pass(error) else 2)

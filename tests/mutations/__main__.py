@@ -26,6 +26,7 @@ from . import (
     sequences,
     shape_scores,
     steps,
+    watching,
 )
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -33,6 +34,7 @@ COPIED = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
 FILES = ("Makefile", "README.md", "pyproject.toml", "requirements.txt")
 LISTS = (
     steps,
+    watching,
     networks,
     inputs,
     measures,

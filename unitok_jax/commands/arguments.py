@@ -258,8 +258,8 @@ def run(
 ) -> None:
     """Runs a command's work; an error in its input ends as one line.
 
-    Compiled programs are cached for later commands. Exit codes: 2, or 1 if rerunning may work
-    later; those of `console.command`.
+    Compiled programs are cached for later commands, and stderr tells of those that compile for
+    long. Exit codes: 2, or 1 if rerunning may work later; those of `console.command`.
 
     Args:
       parser: parser of its arguments.
@@ -267,11 +267,15 @@ def run(
       continues: as for `console.command`.
     """
     args = parser.parse_args()
-    from unitok_jax.runtime import compilation_cache, processes
+    from unitok_jax.runtime import compilation_cache, compiling, processes
+
+    def tell(line):
+        if processes.is_lead():
+            print(line, file=sys.stderr, flush=True)
 
     with processes.ExitTogether():
         try:
-            with console.command(continues):
+            with console.command(continues), compiling.notices(tell):
                 compilation_cache.enable()
                 work(args)
         except (ValueError, OSError, ImportError, processes.TryAgainError) as error:

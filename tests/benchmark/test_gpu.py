@@ -1,0 +1,299 @@
+"""The benchmark of GPUs: order, resumption, failures, kinds of kernels, and one run of it all."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import fed, kernels, release, worker
+from benchmarks.gpu.figures import SECTIONS, Figure, Settings, figures
+from benchmarks.gpu.lines import Lines
+from benchmarks.timing import configuration
+from helpers.jobs import FAST
+
+ROOT = pathlib.Path(__file__).parents[2]
+SETTINGS = Settings("tiny_full", None, (32, 64), ("none", "blocks"), (1, 128), False)
+MACHINE = {"device": "a card", "devices": 1, "jax": "0"}
+# Measures like a worker: figures whose name says that they end the process, hang, or work.
+WORKER = """
+import json, os, sys, time
+given = json.loads(sys.argv[-1])
+def say(**row): print(json.dumps(row), flush=True)
+say(machine={"device": "a card", "devices": 1, "jax": "0", "pid": os.getpid()}, dtype="float32")
+for name in given["names"]:
+    say(begin=name)
+    if name == "dies": os.kill(os.getpid(), 9)
+    if name == "hangs": time.sleep(600)
+    say(figure=name, row={"pid": os.getpid()})
+"""
+
+
+@pytest.fixture
+def measure(tmp_path, monkeypatch):
+    """Measures names by `WORKER`; returns what is left and the rows of the output."""
+    monkeypatch.setattr(gpu, "WORKER", [sys.executable, "-c", WORKER])
+
+    def run(names, alone=(), seconds=60.0, **settings):
+        lines = Lines(tmp_path / "out.jsonl")
+        table = {name: Figure("peaks", dict, name in alone) for name in names}
+        until = time.monotonic() + seconds
+        wanted = SETTINGS._replace(**settings)
+        left = gpu.measure(wanted, lines, lines.missing(names), table, until)
+        return left, Lines(tmp_path / "out.jsonl").rows
+
+    return run
+
+
+class TestOrder:
+    def test_the_most_important_come_first(self):
+        names = list(figures(SETTINGS, dict))
+        assert names[0] == "peaks" and names[1].startswith("parity")
+        place = {section: names.index(f"{section}, batch 128") for section in ("encode", "decode")}
+        assert place["encode"] < place["decode"] < names.index("train first, batch 32, remat none")
+        assert names.index("train first, batch 32, remat none") < names.index(
+            "train adversarial, batch 64, remat blocks"
+        )
+
+    def test_every_section_has_figures(self, monkeypatch):
+        monkeypatch.setenv(release.VARIABLE, "somewhere")
+        assert {figure.section for figure in figures(SETTINGS, dict).values()} == set(SECTIONS)
+
+    def test_no_adversary_has_no_figure(self):
+        assert not any(
+            "adversarial" in name for name in figures(SETTINGS._replace(config="tiny"), dict)
+        )
+
+
+class TestProcesses:
+    def test_neighbours_share_one(self, measure):
+        left, rows = measure(["a", "b", "c", "d", "e"], alone=("c", "d"))
+        pids = [rows[name]["pid"] for name in "abcde"]
+        assert left == 0 and pids[0] == pids[1] and len(set(pids)) == 4
+
+    def test_the_rest_go_on_after_one_that_ends_the_process(self, measure):
+        left, rows = measure(["a", "dies", "b"])
+        assert left == 0 and list(rows) == ["a", "dies", "b"]
+        assert rows["dies"]["error"] == "the process ended with -9"
+
+    def test_what_is_known_is_not_measured_again(self, measure):
+        _, before = measure(["a", "b"])
+        _, after = measure(["a", "b", "c"])
+        assert after["a"] == before["a"] and after["c"]["pid"] != before["a"]["pid"]
+
+    def test_it_stops_when_the_time_is_up(self, measure):
+        begun = time.monotonic()
+        left, rows = measure(["a", "hangs", "b"], seconds=3.0)
+        assert time.monotonic() - begun < 30
+        assert left == 2 and list(rows) == ["a"]  # no error: the next call measures it
+
+    def test_figures_of_another_kind_are_refused(self, measure):
+        measure(["a"])
+        with pytest.raises(ValueError, match="config tiny_full there and b16 here"):
+            measure(["b"], config="b16")
+
+
+class TestLines:
+    def test_a_line_cut_short_is_measured_again(self, tmp_path):
+        path = tmp_path / "out.jsonl"
+        lines = Lines(path)
+        lines.begin(MACHINE, {"config": "a"})
+        lines.add("one", {"seconds": 1.0})
+        lines.add("two", {"error": "no"})
+        whole = path.read_text()
+        path.write_text(whole + '{"figure": "thr')
+        found = Lines(path)
+        assert found.rows["one"]["seconds"] == 1.0 and path.read_text() == whole
+        assert found.missing(["one", "two", "three"]) == ["three"]
+        assert found.missing(["one", "two", "three"], again=True) == ["two", "three"]
+
+    @pytest.mark.parametrize("text", ["[1]\n", "hello\n", '{"machine": {}, "settings": {}}\n{}\n'])
+    def test_another_file_is_refused_and_kept(self, tmp_path, text):
+        path = tmp_path / "thesis.txt"
+        path.write_text(text)
+        with pytest.raises(ValueError, match="is no figure of this benchmark"):
+            Lines(path)
+        assert path.read_text() == text
+
+
+def test_a_figure_that_fails_is_an_error():
+    def fails():
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    assert worker._measured(Figure("train", fails)) == {
+        "error": "RuntimeError: RESOURCE_EXHAUSTED: out of memory"
+    }
+    assert worker._measured(Figure("train", lambda: {"a": {"b": 1 / 3}})) == {"a": {"b": 0.33333}}
+
+
+class TestKernels:
+    @pytest.mark.parametrize(
+        ("kernel", "operation", "wanted"),
+        [
+            ("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_TNT", "command_buffer_3", "products"),
+            ("gemm_fusion_dot_12", "command_buffer_3", "products, Triton"),
+            ("sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize_ffma_aligna4", "",
+             "float32 products on plain cores"),
+            ("void cutlass::Kernel2<cutlass_80_simt_sgemm_128x64_8x5_nt_align1>", "",
+             "float32 products on plain cores"),
+            ("sm90_xmma_dgrad_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc", "cudnn-conv-bw-input.3",
+             "convolutions"),
+            ("wgrad2d_c1_k1_nhwc", "cudnn-conv-bw-filter.2", "convolutions"),
+            ("conv2d_c1_k1_nhwc_specialized", "", "convolutions"),
+            ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma", "", "attention"),
+            ("input_add_reduce_fusion_7", "command_buffer_1", "reductions"),
+            ("loop_dynamic_update_slice_fusion_4", "command_buffer_1", "dynamic-update-slice"),
+            ("memcpy128", "command_buffer_1", "copies"),
+            ("loop_slice_fusion_4", "", "copies"),
+            ("wrapped_transpose_2", "", "transposes"),
+            ("triton_softmax_3", "", "softmax"),
+            ("loop_convert_fusion_3", "command_buffer_1", "elementwise"),
+            ("fusion_12", "fusion.12", "elementwise"),
+            ("MysteryKernel", "", "other"),
+        ],
+    )  # fmt: skip
+    def test_kinds(self, kernel, operation, wanted):
+        assert kernels.kind(kernel, operation) == wanted
+
+    def test_sums_are_of_one_step(self):
+        events = [("memcpy1", "", 1.0), ("memcpy2", "", 2.0), ("nvjet", "", 9.0)]
+        found = kernels.table(events, 2)
+        assert list(found) == ["products", "copies"]
+        assert found["copies"] == {"ms": 1.5, "share": 0.25, "launches": 1.0}
+
+
+def test_shares_are_of_the_time_after_the_first_step():
+    records = [
+        {"step": 0, "seconds": {"starting": 50.0}},
+        {"step": 1, "seconds": {"starting": 20.0}},
+        {"step": 11, "seconds": {"training": 9.0, "input": 1.0}},
+        {"step": 21, "seconds": {"training": 10.0, "saving": 5.0}},
+    ]
+    found = fed.shares(records, 4)
+    assert found["wait_share"] == 1 / 20 and found["saving_share"] == 5 / 25
+    assert found["seconds"] == 1.0 and found["images_per_second"] == 4.0
+    assert found["shares"] == {"training": 19 / 25, "input": 1 / 25, "saving": 5 / 25}
+
+
+# A network with the release's names, that knows only the options which it reads.
+NETWORK = """
+import torch
+class UniTok(torch.nn.Module):
+    def __init__(self, args):
+        super().__init__()
+        assert args.model == "vitamin_tiny" and args.num_codebooks == 4 and args.vocab_size == 256
+        self.scale = torch.nn.Parameter(torch.ones(()))
+    def img_to_idx(self, images):
+        assert images.shape == (3, 3, 64, 64)
+        return (images * self.scale).sum().long()
+"""
+
+
+class TestRelease:
+    @pytest.fixture
+    def checkout(self, tmp_path, monkeypatch):
+        monkeypatch.setenv(release.VARIABLE, str(tmp_path))
+        monkeypatch.delitem(sys.modules, "models", raising=False)
+        (tmp_path / "models").mkdir()
+        yield tmp_path
+        for name in ("models.unitok", "models"):
+            sys.modules.pop(name, None)
+
+    def test_it_is_imported_from_there(self, checkout):
+        pytest.importorskip("torch")
+        (checkout / "models" / "unitok.py").write_text(NETWORK)
+        path = list(sys.path)
+        found = release.measure(configuration("tiny"), "encode", 3, 2)
+        assert found["images_per_second"] == pytest.approx(3 / found["seconds"])
+        assert sys.path == path
+
+    def test_what_it_lacks_is_named(self, checkout):
+        pytest.importorskip("torch")
+        (checkout / "models" / "unitok.py").write_text(NETWORK)
+        with pytest.raises(ValueError, match="its UniTok has no method idx_to_img"):
+            release.measure(configuration("tiny"), "decode", 3, 2)
+
+    def test_another_network_is_refused(self, checkout):
+        pytest.importorskip("torch")
+        text = NETWORK.replace("args.model ==", "args.novel ==")
+        (checkout / "models" / "unitok.py").write_text(text)
+        with pytest.raises(ValueError, match="its UniTok is another one.*novel"):
+            release.measure(configuration("tiny"), "encode", 3, 2)
+
+    def test_another_folder_is_refused(self, checkout):
+        with pytest.raises(ValueError, match=f"{release.VARIABLE}=.* has no models/unitok.py"):
+            release.folder()
+
+    def test_it_must_be_named(self, monkeypatch):
+        monkeypatch.delenv(release.VARIABLE, raising=False)
+        with pytest.raises(ValueError, match=f"{release.VARIABLE} is not set"):
+            release.folder()
+
+
+def environment():
+    """Of one device and as many threads as cores."""
+    return {key: value for key, value in os.environ.items() if key != "NPROC"} | {"XLA_FLAGS": FAST}
+
+
+def run(*arguments):
+    """The command, on one device and as many threads as cores."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config=b17", "--config=b17: there is no configs/b17.py"),
+        ("--only=trains", "--only=trains is none of peaks, parity"),
+        ("--minutes=0", "--minutes, --batches and --inference-batches must be above 0"),
+        ("--output=nowhere/a", "there is no folder nowhere"),
+    ],
+)
+def test_a_wrong_argument_ends_in_one_line(argument, message):
+    done = run(argument)
+    assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_its_parent():
+    """It holds the device: what is killed above it must not leave it behind."""
+    settings = Settings("tiny", None, (2,), ("none",), (2,), False)
+    given = {"settings": settings._asdict(), "names": ["parity base, float32"], "peaks": None}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [*gpu.WORKER, json.dumps(given)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), **pipes) as process:
+        told = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.stdin.close()
+        assert "machine" in told[0] and told[1] == {"begin": "parity base, float32"}
+        assert process.wait(60) == 1 and process.stdout.read() == ""
+
+
+@pytest.mark.slow
+def test_it_runs_whole(tmp_path):
+    output = tmp_path / "gpu.jsonl"
+    command = ["--config=tiny", "--quick", "--batches=2", "--remat=none", "--inference-batches=2"]
+    done = run(*command, f"--output={output}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = {row["figure"]: row for row in map(json.loads, output.read_text().splitlines()[1:])}
+    assert [name for name, row in rows.items() if "error" in row] == []
+    settings = Settings("tiny", None, (2,), ("none",), (2,), True)
+    assert list(rows) == list(figures(settings, dict))
+    assert rows["parity tiny, float32"]["passes"]
+    assert rows["parity tiny, float32"]["codes_changed"] == 0
+    assert rows["kernels first, batch 2, remat none"]["kinds"]["products"]["launches"] > 1
+    assert 0 <= rows["data, batch 2, remat none"]["wait_share"] < 1
+    first = rows["compile again"]["first"]
+    again = rows["compile again"].get("first, again", first)
+    assert again["from_cache"]
+    before = output.read_text()
+    assert run(*command, f"--output={output}").returncode == 0 and output.read_text() == before
