@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
 from unitok_jax.models import attention, elementwise
 from unitok_jax.models.recomputation import product, recomputing, run_blocks
