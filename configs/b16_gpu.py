@@ -2,12 +2,15 @@
 
 from configs import default
 
-# More GPUs take proportionally fewer micro-batches.
-VARIANTS = {"24": {"optim.accumulation": 64}, "80": {"optim.accumulation": 16}}
+# Differences by GB of memory. Learning rates are the recipe's, by the square root of the batch.
+VARIANTS = {
+    "24": {"data.batch_size": 256, "optim.learning_rate": 6.25e-5},
+    "80": {"data.batch_size": 1024, "optim.learning_rate": 1.25e-4},
+}
 
 
 def get_config(name: str = ""):
-    """Returns the base recipe with batches of 1024, 16 or 64 images at a time.
+    """Returns the base recipe with 16 or 64 images at a time; fewer micro-batches for more GPUs.
 
     `docs/guides/plan_a_pod.md` tells what such a step needs.
 
@@ -19,6 +22,5 @@ def get_config(name: str = ""):
     """
     config = default.get_config()
     config.model.remat = "products"
-    config.data.batch_size = 1024
-    config.optim.learning_rate = 1.25e-4  # the recipe's, by the square root of the batch
+    config.optim.accumulation = 16
     return default.variant(config, VARIANTS, name, "b16_gpu")

@@ -138,7 +138,7 @@ class TestMessages:
             ("data.num_workers", -1, ["must not be negative"]),
             ("model.size", "bse", ["did you mean 'base'"]),
             ("model.dtype", "float16", ["float32, bfloat16"]),
-            ("model.remat", "all", ["none, blocks, everything"]),
+            ("model.remat", "all", ["none, products, blocks, everything"]),
             ("model.quantizer", "vq", ["multi_codebook, residual, fsq, bsq"]),
             ("model.quant_proj", "conv", ["attention", "linear"]),
             ("model.quant_heads", 5, ["does not divide", "nearest: 4"]),
