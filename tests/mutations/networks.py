@@ -13,6 +13,7 @@ TEST_ADVERSARY, RANDOMNESS = (
 )
 TEST_AUGMENT, TEST_QUANTIZERS = "tests/tokenizer/test_augment.py", "tests/models/test_quantizers.py"
 TEST_OPTIM, TEST_HEADS = "tests/training/test_optim.py", "tests/models/test_discriminator.py"
+ATTENTION, TEST_FORMS = "unitok_jax/models/attention.py", "tests/models/test_gpu_forms.py"
 
 MUTATIONS = [
     Mutation(
@@ -245,5 +246,40 @@ MUTATIONS = [
         "jnp.round((bounded + 1) / 2 * steps)",
         "jnp.floor((bounded + 1) / 2 * steps)",
         "tests/models/test_lookup_free.py",
+    ),
+    Mutation(
+        "cuDNN's attention before Ampere",
+        ATTENTION,
+        "if capability < gpu.AMPERE:",
+        "if False:",
+        f"{TEST_FORMS} -k refuses",
+    ),
+    Mutation(
+        "cuDNN's attention of an odd number of tokens, which has no gradient",
+        ATTENTION,
+        "if tokens % 2:",
+        "if False:",
+        f"{TEST_FORMS} -k differentiated",
+    ),
+    Mutation(
+        "scores saved for a form that does not run",
+        ATTENTION,
+        "plain = recomputed(jax.checkpoint(plain))",
+        "plain = plain",
+        f"{TEST_FORMS} -k scores",
+    ),
+    Mutation(
+        "exported programs for the GPU of this machine",
+        "unitok_jax/models/gpu.py",
+        "if _for_any.get() or jax",
+        "if jax",
+        f"{TEST_FORMS} -k any_machine",
+    ),
+    Mutation(
+        "a norm's gradient without the mean of the gradient",
+        "unitok_jax/models/elementwise.py",
+        " - jnp.mean(to_unit, axis=-1, keepdims=True)",
+        "",
+        "tests/models/test_elementwise.py -k values",
     ),
 ]

@@ -1,0 +1,220 @@
+"""Forms of operations for GPUs, lowered for them without one, and equal to the plain forms."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
+
+from unitok_jax.models import attention, gpu, layers, projection, text_encoder, transformer
+
+CUDNN = "__cudnn$fmhaSoftmax"
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """As on a machine with an H100: what is traced may be lowered for CUDA."""
+    monkeypatch.setattr(gpu, "capability", lambda: gpu.HOPPER)
+    # JAX asks for the library when cuDNN's attention is traced.
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+
+
+def lowered(function, *args, platform="cuda"):
+    """Text of a program for a platform."""
+    traced = jax.jit(lambda *args: function(*args)).trace(*args)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def qkv():
+    """Queries, keys and values (2, 64, 2, 16)."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(key, (2, 64, 2, 16), jnp.bfloat16) for key in keys]
+
+
+def stack(dtype, remat=False, causal=False):
+    """(function of parameters and tokens, its arguments): a stack of two blocks, 4 heads of 16."""
+
+    def block(rngs):
+        if causal:
+            return text_encoder.TextBlock(64, 4, 2, dtype=dtype, rngs=rngs)
+        return layers.Block(64, 4, dtype=dtype, stream=jnp.float32, rngs=rngs)
+
+    def make(rngs):
+        return layers.Stack(block, 2, rngs=rngs, drop_path=0.0, remat=remat)
+
+    graph, params = nnx.split(make(layers.Keys(0)))
+    tokens = jax.random.normal(jax.random.key(1), (2, 96, 64))
+    return lambda p, x: nnx.merge(graph, p)(x), (nnx.to_pure_dict(params), tokens)
+
+
+def loss(function):
+    return lambda *args: jnp.mean(jnp.square(function(*args).astype(jnp.float32)))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize(("remat", "causal"), [(False, False), (True, False), (False, True)])
+def test_a_bfloat16_step_for_cuda_has_cudnn_and_no_scores(hopper, remat, causal, platform):
+    function, args = stack(jnp.bfloat16, remat, causal)
+    text = lowered(jax.grad(loss(function)), *args, platform=platform)
+    scores = [line for line in text.splitlines() if "96x96xf32" in line]
+    if platform == "cuda":
+        assert CUDNN in text and CUDNN + "Backward" in text
+        assert not scores
+    else:
+        assert "cudnn" not in text and scores
+
+
+def test_float32_and_machines_without_a_gpu_keep_the_plain_form(monkeypatch, hopper):
+    function, args = stack(jnp.float32)
+    assert "cudnn" not in lowered(jax.grad(loss(function)), *args)
+    monkeypatch.undo()
+    function, args = stack(jnp.bfloat16)
+    assert "platform_index" not in str(jax.make_jaxpr(jax.grad(loss(function)))(*args))
+
+
+def test_programs_for_any_machine_have_no_form_of_this_gpu(monkeypatch):
+    class Gpu:
+        compute_capability = "9.0"
+
+        class client:
+            platform_version = "PJRT C API\ncuda 13000"
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [Gpu])
+    assert gpu.capability() == (9, 0)
+    with gpu.for_any_machine():
+        assert gpu.capability() is None
+    monkeypatch.setattr(Gpu, "compute_capability", "7.5")
+    assert gpu.capability() == (7, 5)
+    monkeypatch.setattr(Gpu.client, "platform_version", "PJRT C API\nrocm 70000")
+    assert gpu.capability() is None
+
+
+@pytest.mark.parametrize("tokens", [64, 65, 77, 256, 257])
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_is_not_refused_can_be_differentiated(hopper, causal, tokens):
+    x = jax.ShapeDtypeStruct((2, tokens, 2, 64), jnp.bfloat16)
+    gradient = jax.grad(loss(lambda x: attention.self_attention(x, x, x, causal)))
+    assert ("dot_product_attention" in str(jax.make_jaxpr(gradient)(x))) == (tokens % 2 == 0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_where_a_gpu_is_devices_of_other_kinds_compute_the_same(hopper, causal):
+    args = qkv()
+    mask = jnp.tri(64, dtype=bool) if causal else None
+
+    def run(form):
+        out, pullback = jax.vjp(form, *args)
+        return out, *pullback(args[0])
+
+    chosen = run(lambda q, k, v: attention.self_attention(q, k, v, causal))
+    plain = run(lambda q, k, v: attention.attend(q, k, v, mask))
+    for a, b in zip(chosen, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "width", "tokens", "reason"),
+    [
+        ((7, 5), jnp.bfloat16, 64, 256, "compute capability 7.5 is older than Ampere"),
+        ((9, 0), jnp.float32, 64, 256, "no float32"),
+        ((9, 0), jnp.bfloat16, 60, 256, "heads of width 60"),
+        ((8, 0), jnp.bfloat16, 192, 256, "heads of width 192"),
+        ((9, 0), jnp.bfloat16, 64, 62, "62 tokens are fewer than 64"),
+        ((9, 0), jnp.bfloat16, 64, 77, "odd number of tokens, 77"),
+        ((9, 0), jnp.bfloat16, 192, 256, None),
+        ((8, 0), jnp.float16, 128, 64, None),
+    ],
+)
+def test_what_cudnn_refuses_is_told_once(
+    monkeypatch, caplog, capability, dtype, width, tokens, reason
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(gpu, "capability", lambda: capability)
+    attention._log_once.cache_clear()
+    q = jax.ShapeDtypeStruct((2, tokens, 4, width), dtype)
+    assert attention.by_cudnn(q) == attention.by_cudnn(q) == (reason is None)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (reason is not None) and all(reason in line for line in told)
+
+
+def test_a_decoder_is_causal_by_cudnn_and_with_a_mask_as_before(hopper):
+    sizes = transformer.Sizes(64, 4, 128, 2, 2, 16)
+    decoder = transformer.Decoder(
+        sizes, dropout=transformer.Dropout(), remat=False, dtype=jnp.bfloat16, rngs=layers.Keys(0)
+    )
+    graph, params = nnx.split(decoder)
+    x = jax.random.normal(jax.random.key(1), (2, 72, 64))
+    mask = transformer.segment_mask(jnp.ones((2, 72), jnp.int32))
+
+    def run(params, x, mask=None):
+        return nnx.merge(graph, params)(x, mask=mask)[0]
+
+    params = nnx.to_pure_dict(params)
+    text = lowered(jax.grad(loss(run)), params, x)
+    assert CUDNN + "Backward" in text and "72x72xf32" not in text
+    text = lowered(jax.grad(loss(run)), params, x, mask)
+    assert "cudnn" not in text and "72x72xf32" in text
+    # Lowered for this CPU, both are the plain form.
+    np.testing.assert_array_equal(run(params, x), run(params, x, mask))
+
+
+def test_cudnn_attention_is_lowered_within_maps_of_devices(hopper):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("data")
+    args = qkv()
+
+    def run(*args):
+        return jax.grad(loss(attention.self_attention), argnums=(0, 1, 2))(*args)
+
+    split = jax.shard_map(run, mesh=mesh, in_specs=(spec,) * 3, out_specs=(spec,) * 3)
+    assert CUDNN in lowered(split, *args)
+    mapped = jax.vmap(run)
+    assert CUDNN in lowered(mapped, *(x[:, None] for x in args))
+
+
+def test_projections_for_cuda_sum_nine_bfloat16_products(monkeypatch):
+    def program(platform):
+        made = projection.make_projection("attention", 32, 16, 4, rngs=layers.Keys(0))
+        graph, params = nnx.split(made)
+        x = jnp.ones((2, 8, 32))
+
+        def run(params, x):
+            return nnx.merge(graph, params)(x)
+
+        return lowered(jax.grad(loss(run)), nnx.to_pure_dict(params), x, platform=platform)
+
+    before = {platform: program(platform) for platform in ("cpu", "cuda", "tpu")}
+    monkeypatch.setattr(gpu, "capability", lambda: (8, 0))
+    products = [line for line in program("cuda").splitlines() if "dot_general" in line]
+    nine = "num_primitive_operations = 9"
+    assert products and all(nine in line for line in products)
+    for platform in ("cpu", "tpu"):
+        text = program(platform)
+        assert nine not in text
+        assert text.count("HIGHEST") == before[platform].count("HIGHEST") > 0
+    monkeypatch.setattr(gpu, "capability", lambda: (7, 5))
+    assert program("cuda") == before["cuda"] and nine not in before["cuda"]
+
+
+@pytest.mark.parametrize("depth", [8, 64, 1024])
+def test_nine_bfloat16_products_are_as_accurate_as_float32(depth):
+    """Emulated: exact products of three bfloat16 parts of each factor, float32 sums."""
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((256, depth)).astype(np.float32) for _ in range(2))
+
+    def parts(rest):
+        for _ in range(3):
+            part = np.float32(rest.astype(jnp.bfloat16))
+            yield part
+            rest = rest - part
+
+    left, right = list(parts(a)), list(parts(b))
+    np.testing.assert_array_equal(sum(left[::-1]), a)  # nothing is left out of a factor
+    order = sorted(((i, j) for i in range(3) for j in range(3)), key=sum, reverse=True)
+    nine = sum(left[i] @ right[j].T for i, j in order)
+    exact = np.float64(a) @ np.float64(b).T
+    assert np.std(nine - exact) <= np.std(a @ b.T - exact)
