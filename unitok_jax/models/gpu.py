@@ -2,17 +2,12 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable
 
 import jax
-from jax import lax
 
 AMPERE = (8, 0)  # bfloat16 and TF32 products
 HOPPER = (9, 0)
 
-# Each factor as three bfloat16 numbers, all nine products of them: float32's accuracy on the units
-# that multiply bfloat16 (docs/explanation/precision_and_convolutions.md).
-_NINE_PRODUCTS = "BF16_BF16_F32_X9"
 _for_any = contextvars.ContextVar("for_any", default=False)
 
 
@@ -37,22 +32,3 @@ def for_any_machine():
         yield
     finally:
         _for_any.reset(token)
-
-
-def exact_products(function: Callable, *args: jax.Array):
-    """Returns function(*args), its matrix products of float32's accuracy.
-
-    On GPUs that multiply bfloat16 they are sums of bfloat16 products, elsewhere 'highest'.
-    """
-
-    def at(precision):
-        def run(*args):
-            with jax.default_matmul_precision(precision):
-                return function(*args)
-
-        return run
-
-    found = capability()
-    if found is None or found < AMPERE:
-        return at("highest")(*args)
-    return lax.platform_dependent(*args, cuda=at(_NINE_PRODUCTS), default=at("highest"))

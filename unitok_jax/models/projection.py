@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from unitok_jax.models import attention, gpu, layers
+from unitok_jax.models import attention, layers
 
 
 class Past(NamedTuple):
@@ -109,7 +109,8 @@ class AttentionProjection(nnx.Module):
         self.mlp = layers.GeGLU(outputs, 2 * outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return gpu.exact_products(lambda x: self._rest(x, self.attn(self.norm1(x))), x)
+        with jax.default_matmul_precision("highest"):
+            return self._rest(x, self.attn(self.norm1(x)))
 
     def extend(self, x: jax.Array, past: Past, at: jax.Array) -> tuple[jax.Array, Past]:
         """Runs tokens (B, T, D) behind others: `ProjectionAttention.extend`."""
