@@ -17,7 +17,7 @@ def get_config():
     model.prompt_rope = "identity"
     generate.set_codes(model, emoji.get_config())
     model.dtype = "float32"
-    model.dropout = 0.0
+    model.dropout = 0.1
     model.remat = "none"
     config.data.path = "codes/emoji"
     config.data.tokenizer = "runs/emoji"
@@ -30,6 +30,6 @@ def get_config():
     config.eval.max_images = 336
     config.eval.batch_size = 64
     config.eval.preview = 64
-    config.eval.scale = 3.0
+    config.eval.scale = 1.5
     config.checkpoint.every = 500
     return config
