@@ -66,21 +66,6 @@ def test_gradients_of_blocks_are_the_same(remat, make):
     assert arrays.error(jax.device_get(ours), jax.device_get(plain)) < 1e-6
 
 
-@pytest.mark.parametrize("at_once", [2, DEPTH])
-@pytest.mark.parametrize("remat", ["none", "products"])
-def test_several_blocks_at_once_give_the_same_gradients(remat, at_once, monkeypatch):
-    def gradients():
-        run, params = stack(remat)
-        return jax.jit(jax.grad(lambda p, x: jnp.sum(run(p, x) ** 2), (0, 1)))(params, X)
-
-    plain = gradients()
-    monkeypatch.setattr(recomputation, "blocks_at_once", lambda depth, platform: at_once)
-    run, params = stack(remat)
-    (loop,) = (e for e in jax.make_jaxpr(run)(params, X).eqns if e.primitive.name == "scan")
-    assert loop.params["unroll"] == at_once
-    assert arrays.error(jax.device_get(gradients()), jax.device_get(plain)) < 1e-6
-
-
 @pytest.mark.parametrize("remat", ["products", "blocks"])
 def test_gradients_of_convolutions_are_the_same(remat):
     made = vitamin.MBConv(

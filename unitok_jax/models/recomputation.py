@@ -63,23 +63,13 @@ def recomputing(function: Callable, remat: str) -> Callable:
 def run_blocks(step: Callable, carry: Any, blocks: Any, remat: str) -> tuple[Any, Any]:
     """Runs `step` on one block after the other, as `lax.scan`.
 
+    One block a round on every platform: all at once move fewer bytes on a GPU, by its compiler, but
+    compile many times as long (docs/explanation/performance.md).
+
     Args:
       step: function of the carry and a block's arrays; returns the carry and an output.
       carry: of the first block.
       blocks: arrays of all blocks, stacked on their leading axis.
       remat: one of `BLOCKS`.
     """
-    depth = len(jax.tree.leaves(blocks)[0])
-    at_once = blocks_at_once(depth, jax.default_backend())
-    return lax.scan(recomputing(step, remat), carry, blocks, unroll=at_once)
-
-
-def blocks_at_once(depth: int, platform: str) -> int:
-    """Returns how many of `depth` blocks a round of their loop holds on a platform, 1 to `depth`.
-
-    One, on all: the compiler of GPUs makes of all blocks at once a program of three quarters of the
-    traffic that 'products' leaves, but takes many times as long, and a CPU gains nothing
-    (docs/explanation/performance.md). A few at once still stack all that is kept.
-    """
-    del depth, platform
-    return 1
+    return lax.scan(recomputing(step, remat), carry, blocks)
