@@ -31,7 +31,12 @@ def stacked(function, *args) -> list[jax.core.ShapedArray]:
     """
     jaxpr = jax.make_jaxpr(lambda *args: jax.vjp(function, *args)[1])(*args).jaxpr
     loops = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
-    written = [var for loop in loops for var in loop.outvars[loop.params["num_carry"] :]]
+    written = [
+        outer
+        for loop in loops
+        for outer, inner in zip(loop.outvars, loop.params["jaxpr"].jaxpr.outvars, strict=True)
+        if outer.aval.shape != inner.aval.shape  # not carried from round to round
+    ]
     return [var.aval for var in written if var in jaxpr.outvars]
 
 
