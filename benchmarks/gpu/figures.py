@@ -231,8 +231,8 @@ def _answer(s, size, batch):
 
 
 def _train_multimodal(s, peaks, size, batch):
-    dtype = _dtype(s)
-    return multimodal.train_row(size, dtype, batch, not s.quick, s.rounds, peaks()[dtype])
+    dtype, remat = _dtype(s), "none" if s.quick else "blocks"
+    return multimodal.train_row(size, dtype, batch, remat, s.rounds, peaks()[dtype])
 
 
 def _stages(s, peaks, batch):
