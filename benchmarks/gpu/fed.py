@@ -1,5 +1,6 @@
 """Training fed from tars of JPEGs: how long a step waits for its batch, with saves between."""
 
+import itertools
 import pathlib
 import tempfile
 
@@ -48,7 +49,7 @@ def measure(name: str, dtype: str | None, batch: int, steps: int, remat: str, qu
 def shares(records: list[dict], batch: int) -> dict:
     """Adds up the records of one start, from the first step on."""
     seconds, steps = dict.fromkeys(clock.KINDS, 0.0), 0
-    for before, record in zip(records, records[1:], strict=False):
+    for before, record in itertools.pairwise(records):
         if "starting" in record["seconds"]:
             continue
         steps += record["step"] - before["step"]

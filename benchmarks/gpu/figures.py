@@ -3,6 +3,7 @@
 import argparse
 import concurrent.futures
 import functools
+import itertools
 import os
 import tempfile
 import time
@@ -187,7 +188,7 @@ def _timed_compilation(job):
     finally:
         jax.monitoring.unregister_event_listener(hit)
     names = ("trace_seconds", "lower_seconds", "compile_seconds")
-    seconds = {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
+    seconds = {n: b - a for n, (a, b) in zip(names, itertools.pairwise(marks), strict=True)}
     return seconds | {"from_cache": any(hits)}
 
 
