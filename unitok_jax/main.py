@@ -45,10 +45,14 @@ MODE = flags.DEFINE_enum(
 TOPOLOGY = flags.DEFINE_string(
     "topology",
     "",
-    "What --mode=compile compiles for: v5e:16x16, h100:8, host:8; a wrong name lists all.",
+    "What --mode=compile compiles for: v5e:16x16, h100:8, host:8; a wrong name lists all; none: "
+    "only the cost of the run on several machines.",
 )
 EFFICIENCY = flags.DEFINE_float(
     "efficiency", 0.5, "Part of the roofline's speed that --mode=compile assumes."
+)
+PRICE = flags.DEFINE_float(
+    "price", None, "US dollars an hour of one chip of --topology: what the run costs then."
 )
 
 
@@ -81,9 +85,14 @@ def main(_: list[str]) -> None:
 
 
 def _compile() -> None:
-    from unitok_jax.planning import fit
+    from unitok_jax.planning import fit, price_list
 
-    fit.fit(_product().plan, CONFIG.value, TOPOLOGY.value, EFFICIENCY.value)
+    price_list.check_price(PRICE.value, TOPOLOGY.value)
+    plan = _product().plan
+    if TOPOLOGY.value:
+        fit.fit(plan, CONFIG.value, TOPOLOGY.value, EFFICIENCY.value, PRICE.value)
+    else:
+        price_list.show(plan, CONFIG.value)
 
 
 def _tokenizer():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from unitok_jax.planning import flops, gpus, hlo, links, machines
+from unitok_jax.planning import costs, flops, gpus, hlo, links, machines, price_list
 from unitok_jax.planning.machines import Topology
 from unitok_jax.system.extras import how_to_install
 from unitok_jax.training.plan import Plan
@@ -59,6 +59,7 @@ def fit(
     config: ConfigDict,
     name: str,
     efficiency: float,
+    price: float | None = None,
 ) -> None:
     """Compiles the phases of a train step for `name` and prints what they need per device.
 
@@ -67,6 +68,7 @@ def fit(
       config: the whole configuration.
       name: the machine, as for `machines.find`.
       efficiency: assumed fraction of the roofline's speed.
+      price: US dollars an hour of one chip, to print what the run costs.
 
     Raises:
       DoesNotFitError: a phase needs more memory than a chip has.
@@ -77,7 +79,7 @@ def fit(
     machine = machines.find(name)
     plan = make_plan(config, machine.devices)
     print(_heading(config, machine, plan))
-    missing, seconds = [], 0.0
+    missing, seconds, work = [], 0.0, []
     for phase in plan.phases:
         print(f"\n{phase.name}", flush=True)
         traced = phase.step.trace(*plan.arguments)
@@ -92,11 +94,17 @@ def fit(
         cost = _cost(traced, compiled, plan.mesh.size, machine)
         _print_cost(cost, config.data.batch_size, plan.unit, machine, efficiency)
         seconds += phase.share * cost.roofline / efficiency
+        operations = cost.flops * plan.mesh.size
+        work.append(costs.Work(phase.name, phase.share, operations, cost.roofline))
         if machine.chip and memory.peak > machine.per_device.capacity:
             needed = _too_large(memory.peak, machine.per_device.capacity, plan.advice)
             missing.append(f"{phase.name}: {needed}")
     if machine.chip and not missing:
         print(_days(plan, config.data.batch_size, seconds, efficiency))
+        print(
+            "\n"
+            + price_list.report(config, [(machine, costs.of_run(config, work, machine))], price)
+        )
     if missing:
         raise DoesNotFitError("\n".join(missing))
 

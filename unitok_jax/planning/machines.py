@@ -60,6 +60,11 @@ class Topology(NamedTuple):
     axes: int  # of the torus that connects the chips of a slice
 
     @property
+    def kind(self) -> str:
+        """Name of its chips: a key of CHIPS or GPUS, or host."""
+        return self.name.partition(":")[0]
+
+    @property
     def simulated(self) -> bool:
         """True if a compiler other than the chip's own makes the programs."""
         return self.is_gpu and self.devices[0].platform == "cpu"
@@ -72,7 +77,9 @@ class Topology(NamedTuple):
     @property
     def platform(self) -> str:
         """Platform of its chips, whose forms of operations a step there computes."""
-        return "cuda" if self.is_gpu else self.devices[0].platform
+        if self.chip is None:
+            return "cpu"
+        return "cuda" if self.is_gpu else "tpu"
 
     @property
     def options(self) -> dict[str, int | bool]:
