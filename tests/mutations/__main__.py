@@ -23,6 +23,7 @@ from . import (
     measures,
     multimodals,
     networks,
+    prices,
     sequences,
     shape_scores,
     steps,
@@ -45,6 +46,7 @@ LISTS = (
     shape_scores,
     language_files,
     answers,
+    prices,
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from unitok_jax.planning import fit, hlo, links, replica_groups
+from unitok_jax.planning import costs, fit, hlo, links, replica_groups
 from unitok_jax.planning import machines as topology
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import TokenizerSteps
@@ -95,6 +95,18 @@ def test_both_phases_on_simulated_devices():
     assert f"{sum(sizes)} bytes" in first["average of the parameters"]
 
 
+def test_without_a_machine_the_price_list():
+    """Of several machines and nothing compiled; the mesh of the configuration is not built."""
+    done = run(
+        "tiny", "", "--config.mesh.fsdp=64", "--config.steps=1000", "--config.data.batch_size=64"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1,000 steps of 64 samples" in done.stdout
+    listed = dict(re.findall(r"^ +(\S+:\S+) .*  (\w[\w ]+)", done.stdout, re.M))
+    assert listed == {m.name: "bound" for m in costs.MACHINES} | {"cpu:1": "not measured"}
+    assert "\n--topology=NAME" not in done.stdout and "--topology=NAME compiles" in done.stdout
+
+
 @needs_compiler
 def test_a_tpu_slice():
     done = run("tiny", "v5e:2x2")
@@ -104,6 +116,7 @@ def test_a_tpu_slice():
     assert "over 4 devices" in phase["all-reduce"]
     assert "images/s" in phase["at 50% of it"]
     assert "days for 1.28 billion images at 50%" in done.stdout
+    assert re.search(r"^ +v5e:2x2 +<= [\d,]+ +>= \S+ +>= \S+  bound$", done.stdout, re.M)
 
 
 GENERATOR = {
@@ -201,6 +214,8 @@ def test_main_tells_in_one_line():
     assert "Traceback" not in done.stderr
     done = run("tiny", "host:8", "--efficiency=1.5")
     assert done.returncode == 2 and "--efficiency=1.5" in done.stderr
+    done = run("tiny", "h100:8", "--price=-2")
+    assert done.returncode == 2 and "--price=-2.0 is no price" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -378,3 +393,6 @@ def test_gpus():
     flop = float(phase["operations"].split()[0]) * 1e9
     assert numbers["operations"] == pytest.approx(1e3 * flop / 989e12, abs=0.06)
     assert numbers["roofline"] == max(numbers["operations"], numbers["collectives in all"])
+    # float32, of which nothing was timed on a GPU: as long as the roofline of every step.
+    (hours,) = re.findall(r"^ +h100:16 +<= \S+ +>= (\S+) .*  bound$", done.stdout, re.M)
+    assert float(hours) == pytest.approx(200 * numbers["roofline"] / 3.6e6, rel=0.06)

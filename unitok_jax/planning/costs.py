@@ -15,9 +15,9 @@ from unitok_jax.training.plan import Plan
 # Kinds of figures, from the surest, and what each says.
 KINDS = {
     "measured": "the step of these keys was timed on such a chip, by the program of its date",
-    "scaled": "the operations of this step, as fast as those of a timed one; on another chip "
-    "slower by the peak or the bandwidth of memory, whichever is worse; what chips exchange is "
-    "not in it",
+    "scaled": "the operations of this step, as fast as those of a timed one; on another kind of "
+    "chip slower by its peak or its memory's bandwidth, whichever is worse; exchange between chips "
+    "is not in it",
     "bound": "nothing like it was measured on such a chip; no run is faster than this",
     "not measured": "neither a timed step nor a peak is known",
 }
@@ -34,6 +34,9 @@ MACHINES = (
     ),
 )
 _TOLERANCE = 0.01  # of the operations of a step that counts as the timed one
+# Times the operations a sample, up or down, over which the speed of a timed step is carried: small
+# models are bound by other things than large ones.
+_REACH = 8
 
 
 class Counted(NamedTuple):
@@ -110,20 +113,22 @@ def of_run(config: ConfigDict, work: Sequence[Work], machine: Topology) -> Estim
 def of_phase(config: ConfigDict, work: Work, machine: Topology) -> Estimate:
     """Estimates a step: by itself if it was timed, else by a timed one like it, else by its bound.
 
-    Of several timed steps those on such a chip go first, then the one of the nearest operations a
-    sample.
+    A timed step is like it if it is of the same phase, dtype and family of chips, and of up to 8
+    times more or fewer operations a sample. Those on such a chip go first, then the nearest.
     """
     alike = [s for s in TIMED if (s.product, s.phase) == (config.product, work.phase)]
     for step in alike:
         if machine.chips == 1 and _is_the_same(step, config, work, machine):
             return Estimate("measured", step.seconds, (step,))
-    alike = [step for step in alike if _is_comparable(step, config, machine)]
-    if alike:
-        sample = work.operations / config.data.batch_size
-        step = min(
-            alike,
-            key=lambda s: (s.kind != machine.kind, abs(math.log(sample * s.batch / s.operations))),
-        )
+    sample = work.operations / config.data.batch_size
+    near = [
+        (step.kind != machine.kind, distance, step)
+        for step in alike
+        if _is_comparable(step, config, machine)
+        and (distance := abs(math.log(sample * step.batch / step.operations))) <= math.log(_REACH)
+    ]
+    if near:
+        step = min(near, key=lambda found: found[:2])[2]
         seconds = step.seconds * work.operations / step.operations
         seconds *= _slowdown(step, machine) / machine.chips
         if not seconds < work.least:
