@@ -1,4 +1,4 @@
-"""Table of docs/guides/what_it_costs.md: what whole runs cost on named machines.
+"""List of docs/guides/what_it_costs.md: what whole runs cost on named machines.
 
     python -m benchmarks.price_list            # prints it
     python -m benchmarks.price_list --write    # into the page
@@ -9,15 +9,19 @@ Steps are traced, neither compiled nor run: a minute or two on two quiet cores.
 import argparse
 import pathlib
 import runpy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from unitok_jax.main import PRODUCTS
 from unitok_jax.planning import costs, price_list
+from unitok_jax.planning.machines import GPUS
+from unitok_jax.planning.timed_steps import TIMED
 from unitok_jax.system import markdown
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "guides" / "what_it_costs.md"
-HEAD = ["run", "machine", "samples/s", "hours", "chip-hours", "figure", "command"]
+HEADING = "\n## The list\n"
+HEAD = ["run", "machine", "samples/s", "hours", "chip-hours", "figure (timed steps)", "command"]
 _GPUS, _TPUS = ("cpu:1", "rtx4090:1", "h100:1", "h100:8"), ("v5e:4x4", "v5e:16x16")
 
 
@@ -57,16 +61,21 @@ RUNS = (
 )
 
 
-def rows(number: int) -> list[list[str]]:
-    """Returns the table's rows of `RUNS[number - 1]`."""
-    run = RUNS[number - 1]
+def rows(run: Run) -> list[list[str]]:
+    """Returns the table's rows of a run."""
     config = run.configuration()
     counted = costs.count(PRODUCTS[config.product]().plan, config)
     return [
-        [run.name, m.name, *price_list.figures(config, m, e), e.kind, number]
-        for m, e in costs.estimates(config, counted)
-        if m.name in run.machines
+        [run.name, machine.name, *price_list.figures(config, machine, estimate), _figure(estimate)]
+        + [str(RUNS.index(run) + 1)]
+        for machine, estimate in costs.estimates(config, counted)
+        if machine.name in run.machines
     ]
+
+
+def _figure(estimate):
+    numbers = ", ".join(str(TIMED.index(step) + 1) for step in estimate.sources)
+    return f"{estimate.kind} ({numbers})" if numbers else estimate.kind
 
 
 def commands() -> str:
@@ -75,21 +84,41 @@ def commands() -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-def write(table: str) -> None:
-    """Puts the commands and a table into the page, between its headings."""
-    before, rest = PAGE.read_text().split("\n## The list\n")
+def timed() -> str:
+    """Returns the timed steps, numbered, as a table of Markdown."""
+    body = []
+    for number, step in enumerate(TIMED, 1):
+        speed = step.operations / step.seconds
+        share = f"{speed / GPUS[step.kind].flops:.0%}" if step.kind in GPUS else "-"
+        keys = ", ".join(f"{key}={value}" for key, value in step.keys.items())
+        body.append(
+            [number, step.card, f"{step.product}, {step.phase}: {keys}"]
+            + [f"{step.seconds * 1e3:.4g}", f"{speed / 1e12:.3g}", share, step.date, step.jax]
+            + [step.command]
+        )
+    head = ["", "card", "step", "ms", "TFLOP/s", "of the data sheet's peak", "date", "jax"]
+    return markdown.table([*head, "command"], body)
+
+
+def section(body: Sequence[Sequence[str]]) -> str:
+    """Returns the page's list: commands, rows and timed steps."""
+    return "\n\n".join([commands(), markdown.table(HEAD, body), "Timed steps:", timed()])
+
+
+def write(text: str) -> None:
+    """Puts a text under the page's heading."""
+    before, rest = PAGE.read_text().split(HEADING)
     after = rest.partition("\n## ")[2]
-    PAGE.write_text(f"{before}\n## The list\n\n{commands()}\n\n{table}\n\n## {after}")
+    PAGE.write_text(f"{before}{HEADING}\n{text}\n\n## {after}")
 
 
 def main() -> None:
-    """Prints the table, or writes it into the page."""
+    """Prints the list, or writes it into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="into the page")
     arguments = parser.parse_args()
-    body = [row for number in range(1, len(RUNS) + 1) for row in rows(number)]
-    table = markdown.table(HEAD, body)
-    write(table) if arguments.write else print(table)
+    text = section([row for run in RUNS for row in rows(run)])
+    write(text) if arguments.write else print(text)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ COMMANDS = {
     "export": "encode and decode as programs that run without this package",
     "data preview": "what a run would train on, seen and measured",
     "data pack": "a few large files of any source",
-    "fit": "whether a step fits machines that are not here, and its least time",
+    "fit": "whether a step fits machines that are not here, and what a run costs there",
     "goodput": "what part of a run's time was training",
 }
 _WIDTH = max(map(len, COMMANDS))

@@ -40,7 +40,10 @@ CONNECT_TIMEOUT = flags.DEFINE_integer(
     lower_bound=1,
 )
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "compile"], "compile: only tells whether the step fits --topology."
+    "mode",
+    "train",
+    ["train", "compile"],
+    "compile: only tells what the run costs and whether its step fits --topology.",
 )
 TOPOLOGY = flags.DEFINE_string(
     "topology",

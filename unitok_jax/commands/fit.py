@@ -1,4 +1,4 @@
-"""Tells whether a step fits machines that are not here: `unitok train --mode=compile`."""
+"""Tells what a run costs, and whether its step fits a machine: `unitok train --mode=compile`."""
 
 import sys
 
