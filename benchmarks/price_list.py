@@ -9,6 +9,7 @@ Steps are traced, neither compiled nor run: a minute or two on two quiet cores.
 import argparse
 import pathlib
 import runpy
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -48,6 +49,12 @@ class Run(NamedTuple):
 
 
 _EPOCH = {"steps": 1_250_000}  # of 1024 images: 1.28 billion
+_TIMED = {
+    "steps": 40_000_000,
+    "data.batch_size": 32,
+    "model.remat": "none",
+    "optim.accumulation": 1,
+}
 RUNS = (
     Run("UniTok-B", "configs/b16_gpu.py:80", _EPOCH, _GPUS),
     Run(
@@ -56,6 +63,7 @@ RUNS = (
     ),
     Run("UniTok-L", "configs/l16_h100.py", _EPOCH, _GPUS),
     Run("UniTok-L", "configs/l16.py", {}, _TPUS),
+    Run("UniTok-L, 32 images a step", "configs/l16.py", _TIMED, ("h200:1",)),
     Run("generator XXL", "configs/generate_xxl.py", {}, ("h100:1", "h100:8", "v5e:16x16")),
     Run("multimodal 7B", "configs/multimodal_7b.py:pretrain", {}, ("h100:8", "v5e:16x16")),
 )
@@ -80,7 +88,10 @@ def _figure(estimate):
 
 def commands() -> str:
     """Returns the commands of all runs, numbered, as a block of Markdown."""
-    lines = [f"{run.command}  # {number}" for number, run in enumerate(RUNS, 1)]
+    lines = [
+        " \\\n    ".join(textwrap.wrap(f"{run.command}  # {number}", 100, break_on_hyphens=False))
+        for number, run in enumerate(RUNS, 1)
+    ]
     return "\n".join(["```", *lines, "```"])
 
 

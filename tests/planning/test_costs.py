@@ -173,7 +173,7 @@ class TestReport:
         assert lines[3].split() == ["h100:8", "512", "20.0", "160", "scaled", "[1,2]"]
         assert lines[4].split()[-1] == "bound"
         assert lines[5].startswith("1: NVIDIA H200, 2026-11-27, jax 0.11.2: tokenizer, model.size=")
-        assert "32 samples in 256 ms, 229 TFLOP/s, 23% of the peak; python -m ben" in lines[5]
+        assert "batch 32 in 256 ms, 229 TFLOP/s, 23% of the peak; python -m ben" in lines[5]
         assert lines[6].startswith("2: NVIDIA H200, 2026-11-26")
         assert [line.partition(":")[0] for line in lines[7:]] == ["scaled", "bound"]
         assert "USD" not in lines[1]

@@ -80,7 +80,7 @@ def source(step: TimedStep) -> str:
     share = f", {speed / GPUS[step.kind].flops:.0%} of the peak" if step.kind in GPUS else ""
     return (
         f"{step.card}, {step.date}, jax {step.jax}: {step.product}, model.size="
-        f"{step.keys['model.size']}, {step.phase}, {step.batch} samples in "
+        f"{step.keys['model.size']}, {step.phase}, batch {step.batch} in "
         f"{_digits(step.seconds * 1e3)} ms, {speed / 1e12:.3g} TFLOP/s{share}; {step.command}"
     )
 
