@@ -89,7 +89,7 @@ def _figure(estimate):
 def commands() -> str:
     """Returns the commands of all runs, numbered, as a block of Markdown."""
     lines = [
-        " \\\n    ".join(textwrap.wrap(f"{run.command}  # {number}", 100, break_on_hyphens=False))
+        " \\\n    ".join(textwrap.wrap(run.command, 100, break_on_hyphens=False)) + f"  # {number}"
         for number, run in enumerate(RUNS, 1)
     ]
     return "\n".join(["```", *lines, "```"])
