@@ -181,8 +181,8 @@ def _blurred(pictures):
 
 def main() -> None:
     """Runs what is missing, or reports."""
-    part = "codes", CODES
-    running.main(__doc__, Experiment, Budget, SEEDS, part, run_all, report.tables, report.plot)
+    parts = {"codes": CODES}
+    running.main(__doc__, Experiment, Budget, SEEDS, parts, run_all, report.tables, report.plot)
 
 
 def run_all(experiment: Experiment, seeds: list[int], names: list[str]) -> None:

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -106,7 +106,7 @@ def main(
     experiment: Callable[[Path, object], Kept],
     budget: type,
     seeds: Sequence[int],
-    part: tuple[str, Sequence[str]],
+    parts: Mapping[str, Sequence[str]],
     run_all: Callable,
     tables: Callable[[list[dict]], str],
     plot: Callable[[list[dict], Path, Path], None],
@@ -118,8 +118,8 @@ def main(
       experiment: makes the experiment of a folder and a budget.
       budget: dataclass of the sizes of all runs; each is a flag.
       seeds: those that are run without --seeds.
-      part: name of the flag that chooses a part, and its choices.
-      run_all: runs what has no result, of the experiment, the seeds and the names of a part.
+      parts: flags that choose parts, with their choices; all of them by default.
+      run_all: runs what has no result, of the experiment, the seeds and the choices of each part.
       tables: formats results.
       plot: plots results, of a folder, into another one.
     """
@@ -127,8 +127,8 @@ def main(
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--output", type=expand, required=True, help="folder of all results")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
-    name, choices = part
-    parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices))
+    for name, choices in parts.items():
+        parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices))
     for size in sizes:
         parser.add_argument(f"--{size}", type=int, default=getattr(budget, size))
     parser.add_argument("--report", action="store_true", help="only print the tables")
@@ -141,7 +141,7 @@ def main(
             made = experiment(arguments.output, chosen)
         except (ValueError, OSError) as error:
             parser.error(str(error))
-        run_all(made, arguments.seeds, getattr(arguments, name))
+        run_all(made, arguments.seeds, *(getattr(arguments, name) for name in parts))
     results = report.read(arguments.output)
     if not results:
         parser.error(f"--output={arguments.output} holds no results; run it without --report")

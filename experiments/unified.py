@@ -144,8 +144,8 @@ def run_all(experiment: Experiment, seeds: list[int], names: list[str]) -> None:
 
 def main() -> None:
     """Runs what is missing, or reports."""
-    part, told = ("cells", CELLS), unified_report
-    running.main(__doc__, Experiment, Budget, SEEDS, part, run_all, told.tables, _plot)
+    parts, told = {"cells": CELLS}, unified_report
+    running.main(__doc__, Experiment, Budget, SEEDS, parts, run_all, told.tables, _plot)
 
 
 def _plot(results: list[dict], _: Path, output: Path) -> None:
