@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     loss.l1 = 0.2  # weight of the mean absolute error of pixels
     loss.l2 = 1.0  # weight of the mean squared error of pixels
     loss.perceptual = 1.0  # weight of LPIPS; needs frozen.lpips
+    loss.gram = 0.0  # weight of the distance of Gram matrices of LPIPS' features; as perceptual
     loss.vq = 1.0  # weight of the VQ loss, codebook and commitment terms
     loss.entropy = 0.0  # weight of the entropy loss of the codebooks
     loss.contrastive = 1.0  # weight of CLIP's image-text loss
@@ -77,11 +78,13 @@ def get_config() -> ConfigDict:
     # The discriminator and its share of the loss. Fractions are of `steps`.
     config.gan = gan = ConfigDict()
     gan.weight = 0.4  # factor of the adaptive weight; 0: no discriminator. Needs frozen.dinov2
+    gan.adaptive = True  # False: gan.weight is the weight itself, whatever the gradients
     gan.adaptive_limits = (0.015, 1e4)  # smallest and largest adaptive weight
     gan.start_fraction = 0.375  # start of the adversarial phase
-    gan.ramp_fraction = 0.03  # length of the ramp of the adversarial weight from 0
+    gan.ramp_fraction = 0.03  # length of the ramp of the adversarial weight from 0; 0: none
     gan.blur_fraction = 0.06  # length of the fading of the blur on the discriminator's inputs
     gan.loss = "hinge"  # loss of the discriminator: hinge, softplus, linear
+    gan.generator_loss = "linear"  # loss of the generator: linear, non_saturating
     gan.consistency = 4.0  # weight of balanced consistency between two augmentations; 0: none
     gan.augment_probability = 1.0  # probability of each DiffAug transform; always 1 for consistency
     gan.crop_probability = 0.5  # probability of a crop to whole DINOv2 patches, else a resize
@@ -96,12 +99,12 @@ def get_config() -> ConfigDict:
     # Weights of the frozen networks (docs/guides/convert_weights.md): a .safetensors from
     # `convert`, the published .pth, or "seeded": random stand-ins, for tests and for trying a run.
     config.frozen = ConfigDict()
-    config.frozen.lpips = ""  # path of LPIPS with VGG16; needed if loss.perceptual > 0
+    config.frozen.lpips = ""  # path of LPIPS with VGG16; for loss.perceptual or loss.gram > 0
     config.frozen.dinov2 = ""  # path of DINOv2 ViT-S/14; needed if gan.weight > 0
     config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()
-    optim.schedule = "cosine"  # learning-rate schedule of both players: cosine, linear, exponential
+    optim.schedule = "cosine"  # rate of both players: cosine, linear, exponential, constant
     optim.learning_rate = 5e-4  # peak rate of the generator, the release's; the paper's is 1e-3
     optim.betas = (0.9, 0.95)  # AdamW's decay rates of the two moments, each in [0, 1)
     optim.eps = 1e-6  # AdamW's epsilon, above 0

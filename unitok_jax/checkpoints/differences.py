@@ -28,8 +28,11 @@ ADDED = {
     "product": "tokenizer",
     "data.mixture": [],
     "frozen.inception": "",
+    "gan.adaptive": True,
+    "gan.generator_loss": "linear",
     "log.parameters": False,
     "log.wandb": "",
+    "loss.gram": 0.0,
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
 SWITCHES = ("gan.weight", "optim.ema_decay")

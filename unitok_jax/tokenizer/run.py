@@ -102,8 +102,8 @@ class Run:
             raise ValueError(
                 f"the discriminator has acted by step {step}, but with steps={self.config.steps} "
                 f"and gan.start_fraction={self.config.gan.start_fraction} it begins after step "
-                f"{adversary.start}; lower gan.start_fraction to at most "
-                f"{(step - 1) / self.config.steps:.4g}"
+                f"{adversary.first - 1}; lower gan.start_fraction to at most "
+                f"{(step - adversary.first + adversary.start) / self.config.steps:.4g}"
             )
         return state
 
@@ -301,9 +301,9 @@ class Run:
         return suite.captions_of(self.eval_source, self.config.data.context_length)
 
 
-def _load_frozen(networks: dict[str, str], files: ConfigDict, dtype: str) -> dict:
+def _load_frozen(networks: dict[str, list[str]], files: ConfigDict, dtype: str) -> dict:
     """Loads the parameters of the step's `networks`, and of Inception if `files` name it."""
-    wanted = {kind: f"{key}=0" for kind, key in networks.items()}
+    wanted = {kind: " and ".join(f"{key}=0" for key in keys) for kind, keys in networks.items()}
     if files.inception:
         wanted["inception"] = "frozen.inception=''"
     return {
