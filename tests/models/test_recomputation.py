@@ -10,6 +10,8 @@ from configs import tiny
 from tests.helpers import arrays
 from unitok_jax.generate import limits as generator_limits
 from unitok_jax.models import layers, recomputation, text_encoder, vitamin
+from unitok_jax.models.pretrained.dinov2 import DinoV2
+from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.models.unitok import abstract_model
 
 B, N, D, DEPTH = 2, 3, 8, 3
@@ -92,6 +94,19 @@ def test_more_is_recomputed_from_name_to_name():
         return str(jax.make_jaxpr(run)(params, images)).count("remat")
 
     assert [count(remat) for remat in recomputation.TOKENIZER] == [0, 17, 2, 17]
+
+
+@pytest.mark.parametrize(("make", "inputs"), [(Lpips, 2), (DinoV2, 1)])
+def test_frozen_networks_recompute_with_everything_alone(make, inputs):
+    def count(remat):
+        what = dict(dtype=jnp.float32, remat=recomputation.of_frozen(remat), rngs=layers.Keys(0))
+        graph, params = nnx.split(nnx.eval_shape(lambda: make(**what)))
+        images = [jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32)] * inputs
+        run = lambda p, *images: nnx.merge(graph, p)(*images)  # noqa: E731
+        return str(jax.make_jaxpr(run)(nnx.to_pure_dict(params), *images)).count("remat")
+
+    *less, most = [count(remat) for remat in recomputation.TOKENIZER]
+    assert not any(less) and most
 
 
 def test_bytes_that_a_tokenizer_saves():

@@ -41,6 +41,13 @@ MUTATIONS = [
         f"{TEST_RECOMPUTATION} -k name_to_name",
     ),
     Mutation(
+        "frozen networks that recompute nothing",
+        RECOMPUTATION,
+        'return "blocks" if remat == "everything" else "none"',
+        'return "none"',
+        f"{TEST_RECOMPUTATION} -k frozen",
+    ),
+    Mutation(
         "an older file's True that recomputes nothing",
         RECOMPUTATION,
         '_OLDER = {True: "blocks", False: "none"}',

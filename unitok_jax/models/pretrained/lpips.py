@@ -7,6 +7,7 @@ from flax import nnx
 from jax import lax
 
 from unitok_jax.models import convolutions, layers
+from unitok_jax.models.recomputation import recomputing
 
 # widths and numbers of the convolutions before each tap: relu1_2, 2_2, 3_3, 4_3, 5_3
 SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -23,8 +24,8 @@ class Lpips(nnx.Module):
     inputs as the trained network does, whose values mean nothing against published ones.
     """
 
-    def __init__(self, *, dtype, rngs: nnx.Rngs, remat: bool = False):
-        """remat: keep only what goes from slice to slice for the backward pass."""
+    def __init__(self, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
+        """remat: what slices and distances recompute, each: one of `recomputation.BLOCKS`."""
         init = nnx.initializers.he_normal()
         slices, inputs = [], 3
         for width, count in SLICES:
@@ -58,7 +59,7 @@ class Lpips(nnx.Module):
             raise ValueError(f"LPIPS needs images of at least {MIN_SIZE} pixels, not {x.shape}")
         total = jnp.zeros(x.shape[0], jnp.float32)
         # Two passes, not one of 2 B: a gradient is mostly wanted for one side only.
-        distance = jax.checkpoint(_distance) if self.remat else _distance
+        distance = recomputing(_distance, self.remat)
         for a, b, head in zip(self._features(x), self._features(y), self.heads, strict=True):
             total += distance(a, b, head[...])
         return total
@@ -72,7 +73,7 @@ class Lpips(nnx.Module):
         out = []
         for i, convs in enumerate(self.slices):
             x = _max_pool(x) if i else x
-            x = layers.call(_Slice(convs), x, "blocks" if self.remat else "none")
+            x = layers.call(_Slice(convs), x, self.remat)
             out.append(x)
         return out
 
