@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from benchmarks.residuals import per_block, stacked
+from benchmarks.saved import by_part, saved
 from configs import tiny
 from tests.helpers import arrays
 from unitok_jax.generate import limits as generator_limits
 from unitok_jax.models import layers, recomputation, text_encoder, vitamin
+from unitok_jax.models.pretrained.dinov2 import DinoV2
+from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.models.unitok import abstract_model
 
 B, N, D, DEPTH = 2, 3, 8, 3
@@ -33,9 +35,9 @@ def stack(remat, make=block):
 
 
 def kept(remat, make=block):
-    """Widths of what each block keeps, beside single numbers of tokens and samples."""
+    """Widths of what each block keeps, beside single numbers of tokens and samples; all shapes."""
     run, params = stack(remat, make)
-    shapes = [a.shape[1:] for a in stacked(run, params, X)]
+    shapes = [a.shape[1:] for a in saved(run, params, X) if a.shape[:2] == (DEPTH, B)]
     return sorted(shape[-1] for shape in shapes if shape[:-1] == (B, N) and shape[-1] > 1), shapes
 
 
@@ -94,22 +96,41 @@ def test_more_is_recomputed_from_name_to_name():
     assert [count(remat) for remat in recomputation.TOKENIZER] == [0, 17, 2, 17]
 
 
-def test_bytes_that_a_tokenizers_blocks_keep():
+@pytest.mark.parametrize(("make", "inputs"), [(Lpips, 2), (DinoV2, 1)])
+def test_frozen_networks_recompute_with_everything_alone(make, inputs):
+    def count(remat):
+        what = dict(dtype=jnp.float32, remat=recomputation.of_frozen(remat), rngs=layers.Keys(0))
+        graph, params = nnx.split(nnx.eval_shape(lambda: make(**what)))
+        images = [jax.ShapeDtypeStruct((1, 28, 28, 3), jnp.float32)] * inputs
+        run = lambda p, *images: nnx.merge(graph, p)(*images)  # noqa: E731
+        return str(jax.make_jaxpr(run)(nnx.to_pure_dict(params), *images)).count("remat")
+
+    *less, most = [count(remat) for remat in recomputation.TOKENIZER]
+    assert not any(less) and most
+
+
+def test_bytes_that_a_tokenizer_saves():
     """By hand: of the stream float32 D, of products bfloat16 3 D + D + 2 D + 2 D; texts 8 D."""
-    model = tiny.get_config().model.to_dict() | {"dtype": "bfloat16"}
-    width, text = 128, model["text"]["width"]
-    tokens, length = 16, model["text"]["context_length"]
-    found = {
-        remat: per_block(model | {"remat": remat}, 3, tokens) for remat in recomputation.BLOCKS
-    }
-    assert found["blocks"]["encoder"] == (2, 3 * tokens * width * 4)
-    assert found["products"]["encoder"] == (2, 3 * tokens * width * (4 + 2 * 8))
-    assert found["products"]["decoder"] == found["products"]["encoder"]
-    depth = model["text"]["layers"]
-    assert found["products"]["text_encoder"] == (depth, 3 * length * text * (4 + 2 * 8))
-    for name in ("encoder", "decoder", "text_encoder"):
-        sizes = [found[remat][name][1] for remat in recomputation.BLOCKS]
-        assert sizes == sorted(sizes, reverse=True)
+    config = tiny.get_config()
+    config.model.update(size="nano", quant_heads=2, dtype="bfloat16")
+    model, size = config.model.to_dict(), config.data.image_size
+    found = {remat: by_part(model | {"remat": remat}, 3, size) for remat in recomputation.TOKENIZER}
+    text, tokens, width, depth = model["text"], 16, 64, 2
+    for part in ("encoder, blocks", "decoder, blocks"):
+        assert found["blocks"][part] == depth * 3 * tokens * width * 4
+        assert found["products"][part] == depth * 3 * tokens * width * (4 + 2 * 8)
+    values = 3 * text["context_length"] * text["width"]
+    assert found["products"]["text tower, blocks"] == text["layers"] * values * (4 + 2 * 8)
+    # Of the convolutions the inputs: of the stem, and of one and two blocks.
+    inputs = 64 * 64 * 3 + 32 * 32 * 16 + 16 * 16 * 16 + 8 * 8 * 32
+    assert found["everything"]["encoder, convolutions"] == 3 * inputs * 2
+    for part in found["none"]:
+        convolutional = part.endswith("convolutions")
+        names = ("none", "products", "everything" if convolutional else "blocks")
+        sizes = [found[remat][part] for remat in names]
+        assert sizes == sorted(set(sizes), reverse=True)
+        same = ("none", "blocks") if convolutional else ("blocks", "everything")
+        assert len({found[remat][part] for remat in same}) == 1
 
 
 def test_values_of_older_files():

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 class Features(nnx.Module):
     """In place of DINOv2: the mean colours of four rows."""
 
-    def __init__(self, *, dtype, stream=None, remat=False, rngs):
+    def __init__(self, *, dtype, stream=None, remat="none", rngs):
         pass
 
     def __call__(self, images):
@@ -50,7 +50,7 @@ def make(monkeypatch):
             schedule="cosine",
             dtype="float32",
             stream="float32",
-            remat=False,
+            remat="none",
         )
 
     return build

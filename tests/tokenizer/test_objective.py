@@ -85,7 +85,7 @@ def make(accumulation=1, decode_every=1, adversary=None):
     config = tiny.get_config()
     config.loss.update(l1=0.2, l2=1.0, perceptual=0.0, vq=0.7, entropy=0.3, contrastive=0.9)
     counts = dict(accumulation=accumulation, decode_every=decode_every)
-    return Objective(config.loss, GRAPH, adversary, **counts, remat=False)
+    return Objective(config.loss, GRAPH, adversary, **counts, remat="none")
 
 
 def batch(size=4):

@@ -40,6 +40,11 @@ def of_convolutions(remat: str) -> str:
     return {"products": "products", "everything": "blocks"}.get(remat, "none")
 
 
+def of_frozen(remat: str) -> str:
+    """Returns what the frozen networks of a tokenizer's losses recompute, one of `BLOCKS`."""
+    return "blocks" if remat == "everything" else "none"
+
+
 def product(x: jax.Array) -> jax.Array:
     """Marks the output of a layer's product or convolution, which 'products' keeps."""
     return checkpoint_name(x, _PRODUCT)

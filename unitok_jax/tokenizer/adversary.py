@@ -31,7 +31,7 @@ class AdversarySchedule(NamedTuple):
 class Adversary:
     """The adversarial part of a training step as pure functions, closed over `config.gan`."""
 
-    def __init__(self, gan, times: Times, *, schedule: str, dtype: str, stream: str, remat: bool):
+    def __init__(self, gan, times: Times, *, schedule: str, dtype: str, stream: str, remat: str):
         """Builds the functions.
 
         Args:
@@ -40,7 +40,7 @@ class Adversary:
           schedule: learning-rate schedule, one of `optim.SCHEDULES`.
           dtype: compute dtype of DINOv2.
           stream: dtype of DINOv2's residual stream, unless `dtype` is wider.
-          remat: True to recompute DINOv2's activations in the backward pass.
+          remat: what DINOv2's blocks recompute: one of `recomputation.BLOCKS`.
         """
         self._gan, self._times = gan.to_dict(), times
         self.start = times.gan_start

@@ -25,7 +25,7 @@ class Objective:
         *,
         accumulation: int,
         decode_every: int,
-        remat: bool,
+        remat: str,
     ):
         """Builds the functions.
 
@@ -35,7 +35,7 @@ class Objective:
           adversary: source of the loss added in the adversarial phase, or None.
           accumulation: number of micro-batches of a step.
           decode_every: one of `decode_every` images of a micro-batch is decoded.
-          remat: True to recompute LPIPS' activations in the backward pass.
+          remat: what LPIPS recomputes: one of `recomputation.BLOCKS`.
         """
         self._graph, self._adversary = graph, adversary
         self._weights = weights = loss.to_dict()

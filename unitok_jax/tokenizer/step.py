@@ -12,6 +12,7 @@ from flax import nnx, struct
 from jax.sharding import Mesh
 
 from unitok_jax import trees
+from unitok_jax.models import recomputation
 from unitok_jax.models.images import to_float
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
@@ -106,7 +107,7 @@ class TokenizerSteps:
             weight_decay=settings.weight_decay,
             clip_norm=settings.clip_norm,
         )
-        self.adversary, remat = None, config.model.remat == "everything"
+        self.adversary, remat = None, recomputation.of_frozen(config.model.remat)
         if config.gan.weight:
             self.adversary = Adversary(
                 config.gan,

@@ -86,14 +86,14 @@ class PatchEmbed(nnx.Module):
 class DinoV2(nnx.Module):
     """Features of five depths; a fresh one is a random stand-in whose LayerScale is 1."""
 
-    def __init__(self, *, dtype, stream=jnp.float32, rngs: nnx.Rngs, remat: bool = False):
+    def __init__(self, *, dtype, stream=jnp.float32, rngs: nnx.Rngs, remat: str = "none"):
         """Builds a stand-in.
 
         Args:
           dtype: of products and convolutions.
           stream: dtype of the residual stream, at least `dtype`.
           rngs: the stream `params`.
-          remat: recompute the blocks in the backward pass.
+          remat: what the blocks recompute: one of `recomputation.BLOCKS`.
         """
 
         def table(*shape):
@@ -105,8 +105,7 @@ class DinoV2(nnx.Module):
         self.patch_embed = PatchEmbed(dtype=dtype, rngs=rngs)
         self.cls_token = table(1, 1, WIDTH)
         self.pos_embed = table(1, 1 + TABLE * TABLE, WIDTH)
-        recomputed = "blocks" if remat else "none"
-        self.blocks = layers.Stack(block, DEPTH, rngs=rngs, drop_path=0.0, remat=recomputed)
+        self.blocks = layers.Stack(block, DEPTH, rngs=rngs, drop_path=0.0, remat=remat)
         self.stream = stream
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:

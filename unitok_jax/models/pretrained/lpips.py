@@ -9,6 +9,7 @@ from flax import nnx
 from jax import lax
 
 from unitok_jax.models import convolutions, layers
+from unitok_jax.models.recomputation import recomputing
 
 # widths and numbers of the convolutions before each tap: relu1_2, 2_2, 3_3, 4_3, 5_3
 SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -25,8 +26,8 @@ class Lpips(nnx.Module):
     inputs as the trained network does, whose values mean nothing against published ones.
     """
 
-    def __init__(self, *, dtype, rngs: nnx.Rngs, remat: bool = False):
-        """remat: keep only what goes from slice to slice for the backward pass."""
+    def __init__(self, *, dtype, rngs: nnx.Rngs, remat: str = "none"):
+        """remat: what slices and distances recompute, each: one of `recomputation.BLOCKS`."""
         init = nnx.initializers.he_normal()
         slices, inputs = [], 3
         for width, count in SLICES:
@@ -61,7 +62,7 @@ class Lpips(nnx.Module):
 
     def distance(self, x: list[jax.Array], y: list[jax.Array]) -> jax.Array:
         """Distance, (B,) float32, of every pair of images from their `features`."""
-        distance = jax.checkpoint(_distance) if self.remat else _distance
+        distance = recomputing(_distance, self.remat)
         taps = zip(x, y, self.heads, strict=True)
         return sum(distance(a, b, head[...]) for a, b, head in taps)
 
@@ -77,7 +78,7 @@ class Lpips(nnx.Module):
         Args:
           x, y: `features` of both images.
         """
-        distance = jax.checkpoint(_gram_distance) if self.remat else _gram_distance
+        distance = recomputing(_gram_distance, self.remat)
         return sum(distance(a, b) for a, b in zip(x, y, strict=True))
 
     def taps(self, images: jax.Array) -> list[jax.Array]:
@@ -98,7 +99,7 @@ class Lpips(nnx.Module):
         out = []
         for i, convs in enumerate(self.slices):
             x = _max_pool(x) if i else x
-            x = layers.call(_Slice(convs), x, "blocks" if self.remat else "none")
+            x = layers.call(_Slice(convs), x, self.remat)
             out.append(x)
         return out
 
