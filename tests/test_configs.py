@@ -20,6 +20,7 @@ from configs import (
     llava_probe,
     multimodal,
     multimodal_7b,
+    recipes,
 )
 from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
@@ -50,6 +51,7 @@ FAMILIES = {
     "finetune": finetune.VARIANTS,
     "llava_probe": llava_probe.VARIANTS,
     "multimodal_7b": multimodal_7b.VARIANTS,
+    "recipes": recipes.VARIANTS,
 }
 NAMES = [name for name in FILES if name not in FAMILIES]
 NAMES += [f"{family}:{variant}" for family, variants in FAMILIES.items() for variant in variants]
@@ -188,7 +190,7 @@ def test_the_probe_keeps_the_tower():
 class TestEveryTokenizer:
     def test_one_step_and_one_evaluation_build(self, name):
         config = get_config(name)
-        if name.startswith("finetune:"):
+        if name.startswith("finetune:") or config.optim.frozen:
             config.init.path = "what the user names"
         check(config)
         pure = TokenizerSteps(config)
@@ -272,6 +274,24 @@ class TestAblations:
     def test_each_has_its_line_in_the_docs(self):
         page = (ROOT / "docs" / "explanation" / "ablations.md").read_text()
         assert [name for name in ablations.VARIANTS if f"`{name}`" not in page] == []
+
+
+class TestRecipes:
+    def test_a_recipe_changes_only_what_it_says(self):
+        base = flat(default.get_config())
+        for name, changes in recipes.VARIANTS.items():
+            assert flat(get_config(f"recipes:{name}")) == base | changes, name
+
+    def test_each_has_its_section_in_the_docs(self):
+        page = (ROOT / "docs" / "guides" / "recipes.md").read_text()
+        assert [name for name in recipes.VARIANTS if f"\n## {name}\n" not in page] == []
+
+    def test_a_locked_text_side_is_all_that_is_taken_and_not_trained(self):
+        config = get_config("recipes:locked_text_scratch")
+        _, params = abstract_model(config.model.to_dict())
+        _, trained = trees.split(params, config.optim.frozen)
+        assert params.keys() - trained.keys() == {"text_encoder", "logit_scale"}
+        assert config.init.include == config.optim.frozen
 
 
 class TestFineTuning:

@@ -8,6 +8,8 @@ place of the tower.
 """
 
 import argparse
+import functools
+import pathlib
 import sys
 
 from unitok_jax.commands import arguments
@@ -43,29 +45,58 @@ def main() -> None:
     arguments.run(parser, _run, continues=True, config=True)
 
 
-def _run(args: argparse.Namespace) -> None:
+def store(
+    config,
+    output: pathlib.Path,
+    *,
+    dtype: str = "float32",
+    precision: str = "float32",
+    batch_size: int | None = None,
+    shard_size: int = 10_000,
+) -> dict:
+    """Writes this process's shards, and the manifest once all are written; otherwise waits for it.
+
+    Args:
+      config: the configuration of the run that will read the features.
+      output: a folder that is new, or of the same arguments.
+      dtype: of the stored numbers.
+      precision: name of the precision that the tower computes in.
+      batch_size: captions at once on all devices of a process; None: as for a `Tokenizer`.
+      shard_size: samples per file.
+
+    Returns:
+      the manifest.
+
+    Raises:
+      ValueError, OSError: the configuration, the tower, the data or the folder does not fit, or
+        writing failed.
+    """
     import jax
 
     from unitok_jax.data.sources import open_source
     from unitok_jax.data.writing import text_features
     from unitok_jax.data.writing.folders import claim
+    from unitok_jax.models.functions import TextTower
+    from unitok_jax.tokenizer import config_checks
+    from unitok_jax.tokenizer.batching import Batcher
+    from unitok_jax.tokenizer.compiled import CompiledModel
     from unitok_jax.weights.text_tower import load_tower, tower_hash
 
-    config, output = args.config, args.output
     if config.product != "tokenizer":
         raise ValueError(f"product={config.product}: text features are for training a tokenizer")
-    if args.shard_size < 1:
-        raise ValueError(f"--shard_size={args.shard_size} must be at least 1 sample")
-    arguments.connect(args)
-    model, data = config.model.to_dict(), config.data
+    if shard_size < 1:
+        raise ValueError(f"--shard_size={shard_size} must be at least 1 sample")
+    config_checks.check(config)
+    model, data, devices = config.model.to_dict(), config.data, jax.local_devices()
     params = load_tower(config.init.path, model, config.init.include)
+    functions = TextTower(model, precision, devices[0].platform)
+    tower = CompiledModel(functions, params, Batcher(batch_size, devices))
     source = open_source(data)
     settings = text_features.plan(
-        data,
-        source,
-        shard_size=args.shard_size,
-        dtype=args.dtype,
-        precision=args.precision,
+        *(data, source),
+        shard_size=shard_size,
+        dtype=dtype,
+        precision=precision,
         tower={
             "tower": tower_hash(model, params),
             "text": model["text"],
@@ -73,32 +104,27 @@ def _run(args: argparse.Namespace) -> None:
         },
     )
     claim(output, settings, COMMAND)
-    manifest = text_features.write(
-        source,
-        settings,
-        output,
-        _encoder(model, params, args),
+    return text_features.write(
+        *(source, settings, output),
+        functools.partial(tower.run, "encode_text"),
         threads=data.num_threads,
         max_bad=data.max_bad,
         process=jax.process_index(),
         processes=jax.process_count(),
     )
+
+
+def _run(args: argparse.Namespace) -> None:
+    arguments.connect(args)
+    manifest = store(
+        *(args.config, args.output),
+        dtype=args.dtype,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        shard_size=args.shard_size,
+    )
+    samples, files = manifest["settings"]["samples"], len(manifest["shards"])
+    print(f"text features of {samples} samples in {files} files in {printable(args.output)}")
     left_out = Tally.from_json(manifest["skipped"])
-    files = len(manifest["shards"])
-    print(f"text features of {len(source)} samples in {files} files in {printable(output)}")
     if left_out.total:
         print(f"{left_out.total} left out:\n{left_out}", file=sys.stderr)
-
-
-def _encoder(model, params, args):
-    """Returns the function from token ids to features, on all devices of this process."""
-    import jax
-
-    from unitok_jax.models.functions import TextTower
-    from unitok_jax.tokenizer.batching import Batcher
-    from unitok_jax.tokenizer.compiled import CompiledModel
-
-    devices = jax.local_devices()
-    tower = TextTower(model, args.precision, devices[0].platform)
-    compiled = CompiledModel(tower, params, Batcher(args.batch_size, devices))
-    return lambda tokens: compiled.run("encode_text", tokens)

@@ -37,9 +37,9 @@ def load_tower(path: str, model: Mapping[str, Any], include: Sequence[str]) -> d
     if missing:
         notes = "".join(f"; {note}" for note in report.notes)
         raise ValueError(
-            f"init.path={path}, {report.kind}, gives {len(missing)} arrays of the text tower not, "
-            f"such as {missing[0]}{notes}; set model.text and model.embed_dim to the file's, and "
-            "init.include so that 'text_encoder.*' is taken"
+            f"init.path={path}, {report.kind}, gives no whole text tower: {len(missing)} of its "
+            f"arrays are missing, such as {missing[0]}{notes}; set model.text and model.embed_dim "
+            "to the file's, and init.include so that 'text_encoder.*' is taken"
         )
     return jax.tree_util.tree_map_with_path(lambda keys, _: taken[trees.dotted(keys)].array, tower)[
         "text_encoder"

@@ -1,0 +1,26 @@
+"""Recipes beyond the paper, each by its name: `--config=configs/recipes.py:locked_text_scratch`.
+
+`docs/guides/recipes.md` says what each is for, what it costs and where it comes from.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+# Differences from configs/default.py. Each recipe changes only its own keys.
+VARIANTS = {
+    # The text side of a CLIP, which init.path names, stays as it is; the image side is fresh.
+    "locked_text_scratch": {
+        "init.include": ("text_encoder.*", "logit_scale"),
+        "optim.frozen": ("text_encoder.*", "logit_scale"),
+    },
+}
+
+
+def get_config(name: str = "") -> ConfigDict:
+    """Returns the base recipe with the changes of one recipe.
+
+    Raises:
+      ValueError: unknown recipe; the message lists all.
+    """
+    return default.variant(default.get_config(), VARIANTS, name, "recipes")
