@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
     data.source = "folder"  # kind of the data, or tar, parquet, ...: docs/reference/formats.md
     data.path = ""  # path of the folder, the shards, ...: depends on the source
     data.captions = ""  # path, or languages (emoji), of the captions; empty: the source's
+    data.text_features = ""  # folder of `unitok data text`, for a frozen text tower; empty: none
     data.mixture = ()  # for source=mixture: (weight, source, path[, captions]) of each part
     data.window = 8  # blocks shuffled together, for sources that are read in blocks
     data.index = ""  # folder for the indexes of tars; empty: beside the shards

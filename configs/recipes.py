@@ -37,6 +37,11 @@ VARIANTS = {
         "gan.weight": 0.0,
         "optim.ema_decay": 0.9999,
     },
+    # The text side of a CLIP, which init.path names, stays as it is; the image side is fresh.
+    "locked_text_scratch": {
+        "init.include": ("text_encoder.*", "logit_scale"),
+        "optim.frozen": ("text_encoder.*", "logit_scale"),
+    },
 }
 
 

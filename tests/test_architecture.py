@@ -156,6 +156,7 @@ HELP = {
     "export": (),
     "data preview": ("jax", "flax", "grain", "orbax"),
     "data pack": ("jax", "flax", "grain", "orbax"),
+    "data text": ("jax", "flax", "grain", "orbax"),
     "fit": ("jax", "numpy", "grain", "orbax"),
     "goodput": ("flax", "orbax", "grain"),
 }

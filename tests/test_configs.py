@@ -190,7 +190,7 @@ def test_the_probe_keeps_the_tower():
 class TestEveryTokenizer:
     def test_one_step_and_one_evaluation_build(self, name):
         config = get_config(name)
-        if name.startswith("finetune:"):
+        if name.startswith("finetune:") or config.optim.frozen:
             config.init.path = "what the user names"
         check(config)
         pure = TokenizerSteps(config)
@@ -308,6 +308,12 @@ class TestRecipes:
         assert (weights["l1"], weights["perceptual"], weights["gram"]) == (0.2, 2, 200)
         assert (weights["l2"], weights["contrastive"], config.gan.weight) == (0, 1, 0)
         assert config.optim.ema_decay == 0.9999
+    def test_a_locked_text_side_is_all_that_is_taken_and_not_trained(self):
+        config = get_config("recipes:locked_text_scratch")
+        _, params = abstract_model(config.model.to_dict())
+        _, trained = trees.split(params, config.optim.frozen)
+        assert params.keys() - trained.keys() == {"text_encoder", "logit_scale"}
+        assert config.init.include == config.optim.frozen
 
 
 class TestFineTuning:

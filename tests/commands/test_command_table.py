@@ -56,8 +56,8 @@ class TestWithoutAnyImport:
         [
             ("tokenise", "there is no command 'tokenise'; did you mean tokenize or detokenize?"),
             ("evalute --checkpoint=x", "there is no command 'evalute'; did you mean evaluate?"),
-            ("data", "data wants one more word: data preview, data pack"),
-            ("data pak", "data wants one more word: data preview, data pack"),
+            ("data", "data wants one more word: data preview, data pack, data text"),
+            ("data pak", "data wants one more word: data preview, data pack, data text"),
             ("dta pack", "there is no command 'dta'; did you mean data pack?"),
             ("xyz", "there is no command 'xyz'; unitok --help lists all"),
             ("--config=a.py", "there is no command '--config=a.py'; unitok --help lists all"),

@@ -16,6 +16,7 @@ from unitok_jax.system import console
 
 NEEDED = {
     "classify": ("checkpoint", "data", "labels"),
+    "data_text": ("output",),
     "demo": ("checkpoint",),
     "detokenize": ("checkpoint", "codes", "output"),
     "evaluate": ("output",),
@@ -27,6 +28,7 @@ NEEDED = {
 # every argument of a command that can name a path; labels and templates: see below
 PATHS = {
     "classify": ("checkpoint", "data", "output"),
+    "data_text": ("output",),
     "demo": ("checkpoint", "generator", "multimodal"),
     "detokenize": ("checkpoint", "codes", "output"),
     "evaluate": (
@@ -46,6 +48,7 @@ WORDS = {
     *("max_bad", "probe_method", "no_text", "cluster", "coordinator", "processes", "process"),
     *("connect_timeout", "port", "host", "keys", "limit", "view", "platforms", "format"),
     *("shard_size", "views", "crop_scale", "input", "vqa", "instruction", "shapes", "scales"),
+    "dtype",
 }
 
 

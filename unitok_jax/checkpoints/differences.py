@@ -27,6 +27,7 @@ FREE_OF_MODEL = (
 ADDED = {
     "product": "tokenizer",
     "data.mixture": [],
+    "data.text_features": "",
     "frozen.inception": "",
     "gan.adaptive": True,
     "gan.generator_loss": "linear",

@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
+from unitok_jax.commands.config_flags import parse_or_exit
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.specs import data_config
 from unitok_jax.models.precision import PRECISIONS
@@ -255,6 +257,7 @@ def run(
     parser: argparse.ArgumentParser,
     work: Callable[[argparse.Namespace], None],
     continues: bool = False,
+    config: bool = False,
 ) -> None:
     """Runs a command's work; an error in its input ends as one line.
 
@@ -265,8 +268,9 @@ def run(
       parser: parser of its arguments.
       work: function of the parsed arguments.
       continues: as for `console.command`.
+      config: whether the command takes --config, and keys beside it, as `args.config`.
     """
-    args = parser.parse_args()
+    args = _with_config(parser) if config else parser.parse_args()
     from unitok_jax.runtime import compilation_cache, compiling, processes
 
     def tell(line):
@@ -286,3 +290,13 @@ def run(
                 raise
             first = str(error).partition("\n")[0]
             console.refuse(f"out of memory, fewer or smaller images at once may fit: {first}")
+
+
+def _with_config(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parses a command's own arguments, and gives the others to --config and its keys."""
+    args, others = parser.parse_known_args()
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    parse_or_exit([parser.prog, *others], values)
+    args.config = values.config
+    return args

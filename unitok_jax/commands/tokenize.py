@@ -10,7 +10,6 @@ import collections
 import contextlib
 import pathlib
 import sys
-import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -24,11 +23,9 @@ from unitok_jax.data.codes.views import VIEWS
 from unitok_jax.data.health import Tally
 from unitok_jax.data.records import Source, subset
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.writing.folders import claim
+from unitok_jax.data.writing.folders import all_facts, claim
 from unitok_jax.system.paths import printable
 from unitok_jax.system.progress import Progress
-
-POLL = 0.5  # seconds between checks of the other processes' files
 
 
 def tokenize(
@@ -87,12 +84,7 @@ def tokenize(
             told = _told(of_shard, progress)
             own[number] = shards.write_shard(output, settings, number, told)
     before = getattr(source, "tally", Tally())
-    found = []
-    for number in every:  # one check at a time: many processes share the disk
-        while (whole := own.get(number) or facts(number)) is None:
-            time.sleep(POLL)
-        found.append(whole)
-    return shards.finish(output, settings, found, before, max_bad)
+    return shards.finish(output, settings, all_facts(every, own, facts), before, max_bad)
 
 
 def encoded(tokenizer, batches: Iterable[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

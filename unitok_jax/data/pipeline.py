@@ -20,6 +20,7 @@ from unitok_jax.data.records import Source
 from unitok_jax.data.replacement import usable
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import TextTokenizer
+from unitok_jax.data.text_features import TextFeatures
 from unitok_jax.data.workers import BatchStream
 
 KEPT_BYTES = 1 << 26  # maximum size of all images of a source that are kept in memory
@@ -115,6 +116,7 @@ def train_batches(
     start_step: int = 0,
     rows: Sequence[int] | None = None,
     divisor: int = 1,
+    text_features: TextFeatures | None = None,
 ) -> Batches:
     """Opens this process's rows of the global batches from `start_step` on, without end.
 
@@ -133,9 +135,11 @@ def train_batches(
         start_step: the first global batch; to resume, pass the step.
         rows: ascending rows of the global batch that this process reads; all if None.
         divisor: as in `effective_batch_size`, which returns the global batch size.
+        text_features: stored features of the captions, which are read in place of their tokens.
 
     Yields:
-        {'image': uint8 (len(rows), H, W, 3), 'text': int32 (len(rows), L)}.
+        {'image': uint8 (len(rows), H, W, 3), 'text': int32 (len(rows), L), or float32
+        (len(rows), E) with `text_features`}.
 
     Raises:
         ValueError: a batch, rows, image size, crop or source that does not fit, or too many skipped
@@ -157,6 +161,7 @@ def train_batches(
         order.order(source, seed, data.window),
         seed,
         TextTokenizer(data.context_length),
+        text_features,
         check_size(data.image_size),
         _check_range(data.crop_scale, "data.crop_scale", 1.0),
         _check_range(data.crop_ratio, "data.crop_ratio", math.inf),
@@ -206,9 +211,10 @@ def eval_batches(
 class _TrainingRows:
     """Reads the training examples at positions of the stream."""
 
-    def __init__(self, source, positions, seed, tokenizer, size, scale, ratio):
+    def __init__(self, source, positions, seed, tokenizer, features, size, scale, ratio):
         self._source, self._order, self._seed = source, positions, seed
-        self._tokenizer, self._size, self._scale, self._ratio = tokenizer, size, scale, ratio
+        self._tokenizer, self._features = tokenizer, features
+        self._size, self._scale, self._ratio = size, scale, ratio
         self.image_shape = (*size, 3)
         self._whole = scale == ratio == (1.0, 1.0)
         # Whole images of a small source are decoded once: one of 512 x 512 takes 7 ms, and the step
@@ -217,28 +223,34 @@ class _TrainingRows:
         self._kept = {} if self._whole and small else None
 
     def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, Any]:
-        captions, notes = [], Notes()
+        chosen, notes = [], Notes()
         for place, position in enumerate(positions):
             rng = order.generator(self._seed, position)
             texts = self._example(self._order[position], rng, notes, images[place])
-            captions.append(texts[rng.integers(len(texts))])
-        return {"image": images, "text": self._tokenizer(captions), "notes": notes}
+            chosen.append(texts[rng.integers(len(texts))])
+        text = self._tokenizer(chosen) if self._features is None else np.stack(chosen)
+        return {"image": images, "text": text, "notes": notes}
 
     def _example(self, index, rng, notes, out):
-        """Writes the crop at `index`, or at a usable replacement; returns its captions."""
+        """Writes the crop at `index`, or at a usable replacement.
+
+        Returns its captions, or their features (captions, E) if these are stored.
+        """
 
         def read(tried):
             record = self._source[tried]
             data, name, captions = record["image"], record["name"], record["captions"]
             self._crop(tried, data, name, rng, out)
-            return data, name, captions
+            if self._features is None:
+                return data, name, captions
+            return data, name, self._features.of(tried, name, captions)
 
-        data, name, captions = usable(read, index, len(self._source), notes)
-        if not captions:
+        data, name, texts = usable(read, index, len(self._source), notes)
+        if not len(texts):
             raise ValueError(f"{name} has no caption; open the source with require_captions=True")
         notes.samples += 1
         notes.bytes += len(data)
-        return captions
+        return texts
 
     def _crop(self, index, data, name, rng, out):
         if not self._whole:

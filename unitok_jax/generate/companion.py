@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok_jax.data.text import END_OF_TEXT
-from unitok_jax.models.layers import Keys
-from unitok_jax.models.text_encoder import TextEncoder
+from unitok_jax.models.text_encoder import abstract_tower
 
 
 class TextStates:
@@ -37,21 +36,7 @@ class TextStates:
                 f"the text tower of data.tokenizer has {text['vocab_size']} token ids, fewer than "
                 "CLIP's tokenizer makes"
             )
-        tower = nnx.eval_shape(
-            lambda: TextEncoder(
-                width=text["width"],
-                heads=text["heads"],
-                depth=text["layers"],
-                vocab_size=text["vocab_size"],
-                context_length=text["context_length"],
-                embed_dim=model["embed_dim"],
-                remat="none",
-                dtype=jnp.dtype(ours["dtype"]),
-                stream=jnp.float32,
-                rngs=Keys(0),
-            )
-        )
-        self._graph = nnx.split(tower)[0]
+        self._graph, _ = abstract_tower(model, ours["dtype"])
 
     def __call__(self, params, text: jax.Array) -> dict[str, jax.Array]:
         """Computes the features of texts.

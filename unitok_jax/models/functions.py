@@ -9,6 +9,8 @@ from flax import nnx
 
 from unitok_jax.models import precision
 from unitok_jax.models.images import to_float
+from unitok_jax.models.layers import l2_normalize
+from unitok_jax.models.text_encoder import abstract_tower
 from unitok_jax.models.unitok import UniTok, abstract_model
 
 
@@ -63,3 +65,21 @@ class Functions:
     def _model(self, params) -> Iterator[UniTok]:
         with jax.default_matmul_precision(self._matmul_precision):
             yield nnx.merge(self._graph, params)
+
+
+class TextTower:
+    """Text tower of a UniTok as a function of its parameters alone, in one precision."""
+
+    def __init__(self, model: Mapping, name: str, platform: str):
+        """Builds the tower's graph, without parameters; arguments and errors as of `Functions`."""
+        found = precision.find(name, platform)
+        self._matmul_precision = found.matmul_precision
+        self._graph, self.shapes = abstract_tower(model, found.dtype)
+
+    def encode_text(self, params, tokens: jax.Array) -> jax.Array:
+        """Encodes token ids (B, L) to unit vectors (B, E) float32.
+
+        params: of the tower, `params['text_encoder']` of a UniTok.
+        """
+        with jax.default_matmul_precision(self._matmul_precision):
+            return l2_normalize(nnx.merge(self._graph, params)(tokens))

@@ -1,5 +1,8 @@
 """CLIP's text transformer (arXiv 2103.00020)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -97,3 +100,29 @@ class TextEncoder(nnx.Module):
             )
         x = self.token_embedding[...][text] + self.positional_embedding[...][:length]
         return self.blocks(x.astype(self.stream))
+
+
+def abstract_tower(model: Mapping[str, Any], dtype: str) -> tuple[nnx.GraphDef, dict]:
+    """Returns the graph of a UniTok's text tower alone, and the shapes of its parameters.
+
+    Args:
+      model: the keyword arguments of `UniTok`; `text` and `embed_dim` are read.
+      dtype: dtype that it computes in; its residual stream is float32.
+    """
+    text = model["text"]
+    tower = nnx.eval_shape(
+        lambda: TextEncoder(
+            width=text["width"],
+            heads=text["heads"],
+            depth=text["layers"],
+            vocab_size=text["vocab_size"],
+            context_length=text["context_length"],
+            embed_dim=model["embed_dim"],
+            remat="none",
+            dtype=jnp.dtype(dtype),
+            stream=jnp.float32,
+            rngs=layers.Keys(0),
+        )
+    )
+    graph, params = nnx.split(tower)
+    return graph, nnx.to_pure_dict(params)

@@ -218,13 +218,15 @@ class UniTok(nnx.Module):
 
         Args:
           images: (B, H, W, 3) in [-1, 1].
-          text: (B, L) token ids.
+          text: (B, L) token ids, or in their place (B, E) float32, unit vectors that
+            `encode_text` made of them: then nothing of the text tower is computed.
           keys: random keys of the encoder's and the decoder's stochastic depth; None:
             deterministic.
           entropy: True to compute the entropy loss of the codebooks too.
           decode_every: stride of the decoded images; 2 decodes images 0, 2, 4, ..., which keeps the
             sharding of the batch.
         """
+        known = jnp.issubdtype(text.dtype, jnp.floating)
         quantized = self.quantizer(self.latent(images, keys[0]), entropy)
         tokens = self.post_quant_proj(quantized.latent)
         last_features = self.decoder.features(tokens[::decode_every], _grid(images), keys[1])
@@ -235,7 +237,7 @@ class UniTok(nnx.Module):
             vq_loss=quantized.loss,
             entropy_loss=quantized.entropy_loss,
             image_features=self._pool(tokens),
-            text_features=self.encode_text(text),
+            text_features=text if known else self.encode_text(text),
             logit_scale=jnp.exp(self.logit_scale[...]),
         )
 

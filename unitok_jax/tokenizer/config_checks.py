@@ -84,6 +84,11 @@ def _check_losses(config):
                 f"loss.{name}={config.loss[name]} needs images of at least {MIN_PERCEPTUAL} px, "
                 f"but data.image_size={tuple(config.data.image_size)}; set loss.{name}=0"
             )
+    if config.data.text_features and not config.loss.contrastive:
+        raise ValueError(
+            f"data.text_features={config.data.text_features} is not read with loss.contrastive=0; "
+            "set data.text_features='', or a weight"
+        )
     if config.loss.contrastive and config.data.batch_size == 1:
         raise ValueError(
             f"data.batch_size=1 leaves loss.contrastive={config.loss.contrastive} no other pair to "

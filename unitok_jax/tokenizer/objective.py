@@ -73,7 +73,8 @@ class Objective:
           fixed: the model's other parameters.
           heads: the discriminator's parameters; not read without `schedule`.
           frozen: parameters of the frozen networks, {'lpips': ..., 'dinov2': ...}.
-          batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}.
+          batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32, or
+            (M, b, E) float32 features}.
           schedule: the adversary's values at this step; None before the adversarial phase.
           keys: two random keys, of stochastic depth and of the discriminator's augmentations.
 

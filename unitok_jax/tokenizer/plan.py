@@ -21,7 +21,9 @@ _ADVICE = (
 
 
 def plan(config: ConfigDict, devices: Sequence) -> Plan:
-    """Plans the train step on devices that may be absent; `data.path` and `frozen.*` may be empty.
+    """Plans the train step on devices that may be absent.
+
+    `data.path` and `frozen.*` may be empty; of `data.text_features` only that it is set counts.
 
     Args:
       config: the whole configuration.
@@ -45,11 +47,7 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
     dtype, state = steps.model["dtype"], programs.abstract
     networks = {kind: pretrained.abstract(kind, dtype)[1] for kind in steps.networks}
     networks = place(networks, sharding.replicated(mesh))
-    batch = {
-        "image": jax.ShapeDtypeStruct((data.batch_size, *data.image_size, 3), jnp.uint8),
-        "text": jax.ShapeDtypeStruct((data.batch_size, data.context_length), jnp.int32),
-    }
-    batch = place(batch, sharding.batch_sharding(mesh))
+    batch = place(batch_shapes(config), sharding.batch_sharding(mesh))
     parts = {
         "parameters": state.generator.params,
         "optimiser": state.generator.opt_state,
@@ -62,3 +60,13 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
     return Plan(
         mesh, phases, arguments, parts, _IMAGES, "images", config.optim.accumulation, _ADVICE
     )
+
+
+def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a global batch, as `data.pipeline.train_batches` reads it."""
+    data, size = config.data, config.data.batch_size
+    image = jax.ShapeDtypeStruct((size, *data.image_size, 3), jnp.uint8)
+    text = jax.ShapeDtypeStruct((size, data.context_length), jnp.int32)
+    if data.text_features:
+        text = jax.ShapeDtypeStruct((size, config.model.embed_dim), jnp.float32)
+    return {"image": image, "text": text}

@@ -20,6 +20,7 @@ from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
 from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.text_features import open_text_features
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison
@@ -30,6 +31,7 @@ from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.training.plan import memory
 from unitok_jax.weights import initialize, pretrained
+from unitok_jax.weights.text_tower import tower_hash
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,10 @@ class Run:
         self.steps = TokenizerSteps(config)  # before the data, whose index may take an hour
         self.source = open_source(config.data)
         Health(config.data.max_bad).check_source(self.source)
+        self.text_features = None
+        if config.data.text_features:
+            self.text_features = open_text_features(config.data.text_features)
+            self.text_features.check(self.source, config.model.to_dict())
         self._divisor = self.steps.batch_divisor(self.mesh.size)
         self.samples, self.origin = len(self.source), config.data.source
         self.batch_size = effective_batch_size(config.data, self.samples, self._divisor)
@@ -90,11 +96,11 @@ class Run:
         """Builds the state from a checkpoint's items.
 
         Raises:
-          ValueError: the discriminator was trained, and by `steps` and `gan.start_fraction` its
-            training would only begin later: a run cannot go back from its adversarial phase to
-            the first.
+          ValueError: `data.text_features` is of another text tower. Or the discriminator was
+            trained, and by `steps` and `gan.start_fraction` its training would only begin later:
+            a run cannot go back from its adversarial phase to the first.
         """
-        state = TrainState.from_items(items)
+        state = self._with_its_tower(TrainState.from_items(items))
         adversary, step = self.steps.adversary, int(jax.device_get(state.step))
         if adversary is None or step >= self.config.steps or adversary.acts(step):
             return state
@@ -123,8 +129,12 @@ class Run:
         """Builds the state before the first step: fresh, or from the weights that `init` names.
 
         Raises:
-          ValueError, OSError: the weights do not fit; the message lists the differences.
+          ValueError, OSError: the weights do not fit; the message lists the differences. Or
+            `data.text_features` is of another text tower.
         """
+        return self._with_its_tower(self._initial_state())
+
+    def _initial_state(self) -> TrainState:
         init = self.config.init
         if not init.path:
             return self.programs.init()
@@ -143,6 +153,13 @@ class Run:
         )
         log.info("%s", report)
         return self.programs.start(params, fresh.discriminator)
+
+    def _with_its_tower(self, state: TrainState) -> TrainState:
+        """Returns a state whose text tower is the one behind the stored features, if any are."""
+        if self.text_features is not None:
+            tower = state.generator.params["text_encoder"]
+            self.text_features.check_tower(tower_hash(self.config.model.to_dict(), tower))
+        return state
 
     def _trained_state(self, path: str) -> TrainState:
         """Loads both networks and optimisers of a workdir, at step 0; the average is reset."""
@@ -179,6 +196,7 @@ class Run:
             start_step=start_step,
             rows=sharding.local_rows(self.mesh, self.batch_size),
             divisor=self._divisor,
+            text_features=self.text_features,
         )
 
     @functools.cached_property
@@ -197,10 +215,12 @@ class Run:
     @property
     def shared(self) -> dict[str, Any]:
         """Values that must be equal on all processes of a job: their data and frozen networks."""
+        stored = [] if self.text_features is None else self.text_features.sha256
         return (
             differences.flat(self.facts)
             | self._digests
             | {"samples to evaluate": len(self.eval_source)}
+            | {"digest of data.text_features": zlib.crc32("".join(stored).encode())}
         )
 
     @property

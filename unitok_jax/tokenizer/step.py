@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -86,6 +86,8 @@ class TokenizerSteps:
         """Builds the functions from the whole configuration."""
         self.model = config.model.to_dict()
         self.graph, self.abstract_params = abstract_model(self.model)
+        if config.data.text_features:
+            _check_locked(self.abstract_params, config.optim.frozen)
         self.entries = self.model["vocab_size"] // self.model["num_codebooks"]  # V
         self.seed = config.seed
         settings = config.optim
@@ -177,7 +179,8 @@ class TokenizerSteps:
         Args:
           state: donated.
           frozen: parameters of the frozen networks `networks`, {'lpips': ..., 'dinov2': ...}.
-          batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32}.
+          batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32, or
+            (B, E) float32 features of the text tower}.
           adversarial: static; False computes nothing of the adversary.
           gather: replicates sharded parameters on every device.
 
@@ -267,3 +270,15 @@ class Programs:
     def of_step(self, step: int):
         """Returns the jitted `train_step` of update number `step`, from 0."""
         return self.phases[self._adversary is not None and self._adversary.acts(step)]
+
+
+def _check_locked(params, frozen: Sequence[str]) -> None:
+    """Refuses stored text features of a tower that is trained."""
+    _, trainable = trees.split(params, frozen, "optim.frozen")
+    trained = trees.flatten({"text_encoder": trainable.get("text_encoder", {})})
+    if trained:
+        raise ValueError(
+            f"optim.frozen={tuple(frozen)} trains {next(iter(trained))}, and data.text_features "
+            "holds what the text tower gave before: add 'text_encoder.*' to optim.frozen, or set "
+            "data.text_features=''"
+        )

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
+import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # settings of the folder, written first
 PARTIAL = ".partial"  # name suffix of a file being written
 PROBES = 16  # records that identify a source
+_POLL = 0.5  # seconds between checks of the other processes' files
 
 # Errors of disks without hard links, such as buckets mounted as folders.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -127,6 +129,26 @@ def facts_if_whole(path: Path) -> dict[str, Any] | None:
         return facts if whole and (file, size) == (path.name, path.stat().st_size) else None
     except (FileNotFoundError, ValueError, KeyError):
         return None
+
+
+def all_facts(
+    numbers: Iterable[int],
+    own: Mapping[int, dict[str, Any]],
+    find: Callable[[int], dict[str, Any] | None],
+) -> list[dict[str, Any]]:
+    """Returns the facts of all shards, in order; waits for those that other processes write.
+
+    Args:
+        numbers: of all shards.
+        own: the facts of this process's shards.
+        find: returns the facts of a shard, None while it is not whole.
+    """
+    found = []
+    for number in numbers:  # one check at a time: many processes share the disk
+        while (whole := own.get(number) or find(number)) is None:
+            time.sleep(_POLL)
+        found.append(whole)
+    return found
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
