@@ -74,6 +74,10 @@ def get_config() -> ConfigDict:
     loss.entropy = 0.0  # weight of the entropy loss of the codebooks
     loss.contrastive = 1.0  # weight of CLIP's image-text loss
 
+    # How the rows of the codebooks learn; codes and files are the same (docs/guides/recipes.md).
+    config.codebook = codebook = ConfigDict()
+    codebook.gradient = "straight_through"  # of the encoder, or rotation (arXiv 2410.06424)
+
     # The discriminator and its share of the loss. Fractions are of `steps`.
     config.gan = gan = ConfigDict()
     gan.weight = 0.4  # factor of the adaptive weight; 0: no discriminator. Needs frozen.dinov2

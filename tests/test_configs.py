@@ -20,6 +20,7 @@ from configs import (
     llava_probe,
     multimodal,
     multimodal_7b,
+    recipes,
 )
 from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
@@ -50,6 +51,7 @@ FAMILIES = {
     "finetune": finetune.VARIANTS,
     "llava_probe": llava_probe.VARIANTS,
     "multimodal_7b": multimodal_7b.VARIANTS,
+    "recipes": recipes.VARIANTS,
 }
 NAMES = [name for name in FILES if name not in FAMILIES]
 NAMES += [f"{family}:{variant}" for family, variants in FAMILIES.items() for variant in variants]
@@ -272,6 +274,21 @@ class TestAblations:
     def test_each_has_its_line_in_the_docs(self):
         page = (ROOT / "docs" / "explanation" / "ablations.md").read_text()
         assert [name for name in ablations.VARIANTS if f"`{name}`" not in page] == []
+
+
+class TestRecipes:
+    def test_a_recipe_changes_only_what_it_says(self):
+        base = flat(default.get_config())
+        for name, changes in recipes.VARIANTS.items():
+            assert flat(get_config(f"recipes:{name}")) == base | changes, name
+
+    def test_an_unknown_name_lists_the_valid_ones(self):
+        with pytest.raises(ValueError, match="no variant 'rotate'; did you mean rotation"):
+            recipes.get_config("rotate")
+
+    def test_each_has_its_section_in_the_docs(self):
+        page = (ROOT / "docs" / "guides" / "recipes.md").read_text()
+        assert [name for name in recipes.VARIANTS if f"\n## {name}\n" not in page] == []
 
 
 class TestFineTuning:

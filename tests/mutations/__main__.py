@@ -16,6 +16,7 @@ import tempfile
 from . import (
     Mutation,
     answers,
+    codebooks,
     drawing,
     generators,
     inputs,
@@ -45,6 +46,7 @@ LISTS = (
     shape_scores,
     language_files,
     answers,
+    codebooks,
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"

@@ -25,6 +25,7 @@ FREE_OF_MODEL = (
 )
 # Keys added later, with the value that reproduces a checkpoint saved without them.
 ADDED = {
+    "codebook.gradient": "straight_through",
     "product": "tokenizer",
     "data.mixture": [],
     "frozen.inception": "",

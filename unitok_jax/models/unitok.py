@@ -15,6 +15,7 @@ from unitok_jax import trees
 from unitok_jax.codes import STRIDE
 from unitok_jax.models import layers, limits, recomputation, vitamin
 from unitok_jax.models.projection import make_projection
+from unitok_jax.models.quantizers.base import PLAIN, Learning
 from unitok_jax.models.quantizers.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
 from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
 from unitok_jax.models.quantizers.residual import ResidualQuantizer
@@ -213,6 +214,7 @@ class UniTok(nnx.Module):
         keys: tuple[jax.Array | None, jax.Array | None] = (None, None),
         entropy: bool = False,
         decode_every: int = 1,
+        learning: Learning = PLAIN,
     ) -> Output:
         """Computes the forward pass of training.
 
@@ -224,8 +226,9 @@ class UniTok(nnx.Module):
           entropy: True to compute the entropy loss of the codebooks too.
           decode_every: stride of the decoded images; 2 decodes images 0, 2, 4, ..., which keeps the
             sharding of the batch.
+          learning: how the codebooks learn.
         """
-        quantized = self.quantizer(self.latent(images, keys[0]), entropy)
+        quantized = self.quantizer(self.latent(images, keys[0]), entropy, learning)
         tokens = self.post_quant_proj(quantized.latent)
         last_features = self.decoder.features(tokens[::decode_every], _grid(images), keys[1])
         return Output(

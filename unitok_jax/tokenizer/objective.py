@@ -10,6 +10,7 @@ from flax import nnx
 from unitok_jax import trees
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.lpips import Lpips
+from unitok_jax.models.quantizers.base import PLAIN, Learning
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.adversary import Adversary, AdversarySchedule
 
@@ -26,6 +27,7 @@ class Objective:
         accumulation: int,
         decode_every: int,
         remat: bool,
+        learning: Learning = PLAIN,
     ):
         """Builds the functions.
 
@@ -36,10 +38,11 @@ class Objective:
           accumulation: number of micro-batches of a step.
           decode_every: one of `decode_every` images of a micro-batch is decoded.
           remat: True to recompute LPIPS' activations in the backward pass.
+          learning: how the codebooks learn.
         """
         self._graph, self._adversary = graph, adversary
         self._weights = weights = loss.to_dict()
-        self._count, self.decode_every = accumulation, decode_every
+        self._count, self.decode_every, self._learning = accumulation, decode_every, learning
         # Outputs that the losses depend on: the rest of the model is neither computed nor
         # differentiated. (The first two cost nothing beside the codes.)
         outputs = {"vq_loss", "logit_scale"} | ({"reconstruction"} if adversary else set())
@@ -102,7 +105,9 @@ class Objective:
         towers = (("encoder", encoder_key), ("decoder", decoder_key))
         keys = tuple(key if tower in trained else None for tower, key in towers)
         entropy = "entropy_loss" in self._outputs
-        output = model(batch["image"], batch["text"], keys, entropy, self.decode_every)
+        output = model(
+            batch["image"], batch["text"], keys, entropy, self.decode_every, self._learning
+        )
         outputs = {name: getattr(output, name) for name in self._outputs}
         return outputs, (output.codes, output.reconstruction, output.last_features)
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from unitok_jax import trees
 from unitok_jax.models.images import to_float
 from unitok_jax.models.layers import Keys
-from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
+from unitok_jax.models.quantizers.base import Learning, codebook_counts, codebook_health
 from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.adversary import Adversary
@@ -122,6 +122,7 @@ class TokenizerSteps:
             accumulation=self.accumulation,
             decode_every=round(1 / config.data.decode_fraction),
             remat=remat,
+            learning=Learning(config.codebook.gradient),
         )
         weights = {
             "lpips": ("loss.perceptual", config.loss.perceptual),

@@ -14,7 +14,10 @@ from flax import nnx
 
 from unitok_jax.models import layers
 from unitok_jax.models.quantizers.base import (
+    PLAIN,
+    Learning,
     Quantized,
+    check_rowless,
     join_chunks,
     split_chunks,
     split_evenly,
@@ -89,17 +92,21 @@ class FiniteScalarQuantizer(nnx.Module):
         base, levels = _base(self.levels), np.array(self.levels, np.int32)
         return join_chunks(self._values(codes[..., None] // base % levels))
 
-    def __call__(self, latent: jax.Array, entropy: bool = False) -> Quantized:
+    def __call__(
+        self, latent: jax.Array, entropy: bool = False, learning: Learning = PLAIN
+    ) -> Quantized:
         """Quantize (B, N, K C); the output's gradient goes to tanh(latent) unchanged.
 
         Raises:
           ValueError: entropy is asked for. FSQ has none: no distribution over codes is defined.
+            Or another way to learn than the default.
         """
         if entropy:
             raise ValueError(
                 "model.quantizer='fsq' has no entropy loss; set loss.entropy=0, or use "
                 "model.quantizer='bsq'"
             )
+        check_rowless("fsq", learning)
         bounded = jnp.tanh(split_chunks(latent, self.num_codebooks))
         digits = self._digits(bounded)
         straight_through = bounded + jax.lax.stop_gradient(self._values(digits) - bounded)
@@ -168,12 +175,18 @@ class BinarySphericalQuantizer(nnx.Module):
         bits = codes[..., None] >> np.arange(self.channels, dtype=np.int32) & 1
         return join_chunks((2 * bits - 1) * np.float32(self.channels**-0.5))
 
-    def __call__(self, latent: jax.Array, entropy: bool = False) -> Quantized:
+    def __call__(
+        self, latent: jax.Array, entropy: bool = False, learning: Learning = PLAIN
+    ) -> Quantized:
         """Quantize (B, N, K C).
 
         The loss is weight * mse(sg[corner], chunk), a mean over all elements; there is nothing else
         to learn. The output equals the corner; its gradient goes to the normalised chunk unchanged.
+
+        Raises:
+          ValueError: another way to learn than the default.
         """
+        check_rowless("bsq", learning)
         chunks = layers.l2_normalize(split_chunks(latent, self.num_codebooks))
         codes = self._codes(chunks)
         corners = split_chunks(self.lookup(codes), self.num_codebooks)

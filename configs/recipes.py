@@ -1,0 +1,22 @@
+"""Recipes beyond the paper, each by its name: `--config=configs/recipes.py:rotation`.
+
+`docs/guides/recipes.md` says what each is for, what it costs and where it comes from.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+# Differences from configs/default.py. Each recipe changes only its own keys.
+VARIANTS = {
+    "rotation": {"codebook.gradient": "rotation"},
+}
+
+
+def get_config(name: str = "") -> ConfigDict:
+    """Returns the base recipe with the changes of one recipe.
+
+    Raises:
+      ValueError: unknown recipe; the message lists all.
+    """
+    return default.variant(default.get_config(), VARIANTS, name, "recipes")
