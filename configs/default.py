@@ -77,6 +77,9 @@ def get_config() -> ConfigDict:
     # How the rows of the codebooks learn; codes and files are the same (docs/guides/recipes.md).
     config.codebook = codebook = ConfigDict()
     codebook.gradient = "straight_through"  # of the encoder, or rotation (arXiv 2410.06424)
+    codebook.learning = "loss"  # by the VQ loss, or ema: rows are moving means of what chose them
+    codebook.ema_decay = 0.99  # decay of the moving means, above 0 and below 1
+    codebook.restart = 0.01  # share of an even use under which ema places a row anew; 0: never
 
     # The discriminator and its share of the loss. Fractions are of `steps`.
     config.gan = gan = ConfigDict()

@@ -10,6 +10,7 @@ from configs import default
 # Differences from configs/default.py. Each recipe changes only its own keys.
 VARIANTS = {
     "rotation": {"codebook.gradient": "rotation"},
+    "ema_codebooks": {"codebook.learning": "ema"},
 }
 
 

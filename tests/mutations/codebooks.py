@@ -2,6 +2,8 @@
 
 from . import Mutation
 
+STEP, CODEBOOKS = "unitok_jax/tokenizer/step.py", "unitok_jax/tokenizer/codebooks.py"
+TEST_CODEBOOKS = "tests/tokenizer/test_codebooks.py"
 BASE, TEST_LEARNING = "unitok_jax/models/quantizers/base.py", "tests/models/test_learning.py"
 
 MUTATIONS = [
@@ -18,5 +20,47 @@ MUTATIONS = [
         "turned = length * (unit",
         "turned = (unit",
         f"{TEST_LEARNING} -k gradient_is_the_papers",
+    ),
+    Mutation(
+        "moving means of rows that are not used, drawn to 0",
+        CODEBOOKS,
+        "(sums - counts[..., None] * rows)",
+        "(sums - rows)",
+        f"{TEST_CODEBOOKS} -k bit_by_bit",
+    ),
+    Mutation(
+        "moving means whose usage does not decay",
+        CODEBOOKS,
+        "usage = self.decay * usage + part * counts",
+        "usage = usage + part * counts",
+        f"{TEST_CODEBOOKS} -k sums_over_counts",
+    ),
+    Mutation(
+        "dead rows placed on vectors of the first book",
+        CODEBOOKS,
+        "inputs[place // n, jnp.arange(k)[:, None], place % n]",
+        "inputs[place // n, 0, place % n]",
+        f"{TEST_CODEBOOKS} -k own_book",
+    ),
+    Mutation(
+        "moving means that the optimiser moves too",
+        STEP,
+        "codebooks.PARAMETERS if self.means else ()",
+        "()",
+        f"{TEST_CODEBOOKS} -k optimiser_knows_no_rows",
+    ),
+    Mutation(
+        "rows placed anew by the same key in every step",
+        STEP,
+        'jax.random.fold_in(self._key("codebooks"), state.step)',
+        'self._key("codebooks")',
+        f"{TEST_CODEBOOKS} -k key_of_the_step",
+    ),
+    Mutation(
+        "moving means with the loss of the rows too",
+        "unitok_jax/models/quantizers/multi_codebook.py",
+        "(0 if learning.means else codebook)",
+        "codebook",
+        f"{TEST_LEARNING} -k moving_means_have_no_loss",
     ),
 ]

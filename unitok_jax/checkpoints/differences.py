@@ -18,6 +18,7 @@ BINDING = (
     "data.crop_ratio",
     "data.context_length",
     "optim.frozen",
+    "codebook.learning",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
 FREE_OF_MODEL = (
@@ -26,6 +27,9 @@ FREE_OF_MODEL = (
 # Keys added later, with the value that reproduces a checkpoint saved without them.
 ADDED = {
     "codebook.gradient": "straight_through",
+    "codebook.learning": "loss",
+    "codebook.ema_decay": 0.99,
+    "codebook.restart": 0.01,
     "product": "tokenizer",
     "data.mixture": [],
     "frozen.inception": "",

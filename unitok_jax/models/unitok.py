@@ -41,6 +41,8 @@ class Output(NamedTuple):
     image_features: jax.Array  # (B, E) float32, unit length
     text_features: jax.Array  # (B, E) float32, unit length
     logit_scale: jax.Array  # scalar, the factor itself and not its logarithm
+    # (B, K, N, C) what each code was chosen for; None if codes have no rows
+    quantized: jax.Array | None = None
 
 
 def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
@@ -240,6 +242,7 @@ class UniTok(nnx.Module):
             image_features=self._pool(tokens),
             text_features=self.encode_text(text),
             logit_scale=jnp.exp(self.logit_scale[...]),
+            quantized=quantized.inputs,
         )
 
     def latent(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:

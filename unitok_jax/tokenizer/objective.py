@@ -1,6 +1,7 @@
 """The generator's objective: losses of the model's outputs, gradients over micro-batches."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,13 @@ from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.models.quantizers.base import PLAIN, Learning
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.adversary import Adversary, AdversarySchedule
+
+
+class Assigned(NamedTuple):
+    """Codes of a batch and, where the codebooks are moving means, what each was chosen for."""
+
+    codes: jax.Array  # (B, K, N) int32
+    inputs: jax.Array | None  # (B, K, N, C) float32
 
 
 class Objective:
@@ -81,7 +89,7 @@ class Objective:
           keys: two random keys, of stochastic depth and of the discriminator's augmentations.
 
         Returns:
-          Gradients like `trainable`; codes (M b, K, N) int32; reconstruction (M, d, H, W, 3)
+          Gradients like `trainable`; `Assigned` of M b images; reconstruction (M, d, H, W, 3)
           float32 of every `decode_every`-th image of a micro-batch; metrics.
         """
         inputs = batches, *(jax.random.split(key, self._count) for key in keys)
@@ -94,11 +102,11 @@ class Objective:
             return self._image_terms(params, heads, frozen, schedule, aux, batch, key)
 
         send = self._send_at_once if self._count == 1 else self._send_in_turn
-        grads, codes, rebuilt, metrics = send(trainable, inputs, forward, image_terms, schedule)
-        return grads, _join(codes), rebuilt, metrics
+        grads, assigned, rebuilt, metrics = send(trainable, inputs, forward, image_terms, schedule)
+        return grads, jax.tree.map(_join, assigned), rebuilt, metrics
 
     def _forward(self, params, trained, batch, key):
-        """Computes the outputs of a micro-batch for the losses; codes, reconstruction, features."""
+        """Computes the outputs of a micro-batch for the losses; `Assigned`, images, features."""
         model = nnx.merge(self._graph, params)
         # A frozen part computes as at inference: no stochastic depth.
         encoder_key, decoder_key = jax.random.split(key)
@@ -109,19 +117,20 @@ class Objective:
             batch["image"], batch["text"], keys, entropy, self.decode_every, self._learning
         )
         outputs = {name: getattr(output, name) for name in self._outputs}
-        return outputs, (output.codes, output.reconstruction, output.last_features)
+        assigned = Assigned(output.codes, output.quantized if self._learning.means else None)
+        return outputs, (assigned, output.reconstruction, output.last_features)
 
     def _send_at_once(self, trainable, inputs, forward, image_terms, schedule):
-        """Computes the gradients of the only micro-batch, its codes, reconstruction and metrics."""
+        """Computes the gradients of the only micro-batch, `Assigned`, reconstruction, metrics."""
         batch, key, augment_key = _first(inputs)
         outputs, pull, aux = jax.vjp(
             lambda trainable: forward(trainable, batch, key), trainable, has_aux=True
         )
         found = outputs, *aux[:2], image_terms(aux, batch, augment_key)
-        outputs, codes, rebuilt, terms = jax.tree.map(lambda x: x[None], found)
+        outputs, assigned, rebuilt, terms = jax.tree.map(lambda x: x[None], found)
         cotangents, metrics = self._cotangents(outputs, terms, schedule)
         (grads,) = pull(_first(cotangents))
-        return grads, codes, rebuilt, metrics
+        return grads, assigned, rebuilt, metrics
 
     def _send_in_turn(self, trainable, inputs, forward, image_terms, schedule):
         """Computes the gradients of several micro-batches, one forward and backward at a time."""
@@ -136,11 +145,11 @@ class Objective:
             pull = jax.vjp(lambda trainable: forward(trainable, batch, key)[0], trainable)[1]
             return jax.tree.map(jnp.add, total, pull(cotangents)[0]), None
 
-        outputs, codes, rebuilt, terms = jax.lax.map(look, inputs)
+        outputs, assigned, rebuilt, terms = jax.lax.map(look, inputs)
         cotangents, metrics = self._cotangents(outputs, terms, schedule)
         zeros = jax.tree.map(jnp.zeros_like, trainable)
         grads, _ = jax.lax.scan(send_down, zeros, (inputs, cotangents))
-        return grads, codes, rebuilt, metrics
+        return grads, assigned, rebuilt, metrics
 
     def _image_terms(self, params, heads, frozen, schedule, aux, batch, key):
         """Computes losses of the decoded images of a micro-batch, and their cotangents."""

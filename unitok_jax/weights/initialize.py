@@ -243,8 +243,8 @@ def _clip_notes(used, names, state, model, key):
 def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     """Lists differences of two configurations that make the training states differ, one line each.
 
-    Compared are the model, the trained parts, and the presence of a discriminator; the average is
-    reset anyway.
+    Compared are the model, the trained parts, how the codebooks learn, and the presence of a
+    discriminator; the average is reset anyway.
     """
     if not {"optim", "gan"} <= saved.keys():
         return ["it holds weights only, as converted ones do: leave out init.training"]
@@ -257,6 +257,9 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
     lines += _differences("optim.frozen", *frozen)
+    before = differences.ADDED["codebook.learning"]
+    learning = (each.get("codebook", {}).get("learning", before) for each in (saved, present))
+    lines += _differences("codebook.learning", *learning)
     weights = saved["gan"]["weight"], present["gan"]["weight"]
     if bool(weights[0]) != bool(weights[1]):
         lines += _differences("gan.weight", *weights)

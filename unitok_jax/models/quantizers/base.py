@@ -24,12 +24,15 @@ class Quantized(NamedTuple):
     codes: jax.Array  # (B, K, N) int32
     loss: jax.Array  # scalar: codebook and commitment loss
     entropy_loss: jax.Array  # scalar, 0 unless asked for
+    # (B, K, N, C) what each code was chosen for: chunks or residuals; None if there are no rows
+    inputs: jax.Array | None = None
 
 
 class Learning(NamedTuple):
     """How a quantizer with rows learns. Nothing here changes a code."""
 
     gradient: str = "straight_through"  # a key of `GRADIENTS`
+    means: bool = False  # True if the rows are moving means: they have no loss
 
 
 PLAIN = Learning()

@@ -57,7 +57,8 @@ class MultiCodebookQuantizer(nnx.Module):
 
         The loss of a codebook is weight * mse(sg[row], chunk) + mse(row, sg[chunk]), a mean over
         all elements and codebooks. The output equals the row; its gradient goes to the normalised
-        chunk, unchanged (straight through) or as `learning` says.
+        chunk, unchanged (straight through) or as `learning` says. Rows that are moving means have
+        no second term.
         """
         chunks = layers.l2_normalize(split_chunks(latent, self.num_codebooks))
         rows = self.rows()
@@ -68,8 +69,9 @@ class MultiCodebookQuantizer(nnx.Module):
         return Quantized(
             join_chunks(GRADIENTS[learning.gradient](chunks, chosen)),
             codes,
-            self.commitment_weight * commitment + codebook,
+            self.commitment_weight * commitment + (0 if learning.means else codebook),
             entropy_loss(chunks, rows) if entropy else jnp.zeros(()),
+            lax.stop_gradient(chunks),
         )
 
     @staticmethod

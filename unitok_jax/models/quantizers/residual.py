@@ -76,7 +76,7 @@ class ResidualQuantizer(nnx.Module):
         weight * mse(sg[e], r) + mse(e, sg[r]), and the loss is the mean over levels. The output is
         the sum of the rows; its gradient goes to the normalised latent, unchanged (straight
         through) or as `learning` says. The entropy loss is the multi-codebook quantizer's, on
-        residuals and rows.
+        residuals and rows. Rows that are moving means have no second term.
         """
         latent = layers.l2_normalize(latent)
         codes, residuals, chosen = self._descend(latent)
@@ -86,8 +86,9 @@ class ResidualQuantizer(nnx.Module):
         return Quantized(
             GRADIENTS[learning.gradient](latent, total),
             codes,
-            self.commitment_weight * commitment + codebook,
+            self.commitment_weight * commitment + (0 if learning.means else codebook),
             entropy_loss(residuals, self.levels[...]) if entropy else jnp.zeros(()),
+            jax.lax.stop_gradient(residuals),
         )
 
     def _descend(self, latent):
