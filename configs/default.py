@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/explanation/ablations.md
     model.vocab_size = 32_768  # total rows of all codebooks, a multiple of num_codebooks
     model.num_codebooks = 8  # codes per token, 1 to 1024; the levels of residual
+    model.fsq_levels = ()  # levels of the channels of a code of fsq; empty: as even as can be
     model.latent_width = 64  # quantized values per token, over all codebooks
     model.quant_proj = "attention"  # projections around the quantizer: attention or linear
     model.quant_heads = 12  # heads of the attention projections: trunk width / latent width

@@ -10,6 +10,13 @@ from configs import default
 # Differences from configs/default.py. Each recipe changes only its own keys.
 VARIANTS = {
     "rotation": {"codebook.gradient": "rotation"},
+    # AToken's discrete codes: 8 groups of 6 channels with 4 levels, 8 x 4096 codes
+    "fsq_groups": {
+        "model.quantizer": "fsq",
+        "model.fsq_levels": (4,) * 6,
+        "model.latent_width": 8 * 6,
+        "model.quant_heads": 16,
+    },
     "ema_codebooks": {"codebook.learning": "ema"},
 }
 

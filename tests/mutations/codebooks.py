@@ -63,4 +63,18 @@ MUTATIONS = [
         "codebook",
         f"{TEST_LEARNING} -k moving_means_have_no_loss",
     ),
+    Mutation(
+        "levels of FSQ that are told and not taken",
+        "unitok_jax/models/quantizers/lookup_free.py",
+        "tuple(levels) or choose_levels(self.entries, channels)",
+        "choose_levels(self.entries, channels)",
+        "tests/models/test_lookup_free.py -k levels_that_are_told",
+    ),
+    Mutation(
+        "hashes of weights that change with a key that says what was",
+        "unitok_jax/checkpoints/reader.py",
+        "    model = differences.stated(model)\n",
+        "",
+        "tests/training/test_run.py -k lacks_keys_of_the_model",
+    ),
 ]

@@ -34,6 +34,7 @@ ADDED = {
     "data.mixture": [],
     "frozen.inception": "",
     "log.parameters": False,
+    "model.fsq_levels": [],
     "log.wandb": "",
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
@@ -61,6 +62,19 @@ def config_differences(saved: dict, current: dict) -> list[str]:
     for line in free:
         log.info("the configuration changed since the checkpoint: %s", line)
     return binding
+
+
+def stated(model: Mapping) -> dict[str, Any]:
+    """Returns `config.model` in the form of JSON, without the values of files that lack a key.
+
+    So two models are equal whether or not one was saved before a key was there.
+    """
+    model = {key: _as_json(value) for key, value in model.items()}
+    return {
+        key: value
+        for key, value in model.items()
+        if f"model.{key}" not in ADDED or value != ADDED[f"model.{key}"]
+    }
 
 
 def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -115,6 +115,7 @@ class UniTok(nnx.Module):
         remat: str,
         rngs: nnx.Rngs,
         residual_dtype: str = "float32",
+        fsq_levels: Sequence[int] = (),
     ):
         """Builds a model with random weights.
 
@@ -135,6 +136,7 @@ class UniTok(nnx.Module):
           remat: activations recomputed in the backward pass: one of `recomputation.TOKENIZER`.
           rngs: the stream `params`.
           residual_dtype: dtype of the transformers' residual stream, at least `dtype`.
+          fsq_levels: levels of the channels of one code of 'fsq'; none: as even as they can be.
 
         Raises:
           ValueError: an unknown value, or values that do not fit each other; the message names
@@ -146,6 +148,11 @@ class UniTok(nnx.Module):
         limits.check_choice("quantizer", quantizer, tuple(QUANTIZERS))
         recomputation.find(remat, recomputation.TOKENIZER)
         limits.check_choice("quant_proj", quant_proj, ("attention", "linear"))
+        if fsq_levels and quantizer != "fsq":
+            raise ValueError(
+                f"model.fsq_levels={limits.show(tuple(fsq_levels))} is of model.quantizer=fsq, and "
+                f"it is {quantizer}; set model.fsq_levels=()"
+            )
         row = vitamin.SIZES[size]
         dtypes = dict(dtype=jnp.dtype(dtype), stream=jnp.promote_types(dtype, residual_dtype))
         kwargs = dict(num_query=num_query, drop_path=drop_path, remat=remat, rngs=rngs, **dtypes)
@@ -159,6 +166,7 @@ class UniTok(nnx.Module):
             latent_width,
             commitment_weight=commitment_weight,
             rngs=rngs,
+            **({"levels": fsq_levels} if fsq_levels else {}),
         )
         self.post_quant_proj = make_projection(
             quant_proj, latent_width, row.width, quant_heads, rngs=rngs

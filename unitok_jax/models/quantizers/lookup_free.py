@@ -6,13 +6,14 @@ number whose digits are the channels' values, the first channel the lowest digit
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unitok_jax.models import layers
+from unitok_jax.models import layers, limits
 from unitok_jax.models.quantizers.base import (
     PLAIN,
     Learning,
@@ -54,20 +55,29 @@ class FiniteScalarQuantizer(nnx.Module):
         *,
         commitment_weight: float,
         rngs: nnx.Rngs,
+        levels: Sequence[int] = (),
     ):
         """vocab_size counts the codes of all chunks, K V; latent_width the K C values of a token.
 
-        The levels follow from V and C by `choose_levels`. commitment_weight and rngs have no use
-        here; every quantizer is made with the same arguments.
+        The levels of the C channels multiply to V; if not given, they follow by `choose_levels`.
+        commitment_weight and rngs have no use here; every quantizer is made with the same
+        arguments.
 
         Raises:
-          ValueError: num_codebooks does not divide a size, or V is no product of C levels.
+          ValueError: num_codebooks does not divide a size, V is no product of C levels, or not that
+            of `levels`.
         """
         del commitment_weight, rngs
         self.num_codebooks = num_codebooks
         self.entries = split_evenly("vocab_size", vocab_size, num_codebooks)
         channels = split_evenly("latent_width", latent_width, num_codebooks)
-        levels = choose_levels(self.entries, channels)
+        if levels and (len(levels) != channels or math.prod(levels) != self.entries):
+            raise ValueError(
+                f"model.fsq_levels={limits.show(tuple(levels))} must be {channels} levels, "
+                f"model.latent_width={latent_width} over model.num_codebooks={num_codebooks}, that "
+                f"multiply to {self.entries}, model.vocab_size={vocab_size} over it"
+            )
+        levels = tuple(levels) or choose_levels(self.entries, channels)
         if levels is None:
             most = _count_prime_factors(self.entries)
             fix = (
