@@ -282,6 +282,15 @@ class TestRecipes:
         for name, changes in recipes.VARIANTS.items():
             assert flat(get_config(f"recipes:{name}")) == base | changes, name
 
+    @pytest.mark.parametrize(
+        "name, books, entries",
+        [("books16", 16, 4096), ("entries16384", 8, 16_384), ("fsq_groups", 8, 4096)],
+    )
+    def test_shape_of_the_codes(self, name, books, entries):
+        model = get_config(f"recipes:{name}").model
+        assert (model.num_codebooks, model.vocab_size) == (books, books * entries)
+        assert model.latent_width == books * (6 if name == "fsq_groups" else 8)
+
     def test_an_unknown_name_lists_the_valid_ones(self):
         with pytest.raises(ValueError, match="no variant 'rotate'; did you mean rotation"):
             recipes.get_config("rotate")
