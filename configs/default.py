@@ -80,6 +80,9 @@ def get_config() -> ConfigDict:
     codebook.gradient = "straight_through"  # of the encoder, or rotation (arXiv 2410.06424)
     codebook.learning = "loss"  # by the VQ loss, or ema: rows are moving means of what chose them
     codebook.ema_decay = 0.99  # decay of the moving means, above 0 and below 1
+    codebook.wrong_share = 0.0  # share of tokens decoded from near codes at the first step; 0: none
+    codebook.wrong_near = 16  # nearest rows of a row that its wrong codes are drawn from
+    codebook.wrong_fraction = 0.75  # fraction of steps over which wrong_share falls to 0
     codebook.restart = 0.01  # share of an even use under which ema places a row anew; 0: never
 
     # The discriminator and its share of the loss. Fractions are of `steps`.

@@ -25,6 +25,7 @@ VARIANTS = {
         "model.latent_width": 8 * 6,
         "model.quant_heads": 16,
     },
+    "wrong_codes": {"codebook.wrong_share": 0.1},
     "ema_codebooks": {"codebook.learning": "ema"},
 }
 

@@ -4,6 +4,8 @@ from . import Mutation
 
 STEP, CODEBOOKS = "unitok_jax/tokenizer/step.py", "unitok_jax/tokenizer/codebooks.py"
 TEST_CODEBOOKS = "tests/tokenizer/test_codebooks.py"
+WRONG_CODES = "unitok_jax/models/quantizers/wrong_codes.py"
+TEST_WRONG_CODES = "tests/models/test_wrong_codes.py"
 BASE, TEST_LEARNING = "unitok_jax/models/quantizers/base.py", "tests/models/test_learning.py"
 
 MUTATIONS = [
@@ -76,5 +78,47 @@ MUTATIONS = [
         "    model = differences.stated(model)\n",
         "",
         "tests/training/test_run.py -k lacks_keys_of_the_model",
+    ),
+    Mutation(
+        "wrong codes that may be the right ones",
+        WRONG_CODES,
+        "-distance.at[index].set(jnp.inf)",
+        "-distance",
+        f"{TEST_WRONG_CODES} -k brute_force",
+    ),
+    Mutation(
+        "wrong codes of some books of a token alone",
+        WRONG_CODES,
+        "wrong.share, (b, 1, n))",
+        "wrong.share, codes.shape)",
+        f"{TEST_WRONG_CODES} -k share_of_the_tokens",
+    ),
+    Mutation(
+        "wrong codes drawn from some of the near rows",
+        WRONG_CODES,
+        "codes.shape, 0, wrong.near)",
+        "codes.shape, 0, (wrong.near + 1) // 2)",
+        f"{TEST_WRONG_CODES} -k share_of_the_tokens",
+    ),
+    Mutation(
+        "losses of wrong codes",
+        "unitok_jax/models/quantizers/multi_codebook.py",
+        "codes = self._nearest(chunks, rows)",
+        "codes = replace_codes(self._nearest(chunks, rows), rows, learning.wrong)",
+        f"{TEST_WRONG_CODES} -k only_the_output",
+    ),
+    Mutation(
+        "wrong codes to the end of a run",
+        CODEBOOKS,
+        "(1 - ramp(step, 0, length))",
+        "1.0",
+        f"{TEST_CODEBOOKS} -k falls_to_0",
+    ),
+    Mutation(
+        "wrong codes by the key of the encoder's stochastic depth",
+        "unitok_jax/tokenizer/objective.py",
+        "Wrong(jax.random.fold_in(key, 2)",
+        "Wrong(encoder_key",
+        "tests/tokenizer/test_objective.py -k key_of_their_own",
     ),
 ]

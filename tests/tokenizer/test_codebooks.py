@@ -44,6 +44,19 @@ pytestmark = pytest.mark.slow
             {"codebook.learning": "ema", "codebook.restart": float("nan")},
             r"codebook\.restart=nan must be at least 0 and below 1",
         ),
+        ({"codebook.wrong_share": 1.5}, r"codebook\.wrong_share=1\.5 must lie between 0 and 1"),
+        (
+            {"codebook.wrong_share": 0.1, "codebook.wrong_fraction": -0.5},
+            r"codebook\.wrong_fraction=-0\.5 must lie between 0 and 1",
+        ),
+        (
+            {"codebook.wrong_share": 0.1, "codebook.wrong_near": 64},
+            r"codebook\.wrong_near=64 must be from 1 to 63",
+        ),
+        (
+            {"codebook.wrong_share": 0.1, "model.quantizer": "fsq"},
+            r"codebook\.wrong_share=0\.1 .*model\.quantizer=fsq has none; set codebook\.wrong",
+        ),
         (
             {"codebook.learning": "ema", "optim.frozen": ("quant*",), "init.path": "a"},
             r"optim\.frozen=\('quant\*',\) keeps quantizer\.codebook .*codebook\.learning=loss",
@@ -235,9 +248,30 @@ class TestStep:
         assert jax.tree.structure(again) == jax.tree.structure(one)
         jax.tree.map(np.testing.assert_array_equal, again, one)
 
+    def test_the_share_of_wrong_codes_falls_to_0(self, steps):
+        """Evenly over the fraction of the run; the objective hears of it at each step."""
+        config = configuration(codebook__wrong_share=0.2, codebook__wrong_fraction=0.5)
+        config.steps = 80
+        of_config, told = TokenizerSteps(config), []
+
+        class Told(Objective):
+            def gradients(self, *args, wrong_share):
+                told.append(float(wrong_share))
+                return super().gradients(*args)
+
+        of_config.objective = Told()
+        state = begin(of_config)
+        for step in (0, 10, 30, 40, 79):
+            _, metrics = take(of_config, state.replace(step=jnp.int32(step)))
+            assert metrics["wrong_share"] == pytest.approx(told[-1])
+        np.testing.assert_allclose(told, [0.2, 0.15, 0.05, 0.0, 0.0], atol=1e-7)
+        assert "wrong_share" not in take(steps, begin(steps))[1]
+
     @pytest.mark.parametrize("kind", ["multi_codebook", "residual"])
     def test_the_whole_model_keeps_the_shapes_of_its_state(self, kind):
-        steps = TokenizerSteps(configuration(model__quantizer=kind, optim__accumulation=2))
+        config = configuration(model__quantizer=kind, optim__accumulation=2)
+        config.codebook.update(gradient="rotation", wrong_share=0.1)
+        steps = TokenizerSteps(config)
         state = jax.eval_shape(steps.init)
         batch = {
             "image": jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32),

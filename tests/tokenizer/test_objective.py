@@ -11,6 +11,7 @@ from flax import nnx
 from configs import tiny
 from unitok_jax.models.layers import l2_normalize
 from unitok_jax.models.quantizers.base import PLAIN, Learning
+from unitok_jax.models.quantizers.wrong_codes import Wrong
 from unitok_jax.models.unitok import Output
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.objective import Objective, split_batch
@@ -46,6 +47,9 @@ class Toy(nnx.Module):
         latent = self.encoder(images)
         if encoder_key is not None:
             latent += jax.random.normal(encoder_key, latent.shape[1:])
+        if learning.wrong is not None:
+            noise = jax.random.normal(learning.wrong.key, latent.shape[1:])
+            latent += learning.wrong.share * noise
         features = jnp.tanh(latent[::decode_every])
         if decoder_key is not None:
             features += jax.random.normal(decoder_key, features.shape[1:])
@@ -170,6 +174,32 @@ def test_moving_means_get_what_each_code_was_chosen_for(still, accumulation):
     whole = nnx.merge(GRAPH, PARAMS)(**arguments(batch(), 1))
     np.testing.assert_allclose(inputs, whole.quantized, rtol=1e-6)
     np.testing.assert_array_equal(codes, whole.codes)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_wrong_codes_are_drawn_by_a_key_of_their_own(still, accumulation):
+    """By that of the step and the micro-batch, which is none of stochastic depth's."""
+
+    def loss(share, keys=KEYS):
+        objective, data = make(accumulation), batch()
+        data = {key: split_batch(x, accumulation) for key, x in data.items()}
+        args = PARAMS, {}, None, {}, data, None, keys
+        return float(objective.gradients(*args, wrong_share=share)[3]["loss"])
+
+    assert loss(0.0) == loss(None) and loss(0.5) == loss(0.5)
+    other = loss(0.5, jax.random.split(jax.random.key(1)))
+    assert len({loss(0.0), loss(0.5), other}) == 3
+    model = nnx.merge(GRAPH, PARAMS)
+    (key, *_) = jax.random.split(KEYS[0], accumulation)
+    used = [*jax.random.split(key), jax.random.fold_in(key, 2)]
+    assert len({tuple(jax.random.key_data(each).tolist()) for each in used}) == 3
+    if accumulation == 1:
+        wrong = Wrong(used[2], 0.5, 0)
+        output = model(**arguments(batch(), 1), learning=Learning(wrong=wrong))
+        found = make().gradients(
+            PARAMS, {}, None, {}, {k: x[None] for k, x in batch().items()}, None, KEYS, 0.5
+        )
+        np.testing.assert_allclose(found[2][0], output.reconstruction, rtol=1e-5)
 
 
 def test_every_second_image_alone_is_compared(still):

@@ -1,6 +1,7 @@
-"""Learning of the codebooks by `config.codebook`: its checks, and rows that are moving means."""
+"""Learning of the codebooks by `config.codebook`: moving means, wrong codes, and checks."""
 
 import fnmatch
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from unitok_jax.models.quantizers.base import GRADIENTS, codebook_counts
+from unitok_jax.training.config_checks import in_unit_range
+from unitok_jax.training.optim import ramp
 
 PARAMETERS = ("quantizer.*",)
 """Names of the parameters that `MovingMeans` moves in place of the optimiser, as globs."""
@@ -72,6 +75,17 @@ def moving_means(codebook: ConfigDict) -> MovingMeans | None:
     return MovingMeans(codebook.ema_decay, codebook.restart)
 
 
+def wrong_share(codebook: ConfigDict, steps: int) -> Callable[[jax.Array], jax.Array] | None:
+    """Returns the share of tokens with wrong codes as a function of the step, or None if none has.
+
+    It falls evenly from `wrong_share` at step 0 to 0 at `wrong_fraction` of the run's `steps`.
+    """
+    if not codebook.wrong_share:
+        return None
+    length = round(steps * codebook.wrong_fraction)
+    return lambda step: codebook.wrong_share * (1 - ramp(step, 0, length))
+
+
 def check(config: ConfigDict) -> None:
     """Checks `config.codebook`.
 
@@ -88,6 +102,7 @@ def check(config: ConfigDict) -> None:
                 f"codebook.{key}={codebook[key]} is for rows, and model.quantizer={quantizer} has "
                 f"none; set codebook.{key}={default}"
             )
+    _check_wrong_codes(config)
     if codebook.learning != "ema":
         return
     if not 0 < codebook.ema_decay < 1:
@@ -99,4 +114,23 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"optim.frozen={tuple(config.optim.frozen)} keeps {rows} as it is, and "
             "codebook.learning=ema moves it; set codebook.learning=loss, or leave it out"
+        )
+
+
+def _check_wrong_codes(config):
+    codebook, quantizer = config.codebook, config.model.quantizer
+    in_unit_range("codebook.wrong_share", codebook.wrong_share)
+    if not codebook.wrong_share:
+        return
+    if quantizer not in _WITH_ROWS:
+        raise ValueError(
+            f"codebook.wrong_share={codebook.wrong_share} takes near rows, and model.quantizer="
+            f"{quantizer} has none; set codebook.wrong_share=0"
+        )
+    in_unit_range("codebook.wrong_fraction", codebook.wrong_fraction)
+    others = config.model.vocab_size // config.model.num_codebooks - 1
+    if not 1 <= codebook.wrong_near <= others:
+        raise ValueError(
+            f"codebook.wrong_near={codebook.wrong_near} must be from 1 to {others}, the other rows "
+            "of a codebook"
         )

@@ -12,6 +12,7 @@ from unitok_jax import trees
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.models.quantizers.base import PLAIN, Learning
+from unitok_jax.models.quantizers.wrong_codes import Wrong
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.adversary import Adversary, AdversarySchedule
 
@@ -36,6 +37,7 @@ class Objective:
         decode_every: int,
         remat: bool,
         learning: Learning = PLAIN,
+        wrong_near: int = 0,
     ):
         """Builds the functions.
 
@@ -47,10 +49,12 @@ class Objective:
           decode_every: one of `decode_every` images of a micro-batch is decoded.
           remat: True to recompute LPIPS' activations in the backward pass.
           learning: how the codebooks learn.
+          wrong_near: number of nearest rows that a wrong code is drawn from.
         """
         self._graph, self._adversary = graph, adversary
         self._weights = weights = loss.to_dict()
-        self._count, self.decode_every, self._learning = accumulation, decode_every, learning
+        self._count, self.decode_every = accumulation, decode_every
+        self._learning, self._wrong_near = learning, wrong_near
         # Outputs that the losses depend on: the rest of the model is neither computed nor
         # differentiated. (The first two cost nothing beside the codes.)
         outputs = {"vq_loss", "logit_scale"} | ({"reconstruction"} if adversary else set())
@@ -69,7 +73,15 @@ class Objective:
             self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(**kwargs, rngs=Keys(0))))
 
     def gradients(
-        self, trainable, fixed, heads, frozen, batches, schedule: AdversarySchedule | None, keys
+        self,
+        trainable,
+        fixed,
+        heads,
+        frozen,
+        batches,
+        schedule: AdversarySchedule | None,
+        keys,
+        wrong_share: jax.Array | None = None,
     ):
         """Computes the gradients of the total loss of all micro-batches, M of b images.
 
@@ -87,6 +99,7 @@ class Objective:
           batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}.
           schedule: the adversary's values at this step; None before the adversarial phase.
           keys: two random keys, of stochastic depth and of the discriminator's augmentations.
+          wrong_share: share of the tokens that get wrong codes; None: nothing is replaced.
 
         Returns:
           Gradients like `trainable`; `Assigned` of M b images; reconstruction (M, d, H, W, 3)
@@ -95,7 +108,9 @@ class Objective:
         inputs = batches, *(jax.random.split(key, self._count) for key in keys)
 
         def forward(trainable, batch, key):
-            return self._forward(trees.merge(trainable, fixed), trainable.keys(), batch, key)
+            return self._forward(
+                trees.merge(trainable, fixed), trainable.keys(), batch, key, wrong_share
+            )
 
         def image_terms(aux, batch, key):
             params = trees.merge(trainable, fixed)
@@ -105,17 +120,18 @@ class Objective:
         grads, assigned, rebuilt, metrics = send(trainable, inputs, forward, image_terms, schedule)
         return grads, jax.tree.map(_join, assigned), rebuilt, metrics
 
-    def _forward(self, params, trained, batch, key):
+    def _forward(self, params, trained, batch, key, wrong_share):
         """Computes the outputs of a micro-batch for the losses; `Assigned`, images, features."""
         model = nnx.merge(self._graph, params)
         # A frozen part computes as at inference: no stochastic depth.
         encoder_key, decoder_key = jax.random.split(key)
         towers = (("encoder", encoder_key), ("decoder", decoder_key))
         keys = tuple(key if tower in trained else None for tower, key in towers)
-        entropy = "entropy_loss" in self._outputs
-        output = model(
-            batch["image"], batch["text"], keys, entropy, self.decode_every, self._learning
-        )
+        entropy, learning = "entropy_loss" in self._outputs, self._learning
+        if wrong_share is not None:
+            wrong = Wrong(jax.random.fold_in(key, 2), wrong_share, self._wrong_near)
+            learning = learning._replace(wrong=wrong)
+        output = model(batch["image"], batch["text"], keys, entropy, self.decode_every, learning)
         outputs = {name: getattr(output, name) for name in self._outputs}
         assigned = Assigned(output.codes, output.quantized if self._learning.means else None)
         return outputs, (assigned, output.reconstruction, output.last_features)

@@ -97,6 +97,7 @@ class TokenizerSteps:
         self.accumulation = settings.accumulation
         self.ema_decay = settings.ema_decay
         self.means = codebooks.moving_means(config.codebook)
+        self.wrong_share = codebooks.wrong_share(config.codebook, config.steps)
         self.frozen_parts = (*settings.frozen, *(codebooks.PARAMETERS if self.means else ()))
         self._schedule = dict(
             kind=settings.schedule,
@@ -129,6 +130,7 @@ class TokenizerSteps:
             decode_every=round(1 / config.data.decode_fraction),
             remat=remat,
             learning=Learning(config.codebook.gradient, means=self.means is not None),
+            wrong_near=config.codebook.wrong_near,
         )
         weights = {
             "lpips": ("loss.perceptual", config.loss.perceptual),
@@ -197,8 +199,9 @@ class TokenizerSteps:
         batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
         fixed, trainable = self._split(state.generator.params)
         heads = gather(state.discriminator.params) if adversarial else None
+        wrong = {"wrong_share": self.wrong_share(state.step)} if self.wrong_share else {}
         grads, assigned, rebuilt, metrics = self.objective.gradients(
-            gather(trainable), gather(fixed), heads, frozen, batches, schedule, keys[1:3]
+            gather(trainable), gather(fixed), heads, frozen, batches, schedule, keys[1:3], **wrong
         )
         rate = self.learning_rate(state.step)
         generator = Trainable(trainable, state.generator.opt_state)
@@ -213,7 +216,7 @@ class TokenizerSteps:
             )
             metrics |= moved
         new = state.replace(generator=Trainable(params, generator.opt_state), usage=usage)
-        metrics |= {
+        metrics |= wrong | {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
             **codebook_health(codebook_counts(assigned.codes, self.entries)),

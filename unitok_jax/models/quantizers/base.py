@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from unitok_jax.models import layers
+from unitok_jax.models.quantizers.wrong_codes import Wrong
 
 
 class Quantized(NamedTuple):
@@ -29,10 +30,11 @@ class Quantized(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """How a quantizer with rows learns. Nothing here changes a code."""
+    """How a quantizer with rows learns. Nothing here changes the codes that it gives."""
 
     gradient: str = "straight_through"  # a key of `GRADIENTS`
     means: bool = False  # True if the rows are moving means: they have no loss
+    wrong: Wrong | None = None  # tokens that go on with other codes than theirs; None: no token
 
 
 PLAIN = Learning()

@@ -16,6 +16,7 @@ from unitok_jax.models.quantizers.base import (
     split_chunks,
     split_evenly,
 )
+from unitok_jax.models.quantizers.wrong_codes import replace_codes
 
 
 class MultiCodebookQuantizer(nnx.Module):
@@ -58,16 +59,17 @@ class MultiCodebookQuantizer(nnx.Module):
         The loss of a codebook is weight * mse(sg[row], chunk) + mse(row, sg[chunk]), a mean over
         all elements and codebooks. The output equals the row; its gradient goes to the normalised
         chunk, unchanged (straight through) or as `learning` says. Rows that are moving means have
-        no second term.
+        no second term. Wrong codes are those of the output alone.
         """
         chunks = layers.l2_normalize(split_chunks(latent, self.num_codebooks))
         rows = self.rows()
         codes = self._nearest(chunks, rows)
         chosen = self._take(codes, rows)
+        sent = self._take(replace_codes(codes, rows, learning.wrong), rows)
         commitment = jnp.mean((lax.stop_gradient(chosen) - chunks) ** 2)
         codebook = jnp.mean((chosen - lax.stop_gradient(chunks)) ** 2)
         return Quantized(
-            join_chunks(GRADIENTS[learning.gradient](chunks, chosen)),
+            join_chunks(GRADIENTS[learning.gradient](chunks, sent)),
             codes,
             self.commitment_weight * commitment + (0 if learning.means else codebook),
             entropy_loss(chunks, rows) if entropy else jnp.zeros(()),

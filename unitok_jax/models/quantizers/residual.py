@@ -13,6 +13,7 @@ from unitok_jax.models.quantizers.base import (
     entropy_loss,
     split_evenly,
 )
+from unitok_jax.models.quantizers.wrong_codes import replace_codes
 
 
 class ResidualQuantizer(nnx.Module):
@@ -76,11 +77,12 @@ class ResidualQuantizer(nnx.Module):
         weight * mse(sg[e], r) + mse(e, sg[r]), and the loss is the mean over levels. The output is
         the sum of the rows; its gradient goes to the normalised latent, unchanged (straight
         through) or as `learning` says. The entropy loss is the multi-codebook quantizer's, on
-        residuals and rows. Rows that are moving means have no second term.
+        residuals and rows. Rows that are moving means have no second term. Wrong codes
+        are those of the output alone.
         """
         latent = layers.l2_normalize(latent)
         codes, residuals, chosen = self._descend(latent)
-        total = self.lookup(codes)
+        total = self.lookup(replace_codes(codes, self.levels[...], learning.wrong))
         commitment = jnp.mean((jax.lax.stop_gradient(chosen) - residuals) ** 2)
         codebook = jnp.mean((chosen - jax.lax.stop_gradient(residuals)) ** 2)
         return Quantized(
