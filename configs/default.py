@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     model.quantizer = "multi_codebook"  # or residual, fsq, bsq: docs/explanation/ablations.md
     model.vocab_size = 32_768  # total rows of all codebooks, a multiple of num_codebooks
     model.num_codebooks = 8  # codes per token, 1 to 1024; the levels of residual
+    model.fsq_levels = ()  # levels of the channels of a code of fsq; empty: as even as can be
     model.latent_width = 64  # quantized values per token, over all codebooks
     model.quant_proj = "attention"  # projections around the quantizer: attention or linear
     model.quant_heads = 12  # heads of the attention projections: trunk width / latent width
@@ -75,6 +76,16 @@ def get_config() -> ConfigDict:
     loss.vq = 1.0  # weight of the VQ loss, codebook and commitment terms
     loss.entropy = 0.0  # weight of the entropy loss of the codebooks
     loss.contrastive = 1.0  # weight of CLIP's image-text loss
+
+    # How the rows of the codebooks learn; codes and files are the same (docs/guides/recipes.md).
+    config.codebook = codebook = ConfigDict()
+    codebook.gradient = "straight_through"  # of the encoder, or rotation (arXiv 2410.06424)
+    codebook.learning = "loss"  # by the VQ loss, or ema: rows are moving means of what chose them
+    codebook.ema_decay = 0.99  # decay of the moving means, above 0 and below 1
+    codebook.wrong_share = 0.0  # share of tokens decoded from near codes at the first step; 0: none
+    codebook.wrong_near = 16  # nearest rows of a row that its wrong codes are drawn from
+    codebook.wrong_fraction = 0.75  # fraction of steps over which wrong_share falls to 0
+    codebook.restart = 0.01  # share of an even use under which ema places a row anew; 0: never
 
     # The discriminator and its share of the loss. Fractions are of `steps`.
     config.gan = gan = ConfigDict()

@@ -42,6 +42,24 @@ VARIANTS = {
         "init.include": ("text_encoder.*", "logit_scale"),
         "optim.frozen": ("text_encoder.*", "logit_scale"),
     },
+    "rotation": {"codebook.gradient": "rotation"},
+    # A chunk keeps its 8 values: more codebooks widen the latent.
+    "books16": {
+        "model.num_codebooks": 16,
+        "model.vocab_size": 16 * 4096,
+        "model.latent_width": 16 * 8,
+        "model.quant_heads": 6,
+    },
+    "entries16384": {"model.vocab_size": 8 * 16_384},
+    # AToken's discrete codes: 8 groups of 6 channels with 4 levels, 8 x 4096 codes
+    "fsq_groups": {
+        "model.quantizer": "fsq",
+        "model.fsq_levels": (4,) * 6,
+        "model.latent_width": 8 * 6,
+        "model.quant_heads": 16,
+    },
+    "wrong_codes": {"codebook.wrong_share": 0.1},
+    "ema_codebooks": {"codebook.learning": "ema"},
 }
 
 

@@ -282,9 +282,18 @@ class TestRecipes:
         for name, changes in recipes.VARIANTS.items():
             assert flat(get_config(f"recipes:{name}")) == base | changes, name
 
+    @pytest.mark.parametrize(
+        "name, books, entries",
+        [("books16", 16, 4096), ("entries16384", 8, 16_384), ("fsq_groups", 8, 4096)],
+    )
+    def test_shape_of_the_codes(self, name, books, entries):
+        model = get_config(f"recipes:{name}").model
+        assert (model.num_codebooks, model.vocab_size) == (books, books * entries)
+        assert model.latent_width == books * (6 if name == "fsq_groups" else 8)
+
     def test_an_unknown_name_lists_the_valid_ones(self):
-        with pytest.raises(ValueError, match="no variant 'gramm'; did you mean gram"):
-            recipes.get_config("gramm")
+        with pytest.raises(ValueError, match="no variant 'rotate'; did you mean rotation"):
+            recipes.get_config("rotate")
 
     def test_each_has_its_section_in_the_docs(self):
         page = (ROOT / "docs" / "guides" / "recipes.md").read_text()
@@ -308,6 +317,7 @@ class TestRecipes:
         assert (weights["l1"], weights["perceptual"], weights["gram"]) == (0.2, 2, 200)
         assert (weights["l2"], weights["contrastive"], config.gan.weight) == (0, 1, 0)
         assert config.optim.ema_decay == 0.9999
+
     def test_a_locked_text_side_is_all_that_is_taken_and_not_trained(self):
         config = get_config("recipes:locked_text_scratch")
         _, params = abstract_model(config.model.to_dict())

@@ -93,6 +93,13 @@ def test_heads_that_divide_nothing():
         abstract_model(nano() | {"quant_heads": 7})
 
 
+def test_levels_of_another_quantizer():
+    with pytest.raises(
+        ValueError, match=r"model.fsq_levels=\(4, 4\) .*multi_codebook; set .*=\(\)"
+    ):
+        abstract_model(nano() | {"fsq_levels": [4, 4]})
+
+
 def test_numbers_that_are_too_large_together():
     model = nano() | {"vocab_size": 2**24, "num_codebooks": 1, "latent_width": 2**16}
     model["quant_heads"] = 1

@@ -72,6 +72,23 @@ class TestFiniteScalar:
         np.testing.assert_allclose(module.lookup(jnp.array([[[5]]])), [[[-1, 0, -1]]])
         np.testing.assert_allclose(module.lookup(jnp.array([[[15]]])), [[[-1, -1, 1]]])
 
+    def test_levels_that_are_told(self):
+        """AToken's groups of channels, and digits in the order that is told."""
+        shape = dict(commitment_weight=0.25, rngs=nnx.Rngs(0))
+        groups = QUANTIZERS["fsq"](8 * 4096, 8, 48, levels=[4] * 6, **shape)
+        assert (groups.levels, groups.num_codebooks, groups.entries) == ((4,) * 6, 8, 4096)
+        codes = jnp.tile(jnp.arange(4096), (1, 8, 1))
+        latent = jnp.arctanh(groups.lookup(codes) * (1 - 1e-4))
+        np.testing.assert_array_equal(groups(latent).codes, codes)
+        uneven = QUANTIZERS["fsq"](30, 1, 2, levels=(2, 15), **shape)
+        np.testing.assert_allclose(uneven.lookup(jnp.array([[[3]]])), [[[1, -1 + 2 / 14]]])
+
+    @pytest.mark.parametrize("levels", [(4, 4), (4, 4, 8), (2, 2, 2, 8)], ids=str)
+    def test_levels_that_do_not_fit(self, levels):
+        words = r"3 levels, model\.latent_width=12 .* multiply to 64, model\.vocab_size=256"
+        with pytest.raises(ValueError, match=rf"model\.fsq_levels=\({levels[0]}, .* {words}"):
+            QUANTIZERS["fsq"](*SIZES["fsq"], commitment_weight=0.0, rngs=nnx.Rngs(0), levels=levels)
+
     def test_nothing_to_learn(self):
         module = make("fsq")
         assert not jax.tree.leaves(nnx.state(module, nnx.Param))

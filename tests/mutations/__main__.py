@@ -16,6 +16,7 @@ import tempfile
 from . import (
     Mutation,
     answers,
+    codebooks,
     drawing,
     generators,
     inputs,
@@ -47,6 +48,7 @@ LISTS = (
     language_files,
     answers,
     prices,
+    codebooks,
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"

@@ -11,6 +11,8 @@ from flax import nnx
 from configs import recipes, tiny
 from unitok_jax.models.layers import l2_normalize
 from unitok_jax.models.pretrained.lpips import Lpips
+from unitok_jax.models.quantizers.base import PLAIN, Learning
+from unitok_jax.models.quantizers.wrong_codes import Wrong
 from unitok_jax.models.unitok import Output
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.objective import Objective, split_batch
@@ -41,11 +43,14 @@ class Toy(nnx.Module):
         self.text = nnx.Embed(8, 4, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.float32(1.5))
 
-    def __call__(self, images, text, keys, entropy, decode_every):
+    def __call__(self, images, text, keys, entropy, decode_every, learning=PLAIN):
         encoder_key, decoder_key = keys
         latent = self.encoder(images)
         if encoder_key is not None:
             latent += jax.random.normal(encoder_key, latent.shape[1:])
+        if learning.wrong is not None:
+            noise = jax.random.normal(learning.wrong.key, latent.shape[1:])
+            latent += learning.wrong.share * noise
         features = jnp.tanh(latent[::decode_every])
         if decoder_key is not None:
             features += jax.random.normal(decoder_key, features.shape[1:])
@@ -59,6 +64,7 @@ class Toy(nnx.Module):
             image_features=l2_normalize(pooled),
             text_features=l2_normalize(self.text(text).mean(axis=1)),
             logit_scale=jnp.exp(self.logit_scale[...]),
+            quantized=pooled[:, None, None],
         )
 
 
@@ -81,11 +87,11 @@ class Adversary:
         return jnp.mean(jnp.sin(3 * images) * heads)
 
 
-def make(accumulation=1, decode_every=1, adversary=None):
+def make(accumulation=1, decode_every=1, adversary=None, learning=PLAIN):
     config = tiny.get_config()
     config.loss.update(l1=0.2, l2=1.0, perceptual=0.0, vq=0.7, entropy=0.3, contrastive=0.9)
     counts = dict(accumulation=accumulation, decode_every=decode_every)
-    return Objective(config.loss, GRAPH, adversary, **counts, remat="none")
+    return Objective(config.loss, GRAPH, adversary, **counts, remat="none", learning=learning)
 
 
 def batch(size=4):
@@ -117,8 +123,8 @@ def close(one, other):
 class Still(Toy):
     """Without noise, so that micro-batches can be compared with the whole."""
 
-    def __call__(self, images, text, keys, entropy, decode_every):
-        return super().__call__(images, text, (None, None), entropy, decode_every)
+    def __call__(self, images, text, keys, entropy, decode_every, learning=PLAIN):
+        return super().__call__(images, text, (None, None), entropy, decode_every, learning)
 
 
 @pytest.fixture
@@ -153,12 +159,48 @@ def arguments(data, decode_every):
 
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
 def test_gradients_are_those_of_the_whole_loss(still, accumulation):
-    grads, codes, rebuilt, metrics = gradients(make(accumulation), batch(), accumulation)
+    grads, (codes, inputs), rebuilt, metrics = gradients(make(accumulation), batch(), accumulation)
     close(grads, jax.grad(total)(PARAMS, batch()))
     assert float(metrics["loss"]) == pytest.approx(float(total(PARAMS, batch())), rel=1e-5)
     whole = nnx.merge(GRAPH, PARAMS)(**arguments(batch(), 1))
     np.testing.assert_array_equal(codes, whole.codes)
+    assert inputs is None
     np.testing.assert_allclose(rebuilt, split_batch(whole.reconstruction, accumulation), rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_moving_means_get_what_each_code_was_chosen_for(still, accumulation):
+    objective = make(accumulation, learning=Learning(means=True))
+    _, (codes, inputs), *_ = gradients(objective, batch(), accumulation)
+    whole = nnx.merge(GRAPH, PARAMS)(**arguments(batch(), 1))
+    np.testing.assert_allclose(inputs, whole.quantized, rtol=1e-6)
+    np.testing.assert_array_equal(codes, whole.codes)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_wrong_codes_are_drawn_by_a_key_of_their_own(still, accumulation):
+    """By that of the step and the micro-batch, which is none of stochastic depth's."""
+
+    def loss(share, keys=KEYS):
+        objective, data = make(accumulation), batch()
+        data = {key: split_batch(x, accumulation) for key, x in data.items()}
+        args = PARAMS, {}, None, {}, data, None, keys
+        return float(objective.gradients(*args, wrong_share=share)[3]["loss"])
+
+    assert loss(0.0) == loss(None) and loss(0.5) == loss(0.5)
+    other = loss(0.5, jax.random.split(jax.random.key(1)))
+    assert len({loss(0.0), loss(0.5), other}) == 3
+    model = nnx.merge(GRAPH, PARAMS)
+    (key, *_) = jax.random.split(KEYS[0], accumulation)
+    used = [*jax.random.split(key), jax.random.fold_in(key, 2)]
+    assert len({tuple(jax.random.key_data(each).tolist()) for each in used}) == 3
+    if accumulation == 1:
+        wrong = Wrong(used[2], 0.5, 0)
+        output = model(**arguments(batch(), 1), learning=Learning(wrong=wrong))
+        found = make().gradients(
+            PARAMS, {}, None, {}, {k: x[None] for k, x in batch().items()}, None, KEYS, 0.5
+        )
+        np.testing.assert_allclose(found[2][0], output.reconstruction, rtol=1e-5)
 
 
 def test_every_second_image_alone_is_compared(still):
@@ -281,7 +323,7 @@ class TestStochasticDepth:
         data = {key: np.repeat(x[:1], 4, axis=0) for key, x in batch().items()}
         trainable, fixed = split_params(*frozen)
         objective = make(accumulation)
-        _, codes, rebuilt, _ = gradients(
+        _, (codes, _), rebuilt, _ = gradients(
             objective, data, accumulation, trainable, fixed, None, keys
         )
         return np.asarray(codes), np.asarray(rebuilt)

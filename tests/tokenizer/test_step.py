@@ -194,13 +194,14 @@ def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch
             )
 
         found.append(gradients(state, batch))
-    (whole, codes, _, expected), (split, split_codes, rebuilt, metrics) = found
+    (whole, assigned, _, expected), (split, split_assigned, rebuilt, metrics) = found
     assert arrays.error(split, whole) < 1e-4
     for key in expected:
         np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-4, err_msg=key)
     assert {"loss/contrastive", "loss/gan", "gan/weight"} <= metrics.keys()
     assert rebuilt.shape == (2, 2, 48, 48, 3)
-    np.testing.assert_array_equal(split_codes, codes)
+    np.testing.assert_array_equal(split_assigned.codes, assigned.codes)
+    assert assigned.inputs is None
 
 
 def test_the_discriminators_update_is_that_of_the_whole_batch(
@@ -239,15 +240,17 @@ class TestFrozenParts:
             pure = TokenizerSteps(configuration(model__drop_path=0.9, optim__frozen=names))
             fixed, trainable = pure._split(steps[1].generator.params)
             codes[names] = jax.jit(
-                lambda trainable, fixed, pure=pure: pure.objective.gradients(
-                    trainable,
-                    fixed,
-                    None,
-                    networks,
-                    {key: x[None] for key, x in batch.items()},
-                    None,
-                    jax.random.split(jax.random.key(0)),
-                )[1]
+                lambda trainable, fixed, pure=pure: (
+                    pure.objective.gradients(
+                        trainable,
+                        fixed,
+                        None,
+                        networks,
+                        {key: x[None] for key, x in batch.items()},
+                        None,
+                        jax.random.split(jax.random.key(0)),
+                    )[1].codes
+                )
             )(trainable, fixed)
         model = nnx.merge(pure.graph, steps[1].generator.params)
         expected = jax.jit(model.encode)(batch["image"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import tiny_full
+from unitok_jax.tokenizer.objective import Assigned
 from unitok_jax.tokenizer.step import MAX_LOG_SCALE, TokenizerSteps
 from unitok_jax.training.optim import Trainable
 
@@ -27,7 +28,8 @@ class Sides:
     def gradients(self, trainable, fixed, heads, frozen, batches, schedule, keys):
         self.keys += list(keys)
         grads = jax.tree.map(lambda p: jnp.full_like(p, self.values["gradient"]), trainable)
-        return grads, jnp.zeros((1, 1, 1), int), None, {"loss": jnp.float32(self.values["loss"])}
+        assigned = Assigned(jnp.zeros((1, 1, 1), int), None)
+        return grads, assigned, None, {"loss": jnp.float32(self.values["loss"])}
 
     def schedule(self, step, key):
         self.keys.append(key)

@@ -11,11 +11,13 @@ from PIL import Image
 
 from configs import default
 from unitok_jax.checkpoints import differences
+from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data.formats import folders
 from unitok_jax.data.formats.shapes import shape_source
 from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.records import subset
 from unitok_jax.tokenizer.run import Run
+from unitok_jax.weights import initialize
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +142,22 @@ class TestSavedConfig:
         with caplog.at_level("INFO"):
             assert differences.config_differences(saved, now) == []
         assert not caplog.text
+
+    def test_one_that_lacks_keys_of_the_model(self):
+        """Its weights have the same hash, and start runs of models that say what it did."""
+        now = default.get_config().to_dict()
+        older = {key: value for key, value in now["model"].items() if key != "fsq_levels"}
+        assert differences.config_differences({**now, "model": older}, now) == []
+        assert initialize.training_differences({**now, "model": older}, now) == []
+        assert weights_hash(older, {}) == weights_hash(now["model"], {})
+        set_now = now["model"] | {"fsq_levels": (8, 8)}
+        assert weights_hash(set_now, {}) != weights_hash(older, {})
+        (line,) = initialize.training_differences(now, {**now, "model": set_now})
+        assert line == "model.fsq_levels: saved None, now [8, 8]"
+        read = json.loads(json.dumps(set_now))
+        assert (
+            initialize.training_differences({**now, "model": read}, now | {"model": set_now}) == []
+        )
 
     def test_changes_are_logged(self, caplog):
         with caplog.at_level("INFO"):

@@ -18,6 +18,7 @@ BINDING = (
     "data.crop_ratio",
     "data.context_length",
     "optim.frozen",
+    "codebook.learning",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
 FREE_OF_MODEL = (
@@ -25,6 +26,13 @@ FREE_OF_MODEL = (
 )
 # Keys added later, with the value that reproduces a checkpoint saved without them.
 ADDED = {
+    "codebook.gradient": "straight_through",
+    "codebook.learning": "loss",
+    "codebook.ema_decay": 0.99,
+    "codebook.restart": 0.01,
+    "codebook.wrong_share": 0.0,
+    "codebook.wrong_near": 16,
+    "codebook.wrong_fraction": 0.75,
     "product": "tokenizer",
     "data.mixture": [],
     "data.text_features": "",
@@ -32,6 +40,7 @@ ADDED = {
     "gan.adaptive": True,
     "gan.generator_loss": "linear",
     "log.parameters": False,
+    "model.fsq_levels": [],
     "log.wandb": "",
     "loss.gram": 0.0,
 }
@@ -60,6 +69,19 @@ def config_differences(saved: dict, current: dict) -> list[str]:
     for line in free:
         log.info("the configuration changed since the checkpoint: %s", line)
     return binding
+
+
+def stated(model: Mapping) -> dict[str, Any]:
+    """Returns `config.model` in the form of JSON, without the values of files that lack a key.
+
+    So two models are equal whether or not one was saved before a key was there.
+    """
+    model = {key: _as_json(value) for key, value in model.items()}
+    return {
+        key: value
+        for key, value in model.items()
+        if f"model.{key}" not in ADDED or value != ADDED[f"model.{key}"]
+    }
 
 
 def fact_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

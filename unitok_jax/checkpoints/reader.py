@@ -89,6 +89,7 @@ def _digest(array: np.ndarray) -> int:
 
 def weights_hash(model: dict[str, Any], params) -> str:
     """Hashes weights and their use by `config.model`, 32 hexadecimal digits: `Tokenizer.hash`."""
+    model = differences.stated(model)
     model = {key: value for key, value in model.items() if key not in differences.FREE_OF_MODEL}
     facts = json.dumps([model, named_digests(params)], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:32]

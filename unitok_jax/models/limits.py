@@ -43,6 +43,19 @@ class Real(NamedTuple):
         return f"at least 0 and below {self.below:.7g}"
 
 
+class Several(NamedTuple):
+    """Bound of lists of integers, each within a bound; they may be empty."""
+
+    each: Whole
+
+    def allows(self, value: Any) -> bool:
+        """Returns True if `value` is a list or a tuple of integers within the bound."""
+        return isinstance(value, list | tuple) and all(map(self.each.allows, value))
+
+    def __str__(self) -> str:
+        return f"a tuple, each of it {self.each}, or ()"
+
+
 _WIDTH = Whole(1, 2**16)
 _SIDE = Whole(1, 1024)  # of a grid
 _DTYPES = ("float32", "bfloat16")
@@ -55,6 +68,7 @@ BOUNDS = {
     "num_query": Whole(0, 2**16),
     "drop_path": Real(1.0),
     "embed_dim": _WIDTH,
+    "fsq_levels": Several(Whole(2, 2**24)),
     "text.width": _WIDTH,
     "text.heads": Whole(1, 1024),
     "text.layers": Whole(1, 1024),

@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from unitok_jax import trees
 from unitok_jax.codes import STRIDE
 from unitok_jax.models import layers, limits, recomputation, vitamin
 from unitok_jax.models.projection import make_projection
+from unitok_jax.models.quantizers.base import PLAIN, Learning
 from unitok_jax.models.quantizers.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer
 from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
 from unitok_jax.models.quantizers.residual import ResidualQuantizer
@@ -40,6 +41,8 @@ class Output(NamedTuple):
     image_features: jax.Array  # (B, E) float32, unit length
     text_features: jax.Array  # (B, E) float32, unit length
     logit_scale: jax.Array  # scalar, the factor itself and not its logarithm
+    # (B, K, N, C) what each code was chosen for; None if codes have no rows
+    quantized: jax.Array | None = None
 
 
 def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
@@ -112,6 +115,7 @@ class UniTok(nnx.Module):
         remat: str,
         rngs: nnx.Rngs,
         residual_dtype: str = "float32",
+        fsq_levels: Sequence[int] = (),
     ):
         """Builds a model with random weights.
 
@@ -132,6 +136,7 @@ class UniTok(nnx.Module):
           remat: activations recomputed in the backward pass: one of `recomputation.TOKENIZER`.
           rngs: the stream `params`.
           residual_dtype: dtype of the transformers' residual stream, at least `dtype`.
+          fsq_levels: levels of the channels of one code of 'fsq'; none: as even as they can be.
 
         Raises:
           ValueError: an unknown value, or values that do not fit each other; the message names
@@ -143,6 +148,11 @@ class UniTok(nnx.Module):
         limits.check_choice("quantizer", quantizer, tuple(QUANTIZERS))
         recomputation.find(remat, recomputation.TOKENIZER)
         limits.check_choice("quant_proj", quant_proj, ("attention", "linear"))
+        if fsq_levels and quantizer != "fsq":
+            raise ValueError(
+                f"model.fsq_levels={limits.show(tuple(fsq_levels))} is of model.quantizer=fsq, and "
+                f"it is {quantizer}; set model.fsq_levels=()"
+            )
         row = vitamin.SIZES[size]
         dtypes = dict(dtype=jnp.dtype(dtype), stream=jnp.promote_types(dtype, residual_dtype))
         kwargs = dict(num_query=num_query, drop_path=drop_path, remat=remat, rngs=rngs, **dtypes)
@@ -156,6 +166,7 @@ class UniTok(nnx.Module):
             latent_width,
             commitment_weight=commitment_weight,
             rngs=rngs,
+            **({"levels": fsq_levels} if fsq_levels else {}),
         )
         self.post_quant_proj = make_projection(
             quant_proj, latent_width, row.width, quant_heads, rngs=rngs
@@ -213,6 +224,7 @@ class UniTok(nnx.Module):
         keys: tuple[jax.Array | None, jax.Array | None] = (None, None),
         entropy: bool = False,
         decode_every: int = 1,
+        learning: Learning = PLAIN,
     ) -> Output:
         """Computes the forward pass of training.
 
@@ -225,9 +237,10 @@ class UniTok(nnx.Module):
           entropy: True to compute the entropy loss of the codebooks too.
           decode_every: stride of the decoded images; 2 decodes images 0, 2, 4, ..., which keeps the
             sharding of the batch.
+          learning: how the codebooks learn.
         """
         known = jnp.issubdtype(text.dtype, jnp.floating)
-        quantized = self.quantizer(self.latent(images, keys[0]), entropy)
+        quantized = self.quantizer(self.latent(images, keys[0]), entropy, learning)
         tokens = self.post_quant_proj(quantized.latent)
         last_features = self.decoder.features(tokens[::decode_every], _grid(images), keys[1])
         return Output(
@@ -239,6 +252,7 @@ class UniTok(nnx.Module):
             image_features=self._pool(tokens),
             text_features=text if known else self.encode_text(text),
             logit_scale=jnp.exp(self.logit_scale[...]),
+            quantized=quantized.inputs,
         )
 
     def latent(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models import limits
+from unitok_jax.tokenizer import codebooks
 from unitok_jax.tokenizer.losses import (
     DISCRIMINATOR_LOSSES,
     GENERATOR_LOSSES,
@@ -64,6 +65,7 @@ def check(config: ConfigDict) -> None:
     _check_losses(config)
     _check_optim(config)
     _check_gan(config)
+    codebooks.check(config)
 
 
 def _check_losses(config):

@@ -1,6 +1,7 @@
 """The generator's objective: losses of the model's outputs, gradients over micro-batches."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,17 @@ from flax import nnx
 from unitok_jax import trees
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.lpips import Lpips
+from unitok_jax.models.quantizers.base import PLAIN, Learning
+from unitok_jax.models.quantizers.wrong_codes import Wrong
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.adversary import Adversary, AdversarySchedule
+
+
+class Assigned(NamedTuple):
+    """Codes of a batch and, where the codebooks are moving means, what each was chosen for."""
+
+    codes: jax.Array  # (B, K, N) int32
+    inputs: jax.Array | None  # (B, K, N, C) float32
 
 
 class Objective:
@@ -26,6 +36,8 @@ class Objective:
         accumulation: int,
         decode_every: int,
         remat: str,
+        learning: Learning = PLAIN,
+        wrong_near: int = 0,
     ):
         """Builds the functions.
 
@@ -36,10 +48,13 @@ class Objective:
           accumulation: number of micro-batches of a step.
           decode_every: one of `decode_every` images of a micro-batch is decoded.
           remat: what LPIPS recomputes: one of `recomputation.BLOCKS`.
+          learning: how the codebooks learn.
+          wrong_near: number of nearest rows that a wrong code is drawn from.
         """
         self._graph, self._adversary = graph, adversary
         self._weights = weights = loss.to_dict()
         self._count, self.decode_every = accumulation, decode_every
+        self._learning, self._wrong_near = learning, wrong_near
         # Outputs that the losses depend on: the rest of the model is neither computed nor
         # differentiated. (The first two cost nothing beside the codes.)
         outputs = {"vq_loss", "logit_scale"} | ({"reconstruction"} if adversary else set())
@@ -58,7 +73,15 @@ class Objective:
             self._lpips = nnx.graphdef(nnx.eval_shape(lambda: Lpips(**kwargs, rngs=Keys(0))))
 
     def gradients(
-        self, trainable, fixed, heads, frozen, batches, schedule: AdversarySchedule | None, keys
+        self,
+        trainable,
+        fixed,
+        heads,
+        frozen,
+        batches,
+        schedule: AdversarySchedule | None,
+        keys,
+        wrong_share: jax.Array | None = None,
     ):
         """Computes the gradients of the total loss of all micro-batches, M of b images.
 
@@ -77,47 +100,54 @@ class Objective:
             (M, b, E) float32 features}.
           schedule: the adversary's values at this step; None before the adversarial phase.
           keys: two random keys, of stochastic depth and of the discriminator's augmentations.
+          wrong_share: share of the tokens that get wrong codes; None: nothing is replaced.
 
         Returns:
-          Gradients like `trainable`; codes (M b, K, N) int32; reconstruction (M, d, H, W, 3)
+          Gradients like `trainable`; `Assigned` of M b images; reconstruction (M, d, H, W, 3)
           float32 of every `decode_every`-th image of a micro-batch; metrics.
         """
         inputs = batches, *(jax.random.split(key, self._count) for key in keys)
 
         def forward(trainable, batch, key):
-            return self._forward(trees.merge(trainable, fixed), trainable.keys(), batch, key)
+            return self._forward(
+                trees.merge(trainable, fixed), trainable.keys(), batch, key, wrong_share
+            )
 
         def image_terms(aux, batch, key):
             params = trees.merge(trainable, fixed)
             return self._image_terms(params, heads, frozen, schedule, aux, batch, key)
 
         send = self._send_at_once if self._count == 1 else self._send_in_turn
-        grads, codes, rebuilt, metrics = send(trainable, inputs, forward, image_terms, schedule)
-        return grads, _join(codes), rebuilt, metrics
+        grads, assigned, rebuilt, metrics = send(trainable, inputs, forward, image_terms, schedule)
+        return grads, jax.tree.map(_join, assigned), rebuilt, metrics
 
-    def _forward(self, params, trained, batch, key):
-        """Computes the outputs of a micro-batch for the losses; codes, reconstruction, features."""
+    def _forward(self, params, trained, batch, key, wrong_share):
+        """Computes the outputs of a micro-batch for the losses; `Assigned`, images, features."""
         model = nnx.merge(self._graph, params)
         # A frozen part computes as at inference: no stochastic depth.
         encoder_key, decoder_key = jax.random.split(key)
         towers = (("encoder", encoder_key), ("decoder", decoder_key))
         keys = tuple(key if tower in trained else None for tower, key in towers)
-        entropy = "entropy_loss" in self._outputs
-        output = model(batch["image"], batch["text"], keys, entropy, self.decode_every)
+        entropy, learning = "entropy_loss" in self._outputs, self._learning
+        if wrong_share is not None:
+            wrong = Wrong(jax.random.fold_in(key, 2), wrong_share, self._wrong_near)
+            learning = learning._replace(wrong=wrong)
+        output = model(batch["image"], batch["text"], keys, entropy, self.decode_every, learning)
         outputs = {name: getattr(output, name) for name in self._outputs}
-        return outputs, (output.codes, output.reconstruction, output.last_features)
+        assigned = Assigned(output.codes, output.quantized if self._learning.means else None)
+        return outputs, (assigned, output.reconstruction, output.last_features)
 
     def _send_at_once(self, trainable, inputs, forward, image_terms, schedule):
-        """Computes the gradients of the only micro-batch, its codes, reconstruction and metrics."""
+        """Computes the gradients of the only micro-batch, `Assigned`, reconstruction, metrics."""
         batch, key, augment_key = _first(inputs)
         outputs, pull, aux = jax.vjp(
             lambda trainable: forward(trainable, batch, key), trainable, has_aux=True
         )
         found = outputs, *aux[:2], image_terms(aux, batch, augment_key)
-        outputs, codes, rebuilt, terms = jax.tree.map(lambda x: x[None], found)
+        outputs, assigned, rebuilt, terms = jax.tree.map(lambda x: x[None], found)
         cotangents, metrics = self._cotangents(outputs, terms, schedule)
         (grads,) = pull(_first(cotangents))
-        return grads, codes, rebuilt, metrics
+        return grads, assigned, rebuilt, metrics
 
     def _send_in_turn(self, trainable, inputs, forward, image_terms, schedule):
         """Computes the gradients of several micro-batches, one forward and backward at a time."""
@@ -132,11 +162,11 @@ class Objective:
             pull = jax.vjp(lambda trainable: forward(trainable, batch, key)[0], trainable)[1]
             return jax.tree.map(jnp.add, total, pull(cotangents)[0]), None
 
-        outputs, codes, rebuilt, terms = jax.lax.map(look, inputs)
+        outputs, assigned, rebuilt, terms = jax.lax.map(look, inputs)
         cotangents, metrics = self._cotangents(outputs, terms, schedule)
         zeros = jax.tree.map(jnp.zeros_like, trainable)
         grads, _ = jax.lax.scan(send_down, zeros, (inputs, cotangents))
-        return grads, codes, rebuilt, metrics
+        return grads, assigned, rebuilt, metrics
 
     def _image_terms(self, params, heads, frozen, schedule, aux, batch, key):
         """Computes losses of the decoded images of a micro-batch, and their cotangents."""

@@ -53,6 +53,7 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
         "optimiser": state.generator.opt_state,
         "discriminator and its optimiser": state.discriminator,
         "average of the parameters": state.ema,
+        "use of the codebooks": state.usage,
         "frozen networks": networks,
         "batch": batch,
     }

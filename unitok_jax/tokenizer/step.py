@@ -15,9 +15,10 @@ from unitok_jax import trees
 from unitok_jax.models import recomputation
 from unitok_jax.models.images import to_float
 from unitok_jax.models.layers import Keys
-from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
+from unitok_jax.models.quantizers.base import Learning, codebook_counts, codebook_health
 from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.runtime import sharding
+from unitok_jax.tokenizer import codebooks
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.losses import NETWORK_TERMS
 from unitok_jax.tokenizer.objective import Objective, split_batch
@@ -38,6 +39,7 @@ class TrainState:
     ema: Any  # the generator's averaged parameters, or None
     skipped: jax.Array  # int32 scalar, number of skipped steps so far
     skipped_in_a_row: jax.Array  # int32 scalar, skipped steps since the last applied one
+    usage: jax.Array | None = None  # (K, V) `codebooks.MovingMeans.usage`, or None
 
     @property
     def params(self):
@@ -55,6 +57,8 @@ class TrainState:
         }
         if self.ema is not None:
             training["params"] = self.generator.params
+        if self.usage is not None:
+            training["codebook_usage"] = self.usage
         return {"params": self.params, "training": training}
 
     @classmethod
@@ -71,6 +75,7 @@ class TrainState:
             ema=items["params"] if averaged else None,
             skipped=training["skipped"],
             skipped_in_a_row=training["skipped_in_a_row"],
+            usage=training.get("codebook_usage"),
         )
 
 
@@ -95,7 +100,9 @@ class TokenizerSteps:
         self.max_learning_rate = settings.learning_rate
         self.accumulation = settings.accumulation
         self.ema_decay = settings.ema_decay
-        self.frozen_parts = settings.frozen
+        self.means = codebooks.moving_means(config.codebook)
+        self.wrong_share = codebooks.wrong_share(config.codebook, config.steps)
+        self.frozen_parts = (*settings.frozen, *(codebooks.PARAMETERS if self.means else ()))
         self._schedule = dict(
             kind=settings.schedule,
             steps=times.total,
@@ -126,6 +133,8 @@ class TokenizerSteps:
             accumulation=self.accumulation,
             decode_every=round(1 / config.data.decode_fraction),
             remat=remat,
+            learning=Learning(config.codebook.gradient, means=self.means is not None),
+            wrong_near=config.codebook.wrong_near,
         )
         needed = {
             "lpips": [f"loss.{name}" for name in NETWORK_TERMS if config.loss[name]],
@@ -156,6 +165,7 @@ class TokenizerSteps:
             ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
+            usage=self.means.start(params["quantizer"]) if self.means else None,
         )
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
@@ -194,22 +204,32 @@ class TokenizerSteps:
         batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
         fixed, trainable = self._split(state.generator.params)
         heads = gather(state.discriminator.params) if adversarial else None
-        grads, codes, rebuilt, metrics = self.objective.gradients(
-            gather(trainable), gather(fixed), heads, frozen, batches, schedule, keys[1:3]
+        wrong = {"wrong_share": self.wrong_share(state.step)} if self.wrong_share else {}
+        grads, assigned, rebuilt, metrics = self.objective.gradients(
+            gather(trainable), gather(fixed), heads, frozen, batches, schedule, keys[1:3], **wrong
         )
         rate = self.learning_rate(state.step)
         generator = Trainable(trainable, state.generator.opt_state)
         generator = optim.apply(self.optimizer, generator, grads, rate)
         params = trees.merge(generator.params, fixed)
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
-        new = state.replace(generator=Trainable(params, generator.opt_state))
-        metrics |= {
+        usage = state.usage
+        if self.means:
+            key = jax.random.fold_in(self._key("codebooks"), state.step)
+            params["quantizer"], usage, moved = self.means.update(
+                params["quantizer"], usage, *assigned, key
+            )
+            metrics |= moved
+        new = state.replace(generator=Trainable(params, generator.opt_state), usage=usage)
+        metrics |= wrong | {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
-            **codebook_health(codebook_counts(codes, self.entries)),
+            **codebook_health(codebook_counts(assigned.codes, self.entries)),
         }
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         finite &= jnp.isfinite(optax.tree.norm(generator.params))
+        if self.means:
+            finite &= jnp.isfinite(optax.tree.norm(params["quantizer"]))
         if adversarial:
             discriminator, of_discriminator = self.adversary.update(
                 state.discriminator,

@@ -19,6 +19,7 @@ _CONCERNS = {
     "size": ("encoder", "quant_proj", "post_quant_proj", "decoder", "fc_norm", "projection"),
     "vocab_size": ("quantizer",),
     "quantizer": ("quantizer",),
+    "fsq_levels": ("quantizer",),
     "num_codebooks": ("quantizer",),
     "latent_width": ("quant_proj", "quantizer", "post_quant_proj"),
     "quant_proj": ("quant_proj", "post_quant_proj"),
@@ -117,7 +118,7 @@ def match(
 
 def _match_unitok(path, config, params, abstract, model, mask, key, notes):
     chosen = {name.split(".")[0] for name, value in mask.items() if value}
-    saved, present = config.model.to_dict(), dict(model)
+    saved, present = differences.stated(config.model.to_dict()), differences.stated(model)
     linear = saved["quant_proj"] == present["quant_proj"] == "linear"
     problems = []
     for name in sorted(saved.keys() | present.keys()):
@@ -243,20 +244,22 @@ def _clip_notes(used, names, state, model, key):
 def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     """Lists differences of two configurations that make the training states differ, one line each.
 
-    Compared are the model, the trained parts, and the presence of a discriminator; the average is
-    reset anyway.
+    Compared are the model, the trained parts, how the codebooks learn, and the presence of a
+    discriminator; the average is reset anyway.
     """
     if not {"optim", "gan"} <= saved.keys():
         return ["it holds weights only, as converted ones do: leave out init.training"]
+    models = [differences.stated(each["model"]) for each in (saved, present)]
     lines = [
         line
-        for key in sorted(
-            (saved["model"].keys() | present["model"].keys()) - set(differences.FREE_OF_MODEL)
-        )
-        for line in _differences(f"model.{key}", saved["model"].get(key), present["model"].get(key))
+        for key in sorted(set().union(*models) - set(differences.FREE_OF_MODEL))
+        for line in _differences(f"model.{key}", *(model.get(key) for model in models))
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
     lines += _differences("optim.frozen", *frozen)
+    before = differences.ADDED["codebook.learning"]
+    learning = (each.get("codebook", {}).get("learning", before) for each in (saved, present))
+    lines += _differences("codebook.learning", *learning)
     weights = saved["gan"]["weight"], present["gan"]["weight"]
     if bool(weights[0]) != bool(weights[1]):
         lines += _differences("gan.weight", *weights)

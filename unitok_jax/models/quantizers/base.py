@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unitok_jax.models import layers
+from unitok_jax.models.quantizers.wrong_codes import Wrong
+
 
 class Quantized(NamedTuple):
     """Output of a quantizer."""
@@ -22,6 +25,65 @@ class Quantized(NamedTuple):
     codes: jax.Array  # (B, K, N) int32
     loss: jax.Array  # scalar: codebook and commitment loss
     entropy_loss: jax.Array  # scalar, 0 unless asked for
+    # (B, K, N, C) what each code was chosen for: chunks or residuals; None if there are no rows
+    inputs: jax.Array | None = None
+
+
+class Learning(NamedTuple):
+    """How a quantizer with rows learns. Nothing here changes the codes that it gives."""
+
+    gradient: str = "straight_through"  # a key of `GRADIENTS`
+    means: bool = False  # True if the rows are moving means: they have no loss
+    wrong: Wrong | None = None  # tokens that go on with other codes than theirs; None: no token
+
+
+PLAIN = Learning()
+"""Learning by the paper's recipe."""
+
+
+def check_rowless(kind: str, learning: Learning) -> None:
+    """Checks that a quantizer without rows is told no other way to learn.
+
+    Raises:
+      ValueError: the message names the keys.
+    """
+    if learning != PLAIN:
+        raise ValueError(
+            f"model.quantizer={kind!r} has no rows: the keys of config.codebook must keep their "
+            "defaults; set them so, or model.quantizer=multi_codebook"
+        )
+
+
+def straight_through(unit: jax.Array, row: jax.Array) -> jax.Array:
+    """Returns `row`, whose gradient goes to `unit` unchanged (arXiv 1308.3432)."""
+    return unit + lax.stop_gradient(row - unit)
+
+
+def rotation(unit: jax.Array, row: jax.Array) -> jax.Array:
+    """Returns `row`, whose gradient goes to `unit` turned and scaled (arXiv 2410.06424).
+
+    The output is |row| R unit, R the rotation of `unit` into the direction of `row`; R and |row|
+    are constants. So the angle between gradient and vector is the same on both sides, and what lies
+    in one cell of the codebook gets different gradients.
+
+    Args:
+      unit: (..., C) float32 of length 1, or 0 where there is no direction.
+      row: (..., C) float32.
+    """
+    start, row = lax.stop_gradient((unit, row))
+    target = layers.l2_normalize(row)
+    middle = layers.l2_normalize(start + target)
+    length = jnp.sqrt(jnp.sum(row * row, axis=-1, keepdims=True))
+
+    def dot(constant):
+        return jnp.sum(constant * unit, axis=-1, keepdims=True)
+
+    turned = length * (unit - 2 * middle * dot(middle) + 2 * target * dot(start))
+    return turned + lax.stop_gradient(row - turned)
+
+
+GRADIENTS = {"straight_through": straight_through, "rotation": rotation}
+"""Ways from the gradient of a quantized vector to that of the vector, by `codebook.gradient`."""
 
 
 def split_chunks(latent: jax.Array, num_codebooks: int) -> jax.Array:

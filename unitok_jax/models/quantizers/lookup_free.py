@@ -6,15 +6,19 @@ number whose digits are the channels' values, the first channel the lowest digit
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unitok_jax.models import layers
+from unitok_jax.models import layers, limits
 from unitok_jax.models.quantizers.base import (
+    PLAIN,
+    Learning,
     Quantized,
+    check_rowless,
     join_chunks,
     split_chunks,
     split_evenly,
@@ -51,20 +55,29 @@ class FiniteScalarQuantizer(nnx.Module):
         *,
         commitment_weight: float,
         rngs: nnx.Rngs,
+        levels: Sequence[int] = (),
     ):
         """vocab_size counts the codes of all chunks, K V; latent_width the K C values of a token.
 
-        The levels follow from V and C by `choose_levels`. commitment_weight and rngs have no use
-        here; every quantizer is made with the same arguments.
+        The levels of the C channels multiply to V; if not given, they follow by `choose_levels`.
+        commitment_weight and rngs have no use here; every quantizer is made with the same
+        arguments.
 
         Raises:
-          ValueError: num_codebooks does not divide a size, or V is no product of C levels.
+          ValueError: num_codebooks does not divide a size, V is no product of C levels, or not that
+            of `levels`.
         """
         del commitment_weight, rngs
         self.num_codebooks = num_codebooks
         self.entries = split_evenly("vocab_size", vocab_size, num_codebooks)
         channels = split_evenly("latent_width", latent_width, num_codebooks)
-        levels = choose_levels(self.entries, channels)
+        if levels and (len(levels) != channels or math.prod(levels) != self.entries):
+            raise ValueError(
+                f"model.fsq_levels={limits.show(tuple(levels))} must be {channels} levels, "
+                f"model.latent_width={latent_width} over model.num_codebooks={num_codebooks}, that "
+                f"multiply to {self.entries}, model.vocab_size={vocab_size} over it"
+            )
+        levels = tuple(levels) or choose_levels(self.entries, channels)
         if levels is None:
             most = _count_prime_factors(self.entries)
             fix = (
@@ -89,17 +102,21 @@ class FiniteScalarQuantizer(nnx.Module):
         base, levels = _base(self.levels), np.array(self.levels, np.int32)
         return join_chunks(self._values(codes[..., None] // base % levels))
 
-    def __call__(self, latent: jax.Array, entropy: bool = False) -> Quantized:
+    def __call__(
+        self, latent: jax.Array, entropy: bool = False, learning: Learning = PLAIN
+    ) -> Quantized:
         """Quantize (B, N, K C); the output's gradient goes to tanh(latent) unchanged.
 
         Raises:
           ValueError: entropy is asked for. FSQ has none: no distribution over codes is defined.
+            Or another way to learn than the default.
         """
         if entropy:
             raise ValueError(
                 "model.quantizer='fsq' has no entropy loss; set loss.entropy=0, or use "
                 "model.quantizer='bsq'"
             )
+        check_rowless("fsq", learning)
         bounded = jnp.tanh(split_chunks(latent, self.num_codebooks))
         digits = self._digits(bounded)
         straight_through = bounded + jax.lax.stop_gradient(self._values(digits) - bounded)
@@ -168,12 +185,18 @@ class BinarySphericalQuantizer(nnx.Module):
         bits = codes[..., None] >> np.arange(self.channels, dtype=np.int32) & 1
         return join_chunks((2 * bits - 1) * np.float32(self.channels**-0.5))
 
-    def __call__(self, latent: jax.Array, entropy: bool = False) -> Quantized:
+    def __call__(
+        self, latent: jax.Array, entropy: bool = False, learning: Learning = PLAIN
+    ) -> Quantized:
         """Quantize (B, N, K C).
 
         The loss is weight * mse(sg[corner], chunk), a mean over all elements; there is nothing else
         to learn. The output equals the corner; its gradient goes to the normalised chunk unchanged.
+
+        Raises:
+          ValueError: another way to learn than the default.
         """
+        check_rowless("bsq", learning)
         chunks = layers.l2_normalize(split_chunks(latent, self.num_codebooks))
         codes = self._codes(chunks)
         corners = split_chunks(self.lookup(codes), self.num_codebooks)

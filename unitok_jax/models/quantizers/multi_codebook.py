@@ -7,12 +7,16 @@ from jax import lax
 
 from unitok_jax.models import layers
 from unitok_jax.models.quantizers.base import (
+    GRADIENTS,
+    PLAIN,
+    Learning,
     Quantized,
     entropy_loss,
     join_chunks,
     split_chunks,
     split_evenly,
 )
+from unitok_jax.models.quantizers.wrong_codes import replace_codes
 
 
 class MultiCodebookQuantizer(nnx.Module):
@@ -47,25 +51,29 @@ class MultiCodebookQuantizer(nnx.Module):
         """Quantized latent of codes: (B, K, N) -> (B, N, K C). Codes must be in [0, V)."""
         return join_chunks(self._take(codes, self.rows()))
 
-    def __call__(self, latent: jax.Array, entropy: bool = False) -> Quantized:
+    def __call__(
+        self, latent: jax.Array, entropy: bool = False, learning: Learning = PLAIN
+    ) -> Quantized:
         """Quantize (B, N, K C).
 
         The loss of a codebook is weight * mse(sg[row], chunk) + mse(row, sg[chunk]), a mean over
         all elements and codebooks. The output equals the row; its gradient goes to the normalised
-        chunk unchanged (straight through).
+        chunk, unchanged (straight through) or as `learning` says. Rows that are moving means have
+        no second term. Wrong codes are those of the output alone.
         """
         chunks = layers.l2_normalize(split_chunks(latent, self.num_codebooks))
         rows = self.rows()
         codes = self._nearest(chunks, rows)
         chosen = self._take(codes, rows)
+        sent = self._take(replace_codes(codes, rows, learning.wrong), rows)
         commitment = jnp.mean((lax.stop_gradient(chosen) - chunks) ** 2)
         codebook = jnp.mean((chosen - lax.stop_gradient(chunks)) ** 2)
-        straight_through = chunks + lax.stop_gradient(chosen - chunks)
         return Quantized(
-            join_chunks(straight_through),
+            join_chunks(GRADIENTS[learning.gradient](chunks, sent)),
             codes,
-            self.commitment_weight * commitment + codebook,
+            self.commitment_weight * commitment + (0 if learning.means else codebook),
             entropy_loss(chunks, rows) if entropy else jnp.zeros(()),
+            lax.stop_gradient(chunks),
         )
 
     @staticmethod

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unitok_jax.models import layers
-from unitok_jax.models.quantizers.base import Quantized, entropy_loss, split_evenly
+from unitok_jax.models.quantizers.base import (
+    GRADIENTS,
+    PLAIN,
+    Learning,
+    Quantized,
+    entropy_loss,
+    split_evenly,
+)
+from unitok_jax.models.quantizers.wrong_codes import replace_codes
 
 
 class ResidualQuantizer(nnx.Module):
@@ -60,24 +68,29 @@ class ResidualQuantizer(nnx.Module):
 
         return jax.lax.scan(add, jnp.zeros((b, n, rows.shape[-1])), (rows, codes.swapaxes(0, 1)))[0]
 
-    def __call__(self, latent: jax.Array, entropy: bool = False) -> Quantized:
+    def __call__(
+        self, latent: jax.Array, entropy: bool = False, learning: Learning = PLAIN
+    ) -> Quantized:
         """Quantize (B, N, W).
 
         With r the residual that a level finds and e the row that it takes, the level's loss is
         weight * mse(sg[e], r) + mse(e, sg[r]), and the loss is the mean over levels. The output is
-        the sum of the rows; its gradient goes to the normalised latent unchanged (straight
-        through). The entropy loss is the multi-codebook quantizer's, on residuals and rows.
+        the sum of the rows; its gradient goes to the normalised latent, unchanged (straight
+        through) or as `learning` says. The entropy loss is the multi-codebook quantizer's, on
+        residuals and rows. Rows that are moving means have no second term. Wrong codes
+        are those of the output alone.
         """
         latent = layers.l2_normalize(latent)
         codes, residuals, chosen = self._descend(latent)
-        total = self.lookup(codes)
+        total = self.lookup(replace_codes(codes, self.levels[...], learning.wrong))
         commitment = jnp.mean((jax.lax.stop_gradient(chosen) - residuals) ** 2)
         codebook = jnp.mean((chosen - jax.lax.stop_gradient(residuals)) ** 2)
         return Quantized(
-            latent + jax.lax.stop_gradient(total - latent),
+            GRADIENTS[learning.gradient](latent, total),
             codes,
-            self.commitment_weight * commitment + codebook,
+            self.commitment_weight * commitment + (0 if learning.means else codebook),
             entropy_loss(residuals, self.levels[...]) if entropy else jnp.zeros(()),
+            jax.lax.stop_gradient(residuals),
         )
 
     def _descend(self, latent):
