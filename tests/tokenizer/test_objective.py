@@ -52,6 +52,7 @@ class Toy(nnx.Module):
         return Output(
             reconstruction=self.decoder.to_rgb(features),
             last_features=features,
+            tokens=latent.reshape(len(latent), -1, 4),
             codes=jnp.argmax(pooled, axis=-1)[:, None, None],
             vq_loss=jnp.mean(latent**2),
             entropy_loss=jnp.mean(jnp.abs(latent)),

@@ -18,6 +18,8 @@ BINDING = (
     "data.crop_ratio",
     "data.context_length",
     "optim.frozen",
+    "teacher.kind",
+    "teacher.shallow",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
 FREE_OF_MODEL = (
@@ -28,11 +30,17 @@ ADDED = {
     "product": "tokenizer",
     "data.mixture": [],
     "frozen.inception": "",
+    "frozen.teacher": "",
+    "loss.teacher_token": 0.0,
+    "loss.teacher_relation": 0.0,
+    "teacher.kind": "siglip2_b16",
+    "teacher.shallow": 0,
+    "teacher.temperature": 2.0,
     "log.parameters": False,
     "log.wandb": "",
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
-SWITCHES = ("gan.weight", "optim.ema_decay")
+SWITCHES = ("gan.weight", "loss.teacher_token", "optim.ema_decay")
 
 
 def product(keys: Mapping) -> str:

@@ -19,9 +19,11 @@ from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.objective import Objective, split_batch
+from unitok_jax.tokenizer.teaching import HEADS, Teaching
 from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import optim
 from unitok_jax.training.optim import Trainable
+from unitok_jax.weights import pretrained
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
 
@@ -36,6 +38,7 @@ class TrainState:
     ema: Any  # the generator's averaged parameters, or None
     skipped: jax.Array  # int32 scalar, number of skipped steps so far
     skipped_in_a_row: jax.Array  # int32 scalar, skipped steps since the last applied one
+    teacher_heads: Trainable | None = None  # predict a teacher's features from the tokens
 
     @property
     def params(self):
@@ -51,6 +54,8 @@ class TrainState:
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
+        if self.teacher_heads is not None:
+            training[HEADS] = self.teacher_heads
         if self.ema is not None:
             training["params"] = self.generator.params
         return {"params": self.params, "training": training}
@@ -69,6 +74,7 @@ class TrainState:
             ema=items["params"] if averaged else None,
             skipped=training["skipped"],
             skipped_in_a_row=training["skipped_in_a_row"],
+            teacher_heads=training.get(HEADS),
         )
 
 
@@ -115,10 +121,20 @@ class TokenizerSteps:
                 stream=config.model.residual_dtype,
                 remat=remat,
             )
+        self.teaching = None
+        if config.loss.teacher_token or config.loss.teacher_relation:
+            self.teaching = Teaching(
+                config.teacher,
+                config.loss,
+                size=config.model.size,
+                dtype=config.model.dtype,
+                stream=config.model.residual_dtype,
+            )
         self.objective = Objective(
             config.loss,
             self.graph,
             self.adversary,
+            self.teaching,
             accumulation=self.accumulation,
             decode_every=round(1 / config.data.decode_fraction),
             remat=remat,
@@ -127,8 +143,14 @@ class TokenizerSteps:
             "lpips": ("loss.perceptual", config.loss.perceptual),
             "dinov2": ("gan.weight", config.gan.weight),
         }
-        # Frozen networks that a step takes: kind -> key of the loss that needs it.
+        # Frozen networks that a step takes, but the teacher: kind -> key of the loss that needs it.
         self.networks = {kind: key for kind, (key, weight) in weights.items() if weight}
+
+    def abstract_networks(self) -> dict[str, Any]:
+        """Returns the shapes of the parameters of all frozen networks that a step takes."""
+        dtype = self.model["dtype"]
+        found = {kind: pretrained.abstract(kind, dtype)[1] for kind in self.networks}
+        return found if self.teaching is None else found | {"teacher": self.teaching.abstract}
 
     def batch_divisor(self, devices: int) -> int:
         """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
@@ -144,6 +166,9 @@ class TokenizerSteps:
     def start(self, params, discriminator: Trainable | None) -> TrainState:
         """Builds the state before the first step, of a generator with `params`."""
         _, trainable = self._split(params)
+        heads = None
+        if self.teaching is not None:
+            heads = self.teaching.init(self._key(HEADS), self.optimizer)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             generator=Trainable(params, self.optimizer.init(trainable)),
@@ -152,6 +177,7 @@ class TokenizerSteps:
             ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
+            teacher_heads=heads,
         )
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
@@ -174,7 +200,8 @@ class TokenizerSteps:
 
         Args:
           state: donated.
-          frozen: parameters of the frozen networks `networks`, {'lpips': ..., 'dinov2': ...}.
+          frozen: parameters of the frozen networks `networks`, {'lpips': ..., 'dinov2': ...}, and
+            of the 'teacher' if there is one.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32}.
           adversarial: static; False computes nothing of the adversary.
           gather: replicates sharded parameters on every device.
@@ -187,17 +214,26 @@ class TokenizerSteps:
         schedule = self.adversary.schedule(state.step, keys[0]) if adversarial else None
         batches = {"image": to_float(batch["image"]), "text": batch["text"]}
         batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
+        if self.teaching is not None:
+            batches |= self.teaching.targets(frozen["teacher"], batches)
         fixed, trainable = self._split(state.generator.params)
+        learned, taught = trainable, state.teacher_heads
+        if taught is not None:
+            learned = trainable | {HEADS: taught.params}
         heads = gather(state.discriminator.params) if adversarial else None
         grads, codes, rebuilt, metrics = self.objective.gradients(
-            gather(trainable), gather(fixed), heads, frozen, batches, schedule, keys[1:3]
+            gather(learned), gather(fixed), heads, frozen, batches, schedule, keys[1:3]
         )
+        of_heads = grads.pop(HEADS, None)
         rate = self.learning_rate(state.step)
         generator = Trainable(trainable, state.generator.opt_state)
         generator = optim.apply(self.optimizer, generator, grads, rate)
         params = trees.merge(generator.params, fixed)
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
         new = state.replace(generator=Trainable(params, generator.opt_state))
+        if taught is not None:
+            taught = optim.apply(self.optimizer, taught, of_heads, rate)
+            new = new.replace(teacher_heads=taught)
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
@@ -205,6 +241,8 @@ class TokenizerSteps:
         }
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         finite &= jnp.isfinite(optax.tree.norm(generator.params))
+        if taught is not None:
+            finite &= jnp.isfinite(optax.tree.norm(taught.params))
         if adversarial:
             discriminator, of_discriminator = self.adversary.update(
                 state.discriminator,

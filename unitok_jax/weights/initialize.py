@@ -243,8 +243,8 @@ def _clip_notes(used, names, state, model, key):
 def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     """Lists differences of two configurations that make the training states differ, one line each.
 
-    Compared are the model, the trained parts, and the presence of a discriminator; the average is
-    reset anyway.
+    Compared are the model, the trained parts, and the presence of a discriminator and of heads for
+    a teacher; the average is reset anyway.
     """
     if not {"optim", "gan"} <= saved.keys():
         return ["it holds weights only, as converted ones do: leave out init.training"]
@@ -257,10 +257,19 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
     lines += _differences("optim.frozen", *frozen)
-    weights = saved["gan"]["weight"], present["gan"]["weight"]
-    if bool(weights[0]) != bool(weights[1]):
-        lines += _differences("gan.weight", *weights)
+    for room, key in (("gan", "weight"), ("loss", "teacher_token")):
+        weights = saved[room].get(key, 0.0), present[room][key]  # 0: older than the key
+        if bool(weights[0]) != bool(weights[1]):
+            lines += _differences(f"{room}.{key}", *weights)
+        elif key == "teacher_token" and weights[0]:
+            lines += _differences(
+                "teacher", *(_heads_of(tree["teacher"]) for tree in (saved, present))
+            )
     return lines
+
+
+def _heads_of(teacher):
+    return {key: teacher[key] for key in ("kind", "shallow")}
 
 
 def _differences(key, saved, present):
