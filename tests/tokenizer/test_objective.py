@@ -13,6 +13,7 @@ from unitok_jax.models.layers import l2_normalize
 from unitok_jax.models.unitok import Output
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.objective import Objective, split_batch
+from unitok_jax.tokenizer.teaching import HEADS
 
 pytestmark = pytest.mark.slow
 
@@ -81,11 +82,22 @@ class Adversary:
         return jnp.mean(jnp.sin(3 * images) * heads)
 
 
-def make(accumulation=1, decode_every=1, adversary=None):
+class Teaching:
+    """A teacher's loss of tokens whose heads are one matrix."""
+
+    temperature = 2.0
+
+    @staticmethod
+    def token_loss(heads, tokens, batch):
+        return losses.token_loss(tokens @ heads, batch["teacher_deep"])
+
+
+def make(accumulation=1, decode_every=1, adversary=None, teaching=None, **weights):
     config = tiny.get_config()
     config.loss.update(l1=0.2, l2=1.0, perceptual=0.0, vq=0.7, entropy=0.3, contrastive=0.9)
+    config.loss.update(**weights)
     counts = dict(accumulation=accumulation, decode_every=decode_every)
-    return Objective(config.loss, GRAPH, adversary, **counts, remat=False)
+    return Objective(config.loss, GRAPH, adversary, teaching, **counts, remat=False)
 
 
 def batch(size=4):
@@ -159,6 +171,34 @@ def test_gradients_are_those_of_the_whole_loss(still, accumulation):
     whole = nnx.merge(GRAPH, PARAMS)(**arguments(batch(), 1))
     np.testing.assert_array_equal(codes, whole.codes)
     np.testing.assert_allclose(rebuilt, split_batch(whole.reconstruction, accumulation), rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_teachers_tokens_and_relations_are_learned(still, accumulation):
+    """Heads and model get the gradients of the whole loss, and what the teacher says none."""
+    rng = np.random.default_rng(1)
+    targets = {
+        f"teacher_{name}": rng.standard_normal(size).astype(np.float32)
+        for name, size in {"deep": (4, 16, 5), "image": (4, 3), "text": (4, 3)}.items()
+    }
+    data, heads = batch() | targets, rng.standard_normal((4, 5)).astype(np.float32)
+
+    def taught(learned):
+        params = {name: value for name, value in learned.items() if name != HEADS}
+        output = Still.__call__(nnx.merge(GRAPH, params), **arguments(data, 1))
+        token = losses.token_loss(output.tokens @ learned[HEADS], data["teacher_deep"])
+        relation = losses.relation_loss(
+            *(output.image_features, output.text_features, output.logit_scale),
+            *(data["teacher_image"], data["teacher_text"]),
+            temperature=2.0,
+        )
+        return total(params, data) + 0.8 * token + 0.6 * relation
+
+    objective = make(accumulation, 1, None, Teaching(), teacher_token=0.8, teacher_relation=0.6)
+    learned = PARAMS | {HEADS: heads}
+    grads, _, _, metrics = gradients(objective, data, accumulation, learned)
+    close(grads, jax.grad(taught)(learned))
+    assert float(metrics["loss"]) == pytest.approx(float(taught(learned)), rel=1e-5)
 
 
 def test_every_second_image_alone_is_compared(still):

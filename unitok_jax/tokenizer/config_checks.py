@@ -109,13 +109,12 @@ def _check_teacher(config):
             f"{teacher.kind} has no text tower that reads CLIP's tokens; set teacher.kind to one "
             f"of {able}, or loss.teacher_relation=0"
         )
-    size = config.model.text.vocab_size, config.data.context_length
-    if relation and (size[0] > kind.text.vocab_size or size[1] > kind.text.context_length):
+    length = config.data.context_length
+    if relation and length > kind.text.context_length:
         raise ValueError(
             f"loss.teacher_relation={relation}: the text tower of teacher.kind={teacher.kind} "
-            f"reads {kind.text.context_length} tokens of {kind.text.vocab_size} ids, and "
-            f"model.text has context_length={size[1]} and vocab_size={size[0]}; set "
-            f"these, or loss.teacher_relation=0"
+            f"reads {kind.text.context_length} tokens, and captions have data.context_length="
+            f"{length}; set model.text.context_length to {kind.text.context_length}"
         )
 
 
