@@ -120,24 +120,23 @@ class TestTargets:
         assert float(alone) == pytest.approx(float(behind), rel=1e-6)
 
 
-class TestStep:
-    @pytest.fixture(scope="class")
-    def step(self):
-        """A function of (weights of the teacher) -> state before and after a step, metrics."""
-        with pytest.MonkeyPatch.context() as patch:
-            teacher_files.install(patch)
-            pure = TokenizerSteps(configuration(token=0.5, relation=0.25, shallow=1))
-            state = jax.jit(pure.init)()
-            run = jax.jit(
-                lambda *args: pure.train_step(*args, adversarial=False, gather=lambda x: x)
-            )
-            batch = {name: x[0] for name, x in batches(size=4).items()}
-            weights = jax.tree.map(jnp.asarray, pretrained.stand_in(pure.teaching.abstract))
-            yield lambda factor: (
-                state,
-                *run(state, {"teacher": jax.tree.map(lambda x: x * factor, weights)}, batch),
-            )
+@pytest.fixture(scope="module")
+def step():
+    """A function of (weights of the teacher) -> state before and after a step, metrics."""
+    with pytest.MonkeyPatch.context() as patch:
+        teacher_files.install(patch)
+        pure = TokenizerSteps(configuration(token=0.5, relation=0.25, shallow=1))
+        state = jax.jit(pure.init)()
+        run = jax.jit(lambda *args: pure.train_step(*args, adversarial=False, gather=lambda x: x))
+        batch = {name: x[0] for name, x in batches(size=4).items()}
+        weights = jax.tree.map(jnp.asarray, pretrained.stand_in(pure.teaching.abstract))
+        yield lambda factor: (
+            state,
+            *run(state, {"teacher": jax.tree.map(lambda x: x * factor, weights)}, batch),
+        )
 
+
+class TestStep:
     def test_heads_and_model_learn(self, step):
         before, after, metrics = step(1.0)
         names = {"l1": 0.2, "l2": 1.0, "vq": 1.0, "contrastive": 1.0}

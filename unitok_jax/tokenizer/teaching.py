@@ -35,12 +35,13 @@ class Teaching:
           stream: dtype of the teacher's residual streams, unless `dtype` is wider.
         """
         self.kind, self.relation = teacher.kind, bool(loss.teacher_relation)
-        self.temperature, self._shallow = teacher.temperature, teacher.shallow
+        self.temperature = teacher.temperature
+        self._shallow = teacher.shallow if loss.teacher_token else 0
         stream = jnp.promote_types(dtype, stream)
         self._graph, self.abstract = teachers.abstract(self.kind, dtype, stream, self.relation)
         self._names, self._heads = (), None
         if loss.teacher_token:
-            self._names = ("deep", "shallow") if teacher.shallow else ("deep",)
+            self._names = ("deep", "shallow") if self._shallow else ("deep",)
             widths = SIZES[size].width, KINDS[self.kind].image.width
             self._make = lambda rngs: _Heads(self._names, *widths, jnp.dtype(dtype), rngs)
             self._heads = nnx.graphdef(nnx.eval_shape(lambda: self._make(Keys(0))))
