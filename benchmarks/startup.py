@@ -40,11 +40,10 @@ _STEP = """
 import functools, importlib, sys, jax, jax.numpy as jnp
 from unitok_jax.runtime import compilation_cache
 from unitok_jax.tokenizer.step import TokenizerSteps
-from unitok_jax.weights import pretrained
 compilation_cache.enable()
 config = importlib.import_module(f"configs.{sys.argv[2]}").get_config()
 steps = TokenizerSteps(config)
-networks = {kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in steps.networks}
+networks = steps.abstract_networks()
 side = config.data.image_size
 batch = {
     "image": jax.ShapeDtypeStruct((8, *side, 3), jnp.uint8),

@@ -21,7 +21,6 @@ import numpy as np
 
 from benchmarks import roofline, timing
 from unitok_jax.tokenizer.step import TokenizerSteps
-from unitok_jax.weights import pretrained
 
 PHASES = {"first": False, "adversarial": True}
 
@@ -57,7 +56,7 @@ def jobs(config, batch: int, phases: Sequence[str] = tuple(PHASES)) -> dict[str,
     """Returns phase -> the step to compile, of (state, frozen networks, batch)."""
     steps, reference = TokenizerSteps(config), TokenizerSteps(_plain(config))
     abstract = jax.eval_shape(steps.init)
-    networks = {kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in steps.networks}
+    networks = steps.abstract_networks()
     height, width = config.data.image_size
     shapes = {
         "image": jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),

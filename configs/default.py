@@ -76,6 +76,15 @@ def get_config() -> ConfigDict:
     loss.vq = 1.0  # weight of the VQ loss, codebook and commitment terms
     loss.entropy = 0.0  # weight of the entropy loss of the codebooks
     loss.contrastive = 1.0  # weight of CLIP's image-text loss
+    loss.teacher_token = 0.0  # weight of the loss of a teacher's tokens; needs frozen.teacher
+    loss.teacher_relation = 0.0  # weight of the KL of a teacher's similarities; the same
+
+    # A frozen network whose features the tokens learn: docs/guides/recipes.md. Not read without a
+    # weight of loss.teacher_*.
+    config.teacher = ConfigDict()
+    config.teacher.kind = "siglip2_b16"  # a row of models/pretrained/teachers.py
+    config.teacher.shallow = 0  # blocks before a second target of teacher_token; 0: none
+    config.teacher.temperature = 2.0  # of both distributions of teacher_relation, above 0
 
     # How the rows of the codebooks learn; codes and files are the same (docs/guides/recipes.md).
     config.codebook = codebook = ConfigDict()
@@ -113,6 +122,7 @@ def get_config() -> ConfigDict:
     config.frozen = ConfigDict()
     config.frozen.lpips = ""  # path of LPIPS with VGG16; for loss.perceptual or loss.gram > 0
     config.frozen.dinov2 = ""  # path of DINOv2 ViT-S/14; needed if gan.weight > 0
+    config.frozen.teacher = ""  # path of the teacher.kind; needed if a loss.teacher_* is above 0
     config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()

@@ -60,6 +60,10 @@ VARIANTS = {
     },
     "wrong_codes": {"codebook.wrong_share": 0.1},
     "ema_codebooks": {"codebook.learning": "ema"},
+    # The image's tokens predict those of SigLIP 2, which has one for each of them at 256 px.
+    "teacher": {"teacher.kind": "siglip2_b16", "loss.teacher_token": 1.0},
+    # The similarities of the batch follow those of a CLIP.
+    "teacher_relation": {"teacher.kind": "clip_b16", "loss.teacher_relation": 1.0},
 }
 
 

@@ -39,7 +39,6 @@ from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.step import TokenizerSteps
-from unitok_jax.weights import pretrained
 
 pytestmark = pytest.mark.slow
 
@@ -201,9 +200,7 @@ class TestEveryTokenizer:
             "image": jax.ShapeDtypeStruct((size, height, width, 3), jnp.uint8),
             "text": jax.ShapeDtypeStruct((size, config.data.context_length), jnp.int32),
         }
-        networks = {
-            kind: pretrained.abstract(kind, config.model.dtype)[1] for kind in pure.networks
-        }
+        networks = pure.abstract_networks()
         # (Variants only in the phase that holds the other's computation.)
         phases = (False,) if ":" not in name or not config.gan.weight else ()
         for adversarial in phases + ((True,) if config.gan.weight else ()):

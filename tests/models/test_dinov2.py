@@ -8,7 +8,7 @@ from flax import nnx
 
 from helpers import parity
 from unitok_jax.models import layers
-from unitok_jax.models.pretrained import dinov2
+from unitok_jax.models.pretrained import dinov2, vit
 from unitok_jax.weights import pretrained, torch_layout
 
 pytestmark = pytest.mark.slow
@@ -87,8 +87,8 @@ def test_images_are_converted_to_imagenets_statistics():
 
     def embedded(params, images):
         model = nnx.merge(graph, params)
-        tokens = model._tokens(images)[:, 1:]
-        table = dinov2.resample(model.pos_embed[0, 1:].reshape(37, 37, -1), 2, 2)
+        tokens = model.tokens(images)[:, 1:]
+        table = vit.resample(model.pos_embed[0, 1:].reshape(37, 37, -1), 2, 2, 0.1)
         return tokens - table.reshape(1, 4, -1)
 
     params = model()
@@ -113,12 +113,12 @@ class TestPositionTable:
             scale_factor=((rows + 0.1) / 37, (columns + 0.1) / 37),
             mode="bicubic",
         )[0]
-        ours = dinov2.resample(jnp.asarray(table), rows, columns)
+        ours = vit.resample(jnp.asarray(table), rows, columns, 0.1)
         np.testing.assert_allclose(ours, theirs.numpy().transpose(1, 2, 0), atol=2e-5)
 
     def test_trained_size_is_left_alone(self):
         table = jnp.arange(37 * 37 * 2.0).reshape(37, 37, 2)
-        np.testing.assert_array_equal(dinov2.resample(table, 37, 37), table)
+        np.testing.assert_array_equal(vit.resample(table, 37, 37, 0.1), table)
 
 
 def test_a_fresh_one_keeps_the_signal_alive():

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from unitok_jax.models import convolutions, layers, vitamin
-from unitok_jax.models.pretrained import dinov2
+from unitok_jax.models.pretrained import dinov2, vit
 from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.planning import flops
 
@@ -103,7 +103,7 @@ def test_depthwise_convolutions_are_the_librarys():
 class TestPatchEmbed:
     @staticmethod
     def make():
-        return dinov2.PatchEmbed(dtype=jnp.float32, rngs=layers.Keys(0))
+        return vit.PatchEmbed(dinov2.SMALL, dtype=jnp.float32, rngs=layers.Keys(0))
 
     def test_one_product_and_two_in_its_gradient(self):
         apply, params = applied(self.make)

@@ -28,6 +28,7 @@ from . import (
     sequences,
     shape_scores,
     steps,
+    teaching,
     watching,
 )
 
@@ -49,6 +50,7 @@ LISTS = (
     answers,
     prices,
     codebooks,
+    teaching,
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"

@@ -3,9 +3,9 @@
 from . import Mutation
 
 ADVERSARY, AUGMENT = "unitok_jax/tokenizer/adversary.py", "unitok_jax/tokenizer/augment.py"
-CONVOLUTIONS, DINOV2 = (
+CONVOLUTIONS, VIT = (
     "unitok_jax/models/convolutions.py",
-    "unitok_jax/models/pretrained/dinov2.py",
+    "unitok_jax/models/pretrained/vit.py",
 )
 HEADS, LAYERS = "unitok_jax/models/discriminator.py", "unitok_jax/models/layers.py"
 QUANTIZER, RESIDUAL, LOOKUP_FREE = (
@@ -330,7 +330,7 @@ MUTATIONS = [
     ),
     Mutation(
         "patches of whole rows",
-        DINOV2,
+        VIT,
         "x.swapaxes(2, 3).reshape(",
         "x.reshape(",
         f"{TEST_GPU_FORMS} -k product_is",

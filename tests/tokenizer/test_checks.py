@@ -47,6 +47,30 @@ def test_the_configurations_that_come_with_it_pass():
             {"loss.l1": 0.0, "loss.l2": 0.0, "loss.perceptual": 0.0},
             r"gan\.weight=0\.4 is relative to .*loss\.l1, .*, loss\.gram are all 0",
         ),
+        ({"teacher.kind": "dinov2"}, r"teacher\.kind='dinov2' is not one of dinov2_b14, "),
+        ({"teacher.temperature": 0.0}, r"teacher\.temperature=0\.0 divides .* above 0"),
+        ({"teacher.temperature": -2.0}, r"teacher\.temperature=-2\.0 divides"),
+        ({"teacher.temperature": NAN}, r"teacher\.temperature=nan divides"),
+        ({"teacher.shallow": 12}, r"teacher\.shallow=12 .*teacher\.kind=siglip2_b16, .* 12;"),
+        ({"teacher.shallow": -1}, r"teacher\.shallow=-1 is not a number of blocks"),
+        ({"loss.teacher_token": -1.0}, r"loss\.teacher_token=-1\.0 must not be negative"),
+        (
+            {"loss.teacher_relation": 1.0},
+            r"teacher\.kind=siglip2_b16 has no text tower .* clip_b16, clip_l14",
+        ),
+        (
+            {"loss.teacher_relation": 1.0, "loss.contrastive": 0.0, "data.batch_size": 1}
+            | {"teacher.kind": "clip_b16"},
+            r"data\.batch_size=1 leaves loss\.teacher_relation=1\.0 no other pair",
+        ),
+        (
+            {"loss.teacher_relation": 1.0, "teacher.kind": "clip_b16", "data.context_length": 80},
+            r"teacher\.kind=clip_b16 reads 77 tokens.*data\.context_length=80",
+        ),
+        (
+            {"loss.teacher_relation": 1.0, "teacher.kind": "clip_b16", "data.text_features": "t"},
+            r"teacher_relation=1\.0 reads captions, and data\.text_features=t holds features",
+        ),
         ({"data.image_size": (32, 64)}, r"loss\.perceptual=1\.0 needs images of at least 48 px"),
         ({"data.batch_size": 1}, r"data\.batch_size=1 leaves loss\.contrastive=1\.0 no other pair"),
         ({"optim.accumulation": 3}, r"optim\.accumulation=3 does not divide data\.batch_size=16"),

@@ -16,6 +16,7 @@ from unitok_jax.models.quantizers.wrong_codes import Wrong
 from unitok_jax.models.unitok import Output
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.objective import Objective, split_batch
+from unitok_jax.tokenizer.teaching import HEADS
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +59,7 @@ class Toy(nnx.Module):
         return Output(
             reconstruction=self.decoder.to_rgb(features),
             last_features=features,
+            tokens=latent.reshape(len(latent), -1, 4),
             codes=jnp.argmax(pooled, axis=-1)[:, None, None],
             vq_loss=jnp.mean(latent**2),
             entropy_loss=jnp.mean(jnp.abs(latent)),
@@ -87,11 +89,23 @@ class Adversary:
         return jnp.mean(jnp.sin(3 * images) * heads)
 
 
-def make(accumulation=1, decode_every=1, adversary=None, learning=PLAIN):
+class Teaching:
+    """A teacher's loss of tokens whose heads are one matrix."""
+
+    temperature = 2.0
+
+    @staticmethod
+    def token_loss(heads, tokens, batch):
+        return losses.token_loss(tokens @ heads, batch["teacher_deep"])
+
+
+def make(accumulation=1, decode_every=1, adversary=None, teaching=None, learning=PLAIN, **weights):
     config = tiny.get_config()
     config.loss.update(l1=0.2, l2=1.0, perceptual=0.0, vq=0.7, entropy=0.3, contrastive=0.9)
+    config.loss.update(**weights)
     counts = dict(accumulation=accumulation, decode_every=decode_every)
-    return Objective(config.loss, GRAPH, adversary, **counts, remat="none", learning=learning)
+    counts |= dict(remat="none", learning=learning)
+    return Objective(config.loss, GRAPH, adversary, teaching, **counts)
 
 
 def batch(size=4):
@@ -201,6 +215,33 @@ def test_wrong_codes_are_drawn_by_a_key_of_their_own(still, accumulation):
             PARAMS, {}, None, {}, {k: x[None] for k, x in batch().items()}, None, KEYS, 0.5
         )
         np.testing.assert_allclose(found[2][0], output.reconstruction, rtol=1e-5)
+
+
+def test_a_teachers_tokens_and_relations_are_learned(still, accumulation):
+    """Heads and model get the gradients of the whole loss, and what the teacher says none."""
+    rng = np.random.default_rng(1)
+    targets = {
+        f"teacher_{name}": rng.standard_normal(size).astype(np.float32)
+        for name, size in {"deep": (4, 16, 5), "image": (4, 3), "text": (4, 3)}.items()
+    }
+    data, heads = batch() | targets, rng.standard_normal((4, 5)).astype(np.float32)
+
+    def taught(learned):
+        params = {name: value for name, value in learned.items() if name != HEADS}
+        output = Still.__call__(nnx.merge(GRAPH, params), **arguments(data, 1))
+        token = losses.token_loss(output.tokens @ learned[HEADS], data["teacher_deep"])
+        relation = losses.relation_loss(
+            *(output.image_features, output.text_features, output.logit_scale),
+            *(data["teacher_image"], data["teacher_text"]),
+            temperature=2.0,
+        )
+        return total(params, data) + 0.8 * token + 0.6 * relation
+
+    objective = make(accumulation, 1, None, Teaching(), teacher_token=0.8, teacher_relation=0.6)
+    learned = PARAMS | {HEADS: heads}
+    grads, _, _, metrics = gradients(objective, data, accumulation, learned)
+    close(grads, jax.grad(taught)(learned))
+    assert float(metrics["loss"]) == pytest.approx(float(taught(learned)), rel=1e-5)
 
 
 def test_every_second_image_alone_is_compared(still):

@@ -19,6 +19,8 @@ BINDING = (
     "data.context_length",
     "optim.frozen",
     "codebook.learning",
+    "teacher.kind",
+    "teacher.shallow",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
 FREE_OF_MODEL = (
@@ -39,13 +41,19 @@ ADDED = {
     "frozen.inception": "",
     "gan.adaptive": True,
     "gan.generator_loss": "linear",
+    "frozen.teacher": "",
+    "loss.teacher_token": 0.0,
+    "loss.teacher_relation": 0.0,
+    "teacher.kind": "siglip2_b16",
+    "teacher.shallow": 0,
+    "teacher.temperature": 2.0,
     "log.parameters": False,
     "model.fsq_levels": [],
     "log.wandb": "",
     "loss.gram": 0.0,
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
-SWITCHES = ("gan.weight", "optim.ema_decay")
+SWITCHES = ("gan.weight", "loss.teacher_token", "optim.ema_decay")
 
 
 def product(keys: Mapping) -> str:

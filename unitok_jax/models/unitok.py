@@ -36,6 +36,7 @@ class Output(NamedTuple):
     reconstruction: jax.Array  # (B, H, W, 3) float32, not bounded
     last_features: jax.Array  # (B, H, W, D), input of the decoder's last convolution
     codes: jax.Array  # (B, K, N) int32
+    tokens: jax.Array  # (B, N, D) float32, behind the quantizer and its projection
     vq_loss: jax.Array  # scalar
     entropy_loss: jax.Array  # scalar
     image_features: jax.Array  # (B, E) float32, unit length
@@ -247,6 +248,7 @@ class UniTok(nnx.Module):
             reconstruction=self.decoder.to_rgb(last_features),
             last_features=last_features,
             codes=quantized.codes,
+            tokens=tokens,
             vq_loss=quantized.loss,
             entropy_loss=quantized.entropy_loss,
             image_features=self._pool(tokens),

@@ -7,11 +7,13 @@ from ml_collections import ConfigDict
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models import limits
+from unitok_jax.models.pretrained.teachers import KINDS
 from unitok_jax.tokenizer import codebooks
 from unitok_jax.tokenizer.losses import (
     DISCRIMINATOR_LOSSES,
     GENERATOR_LOSSES,
     NETWORK_TERMS,
+    OF_PAIRS,
     PIXEL_TERMS,
     TERMS,
 )
@@ -63,6 +65,7 @@ def check(config: ConfigDict) -> None:
             "every third is decoded"
         )
     _check_losses(config)
+    _check_teacher(config)
     _check_optim(config)
     _check_gan(config)
     codebooks.check(config)
@@ -76,7 +79,8 @@ def _check_losses(config):
         )
     for key, value in config.loss.items():
         at_least_zero(f"loss.{key}", value)
-    tasks = [name for name, term in TERMS.items() if term.function is not None]
+    # The VQ and the entropy loss belong to no task.
+    tasks = [name for name, term in TERMS.items() if name not in ("vq", "entropy")]
     if not any(config.loss[key] for key in tasks):
         *names, last = (f"loss.{key}" for key in tasks)
         raise ValueError(f"{', '.join(names)} and {last} are all 0: nothing to learn")
@@ -91,10 +95,46 @@ def _check_losses(config):
             f"data.text_features={config.data.text_features} is not read with loss.contrastive=0; "
             "set data.text_features='', or a weight"
         )
-    if config.loss.contrastive and config.data.batch_size == 1:
+    for key in OF_PAIRS:
+        if config.loss[key] and config.data.batch_size == 1:
+            raise ValueError(
+                f"data.batch_size=1 leaves loss.{key}={config.loss[key]} no other pair to tell a "
+                f"pair from; set a larger batch or loss.{key}=0"
+            )
+
+
+def _check_teacher(config):
+    teacher, relation = config.teacher, config.loss.teacher_relation
+    if teacher.kind not in KINDS:
+        raise ValueError(f"teacher.kind={teacher.kind!r} is not one of {', '.join(KINDS)}")
+    kind = KINDS[teacher.kind]
+    if not 0 <= teacher.shallow < kind.image.depth:
         raise ValueError(
-            f"data.batch_size=1 leaves loss.contrastive={config.loss.contrastive} no other pair to "
-            "tell a pair from; set a larger batch or loss.contrastive=0"
+            f"teacher.shallow={teacher.shallow} is not a number of blocks before the last of "
+            f"teacher.kind={teacher.kind}, which has {kind.image.depth}; 0 takes no second target"
+        )
+    if not 0 < teacher.temperature < math.inf:
+        raise ValueError(
+            f"teacher.temperature={teacher.temperature} divides similarities; set it above 0"
+        )
+    if relation and kind.text is None:
+        able = ", ".join(name for name, row in KINDS.items() if row.text)
+        raise ValueError(
+            f"loss.teacher_relation={relation} compares images with texts, and teacher.kind="
+            f"{teacher.kind} has no text tower that reads CLIP's tokens; set teacher.kind to one "
+            f"of {able}, or loss.teacher_relation=0"
+        )
+    if relation and config.data.text_features:
+        raise ValueError(
+            f"loss.teacher_relation={relation} reads captions, and data.text_features="
+            f"{config.data.text_features} holds features in their place; set one of them to 0 or ''"
+        )
+    length = config.data.context_length
+    if relation and length > kind.text.context_length:
+        raise ValueError(
+            f"loss.teacher_relation={relation}: the text tower of teacher.kind={teacher.kind} "
+            f"reads {kind.text.context_length} tokens, and captions have data.context_length="
+            f"{length}; set model.text.context_length to {kind.text.context_length}"
         )
 
 

@@ -53,18 +53,68 @@ def contrastive_loss(
     return (by_image.mean() + by_text.mean()) / 2
 
 
+def token_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
+    """Computes 1 - cosine, plus the mean squared error, of the features of a teacher's tokens.
+
+    Args:
+      predicted: (B, N, D) float32.
+      target: (B, N, D) float32.
+
+    Returns:
+      The mean over tokens.
+    """
+    products = jnp.sum(predicted * target, axis=-1)
+    squares = jnp.sum(predicted**2, axis=-1) * jnp.sum(target**2, axis=-1)
+    cosine = products / jnp.sqrt(jnp.maximum(squares, 1e-16))
+    return jnp.mean(1 - cosine) + jnp.mean((predicted - target) ** 2)
+
+
+@jax.named_scope("relation")
+def relation_loss(
+    image_features: jax.Array,
+    text_features: jax.Array,
+    logit_scale: jax.Array,
+    teacher_image: jax.Array,
+    teacher_text: jax.Array,
+    *,
+    temperature: float,
+) -> jax.Array:
+    """Computes the divergence KL(teacher || student) of image-text similarities, in float32.
+
+    The distributions are those of an image over all texts of the batch, and of a text over all
+    images (arXiv 2509.14476): softmax of logits / temperature. The mean of both is returned.
+
+    Args:
+      image_features, text_features: (B, E) unit vectors of the student.
+      logit_scale: scalar factor of their cosines.
+      teacher_image, teacher_text: (B, F), whose products are the teacher's logits.
+      temperature: above 0; the higher, the more the small similarities count.
+    """
+    with jax.default_matmul_precision("highest"):
+        student = logit_scale * image_features @ text_features.T / temperature
+        teacher = teacher_image @ teacher_text.T / temperature
+
+    def divergence(axis):
+        log_teacher = jax.nn.log_softmax(teacher, axis)
+        gap = log_teacher - jax.nn.log_softmax(student, axis)
+        return jnp.mean(jnp.sum(jnp.exp(log_teacher) * gap, axis))
+
+    return (divergence(1) + divergence(0)) / 2
+
+
 class Term(NamedTuple):
     """Term of the generator's loss.
 
     The function of a term of the reconstruction takes the reconstruction and the images; with
     `network`, the features of both and the network, LPIPS. Any other takes its outputs of the
-    whole batch; scalars are averaged.
+    whole batch, and then its targets; scalars are averaged.
     """
 
-    outputs: tuple[str, ...]  # inputs: fields of `models.unitok.Output`
+    outputs: tuple[str, ...]  # inputs: fields of `models.unitok.Output`, or `teacher_token_loss`
     function: Callable[..., jax.Array] | None  # gives a scalar; None: the output is the loss
     network: bool = False  # True if the function takes LPIPS and its features
     free: bool = False  # reported with weight 0 too, where its outputs exist
+    targets: tuple[str, ...] = ()  # inputs of `tokenizer.teaching`, without a gradient
 
 
 # name -> term; the weights are `config.loss`
@@ -76,7 +126,15 @@ TERMS = {
     "vq": Term(("vq_loss",), None, free=True),
     "entropy": Term(("entropy_loss",), None),
     "contrastive": Term(("image_features", "text_features", "logit_scale"), contrastive_loss),
+    "teacher_token": Term(("teacher_token_loss",), None),
+    "teacher_relation": Term(
+        ("image_features", "text_features", "logit_scale"),
+        relation_loss,
+        targets=("teacher_image", "teacher_text"),
+    ),
 }
+OF_PAIRS = ("contrastive", "teacher_relation")
+"""Terms that compare the pairs of a batch with each other: one alone has no gradient."""
 PIXEL_TERMS = tuple(name for name, t in TERMS.items() if t.outputs == ("reconstruction",))
 NETWORK_TERMS = tuple(name for name, t in TERMS.items() if t.network)
 

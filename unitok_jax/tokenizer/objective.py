@@ -15,6 +15,7 @@ from unitok_jax.models.quantizers.base import PLAIN, Learning
 from unitok_jax.models.quantizers.wrong_codes import Wrong
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.adversary import Adversary, AdversarySchedule
+from unitok_jax.tokenizer.teaching import HEADS, Teaching
 
 
 class Assigned(NamedTuple):
@@ -32,6 +33,7 @@ class Objective:
         loss,
         graph,
         adversary: Adversary | None,
+        teaching: Teaching | None = None,
         *,
         accumulation: int,
         decode_every: int,
@@ -45,13 +47,14 @@ class Objective:
           loss: `config.loss`, the weight of each of `losses.TERMS`.
           graph: graph of the UniTok, for `nnx.merge`.
           adversary: source of the loss added in the adversarial phase, or None.
+          teaching: loss of the tokens of a teacher, or None without a teacher.
           accumulation: number of micro-batches of a step.
           decode_every: one of `decode_every` images of a micro-batch is decoded.
           remat: what LPIPS recomputes: one of `recomputation.BLOCKS`.
           learning: how the codebooks learn.
           wrong_near: number of nearest rows that a wrong code is drawn from.
         """
-        self._graph, self._adversary = graph, adversary
+        self._graph, self._adversary, self._teaching = graph, adversary, teaching
         self._weights = weights = loss.to_dict()
         self._count, self.decode_every = accumulation, decode_every
         self._learning, self._wrong_near = learning, wrong_near
@@ -66,6 +69,10 @@ class Objective:
             for name, term in losses.TERMS.items()
             if weights[name] or (term.free and outputs.issuperset(term.outputs))
         }
+        if weights["teacher_relation"]:
+            term = self._terms["teacher_relation"]
+            divergence = functools.partial(term.function, temperature=teaching.temperature)
+            self._terms["teacher_relation"] = term._replace(function=divergence)
         self._lpips = None
         if any(term.network for term in self._terms.values()):
             # Float32 whatever the model's dtype: features of similar images differ little.
@@ -92,12 +99,13 @@ class Objective:
         (The entropy term, off by default, takes its mean distribution within a micro-batch.)
 
         Args:
-          trainable: parameters to differentiate; nested dict.
+          trainable: parameters to differentiate; nested dict. With a loss of a teacher's tokens
+            the heads are among them, as `teaching.HEADS`.
           fixed: the model's other parameters.
           heads: the discriminator's parameters; not read without `schedule`.
           frozen: parameters of the frozen networks, {'lpips': ..., 'dinov2': ...}.
           batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32, or
-            (M, b, E) float32 features}.
+            (M, b, E) float32 features}, and the targets of `teaching`.
           schedule: the adversary's values at this step; None before the adversarial phase.
           keys: two random keys, of stochastic depth and of the discriminator's augmentations.
           wrong_share: share of the tokens that get wrong codes; None: nothing is replaced.
@@ -108,20 +116,22 @@ class Objective:
         """
         inputs = batches, *(jax.random.split(key, self._count) for key in keys)
 
+        def whole(trainable):
+            return trees.merge({k: v for k, v in trainable.items() if k != HEADS}, fixed)
+
         def forward(trainable, batch, key):
-            return self._forward(
-                trees.merge(trainable, fixed), trainable.keys(), batch, key, wrong_share
-            )
+            heads = trainable.get(HEADS)
+            trained = trainable.keys()
+            return self._forward(whole(trainable), heads, trained, batch, key, wrong_share)
 
         def image_terms(aux, batch, key):
-            params = trees.merge(trainable, fixed)
-            return self._image_terms(params, heads, frozen, schedule, aux, batch, key)
+            return self._image_terms(whole(trainable), heads, frozen, schedule, aux, batch, key)
 
         send = self._send_at_once if self._count == 1 else self._send_in_turn
         grads, assigned, rebuilt, metrics = send(trainable, inputs, forward, image_terms, schedule)
         return grads, jax.tree.map(_join, assigned), rebuilt, metrics
 
-    def _forward(self, params, trained, batch, key, wrong_share):
+    def _forward(self, params, heads, trained, batch, key, wrong_share):
         """Computes the outputs of a micro-batch for the losses; `Assigned`, images, features."""
         model = nnx.merge(self._graph, params)
         # A frozen part computes as at inference: no stochastic depth.
@@ -133,7 +143,9 @@ class Objective:
             wrong = Wrong(jax.random.fold_in(key, 2), wrong_share, self._wrong_near)
             learning = learning._replace(wrong=wrong)
         output = model(batch["image"], batch["text"], keys, entropy, self.decode_every, learning)
-        outputs = {name: getattr(output, name) for name in self._outputs}
+        outputs = {name: getattr(output, name) for name in self._outputs if name in output._fields}
+        if heads is not None:
+            outputs["teacher_token_loss"] = self._teaching.token_loss(heads, output.tokens, batch)
         assigned = Assigned(output.codes, output.quantized if self._learning.means else None)
         return outputs, (assigned, output.reconstruction, output.last_features)
 
@@ -145,7 +157,7 @@ class Objective:
         )
         found = outputs, *aux[:2], image_terms(aux, batch, augment_key)
         outputs, assigned, rebuilt, terms = jax.tree.map(lambda x: x[None], found)
-        cotangents, metrics = self._cotangents(outputs, terms, schedule)
+        cotangents, metrics = self._cotangents(outputs, terms, inputs[0], schedule)
         (grads,) = pull(_first(cotangents))
         return grads, assigned, rebuilt, metrics
 
@@ -163,7 +175,7 @@ class Objective:
             return jax.tree.map(jnp.add, total, pull(cotangents)[0]), None
 
         outputs, assigned, rebuilt, terms = jax.lax.map(look, inputs)
-        cotangents, metrics = self._cotangents(outputs, terms, schedule)
+        cotangents, metrics = self._cotangents(outputs, terms, inputs[0], schedule)
         zeros = jax.tree.map(jnp.zeros_like, trainable)
         grads, _ = jax.lax.scan(send_down, zeros, (inputs, cotangents))
         return grads, assigned, rebuilt, metrics
@@ -209,7 +221,7 @@ class Objective:
         )
         return {"gan": loss, "gan_cotangent": gan_cotangent}
 
-    def _cotangents(self, outputs, terms, schedule):
+    def _cotangents(self, outputs, terms, batches, schedule):
         """Computes cotangents of all outputs, for the loss of the whole batch, and metrics."""
         count, weights = self._count, self._weights
         mean = functools.partial(jnp.mean, axis=0)
@@ -226,8 +238,9 @@ class Objective:
             else:
                 stacked = [outputs[output] for output in term.outputs]
                 whole = [mean(x) if x.ndim == 1 else _join(x) for x in stacked]
+                targets = [_join(batches[target]) for target in term.targets]
                 argnums = tuple(range(len(whole)))
-                named[name], grads = jax.value_and_grad(term.function, argnums)(*whole)
+                named[name], grads = jax.value_and_grad(term.function, argnums)(*whole, *targets)
                 for output, grad in zip(term.outputs, grads, strict=True):
                     grad = weights[name] * grad
                     cotangents[output] += split_batch(grad, count) if grad.ndim else grad / count

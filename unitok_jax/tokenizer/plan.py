@@ -11,7 +11,6 @@ from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps
 from unitok_jax.training.plan import Phase, Plan, place
-from unitok_jax.weights import pretrained
 
 _IMAGES = 1.28e9  # image-text pairs of the published run
 _ADVICE = (
@@ -44,14 +43,14 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
         phases.append(Phase("before the adversary", programs.phases[False], 1 - late))
     if late:
         phases.append(Phase("with the adversary", programs.phases[True], late))
-    dtype, state = steps.model["dtype"], programs.abstract
-    networks = {kind: pretrained.abstract(kind, dtype)[1] for kind in steps.networks}
-    networks = place(networks, sharding.replicated(mesh))
+    state = programs.abstract
+    networks = place(steps.abstract_networks(), sharding.replicated(mesh))
     batch = place(batch_shapes(config), sharding.batch_sharding(mesh))
     parts = {
         "parameters": state.generator.params,
         "optimiser": state.generator.opt_state,
         "discriminator and its optimiser": state.discriminator,
+        "heads of the teacher and their optimiser": state.teacher_heads,
         "average of the parameters": state.ema,
         "use of the codebooks": state.usage,
         "frozen networks": networks,

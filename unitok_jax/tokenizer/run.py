@@ -27,10 +27,12 @@ from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system import paths
 from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.losses import OF_PAIRS
 from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
+from unitok_jax.tokenizer.teaching import Teaching
 from unitok_jax.training.plan import memory
-from unitok_jax.weights import initialize, pretrained
+from unitok_jax.weights import initialize, pretrained, teachers
 from unitok_jax.weights.text_tower import tower_hash
 
 log = logging.getLogger(__name__)
@@ -65,15 +67,18 @@ class Run:
         self._divisor = self.steps.batch_divisor(self.mesh.size)
         self.samples, self.origin = len(self.source), config.data.source
         self.batch_size = effective_batch_size(config.data, self.samples, self._divisor)
-        if self.batch_size == 1 and config.loss.contrastive:
-            raise ValueError(
-                f"the data source holds {self.samples} samples: batches of 1 leave "
-                f"loss.contrastive={config.loss.contrastive} no other pair; set it to 0"
-            )
+        for key in OF_PAIRS:
+            if self.batch_size == 1 and config.loss[key]:
+                raise ValueError(
+                    f"the data source holds {self.samples} samples: batches of 1 leave "
+                    f"loss.{key}={config.loss[key]} no other pair; set it to 0"
+                )
         evaluated = _open_eval_source(config) if config.eval.source else self.source
         self.eval_source = subset(evaluated, range(min(len(evaluated), config.eval.max_images)))
         self.programs = Programs(self.steps, self.mesh)
         networks = _load_frozen(self.steps.networks, config.frozen, config.model.dtype)
+        if self.steps.teaching is not None:
+            networks["teacher"] = _load_teacher(self.steps.teaching, config.frozen.teacher)
         self._digests = {
             f"digest of frozen.{kind}": _digest(params) for kind, params in networks.items()
         }
@@ -166,7 +171,7 @@ class Run:
         with Checkpoints(path) as checkpoints:
             meta = checkpoints.meta()
             problems = initialize.training_differences(meta["config"], self.config.to_dict())
-            problems += differences.fact_differences(meta["data"], self._dinov2)
+            problems += differences.fact_differences(meta["data"], self._learned_from)
             if problems:
                 raise ValueError(
                     f"init.training=True: {path} was saved with another configuration:\n  "
@@ -204,13 +209,13 @@ class Run:
         """Facts that a checkpoint depends on: saved, and compared on resuming.
 
         The data position depends on the samples and their order, the discriminator's heads on the
-        DINOv2.
+        DINOv2, those of a teacher on the teacher.
         """
         facts = {"samples in the data": self.samples, "batch size": self.batch_size}
         parts = getattr(self.source, "parts", (self.source,))
         if any(hasattr(part, "blocks") for part in parts):
             facts["data.window"] = self.config.data.window
-        return facts | identity(self.source) | self._dinov2
+        return facts | identity(self.source) | self._learned_from
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -224,8 +229,10 @@ class Run:
         )
 
     @property
-    def _dinov2(self):
-        return {key: value for key, value in self._digests.items() if key.endswith("dinov2")}
+    def _learned_from(self):
+        """Digests of the frozen networks whose features trained heads read or predict."""
+        kinds = {"dinov2"} | ({"teacher"} if self.config.loss.teacher_token else set())
+        return {k: value for k, value in self._digests.items() if k.split(".")[-1] in kinds}
 
     @property
     def files(self) -> dict[str, str]:
@@ -336,6 +343,17 @@ def _load_frozen(networks: dict[str, list[str]], files: ConfigDict, dtype: str) 
         )[1]
         for kind, turn_off in wanted.items()
     }
+
+
+def _load_teacher(teaching: Teaching, file: str) -> dict:
+    """Loads the parameters of a teacher."""
+    return teachers.load(
+        teaching.kind,
+        _expanded(file),
+        relation=teaching.relation,
+        key="frozen.teacher",
+        turn_off="loss.teacher_token=0 and loss.teacher_relation=0",
+    )
 
 
 def _expanded(files: str) -> str:

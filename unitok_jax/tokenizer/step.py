@@ -22,9 +22,11 @@ from unitok_jax.tokenizer import codebooks
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.losses import NETWORK_TERMS
 from unitok_jax.tokenizer.objective import Objective, split_batch
+from unitok_jax.tokenizer.teaching import HEADS, Teaching
 from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import optim
 from unitok_jax.training.optim import Trainable
+from unitok_jax.weights import pretrained
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, where CLIP clamps the logarithm of its logit scale
 
@@ -40,6 +42,7 @@ class TrainState:
     skipped: jax.Array  # int32 scalar, number of skipped steps so far
     skipped_in_a_row: jax.Array  # int32 scalar, skipped steps since the last applied one
     usage: jax.Array | None = None  # (K, V) `codebooks.MovingMeans.usage`, or None
+    teacher_heads: Trainable | None = None  # predict a teacher's features from the tokens
 
     @property
     def params(self):
@@ -55,6 +58,8 @@ class TrainState:
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
+        if self.teacher_heads is not None:
+            training[HEADS] = self.teacher_heads
         if self.ema is not None:
             training["params"] = self.generator.params
         if self.usage is not None:
@@ -76,6 +81,7 @@ class TrainState:
             skipped=training["skipped"],
             skipped_in_a_row=training["skipped_in_a_row"],
             usage=training.get("codebook_usage"),
+            teacher_heads=training.get(HEADS),
         )
 
 
@@ -126,10 +132,20 @@ class TokenizerSteps:
                 stream=config.model.residual_dtype,
                 remat=remat,
             )
+        self.teaching = None
+        if config.loss.teacher_token or config.loss.teacher_relation:
+            self.teaching = Teaching(
+                config.teacher,
+                config.loss,
+                size=config.model.size,
+                dtype=config.model.dtype,
+                stream=config.model.residual_dtype,
+            )
         self.objective = Objective(
             config.loss,
             self.graph,
             self.adversary,
+            self.teaching,
             accumulation=self.accumulation,
             decode_every=round(1 / config.data.decode_fraction),
             remat=remat,
@@ -140,8 +156,14 @@ class TokenizerSteps:
             "lpips": [f"loss.{name}" for name in NETWORK_TERMS if config.loss[name]],
             "dinov2": ["gan.weight"] if config.gan.weight else [],
         }
-        # Frozen networks that a step takes: kind -> keys of the losses that need it.
+        # Frozen networks that a step takes, but the teacher: kind -> keys of the losses.
         self.networks = {kind: keys for kind, keys in needed.items() if keys}
+
+    def abstract_networks(self) -> dict[str, Any]:
+        """Returns the shapes of the parameters of all frozen networks that a step takes."""
+        dtype = self.model["dtype"]
+        found = {kind: pretrained.abstract(kind, dtype)[1] for kind in self.networks}
+        return found if self.teaching is None else found | {"teacher": self.teaching.abstract}
 
     def batch_divisor(self, devices: int) -> int:
         """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
@@ -157,6 +179,9 @@ class TokenizerSteps:
     def start(self, params, discriminator: Trainable | None) -> TrainState:
         """Builds the state before the first step, of a generator with `params`."""
         _, trainable = self._split(params)
+        heads = None
+        if self.teaching is not None:
+            heads = self.teaching.init(self._key(HEADS), self.optimizer)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             generator=Trainable(params, self.optimizer.init(trainable)),
@@ -166,6 +191,7 @@ class TokenizerSteps:
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
             usage=self.means.start(params["quantizer"]) if self.means else None,
+            teacher_heads=heads,
         )
 
     def learning_rate(self, step: jax.Array) -> jax.Array:
@@ -188,7 +214,8 @@ class TokenizerSteps:
 
         Args:
           state: donated.
-          frozen: parameters of the frozen networks `networks`, {'lpips': ..., 'dinov2': ...}.
+          frozen: parameters of the frozen networks `networks`, {'lpips': ..., 'dinov2': ...}, and
+            of the 'teacher' if there is one.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32, or
             (B, E) float32 features of the text tower}.
           adversarial: static; False computes nothing of the adversary.
@@ -202,12 +229,18 @@ class TokenizerSteps:
         schedule = self.adversary.schedule(state.step, keys[0]) if adversarial else None
         batches = {"image": to_float(batch["image"]), "text": batch["text"]}
         batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
+        if self.teaching is not None:
+            batches |= self.teaching.targets(frozen["teacher"], batches)
         fixed, trainable = self._split(state.generator.params)
+        learned, taught = trainable, state.teacher_heads
+        if taught is not None:
+            learned = trainable | {HEADS: taught.params}
         heads = gather(state.discriminator.params) if adversarial else None
         wrong = {"wrong_share": self.wrong_share(state.step)} if self.wrong_share else {}
         grads, assigned, rebuilt, metrics = self.objective.gradients(
-            gather(trainable), gather(fixed), heads, frozen, batches, schedule, keys[1:3], **wrong
+            gather(learned), gather(fixed), heads, frozen, batches, schedule, keys[1:3], **wrong
         )
+        of_heads = grads.pop(HEADS, None)
         rate = self.learning_rate(state.step)
         generator = Trainable(trainable, state.generator.opt_state)
         generator = optim.apply(self.optimizer, generator, grads, rate)
@@ -221,6 +254,9 @@ class TokenizerSteps:
             )
             metrics |= moved
         new = state.replace(generator=Trainable(params, generator.opt_state), usage=usage)
+        if taught is not None:
+            taught = optim.apply(self.optimizer, taught, of_heads, rate)
+            new = new.replace(teacher_heads=taught)
         metrics |= wrong | {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": rate,
@@ -230,6 +266,8 @@ class TokenizerSteps:
         finite &= jnp.isfinite(optax.tree.norm(generator.params))
         if self.means:
             finite &= jnp.isfinite(optax.tree.norm(params["quantizer"]))
+        if taught is not None:
+            finite &= jnp.isfinite(optax.tree.norm(taught.params))
         if adversarial:
             discriminator, of_discriminator = self.adversary.update(
                 state.discriminator,

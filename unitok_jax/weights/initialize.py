@@ -260,10 +260,19 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     before = differences.ADDED["codebook.learning"]
     learning = (each.get("codebook", {}).get("learning", before) for each in (saved, present))
     lines += _differences("codebook.learning", *learning)
-    weights = saved["gan"]["weight"], present["gan"]["weight"]
-    if bool(weights[0]) != bool(weights[1]):
-        lines += _differences("gan.weight", *weights)
+    for room, key in (("gan", "weight"), ("loss", "teacher_token")):
+        weights = saved[room].get(key, 0.0), present[room][key]  # 0: older than the key
+        if bool(weights[0]) != bool(weights[1]):
+            lines += _differences(f"{room}.{key}", *weights)
+        elif key == "teacher_token" and weights[0]:
+            lines += _differences(
+                "teacher", *(_heads_of(tree["teacher"]) for tree in (saved, present))
+            )
     return lines
+
+
+def _heads_of(teacher):
+    return {key: teacher[key] for key in ("kind", "shallow")}
 
 
 def _differences(key, saved, present):

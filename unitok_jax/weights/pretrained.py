@@ -107,6 +107,28 @@ def read_files(path: str | pathlib.Path, weights: str | None = None) -> Content:
     return content._replace(state=state)
 
 
+def read_named(path: str, key: str, advice: str) -> dict[str, np.ndarray]:
+    """Reads the files that a key of the configuration names, as `read_files` does.
+
+    Args:
+      path: value of the key.
+      key: the key, for messages.
+      advice: sentence that says what it must name.
+
+    Raises:
+      FileNotFoundError: empty path or missing file.
+      ConversionError: a ValueError; the file is of another kind than its suffix.
+    """
+    try:
+        if not path:
+            raise FileNotFoundError("no file is named")
+        return read_files(path).state
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}={path!r}: {error}. {advice}") from error
+    except ConversionError as error:
+        raise ConversionError(f"{key}={path}: {error}") from error
+
+
 def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Renames `state`, read from `path`, to the names of `convert`; drops unused entries.
 
@@ -140,7 +162,7 @@ def abstract(kind: str, dtype) -> tuple[nnx.GraphDef, dict]:
     return graph, nnx.to_pure_dict(params)
 
 
-def _stand_in(shapes) -> dict:
+def stand_in(shapes) -> dict:
     """Draws the weights of a network that nobody trained.
 
     NumPy draws them: nothing is compiled for it, and they are the same on every machine. Kernels of
@@ -194,20 +216,14 @@ def load(kind: str, path: str, dtype, *, key: str, turn_off: str) -> tuple[nnx.G
             network.what,
         )
         graph, shapes = abstract(kind, dtype)
-        return graph, _stand_in(shapes)
-    try:
-        if not path:
-            raise FileNotFoundError("no file is named")
-        state = read_files(path).state
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{key}={path!r}: {error}. It must name the weights of {network.what}: get "
-            f"{network.file} of {network.project}, then `unitok convert "
-            f"{network.file} {kind}.safetensors` and {key}={kind}.safetensors; without the "
-            f"network: {turn_off}; random weights, for trying things out: {key}={SEEDED}"
-        ) from error
-    except ConversionError as error:
-        raise ConversionError(f"{key}={path}: {error}") from error
+        return graph, stand_in(shapes)
+    advice = (
+        f"It must name the weights of {network.what}: get "
+        f"{network.file} of {network.project}, then `unitok convert "
+        f"{network.file} {kind}.safetensors` and {key}={kind}.safetensors; without the "
+        f"network: {turn_off}; random weights, for trying things out: {key}={SEEDED}"
+    )
+    state = read_named(path, key, advice)
     graph, shapes = abstract(kind, dtype)
     state = public_state(kind, f"{key}={path}", state)
     return graph, torch_layout.from_torch(state, shapes, network.rows, fixed={})

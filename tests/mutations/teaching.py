@@ -1,0 +1,108 @@
+"""Faults of teachers: what is read of their files, what is learned, and from which images."""
+
+from . import Mutation
+
+LOSSES, OBJECTIVE = "unitok_jax/tokenizer/losses.py", "unitok_jax/tokenizer/objective.py"
+TEACHING, STEP = "unitok_jax/tokenizer/teaching.py", "unitok_jax/tokenizer/step.py"
+TEACHERS, FILES = "unitok_jax/models/pretrained/teachers.py", "unitok_jax/weights/teachers.py"
+VIT, RUN = "unitok_jax/models/pretrained/vit.py", "unitok_jax/tokenizer/run.py"
+DIFFERENCES = "unitok_jax/checkpoints/differences.py"
+TEST_TEACHING, TEST_OBJECTIVE = (
+    "tests/tokenizer/test_teaching.py",
+    "tests/tokenizer/test_objective.py",
+)
+TEST_FILES, TEST_RUNS = "tests/weights/test_teachers.py", "tests/training/test_teacher.py"
+
+MUTATIONS = [
+    Mutation(
+        "a divergence of the teacher from the student",
+        LOSSES,
+        "jnp.sum(jnp.exp(log_teacher) * gap, axis)",
+        "jnp.sum(jnp.exp(log_teacher - gap) * -gap, axis)",
+        f"{TEST_TEACHING} -k of_relations",
+    ),
+    Mutation(
+        "relations of the images alone",
+        LOSSES,
+        "return (divergence(1) + divergence(0)) / 2",
+        "return divergence(1)",
+        f"{TEST_TEACHING} -k of_relations",
+    ),
+    Mutation(
+        "a temperature of the student alone",
+        LOSSES,
+        "teacher = teacher_image @ teacher_text.T / temperature",
+        "teacher = teacher_image @ teacher_text.T",
+        f"{TEST_TEACHING} -k of_relations",
+    ),
+    Mutation(
+        "targets of micro-batches in another order",
+        OBJECTIVE,
+        "targets = [_join(batches[target]) for target in term.targets]",
+        "targets = [batches[t].reshape(-1, batches[t].shape[-1]) for t in term.targets]",
+        f"{TEST_OBJECTIVE} -k teachers_tokens",
+    ),
+    Mutation(
+        "heads that read the register tokens",
+        TEACHING,
+        "x[:, -batch",
+        "x[:, : batch",
+        f"{TEST_TEACHING} -k left_out",
+    ),
+    Mutation(
+        "heads that learn in a step that is not finite",
+        STEP,
+        "new = new.replace(teacher_heads=taught)",
+        "new, state = (s.replace(teacher_heads=taught) for s in (new, state))",
+        f"{TEST_TEACHING} -k not_finite",
+    ),
+    Mutation(
+        "shallow tokens of the block behind",
+        TEACHERS,
+        "outputs[shallow - 1]",
+        "outputs[shallow]",
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "a teacher's logits without their scale",
+        TEACHERS,
+        '"image": jnp.exp(self.logit_scale[...]) * image',
+        '"image": image',
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "queries, keys and values of transformers in another order",
+        FILES,
+        'np.concatenate([three[part] for part in "qkv"])',
+        'np.concatenate([three[part] for part in "kqv"])',
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "projections of transformers that are not transposed",
+        FILES,
+        'array.T if part == "T" else array',
+        "array",
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "position tables that alias",
+        VIT,
+        '"cubic", antialias=True',
+        '"cubic", antialias=False',
+        f"{TEST_FILES} -k position_table",
+    ),
+    Mutation(
+        "heads that go on with another teacher",
+        RUN,
+        '{"dinov2"} | ({"teacher"} if self.config.loss.teacher_token else set())',
+        '{"dinov2"}',
+        f"{TEST_RUNS} -k another_file",
+    ),
+    Mutation(
+        "heads that come and go on resuming",
+        DIFFERENCES,
+        '"gan.weight", "loss.teacher_token", ',
+        '"gan.weight", ',
+        f"{TEST_RUNS} -k heads",
+    ),
+]

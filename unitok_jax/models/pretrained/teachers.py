@@ -1,0 +1,139 @@
+"""Frozen teachers, whose features a tokenizer learns: vision transformers, CLIP's text tower."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unitok_jax.models import layers
+from unitok_jax.models.pretrained import dinov2
+from unitok_jax.models.pretrained.vit import Shape, ViT
+from unitok_jax.models.text_encoder import TextEncoder
+
+_HALF = (0.5, 0.5, 0.5)
+_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class Text(NamedTuple):
+    """Sizes of a CLIP's text tower and of the joint space."""
+
+    embed_dim: int
+    width: int
+    heads: int
+    depth: int = 12
+    vocab_size: int = 49_408
+    context_length: int = 77
+
+
+class Kind(NamedTuple):
+    """Kind of teacher: its networks and where its files are."""
+
+    image: Shape
+    text: Text | None  # None: no text tower that reads CLIP's token ids
+    files: str  # where to get them, for messages
+
+
+def _siglip2(name: str, width: int, depth: int, heads: int, hidden: int) -> Kind:
+    image = Shape(
+        *(width, depth, heads, 16, 16, hidden, _HALF, _HALF), class_token=False, gelu="tanh"
+    )
+    return Kind(image, None, f"huggingface.co/google/siglip2-{name}-patch16-256")
+
+
+def _clip(name: str, image: tuple, patch: int, text: Text) -> Kind:
+    width = image[0]
+    shape = Shape(*(*image, patch, 224 // patch, 4 * width, *_CLIP), norm_before=True, epsilon=1e-5)
+    return Kind(shape, text, f"huggingface.co/laion/{name}, or another CLIP with exact GELU")
+
+
+KINDS = {
+    "dinov2_b14": Kind(dinov2.shape(768, 12, 12), None, "huggingface.co/facebook/dinov2-base"),
+    "dinov2_l14": Kind(dinov2.shape(1024, 24, 16), None, "huggingface.co/facebook/dinov2-large"),
+    "siglip2_b16": _siglip2("base", 768, 12, 12, 3072),
+    "siglip2_l16": _siglip2("large", 1024, 24, 16, 4096),
+    "siglip2_so400m": _siglip2("so400m", 1152, 27, 16, 4304),
+    "clip_b16": _clip("CLIP-ViT-B-16-DataComp.XL-s13B-b90K", (768, 12, 12), 16, Text(512, 512, 8)),
+    "clip_l14": _clip(
+        "CLIP-ViT-L-14-DataComp.XL-s13B-b90K", (1024, 24, 16), 14, Text(768, 768, 12)
+    ),
+}
+"""Teachers by `teacher.kind`."""
+
+
+class Teacher(nnx.Module):
+    """Frozen networks of one teacher; a fresh one is a random stand-in."""
+
+    def __init__(self, kind: Kind, *, relation: bool, dtype, stream=jnp.float32, rngs: nnx.Rngs):
+        """Builds a stand-in.
+
+        Args:
+          kind: a row of `KINDS`.
+          relation: True for the text tower and the joint space too, which `kind` must have.
+          dtype: of products and convolutions.
+          stream: dtype of the residual streams, at least `dtype`.
+          rngs: the stream `params`.
+        """
+        width, text = kind.image.width, kind.text
+        self.image = ViT(kind.image, dtype=dtype, stream=stream, rngs=rngs)
+        self.norm = layers.layer_norm(width, kind.image.epsilon, jnp.float32, rngs)
+        self.first = int(kind.image.class_token)
+        if relation:
+            self.projection = nnx.Param(
+                layers.linear_init(rngs.params(), (width, text.embed_dim), jnp.float32)
+            )
+            self.text_encoder = TextEncoder(
+                **text._asdict(), remat="none", dtype=dtype, stream=stream, rngs=rngs
+            )
+            self.logit_scale = nnx.Param(jnp.zeros(()))
+
+    def tokens(self, images: jax.Array, shallow: int = 0) -> tuple[dict, jax.Array]:
+        """Computes the features of every patch.
+
+        Args:
+          images: (B, H, W, 3) in [-1, 1], sides of whole patches.
+          shallow: number of blocks behind which features are taken too; 0: none.
+
+        Returns:
+          'deep': (B, N, D) float32 behind the last norm, and, with `shallow`, 'shallow': the same
+          of an early block, whose channels are normalised as there is no norm of their own; and
+          the class token (B, D) behind the last norm, or the first token's for a teacher without.
+        """
+        x = self.image.tokens(images)
+        found = {}
+        if shallow:
+            outputs = self.image.blocks.outputs(x)
+            x = outputs[-1]
+            found["shallow"] = _normalise(outputs[shallow - 1][:, self.first :])
+        else:
+            x = self.image.blocks(x)
+        x = self.norm(x.astype(jnp.float32))
+        return found | {"deep": x[:, self.first :]}, x[:, 0]
+
+    def relation(self, pooled: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
+        """Computes float32 vectors (B, E) of images and texts; their products are CLIP's logits.
+
+        Args:
+          pooled: (B, D) class tokens, of `tokens`.
+          text: (B, L) token ids.
+        """
+        with jax.default_matmul_precision("highest"):
+            image = layers.l2_normalize(pooled @ self.projection[...])
+        return {
+            "image": jnp.exp(self.logit_scale[...]) * image,
+            "text": layers.l2_normalize(self.text_encoder(text)),
+        }
+
+
+def input_size(kind: Kind, grid: Sequence[int]) -> tuple[int, int]:
+    """Returns the height and width at which a teacher has one patch for each token of a grid."""
+    rows, columns = grid
+    return rows * kind.image.patch, columns * kind.image.patch
+
+
+def _normalise(x):
+    x = x.astype(jnp.float32)
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)

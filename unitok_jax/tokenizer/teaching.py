@@ -1,0 +1,117 @@
+"""The teacher's side of a training step: its features, the heads that predict them, their loss.
+
+Relations between images and texts as in AToken (arXiv 2509.14476), features of tokens as in
+VFMTok (arXiv 2507.08441) and REPA (arXiv 2410.06940).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unitok_jax.codes import STRIDE
+from unitok_jax.models.layers import Keys
+from unitok_jax.models.pretrained.teachers import KINDS, input_size
+from unitok_jax.models.token_head import TokenHead
+from unitok_jax.models.vitamin import SIZES
+from unitok_jax.tokenizer import losses
+from unitok_jax.training import optim
+from unitok_jax.weights import teachers
+
+HEADS = "teacher_heads"
+"""Name of the heads' parameters beside the parts of the model."""
+
+
+class Teaching:
+    """The teacher's part of a training step as pure functions, closed over `config.teacher`."""
+
+    def __init__(self, teacher, loss, *, size: str, dtype: str, stream: str):
+        """Builds the functions.
+
+        Args:
+          teacher: `config.teacher`.
+          loss: `config.loss`, of which `teacher_token` or `teacher_relation` is above 0.
+          size: `model.size`, whose trunk makes the tokens.
+          dtype: compute dtype of the teacher and of the heads.
+          stream: dtype of the teacher's residual streams, unless `dtype` is wider.
+        """
+        self.kind, self.relation = teacher.kind, bool(loss.teacher_relation)
+        self.temperature = teacher.temperature
+        self._shallow = teacher.shallow if loss.teacher_token else 0
+        stream = jnp.promote_types(dtype, stream)
+        self._graph, self.abstract = teachers.abstract(self.kind, dtype, stream, self.relation)
+        self._names, self._heads = (), None
+        if loss.teacher_token:
+            self._names = ("deep", "shallow") if self._shallow else ("deep",)
+            widths = SIZES[size].width, KINDS[self.kind].image.width
+            self._make = lambda rngs: _Heads(self._names, *widths, jnp.dtype(dtype), rngs)
+            self._heads = nnx.graphdef(nnx.eval_shape(lambda: self._make(Keys(0))))
+
+    def init(self, key: jax.Array, optimizer) -> optim.Trainable | None:
+        """Initialises the heads and their optimiser; None without a loss of tokens."""
+        if self._heads is None:
+            return None
+        params = nnx.to_pure_dict(nnx.state(self._make(Keys(key))))
+        return optim.Trainable(params, optimizer.init(params))
+
+    def targets(self, params, batches: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Computes what is to be learned from every micro-batch.
+
+        Args:
+          params: parameters of the teacher.
+          batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}.
+
+        Returns:
+          'teacher_deep' and 'teacher_shallow' (M, b, N, D), 'teacher_image' and 'teacher_text'
+          (M, b, E), those of them that a loss takes; float32.
+        """
+
+        def one(batch):
+            return self._targets(params, batch["image"], batch["text"])
+
+        if len(batches["image"]) == 1:  # a loop on a CPU would run on one core
+            first = one(jax.tree.map(lambda x: x[0], batches))
+            return jax.tree.map(lambda x: x[None], first)
+        return jax.lax.map(one, batches)
+
+    def token_loss(self, heads, tokens: jax.Array, batch) -> jax.Array:
+        """Computes the loss of the heads' predictions, a mean over the teacher's depths.
+
+        Args:
+          heads: parameters of the heads.
+          tokens: (B, N, D) tokens behind the quantizer, those of the image last.
+          batch: targets of these images.
+        """
+        predicted = nnx.merge(self._heads, heads)(tokens)
+        found = [
+            losses.token_loss(x[:, -batch[f"teacher_{name}"].shape[1] :], batch[f"teacher_{name}"])
+            for name, x in predicted.items()
+        ]
+        return sum(found) / len(found)
+
+    def _targets(self, params, images, text):
+        teacher = nnx.merge(self._graph, params)
+        found, pooled = teacher.tokens(self._resized(images), self._shallow)
+        found = {name: found[name] for name in self._names}
+        if self.relation:
+            found |= teacher.relation(pooled, text)
+        return {f"teacher_{name}": x for name, x in found.items()}
+
+    def _resized(self, images):
+        grid = images.shape[1] // STRIDE, images.shape[2] // STRIDE
+        size = input_size(KINDS[self.kind], grid)
+        if images.shape[1:3] == size:
+            return images
+        shape = (len(images), *size, images.shape[3])
+        return jax.image.resize(images, shape, "cubic", antialias=True)
+
+
+class _Heads(nnx.Module):
+    """One `TokenHead` for each depth of the teacher."""
+
+    def __init__(self, names, inputs, width, dtype, rngs):
+        for name in names:
+            setattr(self, name, TokenHead(inputs, width, dtype=dtype, rngs=rngs))
+        self.names = names
+
+    def __call__(self, tokens: jax.Array) -> dict[str, jax.Array]:
+        return {name: getattr(self, name)(tokens) for name in self.names}
