@@ -79,7 +79,7 @@ def get_config() -> ConfigDict:
     gan.weight = 0.4  # factor of the adaptive weight; 0: no discriminator. Needs frozen.dinov2
     gan.adaptive_limits = (0.015, 1e4)  # smallest and largest adaptive weight
     gan.start_fraction = 0.375  # start of the adversarial phase
-    gan.ramp_fraction = 0.03  # length of the ramp of the adversarial weight from 0
+    gan.ramp_fraction = 0.03  # length of the ramp of the adversarial weight from 0; 0: none
     gan.blur_fraction = 0.06  # length of the fading of the blur on the discriminator's inputs
     gan.loss = "hinge"  # loss of the discriminator: hinge, softplus, linear
     gan.consistency = 4.0  # weight of balanced consistency between two augmentations; 0: none
@@ -101,7 +101,7 @@ def get_config() -> ConfigDict:
     config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()
-    optim.schedule = "cosine"  # learning-rate schedule of both players: cosine, linear, exponential
+    optim.schedule = "cosine"  # rate of both players: cosine, linear, exponential, constant
     optim.learning_rate = 5e-4  # peak rate of the generator, the release's; the paper's is 1e-3
     optim.betas = (0.9, 0.95)  # AdamW's decay rates of the two moments, each in [0, 1)
     optim.eps = 1e-6  # AdamW's epsilon, above 0

@@ -157,6 +157,20 @@ MUTATIONS = [
         f"{TEST_OPTIM} -k ramp",
     ),
     Mutation(
+        "a ramp without length that begins with 0",
+        OPTIM,
+        "(step - start + (not length))",
+        "(step - start)",
+        f"{TEST_OPTIM} -k ramp_without",
+    ),
+    Mutation(
+        "a constant schedule without its warm-up",
+        OPTIM,
+        "return jnp.where(step < warmup_steps, warm, 1.0)",
+        "return jnp.ones_like(warm)",
+        f"{TEST_OPTIM} -k constant",
+    ),
+    Mutation(
         "weight decay of the logit scale",
         OPTIM,
         '"scale", "logit_scale")',

@@ -39,6 +39,22 @@ def test_schedule(name):
     np.testing.assert_allclose(ours, golden["multiplier"], rtol=1e-5, atol=1e-7)
 
 
+def test_a_constant_schedule_never_decays():
+    """Neither player's rate, whatever `final_fraction` is; the warm-ups stay."""
+    config = tiny_full.get_config()
+    config.steps, config.optim.schedule = 100, "constant"
+    config.optim.warmup_fraction, config.optim.learning_rate = 0.04, 3e-4
+    config.gan.start_fraction, config.gan.warmup_fraction = 0.1, 0.02
+    config.gan.learning_rate = 2e-4
+    pure = TokenizerSteps(config)
+    steps = jnp.array([0, 1, 4, 50, 99])
+    np.testing.assert_allclose(
+        jax.vmap(pure.learning_rate)(steps) / 3e-4, [0, 0.25, 1, 1, 1], rtol=1e-6
+    )
+    ours = jax.vmap(pure.adversary.learning_rate)(steps + 10) / 2e-4
+    np.testing.assert_allclose(ours, [0, 0.5, 1, 1, 1], rtol=1e-6)
+
+
 def test_ramps_of_the_adversary():
     golden = parity.json_file("schedules.json")["gan_ramps"]
     config = tiny_full.get_config()
@@ -58,7 +74,7 @@ def test_ramps_of_the_adversary():
 
 
 def test_a_ramp_without_length_is_a_step():
-    assert [float(optim.ramp(jnp.int32(step), 3, 0)) for step in (2, 3, 4)] == [0, 0, 1]
+    assert [float(optim.ramp(jnp.int32(step), 3, 0)) for step in (2, 3, 4)] == [0, 1, 1]
 
 
 def test_the_discriminators_schedule_begins_with_it():

@@ -44,6 +44,8 @@ class Adversary:
         """
         self._gan, self._times = gan.to_dict(), times
         self.start, self.adaptive_limits = times.gan_start, self._gan["adaptive_limits"]
+        # The first step of a weight above 0: a ramp begins with 0.
+        self.first = self.start + bool(times.gan_ramp)
         self._rate_schedule = dict(
             kind=schedule,
             steps=times.total - self.start,
@@ -69,7 +71,7 @@ class Adversary:
 
     def acts(self, step: int) -> bool:
         """Returns True if `step` is in the adversarial phase, that is, its weight is above 0."""
-        return step > self.start
+        return step >= self.first
 
     def schedule(self, step: jax.Array, key: jax.Array) -> AdversarySchedule:
         """Returns a step's values; crop or resize is drawn once for real and rebuilt images."""

@@ -36,9 +36,11 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
     effective_batch_size(data, data.batch_size, steps.batch_divisor(mesh.size))
     programs, late = Programs(steps, mesh), 0.0
     if steps.adversary is not None:
-        late = 1 - steps.adversary.start / config.steps
-    phases = [Phase("before the adversary", programs.phases[False], 1 - late)]
-    if steps.adversary is not None:
+        late = 1 - steps.adversary.first / config.steps
+    phases = []
+    if late < 1:
+        phases.append(Phase("before the adversary", programs.phases[False], 1 - late))
+    if late:
         phases.append(Phase("with the adversary", programs.phases[True], late))
     dtype, state = steps.model["dtype"], programs.abstract
     networks = {kind: pretrained.abstract(kind, dtype)[1] for kind in steps.networks}

@@ -102,8 +102,8 @@ class Run:
             raise ValueError(
                 f"the discriminator has acted by step {step}, but with steps={self.config.steps} "
                 f"and gan.start_fraction={self.config.gan.start_fraction} it begins after step "
-                f"{adversary.start}; lower gan.start_fraction to at most "
-                f"{(step - 1) / self.config.steps:.4g}"
+                f"{adversary.first - 1}; lower gan.start_fraction to at most "
+                f"{(step - adversary.first + adversary.start) / self.config.steps:.4g}"
             )
         return state
 

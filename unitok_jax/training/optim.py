@@ -11,7 +11,7 @@ from flax import struct
 # Parameters without weight decay: those of one dimension in the reference layout, chosen by name
 # because a bias of scanned blocks has two dimensions here.
 _NO_DECAY = ("bias", "q_bias", "v_bias", "scale", "logit_scale")
-SCHEDULES = ("cosine", "linear", "exponential")
+SCHEDULES = ("cosine", "linear", "exponential", "constant")
 # Fraction of the steps after the warm-up during which the rate stays at its peak.
 _PLATEAU = {"cosine": 0.0, "linear": 0.05, "exponential": 0.15}
 
@@ -37,15 +37,19 @@ def learning_rate_schedule(
 
     Args:
       step: int32 scalar, 0 for the first update; may be traced.
-      kind: 'cosine'; 'linear' and 'exponential' stay at 1 for 5 and 15 % of the decay first.
+      kind: 'cosine'; 'linear' and 'exponential' stay at 1 for 5 and 15 % of the decay first;
+        'constant' stays at 1.
       steps: length of the schedule; its last update is step `steps - 1`.
       warmup_steps: number of updates of the warm-up.
       start_fraction: multiplier of step 0 if there is a warm-up.
-      final_fraction: multiplier of the last update.
+      final_fraction: multiplier of the last update; not read by 'constant'.
 
     Returns:
       float32 scalar in [0, 1].
     """
+    warm = start_fraction + (1 - start_fraction) * step / max(warmup_steps, 1)
+    if kind == "constant":
+        return jnp.where(step < warmup_steps, warm, 1.0)
     progress = (step - warmup_steps) / max(steps - 1 - warmup_steps, 1)
     plateau = _PLATEAU[kind]
     rest = jnp.clip((1 - progress) / (1 - plateau), 0.0, 1.0)
@@ -54,13 +58,15 @@ def learning_rate_schedule(
     else:
         shape = rest if kind == "linear" else 0.5 * (1 - jnp.cos(jnp.pi * rest))
         decayed = final_fraction + (1 - final_fraction) * shape
-    warm = start_fraction + (1 - start_fraction) * step / max(warmup_steps, 1)
     return jnp.where(step < warmup_steps, warm, decayed)
 
 
 def ramp(step: jax.Array, start: int, length: int) -> jax.Array:
-    """Returns 0 up to step `start`, then rises to 1 over `length` steps; float32, in [0, 1]."""
-    return jnp.clip((step - start) / max(length, 1), 0.0, 1.0)
+    """Returns 0 up to step `start`, then rises to 1 over `length` steps; float32, in [0, 1].
+
+    Without length it is 1 from step `start` on.
+    """
+    return jnp.clip((step - start + (not length)) / max(length, 1), 0.0, 1.0)
 
 
 def decay_mask(params):
