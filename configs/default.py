@@ -77,11 +77,13 @@ def get_config() -> ConfigDict:
     # The discriminator and its share of the loss. Fractions are of `steps`.
     config.gan = gan = ConfigDict()
     gan.weight = 0.4  # factor of the adaptive weight; 0: no discriminator. Needs frozen.dinov2
+    gan.adaptive = True  # False: gan.weight is the weight itself, whatever the gradients
     gan.adaptive_limits = (0.015, 1e4)  # smallest and largest adaptive weight
     gan.start_fraction = 0.375  # start of the adversarial phase
     gan.ramp_fraction = 0.03  # length of the ramp of the adversarial weight from 0; 0: none
     gan.blur_fraction = 0.06  # length of the fading of the blur on the discriminator's inputs
     gan.loss = "hinge"  # loss of the discriminator: hinge, softplus, linear
+    gan.generator_loss = "linear"  # loss of the generator: linear, non_saturating
     gan.consistency = 4.0  # weight of balanced consistency between two augmentations; 0: none
     gan.augment_probability = 1.0  # probability of each DiffAug transform; always 1 for consistency
     gan.crop_probability = 0.5  # probability of a crop to whole DINOv2 patches, else a resize

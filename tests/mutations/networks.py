@@ -99,9 +99,30 @@ MUTATIONS = [
     Mutation(
         "an adversarial phase that begins a step early",
         ADVERSARY,
-        "return step > self.start",
-        "return step >= self.start",
+        "self.first = self.start + bool(times.gan_ramp)",
+        "self.first = self.start",
         f"{TEST_OPTIM} -k ramps_of",
+    ),
+    Mutation(
+        "a constant adversary that leaves out the first step",
+        ADVERSARY,
+        "self.first = self.start + bool(times.gan_ramp)",
+        "self.first = self.start + 1",
+        f"{TEST_OPTIM} -k adversary_without",
+    ),
+    Mutation(
+        "an adaptive weight whatever gan.adaptive says",
+        ADVERSARY,
+        'self._gan["adaptive_limits"] if gan.adaptive else None',
+        'self._gan["adaptive_limits"]',
+        f"{TEST_OPTIM} -k adversary_without",
+    ),
+    Mutation(
+        "one loss of the generator whatever gan.generator_loss says",
+        ADVERSARY,
+        'losses.generator_loss(self._gan["generator_loss"], logits)',
+        'losses.generator_loss("linear", logits)',
+        f"{TEST_ADVERSARY} -k saturating",
     ),
     Mutation(
         "a discriminator's schedule that begins with the run",

@@ -99,6 +99,14 @@ def test_losses_are_those_of_the_logits(make):
     assert float(value) == pytest.approx(-float(np.mean(logits(fake))), rel=1e-5)
 
 
+def test_the_generators_loss_may_be_non_saturating(make):
+    adversary = make(augment_probability=0.0, generator_loss="non_saturating")
+    heads, fake = adversary.init(jax.random.key(0)).params, images(2)
+    value = adversary.generator_loss(heads, {}, fake, late(adversary), jax.random.key(1))
+    expected = np.mean(np.log1p(np.exp(-np.asarray(logits(fake), np.float64))))
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_generators_images_are_augmented(make):
     adversary = make(augment_probability=1.0)
     heads = adversary.init(jax.random.key(0)).params

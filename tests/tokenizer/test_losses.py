@@ -56,7 +56,17 @@ def test_discriminator_losses_by_hand(kind, expected):
     if expected is None:
         expected = np.mean(np.log1p(np.exp([-0.5, -2.0]))) + np.mean(np.log1p(np.exp([2.0, -4.0])))
     assert float(losses.discriminator_loss(kind, real, fake)) == pytest.approx(expected, rel=1e-6)
-    assert float(losses.generator_loss(fake)) == 1.0
+
+
+def test_generator_losses_by_hand():
+    """Both fall with the logit; only the linear one goes on falling once the logit is high."""
+    fake = jnp.array([2.0, -4.0, 30.0])
+    assert float(losses.generator_loss("linear", fake)) == pytest.approx(-28 / 3)
+    expected = np.mean(-np.log(1 / (1 + np.exp([-2.0, 4.0, -30.0]))))
+    ours = losses.generator_loss("non_saturating", fake)
+    assert float(ours) == pytest.approx(expected, rel=1e-6)
+    slopes = jax.grad(lambda fake: 3 * losses.generator_loss("non_saturating", fake))(fake)
+    np.testing.assert_allclose(slopes, [-0.119203, -0.982014, 0], atol=1e-6)
 
 
 def test_adaptive_weight_is_a_ratio_within_limits():

@@ -77,6 +77,22 @@ def test_a_ramp_without_length_is_a_step():
     assert [float(optim.ramp(jnp.int32(step), 3, 0)) for step in (2, 3, 4)] == [0, 1, 1]
 
 
+def test_an_adversary_without_start_and_ramp_acts_from_the_first_step_on():
+    config = tiny_full.get_config()
+    config.steps, config.gan.weight, config.gan.adaptive = 100, 0.1, False
+    config.gan.start_fraction = config.gan.ramp_fraction = config.gan.blur_fraction = 0.0
+    adversary = TokenizerSteps(config).adversary
+    assert adversary.adaptive_limits is None
+    for step in (0, 1, 99):
+        schedule = adversary.schedule(jnp.int32(step), jax.random.key(0))
+        assert adversary.acts(step) and schedule.weight == np.float32(0.1) and schedule.fade == 0
+    config.gan.ramp_fraction = 0.02
+    adversary = TokenizerSteps(config).adversary
+    weights = jax.vmap(adversary.schedule, (0, None))(jnp.arange(4), jax.random.key(0)).weight
+    np.testing.assert_allclose(weights, [0, 0.05, 0.1, 0.1], rtol=1e-6)
+    assert [adversary.acts(step) for step in range(4)] == [False, True, True, True]
+
+
 def test_the_discriminators_schedule_begins_with_it():
     golden = parity.json_file("schedules.json")["discriminator"]
     config = tiny_full.get_config()

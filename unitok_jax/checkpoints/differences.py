@@ -28,6 +28,8 @@ ADDED = {
     "product": "tokenizer",
     "data.mixture": [],
     "frozen.inception": "",
+    "gan.adaptive": True,
+    "gan.generator_loss": "linear",
     "log.parameters": False,
     "log.wandb": "",
 }

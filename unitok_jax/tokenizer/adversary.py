@@ -22,7 +22,7 @@ from unitok_jax.training import optim
 class AdversarySchedule(NamedTuple):
     """Schedule values of the adversarial loss at one step, for generator and discriminator."""
 
-    weight: jax.Array  # scalar, the factor of the adaptive weight
+    weight: jax.Array  # scalar, the factor of the adaptive weight, or the constant weight
     fade: jax.Array  # scalar, strength of the blur, 1 to 0
     crop: jax.Array  # bool scalar: images are cropped to whole patches, not resized
     offset: jax.Array  # (2,) in [0, 1): start of a crop
@@ -43,9 +43,11 @@ class Adversary:
           remat: True to recompute DINOv2's activations in the backward pass.
         """
         self._gan, self._times = gan.to_dict(), times
-        self.start, self.adaptive_limits = times.gan_start, self._gan["adaptive_limits"]
+        self.start = times.gan_start
         # The first step of a weight above 0: a ramp begins with 0.
         self.first = self.start + bool(times.gan_ramp)
+        # Limits of the adaptive weight; None: the weight is that of the schedule.
+        self.adaptive_limits = self._gan["adaptive_limits"] if gan.adaptive else None
         self._rate_schedule = dict(
             kind=schedule,
             steps=times.total - self.start,
@@ -133,9 +135,10 @@ class Adversary:
         return optim.apply(self.optimizer, discriminator, grads, rate), metrics
 
     def generator_loss(self, heads, dinov2, images, schedule: AdversarySchedule, key) -> jax.Array:
-        """Computes minus the mean logit of augmented reconstructions (B, H, W, 3)."""
+        """Computes the generator's loss of augmented reconstructions (B, H, W, 3)."""
         views = self._augment(images, schedule.fade, key)
-        return losses.generator_loss(self._logits(heads, self._features(dinov2, views, schedule)))
+        logits = self._logits(heads, self._features(dinov2, views, schedule))
+        return losses.generator_loss(self._gan["generator_loss"], logits)
 
     def discriminator_loss(self, heads, dinov2, real, fake, schedule: AdversarySchedule, key):
         """Computes the discriminator's loss of a batch and the metrics of its parts.

@@ -7,7 +7,13 @@ from ml_collections import ConfigDict
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models import limits
-from unitok_jax.tokenizer.losses import DISCRIMINATOR_LOSSES, PIXEL_TERMS, TERMS
+from unitok_jax.tokenizer.losses import (
+    DISCRIMINATOR_LOSSES,
+    GENERATOR_LOSSES,
+    NETWORK_TERMS,
+    PIXEL_TERMS,
+    TERMS,
+)
 from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import config_checks
 from unitok_jax.training.config_checks import (
@@ -72,11 +78,12 @@ def _check_losses(config):
     if not any(config.loss[key] for key in tasks):
         *names, last = (f"loss.{key}" for key in tasks)
         raise ValueError(f"{', '.join(names)} and {last} are all 0: nothing to learn")
-    if config.loss.perceptual and min(config.data.image_size) < MIN_PERCEPTUAL:
-        raise ValueError(
-            f"loss.perceptual={config.loss.perceptual} needs images of at least {MIN_PERCEPTUAL} "
-            f"px, but data.image_size={tuple(config.data.image_size)}; set loss.perceptual=0"
-        )
+    for name in NETWORK_TERMS:
+        if config.loss[name] and min(config.data.image_size) < MIN_PERCEPTUAL:
+            raise ValueError(
+                f"loss.{name}={config.loss[name]} needs images of at least {MIN_PERCEPTUAL} px, "
+                f"but data.image_size={tuple(config.data.image_size)}; set loss.{name}=0"
+            )
     if config.loss.contrastive and config.data.batch_size == 1:
         raise ValueError(
             f"data.batch_size=1 leaves loss.contrastive={config.loss.contrastive} no other pair to "
@@ -91,6 +98,10 @@ def _check_gan(config):
         return
     if gan.loss not in DISCRIMINATOR_LOSSES:
         raise ValueError(f"gan.loss={gan.loss!r} is not one of {', '.join(DISCRIMINATOR_LOSSES)}")
+    if gan.generator_loss not in GENERATOR_LOSSES:
+        raise ValueError(
+            f"gan.generator_loss={gan.generator_loss!r} is not one of {', '.join(GENERATOR_LOSSES)}"
+        )
     for key in ("consistency", "learning_rate", "weight_decay", "ramp_fraction", "blur_fraction"):
         at_least_zero(f"gan.{key}", gan[key])
     for key in ("augment_probability", "crop_probability", "warmup_fraction", "final_fraction"):
@@ -104,7 +115,7 @@ def _check_gan(config):
             f"gan.start_fraction={gan.start_fraction} of steps={config.steps} leaves the "
             "discriminator no step; set it between 0 and 1, or gan.weight=0"
         )
-    if not any(config.loss[key] for key in PIXEL_TERMS):
+    if gan.adaptive and not any(config.loss[key] for key in PIXEL_TERMS):
         raise ValueError(
             f"gan.weight={gan.weight} is relative to the gradient of the losses of pixels, and "
             f"{', '.join(f'loss.{key}' for key in PIXEL_TERMS)} are all 0; set one, or gan.weight=0"

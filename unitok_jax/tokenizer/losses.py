@@ -67,12 +67,17 @@ TERMS = {
     "contrastive": Term(("image_features", "text_features", "logit_scale"), contrastive_loss),
 }
 PIXEL_TERMS = tuple(name for name, t in TERMS.items() if t.outputs == ("reconstruction",))
+NETWORK_TERMS = tuple(name for name, t in TERMS.items() if t.network)
 
 
 DISCRIMINATOR_LOSSES = {
     "hinge": lambda margin: jax.nn.relu(1 - margin),
     "softplus": lambda margin: jax.nn.softplus(-margin),
     "linear": lambda margin: -margin,
+}
+GENERATOR_LOSSES = {
+    "linear": DISCRIMINATOR_LOSSES["linear"],
+    "non_saturating": DISCRIMINATOR_LOSSES["softplus"],
 }
 
 
@@ -87,9 +92,14 @@ def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array
     return jnp.mean(of_margin(real)) + jnp.mean(of_margin(-fake))
 
 
-def generator_loss(fake: jax.Array) -> jax.Array:
-    """Computes the generator's adversarial loss: minus the mean logit of reconstructions."""
-    return -jnp.mean(fake)
+def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
+    """Computes the generator's adversarial loss: its mean over the logits of reconstructions.
+
+    Args:
+      kind: 'linear', minus the logit; 'non_saturating', log(1 + exp(-logit)) (arXiv 1406.2661).
+      fake: logits of any shape; positive means real.
+    """
+    return jnp.mean(GENERATOR_LOSSES[kind](fake))
 
 
 def adaptive_weight(

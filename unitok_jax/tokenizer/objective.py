@@ -144,12 +144,15 @@ class Objective:
             return {"named": {}}
         terms = self._pixel_terms(rebuilt, batch["image"][:: self.decode_every], frozen)
         if schedule is not None:
-            decoder = nnx.merge(self._graph, params).decoder
-            at_kernel = functools.partial(decoder.to_rgb, last_features)
-            kernel = decoder.up_conv4.conv2.kernel[...]
-            terms |= self._gan_terms(
-                rebuilt, terms["cotangent"], at_kernel, kernel, heads, frozen, schedule, key
-            )
+            terms |= self._gan_terms(rebuilt, heads, frozen, schedule, key)
+            if self._adversary.adaptive_limits is not None:
+                decoder = nnx.merge(self._graph, params).decoder
+                at_kernel = functools.partial(decoder.to_rgb, last_features)
+                pull = jax.vjp(at_kernel, decoder.up_conv4.conv2.kernel[...])[1]
+                terms |= {
+                    "gradient": pull(terms["cotangent"])[0],
+                    "gan_gradient": pull(terms["gan_cotangent"])[0],
+                }
         return terms
 
     def _pixel_terms(self, rebuilt, images, frozen):
@@ -166,18 +169,12 @@ class Objective:
         (_, named), cotangent = jax.value_and_grad(total, has_aux=True)(rebuilt)
         return {"named": named, "cotangent": cotangent}
 
-    def _gan_terms(self, rebuilt, cotangent, at_kernel, kernel, heads, frozen, schedule, key):
-        """Computes the adversarial loss, its cotangent, both losses' gradients at `kernel`."""
+    def _gan_terms(self, rebuilt, heads, frozen, schedule, key):
+        """Computes the adversarial loss of a micro-batch and its cotangent."""
         loss, gan_cotangent = jax.value_and_grad(self._adversary.generator_loss, argnums=2)(
             heads, frozen["dinov2"], rebuilt, schedule, key
         )
-        pull = jax.vjp(at_kernel, kernel)[1]
-        return {
-            "gan": loss,
-            "gan_cotangent": gan_cotangent,
-            "gradient": pull(cotangent)[0],
-            "gan_gradient": pull(gan_cotangent)[0],
-        }
+        return {"gan": loss, "gan_cotangent": gan_cotangent}
 
     def _cotangents(self, outputs, terms, schedule):
         """Computes cotangents of all outputs, for the loss of the whole batch, and metrics."""
@@ -206,9 +203,10 @@ class Objective:
         if "reconstruction" in outputs:
             cotangent = terms["cotangent"]
             if schedule is not None:
-                norms = (optax.tree.norm(mean(terms[k])) for k in ("gradient", "gan_gradient"))
-                limits = self._adversary.adaptive_limits
-                weight = schedule.weight * losses.adaptive_weight(*norms, limits)
+                weight, limits = schedule.weight, self._adversary.adaptive_limits
+                if limits is not None:
+                    norms = (optax.tree.norm(mean(terms[k])) for k in ("gradient", "gan_gradient"))
+                    weight = schedule.weight * losses.adaptive_weight(*norms, limits)
                 cotangent = cotangent + weight * terms["gan_cotangent"]
                 metrics |= {"loss/gan": mean(terms["gan"]), "gan/weight": weight}
                 total = total + weight * metrics["loss/gan"]

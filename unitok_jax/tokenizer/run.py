@@ -301,9 +301,9 @@ class Run:
         return suite.captions_of(self.eval_source, self.config.data.context_length)
 
 
-def _load_frozen(networks: dict[str, str], files: ConfigDict, dtype: str) -> dict:
+def _load_frozen(networks: dict[str, list[str]], files: ConfigDict, dtype: str) -> dict:
     """Loads the parameters of the step's `networks`, and of Inception if `files` name it."""
-    wanted = {kind: f"{key}=0" for kind, key in networks.items()}
+    wanted = {kind: " and ".join(f"{key}=0" for key in keys) for kind, keys in networks.items()}
     if files.inception:
         wanted["inception"] = "frozen.inception=''"
     return {

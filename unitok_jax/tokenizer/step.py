@@ -18,6 +18,7 @@ from unitok_jax.models.quantizers.base import codebook_counts, codebook_health
 from unitok_jax.models.unitok import UniTok, abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.adversary import Adversary
+from unitok_jax.tokenizer.losses import NETWORK_TERMS
 from unitok_jax.tokenizer.objective import Objective, split_batch
 from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import optim
@@ -123,12 +124,12 @@ class TokenizerSteps:
             decode_every=round(1 / config.data.decode_fraction),
             remat=remat,
         )
-        weights = {
-            "lpips": ("loss.perceptual", config.loss.perceptual),
-            "dinov2": ("gan.weight", config.gan.weight),
+        needed = {
+            "lpips": [f"loss.{name}" for name in NETWORK_TERMS if config.loss[name]],
+            "dinov2": ["gan.weight"] if config.gan.weight else [],
         }
-        # Frozen networks that a step takes: kind -> key of the loss that needs it.
-        self.networks = {kind: key for kind, (key, weight) in weights.items() if weight}
+        # Frozen networks that a step takes: kind -> keys of the losses that need it.
+        self.networks = {kind: keys for kind, keys in needed.items() if keys}
 
     def batch_divisor(self, devices: int) -> int:
         """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
