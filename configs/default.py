@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     loss.l1 = 0.2  # weight of the mean absolute error of pixels
     loss.l2 = 1.0  # weight of the mean squared error of pixels
     loss.perceptual = 1.0  # weight of LPIPS; needs frozen.lpips
+    loss.gram = 0.0  # weight of the distance of Gram matrices of LPIPS' features; as perceptual
     loss.vq = 1.0  # weight of the VQ loss, codebook and commitment terms
     loss.entropy = 0.0  # weight of the entropy loss of the codebooks
     loss.contrastive = 1.0  # weight of CLIP's image-text loss
@@ -98,7 +99,7 @@ def get_config() -> ConfigDict:
     # Weights of the frozen networks (docs/guides/convert_weights.md): a .safetensors from
     # `convert`, the published .pth, or "seeded": random stand-ins, for tests and for trying a run.
     config.frozen = ConfigDict()
-    config.frozen.lpips = ""  # path of LPIPS with VGG16; needed if loss.perceptual > 0
+    config.frozen.lpips = ""  # path of LPIPS with VGG16; for loss.perceptual or loss.gram > 0
     config.frozen.dinov2 = ""  # path of DINOv2 ViT-S/14; needed if gan.weight > 0
     config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 

@@ -31,7 +31,7 @@ def measure(name: str, dtype: str | None, batch: int, steps: int, remat: str, qu
     config.steps = steps
     config.model.remat, config.optim.accumulation = remat, 1
     config.gan.weight = 0.0
-    config.frozen.lpips = config.frozen.lpips or (SEEDED if config.loss.perceptual else "")
+    config.frozen.lpips = config.frozen.lpips or SEEDED
     config.data.source, config.data.batch_size = "tar", batch
     config.log.every, config.log.tensorboard = max(1, steps // 20), False
     config.eval.every, config.eval.max_images, config.eval.batch_size = steps, batch, batch

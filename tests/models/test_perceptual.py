@@ -1,5 +1,7 @@
 """LPIPS against the reference's numbers, and its contract."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,61 @@ def test_a_fresh_one_keeps_the_signal_alive():
     ]
     for tap in taps:
         assert 0.1 < float(tap.std()) < 10
+
+
+class TestGramDistance:
+    def both(self, seeded, size=32):
+        """(graph, parameters, two pairs of images, the distance by NumPy in float64)."""
+        x, y = pair(size)
+        taps = jax.jit(lambda p, x: nnx.merge(seeded[0], p).taps(x))
+        expected = np.zeros(2)
+        for a, b in zip(taps(seeded[1], x), taps(seeded[1], y), strict=True):
+            for image in range(2):
+                grams = []
+                for features in (a[image], b[image]):
+                    rows = np.asarray(features, np.float64).reshape(-1, features.shape[-1])
+                    grams.append(rows.T @ rows / rows.size)
+                expected[image] += np.linalg.norm(grams[0] - grams[1]) ** 2
+        return *seeded, x, y, expected
+
+    @staticmethod
+    def distance(model, x, y):
+        return model.gram_distance(model.features(x), model.features(y))
+
+    def test_is_that_of_numpy(self, seeded):
+        graph, params, x, y, expected = self.both(seeded)
+        ours = jax.jit(lambda p, x, y: self.distance(nnx.merge(graph, p), x, y))
+        np.testing.assert_allclose(ours(params, x, y), expected, rtol=1e-5)
+        assert (expected > 0).all()
+        np.testing.assert_array_equal(ours(params, x, x), np.zeros(2))
+
+    def test_nearly_equal_features_keep_their_digits(self):
+        """A difference of both matrices in float32 would be wrong by more than the tolerance."""
+        rng = np.random.default_rng(0)
+        x = rng.uniform(size=(1, 16, 16, 8)).astype(np.float32)
+        y = x + np.float32(1e-6) * rng.uniform(size=x.shape).astype(np.float32)
+        ours = Lpips.gram_distance(types.SimpleNamespace(remat=False), [x], [y])
+        rows = [z.astype(np.float64).reshape(-1, 8) for z in (x, y)]
+        grams = [z.T @ z / z.size for z in rows]
+        expected = np.linalg.norm(grams[0] - grams[1]) ** 2
+        np.testing.assert_allclose(ours, [expected], rtol=1e-4)
+        grams = [(z.T @ z / np.float32(z.size)) for z in (x.reshape(-1, 8), y.reshape(-1, 8))]
+        assert abs(np.linalg.norm(grams[0] - grams[1]) ** 2 / expected - 1) > 1e-3
+
+    def test_recomputed_it_has_the_same_gradient(self):
+        rng = np.random.default_rng(0)
+        x, y = ([rng.normal(size=(2, n, n, 3)).astype(np.float32) for n in (8, 4)] for _ in "xy")
+        grads, recomputed = [], []
+        for remat in (False, True):
+            model = types.SimpleNamespace(remat=remat)
+            gradient = jax.grad(lambda x, m=model: Lpips.gram_distance(m, x, y).sum())
+            text = str(jax.make_jaxpr(gradient)(x))
+            recomputed.append("remat" in text or "checkpoint" in text)
+            grads.append(gradient(x))
+        assert recomputed == [False, True]
+        for one, other in zip(*grads, strict=True):
+            assert np.abs(one).max() > 0
+            np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 def test_gradient_is_finite_for_black_and_for_equal_images():

@@ -6,6 +6,8 @@ STEP, OPTIM = "unitok_jax/tokenizer/step.py", "unitok_jax/training/optim.py"
 LOSSES, OBJECTIVE = "unitok_jax/tokenizer/losses.py", "unitok_jax/tokenizer/objective.py"
 CODEBOOKS = "unitok_jax/models/quantizers/base.py"
 RULES, GRADIENTS = "tests/tokenizer/test_step_rules.py", "tests/tokenizer/test_objective.py"
+LPIPS = "unitok_jax/models/pretrained/lpips.py"
+PERCEPTUAL = "tests/models/test_perceptual.py"
 TEST_OPTIM, TEST_LOSSES = "tests/training/test_optim.py", "tests/tokenizer/test_losses.py"
 
 MUTATIONS = [
@@ -152,8 +154,8 @@ MUTATIONS = [
     Mutation(
         "ramps that begin at step 0",
         OPTIM,
-        "(step - start) / max(length, 1)",
-        "step / max(length, 1)",
+        "(step - start + (not length)) / max(length, 1)",
+        "(step + (not length)) / max(length, 1)",
         f"{TEST_OPTIM} -k ramp",
     ),
     Mutation(
@@ -323,5 +325,55 @@ MUTATIONS = [
         'cotangent + weight * terms["gan_cotangent"]',
         'cotangent + terms["gan_cotangent"]',
         f"{GRADIENTS} -k adaptive",
+    ),
+    Mutation(
+        "a generator's loss that saturates",
+        LOSSES,
+        '"non_saturating": DISCRIMINATOR_LOSSES["softplus"]',
+        '"non_saturating": lambda logit: -jax.nn.softplus(logit)',
+        f"{TEST_LOSSES} -k generator_losses",
+    ),
+    Mutation(
+        "features of LPIPS computed for every loss",
+        OBJECTIVE,
+        "named[name] = term.function(*(features if term.network else pixels))",
+        "given = (*map(lpips.features, pixels), lpips) if term.network else pixels\n"
+        "                    named[name] = term.function(*given)",
+        f"{GRADIENTS} -k without_a_discriminator",
+    ),
+    Mutation(
+        "Gram matrices of another scale",
+        LPIPS,
+        "/ math.prod(x.shape[1:])",
+        "/ math.prod(x.shape[1:3])",
+        f"{PERCEPTUAL} -k numpy",
+    ),
+    Mutation(
+        "a difference of two nearly equal Gram matrices",
+        LPIPS,
+        'jnp.einsum("bhwc,bhwd->bcd", x - y, x + y)',
+        'jnp.einsum("bhwc,bhwd->bcd", x, x) - jnp.einsum("bhwc,bhwd->bcd", y, y)',
+        f"{PERCEPTUAL} -k digits",
+    ),
+    Mutation(
+        "Gram matrices kept for the backward pass whatever the memory",
+        LPIPS,
+        "jax.checkpoint(_gram_distance) if self.remat else _gram_distance",
+        "_gram_distance",
+        f"{PERCEPTUAL} -k recomputed_it",
+    ),
+    Mutation(
+        "half of a difference of Gram matrices",
+        LPIPS,
+        "((product + product.mT) / 2)",
+        "product",
+        f"{PERCEPTUAL} -k numpy",
+    ),
+    Mutation(
+        "an older checkpoint without its key's meaning",
+        "unitok_jax/checkpoints/differences.py",
+        '"gan.generator_loss": "linear",',
+        '"gan.generator_loss": "non_saturating",',
+        "tests/checkpoints/test_checkpoint.py -k older_than",
     ),
 ]

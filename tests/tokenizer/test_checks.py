@@ -6,6 +6,7 @@ import types
 import pytest
 
 from configs import default, tiny, tiny_full
+from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.run import Run
 
@@ -23,6 +24,15 @@ def test_the_configurations_that_come_with_it_pass():
     "changes, message",
     [
         ({"loss.l1": -0.1}, r"loss\.l1=-0\.1 must not be negative"),
+        ({"loss.gram": -200.0}, r"loss\.gram=-200\.0 must not be negative"),
+        (
+            {"gan.generator_loss": "hinge"},
+            r"gan\.generator_loss='hinge' is not one of linear, non_saturating",
+        ),
+        (
+            {"loss.perceptual": 0.0, "loss.gram": 200.0, "data.image_size": (32, 64)},
+            r"loss\.gram=200\.0 needs images of at least 48 px, .*=\(32, 64\); set loss\.gram=0",
+        ),
         ({"loss.perceptual": -1.0}, r"loss\.perceptual=-1\.0 must not be negative"),
         ({"gan.weight": -0.4}, r"gan\.weight=-0\.4 must not be negative"),
         ({"gan.consistency": -4.0}, r"gan\.consistency=-4\.0 must not be negative"),
@@ -35,7 +45,7 @@ def test_the_configurations_that_come_with_it_pass():
         ({"gan.augment_probability": 1.1}, r"gan\.augment_probability=1\.1 must lie between"),
         (
             {"loss.l1": 0.0, "loss.l2": 0.0, "loss.perceptual": 0.0},
-            r"gan\.weight=0\.4 is relative to .*loss\.l1, loss\.l2, loss\.perceptual are all 0",
+            r"gan\.weight=0\.4 is relative to .*loss\.l1, .*, loss\.gram are all 0",
         ),
         ({"data.image_size": (32, 64)}, r"loss\.perceptual=1\.0 needs images of at least 48 px"),
         ({"data.batch_size": 1}, r"data\.batch_size=1 leaves loss\.contrastive=1\.0 no other pair"),
@@ -90,6 +100,30 @@ def test_bad_values(changes, message):
         config[room][leaf] = value
     with pytest.raises(ValueError, match=message):
         check(config)
+
+
+def test_a_constant_weight_needs_no_losses_of_pixels():
+    config = tiny_full.get_config()
+    config.gan.adaptive = False
+    for key in losses.PIXEL_TERMS:
+        config.loss[key] = 0.0
+    check(config)
+
+
+@pytest.mark.parametrize(
+    "weights, remedy",
+    [
+        ({"gram": 200.0}, r"loss\.gram=0;"),
+        ({"gram": 200.0, "perceptual": 2.0}, r"loss\.perceptual=0 and loss\.gram=0;"),
+    ],
+    ids=["gram", "both"],
+)
+def test_a_loss_of_lpips_without_lpips(weights, remedy):
+    config = tiny.get_config()
+    config.loss.update(weights)
+    words = r"^frozen\.lpips='': no file is named\. .* LPIPS .*; without the network: "
+    with pytest.raises(FileNotFoundError, match=words + remedy):
+        Run(config)
 
 
 def test_nothing_to_learn():

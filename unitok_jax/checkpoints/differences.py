@@ -32,6 +32,7 @@ ADDED = {
     "gan.generator_loss": "linear",
     "log.parameters": False,
     "log.wandb": "",
+    "loss.gram": 0.0,
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
 SWITCHES = ("gan.weight", "optim.ema_decay")

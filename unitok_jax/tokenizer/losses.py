@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unitok_jax.models.pretrained.lpips import Lpips
+
 
 def l1_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
     """Computes the mean absolute error of two (B, H, W, 3) arrays."""
@@ -19,10 +21,17 @@ def l2_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def perceptual_loss(
-    reconstruction: jax.Array, images: jax.Array, distance: Callable[..., jax.Array]
+    reconstruction: list[jax.Array], images: list[jax.Array], network: Lpips
 ) -> jax.Array:
-    """Computes the mean of a network's `distance`, (B,), of two (B, H, W, 3) arrays."""
-    return jnp.mean(distance(reconstruction, images))
+    """Computes the mean LPIPS of image pairs from their `network.features`."""
+    return jnp.mean(network.distance(reconstruction, images))
+
+
+def gram_loss(
+    reconstruction: list[jax.Array], images: list[jax.Array], network: Lpips
+) -> jax.Array:
+    """Computes the mean distance of Gram matrices of image pairs from their `network.features`."""
+    return jnp.mean(network.gram_distance(reconstruction, images))
 
 
 @jax.named_scope("contrastive")  # marks the loss's communication in a compiled program
@@ -47,13 +56,14 @@ def contrastive_loss(
 class Term(NamedTuple):
     """Term of the generator's loss.
 
-    The function of a term of the reconstruction takes the reconstruction, the images and, with
-    `network`, LPIPS. Any other takes its outputs of the whole batch; scalars are averaged.
+    The function of a term of the reconstruction takes the reconstruction and the images; with
+    `network`, the features of both and the network, LPIPS. Any other takes its outputs of the
+    whole batch; scalars are averaged.
     """
 
     outputs: tuple[str, ...]  # inputs: fields of `models.unitok.Output`
     function: Callable[..., jax.Array] | None  # gives a scalar; None: the output is the loss
-    network: bool = False  # True if the function takes LPIPS
+    network: bool = False  # True if the function takes LPIPS and its features
     free: bool = False  # reported with weight 0 too, where its outputs exist
 
 
@@ -62,6 +72,7 @@ TERMS = {
     "l1": Term(("reconstruction",), l1_loss, free=True),
     "l2": Term(("reconstruction",), l2_loss, free=True),
     "perceptual": Term(("reconstruction",), perceptual_loss, network=True),
+    "gram": Term(("reconstruction",), gram_loss, network=True),
     "vq": Term(("vq_loss",), None, free=True),
     "entropy": Term(("entropy_loss",), None),
     "contrastive": Term(("image_features", "text_features", "logit_scale"), contrastive_loss),

@@ -159,11 +159,13 @@ class Objective:
         """Computes reconstruction losses of a micro-batch and the cotangent of the weighted sum."""
 
         def total(rebuilt):
-            named = {}
+            named, pixels = {}, (rebuilt, images)
+            if self._lpips is not None:
+                lpips = nnx.merge(self._lpips, frozen["lpips"])
+                features = *map(lpips.features, pixels), lpips  # once for all terms
             for name, term in self._terms.items():
                 if name in losses.PIXEL_TERMS:
-                    lpips = [nnx.merge(self._lpips, frozen["lpips"])] if term.network else []
-                    named[name] = term.function(rebuilt, images, *lpips)
+                    named[name] = term.function(*(features if term.network else pixels))
             return sum(self._weights[name] * value for name, value in named.items()), named
 
         (_, named), cotangent = jax.value_and_grad(total, has_aux=True)(rebuilt)

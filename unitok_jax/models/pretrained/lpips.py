@@ -1,5 +1,7 @@
 """LPIPS, the learned perceptual distance (arXiv 1801.03924), on VGG16 (arXiv 1409.1556)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,20 +56,44 @@ class Lpips(nnx.Module):
             raise ValueError(
                 f"LPIPS compares (B, H, W, 3) images of one shape, not {x.shape} with {y.shape}"
             )
-        if min(x.shape[1:3]) < MIN_SIZE:
-            raise ValueError(f"LPIPS needs images of at least {MIN_SIZE} pixels, not {x.shape}")
-        total = jnp.zeros(x.shape[0], jnp.float32)
         # Two passes, not one of 2 B: a gradient is mostly wanted for one side only.
+        return self.distance(self.features(x), self.features(y))
+
+    def distance(self, x: list[jax.Array], y: list[jax.Array]) -> jax.Array:
+        """Distance, (B,) float32, of every pair of images from their `features`."""
         distance = jax.checkpoint(_distance) if self.remat else _distance
-        for a, b, head in zip(self._features(x), self._features(y), self.heads, strict=True):
-            total += distance(a, b, head[...])
-        return total
+        taps = zip(x, y, self.heads, strict=True)
+        return sum(distance(a, b, head[...]) for a, b, head in taps)
+
+    def gram_distance(self, x: list[jax.Array], y: list[jax.Array]) -> jax.Array:
+        """Distance, (B,) float32, of the Gram matrices of every pair of images.
+
+        As AToken's loss (arXiv 2509.14476, equation 5), the squared Frobenius norm of the
+        difference of G(F) = F F^T at every tap, summed over the taps. Layers and scale, which that
+        paper leaves open: the five taps of LPIPS, after the ReLU and without their normalisation to
+        length one; F, (D, H W), has G divided by D H W, as in arXiv 1603.08155. The distance does
+        not depend on where in the image a texture is.
+
+        Args:
+          x, y: `features` of both images.
+        """
+        distance = jax.checkpoint(_gram_distance) if self.remat else _gram_distance
+        return sum(distance(a, b) for a, b in zip(x, y, strict=True))
 
     def taps(self, images: jax.Array) -> list[jax.Array]:
         """VGG16 features of (B, H, W, 3) images: five (B, H / 2^i, W / 2^i, D) float32 arrays."""
-        return [x.astype(jnp.float32) for x in self._features(images)]
+        return [x.astype(jnp.float32) for x in self.features(images)]
 
-    def _features(self, images):
+    def features(self, images: jax.Array) -> list[jax.Array]:
+        """VGG16 features as `taps`, in the compute dtype.
+
+        Raises:
+          ValueError: images that are too small.
+        """
+        if min(images.shape[1:3]) < MIN_SIZE:
+            raise ValueError(
+                f"LPIPS needs images of at least {MIN_SIZE} pixels, not {images.shape}"
+            )
         x = (images.astype(jnp.float32) - np.float32(SHIFT)) / np.float32(SCALE)
         out = []
         for i, convs in enumerate(self.slices):
@@ -93,6 +119,15 @@ def _distance(x, y, head):
     """Computes the distance at one tap, (B, H, W, D) twice and (D, 1) -> (B,)."""
     square = (_unit(x.astype(jnp.float32)) - _unit(y.astype(jnp.float32))) ** 2
     return jnp.sum(square * head[:, 0], axis=-1).mean(axis=(1, 2))
+
+
+def _gram_distance(x, y):
+    """Computes the distance of Gram matrices at one tap, (B, H, W, D) twice -> (B,)."""
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    # X^T X - Y^T Y as the symmetric part of (X - Y)^T (X + Y): no difference of nearly equal
+    # products, which would lose the digits of products in few bits; and one product, not two.
+    product = jnp.einsum("bhwc,bhwd->bcd", x - y, x + y) / math.prod(x.shape[1:])
+    return jnp.sum(((product + product.mT) / 2) ** 2, axis=(1, 2))
 
 
 def _max_pool(x):
