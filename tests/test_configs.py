@@ -20,6 +20,7 @@ from configs import (
     llava_probe,
     multimodal,
     multimodal_7b,
+    recipes,
 )
 from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
@@ -50,6 +51,7 @@ FAMILIES = {
     "finetune": finetune.VARIANTS,
     "llava_probe": llava_probe.VARIANTS,
     "multimodal_7b": multimodal_7b.VARIANTS,
+    "recipes": recipes.VARIANTS,
 }
 NAMES = [name for name in FILES if name not in FAMILIES]
 NAMES += [f"{family}:{variant}" for family, variants in FAMILIES.items() for variant in variants]
@@ -253,7 +255,7 @@ class TestAblations:
     def test_one_task_has_no_loss_of_the_other(self, name, kept):
         """A new reconstruction loss must be named in the contrastive variant."""
         weights = get_config(f"ablations:{name}").loss.to_dict()
-        assert weights.pop("vq") == 1 and weights.pop("entropy") == 0
+        assert weights.pop("vq") == 1 and weights.pop("entropy") == weights.pop("gram") == 0
         assert bool(weights.pop("contrastive")) == kept
         assert [bool(value) for value in weights.values()] == [not kept] * len(weights)
 
@@ -272,6 +274,40 @@ class TestAblations:
     def test_each_has_its_line_in_the_docs(self):
         page = (ROOT / "docs" / "explanation" / "ablations.md").read_text()
         assert [name for name in ablations.VARIANTS if f"`{name}`" not in page] == []
+
+
+class TestRecipes:
+    def test_a_recipe_changes_only_what_it_says(self):
+        base = flat(default.get_config())
+        for name, changes in recipes.VARIANTS.items():
+            assert flat(get_config(f"recipes:{name}")) == base | changes, name
+
+    def test_an_unknown_name_lists_the_valid_ones(self):
+        with pytest.raises(ValueError, match="no variant 'gramm'; did you mean gram"):
+            recipes.get_config("gramm")
+
+    def test_each_has_its_section_in_the_docs(self):
+        page = (ROOT / "docs" / "guides" / "recipes.md").read_text()
+        assert [name for name in recipes.VARIANTS if f"\n## {name}\n" not in page] == []
+
+    def test_the_constant_adversary(self):
+        """The numbers of arXiv 2412.02632, table 18."""
+        config = get_config("recipes:gan_constant")
+        gan, optim = config.gan, config.optim
+        assert (gan.weight, gan.adaptive) == (0.1, False)
+        assert (gan.loss, gan.generator_loss) == ("hinge", "non_saturating")
+        assert gan.start_fraction == gan.ramp_fraction == 0 and optim.schedule == "constant"
+        for player in (gan, optim):
+            assert player.betas == (0.9, 0.99)
+            assert (player.weight_decay, player.clip_norm) == (0.05, 2)
+
+    def test_gram_matrices_in_place_of_an_adversary(self):
+        """The numbers of arXiv 2509.14476, section 3.5."""
+        config = get_config("recipes:gram")
+        weights = config.loss.to_dict()
+        assert (weights["l1"], weights["perceptual"], weights["gram"]) == (0.2, 2, 200)
+        assert (weights["l2"], weights["contrastive"], config.gan.weight) == (0, 1, 0)
+        assert config.optim.ema_decay == 0.9999
 
 
 class TestFineTuning:
@@ -302,7 +338,8 @@ def test_recipe(name):
         "multi_codebook",
     )
     assert (config.steps, config.data.batch_size) == (78_125, 16_384)
-    weights = {"l1": 0.2, "l2": 1, "perceptual": 1, "vq": 1, "entropy": 0, "contrastive": 1}
+    weights = {"l1": 0.2, "l2": 1, "perceptual": 1, "vq": 1, "contrastive": 1}
+    weights |= {"gram": 0, "entropy": 0}
     assert config.loss.to_dict() == weights
     assert config.optim.betas == (0.9, 0.95) and config.optim.eps == 1e-6
     assert (config.optim.weight_decay, config.optim.clip_norm) == (0.02, 10)
@@ -313,6 +350,7 @@ def test_recipe(name):
     assert config.data.crop_scale == (0.9, 1.0) and config.data.crop_ratio == (3 / 4, 4 / 3)
     gan = config.gan
     assert (gan.weight, gan.loss, gan.consistency) == (0.4, "hinge", 4)
+    assert (gan.adaptive, gan.generator_loss) == (True, "linear")
     assert (gan.start_fraction, gan.ramp_fraction, gan.blur_fraction) == (0.375, 0.03, 0.06)
     assert gan.betas == (0.5, 0.9) and (gan.weight_decay, gan.clip_norm) == (0.2, 10)
     assert (gan.learning_rate, gan.warmup_fraction, gan.final_fraction) == (2e-5, 0.03, 0.1)

@@ -499,6 +499,27 @@ def test_binding_keys_exist():
         assert any(key == name or key.startswith(name + ".") for key in flat), name
 
 
+def test_a_checkpoint_older_than_a_key_has_what_was_done_then(caplog):
+    """Its runs go on, and no difference is told, unless the key is set to something else."""
+    now = tiny.get_config()
+    before = now.to_dict()
+    for key in differences.ADDED:
+        *room, leaf = key.split(".")
+        del (before[room[0]] if room else before)[leaf]
+    with caplog.at_level("INFO"):
+        assert differences.config_differences(before, now.to_dict()) == []
+    assert not caplog.text
+    now.loss.gram, now.gan.adaptive, now.gan.generator_loss = 200.0, False, "non_saturating"
+    with caplog.at_level("INFO"):
+        assert differences.config_differences(before, now.to_dict()) == []
+    for line in (
+        "gan.adaptive: saved None, now False",
+        "gan.generator_loss: saved None, now 'non_saturating'",
+        "loss.gram: saved None, now 200.0",
+    ):
+        assert line in caplog.text
+
+
 class TestMetaOfStrangers:
     """A checkpoint's JSON item, which no checksum covers."""
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import tiny
+from configs import recipes, tiny
 from unitok_jax.models.layers import l2_normalize
+from unitok_jax.models.pretrained.lpips import Lpips
 from unitok_jax.models.unitok import Output
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.objective import Objective, split_batch
@@ -190,6 +191,88 @@ def test_the_adversarial_loss_has_its_adaptive_weight(still, accumulation):
     close(grads, jax.grad(total)(PARAMS, data, gan_weight=weight))
     expected = float(total(PARAMS, data, gan_weight=weight))
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+class Constant(Adversary):
+    """An adversary whose weight is that of the schedule, with a logit for every value."""
+
+    adaptive_limits = None
+
+    @staticmethod
+    def generator_loss(heads, dinov2, images, schedule, key):
+        kind = recipes.get_config("gan_constant").gan.generator_loss
+        return losses.generator_loss(kind, jnp.sin(3 * images) * heads)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_constant_weight_is_the_weight(still, accumulation):
+    """Of the recipe `gan_constant`, against its formula in NumPy; no gradient is compared."""
+    weight, data = np.float32(recipes.get_config("gan_constant").gan.weight), batch()
+    objective = make(accumulation, adversary=Constant())
+    grads, _, rebuilt, metrics = gradients(
+        objective, data, accumulation, schedule=Schedule(jnp.float32(weight))
+    )
+    logits = 2 * np.sin(3 * np.asarray(rebuilt, np.float64))
+    adversarial = np.mean(np.log(1 + np.exp(-logits)))
+    assert float(metrics["loss/gan"]) == pytest.approx(adversarial, rel=1e-5)
+    assert metrics["gan/weight"] == weight == np.float32(0.1)
+    expected = float(total(PARAMS, data)) + 0.1 * adversarial
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+    def whole(params):
+        rebuilt = nnx.merge(GRAPH, params)(**arguments(data, 1)).reconstruction
+        return total(params, data) + 0.1 * jnp.mean(jax.nn.softplus(-2 * jnp.sin(3 * rebuilt)))
+
+    close(grads, jax.grad(whole)(PARAMS))
+
+
+class Network(Lpips):
+    """LPIPS with features of a product and a pool, and a count of how often they are asked for."""
+
+    asked = 0
+
+    def __init__(self, *, dtype, rngs, remat=False):
+        self.kernel = nnx.Param(jax.random.normal(jax.random.key(3), (3, 5)))
+        self.heads = nnx.List([nnx.Param(jnp.full((5, 1), 0.2)) for _ in range(2)])
+        self.remat = remat
+
+    def features(self, images):
+        Network.asked += 1
+        first = jax.nn.relu(images @ self.kernel[...])
+        return [first, first[:, ::2, ::2]]
+
+
+def test_the_losses_of_the_recipe_without_a_discriminator(still, monkeypatch):
+    """Of the recipe `gram`, against their formulas in NumPy."""
+    monkeypatch.setattr("unitok_jax.tokenizer.objective.Lpips", Network)
+    config, data = recipes.get_config("gram"), batch()
+    counts = dict(accumulation=1, decode_every=1)
+    objective = Objective(config.loss, GRAPH, None, **counts, remat=False)
+    kernel = np.asarray(Network(dtype=None, rngs=None).kernel[...], np.float64)
+    frozen = {"lpips": nnx.to_pure_dict(nnx.state(Network(dtype=None, rngs=None)))}
+    Network.asked = 0
+    batches = {key: x[None] for key, x in data.items()}
+    grads, _, rebuilt, metrics = objective.gradients(PARAMS, {}, None, frozen, batches, None, KEYS)
+    assert Network.asked == 2  # once for each side, for both losses
+
+    rebuilt, images = np.asarray(rebuilt[0], np.float64), data["image"].astype(np.float64)
+    gram = lpips = 0.0
+    for stride in (1, 2):
+        x, y = (np.maximum(z[:, ::stride, ::stride] @ kernel, 0) for z in (rebuilt, images))
+        for a, b in zip(x.reshape(4, -1, 5), y.reshape(4, -1, 5), strict=True):
+            gram += np.sum(((a.T @ a - b.T @ b) / a.size) ** 2) / 4
+        x, y = (z / np.sqrt(np.sum(z**2, -1, keepdims=True) + 1e-9) for z in (x, y))
+        lpips += 0.2 * np.mean(np.sum((x - y) ** 2, -1))
+    assert float(metrics["loss/gram"]) == pytest.approx(gram, rel=1e-5)
+    assert float(metrics["loss/perceptual"]) == pytest.approx(lpips, rel=1e-4)
+    output = nnx.merge(GRAPH, PARAMS)(**arguments(data, 1))
+    semantic = losses.contrastive_loss(
+        output.image_features, output.text_features, output.logit_scale
+    )
+    expected = 0.2 * (np.abs(rebuilt - images).mean() + 10 * lpips + 1000 * gram)
+    expected += float(semantic) + float(output.vq_loss)
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 class TestStochasticDepth:
