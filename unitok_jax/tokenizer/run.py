@@ -118,7 +118,7 @@ class Run:
         return self.programs.abstract
 
     def parameters(self, state: TrainState) -> dict[str, Any]:
-        """Returns the arrays by part: the model's, the discriminator and a teacher's heads if any."""
+        """Returns the arrays by part: the model's, the discriminator's, a teacher's heads."""
         found = dict(state.generator.params)
         if state.discriminator is not None:
             found["discriminator"] = state.discriminator.params
