@@ -30,7 +30,7 @@ from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.losses import OF_PAIRS
 from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
-from unitok_jax.tokenizer.teaching import Teaching
+from unitok_jax.tokenizer.teaching import HEADS, Teaching
 from unitok_jax.training.plan import memory
 from unitok_jax.weights import initialize, pretrained, teachers
 from unitok_jax.weights.text_tower import tower_hash
@@ -124,10 +124,12 @@ class Run:
         return self.programs.abstract
 
     def parameters(self, state: TrainState) -> dict[str, Any]:
-        """Returns the arrays by part: each part of the model, and the discriminator if any."""
+        """Returns the arrays by part: the model's, the discriminator's, a teacher's heads."""
         found = dict(state.generator.params)
         if state.discriminator is not None:
             found["discriminator"] = state.discriminator.params
+        if state.teacher_heads is not None:
+            found[HEADS] = state.teacher_heads.params
         return found
 
     def initial_state(self) -> TrainState:
