@@ -163,6 +163,11 @@ class TestReport:
         cells = price_list.figures(self.config(), MACHINES["v5e:4x4"], found)
         assert cells == ["<= 82,900", ">= 0.123", ">= 1.98"]
 
+    def test_columns_are_apart_whatever_they_hold(self):
+        found = [(machine, costs.Estimate("bound", 1e-9, ())) for machine in costs.MACHINES]
+        for line in price_list.report(self.config(), found, 1e-6).splitlines()[2:9]:
+            assert len(line.split()) == 1 + 2 * 4 + 1
+
     def test_sources_are_named_once_and_referred_to(self):
         one = costs.Estimate("scaled", 2.0, (H200, H200_LATE))
         two = costs.Estimate("bound", 1.0, ())
@@ -172,6 +177,7 @@ class TestReport:
         assert lines[1].split() == ["machine", "samples/s", "hours", "chip-hours", "figure"]
         assert lines[3].split() == ["h100:8", "512", "20.0", "160", "scaled", "[1,2]"]
         assert lines[4].split()[-1] == "bound"
+        assert len({line.index(line.split()[-1]) for line in (lines[1], lines[4])}) == 1
         assert lines[5].startswith("1: NVIDIA H200, 2026-11-27, jax 0.11.2: tokenizer, model.size=")
         assert "batch 32 in 256 ms, 229 TFLOP/s, 23% of the peak; python -m ben" in lines[5]
         assert lines[6].startswith("2: NVIDIA H200, 2026-11-26")

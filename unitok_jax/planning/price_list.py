@@ -49,7 +49,11 @@ def report(
         figure = f"{estimate.kind} [{numbers}]" if numbers else estimate.kind
         rows.append([machine.name, *figures(config, machine, estimate, price), figure])
     lines = [f"{config.steps:,} steps of {config.data.batch_size:,} samples, steps alone:"]
-    lines += ["  " + "".join(f"{c:>14}" for c in row[:-1]) + f"  {row[-1]}" for row in rows]
+    wide = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    for *cells, figure in rows:
+        lines.append(
+            "".join(f"{c:>{n}}" for c, n in zip(cells, wide, strict=False)) + f"  {figure}"
+        )
     lines += [f"{i}: {source(step)}" for i, step in enumerate(sources, 1)]
     seen = {estimate.kind for _, estimate in found}
     return "\n".join(lines + [f"{kind}: {KINDS[kind]}" for kind in KINDS if kind in seen])
