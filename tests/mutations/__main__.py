@@ -26,6 +26,7 @@ from . import (
     sequences,
     shape_scores,
     steps,
+    stored_text,
     watching,
 )
 
@@ -45,6 +46,7 @@ LISTS = (
     shape_scores,
     language_files,
     answers,
+    stored_text,
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"
