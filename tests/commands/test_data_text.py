@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import tiny
+from configs import generate, tiny
 from helpers import in_process
 from helpers.clip_files import vit_clip, write
 from helpers.jobs import environment
@@ -99,7 +99,6 @@ def test_killed_and_continued(place, tmp_path):
         (["--config.model.text.vocab_size=512"], "vocab_size=512 has no row for the token ids"),
         (["--config.data.path=/no/data"], "data.path=/no/data"),
         (["--shard_size=0"], "--shard_size=0 must be at least 1 sample"),
-        (["--config=configs/generate.py"], "product=generator: text features are for training"),
         (["--config.text=1"], "the config has no key 'text'"),
         (["--outputs=x"], "outputs"),
     ],
@@ -109,3 +108,8 @@ def test_bad_input_is_one_line_and_writes_nothing(place, tmp_path, capsys, monke
     assert (code, printed) == (2, "") and "Traceback" not in error
     assert error.startswith("error: ") and re.search(told, error)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_generators_configuration(tmp_path):
+    with pytest.raises(ValueError, match="product=generator: text features are for training a to"):
+        data_text.store(generate.get_config(), tmp_path / "out")

@@ -28,7 +28,11 @@ from . import (
     sequences,
     shape_scores,
     steps,
+<<<<<<< HEAD
     teaching,
+=======
+    stored_text,
+>>>>>>> rlock
     watching,
 )
 
@@ -48,9 +52,13 @@ LISTS = (
     shape_scores,
     language_files,
     answers,
+<<<<<<< HEAD
     prices,
     codebooks,
     teaching,
+=======
+    stored_text,
+>>>>>>> rlock
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"

@@ -1,0 +1,74 @@
+"""Faults of stored text features: of which captions, data and tower they are."""
+
+from . import Mutation
+
+STORED, WRITING = "unitok_jax/data/text_features.py", "unitok_jax/data/writing/text_features.py"
+PIPELINE, STEP = "unitok_jax/data/pipeline.py", "unitok_jax/tokenizer/step.py"
+RUN = "unitok_jax/tokenizer/run.py"
+TESTS, OF_RUNS = "tests/data/test_text_features.py", "tests/tokenizer/test_stored_text.py"
+
+MUTATIONS = [
+    Mutation(
+        "features of captions that are not compared",
+        STORED,
+        'if not np.array_equal(found["captions"], digests(captions)):',
+        "if False:",
+        f"{TESTS} -k another_caption",
+    ),
+    Mutation(
+        "features of any number of samples",
+        STORED,
+        "if len(self) != len(source):",
+        "if False:",
+        f"{TESTS} -k another_number",
+    ),
+    Mutation(
+        "features of any text tower",
+        STORED,
+        "if theirs != tower:",
+        "if False:",
+        f"{TESTS} -k another_tower",
+    ),
+    Mutation(
+        "bfloat16 that is cut and not rounded",
+        STORED,
+        "(bits + 0x7FFF + (bits >> 16 & 1)) >> 16",
+        "bits >> 16",
+        f"{TESTS} -k even_one",
+    ),
+    Mutation(
+        "shards of another tower that are kept",
+        WRITING,
+        "same = found and all(found.get(key) == settings[key] for key in _MADE_BY)",
+        "same = found",
+        f"{TESTS} -k shards_of_another",
+    ),
+    Mutation(
+        "always the first caption of a sample",
+        PIPELINE,
+        "texts[rng.integers(len(texts))]",
+        "texts[0]",
+        f"{TESTS} -k caption_drawn",
+    ),
+    Mutation(
+        "stored features of a tower that is trained",
+        STEP,
+        "if config.data.text_features:",
+        "if False:",
+        f"{OF_RUNS} -k that_is_trained",
+    ),
+    Mutation(
+        "a run that resumes on features of another tower",
+        RUN,
+        "state = self._with_its_tower(TrainState.from_items(items))",
+        "state = TrainState.from_items(items)",
+        f"{OF_RUNS} -k test_another_tower",
+    ),
+    Mutation(
+        "a run that begins on features of another tower",
+        RUN,
+        "return self._with_its_tower(self._initial_state())",
+        "return self._initial_state()",
+        f"{OF_RUNS} -k test_another_tower",
+    ),
+]
