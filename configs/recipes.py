@@ -26,6 +26,7 @@ VARIANTS = {
         "model.quant_heads": 16,
     },
     "wrong_codes": {"codebook.wrong_share": 0.1},
+    "quant_causal": {"model.quant_causal": True},
     "ema_codebooks": {"codebook.learning": "ema"},
 }
 

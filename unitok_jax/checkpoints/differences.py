@@ -38,6 +38,7 @@ ADDED = {
     "frozen.inception": "",
     "log.parameters": False,
     "model.fsq_levels": [],
+    "model.quant_causal": False,
     "log.wandb": "",
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
