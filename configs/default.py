@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     model.latent_width = 64  # quantized values per token, over all codebooks
     model.quant_proj = "attention"  # projections around the quantizer: attention or linear
     model.quant_heads = 12  # heads of the attention projections: trunk width / latent width
+    model.quant_causal = False  # True: behind the quantizer no token sees one that comes after it
     model.commitment_weight = 0.25  # beta of the VQ loss, at least 0
     model.num_query = 0  # register tokens before the image tokens; 0: none
     model.drop_path = 0.1  # stochastic-depth rate of the last block, in [0, 1)

@@ -59,6 +59,7 @@ VARIANTS = {
         "model.quant_heads": 16,
     },
     "wrong_codes": {"codebook.wrong_share": 0.1},
+    "quant_causal": {"model.quant_causal": True},
     "ema_codebooks": {"codebook.learning": "ema"},
     # The image's tokens predict those of SigLIP 2, which has one for each of them at 256 px.
     "teacher": {"teacher.kind": "siglip2_b16", "loss.teacher_token": 1.0},

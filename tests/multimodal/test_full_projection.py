@@ -1,17 +1,19 @@
 """The probe of a tokenizer's features: its own tokens enter, whole images alone, and none leave."""
 
 import functools
+import types
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from configs import tiny
+from configs import multimodal, tiny
 from helpers import multimodals
 from unitok_jax.data.images.padding import GREY, MEAN, pad_and_resize
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.unitok import UniTok
+from unitok_jax.multimodal import run
 from unitok_jax.multimodal.api import MultimodalModel
 from unitok_jax.multimodal.config_checks import check
 from unitok_jax.multimodal.loading import Form, Weights
@@ -25,6 +27,14 @@ def tokenizer():
     """A nano tokenizer with random weights, as a module."""
     model = tiny.get_config().model
     model.size = "nano"
+    return noisy(UniTok(**model.to_dict(), rngs=Keys(0)))
+
+
+@pytest.fixture(scope="module")
+def causal():
+    """The same with `model.quant_causal`."""
+    model = tiny.get_config().model
+    model.size, model.quant_causal = "nano", True
     return noisy(UniTok(**model.to_dict(), rngs=Keys(0)))
 
 
@@ -78,6 +88,44 @@ def test_tokens_see_those_behind_them(tokenizer, projection, sees):
     other[..., -1] = 1
     first = [np.asarray(made.projection(made.quantized(each)))[0, 0] for each in (codes, other)]
     assert (np.abs(first[0] - first[1]).max() > 1e-7) == sees
+
+
+class TestCausalTokenizer:
+    """One that was trained with `model.quant_causal`, whose tokens can be drawn in turn."""
+
+    CODES = np.random.default_rng(0).integers(0, 64, (2, 4, 6)).astype(np.int32)
+
+    def test_its_features_are_those_of_a_causal_projection(self, causal, tokenizer):
+        """And those of a tokenizer with a full one are not, with the very same weights."""
+        tokens = image_input(causal, "causal")
+        features = tokens.projection(tokens.quantized(self.CODES))
+        np.testing.assert_array_equal(features, causal.tokens(self.CODES))
+        assert np.abs(np.asarray(features - tokenizer.tokens(self.CODES))).max() > 1e-3
+
+    def test_tokens_drawn_in_turn_are_those_of_the_whole_image(self, causal):
+        made, whole = image_input(causal, "causal"), causal.tokens(self.CODES)
+        past, found = made.empty(2, 6), []
+        for at in range(6):
+            quantized = made.quantized(self.CODES[..., at : at + 1])
+            token, past = made.projection.extend(quantized, past, at)
+            found.append(token)
+        np.testing.assert_allclose(np.concatenate(found, axis=1), whole, atol=1e-5)
+
+    def test_only_the_tokens_behind_the_quantizer_are_masked(self, causal, tokenizer):
+        """The codes are those of the same weights without the mask."""
+        width = causal.quant_proj.norm1.scale[...].size
+        latent = np.random.default_rng(1).normal(size=(1, 4, width)).astype(np.float32)
+        np.testing.assert_array_equal(causal.quant_proj(latent), tokenizer.quant_proj(latent))
+
+    def test_a_full_projection_is_not_its_own(self, monkeypatch):
+        theirs = tiny.get_config()
+        theirs.model.quant_causal = True
+        monkeypatch.setattr(run.load, "read_maker", lambda *_: (theirs, {}))
+        config = multimodal.get_config()
+        config.model.projection, config.data.tokenizer = "full", "a"
+        began = types.SimpleNamespace(config=config, _codes=types.SimpleNamespace(tokenizer=""))
+        with pytest.raises(ValueError, match="data.tokenizer=a is causal: set model.projection=c"):
+            run.Run._of_the_tokenizer(began)
 
 
 def test_whole_images_alone(tokenizer):

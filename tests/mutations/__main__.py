@@ -28,11 +28,8 @@ from . import (
     sequences,
     shape_scores,
     steps,
-<<<<<<< HEAD
-    teaching,
-=======
     stored_text,
->>>>>>> rlock
+    teaching,
     watching,
 )
 
@@ -52,13 +49,10 @@ LISTS = (
     shape_scores,
     language_files,
     answers,
-<<<<<<< HEAD
     prices,
     codebooks,
     teaching,
-=======
     stored_text,
->>>>>>> rlock
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"

@@ -121,4 +121,18 @@ MUTATIONS = [
         "Wrong(encoder_key",
         "tests/tokenizer/test_objective.py -k key_of_their_own",
     ),
+    Mutation(
+        "a causal projection that masks nothing",
+        "unitok_jax/models/unitok.py",
+        "quant_heads, causal=quant_causal, rngs=rngs",
+        "quant_heads, rngs=rngs",
+        "tests/multimodal/test_full_projection.py -k drawn_in_turn",
+    ),
+    Mutation(
+        "a causal tokenizer in a file whose readers mask nothing",
+        "unitok_jax/weights/torch_options.py",
+        'if "quant_causal" in differences',
+        'if "quant_causally" in differences',
+        "tests/weights/test_convert.py -k causal_projection_has_no_place",
+    ),
 ]

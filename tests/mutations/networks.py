@@ -275,15 +275,15 @@ MUTATIONS = [
     Mutation(
         "the weight of the commitment on the other term",
         QUANTIZER,
-        "self.commitment_weight * commitment + codebook",
-        "commitment + self.commitment_weight * codebook",
+        "self.commitment_weight * commitment + (0 if learning.means else codebook)",
+        "commitment + self.commitment_weight * (0 if learning.means else codebook)",
         f"{TEST_QUANTIZERS} -k own_side",
     ),
     Mutation(
         "no gradient through the codes",
-        QUANTIZER,
-        "chunks + lax.stop_gradient(chosen - chunks)",
-        "lax.stop_gradient(chosen)",
+        "unitok_jax/models/quantizers/base.py",
+        "unit + lax.stop_gradient(row - unit)",
+        "lax.stop_gradient(row)",
         f"{TEST_QUANTIZERS} -k straight_through",
     ),
     Mutation(

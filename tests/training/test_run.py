@@ -146,7 +146,8 @@ class TestSavedConfig:
     def test_one_that_lacks_keys_of_the_model(self):
         """Its weights have the same hash, and start runs of models that say what it did."""
         now = default.get_config().to_dict()
-        older = {key: value for key, value in now["model"].items() if key != "fsq_levels"}
+        later = ("fsq_levels", "quant_causal")
+        older = {key: value for key, value in now["model"].items() if key not in later}
         assert differences.config_differences({**now, "model": older}, now) == []
         assert initialize.training_differences({**now, "model": older}, now) == []
         assert weights_hash(older, {}) == weights_hash(now["model"], {})
@@ -154,6 +155,8 @@ class TestSavedConfig:
         assert weights_hash(set_now, {}) != weights_hash(older, {})
         (line,) = initialize.training_differences(now, {**now, "model": set_now})
         assert line == "model.fsq_levels: saved None, now [8, 8]"
+        causal = now["model"] | {"quant_causal": True}
+        assert weights_hash(causal, {}) != weights_hash(older, {})
         read = json.loads(json.dumps(set_now))
         assert (
             initialize.training_differences({**now, "model": read}, now | {"model": set_now}) == []

@@ -53,6 +53,16 @@ class TestLayout:
         args = parity.manifest(name)["config"]
         assert torch_options.from_config(torch_options.to_config(args)) == args
 
+    def test_a_causal_projection_has_no_place(self, name):
+        """Unlike configurations of files that do not know the key, and those without the mask."""
+        config = torch_options.to_config(parity.manifest(name)["config"])
+        expected = torch_options.from_config(config)
+        config.model.quant_causal = False
+        assert torch_options.from_config(config) == expected
+        config.model.quant_causal = True
+        with pytest.raises(loading.ConversionError, match=r"model\.quant_causal=True: the public"):
+            torch_options.from_config(config)
+
 
 class TestRoundTrips:
     def test_from_torch_to_torch_is_exact(self, reference):

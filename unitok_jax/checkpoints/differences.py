@@ -49,6 +49,7 @@ ADDED = {
     "teacher.temperature": 2.0,
     "log.parameters": False,
     "model.fsq_levels": [],
+    "model.quant_causal": False,
     "log.wandb": "",
     "loss.gram": 0.0,
 }

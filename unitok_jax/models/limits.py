@@ -43,6 +43,17 @@ class Real(NamedTuple):
         return f"at least 0 and below {self.below:.7g}"
 
 
+class Flag(NamedTuple):
+    """Bound of bools."""
+
+    def allows(self, value: Any) -> bool:
+        """Returns True if `value` is a bool."""
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "True or False"
+
+
 class Several(NamedTuple):
     """Bound of lists of integers, each within a bound; they may be empty."""
 
@@ -64,6 +75,7 @@ BOUNDS = {
     "num_codebooks": Whole(1, 1024),
     "latent_width": _WIDTH,
     "quant_heads": Whole(1, 1024),
+    "quant_causal": Flag(),
     "commitment_weight": Real(1e6),
     "num_query": Whole(0, 2**16),
     "drop_path": Real(1.0),

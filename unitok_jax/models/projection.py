@@ -123,11 +123,22 @@ class AttentionProjection(nnx.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def make_projection(kind: str, inputs: int, outputs: int, heads: int, *, rngs: nnx.Rngs):
-    """Builds an 'attention' or 'linear' projection between the trunk's width and the latent's."""
+def make_projection(
+    kind: str, inputs: int, outputs: int, heads: int, *, causal: bool = False, rngs: nnx.Rngs
+):
+    """Builds an 'attention' or 'linear' projection between the trunk's width and the latent's.
+
+    Raises:
+      ValueError: an unknown kind, heads that do not fit, or a causal linear projection.
+    """
     if kind == "attention":
-        return AttentionProjection(inputs, outputs, heads, rngs=rngs)
+        return AttentionProjection(inputs, outputs, heads, causal=causal, rngs=rngs)
     if kind == "linear":
+        if causal:
+            raise ValueError(
+                "model.quant_causal=True is of model.quant_proj=attention: by a linear one no "
+                "token sees another; set model.quant_causal=False"
+            )
         return nnx.Linear(
             inputs,
             outputs,

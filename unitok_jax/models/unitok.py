@@ -117,6 +117,7 @@ class UniTok(nnx.Module):
         rngs: nnx.Rngs,
         residual_dtype: str = "float32",
         fsq_levels: Sequence[int] = (),
+        quant_causal: bool = False,
     ):
         """Builds a model with random weights.
 
@@ -138,6 +139,8 @@ class UniTok(nnx.Module):
           rngs: the stream `params`.
           residual_dtype: dtype of the transformers' residual stream, at least `dtype`.
           fsq_levels: levels of the channels of one code of 'fsq'; none: as even as they can be.
+          quant_causal: True: behind the quantizer a token sees none that comes after it, so that a
+            model which draws tokens in turn sees the tokens of whole images.
 
         Raises:
           ValueError: an unknown value, or values that do not fit each other; the message names
@@ -170,7 +173,7 @@ class UniTok(nnx.Module):
             **({"levels": fsq_levels} if fsq_levels else {}),
         )
         self.post_quant_proj = make_projection(
-            quant_proj, latent_width, row.width, quant_heads, rngs=rngs
+            quant_proj, latent_width, row.width, quant_heads, causal=quant_causal, rngs=rngs
         )
         self.decoder = vitamin.Decoder(row, **kwargs)
         self.text_encoder = TextEncoder(

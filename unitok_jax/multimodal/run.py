@@ -179,6 +179,12 @@ class Run:
                 f"model.projection=full is a tokenizer's own, and that of data.tokenizer={path} is "
                 "linear: set model.projection=linear"
             )
+        causal = "quant_causal" in differences.stated(theirs.model.to_dict())  # older: no such key
+        if model.projection == "full" and causal:
+            raise ValueError(
+                f"model.projection=full is a tokenizer's own, and that of data.tokenizer={path} is "
+                "causal: set model.projection=causal"
+            )
         same = {"latent_width": theirs.model.latent_width}
         if is_theirs:
             same["projection_width"] = SIZES[theirs.model.size].width

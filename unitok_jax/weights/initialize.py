@@ -24,6 +24,7 @@ _CONCERNS = {
     "latent_width": ("quant_proj", "quantizer", "post_quant_proj"),
     "quant_proj": ("quant_proj", "post_quant_proj"),
     "quant_heads": ("quant_proj", "post_quant_proj"),
+    "quant_causal": ("post_quant_proj",),
     "num_query": ("encoder", "decoder"),
     "embed_dim": ("text_encoder", "projection"),
     "text": ("text_encoder",),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
+from unitok_jax.checkpoints import differences
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models import limits
 from unitok_jax.models.vitamin import SIZES
@@ -197,6 +198,12 @@ def from_config(config: ConfigDict) -> dict:
         raise ConversionError(
             f"model.quantizer={model.quantizer!r}: the public layout holds multi_codebook models "
             "only; give a path without a suffix for a folder of ours"
+        )
+    # Configurations of older files have no such key.
+    if "quant_causal" in differences.stated(model.to_dict()):
+        raise ConversionError(
+            "model.quant_causal=True: the public layout has no place for it, its readers mask "
+            "nothing; give a path without a suffix for a folder of ours"
         )
     expected = SIZES[model.size].width // model.latent_width
     if model.quant_proj == "attention" and model.quant_heads != expected:
