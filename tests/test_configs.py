@@ -20,6 +20,7 @@ from configs import (
     llava_probe,
     multimodal,
     multimodal_7b,
+    recipes,
 )
 from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
@@ -50,6 +51,7 @@ FAMILIES = {
     "finetune": finetune.VARIANTS,
     "llava_probe": llava_probe.VARIANTS,
     "multimodal_7b": multimodal_7b.VARIANTS,
+    "recipes": recipes.VARIANTS,
 }
 NAMES = [name for name in FILES if name not in FAMILIES]
 NAMES += [f"{family}:{variant}" for family, variants in FAMILIES.items() for variant in variants]

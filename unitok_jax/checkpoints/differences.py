@@ -27,6 +27,7 @@ FREE_OF_MODEL = (
 ADDED = {
     "product": "tokenizer",
     "data.mixture": [],
+    "data.size_schedule": [],
     "frozen.inception": "",
     "log.parameters": False,
     "log.wandb": "",

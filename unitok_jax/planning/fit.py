@@ -80,14 +80,14 @@ def fit(
     missing, seconds = [], 0.0
     for phase in plan.phases:
         print(f"\n{phase.name}", flush=True)
-        traced = phase.step.trace(*plan.arguments)
+        traced = phase.step.trace(*plan.arguments, phase.batch)
         try:
             compiled = traced.lower().compile(machine.options)
         except jax.errors.JaxRuntimeError as error:
             missing.append(f"{phase.name}: {out_of_memory(error, plan.advice)}")
             print(f"  {missing[-1]}")
             continue
-        memory = _memory(compiled, plan.parts, machine)
+        memory = _memory(compiled, {**plan.parts, "batch": phase.batch}, machine)
         _print_memory(memory, machine)
         cost = _cost(traced, compiled, plan.mesh.size, machine)
         _print_cost(cost, config.data.batch_size, plan.unit, machine, efficiency)

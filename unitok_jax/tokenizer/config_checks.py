@@ -8,6 +8,7 @@ from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models import limits
 from unitok_jax.tokenizer.losses import DISCRIMINATOR_LOSSES, PIXEL_TERMS, TERMS
+from unitok_jax.tokenizer.sizes import stages
 from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import config_checks
 from unitok_jax.training.config_checks import (
@@ -28,6 +29,8 @@ def check(config: ConfigDict) -> None:
       ValueError: the message names the key, its value and a remedy.
     """
     check_size(config.data.image_size)
+    at_least_one("steps", config.steps)  # the unit of the schedule of sizes
+    shortest = min(side for stage in stages(config.steps, config.data) for side in stage.size)
     limits.check(config.model.to_dict())
     metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
     config_checks.check(config, metrics)
@@ -55,12 +58,12 @@ def check(config: ConfigDict) -> None:
             f"data.decode_fraction={fraction} is not 1, 1/2, 1/3, ...: every image, every second, "
             "every third is decoded"
         )
-    _check_losses(config)
+    _check_losses(config, shortest)
     _check_optim(config)
     _check_gan(config)
 
 
-def _check_losses(config):
+def _check_losses(config, shortest):
     if config.loss.entropy and config.model.quantizer == "fsq":
         raise ValueError(
             f"loss.entropy={config.loss.entropy} has no meaning for model.quantizer=fsq, which "
@@ -72,10 +75,11 @@ def _check_losses(config):
     if not any(config.loss[key] for key in tasks):
         *names, last = (f"loss.{key}" for key in tasks)
         raise ValueError(f"{', '.join(names)} and {last} are all 0: nothing to learn")
-    if config.loss.perceptual and min(config.data.image_size) < MIN_PERCEPTUAL:
+    if config.loss.perceptual and shortest < MIN_PERCEPTUAL:
+        key = "size_schedule" if config.data.size_schedule else "image_size"
         raise ValueError(
             f"loss.perceptual={config.loss.perceptual} needs images of at least {MIN_PERCEPTUAL} "
-            f"px, but data.image_size={tuple(config.data.image_size)}; set loss.perceptual=0"
+            f"px, but data.{key}={tuple(config.data[key])}; set loss.perceptual=0"
         )
     if config.loss.contrastive and config.data.batch_size == 1:
         raise ValueError(

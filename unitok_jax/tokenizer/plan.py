@@ -1,6 +1,6 @@
 """Plan of a tokenizer's train step, for machines that are not here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 
 from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.runtime import sharding
+from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.sizes import stages
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps
 from unitok_jax.training.plan import Phase, Plan, place
 from unitok_jax.weights import pretrained
@@ -34,29 +36,42 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
     mesh, data = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices), config.data
     steps = TokenizerSteps(config)
     effective_batch_size(data, data.batch_size, steps.batch_divisor(mesh.size))
-    programs, late = Programs(steps, mesh), 0.0
-    if steps.adversary is not None:
-        late = 1 - steps.adversary.start / config.steps
-    phases = [Phase("before the adversary", programs.phases[False], 1 - late)]
-    if steps.adversary is not None:
-        phases.append(Phase("with the adversary", programs.phases[True], late))
+    programs = Programs(steps, mesh)
     dtype, state = steps.model["dtype"], programs.abstract
     networks = {kind: pretrained.abstract(kind, dtype)[1] for kind in steps.networks}
     networks = place(networks, sharding.replicated(mesh))
-    batch = {
-        "image": jax.ShapeDtypeStruct((data.batch_size, *data.image_size, 3), jnp.uint8),
-        "text": jax.ShapeDtypeStruct((data.batch_size, data.context_length), jnp.int32),
-    }
-    batch = place(batch, sharding.batch_sharding(mesh))
     parts = {
         "parameters": state.generator.params,
         "optimiser": state.generator.opt_state,
         "discriminator and its optimiser": state.discriminator,
         "average of the parameters": state.ema,
         "frozen networks": networks,
-        "batch": batch,
     }
-    arguments = (state, networks, batch)
-    return Plan(
-        mesh, phases, arguments, parts, _IMAGES, "images", config.optim.accumulation, _ADVICE
-    )
+    where = sharding.batch_sharding(mesh)
+    phases = [
+        Phase(name, programs.phases[adversarial], share, place(_batch(data, size), where))
+        for name, adversarial, share, size in _parts(config, steps.adversary)
+    ]
+    micro_batches = config.optim.accumulation
+    return Plan(mesh, phases, (state, networks), parts, _IMAGES, "images", micro_batches, _ADVICE)
+
+
+def _parts(config: ConfigDict, adversary: Adversary | None) -> Iterator[tuple]:
+    """Yields (name, whether the adversary acts, share of the steps, image size) of each program."""
+    steps, found = config.steps, stages(config.steps, config.data)
+    acts = steps if adversary is None else adversary.start + 1
+    starts = sorted({0, acts, *(stage.start for stage in found)} - {steps})
+    for start, end in zip(starts, [*starts[1:], steps], strict=True):
+        size = next(stage.size for stage in reversed(found) if stage.start <= start)
+        name = "with the adversary" if start >= acts else "before the adversary"
+        if len(found) > 1:
+            name = "{}x{} px, {}".format(*size, name)
+        yield name, start >= acts, (end - start) / steps, size
+
+
+def _batch(data: ConfigDict, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a global batch of images of a size."""
+    return {
+        "image": jax.ShapeDtypeStruct((data.batch_size, *size, 3), jnp.uint8),
+        "text": jax.ShapeDtypeStruct((data.batch_size, data.context_length), jnp.int32),
+    }
