@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     model.num_query = 0  # register tokens before the image tokens; 0: none
     model.drop_path = 0.1  # stochastic-depth rate of the last block, in [0, 1)
     model.embed_dim = 768  # width of the joint image-text space
+    model.contrastive_kind = "softmax"  # loss of image-text pairs: softmax, or sigmoid with a bias
     model.text = ConfigDict()
     model.text.width = 768  # width of the text tower, a multiple of heads
     model.text.heads = 12  # attention heads of the text tower
@@ -73,7 +74,8 @@ def get_config() -> ConfigDict:
     loss.perceptual = 1.0  # weight of LPIPS; needs frozen.lpips
     loss.vq = 1.0  # weight of the VQ loss, codebook and commitment terms
     loss.entropy = 0.0  # weight of the entropy loss of the codebooks
-    loss.contrastive = 1.0  # weight of CLIP's image-text loss
+    loss.contrastive = 1.0  # weight of the image-text loss
+    loss.contrastive_kind = model.get_ref("contrastive_kind")  # CLIP's softmax, SigLIP's sigmoid
 
     # The discriminator and its share of the loss. Fractions are of `steps`.
     config.gan = gan = ConfigDict()

@@ -1,6 +1,6 @@
-"""Recipes beyond the published one, each by its name: `--config=configs/recipes.py:curriculum`.
+"""Recipes beyond the paper, each by its name: `--config=configs/recipes.py:curriculum`.
 
-`docs/guides/recipes.md` tells when to use each, and what it costs.
+`docs/guides/recipes.md` says what each is for, what it costs and where it comes from.
 """
 
 from ml_collections import ConfigDict
@@ -10,6 +10,7 @@ from configs import default
 # Differences from configs/default.py.
 VARIANTS = {
     "curriculum": {"data.size_schedule": ((0.0, 128), (0.85, 256))},
+    "sigmoid": {"loss.contrastive_kind": "sigmoid"},
 }
 
 

@@ -29,6 +29,8 @@ ADDED = {
     "data.mixture": [],
     "data.size_schedule": [],
     "frozen.inception": "",
+    "loss.contrastive_kind": "softmax",
+    "model.contrastive_kind": "softmax",
     "log.parameters": False,
     "log.wandb": "",
 }

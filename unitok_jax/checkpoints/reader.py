@@ -89,7 +89,14 @@ def _digest(array: np.ndarray) -> int:
 
 def weights_hash(model: dict[str, Any], params) -> str:
     """Hashes weights and their use by `config.model`, 32 hexadecimal digits: `Tokenizer.hash`."""
-    model = {key: value for key, value in model.items() if key not in differences.FREE_OF_MODEL}
+    # A key added later, with its old value, leaves the hash as it was.
+    added = differences.ADDED
+    model = {
+        key: value
+        for key, value in model.items()
+        if key not in differences.FREE_OF_MODEL
+        and (f"model.{key}" not in added or value != added[f"model.{key}"])
+    }
     facts = json.dumps([model, named_digests(params)], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
 

@@ -21,6 +21,7 @@ from unitok_jax.models.quantizers.residual import ResidualQuantizer
 from unitok_jax.models.text_encoder import TextEncoder
 
 DTYPES = ("float32", "bfloat16")
+CONTRASTIVE_KINDS = ("softmax", "sigmoid")
 QUANTIZERS = {
     "multi_codebook": MultiCodebookQuantizer,
     "residual": ResidualQuantizer,
@@ -40,6 +41,7 @@ class Output(NamedTuple):
     image_features: jax.Array  # (B, E) float32, unit length
     text_features: jax.Array  # (B, E) float32, unit length
     logit_scale: jax.Array  # scalar, the factor itself and not its logarithm
+    logit_bias: jax.Array | None = None  # scalar; None without contrastive_kind=sigmoid
 
 
 def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
@@ -112,6 +114,7 @@ class UniTok(nnx.Module):
         remat: str,
         rngs: nnx.Rngs,
         residual_dtype: str = "float32",
+        contrastive_kind: str = "softmax",
     ):
         """Builds a model with random weights.
 
@@ -132,6 +135,8 @@ class UniTok(nnx.Module):
           remat: activations recomputed in the backward pass: one of `recomputation.TOKENIZER`.
           rngs: the stream `params`.
           residual_dtype: dtype of the transformers' residual stream, at least `dtype`.
+          contrastive_kind: loss that the logits of image-text pairs are for, 'softmax' or
+            'sigmoid', which has the parameter `logit_bias` too.
 
         Raises:
           ValueError: an unknown value, or values that do not fit each other; the message names
@@ -141,6 +146,7 @@ class UniTok(nnx.Module):
         limits.check_choice("dtype", dtype, DTYPES)
         limits.check_choice("residual_dtype", residual_dtype, DTYPES)
         limits.check_choice("quantizer", quantizer, tuple(QUANTIZERS))
+        limits.check_choice("contrastive_kind", contrastive_kind, CONTRASTIVE_KINDS)
         recomputation.find(remat, recomputation.TOKENIZER)
         limits.check_choice("quant_proj", quant_proj, ("attention", "linear"))
         row = vitamin.SIZES[size]
@@ -174,7 +180,11 @@ class UniTok(nnx.Module):
         )
         self.fc_norm = layers.layer_norm(row.width, 1e-6, jnp.float32, rngs)
         self.projection = layers.linear(row.width, embed_dim, jnp.float32, rngs)
-        self.logit_scale = nnx.Param(jnp.array(np.log(1 / 0.07), jnp.float32))
+        scale = np.log(1 / 0.07)
+        if contrastive_kind == "sigmoid":  # arXiv 2303.15343: all pairs begin as unlikely
+            scale, self.logit_bias = np.log(10), nnx.Param(jnp.array(-10, jnp.float32))
+        self.logit_scale = nnx.Param(jnp.array(scale, jnp.float32))
+        self.contrastive_kind = contrastive_kind
         self.num_query = num_query
 
     def encode(self, images: jax.Array) -> jax.Array:
@@ -237,6 +247,7 @@ class UniTok(nnx.Module):
             image_features=self._pool(tokens),
             text_features=self.encode_text(text),
             logit_scale=jnp.exp(self.logit_scale[...]),
+            logit_bias=self.logit_bias[...] if self.contrastive_kind == "sigmoid" else None,
         )
 
     def latent(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:

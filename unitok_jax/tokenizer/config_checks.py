@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models import limits
-from unitok_jax.tokenizer.losses import DISCRIMINATOR_LOSSES, PIXEL_TERMS, TERMS
+from unitok_jax.tokenizer.losses import CONTRASTIVE, DISCRIMINATOR_LOSSES, PIXEL_TERMS, TERMS
 from unitok_jax.tokenizer.sizes import stages
 from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import config_checks
@@ -69,8 +69,16 @@ def _check_losses(config, shortest):
             f"loss.entropy={config.loss.entropy} has no meaning for model.quantizer=fsq, which "
             "has no codebook rows; set loss.entropy=0"
         )
-    for key, value in config.loss.items():
-        at_least_zero(f"loss.{key}", value)
+    for name in TERMS:
+        at_least_zero(f"loss.{name}", config.loss[name])
+    kind = config.loss.contrastive_kind
+    if kind not in CONTRASTIVE:
+        raise ValueError(f"loss.contrastive_kind={kind!r} is not one of {', '.join(CONTRASTIVE)}")
+    if kind != config.model.contrastive_kind:
+        raise ValueError(
+            f"loss.contrastive_kind={kind!r} needs the same model.contrastive_kind, not "
+            f"{config.model.contrastive_kind!r}"
+        )
     tasks = [name for name, term in TERMS.items() if term.function is not None]
     if not any(config.loss[key] for key in tasks):
         *names, last = (f"loss.{key}" for key in tasks)

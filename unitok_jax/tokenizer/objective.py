@@ -30,7 +30,7 @@ class Objective:
         """Builds the functions.
 
         Args:
-          loss: `config.loss`, the weight of each of `losses.TERMS`.
+          loss: `config.loss`, the weight of each of `losses.TERMS` and the kind of one.
           graph: graph of the UniTok, for `nnx.merge`.
           adversary: source of the loss added in the adversarial phase, or None.
           accumulation: number of micro-batches of a step.
@@ -38,17 +38,18 @@ class Objective:
           remat: True to recompute LPIPS' activations in the backward pass.
         """
         self._graph, self._adversary = graph, adversary
-        self._weights = weights = loss.to_dict()
+        self._weights = weights = {name: loss[name] for name in losses.TERMS}
+        table = losses.TERMS | {"contrastive": losses.CONTRASTIVE[loss.contrastive_kind]}
         self._count, self.decode_every = accumulation, decode_every
         # Outputs that the losses depend on: the rest of the model is neither computed nor
         # differentiated. (The first two cost nothing beside the codes.)
         outputs = {"vq_loss", "logit_scale"} | ({"reconstruction"} if adversary else set())
-        for name, term in losses.TERMS.items():
+        for name, term in table.items():
             outputs |= set(term.outputs) if weights[name] else set()
         self._outputs = sorted(outputs)
         self._terms = {
             name: term
-            for name, term in losses.TERMS.items()
+            for name, term in table.items()
             if weights[name] or (term.free and outputs.issuperset(term.outputs))
         }
         self._lpips = None
@@ -184,7 +185,7 @@ class Objective:
         count, weights = self._count, self._weights
         mean = functools.partial(jnp.mean, axis=0)
         cotangents = {name: jnp.zeros_like(value) for name, value in outputs.items()}
-        metrics = {"logit_scale": mean(outputs["logit_scale"])}
+        metrics = {k: mean(outputs[k]) for k in ("logit_scale", "logit_bias") if k in outputs}
         named = {}
         for name, term in self._terms.items():
             if name in losses.PIXEL_TERMS:

@@ -25,6 +25,7 @@ _CONCERNS = {
     "quant_heads": ("quant_proj", "post_quant_proj"),
     "num_query": ("encoder", "decoder"),
     "embed_dim": ("text_encoder", "projection"),
+    "contrastive_kind": ("logit_bias",),
     "text": ("text_encoder",),
 }
 _TOWERS = {"image tower": "encoder.", "text tower": "text_encoder."}
@@ -124,7 +125,7 @@ def _match_unitok(path, config, params, abstract, model, mask, key, notes):
         # A key without a row affects all parts.
         free = name in differences.FREE_OF_MODEL or (linear and name == "quant_heads")
         if not free and chosen & set(_CONCERNS.get(name, chosen)):
-            problems += _differences(f"model.{name}", saved.get(name), present.get(name))
+            problems += _differences(f"model.{name}", _of(saved, name), _of(present, name))
     if problems:
         raise ValueError(
             f"{path} was saved with another model:\n  " + "\n  ".join(problems) + "\nset the saved "
@@ -253,7 +254,7 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
         for key in sorted(
             (saved["model"].keys() | present["model"].keys()) - set(differences.FREE_OF_MODEL)
         )
-        for line in _differences(f"model.{key}", saved["model"].get(key), present["model"].get(key))
+        for line in _differences(f"model.{key}", *(_of(m["model"], key) for m in (saved, present)))
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
     lines += _differences("optim.frozen", *frozen)
@@ -261,6 +262,11 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     if bool(weights[0]) != bool(weights[1]):
         lines += _differences("gan.weight", *weights)
     return lines
+
+
+def _of(model, key):
+    """Returns the value of a key of `config.model`, also of one older than the key."""
+    return model.get(key, differences.ADDED.get(f"model.{key}"))
 
 
 def _differences(key, saved, present):
