@@ -96,7 +96,8 @@ def compile_step(config, devices: int, adversarial: bool = False, traffic: float
         changed.optim.accumulation = micro
         changed.mesh.data, changed.mesh.fsdp = 1, devices
         found = plan(changed, machine.devices)
-        return found.phases[adversarial].step.trace(*found.arguments)
+        phase = found.phases[adversarial]
+        return phase.step.trace(*found.arguments, phase.batch)
 
     micro, batch = config.optim.accumulation, config.data.batch_size
     traced = trace(max(2, micro))

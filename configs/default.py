@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     model.num_query = 0  # register tokens before the image tokens; 0: none
     model.drop_path = 0.1  # stochastic-depth rate of the last block, in [0, 1)
     model.embed_dim = 768  # width of the joint image-text space
+    model.contrastive_kind = "softmax"  # loss of image-text pairs: softmax, or sigmoid with a bias
     model.text = ConfigDict()
     model.text.width = 768  # width of the text tower, a multiple of heads
     model.text.heads = 12  # attention heads of the text tower
@@ -54,6 +55,7 @@ def get_config() -> ConfigDict:
     data.index = ""  # folder for the indexes of tars; empty: beside the shards
     data.max_bad = 0.01  # maximum fraction of unusable samples, in [0, 1]; more end the run
     data.image_size = (256, 256)  # height, width in pixels; multiples of 16
+    data.size_schedule = ()  # (first fraction of the run, size) of each size; empty: image_size
     data.batch_size = 16_384  # global batch size, in samples
     data.decode_fraction = 1.0  # decoded part of a batch: 1, 1/2, ...; docs/guides/many_hosts.md
     data.crop_scale = (0.9, 1.0)  # range of the area of a training crop, as a fraction of the image
@@ -76,7 +78,8 @@ def get_config() -> ConfigDict:
     loss.gram = 0.0  # weight of the distance of Gram matrices of LPIPS' features; as perceptual
     loss.vq = 1.0  # weight of the VQ loss, codebook and commitment terms
     loss.entropy = 0.0  # weight of the entropy loss of the codebooks
-    loss.contrastive = 1.0  # weight of CLIP's image-text loss
+    loss.contrastive = 1.0  # weight of the image-text loss
+    loss.contrastive_kind = model.get_ref("contrastive_kind")  # CLIP's softmax, SigLIP's sigmoid
     loss.teacher_token = 0.0  # weight of the loss of a teacher's tokens; needs frozen.teacher
     loss.teacher_relation = 0.0  # weight of the KL of a teacher's similarities; the same
 

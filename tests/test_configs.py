@@ -125,7 +125,7 @@ def test_multimodal_model_builds(name):
     pure = MultimodalSteps(config)
     state = jax.eval_shape(pure.init)
     config.data.batch_size = config.optim.accumulation
-    batch = batch_shapes(config)
+    batch = batch_shapes(config, config.data.image_size)
     after, metrics = jax.eval_shape(pure.train_step, state, batch)
     kinds = jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == kinds

@@ -202,6 +202,57 @@ class TestTraining:
             next(batches)
 
 
+class TestSizes:
+    """Images of one size up to a step, of another from then on."""
+
+    SIZES = ((0, (16, 32)), (3, (32, 64)), (5, (48, 96)))
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_every_batch_is_that_of_its_size_at_its_step(self, folder, workers):
+        whole = first(7, config(folder, num_workers=workers), sizes=self.SIZES)
+        alone = {size: first(7, config(folder, image_size=size)) for _, size in self.SIZES}
+        sizes = [self.SIZES[0][1]] * 3 + [self.SIZES[1][1]] * 2 + [self.SIZES[2][1]] * 2
+        assert_same(whole, [alone[size][step] for step, size in enumerate(sizes)])
+
+    @pytest.mark.parametrize("step", range(1, 7))
+    def test_resuming_before_at_and_after_a_switch(self, folder, step):
+        whole = first(8, config(folder), sizes=self.SIZES)
+        assert_same(
+            whole[step:], first(8 - step, config(folder), sizes=self.SIZES, start_step=step)
+        )
+
+    def test_samples_captions_and_crops_stay(self, folder):
+        """A larger crop shrinks to the smaller one, so it is of the same box."""
+        whole = first(6, config(folder), sizes=self.SIZES)
+        for small, other in zip(first(6, config(folder)), whole, strict=True):
+            np.testing.assert_array_equal(small["text"], other["text"])
+            assert identities(small) == identities(other)
+            factor = other["image"].shape[1] // 16
+            means = other["image"].reshape(4, 16, factor, 32, factor, 3).mean((2, 4))
+            assert np.abs(means - small["image"]).max() < 4
+
+    def test_shares_of_processes_switch_together(self, folder):
+        data, parts = config(folder, batch_size=6), np.array_split(range(6), 2)
+        whole = first(7, data, sizes=self.SIZES)
+        shares = [first(7, data, sizes=self.SIZES, rows=part) for part in parts]
+        assert_joined(whole, shares, parts)
+
+    def test_closing_before_and_after_a_switch(self, folder):
+        for count in (0, 2, 4):
+            batches = train_batches(config(folder), 0, sizes=self.SIZES)
+            for _ in range(count):
+                next(batches)
+            batches.close()
+            with pytest.raises(ValueError, match="closed"):
+                next(batches)
+
+    def test_health_is_of_all_sizes(self, folder):
+        with contextlib.closing(train_batches(config(folder), 0, sizes=self.SIZES)) as batches:
+            for _ in range(4):
+                next(batches)
+            assert batches.health.new_counts()["samples"] == 16
+
+
 class TestArguments:
     @pytest.mark.parametrize("count", [{"num_threads": 0}, {"num_workers": -1}])
     def test_nobody_to_read(self, folder, count):

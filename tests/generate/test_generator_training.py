@@ -451,5 +451,5 @@ def test_the_plan_takes_the_batches_of_training(config, folder, tmp_path, prompt
     with contextlib.closing(one_device(config).batches(0)) as batches:
         read = {key: (rows.shape, rows.dtype) for key, rows in next(batches).items()}
     config.data.path = ""
-    _, _, planned = Run.plan(config, jax.devices()[:1]).arguments
-    assert read == {key: (rows.shape, rows.dtype) for key, rows in planned.items()}
+    (phase,) = Run.plan(config, jax.devices()[:1]).phases
+    assert read == {key: (rows.shape, rows.dtype) for key, rows in phase.batch.items()}

@@ -65,8 +65,11 @@ def test_a_float_is_no_integer(key, value):
         abstract_model(changed(key, value))
 
 
+CHOICES = ("size", "dtype", "quantizer", "quant_proj", "remat", "contrastive_kind")
+
+
 @pytest.mark.parametrize("value", ["nanos", None, 7, ["nano"], True, {"nano": 1}])
-@pytest.mark.parametrize("key", ["size", "dtype", "quantizer", "quant_proj", "remat"])
+@pytest.mark.parametrize("key", CHOICES)
 def test_a_choice_that_is_none(key, value):
     with pytest.raises(ValueError, match=f"^model.{key}=.* is not one of ") as error:
         abstract_model(changed(key, value))

@@ -6,6 +6,8 @@ DEFAULT, CROPS = "configs/default.py", "unitok_jax/data/images/crops.py"
 ORDER, MIXTURE = "unitok_jax/data/order.py", "unitok_jax/data/mixture.py"
 SHARDING = "unitok_jax/runtime/sharding.py"
 RANDOMNESS, TEST_ORDER = "tests/training/test_randomness.py", "tests/data/test_order.py"
+PIPELINE, TEST_PIPELINE = "unitok_jax/data/pipeline.py", "tests/data/test_pipeline.py"
+PLAN, TEST_SIZES = "unitok_jax/tokenizer/plan.py", "tests/tokenizer/test_sizes.py"
 TEST_SHARDING, TEST_CONFIGS = "tests/runtime/test_sharding.py", "tests/test_configs.py"
 
 MUTATIONS = [
@@ -36,6 +38,27 @@ MUTATIONS = [
         "optim.learning_rate = 5e-4",
         "optim.learning_rate = 1e-3",
         f"{TEST_CONFIGS} -k test_recipe",
+    ),
+    Mutation(
+        "images of a new size that begin with the run's first samples",
+        PIPELINE,
+        "first_batch=max(first, start_step)",
+        "first_batch=start_step",
+        f"{TEST_PIPELINE} -k TestSizes",
+    ),
+    Mutation(
+        "a change of size that comes late in a run that resumes",
+        PIPELINE,
+        "batches=end - max(first, start_step)",
+        "batches=end - first",
+        f"{TEST_PIPELINE} -k TestSizes",
+    ),
+    Mutation(
+        "an adversary that is planned a step early",
+        PLAN,
+        "adversary.start + 1",
+        "adversary.start",
+        f"{TEST_SIZES} -k planned",
     ),
     Mutation(
         "areas from half of their range",

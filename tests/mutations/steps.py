@@ -9,6 +9,7 @@ RULES, GRADIENTS = "tests/tokenizer/test_step_rules.py", "tests/tokenizer/test_o
 LPIPS = "unitok_jax/models/pretrained/lpips.py"
 PERCEPTUAL = "tests/models/test_perceptual.py"
 TEST_OPTIM, TEST_LOSSES = "tests/training/test_optim.py", "tests/tokenizer/test_losses.py"
+TEST_SIGMOID, READER = "tests/tokenizer/test_sigmoid_loss.py", "unitok_jax/checkpoints/reader.py"
 
 MUTATIONS = [
     Mutation(
@@ -220,6 +221,41 @@ MUTATIONS = [
         'jax.default_matmul_precision("highest")',
         'jax.default_matmul_precision("default")',
         f"{TEST_LOSSES} -k contrastive",
+    ),
+    Mutation(
+        "padded texts that count",
+        LOSSES,
+        "jnp.where(columns < size, losses, 0.0)",
+        "losses",
+        f"{TEST_SIGMOID} -k formula",
+    ),
+    Mutation(
+        "a sigmoid loss whose texts are numbered row by row",
+        LOSSES,
+        "first + count * jnp.arange(width)",
+        "first * width + jnp.arange(width)",
+        f"{TEST_SIGMOID} -k formula",
+    ),
+    Mutation(
+        "a sigmoid loss that keeps the logits of all pairs",
+        LOSSES,
+        "@functools.partial(jax.checkpoint, prevent_cse=False)",
+        "@functools.partial(lambda f, prevent_cse: f, prevent_cse=False)",
+        f"{TEST_SIGMOID} -k memory",
+    ),
+    Mutation(
+        "a sigmoid loss with the limit of the logit scale",
+        STEP,
+        'if "logit_bias" not in params:',
+        "if True:",
+        f"{RULES} -k sigmoid",
+    ),
+    Mutation(
+        "a hash that changes with a key added later",
+        READER,
+        'value != added[f"model.{key}"]',
+        "True",
+        f"{TEST_SIGMOID} -k OlderModels",
     ),
     Mutation(
         "a hinge of another margin",

@@ -72,6 +72,10 @@ def test_the_configurations_that_come_with_it_pass():
             r"teacher_relation=1\.0 reads captions, and data\.text_features=t holds features",
         ),
         ({"data.image_size": (32, 64)}, r"loss\.perceptual=1\.0 needs images of at least 48 px"),
+        (
+            {"loss.contrastive_kind": "siglip"},
+            r"loss\.contrastive_kind='siglip' is not one of softmax, sigmoid",
+        ),
         ({"data.batch_size": 1}, r"data\.batch_size=1 leaves loss\.contrastive=1\.0 no other pair"),
         ({"optim.accumulation": 3}, r"optim\.accumulation=3 does not divide data\.batch_size=16"),
         ({"optim.accumulation": 0}, r"optim\.accumulation=0 must be at least 1"),
@@ -150,6 +154,18 @@ def test_a_loss_of_lpips_without_lpips(weights, remedy):
         Run(config)
 
 
+def test_one_kind_of_contrastive_loss_under_both_names():
+    for key in ("loss", "model"):
+        config = tiny_full.get_config()
+        config[key].contrastive_kind = "sigmoid"
+        assert config.loss.contrastive_kind == config.model.contrastive_kind == "sigmoid"
+        check(config)
+    config = tiny_full.get_config().copy_and_resolve_references()
+    config.loss.contrastive_kind = "sigmoid"
+    with pytest.raises(ValueError, match=r"loss\.contrastive_kind='sigmoid' needs the same model"):
+        check(config)
+
+
 def test_nothing_to_learn():
     config = tiny_full.get_config()
     config.gan.weight = 0.0
@@ -201,6 +217,7 @@ class TestMessages:
             ("model.dtype", "float16", ["float32, bfloat16"]),
             ("model.remat", "all", ["none, products, blocks, everything"]),
             ("model.quantizer", "vq", ["multi_codebook, residual, fsq, bsq"]),
+            ("model.contrastive_kind", "siglip", ["softmax, sigmoid"]),
             ("model.quant_proj", "conv", ["attention", "linear"]),
             ("model.quant_heads", 5, ["does not divide", "nearest: 4"]),
             ("model.quant_heads", 0, ["must be an integer from 1 to "]),

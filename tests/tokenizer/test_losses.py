@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("strict_shapes")
 
 
 def test_every_term_has_its_weight_in_the_config():
-    assert set(default.get_config().loss) == set(losses.TERMS)
+    assert set(default.get_config().loss) == {*losses.TERMS, "contrastive_kind"}
     assert losses.PIXEL_TERMS == ("l1", "l2", "perceptual", "gram")
 
 

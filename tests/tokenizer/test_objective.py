@@ -43,6 +43,7 @@ class Toy(nnx.Module):
         self.decoder = Decoder(rngs)
         self.text = nnx.Embed(8, 4, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.float32(1.5))
+        self.logit_bias = nnx.Param(jnp.float32(-2.0))
 
     def __call__(self, images, text, keys, entropy, decode_every, learning=PLAIN):
         encoder_key, decoder_key = keys
@@ -67,6 +68,7 @@ class Toy(nnx.Module):
             text_features=l2_normalize(self.text(text).mean(axis=1)),
             logit_scale=jnp.exp(self.logit_scale[...]),
             quantized=pooled[:, None, None],
+            logit_bias=self.logit_bias[...],
         )
 
 
@@ -99,8 +101,17 @@ class Teaching:
         return losses.token_loss(tokens @ heads, batch["teacher_deep"])
 
 
-def make(accumulation=1, decode_every=1, adversary=None, teaching=None, learning=PLAIN, **weights):
+def make(
+    accumulation=1,
+    decode_every=1,
+    adversary=None,
+    teaching=None,
+    learning=PLAIN,
+    kind="softmax",
+    **weights,
+):
     config = tiny.get_config()
+    config.loss.contrastive_kind = kind
     config.loss.update(l1=0.2, l2=1.0, perceptual=0.0, vq=0.7, entropy=0.3, contrastive=0.9)
     config.loss.update(**weights)
     counts = dict(accumulation=accumulation, decode_every=decode_every)
@@ -147,13 +158,16 @@ def still(monkeypatch):
     monkeypatch.setitem(globals(), "GRAPH", graph)
 
 
-def total(params, data, gan_weight=0.0, decode_every=1):
+def total(params, data, gan_weight=0.0, decode_every=1, kind="softmax"):
     """The whole loss in one formula."""
     output = Still.__call__(nnx.merge(GRAPH, params), **arguments(data, decode_every))
     images = data["image"][::decode_every]
-    contrastive = losses.contrastive_loss(
-        output.image_features, output.text_features, output.logit_scale
-    )
+    features = output.image_features, output.text_features, output.logit_scale
+    contrastive = losses.contrastive_loss(*features)
+    if kind == "sigmoid":
+        logits = features[2] * features[0] @ features[1].T + output.logit_bias
+        signs = 2 * jnp.eye(len(logits)) - 1
+        contrastive = -jax.nn.log_sigmoid(signs * logits).sum() / len(logits)
     pixels = 0.2 * losses.l1_loss(output.reconstruction, images)
     pixels += losses.l2_loss(output.reconstruction, images)
     gan = Adversary.generator_loss(2.0, None, output.reconstruction, None, None)
@@ -171,11 +185,15 @@ def arguments(data, decode_every):
     )
 
 
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
-def test_gradients_are_those_of_the_whole_loss(still, accumulation):
-    grads, (codes, inputs), rebuilt, metrics = gradients(make(accumulation), batch(), accumulation)
-    close(grads, jax.grad(total)(PARAMS, batch()))
-    assert float(metrics["loss"]) == pytest.approx(float(total(PARAMS, batch())), rel=1e-5)
+def test_gradients_are_those_of_the_whole_loss(still, accumulation, kind):
+    objective = make(accumulation, kind=kind)
+    grads, (codes, inputs), rebuilt, metrics = gradients(objective, batch(), accumulation)
+    close(grads, jax.grad(total)(PARAMS, batch(), kind=kind))
+    expected = float(total(PARAMS, batch(), kind=kind))
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert ("logit_bias" in metrics) == (kind == "sigmoid") == bool(grads["logit_bias"])
     whole = nnx.merge(GRAPH, PARAMS)(**arguments(batch(), 1))
     np.testing.assert_array_equal(codes, whole.codes)
     assert inputs is None

@@ -123,6 +123,15 @@ def test_the_logit_scale_stays_within_the_limits_of_clip(pure, state):
     assert float(after.generator.params["logit_scale"]) == pytest.approx(2 - rate, rel=1e-5)
 
 
+def test_the_sigmoid_loss_limits_no_logit_scale(pure, state):
+    """A SigLIP's is above 100, and the bias goes with it."""
+    params = state.generator.params | {"logit_scale": jnp.float32(4.7), "logit_bias": jnp.zeros(())}
+    after, _, _ = run(pure, pure.start(params, state.discriminator), gradient=-0.1)
+    rate = float(pure.learning_rate(0))
+    assert float(after.generator.params["logit_scale"]) == pytest.approx(4.7 + rate, rel=1e-6)
+    assert float(after.generator.params["logit_bias"]) == pytest.approx(rate, rel=1e-5)
+
+
 def test_the_average_is_of_the_new_weights(pure, state):
     after, _, _ = run(pure, state)
     old, new = (s.generator.params["layer"]["kernel"] for s in (state, after))

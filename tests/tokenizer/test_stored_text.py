@@ -118,7 +118,7 @@ class TestStep:
             steps = TokenizerSteps(config)
             step = functools.partial(steps.train_step, adversarial=False, gather=lambda x: x)
             state = jax.eval_shape(steps.init)
-            traced = jax.make_jaxpr(step)(state, {}, batch_shapes(config))
+            traced = jax.make_jaxpr(step)(state, {}, batch_shapes(config, config.data.image_size))
             shapes = [
                 side for sides in jaxprs.products(traced) for shape in sides for side in shape
             ]

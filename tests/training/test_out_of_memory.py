@@ -30,14 +30,16 @@ class Run:
             raise ValueError("data.batch_size is not a multiple")
         size = self._bytes_of(config)
         self.compiled.append(size)
-        phases = [types.SimpleNamespace(step=part * size) for part in (0.5, 1)]
+        phases = [types.SimpleNamespace(step=size, batch=part) for part in (0.5, 1)]
         return types.SimpleNamespace(phases=phases, arguments=())
 
 
 @pytest.fixture(autouse=True)
 def figures(monkeypatch):
     """The compiler's figures, and a device of 60 GiB."""
-    monkeypatch.setattr(out_of_memory, "memory", lambda step: {"temporaries": int(step)})
+    monkeypatch.setattr(
+        out_of_memory, "memory", lambda step, batch: {"temporaries": int(step * batch)}
+    )
     monkeypatch.setattr(out_of_memory, "available", lambda device: 60 * GIB)
 
 

@@ -84,6 +84,7 @@ class TestFolder:
         old = pathlib.Path(shutil.copytree(folder, tmp_path / "old"))
         model = json.loads((old / "config.json").read_text())["model"]
         assert model.pop("residual_dtype") == "float32"
+        assert model.pop("contrastive_kind") == "softmax"
         edit(old, model=model)
         ours, theirs = unitok_jax.load(old), unitok_jax.load(weights)
         assert ours.hash == theirs.hash

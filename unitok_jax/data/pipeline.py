@@ -2,6 +2,7 @@
 of the stream follows from (seed, step) alone. A global batch is the same array, row by row, for any
 number of processes, worker processes and threads; a process reads the rows of its own devices."""
 
+import functools
 import logging
 import math
 import zlib
@@ -15,7 +16,7 @@ from unitok_jax.data.health import Health, Notes, SampleError
 from unitok_jax.data.images.crops import decode_random_crop
 from unitok_jax.data.images.transforms import check_size, decode_image, resize_center_crop
 from unitok_jax.data.mixture import Mixture
-from unitok_jax.data.reading import stream
+from unitok_jax.data.reading import ENDLESS, stream
 from unitok_jax.data.records import Source
 from unitok_jax.data.replacement import usable
 from unitok_jax.data.sources import open_source
@@ -85,14 +86,18 @@ class Batches:
         health: the `Health` of the input so far.
     """
 
-    def __init__(self, stream: BatchStream, health: Health):
-        self._stream, self.health = stream, health
+    def __init__(self, streams: Sequence[BatchStream], health: Health):
+        """Takes streams, each of which begins where the one before ends; the last is endless."""
+        self._streams, self.health = list(streams), health
 
     def __iter__(self):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = next(self._stream)
+        batch = next(self._streams[0], None)
+        if batch is None:
+            self._streams.pop(0).close()
+            return next(self)
         notes = batch.pop("notes")
         for reason, messages in notes.skipped.names.items():
             _warn_once(
@@ -105,7 +110,8 @@ class Batches:
 
     def close(self) -> None:
         """Stops the threads and worker processes."""
-        self._stream.close()
+        for each in self._streams:
+            each.close()
 
 
 def train_batches(
@@ -117,6 +123,7 @@ def train_batches(
     rows: Sequence[int] | None = None,
     divisor: int = 1,
     text_features: TextFeatures | None = None,
+    sizes: Sequence[tuple[int, tuple[int, int]]] = (),
 ) -> Batches:
     """Opens this process's rows of the global batches from `start_step` on, without end.
 
@@ -136,6 +143,9 @@ def train_batches(
         rows: ascending rows of the global batch that this process reads; all if None.
         divisor: as in `effective_batch_size`, which returns the global batch size.
         text_features: stored features of the captions, which are read in place of their tokens.
+        sizes: (first step, (height, width)) of the images, ascending from step 0; by default
+            `data.image_size` throughout. The samples, their captions and, at one aspect ratio,
+            their crops do not depend on it.
 
     Yields:
         {'image': uint8 (len(rows), H, W, 3), 'text': int32 (len(rows), L), or float32
@@ -156,18 +166,33 @@ def train_batches(
     batch_size = effective_batch_size(data, len(source), divisor)
     if isinstance(source, Mixture):
         source.check_batch(batch_size)
-    read = _TrainingRows(
+    rows = _check_rows(rows, batch_size)
+    read = functools.partial(
+        _TrainingRows,
         source,
         order.order(source, seed, data.window),
         seed,
         TextTokenizer(data.context_length),
         text_features,
-        check_size(data.image_size),
-        _check_range(data.crop_scale, "data.crop_scale", 1.0),
-        _check_range(data.crop_ratio, "data.crop_ratio", math.inf),
+        scale=_check_range(data.crop_scale, "data.crop_scale", 1.0),
+        ratio=_check_range(data.crop_ratio, "data.crop_ratio", math.inf),
     )
-    rows = _check_rows(rows, batch_size)
-    return Batches(stream(read, batch_size, rows, data, first_batch=start_step), health)
+    sizes = sizes or ((0, check_size(data.image_size)),)
+    ends = [*(first for first, _ in sizes[1:]), start_step + ENDLESS]
+    streams = [
+        # A stream starts its threads at its first batch; what it lacks is told now.
+        stream(
+            read(size=size),
+            batch_size,
+            rows,
+            data,
+            first_batch=max(first, start_step),
+            batches=end - max(first, start_step),
+        )
+        for (first, size), end in zip(sizes, ends, strict=True)
+        if start_step < end
+    ]
+    return Batches(streams, health)
 
 
 def eval_batches(
@@ -211,7 +236,7 @@ def eval_batches(
 class _TrainingRows:
     """Reads the training examples at positions of the stream."""
 
-    def __init__(self, source, positions, seed, tokenizer, features, size, scale, ratio):
+    def __init__(self, source, positions, seed, tokenizer, features, *, size, scale, ratio):
         self._source, self._order, self._seed = source, positions, seed
         self._tokenizer, self._features = tokenizer, features
         self._size, self._scale, self._ratio = size, scale, ratio

@@ -39,10 +39,9 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
         "parameters": state.generator.params,
         "optimiser": state.generator.opt_state,
         "average of the parameters": state.ema,
-        "batch": batch,
     }
-    phases = [Phase("every step", programs.step, 1.0)]
-    return Plan(mesh, phases, (state, {}, batch), parts, _IMAGES, "images", 1, _ADVICE)
+    phases = [Phase("every step", programs.step, 1.0, batch)]
+    return Plan(mesh, phases, (state, {}), parts, _IMAGES, "images", 1, _ADVICE)
 
 
 def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:

@@ -22,6 +22,7 @@ from unitok_jax.models.quantizers.residual import ResidualQuantizer
 from unitok_jax.models.text_encoder import TextEncoder
 
 DTYPES = ("float32", "bfloat16")
+CONTRASTIVE_KINDS = ("softmax", "sigmoid")
 QUANTIZERS = {
     "multi_codebook": MultiCodebookQuantizer,
     "residual": ResidualQuantizer,
@@ -44,6 +45,7 @@ class Output(NamedTuple):
     logit_scale: jax.Array  # scalar, the factor itself and not its logarithm
     # (B, K, N, C) what each code was chosen for; None if codes have no rows
     quantized: jax.Array | None = None
+    logit_bias: jax.Array | None = None  # scalar; None without contrastive_kind=sigmoid
 
 
 def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
@@ -118,6 +120,7 @@ class UniTok(nnx.Module):
         residual_dtype: str = "float32",
         fsq_levels: Sequence[int] = (),
         quant_causal: bool = False,
+        contrastive_kind: str = "softmax",
     ):
         """Builds a model with random weights.
 
@@ -141,6 +144,8 @@ class UniTok(nnx.Module):
           fsq_levels: levels of the channels of one code of 'fsq'; none: as even as they can be.
           quant_causal: True: behind the quantizer a token sees none that comes after it, so that a
             model which draws tokens in turn sees the tokens of whole images.
+          contrastive_kind: loss that the logits of image-text pairs are for, 'softmax' or
+            'sigmoid', which has the parameter `logit_bias` too.
 
         Raises:
           ValueError: an unknown value, or values that do not fit each other; the message names
@@ -150,6 +155,7 @@ class UniTok(nnx.Module):
         limits.check_choice("dtype", dtype, DTYPES)
         limits.check_choice("residual_dtype", residual_dtype, DTYPES)
         limits.check_choice("quantizer", quantizer, tuple(QUANTIZERS))
+        limits.check_choice("contrastive_kind", contrastive_kind, CONTRASTIVE_KINDS)
         recomputation.find(remat, recomputation.TOKENIZER)
         limits.check_choice("quant_proj", quant_proj, ("attention", "linear"))
         if fsq_levels and quantizer != "fsq":
@@ -189,7 +195,11 @@ class UniTok(nnx.Module):
         )
         self.fc_norm = layers.layer_norm(row.width, 1e-6, jnp.float32, rngs)
         self.projection = layers.linear(row.width, embed_dim, jnp.float32, rngs)
-        self.logit_scale = nnx.Param(jnp.array(np.log(1 / 0.07), jnp.float32))
+        scale = np.log(1 / 0.07)
+        if contrastive_kind == "sigmoid":  # arXiv 2303.15343: all pairs begin as unlikely
+            scale, self.logit_bias = np.log(10), nnx.Param(jnp.array(-10, jnp.float32))
+        self.logit_scale = nnx.Param(jnp.array(scale, jnp.float32))
+        self.contrastive_kind = contrastive_kind
         self.num_query = num_query
 
     def encode(self, images: jax.Array) -> jax.Array:
@@ -258,6 +268,7 @@ class UniTok(nnx.Module):
             text_features=text if known else self.encode_text(text),
             logit_scale=jnp.exp(self.logit_scale[...]),
             quantized=quantized.inputs,
+            logit_bias=self.logit_bias[...] if self.contrastive_kind == "sigmoid" else None,
         )
 
     def latent(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:

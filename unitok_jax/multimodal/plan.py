@@ -34,13 +34,10 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
     parts = {
         "parameters": state.network.params,
         "optimiser": state.network.opt_state,
-        "batch": batch,
     }
-    phases = [Phase("every step", programs.step, 1.0)]
+    phases = [Phase("every step", programs.step, 1.0, batch)]
     rows = config.steps * config.data.batch_size
-    return Plan(
-        *(mesh, phases, (state, batch), parts, rows, "rows", config.optim.accumulation, _ADVICE)
-    )
+    return Plan(*(mesh, phases, (state,), parts, rows, "rows", config.optim.accumulation, _ADVICE))
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:

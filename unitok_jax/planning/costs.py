@@ -80,9 +80,9 @@ def count(make_plan: Callable[[ConfigDict, Sequence], Plan], config: ConfigDict)
     plan = make_plan(config, jax.devices()[:1])
     platforms, found = {machine.platform for machine in MACHINES}, []
     for phase in plan.phases:
-        jaxpr = phase.step.trace(*plan.arguments).jaxpr.jaxpr
+        jaxpr = phase.step.trace(*plan.arguments, phase.batch).jaxpr.jaxpr
         operations = {platform: flops.of_jaxpr(jaxpr, platform) for platform in platforms}
-        found.append(Counted(phase.name, phase.share, operations))
+        found.append(Counted(phase.kind, phase.share, operations))
     return found
 
 

@@ -82,20 +82,20 @@ def fit(
     missing, seconds, work = [], 0.0, []
     for phase in plan.phases:
         print(f"\n{phase.name}", flush=True)
-        traced = phase.step.trace(*plan.arguments)
+        traced = phase.step.trace(*plan.arguments, phase.batch)
         try:
             compiled = traced.lower().compile(machine.options)
         except jax.errors.JaxRuntimeError as error:
             missing.append(f"{phase.name}: {out_of_memory(error, plan.advice)}")
             print(f"  {missing[-1]}")
             continue
-        memory = _memory(compiled, plan.parts, machine)
+        memory = _memory(compiled, {**plan.parts, "batch": phase.batch}, machine)
         _print_memory(memory, machine)
         cost = _cost(traced, compiled, plan.mesh.size, machine)
         _print_cost(cost, config.data.batch_size, plan.unit, machine, efficiency)
         seconds += phase.share * cost.roofline / efficiency
         operations = cost.flops * plan.mesh.size
-        work.append(costs.Work(phase.name, phase.share, operations, cost.roofline))
+        work.append(costs.Work(phase.kind, phase.share, operations, cost.roofline))
         if machine.chip and memory.peak > machine.per_device.capacity:
             needed = _too_large(memory.peak, machine.per_device.capacity, plan.advice)
             missing.append(f"{phase.name}: {needed}")

@@ -10,6 +10,7 @@ from unitok_jax.models import limits
 from unitok_jax.models.pretrained.teachers import KINDS
 from unitok_jax.tokenizer import codebooks
 from unitok_jax.tokenizer.losses import (
+    CONTRASTIVE,
     DISCRIMINATOR_LOSSES,
     GENERATOR_LOSSES,
     NETWORK_TERMS,
@@ -17,6 +18,7 @@ from unitok_jax.tokenizer.losses import (
     PIXEL_TERMS,
     TERMS,
 )
+from unitok_jax.tokenizer.sizes import stages
 from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import config_checks
 from unitok_jax.training.config_checks import (
@@ -37,6 +39,8 @@ def check(config: ConfigDict) -> None:
       ValueError: the message names the key, its value and a remedy.
     """
     check_size(config.data.image_size)
+    at_least_one("steps", config.steps)  # the unit of the schedule of sizes
+    shortest = min(side for stage in stages(config.steps, config.data) for side in stage.size)
     limits.check(config.model.to_dict())
     metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
     config_checks.check(config, metrics)
@@ -64,31 +68,40 @@ def check(config: ConfigDict) -> None:
             f"data.decode_fraction={fraction} is not 1, 1/2, 1/3, ...: every image, every second, "
             "every third is decoded"
         )
-    _check_losses(config)
+    _check_losses(config, shortest)
     _check_teacher(config)
     _check_optim(config)
     _check_gan(config)
     codebooks.check(config)
 
 
-def _check_losses(config):
+def _check_losses(config, shortest):
     if config.loss.entropy and config.model.quantizer == "fsq":
         raise ValueError(
             f"loss.entropy={config.loss.entropy} has no meaning for model.quantizer=fsq, which "
             "has no codebook rows; set loss.entropy=0"
         )
-    for key, value in config.loss.items():
-        at_least_zero(f"loss.{key}", value)
+    for name in TERMS:
+        at_least_zero(f"loss.{name}", config.loss[name])
+    kind = config.loss.contrastive_kind
+    if kind not in CONTRASTIVE:
+        raise ValueError(f"loss.contrastive_kind={kind!r} is not one of {', '.join(CONTRASTIVE)}")
+    if kind != config.model.contrastive_kind:
+        raise ValueError(
+            f"loss.contrastive_kind={kind!r} needs the same model.contrastive_kind, not "
+            f"{config.model.contrastive_kind!r}"
+        )
     # The VQ and the entropy loss belong to no task.
     tasks = [name for name, term in TERMS.items() if name not in ("vq", "entropy")]
     if not any(config.loss[key] for key in tasks):
         *names, last = (f"loss.{key}" for key in tasks)
         raise ValueError(f"{', '.join(names)} and {last} are all 0: nothing to learn")
+    key = "size_schedule" if config.data.size_schedule else "image_size"
     for name in NETWORK_TERMS:
-        if config.loss[name] and min(config.data.image_size) < MIN_PERCEPTUAL:
+        if config.loss[name] and shortest < MIN_PERCEPTUAL:
             raise ValueError(
                 f"loss.{name}={config.loss[name]} needs images of at least {MIN_PERCEPTUAL} px, "
-                f"but data.image_size={tuple(config.data.image_size)}; set loss.{name}=0"
+                f"but data.{key}={tuple(config.data[key])}; set loss.{name}=0"
             )
     if config.data.text_features and not config.loss.contrastive:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Losses, from arrays to float32 scalars; and the table of the generator's losses."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from unitok_jax.models.pretrained.lpips import Lpips
+
+CHUNK = 1024  # texts that the sigmoid loss takes at a time
 
 
 def l1_loss(reconstruction: jax.Array, images: jax.Array) -> jax.Array:
@@ -45,8 +48,7 @@ def contrastive_loss(
       text_features: (B, E) unit vectors.
       logit_scale: scalar factor of the cosines.
     """
-    with jax.default_matmul_precision("highest"):
-        logits = logit_scale * image_features @ text_features.T
+    logits = _logits(image_features, text_features, logit_scale)
     labels = jnp.arange(logits.shape[0])
     by_image = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     by_text = optax.softmax_cross_entropy_with_integer_labels(logits.T, labels)
@@ -102,6 +104,53 @@ def relation_loss(
     return (divergence(1) + divergence(0)) / 2
 
 
+@jax.named_scope("contrastive")
+def sigmoid_loss(
+    image_features: jax.Array,
+    text_features: jax.Array,
+    logit_scale: jax.Array,
+    logit_bias: jax.Array,
+    chunk: int = CHUNK,
+) -> jax.Array:
+    """Computes SigLIP's loss (arXiv 2303.15343) of all pairs of the whole batch, in float32.
+
+    Each pair is a case of its own: log(1 + exp(-logit)) of an image and its own text,
+    log(1 + exp(logit)) of an image and another's, in sum over texts and mean over images.
+
+    A (B, B) array is never kept: the forward and the backward pass each take about `chunk` texts at
+    a time, every n-th, so that of a sharded batch each device adds its own rows to each chunk.
+
+    Args:
+      image_features: (B, E) unit vectors; row i belongs to row i of the text.
+      text_features: (B, E) unit vectors.
+      logit_scale: scalar factor of the cosines.
+      logit_bias: scalar, added to them.
+      chunk: maximum number of texts at a time.
+    """
+    size = len(image_features)
+    count = -(-size // chunk)  # chunks
+    width = -(-size // count)
+    padded = jnp.pad(text_features, ((0, width * count - size), (0, 0)))
+    rows = jnp.arange(size)[:, None]
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # a loop's body has no twin to merge with
+    def add(total, inputs):
+        first, texts = inputs
+        logits = _logits(image_features, texts, logit_scale) + logit_bias
+        columns = first + count * jnp.arange(width)[None]
+        losses = jax.nn.softplus(jnp.where(rows == columns, -logits, logits))
+        return total + jnp.sum(jnp.where(columns < size, losses, 0.0)) / size, None
+
+    chunks = jnp.arange(count), padded.reshape(width, count, -1).swapaxes(0, 1)
+    return jax.lax.scan(add, jnp.float32(0), chunks)[0]
+
+
+def _logits(image_features, text_features, logit_scale):
+    """Computes the scaled cosines (B, C) of images (B, E) and texts (C, E)."""
+    with jax.default_matmul_precision("highest"):
+        return logit_scale * image_features @ text_features.T
+
+
 class Term(NamedTuple):
     """Term of the generator's loss.
 
@@ -135,6 +184,11 @@ TERMS = {
 }
 OF_PAIRS = ("contrastive", "teacher_relation")
 """Terms that compare the pairs of a batch with each other: one alone has no gradient."""
+# loss.contrastive_kind -> the contrastive term
+CONTRASTIVE = {
+    "softmax": TERMS["contrastive"],
+    "sigmoid": Term((*TERMS["contrastive"].outputs, "logit_bias"), sigmoid_loss),
+}
 PIXEL_TERMS = tuple(name for name, t in TERMS.items() if t.outputs == ("reconstruction",))
 NETWORK_TERMS = tuple(name for name, t in TERMS.items() if t.network)
 

@@ -44,7 +44,7 @@ class Objective:
         """Builds the functions.
 
         Args:
-          loss: `config.loss`, the weight of each of `losses.TERMS`.
+          loss: `config.loss`, the weight of each of `losses.TERMS` and the kind of one.
           graph: graph of the UniTok, for `nnx.merge`.
           adversary: source of the loss added in the adversarial phase, or None.
           teaching: loss of the tokens of a teacher, or None without a teacher.
@@ -55,18 +55,19 @@ class Objective:
           wrong_near: number of nearest rows that a wrong code is drawn from.
         """
         self._graph, self._adversary, self._teaching = graph, adversary, teaching
-        self._weights = weights = loss.to_dict()
+        self._weights = weights = {name: loss[name] for name in losses.TERMS}
+        table = losses.TERMS | {"contrastive": losses.CONTRASTIVE[loss.contrastive_kind]}
         self._count, self.decode_every = accumulation, decode_every
         self._learning, self._wrong_near = learning, wrong_near
         # Outputs that the losses depend on: the rest of the model is neither computed nor
         # differentiated. (The first two cost nothing beside the codes.)
         outputs = {"vq_loss", "logit_scale"} | ({"reconstruction"} if adversary else set())
-        for name, term in losses.TERMS.items():
+        for name, term in table.items():
             outputs |= set(term.outputs) if weights[name] else set()
         self._outputs = sorted(outputs)
         self._terms = {
             name: term
-            for name, term in losses.TERMS.items()
+            for name, term in table.items()
             if weights[name] or (term.free and outputs.issuperset(term.outputs))
         }
         if weights["teacher_relation"]:
@@ -226,7 +227,7 @@ class Objective:
         count, weights = self._count, self._weights
         mean = functools.partial(jnp.mean, axis=0)
         cotangents = {name: jnp.zeros_like(value) for name, value in outputs.items()}
-        metrics = {"logit_scale": mean(outputs["logit_scale"])}
+        metrics = {k: mean(outputs[k]) for k in ("logit_scale", "logit_bias") if k in outputs}
         named = {}
         for name, term in self._terms.items():
             if name in losses.PIXEL_TERMS:

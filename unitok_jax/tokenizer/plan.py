@@ -1,6 +1,6 @@
 """Plan of a tokenizer's train step, for machines that are not here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,14 @@ from ml_collections import ConfigDict
 
 from unitok_jax.data.pipeline import effective_batch_size
 from unitok_jax.runtime import sharding
+from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.sizes import stages
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps
 from unitok_jax.training.plan import Phase, Plan, place
 
 _IMAGES = 1.28e9  # image-text pairs of the published run
+_KINDS = {False: "before the adversary", True: "with the adversary"}
 _ADVICE = (
     "model.remat=everything, a larger mesh.fsdp, data.decode_fraction=0.5, a larger "
     "optim.accumulation"
@@ -35,17 +38,9 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
     mesh, data = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices), config.data
     steps = TokenizerSteps(config)
     effective_batch_size(data, data.batch_size, steps.batch_divisor(mesh.size))
-    programs, late = Programs(steps, mesh), 0.0
-    if steps.adversary is not None:
-        late = 1 - steps.adversary.first / config.steps
-    phases = []
-    if late < 1:
-        phases.append(Phase("before the adversary", programs.phases[False], 1 - late))
-    if late:
-        phases.append(Phase("with the adversary", programs.phases[True], late))
+    programs = Programs(steps, mesh)
     state = programs.abstract
     networks = place(steps.abstract_networks(), sharding.replicated(mesh))
-    batch = place(batch_shapes(config), sharding.batch_sharding(mesh))
     parts = {
         "parameters": state.generator.params,
         "optimiser": state.generator.opt_state,
@@ -54,19 +49,37 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
         "average of the parameters": state.ema,
         "use of the codebooks": state.usage,
         "frozen networks": networks,
-        "batch": batch,
     }
-    arguments = (state, networks, batch)
-    return Plan(
-        mesh, phases, arguments, parts, _IMAGES, "images", config.optim.accumulation, _ADVICE
-    )
+    where = sharding.batch_sharding(mesh)
+    phases = [
+        Phase(
+            *(name, programs.phases[adversarial], share),
+            place(batch_shapes(config, size), where),
+            _KINDS[adversarial],
+        )
+        for name, adversarial, share, size in _parts(config, steps.adversary)
+    ]
+    micro_batches = config.optim.accumulation
+    return Plan(mesh, phases, (state, networks), parts, _IMAGES, "images", micro_batches, _ADVICE)
 
 
-def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a global batch, as `data.pipeline.train_batches` reads it."""
-    data, size = config.data, config.data.batch_size
-    image = jax.ShapeDtypeStruct((size, *data.image_size, 3), jnp.uint8)
-    text = jax.ShapeDtypeStruct((size, data.context_length), jnp.int32)
+def _parts(config: ConfigDict, adversary: Adversary | None) -> Iterator[tuple]:
+    """Yields (name, whether the adversary acts, share of the steps, image size) of each program."""
+    steps, found = config.steps, stages(config.steps, config.data)
+    acts = steps if adversary is None else adversary.first
+    starts = sorted({0, acts, *(stage.start for stage in found)} - {steps})
+    for start, end in zip(starts, [*starts[1:], steps], strict=True):
+        size = next(stage.size for stage in reversed(found) if stage.start <= start)
+        name = _KINDS[start >= acts]
+        if len(found) > 1:
+            name = "{}x{} px, {}".format(*size, name)
+        yield name, start >= acts, (end - start) / steps, size
+
+
+def batch_shapes(config: ConfigDict, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a global batch of images of a size, as `train_batches` reads it."""
+    count, data = config.data.batch_size, config.data
+    text = jax.ShapeDtypeStruct((count, data.context_length), jnp.int32)
     if data.text_features:
-        text = jax.ShapeDtypeStruct((size, config.model.embed_dim), jnp.float32)
-    return {"image": image, "text": text}
+        text = jax.ShapeDtypeStruct((count, config.model.embed_dim), jnp.float32)
+    return {"image": jax.ShapeDtypeStruct((count, *size, 3), jnp.uint8), "text": text}

@@ -26,6 +26,7 @@ from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system import paths
+from unitok_jax.tokenizer import sizes
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.losses import OF_PAIRS
 from unitok_jax.tokenizer.plan import plan
@@ -57,6 +58,7 @@ class Run:
         check(config)
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+        self.stages = sizes.stages(config.steps, config.data)
         self.steps = TokenizerSteps(config)  # before the data, whose index may take an hour
         self.source = open_source(config.data)
         Health(config.data.max_bad).check_source(self.source)
@@ -196,6 +198,8 @@ class Run:
 
     def batches(self, start_step: int):
         """Returns this process's rows of the batches from `start_step` on; close after use."""
+        if len(self.stages) > 1:
+            log.info("image sizes: %s", sizes.line(self.stages))
         return train_batches(
             self.config.data,
             self.config.seed,
@@ -204,6 +208,7 @@ class Run:
             rows=sharding.local_rows(self.mesh, self.batch_size),
             divisor=self._divisor,
             text_features=self.text_features,
+            sizes=self.stages,
         )
 
     @functools.cached_property

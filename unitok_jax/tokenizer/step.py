@@ -245,7 +245,8 @@ class TokenizerSteps:
         generator = Trainable(trainable, state.generator.opt_state)
         generator = optim.apply(self.optimizer, generator, grads, rate)
         params = trees.merge(generator.params, fixed)
-        params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
+        if "logit_bias" not in params:  # the sigmoid loss needs no limit
+            params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
         usage = state.usage
         if self.means:
             key = jax.random.fold_in(self._key("codebooks"), state.step)

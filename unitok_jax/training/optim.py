@@ -10,7 +10,7 @@ from flax import struct
 
 # Parameters without weight decay: those of one dimension in the reference layout, chosen by name
 # because a bias of scanned blocks has two dimensions here.
-_NO_DECAY = ("bias", "q_bias", "v_bias", "scale", "logit_scale")
+_NO_DECAY = ("bias", "q_bias", "v_bias", "scale", "logit_scale", "logit_bias")
 SCHEDULES = ("cosine", "linear", "exponential", "constant")
 # Fraction of the steps after the warm-up during which the rate stays at its peak.
 _PLATEAU = {"cosine": 0.0, "linear": 0.05, "exponential": 0.15}

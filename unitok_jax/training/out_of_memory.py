@@ -75,7 +75,9 @@ def available(device: jax.Device) -> int | None:
 def _needed(run: Run, config: ConfigDict, devices: list) -> int:
     """Returns the bytes that the largest phase of a step needs on a device, by the compiler."""
     plan = run.plan(config, devices)
-    return max(sum(memory(phase.step, *plan.arguments).values()) for phase in plan.phases)
+    return max(
+        sum(memory(phase.step, *plan.arguments, phase.batch).values()) for phase in plan.phases
+    )
 
 
 def _smaller(config: ConfigDict) -> Iterator[ConfigDict]:

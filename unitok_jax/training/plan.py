@@ -11,8 +11,10 @@ class Phase(NamedTuple):
     """Part of a run in which all steps run one program."""
 
     name: str  # for people
-    step: Any  # jitted train step, of the plan's arguments
+    step: Any  # jitted train step, of the plan's arguments and the batch
     share: float  # of the run's steps, in [0, 1]
+    batch: Any  # tree of shapes with dtypes and shardings
+    kind: str = "every step"  # what steps compute; those of one kind differ in their batch alone
 
 
 class Plan(NamedTuple):
@@ -20,8 +22,8 @@ class Plan(NamedTuple):
 
     mesh: Mesh
     phases: Sequence[Phase]
-    arguments: tuple  # of a step: shapes with dtypes and shardings
-    parts: Mapping[str, Any]  # name -> tree among the arguments, for people
+    arguments: tuple  # of a step, before its batch: shapes with dtypes and shardings
+    parts: Mapping[str, Any]  # name -> tree among these arguments, for people
     samples: float  # that a run sees
     unit: str  # of a batch, for people: images, or rows
     micro_batches: int  # of a step, one after the other

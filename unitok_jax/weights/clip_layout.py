@@ -27,6 +27,7 @@ ROWS = (
         "text",
     ),
     (r"logit_scale", r"logit_scale", "both"),
+    (r"logit_bias", r"logit_bias", "both"),
 )
 
 # Blocks of any ViT have the same names as ViTamin's; only this name identifies a ViTamin tower.

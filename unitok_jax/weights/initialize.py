@@ -27,6 +27,7 @@ _CONCERNS = {
     "quant_causal": ("post_quant_proj",),
     "num_query": ("encoder", "decoder"),
     "embed_dim": ("text_encoder", "projection"),
+    "contrastive_kind": ("logit_bias",),
     "text": ("text_encoder",),
 }
 _TOWERS = {"image tower": "encoder.", "text tower": "text_encoder."}
@@ -126,7 +127,7 @@ def _match_unitok(path, config, params, abstract, model, mask, key, notes):
         # A key without a row affects all parts.
         free = name in differences.FREE_OF_MODEL or (linear and name == "quant_heads")
         if not free and chosen & set(_CONCERNS.get(name, chosen)):
-            problems += _differences(f"model.{name}", saved.get(name), present.get(name))
+            problems += _differences(f"model.{name}", _of(saved, name), _of(present, name))
     if problems:
         raise ValueError(
             f"{path} was saved with another model:\n  " + "\n  ".join(problems) + "\nset the saved "
@@ -254,7 +255,7 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     lines = [
         line
         for key in sorted(set().union(*models) - set(differences.FREE_OF_MODEL))
-        for line in _differences(f"model.{key}", *(model.get(key) for model in models))
+        for line in _differences(f"model.{key}", *(_of(model, key) for model in models))
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
     lines += _differences("optim.frozen", *frozen)
@@ -274,6 +275,11 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
 
 def _heads_of(teacher):
     return {key: teacher[key] for key in ("kind", "shallow")}
+
+
+def _of(model, key):
+    """Returns the value of a key of a `differences.stated` model."""
+    return model.get(key, differences.ADDED.get(f"model.{key}"))
 
 
 def _differences(key, saved, present):

@@ -55,6 +55,7 @@ def to_config(args: Mapping) -> ConfigDict:
         "dtype": "float32",
         "residual_dtype": "float32",
         "quantizer": "multi_codebook",  # the only kind of the release
+        "contrastive_kind": "softmax",  # and of this
         "quant_proj": quant_proj,
         "quant_heads": heads if quant_proj == "attention" else max(heads, 1),
         "remat": "none",
@@ -147,6 +148,7 @@ def infer_config(state: Mapping[str, np.ndarray], heads: Mapping) -> ConfigDict:
         "num_query": num_query,
         "drop_path": 0.1,  # used in training only
         "embed_dim": embed_dim,
+        "contrastive_kind": "softmax",
         "text": {
             "width": text[1],
             "heads": heads["text_heads"],
@@ -204,6 +206,12 @@ def from_config(config: ConfigDict) -> dict:
         raise ConversionError(
             "model.quant_causal=True: the public layout has no place for it, its readers mask "
             "nothing; give a path without a suffix for a folder of ours"
+        )
+    kind = model.get("contrastive_kind", differences.ADDED["model.contrastive_kind"])
+    if kind != "softmax":
+        raise ConversionError(
+            f"model.contrastive_kind={kind!r}: the public layout has no place for its logit_bias; "
+            "give a path without a suffix for a folder of ours"
         )
     expected = SIZES[model.size].width // model.latent_width
     if model.quant_proj == "attention" and model.quant_heads != expected:
