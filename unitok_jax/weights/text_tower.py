@@ -41,8 +41,8 @@ def load_tower(path: str, model: Mapping[str, Any], include: Sequence[str]) -> d
             what = f"has a deeper text tower: {len(deeper)} of its arrays would be left out"
         notes = "".join(f"; {note}" for note in report.notes)
         raise ValueError(
-            f"init.path={path}, {report.kind}, {what}, such as {(missing or deeper)[0]}{notes}; set "
-            "model.text and model.embed_dim to the file's, and init.include so that "
+            f"init.path={path}, {report.kind}, {what}, such as {(missing or deeper)[0]}{notes}; "
+            "set model.text and model.embed_dim to the file's, and init.include so that "
             "'text_encoder.*' is taken"
         )
     return jax.tree_util.tree_map_with_path(lambda keys, _: taken[trees.dotted(keys)].array, tower)[
