@@ -17,7 +17,7 @@ from unitok_jax.commands import data_text
 from unitok_jax.data.text_features import open_text_features
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.tokenizer.objective import split_batch
-from unitok_jax.tokenizer.plan import batch_shapes
+from unitok_jax.tokenizer.plan import batch_shapes, plan
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.tokenizer.step import TokenizerSteps, init_params
 from unitok_jax.training import loop
@@ -131,6 +131,14 @@ class TestStep:
             ]
             assert bool(looked_up) == found[name]
         assert found == {"tower": True, "stored": False}
+
+
+def test_a_plan_needs_no_folder(folder):
+    config = configuration(folder, data__text_features="what is not there yet")
+    *_, batch = plan(config, jax.devices()[:2]).arguments
+    assert (batch["text"].shape, batch["text"].dtype) == ((4, 64), np.float32)
+    *_, batch = plan(configuration(folder), jax.devices()[:2]).arguments
+    assert (batch["text"].shape, batch["text"].dtype) == ((4, 77), np.int32)
 
 
 class TestRefusals:

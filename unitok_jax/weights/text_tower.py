@@ -34,12 +34,16 @@ def load_tower(path: str, model: Mapping[str, Any], include: Sequence[str]) -> d
     whole = {name for name, (_, rows) in taken.items() if rows is None or rows.all()}
     tower = {"text_encoder": abstract["text_encoder"]}
     missing = [name for name in trees.flatten(tower) if name not in whole]
-    if missing:
+    deeper = [name for name, why in report.unused.items() if "has no text_encoder." in why]
+    if missing or deeper:
+        what = f"gives no whole text tower: {len(missing)} of its arrays are missing"
+        if not missing:
+            what = f"has a deeper text tower: {len(deeper)} of its arrays would be left out"
         notes = "".join(f"; {note}" for note in report.notes)
         raise ValueError(
-            f"init.path={path}, {report.kind}, gives no whole text tower: {len(missing)} of its "
-            f"arrays are missing, such as {missing[0]}{notes}; set model.text and model.embed_dim "
-            "to the file's, and init.include so that 'text_encoder.*' is taken"
+            f"init.path={path}, {report.kind}, {what}, such as {(missing or deeper)[0]}{notes}; "
+            "set model.text and model.embed_dim to the file's, and init.include so that "
+            "'text_encoder.*' is taken"
         )
     return jax.tree_util.tree_map_with_path(lambda keys, _: taken[trees.dotted(keys)].array, tower)[
         "text_encoder"
