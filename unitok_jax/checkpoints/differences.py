@@ -18,8 +18,6 @@ BINDING = (
     "data.crop_ratio",
     "data.context_length",
     "optim.frozen",
-    "teacher.kind",
-    "teacher.shallow",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
 FREE_OF_MODEL = (
@@ -40,7 +38,7 @@ ADDED = {
     "log.wandb": "",
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
-SWITCHES = ("gan.weight", "loss.teacher_token", "optim.ema_decay")
+SWITCHES = ("gan.weight", "loss.teacher_token", "teacher.shallow", "optim.ema_decay")
 
 
 def product(keys: Mapping) -> str:
