@@ -19,8 +19,6 @@ BINDING = (
     "data.context_length",
     "optim.frozen",
     "codebook.learning",
-    "teacher.kind",
-    "teacher.shallow",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
 FREE_OF_MODEL = (
@@ -57,7 +55,7 @@ ADDED = {
     "loss.gram": 0.0,
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
-SWITCHES = ("gan.weight", "loss.teacher_token", "optim.ema_decay")
+SWITCHES = ("gan.weight", "loss.teacher_token", "teacher.shallow", "optim.ema_decay")
 
 
 def product(keys: Mapping) -> str:
