@@ -14,7 +14,7 @@ MUTATIONS = [
         BASE,
         "unit - 2 * middle * dot(middle) + 2 * target * dot(start)",
         "unit - 2 * middle * dot(middle)",
-        f"{TEST_LEARNING} -k gradient_is_the_papers",
+        f"{TEST_LEARNING} -k angle_to_the_row",
     ),
     Mutation(
         "a rotation of gradients without the length of the row",
