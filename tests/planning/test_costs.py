@@ -60,7 +60,10 @@ class TestMeasured:
         assert (found.kind, found.seconds) == ("scaled", 0.25647 / 8)
 
     def test_phases_and_products_are_kept_apart(self):
-        assert step_of(large(), "h200:1", H200_LATE.operations, LATE).sources == (H200_LATE,)
+        """Also where a step of another phase is of as many operations."""
+        for timed, other in ((H200, H200_LATE), (H200_LATE, H200)):
+            found = step_of(large(), "h200:1", other.operations, timed.phase)
+            assert found.sources == (timed,)
         found = step_of(generate.get_config(), "h100:1", 1e15, "every step")
         assert [step.product for step in found.sources] == ["generator"]
 
