@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks.saved import saved
 from configs import default
 from unitok_jax import trees
 from unitok_jax.models import convolutions, layers, vitamin
@@ -311,6 +312,25 @@ class TestLayers:
         ):
             assert found.dtype == jnp.bfloat16
             np.testing.assert_array_equal(found, wanted.astype(jnp.bfloat16))
+
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_depthwise_gradients_round_once_and_save_no_float32(self, stride):
+        x = jax.random.normal(jax.random.key(0), (2, 8, 6, 16), jnp.bfloat16)
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 16), jnp.bfloat16)
+
+        def run(x, kernel):
+            return convolutions.depthwise_conv3x3(x, kernel, stride)
+
+        def gradients(*args):
+            out, pullback = jax.vjp(run, *args)
+            cotangent = jax.random.normal(jax.random.key(2), out.shape, jnp.bfloat16)
+            return pullback(cotangent.astype(out.dtype))
+
+        exact = gradients(x.astype(jnp.float32), kernel.astype(jnp.float32))
+        for found, wanted in zip(gradients(x, kernel), exact, strict=True):
+            np.testing.assert_array_equal(found, wanted.astype(jnp.bfloat16))
+        arrays = [a for a in saved(run, x, kernel) if a.shape == x.shape]
+        assert [a.dtype for a in arrays] == [jnp.bfloat16]
 
     def test_average_pool_does_not_count_padding(self):
         assert np.allclose(convolutions.average_pool(jnp.ones((1, 6, 6, 2))), 1)

@@ -48,6 +48,14 @@ MUTATIONS = [
         f"{TEST_RECOMPUTATION} -k frozen",
     ),
     Mutation(
+        "a depthwise convolution that saves float32 arrays",
+        CONVOLUTIONS,
+        "cpu=lambda x, kernel: _depthwise_by_shifts(x, kernel, stride),",
+        "cpu=lambda x, kernel: _depthwise_by_shifts("
+        "x.astype(jnp.float32), kernel.astype(jnp.float32), stride).astype(x.dtype),",
+        f"{TEST_MODELS} -k depthwise_gradients",
+    ),
+    Mutation(
         "an older file's True that recomputes nothing",
         RECOMPUTATION,
         '_OLDER = {True: "blocks", False: "none"}',

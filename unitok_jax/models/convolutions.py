@@ -58,17 +58,21 @@ def depthwise_conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.A
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _depthwise_by_shifts(
-            x.astype(jnp.float32), kernel.astype(jnp.float32), stride
-        ).astype(x.dtype),
+        cpu=lambda x, kernel: _depthwise_by_shifts(x, kernel, stride),
         default=lambda x, kernel: _depthwise_by_groups(x, kernel, stride),
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise_by_shifts(x, kernel, stride):
-    """Sums nine shifted products: XLA's grouped convolution is 13 to 50 times slower on a CPU."""
-    return _flat_shifts(x, kernel) if stride == 1 else _windows(x, kernel, stride)
+    """Sums nine shifted products: XLA's grouped convolution is 13 to 50 times slower on a CPU.
+
+    All forms save the same arrays for the backward pass, so that this one must save none that it
+    makes float32: a GPU would have to write them.
+    """
+    wide = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    out = _flat_shifts(*wide) if stride == 1 else _windows(*wide, stride)
+    return out.astype(x.dtype)
 
 
 def _flat_shifts(x, kernel):
@@ -112,9 +116,9 @@ def _shifts_forward(x, kernel, stride):
 
 
 def _shifts_backward(stride, saved, gradient):
-    x, kernel = saved
+    x, kernel = (a.astype(jnp.float32) for a in saved)
     # Without the barriers XLA recomputes the producers of these arrays in each of nine reductions.
-    gradient = lax.optimization_barrier(gradient)
+    gradient = lax.optimization_barrier(gradient.astype(jnp.float32))
     padded = lax.optimization_barrier(_pad(x))
     rows, cols, width = gradient.shape[1:]
 
@@ -136,7 +140,8 @@ def _shifts_backward(stride, saved, gradient):
 
     zeros = jnp.zeros((9, width), jnp.float32)
     total, _ = lax.scan(add_row, zeros, jnp.arange(rows))
-    return to_x, total.reshape(kernel.shape).astype(kernel.dtype)
+    gradients = to_x, total.reshape(kernel.shape)
+    return tuple(g.astype(a.dtype) for g, a in zip(gradients, saved, strict=True))
 
 
 _depthwise_by_shifts.defvjp(_shifts_forward, _shifts_backward)
