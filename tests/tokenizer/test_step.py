@@ -287,9 +287,10 @@ def test_the_perceptual_loss_is_float32_whatever_the_model_is(networks, batch):
     "changes, tolerance",
     [
         ({"model__remat": "everything"}, 1e-4),
+        ({"model__remat": "products"}, 1e-4),
         ({"model__remat": "blocks", "model__dtype": "bfloat16"}, 0.05),
     ],
-    ids=["everything recomputed", "bf16"],
+    ids=["everything recomputed", "all but products recomputed", "bf16"],
 )
 def test_other_ways_to_compute_the_same_step(networks, batch, steps, changes, tolerance):
     state = steps[1].replace(step=jnp.int32(10))
