@@ -47,7 +47,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def here(folder, weights, model, capsys, monkeypatch):
     """Runs the command in this process with what is loaded: (exit code, printed, error)."""
-    monkeypatch.setattr(chat, "load_model", lambda args: model)
+    monkeypatch.setattr(chat, "load_model", lambda args, found: model)
 
     def call(*more, lines=None, tokenizer=True):
         given = [f"--checkpoint={folder}", *more]
@@ -117,7 +117,9 @@ def test_the_tokenizer_of_the_run(
     """It is taken where images may be shown, and told."""
     multimodals.saved(tmp_path / "run", tokenizer, named=weights)
     taken = []
-    monkeypatch.setattr(chat, "load_model", lambda args: taken.append(args.tokenizer) or model)
+    monkeypatch.setattr(
+        chat, "load_model", lambda args, found: taken.append(found and found.path) or model
+    )
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     told = f"--tokenizer={weights}, as the run names it\n"
     for given, expected in (

@@ -54,11 +54,11 @@ def loaded_once():
     def sharing(name):
         load = getattr(generate, name)
 
-        def shared(args):
-            place = args.checkpoint if name == "load_generator" else args.tokenizer
+        def shared(args, *found):
+            place = found[0].path if found else args.checkpoint
             key = name, str(place), args.batch_size, args.precision
             if key not in loaded:
-                loaded[key] = load(args)
+                loaded[key] = load(args, *found)
             return loaded[key]
 
         return shared

@@ -13,6 +13,7 @@ from helpers import in_process, multimodals
 from unitok_jax.commands import arguments, generate
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.multimodal.api import MultimodalModel
+from unitok_jax.tokenizer import api
 from unitok_jax.weights import load
 
 pytestmark = pytest.mark.slow
@@ -81,30 +82,35 @@ def test_several_batches_at_once(here, folder, tmp_path, monkeypatch):
 
 
 def test_the_tokenizer_of_the_run(here, weights, tmp_path, monkeypatch):
-    def stop(args):
-        raise ValueError(f"drawn with {args.tokenizer}")
+    def stop(args, found):
+        raise ValueError(f"drawn with {found.path}")
 
-    monkeypatch.setattr(generate, "load_generator", stop)
+    monkeypatch.setattr(generate, "load_tokenizer", stop)
     code, _, error = here(tmp_path / "out", "--tokenizer=")
     told = f"--tokenizer={weights}, as the run names it\nerror: drawn with {weights}\n"
     assert (code, error) == (2, told)
 
 
-def test_the_tokenizer_of_the_run_is_read_once(folder, tokenizer, monkeypatch):
-    read, places = load.read, []
+def test_the_tokenizer_of_the_run_is_read_and_hashed_once(folder, tokenizer, monkeypatch):
+    calls = []
 
-    def counted(path, *more, **named):
-        places.append(path)
-        return read(path, *more, **named)
+    def count(module, name):
+        function = getattr(module, name)
 
-    monkeypatch.setattr(load, "read", counted)
-    args = argparse.Namespace(checkpoint=str(folder), precision="float32")
-    args.tokenizer = args.named_tokenizer = None
-    arguments.find_tokenizer(args)
-    for times in (1, 2):  # what was read is not kept for a second one
-        opened = generate.load_tokenizer(args)
-        assert opened.hash == tokenizer.hash and opened.batch_size == jax.local_device_count()
-        assert len(places) == times
+        def counted(*args, **named):
+            calls.append(name)
+            return function(*args, **named)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(load, "read")
+    count(load, "weights_hash")
+    count(api, "weights_hash")
+    args = argparse.Namespace(checkpoint=str(folder), precision="float32", tokenizer=None)
+    found = arguments.find_tokenizer(args)
+    opened = generate.load_tokenizer(args, found)
+    assert opened.hash == tokenizer.hash and opened.batch_size == jax.local_device_count()
+    assert calls == ["read", "weights_hash"]
 
 
 def test_the_released_way(here, folder, tmp_path):

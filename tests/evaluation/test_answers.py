@@ -187,7 +187,7 @@ def given(tmp_path, images, monkeypatch):
     path.write_text(json.dumps({"data_subtype": "test2015", "questions": asked}))
     for number, colour in ((4, RED), (7, BLUE)):
         Image.new("RGB", (8, 8), colour).save(images / f"COCO_test2015_{number:012d}.jpg")
-    monkeypatch.setattr(evaluate, "_load_multimodal", lambda args: Model())
+    monkeypatch.setattr(evaluate, "_load_multimodal", lambda *args: Model())
     flags = {
         "checkpoint": "mm",
         "tokenizer": "t",
@@ -228,7 +228,7 @@ class TestCommand:
     def test_answers_of_people_may_come_later(self, given, tmp_path, capsys, monkeypatch):
         """They change no question: nothing is asked anew."""
         assert run(capsys, monkeypatch, *flags(given))[0] == 0
-        monkeypatch.setattr(evaluate, "_load_multimodal", lambda args: Model(fails_after=0))
+        monkeypatch.setattr(evaluate, "_load_multimodal", lambda *args: Model(fails_after=0))
         people = [{"question_id": n, "answers": [{"answer": "red"}] * 10} for n in (4, 7)]
         path = tmp_path / "annotations.json"
         path.write_text(json.dumps({"annotations": people}))
@@ -237,10 +237,10 @@ class TestCommand:
 
     def test_the_tokenizer_of_the_run(self, given, capsys, monkeypatch):
         taken = []
-        named = functools.partial(loading.Named, config=None, params=None)
+        named = functools.partial(loading.Named, config=None, params=None, hash="22bb")
         monkeypatch.setattr(loading, "tokenizer_of", lambda path: named(f"that of {path}"))
         monkeypatch.setattr(
-            evaluate, "_load_multimodal", lambda args: taken.append(args.tokenizer) or Model()
+            evaluate, "_load_multimodal", lambda _, found: taken.append(found.path) or Model()
         )
         code, _, error = run(capsys, monkeypatch, *flags(given, tokenizer=None))
         assert (code, error) == (0, "--tokenizer=that of mm, as the run names it\n")

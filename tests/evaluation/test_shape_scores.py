@@ -367,7 +367,7 @@ class TestCommand:
 
     @pytest.fixture
     def flags(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(evaluate, "_load_multimodal", lambda args: Model())
+        monkeypatch.setattr(evaluate, "_load_multimodal", lambda *args: Model())
         monkeypatch.setattr(exam, "LEARNT", 200)
         return self.FLAGS | {"output": tmp_path / "out"}
 

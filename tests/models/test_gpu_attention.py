@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo
 
+from benchmarks.saved import saved
 from unitok_jax.models import attention, gpu, layers, text_encoder, transformer
 
 CUDNN = "__cudnn$fmhaSoftmax"
@@ -52,6 +53,18 @@ def stack(dtype, remat="none", causal=False):
 
 def loss(function):
     return lambda *args: jnp.mean(jnp.square(function(*args).astype(jnp.float32)))
+
+
+def test_the_arrays_that_cudnns_attention_saves(hopper):
+    """Queries, keys, values and output; nothing where all but products is recomputed."""
+
+    def shapes(remat):
+        function, args = stack(jnp.bfloat16, remat)
+        return [a.shape[2:] for a in saved(function, *args) if a.shape[:2] == (2, 2)]
+
+    assert shapes("none").count((96, 4, 16)) == 4
+    # The stream, qkv, the projection and the two products within the MLP.
+    assert sorted(shapes("products")) == [(96, 64), (96, 64), (96, 128), (96, 128), (96, 192)]
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

@@ -138,9 +138,16 @@ MUTATIONS = [
     Mutation(
         "a tokenizer that a run names is read twice",
         "unitok_jax/commands/arguments.py",
-        "return Tokenizer(named.config, named.params, **options)",
-        "return load(args.tokenizer, **options)",
-        "tests/commands/test_generate_multimodal.py -k is_read_once",
+        "if self.read is None or heads:",
+        "if True:",
+        "tests/commands/test_generate_multimodal.py -k read_and_hashed_once",
+    ),
+    Mutation(
+        "a tokenizer that a run names is hashed twice",
+        "unitok_jax/commands/arguments.py",
+        "        tokenizer.hash = self.read.hash  # hashing all weights takes seconds\n",
+        "",
+        "tests/commands/test_generate_multimodal.py -k read_and_hashed_once",
     ),
     Mutation(
         "training on text alone forgets the tokenizer of images",

@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -92,37 +92,44 @@ def load_tokenizer(args: argparse.Namespace, **options):
 
 
 def add_tokenizer(parser: argparse.ArgumentParser, description: str) -> None:
-    """Adds --tokenizer, the tokenizer of a model's codes: `find_tokenizer`, `open_tokenizer`."""
+    """Adds --tokenizer, the tokenizer of a model's codes, as `find_tokenizer` reads it."""
     parser.add_argument("--tokenizer", type=place, help=description)
-    parser.set_defaults(named_tokenizer=None)
 
 
-def find_tokenizer(args: argparse.Namespace) -> None:
-    """Completes --tokenizer of a multimodal model by that which its run names, and tells it.
+class FoundTokenizer(NamedTuple):
+    """Tokenizer of a model's codes that the arguments or the model's run name."""
 
-    It stays empty if there is none, or no longer that of the model's codes.
+    path: str
+    read: Any = None  # the run's, as `multimodal.loading.tokenizer_of` has read it
+
+    def load(self, heads: Mapping[str, int] | None = None, **options):
+        """Loads the `Tokenizer`; what was read is not read again.
+
+        heads: head counts, as for `tokenizer.load`; options: as for `Tokenizer`.
+        """
+        from unitok_jax.tokenizer.api import Tokenizer, load  # --help does not wait for JAX
+
+        if self.read is None or heads:
+            return load(self.path, **options, **(heads or {}))
+        tokenizer = Tokenizer(self.read.config, self.read.params, **options)
+        tokenizer.hash = self.read.hash  # hashing all weights takes seconds
+        return tokenizer
+
+
+def find_tokenizer(args: argparse.Namespace) -> FoundTokenizer | None:
+    """Returns the tokenizer that --tokenizer or else a multimodal model's run names.
+
+    That of the run is told. None: it names none, or one that is no longer that of its codes.
     """
     from unitok_jax.multimodal.loading import tokenizer_of  # --help does not wait for JAX
 
     if args.tokenizer:
-        return
-    found = args.named_tokenizer = tokenizer_of(args.checkpoint)
-    if found:
-        args.tokenizer = found.path
-        print(f"--tokenizer={paths.printable(found.path)}, as the run names it", file=sys.stderr)
-
-
-def open_tokenizer(args: argparse.Namespace, heads: Mapping[str, int] | None = None, **options):
-    """Loads the `Tokenizer` that --tokenizer names; what `find_tokenizer` read is not read again.
-
-    heads: head counts, as for `tokenizer.load`; options: as for `Tokenizer`.
-    """
-    from unitok_jax.tokenizer.api import Tokenizer, load  # --help does not wait for JAX
-
-    named, args.named_tokenizer = args.named_tokenizer, None
-    if named is None or heads:
-        return load(args.tokenizer, **options, **(heads or {}))
-    return Tokenizer(named.config, named.params, **options)
+        return FoundTokenizer(args.tokenizer)
+    named = tokenizer_of(args.checkpoint)
+    if named is None:
+        return None
+    print(f"--tokenizer={paths.printable(named.path)}, as the run names it", file=sys.stderr)
+    return FoundTokenizer(named.path, named)
 
 
 def add_images(parser: argparse.ArgumentParser, path: str = "an image, a folder of images") -> None:

@@ -48,11 +48,7 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.image or args.question is None:
-        arguments.find_tokenizer(args)
-    if args.image and not args.tokenizer:
-        raise ValueError("--image needs --tokenizer, that of the multimodal model's codes")
-    model = load_model(args)
+    model = load_model(args, _find_tokenizer(args))
     names = ("system", "limit", "key", "temperature", "top_k", "top_p")
     conversation = Conversation(model, {name: getattr(args, name) for name in names})
     for path in args.image:
@@ -65,16 +61,25 @@ def _run(args: argparse.Namespace) -> None:
         print(text, flush=True)
 
 
-def load_model(args: argparse.Namespace):
+def _find_tokenizer(args: argparse.Namespace) -> arguments.FoundTokenizer | None:
+    """Returns the tokenizer of images, if one is given or images may be shown."""
+    if not args.tokenizer and not args.image and args.question is not None:
+        return None
+    found = arguments.find_tokenizer(args)
+    if args.image and found is None:
+        raise ValueError("--image needs --tokenizer, that of the multimodal model's codes")
+    return found
+
+
+def load_model(args: argparse.Namespace, found: arguments.FoundTokenizer | None):
     """Loads the `MultimodalModel` that the arguments name, which answers one question at a time."""
     import jax
 
     from unitok_jax.multimodal.api import load_multimodal
 
-    tokenizer = arguments.open_tokenizer(args) if args.tokenizer else None
     return load_multimodal(
         args.checkpoint,
-        tokenizer,
+        found.load() if found else None,
         1,
         precision=args.precision,
         devices=jax.local_devices()[:1],

@@ -217,10 +217,11 @@ def _new_card(args: argparse.Namespace, caches: bool) -> Iterator[pathlib.Path |
 
 def _run_answers(args: argparse.Namespace) -> None:
     """Asks a multimodal model the questions of a benchmark."""
-    _check_multimodal(args, "vqa", needed=("questions", "images"))
+    found = _check_multimodal(args, "vqa", needed=("questions", "images"))
     questions = read_questions(args.vqa, args.questions, args.annotations or "", args.instruction)
     answers.check_images(questions, args.images)
-    model = _load_multimodal(args)
+    model = _load_multimodal(args, found)
+    del found  # it may hold the weights in the host's memory
     facts = {"model": model.hash, "tokenizer": model.tokenizer.hash, "precision": args.precision}
     settings = answers.settings_of(args.vqa, questions, facts)
     claim(args.output, settings, "unitok evaluate --vqa")
@@ -232,12 +233,13 @@ def _run_answers(args: argparse.Namespace) -> None:
 
 def _run_shapes(args: argparse.Namespace) -> None:
     """Examines a multimodal model on drawn shapes."""
-    _check_multimodal(args, "shapes", unused=("vqa", *_OF_QUESTIONS))
+    found = _check_multimodal(args, "shapes", unused=("vqa", *_OF_QUESTIONS))
     if args.shapes < 1:
         raise ValueError(f"--shapes={args.shapes} must be at least 1 picture")
     scales = _scales(args.scales or "1,2,4")
     with outputs.new_folder(args.output, "--output") as folder:
-        model = _load_multimodal(args)
+        model = _load_multimodal(args, found)
+        del found  # it may hold the weights in the host's memory
         tokenizer = model.tokenizer
         results = measure_shapes(model, tokenizer, args.shapes, scales)
         edited = measure_edits(model, tokenizer, args.shapes, tokenizer.image_size, scales)
@@ -258,8 +260,12 @@ def _scales(text: str) -> list[float]:
 
 def _check_multimodal(
     args: argparse.Namespace, flag: str, needed: Sequence[str] = (), unused: Sequence[str] = ()
-) -> None:
-    """Checks the flags of what is measured of a multimodal model with --FLAG."""
+) -> arguments.FoundTokenizer:
+    """Checks the flags of what is measured of a multimodal model with --FLAG.
+
+    Returns:
+      The tokenizer of its codes.
+    """
     for name in (*_OF_IMAGES, *unused, "coordinator", "processes", "process"):
         if getattr(args, name):
             raise ValueError(f"--{name} means nothing with --{flag}; leave it out")
@@ -270,19 +276,19 @@ def _check_multimodal(
             raise ValueError(f"--{name} is missing: --{flag} needs it")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size={args.batch_size} must be at least 1")
-    arguments.find_tokenizer(args)
-    if not args.tokenizer:
+    found = arguments.find_tokenizer(args)
+    if found is None:
         raise ValueError(f"--tokenizer is missing: --{flag} needs it")
+    return found
 
 
-def _load_multimodal(args: argparse.Namespace):
+def _load_multimodal(args: argparse.Namespace, found: arguments.FoundTokenizer):
     from unitok_jax.multimodal.api import load_multimodal  # --help does not wait for JAX
 
     # In float32: other codes otherwise.
-    tokenizer = arguments.open_tokenizer(args, arguments.heads(args))
     return load_multimodal(
         args.checkpoint,
-        tokenizer,
+        found.load(arguments.heads(args)),
         args.batch_size,
         precision=args.precision,
         weights=args.weights,

@@ -108,12 +108,13 @@ def _run(args: argparse.Namespace) -> None:
     drawing["scale"] = _scale(args.scale)
     _check(args)
     arguments.connect(args)
-    _check_tokenizer(args, kinds)
+    found = _find_tokenizer(args, kinds)
     sampler = load_generator(args)
     if args.released and not isinstance(sampler, TextSampler):
         raise ValueError("--released means nothing of a generator: it draws one way; leave it out")
     sampler.check_settings(**drawing)
-    tokenizer = load_tokenizer(args) if args.tokenizer else None
+    tokenizer = load_tokenizer(args, found) if found else None
+    del found  # it may hold the weights in the host's memory
     if tokenizer is not None:
         sampler.check(tokenizer)
     given = read_prompts(args.prompts) if args.prompts else None
@@ -143,14 +144,15 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--count={args.count} must be at least 1")
 
 
-def _check_tokenizer(args: argparse.Namespace, kinds: list[str]) -> None:
-    """Completes --tokenizer where it is needed, or refuses that there is none."""
-    if not args.prompts and kinds == ["codes"]:
-        return
-    arguments.find_tokenizer(args)
-    if not args.tokenizer:
+def _find_tokenizer(args: argparse.Namespace, kinds: list[str]) -> arguments.FoundTokenizer | None:
+    """Returns the tokenizer of the codes, None if it is neither given nor needed."""
+    if not args.tokenizer and not args.prompts and kinds == ["codes"]:
+        return None
+    found = arguments.find_tokenizer(args)
+    if found is None:
         what = f"--prompts={args.prompts}" if args.prompts else f"--write={args.write}"
         raise ValueError(f"{what} needs --tokenizer, that of the generator's codes")
+    return found
 
 
 def _prompts(args, given, sampler, tokenizer):
@@ -225,11 +227,11 @@ def _given(texts: Sequence[str]) -> dict[str, Sequence[str]]:
     return {"texts": texts}
 
 
-def load_tokenizer(args):
-    """Loads the `Tokenizer` that the arguments name, on all devices of this process."""
+def load_tokenizer(args: argparse.Namespace, found: arguments.FoundTokenizer):
+    """Loads the `Tokenizer` that was found, on all devices of this process."""
     import jax
 
-    return arguments.open_tokenizer(args, precision=args.precision, devices=jax.local_devices())
+    return found.load(precision=args.precision, devices=jax.local_devices())
 
 
 def labels_of(text: str, count: int | None, classes: int, seed: int) -> np.ndarray:

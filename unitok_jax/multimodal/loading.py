@@ -126,6 +126,7 @@ class Named(NamedTuple):
     path: str
     config: ConfigDict  # this and `params` as `weights.load.read` returns them
     params: Any
+    hash: str  # `Tokenizer.hash`
 
 
 def tokenizer_of(path) -> Named | None:
@@ -152,7 +153,7 @@ def tokenizer_of(path) -> Named | None:
     if not named or not expand(named).exists():
         return None
     try:
-        return Named(named, *load.read_maker(named, made_by, "the run"))
+        return Named(named, *load.read_maker(named, made_by, "the run"), made_by)
     except (ValueError, OSError, ImportError):
         return None
 
