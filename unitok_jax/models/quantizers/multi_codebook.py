@@ -65,7 +65,9 @@ class MultiCodebookQuantizer(nnx.Module):
         rows = self.rows()
         codes = self._nearest(chunks, rows)
         chosen = self._take(codes, rows)
-        sent = self._take(replace_codes(codes, rows, learning.wrong), rows)
+        sent = chosen
+        if learning.wrong is not None:
+            sent = self._take(replace_codes(codes, rows, learning.wrong), rows)
         commitment = jnp.mean((lax.stop_gradient(chosen) - chunks) ** 2)
         codebook = jnp.mean((chosen - lax.stop_gradient(chunks)) ** 2)
         return Quantized(
