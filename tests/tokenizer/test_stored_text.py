@@ -148,7 +148,7 @@ class TestRefusals:
             Run(config, jax.devices()[:1])
 
     def test_a_loss_that_does_not_read_them(self, folder):
-        config = stored(folder, loss__contrastive=0.0)
+        config = stored(folder, loss__contrastive=0.0, loss__l1=1.0)
         with pytest.raises(ValueError, match=r"data.text_features=.*is not read with loss.contra"):
             Run(config, jax.devices()[:1])
 
