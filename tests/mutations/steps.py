@@ -218,8 +218,8 @@ MUTATIONS = [
     Mutation(
         "contrastive products in few bits",
         LOSSES,
-        'jax.default_matmul_precision("highest")',
-        'jax.default_matmul_precision("default")',
+        '"highest"):\n        logits =',
+        '"default"):\n        logits =',
         f"{TEST_LOSSES} -k contrastive",
     ),
     Mutation(
