@@ -156,7 +156,7 @@ HELP = {
     "export": (),
     "data preview": ("jax", "flax", "grain", "orbax"),
     "data pack": ("jax", "flax", "grain", "orbax"),
-    "data text": ("jax", "flax", "grain", "orbax"),
+    "data text": (),
     "fit": ("jax", "numpy", "grain", "orbax"),
     "goodput": ("flax", "orbax", "grain"),
 }

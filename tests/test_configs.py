@@ -125,7 +125,7 @@ def test_multimodal_model_builds(name):
     pure = MultimodalSteps(config)
     state = jax.eval_shape(pure.init)
     config.data.batch_size = config.optim.accumulation
-    batch = batch_shapes(config, config.data.image_size)
+    batch = batch_shapes(config)
     after, metrics = jax.eval_shape(pure.train_step, state, batch)
     kinds = jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == kinds
@@ -252,7 +252,9 @@ class TestAblations:
     def test_one_task_has_no_loss_of_the_other(self, name, kept):
         """A new reconstruction loss must be named in the contrastive variant."""
         weights = get_config(f"ablations:{name}").loss.to_dict()
-        assert weights.pop("vq") == 1 and weights.pop("entropy") == weights.pop("gram") == 0
+        assert weights.pop("vq") == 1 and weights.pop("contrastive_kind") == "softmax"
+        for key in ("entropy", "gram", "teacher_token", "teacher_relation"):
+            assert weights.pop(key) == 0
         assert bool(weights.pop("contrastive")) == kept
         assert [bool(value) for value in weights.values()] == [not kept] * len(weights)
 
@@ -277,6 +279,8 @@ class TestRecipes:
     def test_a_recipe_changes_only_what_it_says(self):
         base = flat(default.get_config())
         for name, changes in recipes.VARIANTS.items():
+            kind = changes.get("loss.contrastive_kind", "softmax")
+            changes = changes | {"model.contrastive_kind": kind}  # one key under both names
             assert flat(get_config(f"recipes:{name}")) == base | changes, name
 
     @pytest.mark.parametrize(
@@ -352,7 +356,8 @@ def test_recipe(name):
     )
     assert (config.steps, config.data.batch_size) == (78_125, 16_384)
     weights = {"l1": 0.2, "l2": 1, "perceptual": 1, "vq": 1, "contrastive": 1}
-    weights |= {"gram": 0, "entropy": 0}
+    weights |= {"gram": 0, "entropy": 0, "teacher_token": 0, "teacher_relation": 0}
+    weights["contrastive_kind"] = "softmax"
     assert config.loss.to_dict() == weights
     assert config.optim.betas == (0.9, 0.95) and config.optim.eps == 1e-6
     assert (config.optim.weight_decay, config.optim.clip_norm) == (0.02, 10)

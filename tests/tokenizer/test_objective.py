@@ -235,6 +235,7 @@ def test_wrong_codes_are_drawn_by_a_key_of_their_own(still, accumulation):
         np.testing.assert_allclose(found[2][0], output.reconstruction, rtol=1e-5)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_teachers_tokens_and_relations_are_learned(still, accumulation):
     """Heads and model get the gradients of the whole loss, and what the teacher says none."""
     rng = np.random.default_rng(1)
@@ -332,7 +333,7 @@ class Network(Lpips):
 
     asked = 0
 
-    def __init__(self, *, dtype, rngs, remat=False):
+    def __init__(self, *, dtype, rngs, remat="none"):
         self.kernel = nnx.Param(jax.random.normal(jax.random.key(3), (3, 5)))
         self.heads = nnx.List([nnx.Param(jnp.full((5, 1), 0.2)) for _ in range(2)])
         self.remat = remat
@@ -348,7 +349,7 @@ def test_the_losses_of_the_recipe_without_a_discriminator(still, monkeypatch):
     monkeypatch.setattr("unitok_jax.tokenizer.objective.Lpips", Network)
     config, data = recipes.get_config("gram"), batch()
     counts = dict(accumulation=1, decode_every=1)
-    objective = Objective(config.loss, GRAPH, None, **counts, remat=False)
+    objective = Objective(config.loss, GRAPH, None, **counts, remat="none")
     kernel = np.asarray(Network(dtype=None, rngs=None).kernel[...], np.float64)
     frozen = {"lpips": nnx.to_pure_dict(nnx.state(Network(dtype=None, rngs=None)))}
     Network.asked = 0

@@ -135,9 +135,11 @@ class TestStep:
 
 def test_a_plan_needs_no_folder(folder):
     config = configuration(folder, data__text_features="what is not there yet")
-    *_, batch = plan(config, jax.devices()[:2]).arguments
+    [phase] = plan(config, jax.devices()[:2]).phases
+    batch = phase.batch
     assert (batch["text"].shape, batch["text"].dtype) == ((4, 64), np.float32)
-    *_, batch = plan(configuration(folder), jax.devices()[:2]).arguments
+    [phase] = plan(configuration(folder), jax.devices()[:2]).phases
+    batch = phase.batch
     assert (batch["text"].shape, batch["text"].dtype) == ((4, 77), np.int32)
 
 

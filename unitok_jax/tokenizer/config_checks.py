@@ -85,7 +85,10 @@ def _check_losses(config, shortest):
         at_least_zero(f"loss.{name}", config.loss[name])
     kind = config.loss.contrastive_kind
     if kind not in CONTRASTIVE:
-        raise ValueError(f"loss.contrastive_kind={kind!r} is not one of {', '.join(CONTRASTIVE)}")
+        raise ValueError(
+            f"loss.contrastive_kind={kind!r} is not one of {', '.join(CONTRASTIVE)}; "
+            "model.contrastive_kind is the same key"
+        )
     if kind != config.model.contrastive_kind:
         raise ValueError(
             f"loss.contrastive_kind={kind!r} needs the same model.contrastive_kind, not "
