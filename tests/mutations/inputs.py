@@ -44,14 +44,14 @@ MUTATIONS = [
         PIPELINE,
         "first_batch=max(first, start_step)",
         "first_batch=start_step",
-        f"{TEST_PIPELINE} -k TestSizes",
+        f"{TEST_PIPELINE} -k Sizes",
     ),
     Mutation(
         "a change of size that comes late in a run that resumes",
         PIPELINE,
         "batches=end - max(first, start_step)",
         "batches=end - first",
-        f"{TEST_PIPELINE} -k TestSizes",
+        f"{TEST_PIPELINE} -k Sizes",
     ),
     Mutation(
         "an adversary that is planned a step early",

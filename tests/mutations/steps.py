@@ -176,7 +176,7 @@ MUTATIONS = [
     Mutation(
         "weight decay of the logit scale",
         OPTIM,
-        '"scale", "logit_scale")',
+        '"scale", "logit_scale", "logit_bias")',
         '"scale")',
         f"{TEST_OPTIM} -k decay_mask_is",
     ),

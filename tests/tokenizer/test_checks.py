@@ -217,7 +217,6 @@ class TestMessages:
             ("model.dtype", "float16", ["float32, bfloat16"]),
             ("model.remat", "all", ["none, products, blocks, everything"]),
             ("model.quantizer", "vq", ["multi_codebook, residual, fsq, bsq"]),
-            ("model.contrastive_kind", "siglip", ["softmax, sigmoid"]),
             ("model.quant_proj", "conv", ["attention", "linear"]),
             ("model.quant_heads", 5, ["does not divide", "nearest: 4"]),
             ("model.quant_heads", 0, ["must be an integer from 1 to "]),
