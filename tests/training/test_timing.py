@@ -247,7 +247,7 @@ class Fed(Run):
     def batches(self, start_step):
         with contextlib.closing(super().batches(start_step)) as batches:
             batch = next(batches)
-        return Batches(self._slowly(batch), batches.health)
+        return Batches([self._slowly(batch)], batches.health)
 
     def _slowly(self, batch):
         asked = [time.monotonic()]

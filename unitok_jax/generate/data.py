@@ -100,7 +100,7 @@ def train_batches(
     """
     read = _Rows(records, order.order(records, seed, window=1), seed, prompts)
     batches = stream(read, data.batch_size, rows, data, first_batch=start_step)
-    return Batches(batches, Health(0.0))
+    return Batches([batches], Health(0.0))
 
 
 class _Rows:

@@ -188,7 +188,7 @@ class Packed:
         rows = range(data.batch_size) if rows is None else rows
         read = _Rows(self, order.order(self.mixture, seed, self._window), seed)
         batches = stream(read, data.batch_size, tuple(rows), data, first_batch=start_step)
-        return Batches(batches, Health(data.max_bad))
+        return Batches([batches], Health(data.max_bad))
 
     def group(self, number: int, positions, seed: int) -> tuple[list[dict[str, np.ndarray]], Notes]:
         """Packs a group: its rows, and what was read for them.
