@@ -67,3 +67,13 @@ def test_answers_and_drawings_run():
     model = multimodals.model_keys()
     row = multimodal.use_row("small", model, multimodals.parameters(model), "float32", 2, args)
     assert row["answer tokens/s"] == pytest.approx(2 * row["answers/s"]) and row["drawings/s"] > 0
+
+
+def test_the_train_step_runs(monkeypatch):
+    config = timing.configuration("multimodal_shapes")
+    config.model.update(multimodals.model_keys())
+    config.data.length = 64
+    monkeypatch.setattr(timing, "configuration", lambda name, dtype: config)
+    row = multimodal.train_row("small", "float32", 2, "products", 1, 1e9)
+    assert (row["rows"], row["length"], row["remat"]) == (2, 64, "products")
+    assert row["of peak"] == pytest.approx(row["model TFLOP"] * 1e3 / row["s"])

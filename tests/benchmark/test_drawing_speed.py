@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import generate
+from benchmarks import generate, timing
 from unitok_jax.generate.step import abstract_model
 from unitok_jax.weights.generator_layout import ROWS
 from unitok_jax.weights.torch_layout import to_torch
@@ -84,6 +84,9 @@ def test_pytorch_draws_the_same_model(model):
     np.testing.assert_array_equal(ours, theirs.sample(torch.from_numpy(labels)).numpy())
 
 
-def test_every_program_of_a_setting_compiles(model):
+def test_every_program_of_a_setting_runs(model):
     made = generate.compile_all([(1, 1.0), (1, 1.5)], model, 2)
     assert {name for _, name in made} == {"sample", "head"} and len(made) == 4
+    params = timing.fill(abstract_model(model)[1])
+    row = generate.sampling_row(made, params, model, (1, 1.5), 1e9, 1, 0)
+    assert row["tokens/s"] == pytest.approx(16 * row["images/s"]) and row["x floor"] > 0

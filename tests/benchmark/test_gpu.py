@@ -1,20 +1,27 @@
-"""The benchmark of GPUs: order, resumption, failures, kinds of kernels, and one run of it all."""
+"""The benchmark of GPUs: order, resumption, failures, kinds of kernels, and a run of some."""
 
+import inspect
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+from unittest import mock
 
+import jax
+import numpy as np
 import pytest
 
+from benchmarks import generate, inference, multimodal, stages, train_step
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import fed, kernels, release, worker
 from benchmarks.gpu.figures import SECTIONS, Figure, Settings, figures
 from benchmarks.gpu.lines import Lines
 from benchmarks.timing import configuration
 from helpers.jobs import FAST
+from unitok_jax.models import recomputation
+from unitok_jax.tokenizer.run import Run
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = Settings("tiny_full", None, (32, 64), ("none", "blocks"), (1, 128), False)
@@ -279,21 +286,111 @@ def test_a_worker_ends_with_its_parent():
 
 
 @pytest.mark.slow
-def test_it_runs_whole(tmp_path):
-    output = tmp_path / "gpu.jsonl"
+def test_it_runs(tmp_path):
+    """The sections in which a process measures one figure with what another has compiled."""
+    output, sections = tmp_path / "gpu.jsonl", ("peaks", "parity", "encode", "kernels", "compile")
     command = ["--config=tiny", "--quick", "--batches=2", "--remat=none", "--inference-batches=2"]
-    done = run(*command, f"--output={output}")
+    command += ["--minutes=60", "--only", *sections, f"--output={output}"]
+    done = run(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = {row["figure"]: row for row in map(json.loads, output.read_text().splitlines()[1:])}
     assert [name for name, row in rows.items() if "error" in row] == []
-    settings = Settings("tiny", None, (2,), ("none",), (2,), True)
-    assert list(rows) == list(figures(settings, dict))
+    table = figures(Settings("tiny", None, (2,), ("none",), (2,), True), dict)
+    assert list(rows) == [name for name in table if table[name].section in sections]
     assert rows["parity tiny, float32"]["passes"]
     assert rows["parity tiny, float32"]["codes_changed"] == 0
     assert rows["kernels first, batch 2, remat none"]["kinds"]["products"]["launches"] > 1
-    assert 0 <= rows["data, batch 2, remat none"]["wait_share"] < 1
-    first = rows["compile again"]["first"]
-    again = rows["compile again"].get("first, again", first)
-    assert again["from_cache"]
+    again = rows["compile again"]
+    assert list(again)[:1] == ["first"] and again["first"]["from_cache"]
     before = output.read_text()
-    assert run(*command, f"--output={output}").returncode == 0 and output.read_text() == before
+    assert run(*command).returncode == 0 and output.read_text() == before
+
+
+class Light(Run):
+    """A run that trains and evaluates nothing; its data, its saves and its clock are real."""
+
+    def initial_state(self):
+        def zeros(a):
+            return jax.device_put(np.zeros(a.shape, a.dtype), a.sharding)
+
+        return jax.tree.map(zeros, self.abstract)
+
+    def train_step(self, step, state, batch):
+        assert batch["image"].shape == (8, 64, 64, 3)
+        metrics = {"loss": np.float32(0), "skipped": np.int32(0), "skipped_in_a_row": np.int32(0)}
+        return state.replace(step=state.step + 1), metrics
+
+    def evaluate(self, state):
+        return {"l1": np.float32(0)}, None
+
+
+@pytest.mark.slow
+def test_a_training_tells_how_long_it_waited_for_data(monkeypatch):
+    monkeypatch.setattr(fed, "Run", Light)
+    found = fed.measure("tiny", "float32", 8, 6, "none", quick=True)
+    assert 0 < found["wait_share"] < 1 and 0 < found["saving_share"] < 1
+    assert found["images_per_second"] * found["seconds"] == pytest.approx(8)
+    assert (found["batch"], found["steps"]) == (8, 6)
+
+
+class TestFigures:
+    """What measures them runs in the tests of the other benchmarks."""
+
+    PEAKS = {"float32": 4.0, "bfloat16": 4.0, "bytes": 2.0}
+    SETTINGS = Settings("tiny_full", "float32", (2,), ("products",), (4,), True)
+
+    @pytest.fixture
+    def measured(self, monkeypatch):
+        """Measures a figure by name, without the work: (row, arguments of what measures it)."""
+
+        def call(name, module, function, result, **changed):
+            spec = mock.create_autospec(getattr(module, function), return_value=result)
+            monkeypatch.setattr(module, function, spec)
+            settings = self.SETTINGS._replace(**changed)
+            row = figures(settings, lambda: self.PEAKS)[name].measure()
+            given = inspect.signature(spec).bind(*spec.call_args.args, **spec.call_args.kwargs)
+            return row, given.arguments
+
+        return call
+
+    def test_of_training(self, measured):
+        name = "train adversarial, batch 2, remat products"
+        work = {"batch": 2, "seconds": 4.0, "model_flops": 8.0, "dtype": "float32"}
+        row, given = measured(name, train_step, "measure", {"adversarial": dict(work)})
+        assert row["images_per_second"] == 0.5 and row["of_peak"] == 0.5
+        assert given["config"].model.remat == "products" and given["phases"] == ("adversarial",)
+        row, given = measured("decode, batch 4", inference, "measure", {"decode": dict(work)})
+        assert row["of_peak"] == 0.5 and given["batch"] == 4 and given["names"] == ["decode"]
+
+    def test_of_data(self, measured):
+        _, given = measured("data, batch 2, remat products", fed, "measure", {})
+        assert (given["batch"], given["steps"], given["remat"]) == (2, 6, "products")
+
+    def test_of_a_generator(self, measured, monkeypatch):
+        monkeypatch.setattr(generate, "fill", mock.create_autospec(generate.fill))
+        monkeypatch.setattr(generate, "compile_all", mock.create_autospec(generate.compile_all))
+        row, given = measured(
+            "sampler tiny, batch 2, scale 1.5", generate, "sampling_row", {"s": 1.0}
+        )
+        assert row == {"s": 1.0} and given["setting"] == (2, 1.5) and given["bandwidth"] == 2.0
+
+    def test_of_a_multimodal_models_answers(self, measured, monkeypatch):
+        monkeypatch.setattr(generate, "fill", mock.create_autospec(generate.fill))
+        _, given = measured("answers shapes, batch 2", multimodal, "use_row", {})
+        assert given["batch"] == 2 and given["args"].limit == 4
+
+    @pytest.mark.parametrize(
+        ("quick", "size", "rows"), [(True, "shapes", 2), (False, "qwen_0p5b", 16)]
+    )
+    def test_of_a_multimodal_models_training(self, measured, quick, size, rows):
+        name = f"multimodal train {size}, batch {rows}"
+        _, given = measured(name, multimodal, "train_row", {}, quick=quick)
+        assert given["size"] == size and given["batch"] == rows and given["peak"] == 4.0
+        assert given["remat"] in recomputation.BLOCKS
+
+    def test_of_stages_and_of_the_release(self, measured, monkeypatch):
+        _, given = measured("stages, batch 2", stages, "measure", {}, quick=False)
+        assert given["batch"] == 2
+        monkeypatch.setenv(release.VARIABLE, "somewhere")
+        _, given = measured("release encode, batch 4", release, "measure", {})
+        assert given["batch"] == 4 and given["method"] == "encode"
