@@ -290,7 +290,7 @@ def test_it_runs(tmp_path):
     """The sections in which a process measures one figure with what another has compiled."""
     output, sections = tmp_path / "gpu.jsonl", ("peaks", "parity", "encode", "kernels", "compile")
     command = ["--config=tiny", "--quick", "--batches=2", "--remat=none", "--inference-batches=2"]
-    command += ["--only", *sections, f"--output={output}"]
+    command += ["--minutes=60", "--only", *sections, f"--output={output}"]
     done = run(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = {row["figure"]: row for row in map(json.loads, output.read_text().splitlines()[1:])}
