@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import default, emoji, unified_tokenizer
+from configs import default, emoji, recipes, unified_tokenizer
 from unitok_jax.models.vitamin import SIZES
 from unitok_jax.tokenizer.losses import PIXEL_TERMS
 
@@ -38,11 +38,24 @@ def _latent(width: int) -> dict[str, Any]:
 
 
 TEXT = ("text_encoder", "logit_scale")
+# Rows of `configs/recipes.py` that are the same at any size.
+_SAME = ("rotation", "ema_codebooks", "wrong_codes", "quant_causal", "sigmoid")
 CELLS = {
     BASE: Cell(),
+    **{name: Cell(recipes.VARIANTS[name]) for name in _SAME},
+    # As in the recipe half of the side for 85 % of the run.
+    "curriculum": Cell({"data.size_schedule": ((0, 32), (0.85, 64))}),
+    # As in the recipe 4 levels a channel; 8 x 256 codes as those of the base.
+    "fsq_groups": Cell(
+        {"model.quantizer": "fsq", "model.fsq_levels": (4,) * 4, "loss.entropy": 0.0}
+        | _latent(8 * 4)
+    ),
     # Its image side trains on as a "CLIP", and its text side as a locked tower.
     "contrastive": Cell({f"loss.{name}": 0.0 for name in PIXEL_TERMS}),
     "clip": Cell(start="contrastive", parts=("encoder", *TEXT)),
+    "locked_text_scratch": Cell(
+        {"optim.frozen": ("text_encoder.*", "logit_scale")}, start="contrastive", parts=TEXT
+    ),
     "reconstruction": Cell({"loss.contrastive": 0.0}),
     "linear": Cell({"model.quant_proj": "linear"}),
     "residual": Cell({"model.quantizer": "residual"}),
@@ -90,6 +103,7 @@ def cell_config(name: str, data: str, budget: Budget, steps: int = 0) -> ConfigD
     changes = {cell: dict(made.changes) for cell, made in CELLS.items()}
     config = default.variant(base_config(data, budget), changes, name, "recipes")
     config.steps = steps or budget.steps
+    config.init.path = CELLS[name].start  # says that the weights are given; each seed has its own
     return config
 
 

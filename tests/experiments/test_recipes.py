@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from configs import recipes
 from experiments import recipe_cells, recipe_report, report
 from experiments.recipe_cells import (
     BASE,
@@ -41,8 +42,17 @@ class TestCells:
             for key, value in keys.items()
             if value != flat[room][key]
         }
+        changed -= {"model.contrastive_kind"}  # loss.contrastive_kind under another name
+        assert ("init.path" in changed) == bool(CELLS[name].start)
+        changed -= {"init.path"}
         assert changed <= set(CELLS[name].changes)
         assert changed or name == BASE or CELLS[name].start
+
+    def test_recipes_are_those_of_the_presets(self):
+        """Cells named as a preset change its keys, and no others but for the size."""
+        for name in recipes.VARIANTS.keys() & CELLS.keys():
+            preset = set(recipes.VARIANTS[name]) - {"init.include"}
+            assert preset <= {*CELLS[name].changes, "loss.entropy"}, name
 
     def test_what_others_begin_from_has_the_parts(self):
         for name, cell in CELLS.items():
