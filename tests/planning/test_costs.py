@@ -217,8 +217,12 @@ def test_the_cost_of_a_plan_that_was_compiled(monkeypatch, capsys):
         other = jax.ShapeDtypeStruct(
             (65_536, 8192), jnp.bfloat16, sharding=sharding.replicated(mesh)
         )
-        phases = [Phase(EARLY, jax.jit(jnp.matmul), 0.25), Phase(LATE, jax.jit(jnp.matmul), 0.75)]
-        return Plan(mesh, phases, (one, other), {"both": (one, other)}, 1e9, "images", 1, "")
+        step = jax.jit(jnp.matmul)
+        phases = [
+            Phase(f"128 px, {kind}", step, share, other, kind)
+            for kind, share in ((EARLY, 0.25), (LATE, 0.75))
+        ]
+        return Plan(mesh, phases, (one,), {"first": one}, 1e9, "images", 1, "")
 
     config = large(steps=1_000_000, **{"data.batch_size": 8})
     fit.fit(make_plan, config, "h100:8", 0.5, price=2.0)
