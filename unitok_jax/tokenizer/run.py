@@ -320,7 +320,7 @@ class Run:
             params, self.frozen, self.eval_source, data, batch_size, show=config.grid_images
         )
         metrics = result.reconstruction.result() | result.codebooks.result() | suite.rfid(result)
-        if self.config.loss.contrastive:
+        if any(self.config.loss[key] for key in OF_PAIRS):
             metrics |= suite.text_figures(
                 result.image_features,
                 self.eval_source,
