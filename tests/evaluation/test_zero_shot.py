@@ -127,12 +127,16 @@ def test_a_run_reports_it_where_there_are_labels(tiny, source, path):
     assert all(0 <= value <= 1 for value in scores.values())
 
 
-def test_no_zero_shot_without_a_contrastive_loss(tiny):
+def test_no_zero_shot_without_a_loss_of_pairs(tiny):
     from unitok_jax.tokenizer.run import Run
 
     tiny.eval.source, tiny.eval.path = "shapes", "held_out"
     tiny.loss.contrastive = 0.0
     tiny.model.text.context_length = 24
     run = Run(tiny, jax.devices()[:1])
-    metrics, _ = run.evaluate(run.programs.init())
+    state = run.programs.init()
+    metrics, _ = run.evaluate(state)
     assert "psnr" in metrics and not any(key.startswith("zero_shot") for key in metrics)
+    run.config.loss.teacher_relation = 1.0  # by which texts are learned too
+    metrics, _ = run.evaluate(state)
+    assert {"zero_shot_top1", "image_to_text"} <= metrics.keys()

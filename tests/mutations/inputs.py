@@ -56,8 +56,8 @@ MUTATIONS = [
     Mutation(
         "an adversary that is planned a step early",
         PLAN,
-        "adversary.start + 1",
-        "adversary.start",
+        "else adversary.first",
+        "else adversary.start",
         f"{TEST_SIZES} -k planned",
     ),
     Mutation(

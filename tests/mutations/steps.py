@@ -9,7 +9,8 @@ RULES, GRADIENTS = "tests/tokenizer/test_step_rules.py", "tests/tokenizer/test_o
 LPIPS = "unitok_jax/models/pretrained/lpips.py"
 PERCEPTUAL = "tests/models/test_perceptual.py"
 TEST_OPTIM, TEST_LOSSES = "tests/training/test_optim.py", "tests/tokenizer/test_losses.py"
-TEST_SIGMOID, READER = "tests/tokenizer/test_sigmoid_loss.py", "unitok_jax/checkpoints/reader.py"
+TEST_SIGMOID = "tests/tokenizer/test_sigmoid_loss.py"
+DIFFERENCES = "unitok_jax/checkpoints/differences.py"
 
 MUTATIONS = [
     Mutation(
@@ -218,8 +219,8 @@ MUTATIONS = [
     Mutation(
         "contrastive products in few bits",
         LOSSES,
-        '"highest"):\n        logits =',
-        '"default"):\n        logits =',
+        '"highest"):\n        return logit',
+        '"default"):\n        return logit',
         f"{TEST_LOSSES} -k contrastive",
     ),
     Mutation(
@@ -252,8 +253,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a hash that changes with a key added later",
-        READER,
-        'value != added[f"model.{key}"]',
+        DIFFERENCES,
+        'value != ADDED[f"model.{key}"]',
         "True",
         f"{TEST_SIGMOID} -k OlderModels",
     ),
@@ -394,7 +395,7 @@ MUTATIONS = [
     Mutation(
         "Gram matrices kept for the backward pass whatever the memory",
         LPIPS,
-        "jax.checkpoint(_gram_distance) if self.remat else _gram_distance",
+        "recomputing(_gram_distance, self.remat)",
         "_gram_distance",
         f"{PERCEPTUAL} -k recomputed_it",
     ),

@@ -50,6 +50,10 @@ pytestmark = pytest.mark.slow
             r"codebook\.wrong_fraction=-0\.5 must lie between 0 and 1",
         ),
         (
+            {"codebook.wrong_share": 0.1, "codebook.wrong_fraction": 0.0},
+            r"codebook\.wrong_fraction=0\.0 of steps=\d+ leaves no step to codebook\.wrong_sh",
+        ),
+        (
             {"codebook.wrong_share": 0.1, "codebook.wrong_near": 64},
             r"codebook\.wrong_near=64 must be from 1 to 63",
         ),

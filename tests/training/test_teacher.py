@@ -53,6 +53,13 @@ def configuration(weights):
     return config
 
 
+def install_clip(patch):
+    """Makes `small_clip` the one of `weights`."""
+    text = teacher_files.TEXT._replace(vocab_size=49_408, context_length=77)
+    patch.setitem(teacher_files.SMALL, "clip", teacher_files.SMALL["clip"]._replace(text=text))
+    teacher_files.install(patch)
+
+
 class OneDevice(Run):
     def __init__(self, config):
         super().__init__(config, jax.devices()[:1])
@@ -63,10 +70,7 @@ def whole(weights, tmp_path_factory):
     """The workdir of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        text = teacher_files.TEXT._replace(vocab_size=49_408, context_length=77)
-        kind = teacher_files.SMALL["clip"]._replace(text=text)
-        patch.setitem(teacher_files.SMALL, "clip", kind)
-        teacher_files.install(patch)
+        install_clip(patch)
         loop.train(OneDevice, configuration(weights), str(workdir))
         yield workdir
 
@@ -108,6 +112,21 @@ def test_another_file_of_the_teacher_is_refused(half, weights, tmp_path):
     config.loss.teacher_relation = 0.0
     with pytest.raises(manager.CheckpointError, match=r"digest of frozen\.teacher: saved"):
         loop.train(OneDevice, config, str(half))
+
+
+def test_a_relation_comes_and_goes_beside_heads(weights, monkeypatch):
+    """Facts are of the tokens' side of a file; all processes have the same of both sides."""
+    install_clip(monkeypatch)
+    facts, shared = [], []
+    for weight in (0.5, 0.0):
+        config = configuration(weights)
+        config.loss.teacher_relation = weight
+        run = OneDevice(config)
+        facts.append(run.facts)
+        shared.append(run.shared)
+    assert "digest of frozen.teacher" in facts[0]
+    assert facts[0] == facts[1]
+    assert shared[0] != shared[1]
 
 
 class TestWhatMustAgree:

@@ -117,6 +117,12 @@ class TestClip:
         assert set(found.unused) == {"visual.trunk.pos_embed", f"{prefix}attn_mask"}
         assert "ViTamin" in found.kind and "pos_embed" in str(found)
 
+    def test_a_quantizer_without_names_in_that_layout(self, tmp_path, model):
+        model = dict(model, quantizer="residual")
+        path = write(tmp_path / "clip.safetensors", vitamin_clip())
+        taken, _ = initialize.match(path, abstract_model(model)[1], model=model)
+        assert {"text_encoder.ln_final.scale", "encoder.stem.conv1.kernel"} <= taken.keys()
+
     @pytest.mark.parametrize(
         "wrap",
         [

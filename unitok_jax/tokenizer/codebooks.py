@@ -128,6 +128,12 @@ def _check_wrong_codes(config):
             f"{quantizer} has none; set codebook.wrong_share=0"
         )
     in_unit_range("codebook.wrong_fraction", codebook.wrong_fraction)
+    if not round(config.steps * codebook.wrong_fraction):
+        raise ValueError(
+            f"codebook.wrong_fraction={codebook.wrong_fraction} of steps={config.steps} leaves no "
+            f"step to codebook.wrong_share={codebook.wrong_share}; raise it, or set "
+            "codebook.wrong_share=0"
+        )
     others = config.model.vocab_size // config.model.num_codebooks - 1
     if not 1 <= codebook.wrong_near <= others:
         raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.health import Health, SampleError, Tally
@@ -82,7 +83,7 @@ class Run:
         if self.steps.teaching is not None:
             networks["teacher"] = _load_teacher(self.steps.teaching, config.frozen.teacher)
         self._digests = {
-            f"digest of frozen.{kind}": _digest(params) for kind, params in networks.items()
+            f"digest of frozen.{part}": _digest(params) for part, params in _parts(networks).items()
         }
         self.frozen = sharding.replicate(networks, self.mesh)
         self.evaluator = Evaluator(
@@ -319,7 +320,7 @@ class Run:
             params, self.frozen, self.eval_source, data, batch_size, show=config.grid_images
         )
         metrics = result.reconstruction.result() | result.codebooks.result() | suite.rfid(result)
-        if self.config.loss.contrastive:
+        if any(self.config.loss[key] for key in OF_PAIRS):
             metrics |= suite.text_figures(
                 result.image_features,
                 self.eval_source,
@@ -366,6 +367,14 @@ def _load_teacher(teaching: Teaching, file: str) -> dict:
 def _expanded(files: str) -> str:
     """Expands each `~` in one or several files, joined by commas."""
     return ",".join(str(paths.expand(file)) if file else "" for file in files.split(","))
+
+
+def _parts(networks: dict[str, Any]) -> dict[str, Any]:
+    """Splits a teacher's parameters: heads depend on those of its tokens alone."""
+    if "teacher" not in networks:
+        return networks
+    tokens, rest = trees.split(networks["teacher"], teachers.OF_TOKENS)
+    return networks | {"teacher": tokens, "teacher, its joint space": rest}
 
 
 def _digest(params) -> int:

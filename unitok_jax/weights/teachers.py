@@ -110,6 +110,8 @@ UNUSED = (
     r".*position_ids|attn_mask",
 )
 _OF_RELATION = ("projection", "logit_scale", "text_encoder.")
+OF_TOKENS = ("image.*", "norm.*")
+"""Parameters that the features of tokens depend on, as globs."""
 
 
 def abstract(kind: str, dtype, stream, relation: bool) -> tuple[nnx.GraphDef, dict]:

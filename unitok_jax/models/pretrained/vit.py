@@ -13,7 +13,6 @@ from unitok_jax.models import elementwise, layers
 GELUS = {
     "exact": elementwise.gelu,
     "tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "quick": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
 
