@@ -142,6 +142,12 @@ class TestRun:
         assert found.seconds == pytest.approx(0.375 * 0.25647 + 0.625 * 0.345)
         assert (found.kind, found.sources) == ("measured", (H200, H200_LATE))
 
+    def test_phases_of_one_kind_name_their_timed_step_once(self):
+        """As those of a curriculum, whose sizes are phases of their own."""
+        work = [costs.Work(LATE, 0.5, factor * H200_LATE.operations, 0.0) for factor in (0.5, 1)]
+        found = costs.of_run(large(), work, MACHINES["h200:1"])
+        assert found.sources == (H200_LATE,)
+
     def test_it_is_as_sure_as_its_least_sure_phase(self):
         work = [
             costs.Work(EARLY, 0.375, H200.operations, 0.1),

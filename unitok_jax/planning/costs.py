@@ -102,11 +102,13 @@ def estimates(config: ConfigDict, counted: Sequence[Counted]) -> list[tuple[Topo
 
 def of_run(config: ConfigDict, work: Sequence[Work], machine: Topology) -> Estimate:
     """Estimates the mean step of a run; its kind is that of its least sure phase."""
-    found = [of_phase(config, phase, machine) for phase in work]
+    found, sources = [of_phase(config, phase, machine) for phase in work], []
+    for estimate in found:
+        sources += [source for source in estimate.sources if source not in sources]
     return Estimate(
         max((estimate.kind for estimate in found), key=list(KINDS).index),
         sum(w.share * estimate.seconds for w, estimate in zip(work, found, strict=True)),
-        tuple(source for estimate in found for source in estimate.sources),
+        tuple(sources),
     )
 
 
