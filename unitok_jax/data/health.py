@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unitok_jax.data.records import Source, first_names
@@ -131,6 +131,39 @@ class Tally:
 
 class TooManyBadSamples(ValueError):
     """The share of unusable samples exceeds `data.max_bad`; the message lists them by reason."""
+
+
+def left_out(
+    before: Tally,
+    shards: Iterable[Mapping[str, Any]],
+    samples: int,
+    max_bad: float,
+    *,
+    key: str,
+    remedy: str,
+) -> Tally:
+    """Adds up the samples that a written folder leaves out.
+
+    Args:
+        before: samples skipped when the source was opened.
+        shards: facts of every shard; `skipped` is the result of `Tally.to_json`.
+        samples: number of the others, those of the source.
+        max_bad: largest share of all that may be skipped.
+        key: name of `max_bad`, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        TooManyBadSamples: a larger share is skipped; lists them.
+    """
+    found = Tally()
+    found.update([before, *(Tally.from_json(shard["skipped"]) for shard in shards)])
+    total = samples + before.total
+    if found.total > max_bad * total:
+        raise TooManyBadSamples(
+            f"{found.total} of {total} samples cannot be used, more than {key}={max_bad:g} "
+            f"allows:\n{found}\n{remedy}"
+        )
+    return found
 
 
 @dataclasses.dataclass

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ftfy.fixes import fix_surrogates
 
+from unitok_jax.data import health
 from unitok_jax.data.codes.files import (
     FORMAT,
     KEYS,
@@ -20,7 +21,7 @@ from unitok_jax.data.codes.files import (
 )
 from unitok_jax.data.codes.records import records_of
 from unitok_jax.data.codes.views import VIEWS
-from unitok_jax.data.health import Tally, TooManyBadSamples
+from unitok_jax.data.health import Tally
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.writing.folders import (
     MANIFEST,
@@ -167,15 +168,12 @@ def finish(
         TooManyBadSamples: lists the skipped samples; shards are kept, no manifest is written.
         ValueError: a key is repeated.
     """
-    skipped = Tally()
-    skipped.update([before, *(Tally.from_json(shard["skipped"]) for shard in facts)])
-    total = settings["samples"] + before.total
-    if skipped.total > max_bad * total:
-        raise TooManyBadSamples(
-            f"{skipped.total} of {total} samples cannot be used, more than --max_bad={max_bad:g} "
-            f"allows:\n{skipped}\nGive the same command with a larger --max_bad: what is written "
-            "stays; or repair the source and tokenize it into another folder"
-        )
+    remedy = (
+        "Give the same command with a larger --max_bad: what is written stays; or repair the "
+        "source and tokenize it into another folder"
+    )
+    bound = dict(key="--max_bad", remedy=remedy)
+    skipped = health.left_out(before, facts, settings["samples"], max_bad, **bound)
     _check_keys(output, settings, facts)
     manifest = {
         "format": FORMAT,

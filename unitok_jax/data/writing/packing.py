@@ -9,8 +9,9 @@ from typing import Any
 import msgpack
 from ftfy.fixes import fix_surrogates
 
+from unitok_jax.data import health
 from unitok_jax.data.formats.array_records import FORMAT, NAME_ERRORS, SUFFIX, VERSION
-from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
+from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.workers import end_with_parent
@@ -101,23 +102,19 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
     before = getattr(source, "tally", Tally())
-    left_out = Tally()
-    left_out.update([before, *(Tally.from_json(shard.pop("skipped")) for shard in facts.values())])
-    total = samples + before.total
-    if left_out.total > max_bad * total:
-        raise TooManyBadSamples(
-            f"{left_out.total} of {total} samples cannot be used, more than "
-            f"data.max_bad={max_bad:g} allows:\n{left_out}\nRepair the source and pack it into "
-            "another folder, or give the same command with a larger --config.data.max_bad: what "
-            "is written stays"
-        )
+    remedy = (
+        "Repair the source and pack it into another folder, or give the same command with a "
+        "larger --config.data.max_bad: what is written stays"
+    )
+    bound = dict(key="data.max_bad", remedy=remedy)
+    left_out = health.left_out(before, facts.values(), samples, max_bad, **bound)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "settings": settings,
         "count": sum(shard["count"] for shard in facts.values()),
         "skipped": left_out.to_json(),
-        "shards": [facts[number] for number in shards],
+        "shards": [{k: v for k, v in facts[number].items() if k != "skipped"} for number in shards],
     }
     for key in ("class_names", "class_templates"):
         if key in settings:

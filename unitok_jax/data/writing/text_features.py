@@ -10,8 +10,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from unitok_jax.data import health
 from unitok_jax.data.formats.array_records import SUFFIX
-from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
+from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.records import Source
 from unitok_jax.data.text import TextTokenizer
 from unitok_jax.data.text_features import COMMAND, FORMAT, VERSION, digests, packed
@@ -183,15 +184,12 @@ def _features(tokens: Sequence[np.ndarray], encode: Callable) -> np.ndarray:
 
 
 def _finish(output, settings, facts, before: Tally, max_bad: float) -> dict[str, Any]:
-    skipped = Tally()
-    skipped.update([before, *(Tally.from_json(shard["skipped"]) for shard in facts)])
-    total = settings["samples"] + before.total
-    if skipped.total > max_bad * total:
-        raise TooManyBadSamples(
-            f"{skipped.total} of {total} samples cannot be used, more than data.max_bad="
-            f"{max_bad:g} allows:\n{skipped}\nRepair the data and give {COMMAND} another folder, "
-            "or give the same command with a larger --config.data.max_bad: what is written stays"
-        )
+    remedy = (
+        f"Repair the data and give {COMMAND} another folder, or give the same command with a "
+        "larger --config.data.max_bad: what is written stays"
+    )
+    bound = dict(key="data.max_bad", remedy=remedy)
+    skipped = health.left_out(before, facts, settings["samples"], max_bad, **bound)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
