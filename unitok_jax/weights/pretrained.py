@@ -129,6 +129,13 @@ def read_named(path: str, key: str, advice: str) -> dict[str, np.ndarray]:
         raise ConversionError(f"{key}={path}: {error}") from error
 
 
+def first_lines(error: ValueError, count: int = 5) -> str:
+    """Formats an error of many lines: head, the first `count` others, the number of the rest."""
+    head, *rest = str(error).split("\n")
+    more = [f"  and {len(rest) - count} more"] if len(rest) > count else []
+    return "\n".join([head, *rest[:count], *more])
+
+
 def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Renames `state`, read from `path`, to the names of `convert`; drops unused entries.
 
@@ -147,9 +154,7 @@ def public_state(kind: str, path, state: Mapping[str, np.ndarray]) -> dict[str, 
         # Called only for the list of differences in its error.
         torch_layout.from_torch(state, abstract(kind, jnp.float32)[1], network.rows, fixed={})
     except torch_layout.LayoutError as error:
-        head, *rest = str(error).split("\n")
-        more = f"\n  and {len(rest) - 5} more" if len(rest) > 5 else ""
-        raise ConversionError("\n".join([f"{path}: {head}", *rest[:5]]) + more) from error
+        raise ConversionError(f"{path}: {first_lines(error)}") from error
     except ValueError as error:
         raise ConversionError(f"{path}: {error}") from error
     return state

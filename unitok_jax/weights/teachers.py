@@ -162,10 +162,7 @@ def load(kind: str, path: str, *, relation: bool, key: str, turn_off: str) -> di
     try:
         return torch_layout.from_torch(_own(kind, state, relation), shapes, ROWS, fixed={})
     except ValueError as error:
-        head, *rest = str(error).split("\n")
-        more = f"\n  and {len(rest) - 5} more" if len(rest) > 5 else ""
-        message = "\n".join([f"{key}={path}: {head}", *rest[:5]]) + more
-        raise ConversionError(message) from error
+        raise ConversionError(f"{key}={path}: {pretrained.first_lines(error)}") from error
 
 
 def _own(kind: str, state: Mapping[str, np.ndarray], relation: bool) -> dict[str, np.ndarray]:
