@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 
 from experiments.recipe_cells import BASE, CELLS, DATA, steps_at_equal_time
-from experiments.report import select, spread, table
+from experiments.report import pyplot_for, select, spread, table
 
 PLOTS = ("recipes.png",)
 AT = {"pictures": "equal pictures", "time": "equal time"}
@@ -110,12 +110,7 @@ def plot(results: list[dict], output: Path) -> None:
       results: of `report.read`.
       output: folder that gets the files `PLOTS`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    output.mkdir(parents=True, exist_ok=True)
+    pyplot = pyplot_for(output)
     there = [data for data in DATA if values(results, data, "pictures")]
     figure, axes = pyplot.subplots(
         *(len(there), len(_PLOTTED)),

@@ -106,6 +106,17 @@ def _guidance(results):
     return table(["codes", "head", *titles], rows)
 
 
+def pyplot_for(output: Path):
+    """Returns matplotlib's pyplot without a display, after making the folder of its files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    output.mkdir(parents=True, exist_ok=True)
+    return pyplot
+
+
 def plot(results: list[dict], folder: Path, output: Path) -> None:
     """Plots gFID and reading by depth of the head and by guidance, and a row drawn by each.
 
@@ -114,12 +125,7 @@ def plot(results: list[dict], folder: Path, output: Path) -> None:
       folder: of the experiment, for the drawn pictures.
       output: folder that gets the files `PLOTS`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    output.mkdir(parents=True, exist_ok=True)
+    pyplot = pyplot_for(output)
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), constrained_layout=True)
     for row, (what, title) in enumerate({"fid": "gFID", "both": "colour and form read"}.items()):
         for name in CODES:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.report import select, spread, table
+from experiments.report import pyplot_for, select, spread, table
 from experiments.unified_cells import CELLS, HEADS, SCALES, TOKENIZERS
 from unitok_jax.data.formats.shape_questions import KINDS
 from unitok_jax.evaluation.shapes.exam import PAIRS
@@ -150,12 +150,7 @@ def plot(results: list[dict], output: Path) -> None:
       results: of `report.read`.
       output: folder that gets the files `PLOTS`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    output.mkdir(parents=True, exist_ok=True)
+    pyplot = pyplot_for(output)
     panels: dict[str, Callable[[str, str], list[float]]] = {
         f"what {kind}? answered": lambda cell, pairs, kind=kind: answered(
             results, cell, pairs, kind
