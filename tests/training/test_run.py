@@ -154,7 +154,7 @@ class TestSavedConfig:
         set_now = now["model"] | {"fsq_levels": (8, 8)}
         assert weights_hash(set_now, {}) != weights_hash(older, {})
         (line,) = initialize.training_differences(now, {**now, "model": set_now})
-        assert line == "model.fsq_levels: saved None, now [8, 8]"
+        assert line == "model.fsq_levels: saved [], now [8, 8]"
         causal = now["model"] | {"quant_causal": True}
         assert weights_hash(causal, {}) != weights_hash(older, {})
         read = json.loads(json.dumps(set_now))
