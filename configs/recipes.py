@@ -66,6 +66,7 @@ VARIANTS = {
     # The similarities of the batch follow those of a CLIP.
     "teacher_relation": {"teacher.kind": "clip_b16", "loss.teacher_relation": 1.0},
     "curriculum": {"data.size_schedule": ((0.0, 128), (0.85, 256))},
+    "muon": {"optim.kind": "muon"},
     "sigmoid": {"loss.contrastive_kind": "sigmoid"},
 }
 

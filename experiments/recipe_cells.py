@@ -39,7 +39,7 @@ def _latent(width: int) -> dict[str, Any]:
 
 TEXT = ("text_encoder", "logit_scale")
 # Rows of `configs/recipes.py` that are the same at any size.
-_SAME = ("rotation", "ema_codebooks", "wrong_codes", "quant_causal", "sigmoid")
+_SAME = ("rotation", "ema_codebooks", "wrong_codes", "quant_causal", "sigmoid", "muon")
 CELLS = {
     BASE: Cell(),
     **{name: Cell(recipes.VARIANTS[name]) for name in _SAME},

@@ -80,6 +80,10 @@ def test_the_configurations_that_come_with_it_pass():
         ({"optim.accumulation": 3}, r"optim\.accumulation=3 does not divide data\.batch_size=16"),
         ({"optim.accumulation": 0}, r"optim\.accumulation=0 must be at least 1"),
         (
+            {"optim.kind": "adam"},
+            r"optim\.kind='adam' is not one of adamw, muon",
+        ),
+        (
             {"optim.schedule": "cosin"},
             r"optim\.schedule='cosin' is not one of cosine, .*constant",
         ),

@@ -10,11 +10,12 @@ from flax import nnx
 from configs import tiny, tiny_full
 from helpers import parity
 from unitok_jax import trees
+from unitok_jax.checkpoints import differences
 from unitok_jax.models.discriminator import DiscriminatorHeads
 from unitok_jax.models.unitok import abstract_model
 from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.training import optim
-from unitok_jax.weights import torch_layout
+from unitok_jax.weights import initialize, torch_layout
 
 pytestmark = pytest.mark.usefixtures("strict_shapes")
 
@@ -162,3 +163,109 @@ def test_ema_forgets_its_youth_and_then_decays():
     late = optim.ema(average, params, 0.999, jnp.int32(10**6))
     assert float(first["a"][0]) == pytest.approx(0.9)
     assert float(late["a"][0]) == pytest.approx(0.001, rel=1e-4)
+
+
+class TestMuon:
+    KEYS = dict(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.02, clip_norm=1e9)
+
+    def updates(self, params, gradients, **keys):
+        """Updates of a gradient each, with the same parameters."""
+        optimizer, found = optim.muon(**self.KEYS | keys), []
+        state = optimizer.init(params)
+        for given in gradients:
+            update, state = optimizer.update(given, state, params)
+            found.append(update)
+        return found
+
+    @staticmethod
+    def orthogonal(matrix):
+        """Five steps of Newton and Schulz, as Jordan et al. 2024 give them."""
+        x = matrix / np.linalg.norm(matrix)
+        x = x.T if matrix.shape[0] > matrix.shape[1] else x
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x - 4.775 * gram @ x + 2.0315 * gram @ gram @ x
+        return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+    def test_it_is_the_formula(self):
+        rng = np.random.default_rng(0)
+        param, *gradients = rng.normal(size=(3, 6, 4))
+        params = {"kernel": jnp.float32(param)}
+        found = self.updates(params, [{"kernel": jnp.float32(each)} for each in gradients])
+        momentum = np.zeros((6, 4))
+        for step, (update, gradient) in enumerate(zip(found, gradients, strict=True), 1):
+            momentum = 0.95 * momentum + 0.05 * gradient
+            ahead = 0.95 * momentum / (1 - 0.95 ** (step + 1))  # both without bias, as NAdam's
+            step = self.orthogonal(ahead + 0.05 * gradient / (1 - 0.95**step))
+            expected = 0.2 * np.sqrt(6) * step + 0.02 * param
+            np.testing.assert_allclose(update["kernel"], expected, rtol=2e-4, atol=2e-5)
+
+    def test_blocks_and_windows_are_matrices(self):
+        """Scanned blocks each by themselves; a convolution's rows are the inputs of its window."""
+        rng = np.random.default_rng(1)
+        linear, window = rng.normal(size=(3, 6, 4)), rng.normal(size=(2, 3, 3, 5, 7))
+        scanned = {"a": {"kernel": jnp.float32(linear)}, "b": {"kernel": jnp.float32(window)}}
+        (found,) = self.updates(scanned, [scanned], weight_decay=0.0)
+        for block in range(3):
+            alone = {"kernel": scanned["a"]["kernel"][block]}
+            (expected,) = self.updates(alone, [alone], weight_decay=0.0)
+            np.testing.assert_allclose(found["a"]["kernel"][block], expected["kernel"], rtol=1e-4)
+        for block in range(2):
+            alone = {"kernel": scanned["b"]["kernel"][block].reshape(45, 7)}
+            (expected,) = self.updates(alone, [alone], weight_decay=0.0)
+            ours = found["b"]["kernel"][block].reshape(45, 7)
+            np.testing.assert_allclose(ours, expected["kernel"], rtol=1e-3, atol=1e-5)
+
+    def test_all_else_is_adamw_with_nesterov(self):
+        """Depthwise convolutions, biases and tables are no matrices; a scale does not decay."""
+        rng = np.random.default_rng(2)
+        shapes = {"kernel": (3, 3, 1, 8), "bias": (4, 8), "codebook": (2, 5, 8), "scale": (8,)}
+        params = {name: jnp.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+        gradients = [jax.tree.map(lambda p, f=f: f * p, params) for f in (1.0, -3.0)]
+        theirs = optax.nadamw(0.1, 0.9, 0.95, 1e-8, weight_decay=0.02, mask=optim.decay_mask)
+        state = theirs.init(params)
+        for ours, given in zip(self.updates(params, gradients), gradients, strict=True):
+            expected, state = theirs.update(given, state, params)
+            for key in params:
+                np.testing.assert_allclose(-0.1 * ours[key], expected[key], rtol=1e-5, atol=1e-8)
+
+    def test_the_gradient_is_clipped(self):
+        params = {"bias": jnp.ones(4)}
+        gradients = [{"bias": jnp.array(each)} for each in ([9e9, 0, 0, 0], [0.0, 1, 0, 0])]
+        found = self.updates(params, gradients, clip_norm=1.0)
+        alone = self.updates(params, [{"bias": jnp.array([1.0, 0, 0, 0])}, gradients[1]])
+        np.testing.assert_allclose(found[1]["bias"], alone[1]["bias"], rtol=1e-6)
+
+    def test_a_state_has_one_array_of_a_matrix(self):
+        """And every array has the shape of its parameter, by which it is laid over the mesh."""
+        params = TokenizerSteps(tiny.get_config()).abstract_params
+        state = jax.eval_shape(optim.muon(**self.KEYS).init, params)
+        whole, kept = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (params, state))
+        axes = optim.matrices(params)
+        once = sum(jax.tree.leaves(jax.tree.map(lambda p, a: p.size if a else 0, params, axes)))
+        assert once > 0.3 * whole
+        shapes = {each.shape for each in jax.tree.leaves(params)} | {(), (3,)}  # Newton's factors
+        assert {each.shape for each in jax.tree.leaves(state)} <= shapes
+        assert kept == pytest.approx(2 * whole - once, abs=10)
+
+
+def test_the_configuration_chooses():
+    config = tiny.get_config().optim
+    assert len(jax.tree.leaves(optim.chosen(config).init({"kernel": jnp.ones((2, 2))}))) == 3
+    config.kind = "muon"
+    state = optim.chosen(config).init({"kernel": jnp.ones((2, 2))})
+    assert not [each for each in jax.tree.leaves(state) if each.shape == (2, 2)][1:]
+
+
+def test_no_run_resumes_with_another_optimiser():
+    """Whose state has other arrays; one from before the key was AdamW's."""
+    before, now = tiny.get_config().to_dict(), tiny.get_config().to_dict()
+    del before["optim"]["kind"]
+    assert differences.config_differences(before, now) == []
+    assert initialize.training_differences(before, now) == []
+    now["optim"]["kind"] = "muon"
+    for saved, line in ((before, "None"), (tiny.get_config().to_dict(), "'adamw'")):
+        line = f"optim.kind: saved {line}, now 'muon'"
+        assert differences.config_differences(saved, now) == [line]
+    (line,) = initialize.training_differences(before, now)
+    assert line == "optim.kind: saved 'adamw', now 'muon'"

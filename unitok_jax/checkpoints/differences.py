@@ -18,6 +18,7 @@ BINDING = (
     "data.crop_ratio",
     "data.context_length",
     "optim.frozen",
+    "optim.kind",
     "codebook.learning",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
@@ -52,6 +53,7 @@ ADDED = {
     "model.fsq_levels": [],
     "model.quant_causal": False,
     "log.wandb": "",
+    "optim.kind": "adamw",
     "loss.gram": 0.0,
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.

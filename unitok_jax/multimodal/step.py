@@ -77,12 +77,7 @@ class MultimodalSteps:
             start_fraction=0.0,
             final_fraction=settings.final_fraction,
         )
-        self.optimizer = optim.adamw(
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-        )
+        self.optimizer = optim.chosen(settings)
 
     def init(self) -> TrainState:
         """Initialises the state before the first step."""

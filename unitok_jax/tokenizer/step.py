@@ -116,12 +116,7 @@ class TokenizerSteps:
             start_fraction=0.0,
             final_fraction=settings.final_fraction,
         )
-        self.optimizer = optim.adamw(
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-        )
+        self.optimizer = optim.chosen(settings)
         self.adversary, remat = None, recomputation.of_frozen(config.model.remat)
         if config.gan.weight:
             self.adversary = Adversary(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from unitok_jax.training.optim import SCHEDULES
+from unitok_jax.training.optim import OPTIMIZERS, SCHEDULES
 
 
 def check(config: ConfigDict, metrics: Sequence[str], evaluated: str = "max_images") -> None:
@@ -69,6 +69,8 @@ def _check_optim(optim):
         at_least_zero(f"optim.{key}", optim[key])
     for key in ("warmup_fraction", "final_fraction"):
         in_unit_range(f"optim.{key}", optim[key])
+    if optim.kind not in OPTIMIZERS:
+        raise ValueError(f"optim.kind={optim.kind!r} is not one of {', '.join(OPTIMIZERS)}")
     if optim.schedule not in SCHEDULES:
         raise ValueError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
     if "ema_decay" in optim:

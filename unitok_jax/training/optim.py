@@ -1,4 +1,4 @@
-"""Schedules, AdamW and EMA as pure functions of the step and of nested dicts of parameters."""
+"""Schedules, optimisers and EMA as pure functions of the step and of nested dicts of parameters."""
 
 import math
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import struct
 
 # Parameters without weight decay: those of one dimension in the reference layout, chosen by name
 # because a bias of scanned blocks has two dimensions here.
 _NO_DECAY = ("bias", "q_bias", "v_bias", "scale", "logit_scale", "logit_bias")
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "linear", "exponential", "constant")
 # Fraction of the steps after the warm-up during which the rate stays at its peak.
 _PLATEAU = {"cosine": 0.0, "linear": 0.05, "exponential": 0.15}
@@ -82,11 +84,68 @@ def adamw(
     The caller multiplies the result by the learning rate of the step, so that there is one step
     counter and not one more in the optimiser.
     """
+    scale = optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=eps)
+    return _clipped_and_decayed(scale, weight_decay, clip_norm)
+
+
+def muon(
+    *, betas: tuple[float, float], eps: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """Builds Muon for the matrices and AdamW for all else, after clipping, without the rate.
+
+    The momentum of a matrix, 0.95 with Nesterov's step, is made nearly orthogonal (Jordan et al.
+    2024, "Muon") and scaled to the size of AdamW's updates, a root mean square of 0.2
+    (arXiv 2502.16982), so that learning rate and weight decay of AdamW stay good. A state keeps
+    one array for each matrix, AdamW's two.
+
+    Args:
+      betas, eps: of AdamW.
+      weight_decay, clip_norm: as `adamw`'s; clipped is the norm of the gradient, before either.
+    """
+    orthogonal = optax.contrib.muon(
+        1.0,
+        beta=0.95,
+        consistent_rms=0.2,
+        adam_b1=betas[0],
+        adam_b2=betas[1],
+        eps=eps,
+        muon_weight_dimension_numbers=matrices,
+    )
+    scale = optax.chain(orthogonal, optax.scale(-1.0))  # the caller subtracts
+    return _clipped_and_decayed(scale, weight_decay, clip_norm)
+
+
+def _clipped_and_decayed(scale, weight_decay, clip_norm):
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=eps),
+        scale,
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
     )
+
+
+def matrices(params):
+    """Returns the axes of each matrix, None for other parameters, in the structure of `params`.
+
+    A matrix is the kernel of a linear layer, (..., in, out), or of a convolution that mixes
+    channels, (..., height, width, in, out), whose rows are the window's inputs. Axes before those
+    are of scanned blocks, each a matrix of its own.
+    """
+
+    def axes(path, value):
+        last = value.ndim - 1
+        if path[-1].key != "kernel" or last >= 3 and value.shape[-2] == 1:  # depthwise
+            return None
+        rows = (last - 3, last - 2, last - 1) if last >= 3 else (last - 1,)
+        return optax.contrib.MuonDimensionNumbers(rows, last)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def chosen(settings) -> optax.GradientTransformation:
+    """Builds the optimiser of `config.optim`, by its keys `kind`, `betas`, `eps` and so on."""
+    build = {"adamw": adamw, "muon": muon}[settings.kind]
+    keys = ("betas", "eps", "weight_decay", "clip_norm")
+    return build(**{key: settings[key] for key in keys})
 
 
 def apply(optimizer: optax.GradientTransformation, trainable: Trainable, grads, rate) -> Trainable:

@@ -247,8 +247,8 @@ def _clip_notes(used, names, state, model, key):
 def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     """Lists differences of two configurations that make the training states differ, one line each.
 
-    Compared are the model, the trained parts, how the codebooks learn, and the presence of a
-    discriminator; the average is reset anyway.
+    Compared are the model, the trained parts, the optimiser, how the codebooks learn, and the
+    presence of a discriminator; the average is reset anyway.
     """
     if not {"optim", "gan"} <= saved.keys():
         return ["it holds weights only, as converted ones do: leave out init.training"]
@@ -260,9 +260,10 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
     lines += _differences("optim.frozen", *frozen)
-    before = differences.ADDED["codebook.learning"]
-    learning = (each.get("codebook", {}).get("learning", before) for each in (saved, present))
-    lines += _differences("codebook.learning", *learning)
+    for room, key in (("optim", "kind"), ("codebook", "learning")):
+        older = differences.ADDED[f"{room}.{key}"]
+        kinds = (each.get(room, {}).get(key, older) for each in (saved, present))
+        lines += _differences(f"{room}.{key}", *kinds)
     for room, key in (("gan", "weight"), ("loss", "teacher_token")):
         weights = saved[room].get(key, 0.0), present[room][key]  # 0: older than the key
         if bool(weights[0]) != bool(weights[1]):
