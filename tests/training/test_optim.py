@@ -13,6 +13,7 @@ from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.models.discriminator import DiscriminatorHeads
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.training import optim
 from unitok_jax.weights import initialize, torch_layout
@@ -235,6 +236,29 @@ class TestMuon:
         found = self.updates(params, gradients, clip_norm=1.0)
         alone = self.updates(params, [{"bias": jnp.array([1.0, 0, 0, 0])}, gradients[1]])
         np.testing.assert_allclose(found[1]["bias"], alone[1]["bias"], rtol=1e-6)
+
+    def test_an_update_is_the_same_on_any_mesh(self):
+        """Matrices that lie in parts on the devices, along one axis or another, among them."""
+        rng, shapes = np.random.default_rng(3), ((256, 128), (2, 64, 512), (3, 3, 64, 64))
+        params = {n: {"kernel": jnp.float32(rng.normal(size=s))} for n, s in enumerate(shapes)}
+        optimizer = optim.muon(**self.KEYS)
+
+        @jax.jit
+        def twice(params, state):
+            for _ in range(2):
+                updates, state = optimizer.update(params, state, params)
+                params = jax.tree.map(lambda p, u: p - 0.1 * u, params, updates)
+            return params
+
+        alone = twice(params, optimizer.init(params))
+        mesh = sharding.make_mesh(2, 4)
+        state = (params, optimizer.init(params))
+        _, places = sharding.place_shapes(jax.eval_shape(lambda: state), mesh)
+        params, state = jax.device_put(state, places)
+        assert not any(each.is_fully_replicated for each in jax.tree.leaves(params))
+        found = jax.tree.leaves(twice(params, state))
+        for ours, theirs in zip(found, jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
     def test_a_state_has_one_array_of_a_matrix(self):
         """And every array has the shape of its parameter, by which it is laid over the mesh."""
