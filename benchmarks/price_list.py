@@ -101,7 +101,7 @@ def timed() -> str:
     for number, step in enumerate(TIMED, 1):
         speed = step.operations / step.seconds
         share = f"{speed / GPUS[step.kind].flops:.0%}" if step.kind in GPUS else "-"
-        keys = ", ".join(f"{key}={value}" for key, value in step.keys.items())
+        keys = ", ".join(f"{key}={value}" for key, value in step.told.items())
         body.append(
             [number, step.card, f"{step.product}, {step.phase}: {keys}"]
             + [f"{step.seconds * 1e3:.4g}", f"{speed / 1e12:.3g}", share, step.date, step.jax]

@@ -4,6 +4,7 @@ from . import Mutation
 
 COSTS, LIST = "unitok_jax/planning/costs.py", "unitok_jax/planning/price_list.py"
 FIT, TESTS = "unitok_jax/planning/fit.py", "tests/planning/test_costs.py"
+PROGRAMS = "unitok_jax/planning/programs.py"
 
 MUTATIONS = [
     Mutation(
@@ -89,5 +90,19 @@ MUTATIONS = [
         "cost.flops * plan.mesh.size",
         "cost.flops",
         f"{TESTS} -k cost_of_a_plan",
+    ),
+    Mutation(
+        "steps that differ in how codebooks learn are the same",
+        PROGRAMS,
+        '*("codebook.ema_decay", "codebook.wrong_fraction"),',
+        '"codebook.*",',
+        f"{TESTS} -k another_step",
+    ),
+    Mutation(
+        "keys that came after a timed step are not compared",
+        PROGRAMS,
+        "return _program(added | dict(recorded)) == now",
+        "return _program(recorded).items() <= now.items()",
+        f"{TESTS} -k came_later",
     ),
 ]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import b16, default, generate, l16, multimodal_7b, tiny_full
-from unitok_jax.planning import costs, fit, machines, price_list
+from unitok_jax.checkpoints import differences
+from unitok_jax.planning import costs, fit, machines, price_list, programs
 from unitok_jax.planning.machines import CHIPS, GPUS, Topology
 from unitok_jax.planning.timed_steps import TIMED
 from unitok_jax.runtime import sharding
@@ -38,16 +39,65 @@ class TestMeasured:
         assert found == costs.Estimate("measured", 0.25647, (H200,))
 
     @pytest.mark.parametrize(
-        "changes",
+        "key, value",
         [
-            {"model.remat": "products"},
-            {"model.dtype": "float32"},
-            {"data.batch_size": 64},
-            {"optim.accumulation": 2},
+            ("model.remat", "products"),
+            ("model.dtype", "float32"),
+            ("model.residual_dtype", "bfloat16"),
+            ("model.quant_causal", True),
+            ("model.drop_path", 0.0),
+            ("data.batch_size", 64),
+            ("data.decode_fraction", 0.5),
+            ("data.text_features", "folder"),
+            ("loss.l1", 0.0),
+            ("loss.gram", 1.0),
+            ("loss.contrastive_kind", "sigmoid"),
+            ("loss.teacher_token", 1.0),
+            ("codebook.learning", "ema"),
+            ("codebook.gradient", "rotation"),
+            ("codebook.wrong_share", 0.1),
+            ("gan.adaptive", False),
+            ("gan.loss", "softplus"),
+            ("gan.generator_loss", "non_saturating"),
+            ("gan.consistency", 0.0),
+            ("optim.accumulation", 2),
+            ("optim.ema_decay", 0.9),
+            ("optim.frozen", ("text_encoder.*",)),
         ],
     )
-    def test_another_step_is_not_measured(self, changes):
-        assert step_of(large(**changes), "h200:1", H200.operations).kind != "measured"
+    def test_another_step_is_not_measured(self, key, value):
+        assert step_of(large(**{key: value}), "h200:1", H200.operations).kind != "measured"
+
+    @pytest.mark.parametrize(
+        "key, value",
+        [
+            ("steps", 100),
+            ("seed", 1),
+            ("loss.l1", 0.3),
+            ("gan.start_fraction", 0.5),
+            ("codebook.ema_decay", 0.9),
+            ("optim.learning_rate", 1e-3),
+            ("optim.betas", (0.9, 0.99)),
+            ("data.path", "folder"),
+            ("data.crop_scale", (0.5, 1.0)),
+            ("data.size_schedule", ((0.0, 128), (0.85, 256))),
+            ("frozen.lpips", "file"),
+            ("log.every", 1),
+        ],
+    )
+    def test_other_numbers_are_the_same_step(self, key, value):
+        assert step_of(large(**{key: value}), "h200:1", H200.operations).kind == "measured"
+
+    def test_a_key_that_came_later_counts(self, monkeypatch):
+        """A timed step had the value that brings back what was before it."""
+        config = large()
+        with config.unlocked():
+            config.model.later = 1
+        assert step_of(config, "h200:1", H200.operations).kind == "scaled"
+        monkeypatch.setitem(differences.ADDED, "model.later", 1)
+        assert step_of(config, "h200:1", H200.operations).kind == "measured"
+        config.model.later = 2
+        assert step_of(config, "h200:1", H200.operations).kind == "scaled"
 
     def test_other_operations_are_another_step(self):
         """As of another loss, which the keys of a timed step do not name."""
@@ -253,6 +303,17 @@ class TestRecords:
         assert step.date < "2027" and step.command and step.card and step.jax
         share = step.operations / step.seconds / (GPUS.get(step.kind) or CHIPS["v5e"]).flops
         assert 0 < share < 0.6
+
+    @pytest.mark.parametrize(
+        "file, step",
+        [(l16, TIMED[0]), (b16, TIMED[2]), (tiny_full, TIMED[4]), (generate, TIMED[6])],
+    )
+    def test_each_is_of_a_configuration_of_today(self, file, step):
+        """Of the one that its command names, with the few keys that a reader is told."""
+        config = file.get_config()
+        assert not programs.same(step.keys, config.to_dict())
+        config.update_from_flattened_dict(step.told)
+        assert programs.same(step.keys, config.to_dict())
 
     def test_no_two_are_of_the_same_step(self):
         told = [(s.product, s.phase, s.kind, sorted(s.keys.items())) for s in TIMED]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from unitok_jax.planning import flops
+from unitok_jax.planning import flops, programs
 from unitok_jax.planning.machines import CHIPS, GPUS, Topology
 from unitok_jax.planning.timed_steps import TIMED, TimedStep
 from unitok_jax.training.plan import Plan
@@ -139,18 +139,11 @@ def of_phase(config: ConfigDict, work: Work, machine: Topology) -> Estimate:
 
 
 def _is_the_same(step, config, work, machine):
-    keys = config.to_dict()
     return (
         step.kind == machine.kind
         and math.isclose(step.operations, work.operations, rel_tol=_TOLERANCE)
-        and all(_value(keys, key) == value for key, value in step.keys.items())
+        and programs.same(step.keys, config.to_dict())
     )
-
-
-def _value(keys, path):
-    for key in path.split("."):
-        keys = keys[key]
-    return keys
 
 
 def _is_comparable(step, config, machine):

@@ -9,7 +9,7 @@ class TimedStep(NamedTuple):
 
     product: str  # of its configuration
     phase: str  # of its plan
-    keys: Mapping[str, object]  # of its configuration: a step of the same keys is the same step
+    keys: Mapping[str, object]  # of its configuration, all that `programs` compares
     operations: float  # of products and convolutions, as that program executed them
     seconds: float
     kind: str  # of chip: a name in machines.GPUS, or cpu
@@ -23,23 +23,92 @@ class TimedStep(NamedTuple):
         """Samples of the step."""
         return self.keys["data.batch_size"]
 
+    @property
+    def told(self) -> dict[str, object]:
+        """Keys that tell the steps apart for readers; the others follow from the model's size."""
+        return {key: self.keys[key] for key in _TOLD if key in self.keys}
 
-def _keys(size: str, batch: int, remat: str, dtype: str, **others) -> dict:
-    return {
-        "model.size": size,
-        "model.remat": remat,
-        "model.dtype": dtype,
-        "data.batch_size": batch,
-        **others,
-    }
+
+_TOLD = ("model.size", "model.remat", "model.dtype", "data.batch_size", "optim.accumulation")
+# The published recipes of those days, without what `programs` does not compare.
+_TOKENIZER = {
+    "product": "tokenizer",
+    "model.residual_dtype": "float32",
+    "model.quantizer": "multi_codebook",
+    "model.vocab_size": 32_768,
+    "model.num_codebooks": 8,
+    "model.latent_width": 64,
+    "model.quant_proj": "attention",
+    "model.quant_heads": 12,
+    "model.commitment_weight": 0.25,
+    "model.num_query": 0,
+    "model.drop_path": 0.1,
+    "model.embed_dim": 768,
+    "model.text.width": 768,
+    "model.text.heads": 12,
+    "model.text.layers": 12,
+    "model.text.vocab_size": 49_408,
+    "model.text.context_length": 77,
+    "data.image_size": (256, 256),
+    "data.decode_fraction": 1.0,
+    "data.context_length": 77,
+    "loss.l1": 0.2,
+    "loss.l2": 1.0,
+    "loss.perceptual": 1.0,
+    "loss.vq": 1.0,
+    "loss.entropy": 0.0,
+    "loss.contrastive": 1.0,
+    "gan.weight": 0.4,
+    "gan.loss": "hinge",
+    "gan.consistency": 4.0,
+    "gan.augment_probability": 1.0,
+    "gan.crop_probability": 0.5,
+    "optim.accumulation": 1,
+    "optim.ema_decay": 0.0,
+    "optim.frozen": (),
+}
+_GENERATOR = {
+    "product": "generator",
+    "model.num_codebooks": 8,
+    "model.vocab_size": 32_768,
+    "model.grid": (16, 16),
+    "model.prompt": "class",
+    "model.prompt_rope": "zero",
+    "model.classes": 1000,
+    "model.null_class": True,
+    "model.text_tokens": 77,
+    "model.text_features": 768,
+    "model.head_depth": 4,
+    "model.head_width": 0,
+    "model.dropout": 0.1,
+    "model.drop_path": 0.0,
+    "loss.drop_prompt": 0.1,
+    "loss.chunk": 16,
+    "optim.ema_decay": 0.9999,
+}
+
+
+def _keys(recipe: dict, size: str, batch: int, remat: str, dtype: str) -> dict:
+    return recipe | dict(zip(_TOLD, (size, remat, dtype, batch), strict=False))
 
 
 _EARLY, _LATE = "before the adversary", "with the adversary"
-_ONCE = {"optim.accumulation": 1}
-_LARGE = _keys("large", 32, "none", "bfloat16", **_ONCE)
-_BASE = _keys("base", 1, "blocks", "float32", **_ONCE)
-_TINY = _keys("tiny", 8, "none", "float32", **_ONCE)
-_XL = _keys("xl", 32, "none", "bfloat16")
+_LARGE = _keys(_TOKENIZER, "large", 32, "none", "bfloat16") | {"model.quant_heads": 16}
+_BASE = _keys(_TOKENIZER, "base", 1, "blocks", "float32")
+_TINY = {
+    **_keys(_TOKENIZER, "tiny", 8, "none", "float32"),
+    "model.quant_heads": 4,
+    "model.vocab_size": 256,
+    "model.num_codebooks": 4,
+    "model.latent_width": 32,
+    "model.embed_dim": 64,
+    "model.text.width": 64,
+    "model.text.heads": 4,
+    "model.text.layers": 2,
+    "data.image_size": (64, 64),
+    "optim.ema_decay": 0.99,
+}
+_XL = _keys(_GENERATOR, "xl", 32, "none", "bfloat16")
 _GPU = "python -m benchmarks.gpu --batches 32 --remat none --only peaks train"
 _CPU = ("cpu", "4 shared x86 cores", "2026-11-23", "0.10.2")
 _B16 = "python -m benchmarks --config b16 --batch 1 --only encode decode train stages"
