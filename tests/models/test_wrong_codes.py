@@ -54,6 +54,22 @@ def test_the_key_says_it_all():
     assert (replaced(1.0) != CODES).all()
 
 
+def test_without_a_share_no_near_rows_are_sought(monkeypatch):
+    """As of the last steps of a run, in the very program of those before them."""
+    sought = []
+
+    def counted(rows, count):
+        jax.debug.callback(lambda: sought.append(count))
+        return near_rows(rows, count)
+
+    monkeypatch.setattr(wrong_codes, "near_rows", counted)
+    replace = jax.jit(lambda share: replace_codes(CODES, ROWS, Wrong(jax.random.key(0), share, 4)))
+    for share, times in ((0.0, 0), (0.3, 1), (0.0, 1)):
+        replace(jnp.float32(share)).block_until_ready()
+        jax.effects_barrier()
+        assert len(sought) == times
+
+
 @pytest.mark.parametrize("kind", ["multi_codebook", "residual"])
 def test_only_the_output_is_of_wrong_codes(kind):
     module = QUANTIZERS[kind](256, 4, 32, commitment_weight=0.25, rngs=nnx.Rngs(0))

@@ -108,6 +108,13 @@ MUTATIONS = [
         f"{TEST_WRONG_CODES} -k only_the_output",
     ),
     Mutation(
+        "near rows for a share of 0",
+        WRONG_CODES,
+        "wrong.share > 0,",
+        "wrong.share >= 0,",
+        f"{TEST_WRONG_CODES} -k without_a_share",
+    ),
+    Mutation(
         "wrong codes to the end of a run",
         CODEBOOKS,
         "(1 - ramp(step, 0, length))",

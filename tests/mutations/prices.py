@@ -105,4 +105,11 @@ MUTATIONS = [
         "return _program(recorded).items() <= now.items()",
         f"{TESTS} -k came_later",
     ),
+    Mutation(
+        "a choice of the top k that costs nothing",
+        "unitok_jax/planning/flops.py",
+        'if name == "top_k":',
+        'if name == "none":',
+        "tests/planning/test_flops.py -k top_k",
+    ),
 ]

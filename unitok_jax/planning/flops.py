@@ -1,4 +1,4 @@
-"""Operations of a traced function: the multiply-adds of its matrix products and convolutions."""
+"""Operations of a traced function: matrix products, convolutions, choices of the top k."""
 
 import math
 
@@ -6,11 +6,12 @@ import jax
 
 
 def count(function, *args, platform: str | None = None) -> float:
-    """Counts the operations of function(*args), 2 per multiply-add, as executed.
+    """Counts the operations of function(*args), as executed: 2 per multiply-add, 1 per comparison.
 
     Scans count every iteration and recomputation counts again, which XLA's own analysis does not
     tell. Of two branches the larger counts, and of the forms for several platforms that for
-    `platform` ('cpu', 'cuda', 'tpu'), if it is given; elementwise work is not counted.
+    `platform` ('cpu', 'cuda', 'tpu'), if it is given. A top k compares every element once, which is
+    the least of its work. Elementwise work is not counted.
     """
     return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr, platform)
 
@@ -34,6 +35,8 @@ def _of_equation(equation, platform):
         # A dilated input is mostly zeros, which a fast algorithm skips.
         dilation = math.prod(params["lhs_dilation"])
         return 2.0 * window * math.prod(equation.outvars[0].aval.shape) / dilation
+    if name == "top_k":
+        return float(math.prod(equation.invars[0].aval.shape))
     if name == "cond":
         branches = params["branches"]
         if platform and params.get("branches_platforms"):

@@ -34,7 +34,12 @@ def replace_codes(codes: jax.Array, rows: jax.Array, wrong: Wrong | None) -> jax
     replaced = jax.random.bernoulli(of_tokens, wrong.share, (b, 1, n))
     draws = jax.random.randint(of_rows, codes.shape, 0, wrong.near)
     others = jax.vmap(lambda near, code, draw: near[code, draw], in_axes=(0, 1, 1), out_axes=1)
-    return jnp.where(replaced, others(near_rows(rows, wrong.near), codes, draws), codes)
+    near = jax.lax.cond(  # the share falls to 0 on the way, and most of the cost is here
+        wrong.share > 0,
+        lambda: near_rows(rows, wrong.near),
+        lambda: jnp.zeros((*rows.shape[:2], wrong.near), jnp.int32),
+    )
+    return jnp.where(replaced, others(near, codes, draws), codes)
 
 
 def near_rows(rows: jax.Array, count: int) -> jax.Array:
