@@ -18,6 +18,7 @@ from . import (
     answers,
     codebooks,
     drawing,
+    experiments,
     generators,
     inputs,
     language_files,
@@ -34,7 +35,7 @@ from . import (
 )
 
 ROOT = pathlib.Path(__file__).parents[2]
-COPIED = ("benchmarks", "configs", "docs", "launch", "tests", "unitok_jax")
+COPIED = ("benchmarks", "configs", "docs", "experiments", "launch", "tests", "unitok_jax")
 FILES = ("Makefile", "README.md", "pyproject.toml", "requirements.txt")
 LISTS = (
     steps,
@@ -53,6 +54,7 @@ LISTS = (
     codebooks,
     teaching,
     stored_text,
+    experiments,
 )
 ALL = tuple(mutation for room in LISTS for mutation in room.MUTATIONS)
 KILLED, SURVIVED = "killed", "SURVIVED"
