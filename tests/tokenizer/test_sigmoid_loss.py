@@ -14,10 +14,10 @@ from configs import tiny
 from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.reader import weights_hash
-from unitok_jax.models.unitok import abstract_model
+from unitok_jax.models.unitok import LOGITS, abstract_model
 from unitok_jax.runtime import sharding
 from unitok_jax.system.foreign_files import ConversionError
-from unitok_jax.tokenizer.losses import CHUNK, sigmoid_loss
+from unitok_jax.tokenizer.losses import CHUNK, CONTRASTIVE, sigmoid_loss
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.training import loop, optim
@@ -131,6 +131,13 @@ def parameters(kind):
 def test_only_it_has_a_bias():
     assert parameters("sigmoid").keys() - parameters("softmax").keys() == {"logit_bias"}
     assert parameters("softmax").keys() < parameters("sigmoid").keys()
+
+
+def test_models_and_losses_know_the_same_kinds():
+    """A loss takes the bias of the models that have one."""
+    assert CONTRASTIVE.keys() == LOGITS.keys()
+    for kind, term in CONTRASTIVE.items():
+        assert ("logit_bias" in term.outputs) == ("logit_bias" in parameters(kind))
 
 
 def test_it_begins_as_the_paper_says_and_its_scalars_do_not_decay():

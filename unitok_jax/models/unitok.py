@@ -22,13 +22,26 @@ from unitok_jax.models.quantizers.residual import ResidualQuantizer
 from unitok_jax.models.text_encoder import TextEncoder
 
 DTYPES = ("float32", "bfloat16")
-CONTRASTIVE_KINDS = ("softmax", "sigmoid")
 QUANTIZERS = {
     "multi_codebook": MultiCodebookQuantizer,
     "residual": ResidualQuantizer,
     "fsq": FiniteScalarQuantizer,
     "bsq": BinarySphericalQuantizer,
 }
+
+
+class Logits(NamedTuple):
+    """Parameters of the logits of image-text pairs at the start of training."""
+
+    scale: float  # natural logarithm of the factor of the cosines
+    bias: float | None = None  # added to them; None: no such parameter
+
+
+LOGITS = {
+    "softmax": Logits(np.log(1 / 0.07)),  # arXiv 2103.00020
+    "sigmoid": Logits(np.log(10), -10.0),  # arXiv 2303.15343: all pairs begin as unlikely
+}
+"""Kinds of logits of image-text pairs by `contrastive_kind`, the kind of their loss."""
 
 
 class Output(NamedTuple):
@@ -144,8 +157,8 @@ class UniTok(nnx.Module):
           fsq_levels: levels of the channels of one code of 'fsq'; none: as even as they can be.
           quant_causal: True: behind the quantizer a token sees none that comes after it, so that a
             model which draws tokens in turn sees the tokens of whole images.
-          contrastive_kind: loss that the logits of image-text pairs are for, 'softmax' or
-            'sigmoid', which has the parameter `logit_bias` too.
+          contrastive_kind: loss that the logits of image-text pairs are for, a row of `LOGITS`;
+            'sigmoid' has the parameter `logit_bias` too.
 
         Raises:
           ValueError: an unknown value, or values that do not fit each other; the message names
@@ -155,7 +168,7 @@ class UniTok(nnx.Module):
         limits.check_choice("dtype", dtype, DTYPES)
         limits.check_choice("residual_dtype", residual_dtype, DTYPES)
         limits.check_choice("quantizer", quantizer, tuple(QUANTIZERS))
-        limits.check_choice("contrastive_kind", contrastive_kind, CONTRASTIVE_KINDS)
+        limits.check_choice("contrastive_kind", contrastive_kind, tuple(LOGITS))
         recomputation.find(remat, recomputation.TOKENIZER)
         limits.check_choice("quant_proj", quant_proj, ("attention", "linear"))
         if fsq_levels and quantizer != "fsq":
@@ -195,11 +208,10 @@ class UniTok(nnx.Module):
         )
         self.fc_norm = layers.layer_norm(row.width, 1e-6, jnp.float32, rngs)
         self.projection = layers.linear(row.width, embed_dim, jnp.float32, rngs)
-        scale = np.log(1 / 0.07)
-        if contrastive_kind == "sigmoid":  # arXiv 2303.15343: all pairs begin as unlikely
-            scale, self.logit_bias = np.log(10), nnx.Param(jnp.array(-10, jnp.float32))
-        self.logit_scale = nnx.Param(jnp.array(scale, jnp.float32))
-        self.contrastive_kind = contrastive_kind
+        logits = LOGITS[contrastive_kind]
+        self.logit_scale = nnx.Param(jnp.array(logits.scale, jnp.float32))
+        if logits.bias is not None:
+            self.logit_bias = nnx.Param(jnp.array(logits.bias, jnp.float32))
         self.num_query = num_query
 
     def encode(self, images: jax.Array) -> jax.Array:
@@ -268,7 +280,7 @@ class UniTok(nnx.Module):
             text_features=text if known else self.encode_text(text),
             logit_scale=jnp.exp(self.logit_scale[...]),
             quantized=quantized.inputs,
-            logit_bias=self.logit_bias[...] if self.contrastive_kind == "sigmoid" else None,
+            logit_bias=self.logit_bias[...] if hasattr(self, "logit_bias") else None,
         )
 
     def latent(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from unitok_jax.models.pretrained.lpips import Lpips
+from unitok_jax.models.unitok import LOGITS
 
 CHUNK = 1024  # texts that the sigmoid loss takes at a time
 
@@ -184,10 +185,11 @@ TERMS = {
 }
 OF_PAIRS = ("contrastive", "teacher_relation")
 """Terms that compare the pairs of a batch with each other: one alone has no gradient."""
+_WITH_BIAS = Term((*TERMS["contrastive"].outputs, "logit_bias"), sigmoid_loss)
 # loss.contrastive_kind -> the contrastive term
 CONTRASTIVE = {
-    "softmax": TERMS["contrastive"],
-    "sigmoid": Term((*TERMS["contrastive"].outputs, "logit_bias"), sigmoid_loss),
+    kind: TERMS["contrastive"] if logits.bias is None else _WITH_BIAS
+    for kind, logits in LOGITS.items()
 }
 PIXEL_TERMS = tuple(name for name, t in TERMS.items() if t.outputs == ("reconstruction",))
 NETWORK_TERMS = tuple(name for name, t in TERMS.items() if t.network)
