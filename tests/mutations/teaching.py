@@ -105,4 +105,11 @@ MUTATIONS = [
         '"gan.weight", ',
         f"{TEST_RUNS} -k heads",
     ),
+    Mutation(
+        "a shallow block that binds where there are no heads",
+        DIFFERENCES,
+        'PART_OF = {"teacher.shallow": "loss.teacher_token"}',
+        "PART_OF = {}",
+        f"{TEST_RUNS} -k without_heads",
+    ),
 ]

@@ -148,6 +148,18 @@ class TestWhatMustAgree:
         assert resumed == ["teacher.shallow: saved 0, now 3"]
         assert taken == ["teacher.kind: saved 'small_clip', now 'dinov2_b14'", *resumed]
 
+    def test_a_shallow_block_without_heads_may_change(self):
+        """Of a relation nothing depends on it; with heads from now on, they are what is told."""
+        before, now = (configuration("a").to_dict() for _ in range(2))
+        before["loss"]["teacher_token"] = now["loss"]["teacher_token"] = 0.0
+        now["teacher"]["shallow"] = 3
+        assert differences.config_differences(before, now) == []
+        assert initialize.training_differences(before, now) == []
+        now["loss"]["teacher_token"] = 0.5
+        assert differences.config_differences(before, now) == [
+            "loss.teacher_token: saved 0.0, now 0.5"
+        ]
+
     def test_a_temperature_and_a_weight_may_change(self):
         assert self.changed(temperature=4.0, saved=0.7) == ([], [])
 

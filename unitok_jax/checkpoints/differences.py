@@ -58,6 +58,8 @@ ADDED = {
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
 SWITCHES = ("gan.weight", "loss.teacher_token", "teacher.shallow", "optim.ema_decay")
+# Switches that add nothing while another is zero, which is compared by itself.
+PART_OF = {"teacher.shallow": "loss.teacher_token"}
 
 
 def product(keys: Mapping) -> str:
@@ -76,7 +78,9 @@ def config_differences(saved: dict, current: dict) -> list[str]:
             line = f"{key}: saved {saved.get(key)!r}, now {current.get(key)!r}"
             bound = any(key == name or key.startswith(name + ".") for name in BINDING)
             bound &= key not in [f"model.{name}" for name in FREE_OF_MODEL]
-            bound |= key in SWITCHES and bool(saved.get(key)) != bool(current.get(key))
+            if key in SWITCHES and bool(saved.get(key)) != bool(current.get(key)):
+                whole = PART_OF.get(key)
+                bound |= whole is None or bool(saved.get(whole) and current.get(whole))
             (binding if bound else free).append(line)
     for line in free:
         log.info("the configuration changed since the checkpoint: %s", line)
