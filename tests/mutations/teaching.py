@@ -112,4 +112,11 @@ MUTATIONS = [
         "PART_OF = {}",
         f"{TEST_RUNS} -k without_heads",
     ),
+    Mutation(
+        "heads that learn alone, behind what is frozen",
+        TEACHING,
+        "if not trainable.keys() & set(parts):",
+        "if not trainable:",
+        f"{TEST_TEACHING} -k learn_alone",
+    ),
 ]

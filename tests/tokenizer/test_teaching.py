@@ -175,3 +175,39 @@ class TestWhatIsLeftOut:
         assert KINDS["small_clip"].text is not None
         networks = TokenizerSteps(configuration()).abstract_networks()
         assert networks["teacher"].keys() == {"image", "norm"}
+
+
+class TestWhatIsTaught:
+    """Heads that no part of the model follows are of no use: a run of them does not start."""
+
+    def steps(self, frozen, **changes):
+        config = configuration(**changes)
+        config.optim.frozen = frozen
+        return TokenizerSteps(config)
+
+    @pytest.mark.parametrize(
+        "frozen",
+        [
+            ("encoder.*", "quant*", "post_quant_proj.*"),
+            # Rows of a codebook get no gradient from behind.
+            ("encoder.*", "quant_proj.*", "post_quant_proj.*"),
+        ],
+    )
+    def test_heads_do_not_learn_alone(self, frozen):
+        message = (
+            r"optim\.frozen=\('encoder.*keeps all that loss\.teacher_token=1\.0 teaches.*leave one "
+            r"of encoder\.\*, quant_proj\.\*, post_quant_proj\.\* out .*loss\.teacher_token=0"
+        )
+        with pytest.raises(ValueError, match=message):
+            self.steps(frozen)
+
+    @pytest.mark.parametrize(
+        "frozen, weights",
+        [
+            (("encoder.*", "quant*"), {}),
+            (("encoder.stages.*", "quant*", "post_quant_proj.*"), {}),
+            (("encoder.*", "quant*", "post_quant_proj.*"), {"token": 0.0, "relation": 1.0}),
+        ],
+    )
+    def test_some_may_be_frozen(self, frozen, weights):
+        self.steps(frozen, **weights)

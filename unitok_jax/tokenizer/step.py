@@ -22,7 +22,7 @@ from unitok_jax.tokenizer import codebooks
 from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.losses import NETWORK_TERMS
 from unitok_jax.tokenizer.objective import Objective, split_batch
-from unitok_jax.tokenizer.teaching import HEADS, Teaching
+from unitok_jax.tokenizer.teaching import HEADS, Teaching, check_taught
 from unitok_jax.tokenizer.times import Times
 from unitok_jax.training import optim
 from unitok_jax.training.optim import Trainable
@@ -99,6 +99,8 @@ class TokenizerSteps:
         self.graph, self.abstract_params = abstract_model(self.model)
         if config.data.text_features:
             _check_locked(self.abstract_params, config.optim.frozen)
+        if config.loss.teacher_token:
+            check_taught(self.abstract_params, config.optim.frozen, config.loss.teacher_token)
         self.entries = self.model["vocab_size"] // self.model["num_codebooks"]  # V
         self.seed = config.seed
         settings = config.optim

@@ -4,10 +4,13 @@ Relations between images and texts as in AToken (arXiv 2509.14476), features of 
 VFMTok (arXiv 2507.08441) and REPA (arXiv 2410.06940).
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unitok_jax import trees
 from unitok_jax.codes import STRIDE
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.teachers import KINDS, input_size
@@ -103,6 +106,28 @@ class Teaching:
             return images
         shape = (len(images), *size, images.shape[3])
         return jax.image.resize(images, shape, "cubic", antialias=True)
+
+
+def check_taught(params, frozen: Sequence[str], weight: float) -> None:
+    """Checks that a loss of tokens reaches more than its own heads.
+
+    Args:
+      params: parameters of the model, or their shapes.
+      frozen: `optim.frozen`.
+      weight: `loss.teacher_token`, above 0.
+
+    Raises:
+      ValueError: all that makes tokens is frozen, but for the rows of codebooks, which get no
+        gradient from behind.
+    """
+    parts = ("encoder", "quant_proj", "post_quant_proj")
+    _, trainable = trees.split(params, frozen, "optim.frozen")
+    if not trainable.keys() & set(parts):
+        raise ValueError(
+            f"optim.frozen={tuple(frozen)} keeps all that loss.teacher_token={weight} teaches, and "
+            f"its heads would learn alone: leave one of {', '.join(f'{part}.*' for part in parts)} "
+            "out of optim.frozen, or set loss.teacher_token=0"
+        )
 
 
 class _Heads(nnx.Module):
