@@ -100,9 +100,23 @@ MUTATIONS = [
     Mutation(
         "an average of the weights before the step",
         STEP,
-        "optim.ema(state.ema, params, self.ema_decay",
-        "optim.ema(state.ema, state.generator.params, self.ema_decay",
+        "for tree in (params, state.ema)",
+        "for tree in (state.generator.params, state.ema)",
         f"{RULES} -k average",
+    ),
+    Mutation(
+        "an average that moves what is frozen",
+        STEP,
+        "ema=trees.merge(average, kept)",
+        "ema=optim.ema(state.ema, params, self.ema_decay, state.step)",
+        f"{RULES} -k frozen",
+    ),
+    Mutation(
+        "a limit of a logit scale that is frozen",
+        STEP,
+        'if "logit_scale" in trainable and "logit_bias"',
+        'if "logit_bias"',
+        f"{RULES} -k frozen",
     ),
     Mutation(
         "evaluation of the weights that are trained, not of their average",
@@ -282,8 +296,8 @@ MUTATIONS = [
     Mutation(
         "a sigmoid loss with the limit of the logit scale",
         STEP,
-        'if "logit_bias" not in params:',
-        "if True:",
+        ' and "logit_bias" not in params:',
+        ":",
         f"{RULES} -k sigmoid",
     ),
     Mutation(

@@ -44,14 +44,19 @@ class Sides:
         }
 
 
-@pytest.fixture(scope="module")
-def pure():
+def steps(frozen=()):
     config = tiny_full.get_config()
     config.model.size, config.model.quant_heads = "nano", 2
     config.loss.perceptual = 0.0
     config.optim.warmup_fraction = 0.0
     config.optim.ema_decay = 0.5
+    config.optim.frozen = frozen
     return TokenizerSteps(config)
+
+
+@pytest.fixture(scope="module")
+def pure():
+    return steps()
 
 
 @pytest.fixture
@@ -131,6 +136,21 @@ def test_the_sigmoid_loss_limits_no_logit_scale(pure, state):
     assert float(after.generator.params["logit_scale"]) == pytest.approx(4.7 + rate, rel=1e-6)
     moved = rate * 0.1 / (0.1 + 1e-6)  # AdamW's first update of this gradient, with its epsilon
     assert float(after.generator.params["logit_bias"]) == pytest.approx(moved, rel=1e-5)
+
+
+def test_what_is_frozen_stays_bit_by_bit():
+    """Also in the average, and a logit scale above the limit of those that are trained."""
+    pure = steps(frozen=("text.*", "logit_scale"))
+    text = {"kernel": jax.random.normal(jax.random.key(0), (1000,))}
+    params = {"logit_scale": jnp.float32(4.7), "text": text, "layer": {"kernel": jnp.ones(3)}}
+    before = after = pure.start(params, None)
+    for _ in range(3):
+        after, _, _ = run(pure, after, adversarial=False)
+    for name in ("text", "logit_scale"):
+        assert equal(after.generator.params[name], before.generator.params[name])
+        assert equal(after.ema[name], before.ema[name])
+    for params in (after.generator.params, after.ema):
+        assert not equal(params["layer"], before.ema["layer"])
 
 
 def test_the_average_is_of_the_new_weights(pure, state):

@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -46,6 +47,7 @@ def configuration(folder, **changes):
     config.checkpoint.every, config.log.every = 2, 1
     config.log.tensorboard = False
     config.loss.l1 = config.loss.l2 = 0.0  # no decoder to compile
+    config.optim.ema_decay = 0.5
     for key, value in changes.items():
         room, leaf = key.split("__")
         config[room][leaf] = value
@@ -239,3 +241,13 @@ class TestRun:
         for name in ("text_encoder", "logit_scale"):
             jax.tree.map(np.testing.assert_array_equal, tokenizer[name], params[name])
         assert abstract_model(config.model.to_dict())[1].keys() == tokenizer.keys()
+
+    def test_another_run_goes_on_from_it_with_its_optimisers(self, folder, whole, tmp_path):
+        """On features of the average's tower, which is the one that is trained beside."""
+        config = configuration(folder, init__path=str(whole[0]), init__include=("*",))
+        config.init.training = True
+        data_text.store(config, tmp_path / "features")
+        config.data.text_features = str(tmp_path / "features")
+        state = OneDevice(config).initial_state()
+        assert state.step == 0
+        assert int(optax.tree.get(state.generator.opt_state, "count")) == 4

@@ -110,7 +110,8 @@ class TokenizerSteps:
         self.ema_decay = settings.ema_decay
         self.means = codebooks.moving_means(config.codebook)
         self.wrong_share = codebooks.wrong_share(config.codebook, config.steps)
-        self.frozen_parts = (*settings.frozen, *(codebooks.PARAMETERS if self.means else ()))
+        self.frozen = settings.frozen
+        self.frozen_parts = (*self.frozen, *(codebooks.PARAMETERS if self.means else ()))
         self._schedule = dict(
             kind=settings.schedule,
             steps=times.total,
@@ -242,7 +243,8 @@ class TokenizerSteps:
         generator = Trainable(trainable, state.generator.opt_state)
         generator = optim.apply(self.optimizer, generator, grads, rate)
         params = trees.merge(generator.params, fixed)
-        if "logit_bias" not in params:  # the sigmoid loss needs no limit
+        # The sigmoid loss needs no limit, and what is not trained stays as it is.
+        if "logit_scale" in trainable and "logit_bias" not in params:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
         usage = state.usage
         if self.means:
@@ -282,7 +284,12 @@ class TokenizerSteps:
             finite &= jnp.isfinite(metrics["gan/grad_norm"])
             finite &= jnp.isfinite(optax.tree.norm(discriminator.params))
         if self.ema_decay:
-            new = new.replace(ema=optim.ema(state.ema, params, self.ema_decay, state.step))
+            # An average of equal numbers is not always that number: what is frozen is copied.
+            (kept, moving), (_, average) = (
+                trees.split(tree, self.frozen, "optim.frozen") for tree in (params, state.ema)
+            )
+            average = optim.ema(average, moving, self.ema_decay, state.step)
+            new = new.replace(ema=trees.merge(average, kept))
         new, counters = optim.applied(new, state, finite)
         return new, metrics | counters
 
