@@ -129,6 +129,13 @@ MUTATIONS = [
         "tests/tokenizer/test_objective.py -k key_of_their_own",
     ),
     Mutation(
+        "wrong codes that another start of the run would draw otherwise",
+        "unitok_jax/tokenizer/objective.py",
+        "Wrong(jax.random.fold_in(key, 2)",
+        "Wrong(jax.random.key(id(self) % 2**31)",
+        "tests/training/test_recipe_runs.py -k changes_nothing[wrong_codes]",
+    ),
+    Mutation(
         "a causal projection that masks nothing",
         "unitok_jax/models/unitok.py",
         "quant_heads, causal=quant_causal, rngs=rngs",
