@@ -74,6 +74,7 @@ def saved(workdir):
     [
         *OF_PIXELS,
         *("rotation", "wrong_codes", "quant_causal", "fsq_groups", "books16", "entries16384"),
+        "muon",
     ],
 )
 def test_resuming_changes_nothing(name, tmp_path):
