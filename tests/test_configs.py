@@ -22,6 +22,7 @@ from configs import (
     multimodal_7b,
     recipes,
 )
+from experiments import recipe_cells
 from unitok_jax import trees
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
@@ -50,7 +51,7 @@ FAMILIES = {
     "finetune": finetune.VARIANTS,
     "llava_probe": llava_probe.VARIANTS,
     "multimodal_7b": multimodal_7b.VARIANTS,
-    "recipes": recipes.VARIANTS,
+    "recipes": recipes.VARIANTS | recipes.ON_SHAPES,
 }
 NAMES = [name for name in FILES if name not in FAMILIES]
 NAMES += [f"{family}:{variant}" for family, variants in FAMILIES.items() for variant in variants]
@@ -298,7 +299,25 @@ class TestRecipes:
 
     def test_each_has_its_section_in_the_docs(self):
         page = (ROOT / "docs" / "guides" / "recipes.md").read_text()
-        assert [name for name in recipes.VARIANTS if f"\n## {name}\n" not in page] == []
+        names = recipes.VARIANTS | {"clip_pretraining": ...}
+        assert [name for name in names if f"\n## {name}\n" not in page] == []
+
+    def test_the_pair_on_shapes_differs_in_its_initialisation_alone(self):
+        """So do the start of one of the two and the experiment's cells of the same question."""
+        clip, one, other = (flat(get_config(f"recipes:{name}")) for name in recipes.ON_SHAPES)
+        assert {key for key in one if one[key] != other[key]} == {"init.path", "init.include"}
+        assert one["init.path"] == "runs/clip_pretraining" and not other["init.path"]
+        assert other["loss.contrastive"] == 1 and other["data.source"] == "shapes"
+        turned_off = {key for key in clip if clip[key] != other[key]}
+        assert turned_off == {"loss.l1", "loss.l2", "checkpoint.best_metric"}
+        assert clip["loss.l1"] == clip["loss.l2"] == clip["gan.weight"] == 0
+        assert other["loss.l1"] and other["loss.l2"]
+        parts = {glob.removesuffix(".*") for glob in one["init.include"]}
+        assert parts == {*recipe_cells.CELLS["clip"].parts}
+        base = recipe_cells.base_config("shapes", recipe_cells.Budget())
+        assert {key for key, value in flat(base).items() if value != other[key]} <= {
+            *("steps", "data.num_threads", "eval.max_images")
+        }
 
     def test_the_constant_adversary(self):
         """The numbers of arXiv 2412.02632, table 18."""
