@@ -67,6 +67,12 @@ VARIANTS = {
     # The similarities of the batch follow those of a CLIP.
     "teacher_relation": {"teacher.kind": "clip_b16", "loss.teacher_relation": 1.0},
     "curriculum": {"data.size_schedule": ((0.0, 128), (0.85, 256))},
+    # Images keep their aspect ratio, crops too. Data packed by `unitok data pack` tell it.
+    "aspect_buckets": {
+        "data.source": "array_record",
+        "data.bucket_ratio": 2.0,
+        "data.crop_ratio": (1.0, 1.0),
+    },
     "sigmoid": {"loss.contrastive_kind": "sigmoid"},
 }
 

@@ -24,6 +24,7 @@ from configs import (
 )
 from experiments import recipe_cells
 from unitok_jax import trees
+from unitok_jax.data.buckets import bucket_sizes
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.generate import config_checks as generator_checks
@@ -337,6 +338,11 @@ class TestRecipes:
         assert (weights["l1"], weights["perceptual"], weights["gram"]) == (0.2, 2, 200)
         assert (weights["l2"], weights["contrastive"], config.gan.weight) == (0, 1, 0)
         assert config.optim.ema_decay == 0.9999
+
+    def test_images_keep_their_aspect_ratio(self):
+        data = get_config("recipes:aspect_buckets").data
+        assert data.crop_ratio == (1, 1) and data.crop_scale == (0.9, 1)
+        assert len(bucket_sizes(data)) == 9 and data.image_size in bucket_sizes(data)
 
     def test_a_locked_text_side_is_all_that_is_taken_and_not_trained(self):
         config = get_config("recipes:locked_text_scratch")
