@@ -80,14 +80,14 @@ MUTATIONS = [
         BUCKETS,
         "epoch * count // self._batch_size for",
         "epoch * (count // self._batch_size) for",
-        f"{TEST_BUCKETS} -k 'pass or share'",
+        f"{TEST_BUCKETS} -k TestOrder",
     ),
     Mutation(
         "batches of a bucket in another order than its images'",
         BUCKETS,
         'np.argsort(shuffled, kind="stable")',
         "np.arange(len(shuffled))",
-        f"{TEST_BUCKETS} -k 'pass or once'",
+        f"{TEST_BUCKETS} -k TestOrder",
     ),
     Mutation(
         "a bucket that cannot fill a batch",

@@ -84,7 +84,7 @@ class Buckets:
 
     def _turn(self, batch: int) -> tuple[int, int]:
         """Returns the bucket of a batch, and which of this bucket's batches it is, from 0."""
-        # Not above the epoch, as rounding down makes epochs begin early.
+        # At most the epoch: rounding down makes epochs begin early.
         epoch = batch * self._batch_size // len(self._of)
         while sum(self._begun(epoch + 1)) <= batch:
             epoch += 1
