@@ -119,12 +119,15 @@ class TestOrder:
                 assert abs(found[size] - end * count / COUNT) < 3
         assert [found[size] for size in SIZES] == [3 * count // BATCH for count in counts]
 
-    def test_turns_are_shuffled_anew_in_every_epoch(self, taken):
-        third = len(taken) // 3
-        first, second = ([size for size, _ in taken[start:][:third]] for start in (0, third))
-        assert first != second
-        runs = [len(list(run)) for _, run in itertools.groupby(first)]
-        assert 3 < len(runs) and max(runs) < third / 4
+    def test_turns_are_shuffled_anew_in_every_epoch(self):
+        """Seen where every epoch has the same turns to shuffle."""
+        of = np.repeat([0, 1, 2], [10 * BATCH, 30 * BATCH, 20 * BATCH]).astype(np.uint16)
+        even = Buckets(SIZES, of, 0, BATCH)
+        epochs = [[even.size_of(60 * epoch + turn) for turn in range(60)] for epoch in range(3)]
+        assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+        assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+        runs = [len(list(run)) for _, run in itertools.groupby(epochs[0])]
+        assert len(runs) > 10 and max(runs) < 20
 
     def test_any_position_by_itself(self, of, taken):
         for batch in (len(taken) - 1, 0, len(taken) // 2):
