@@ -55,11 +55,11 @@ def opened(source=PICTURES, seed=0, batch_size=2, **values):
     return open_buckets(source, config(**values), seed, batch_size)
 
 
-def batches_of(count, start=0, source=PICTURES, rows=None, **values):
+def batches_of(count, start=0, source=PICTURES, rows=None, text_features=None, **values):
     data = config(**values)
     buckets = open_buckets(source, data, 0, data.batch_size)
-    found = train_batches(data, 0, source=source, start_step=start, rows=rows, buckets=buckets)
-    return take(found, count)
+    options = dict(start_step=start, rows=rows, text_features=text_features)
+    return take(train_batches(data, 0, source=source, buckets=buckets, **options), count)
 
 
 def assert_same(left, right):
@@ -220,6 +220,15 @@ class TestBatches:
         for batch, *parts in zip(whole, *shares, strict=True):
             for key in ("image", "text"):
                 np.testing.assert_array_equal(batch[key], np.concatenate([p[key] for p in parts]))
+
+    def test_stored_text_features_are_those_of_the_images(self):
+        class Stored:
+            def of(self, index, name, captions):
+                return np.full((len(captions), 3), index, np.float32)
+
+        for batch in batches_of(9, text_features=Stored()):
+            colours = batch["image"][..., 0].mean((1, 2))
+            np.testing.assert_array_equal(batch["text"][:, 0] * 9, colours)
 
     @pytest.mark.slow
     def test_worker_processes_read_the_same(self):
