@@ -80,14 +80,14 @@ MUTATIONS = [
         BUCKETS,
         "epoch * count // self._batch_size for",
         "epoch * (count // self._batch_size) for",
-        f"{TEST_BUCKETS} -k TestOrder",
+        f"{TEST_BUCKETS} -k no_image_is_used",
     ),
     Mutation(
         "batches of a bucket in another order than its images'",
         BUCKETS,
         'np.argsort(shuffled, kind="stable")',
         "np.arange(len(shuffled))",
-        f"{TEST_BUCKETS} -k TestOrder",
+        f"{TEST_BUCKETS} -k every_image_once",
     ),
     Mutation(
         "a bucket that cannot fill a batch",
