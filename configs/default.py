@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     data.max_bad = 0.01  # maximum fraction of unusable samples, in [0, 1]; more end the run
     data.image_size = (256, 256)  # height, width in pixels; multiples of 16
     data.size_schedule = ()  # (first fraction of the run, size) of each size; empty: image_size
+    data.bucket_ratio = 0.0  # above 0: images keep their aspect ratio, up to this; 0: image_size
     data.batch_size = 16_384  # global batch size, in samples
     data.decode_fraction = 1.0  # decoded part of a batch: 1, 1/2, ...; docs/guides/many_hosts.md
     data.crop_scale = (0.9, 1.0)  # range of the area of a training crop, as a fraction of the image

@@ -5,7 +5,8 @@
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import default, unified_tokenizer
+from unitok_jax.tokenizer.losses import PIXEL_TERMS
 
 _RECONSTRUCTION = 0.2  # AToken's factor of all losses of the reconstruction
 
@@ -66,15 +67,43 @@ VARIANTS = {
     # The similarities of the batch follow those of a CLIP.
     "teacher_relation": {"teacher.kind": "clip_b16", "loss.teacher_relation": 1.0},
     "curriculum": {"data.size_schedule": ((0.0, 128), (0.85, 256))},
+    # Images keep their aspect ratio, crops too. Data packed by `unitok data pack` tell it.
+    "aspect_buckets": {
+        "data.source": "array_record",
+        "data.bucket_ratio": 2.0,
+        "data.crop_ratio": (1.0, 1.0),
+    },
     "muon": {"optim.kind": "muon"},
     "sigmoid": {"loss.contrastive_kind": "sigmoid"},
 }
 
+# Differences from `on_shapes`: does a CLIP's initialisation help at all?
+ON_SHAPES = {
+    # The "CLIP": what `from_clip` takes of it has learnt from texts alone.
+    "clip_pretraining": {
+        **{f"loss.{name}": 0.0 for name in PIXEL_TERMS},
+        "checkpoint.best_metric": "eval/image_to_text",
+    },
+    "from_clip": {
+        "init.path": "runs/clip_pretraining",
+        "init.include": ("encoder.*", "text_encoder.*", "logit_scale"),
+    },
+    "from_random": {},
+}
+
+
+def on_shapes() -> ConfigDict:
+    """Returns the base of `ON_SHAPES`: both tasks at a size for two CPU cores."""
+    config = unified_tokenizer.get_config()
+    config.loss.contrastive = 1.0
+    return config
+
 
 def get_config(name: str = "") -> ConfigDict:
-    """Returns the base recipe with the changes of one variant.
+    """Returns the base recipe, or that on shapes, with the changes of one variant.
 
     Raises:
       ValueError: unknown variant; the message lists all.
     """
-    return default.variant(default.get_config(), VARIANTS, name, "recipes")
+    base = on_shapes() if name in ON_SHAPES else default.get_config()
+    return default.variant(base, VARIANTS | ON_SHAPES, name, "recipes")

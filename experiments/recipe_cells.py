@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from configs import default, emoji, recipes, unified_tokenizer
 from unitok_jax.models.vitamin import SIZES
-from unitok_jax.tokenizer.losses import PIXEL_TERMS
 
 SEEDS = (0, 1, 2)
 DATA = ("shapes", "emoji")
@@ -51,7 +50,7 @@ CELLS = {
         | _latent(8 * 4)
     ),
     # Its image side trains on as a "CLIP", and its text side as a locked tower.
-    "contrastive": Cell({f"loss.{name}": 0.0 for name in PIXEL_TERMS}),
+    "contrastive": Cell(recipes.ON_SHAPES["clip_pretraining"]),
     "clip": Cell(start="contrastive", parts=("encoder", *TEXT)),
     "locked_text_scratch": Cell(
         {"optim.frozen": ("text_encoder.*", "logit_scale")}, start="contrastive", parts=TEXT

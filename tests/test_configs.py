@@ -23,6 +23,7 @@ from configs import (
     recipes,
 )
 from unitok_jax import trees
+from unitok_jax.data.buckets import bucket_sizes
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.generate import config_checks as generator_checks
@@ -50,7 +51,7 @@ FAMILIES = {
     "finetune": finetune.VARIANTS,
     "llava_probe": llava_probe.VARIANTS,
     "multimodal_7b": multimodal_7b.VARIANTS,
-    "recipes": recipes.VARIANTS,
+    "recipes": recipes.VARIANTS | recipes.ON_SHAPES,
 }
 NAMES = [name for name in FILES if name not in FAMILIES]
 NAMES += [f"{family}:{variant}" for family, variants in FAMILIES.items() for variant in variants]
@@ -298,7 +299,18 @@ class TestRecipes:
 
     def test_each_has_its_section_in_the_docs(self):
         page = (ROOT / "docs" / "guides" / "recipes.md").read_text()
-        assert [name for name in recipes.VARIANTS if f"\n## {name}\n" not in page] == []
+        names = recipes.VARIANTS | {"clip_pretraining": ...}
+        assert [name for name in names if f"\n## {name}\n" not in page] == []
+
+    def test_the_pair_on_shapes_differs_in_its_initialisation_alone(self):
+        clip, one, other = (flat(get_config(f"recipes:{name}")) for name in recipes.ON_SHAPES)
+        assert {key for key in one if one[key] != other[key]} == {"init.path", "init.include"}
+        assert one["init.path"] == "runs/clip_pretraining" and not other["init.path"]
+        assert other["loss.contrastive"] == 1 and other["data.source"] == "shapes"
+        turned_off = {key for key in clip if clip[key] != other[key]}
+        assert turned_off == {"loss.l1", "loss.l2", "checkpoint.best_metric"}
+        assert clip["loss.l1"] == clip["loss.l2"] == clip["gan.weight"] == 0
+        assert other["loss.l1"] and other["loss.l2"]
 
     def test_the_constant_adversary(self):
         """The numbers of arXiv 2412.02632, table 18."""
@@ -318,6 +330,11 @@ class TestRecipes:
         assert (weights["l1"], weights["perceptual"], weights["gram"]) == (0.2, 2, 200)
         assert (weights["l2"], weights["contrastive"], config.gan.weight) == (0, 1, 0)
         assert config.optim.ema_decay == 0.9999
+
+    def test_images_keep_their_aspect_ratio(self):
+        data = get_config("recipes:aspect_buckets").data
+        assert data.crop_ratio == (1, 1) and data.crop_scale == (0.9, 1)
+        assert len(bucket_sizes(data)) == 9 and data.image_size in bucket_sizes(data)
 
     def test_a_locked_text_side_is_all_that_is_taken_and_not_trained(self):
         config = get_config("recipes:locked_text_scratch")

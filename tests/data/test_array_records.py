@@ -68,6 +68,33 @@ def edit(folder, change):
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+def shapes_of(folder, count, start=0):
+    """Writes shapes that tell the position of each record."""
+    shapes = np.arange(start, start + 2 * count, dtype="<i4")
+    (folder / array_records.SHAPES).write_bytes(shapes.tobytes())
+    return shapes.reshape(-1, 2).tolist()
+
+
+def test_shapes_of_the_records_that_are_read(folder, tmp_path):
+    """Of all, of some shards, of several folders."""
+    whole = shapes_of(folder, 9)
+    assert opened(folder).shapes().tolist() == whole
+    assert opened(folder / "00000[12]*").shapes().tolist() == whole[4:]
+    assert opened(folder / "000000*").shapes().tolist() == whole[:4]
+    other = make(tmp_path / "packed2", [record(i) for i in range(2)])
+    more = shapes_of(other, 2, start=100)
+    both = opened(tmp_path / "packed*")
+    assert len(both) == 11 and both.shapes().tolist() == whole + more
+
+
+def test_shapes_of_other_records(folder):
+    with pytest.raises(ValueError, match="has no shapes.int32, .*earlier version: give its unitok"):
+        opened(folder).shapes()
+    shapes_of(folder, 8)
+    with pytest.raises(ValueError, match=r"shapes.int32 is not of the 9 records of manifest.json"):
+        opened(folder).shapes()
+
+
 def test_records_in_the_order_of_the_shards(folder):
     source = opened(folder)
     assert len(source) == 9 and not isinstance(source, LabelledSource)

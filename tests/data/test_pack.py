@@ -66,6 +66,7 @@ def test_every_record_as_the_source_has_it(tmp_path):
     code, printed, _ = run(*command(folder, output))
     assert (code, printed) == (0, f"10 samples in 3 files in {output}\n")
     assert records(packed(output)) == records(open_source(config("folder", folder)))
+    assert packed(output).shapes().tolist() == [[16, 20]] * 10
     manifest = json.loads((output / "manifest.json").read_text())
     assert (manifest["count"], manifest["skipped"]) == (10, {})
     assert [shard["count"] for shard in manifest["shards"]] == [4, 4, 2]
@@ -82,6 +83,25 @@ def test_again_and_with_other_workers_the_same_bytes(tmp_path):
     assert before == (hashes(output), (output / "000001.array_record").stat().st_mtime_ns)
     assert run(*command(folder, tmp_path / "other", "--workers=2"))[0] == 0
     assert hashes(tmp_path / "other") == before[0]
+
+
+def test_a_folder_of_an_earlier_version_gets_the_shapes_of_its_images(tmp_path):
+    """By the same command, which leaves its records as they are; shards are of any sizes."""
+    folder, output = make_images(tmp_path / "in", 10, bad=(2,)), tmp_path / "out"
+    (folder / "0001.jpg").write_bytes(jpeg(1, (64, 48)))
+    assert run(*command(folder, output, "--check", "--config.data.max_bad=1"))[0] == 0
+    wanted = [[16, 20], [48, 64]] + [[16, 20]] * 7
+    assert packed(output).shapes().tolist() == wanted
+    before = hashes(output)
+    (output / "shapes.int32").unlink()
+    for facts in output.glob("00*.json"):
+        content = json.loads(facts.read_text())
+        del content["shapes"]
+        facts.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="earlier version: give its unitok data pack command ag"):
+        packed(output).shapes()
+    assert run(*command(folder, output, "--check", "--config.data.max_bad=1"))[0] == 0
+    assert hashes(output) == before
 
 
 def test_shards_that_are_not_whole_are_written_again(tmp_path):

@@ -17,6 +17,7 @@ from unitok_jax.data.images.transforms import (
     resize_center_crop,
     to_float,
     to_uint8,
+    upright_shape,
 )
 
 
@@ -194,6 +195,32 @@ class TestBadImages:
         data = encoded(Image.new("I", (4, 4), 70000), "TIFF")
         with pytest.raises(ImageError, match=r"x\.tif: 32-bit pixels outside 0\.\.65535"):
             decode_image(data, "x.tif")
+
+
+class TestUprightShape:
+    """From the header alone, as `decode_image` would give it."""
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+    def test_of_every_format(self, kind):
+        assert upright_shape(encoded(picture(), kind)) == (24, 36)
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_of_turned_pixels(self, kind, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(picture(), kind, exif=exif)
+        assert upright_shape(data) == decode_image(data, "a").shape[:2]
+        assert (upright_shape(data) == (36, 24)) == (orientation > 4)
+
+    def test_what_follows_the_header_does_not_matter(self):
+        data = encoded(Image.fromarray(noise(200, 300)), "JPEG")
+        assert upright_shape(data[:1000]) == (200, 300)
+        assert upright_shape(png_claiming(40_000, 50_000)) in ((50_000, 40_000), (0, 0))
+
+    @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0"])
+    def test_there_is_none(self, data):
+        assert upright_shape(data) == (0, 0)
 
 
 class TestResizeCenterCrop:

@@ -54,6 +54,17 @@ class TestCells:
             preset = set(recipes.VARIANTS[name]) - {"init.include"}
             assert preset <= {*CELLS[name].changes, "loss.entropy"}, name
 
+    def test_the_pair_on_shapes_asks_what_two_cells_ask(self):
+        """Of the same base but for the budget, with the same parts of the same "CLIP"."""
+        clip, one, other = (recipes.get_config(name) for name in recipes.ON_SHAPES)
+        assert CELLS["clip"].start == "contrastive"
+        assert {glob.removesuffix(".*") for glob in one.init.include} == {*CELLS["clip"].parts}
+        budget = Budget(steps=other.steps, examined=other.eval.max_images)
+        for cell, config in ((BASE, other), ("contrastive", clip)):
+            ours = cell_config(cell, "shapes", budget)
+            ours.data.num_threads = config.data.num_threads
+            assert ours.to_json() == config.to_json()
+
     def test_what_others_begin_from_has_the_parts(self):
         for name, cell in CELLS.items():
             if cell.start:

@@ -4,6 +4,7 @@ from . import Mutation
 
 DEFAULT, CROPS = "configs/default.py", "unitok_jax/data/images/crops.py"
 ORDER, MIXTURE = "unitok_jax/data/order.py", "unitok_jax/data/mixture.py"
+BUCKETS, TEST_BUCKETS = "unitok_jax/data/buckets.py", "tests/data/test_buckets.py"
 SHARDING = "unitok_jax/runtime/sharding.py"
 RANDOMNESS, TEST_ORDER = "tests/training/test_randomness.py", "tests/data/test_order.py"
 PIPELINE, TEST_PIPELINE = "unitok_jax/data/pipeline.py", "tests/data/test_pipeline.py"
@@ -59,6 +60,62 @@ MUTATIONS = [
         "else adversary.first",
         "else adversary.start",
         f"{TEST_SIZES} -k planned",
+    ),
+    Mutation(
+        "the same turns of the buckets in every epoch",
+        BUCKETS,
+        "default_rng((self._seed, epoch))",
+        "default_rng((self._seed, 0))",
+        f"{TEST_BUCKETS} -k anew",
+    ),
+    Mutation(
+        "buckets that take turns in their order",
+        BUCKETS,
+        "rng.permutation(buckets)",
+        "buckets",
+        f"{TEST_BUCKETS} -k anew",
+    ),
+    Mutation(
+        "an epoch that leaves out what fills no batch",
+        BUCKETS,
+        "epoch * count // self._batch_size for",
+        "epoch * (count // self._batch_size) for",
+        f"{TEST_BUCKETS} -k no_image_is_used",
+    ),
+    Mutation(
+        "batches of a bucket in another order than its images'",
+        BUCKETS,
+        'np.argsort(shuffled, kind="stable")',
+        "np.arange(len(shuffled))",
+        f"{TEST_BUCKETS} -k every_image_once",
+    ),
+    Mutation(
+        "a bucket that cannot fill a batch",
+        BUCKETS,
+        "if count >= batch_size]",
+        "if count]",
+        f"{TEST_BUCKETS} -k leaves_its_images",
+    ),
+    Mutation(
+        "image sizes that begin with a start's first batch",
+        "unitok_jax/data/reading.py",
+        "self._shape_of(self._first + batch)",
+        "self._shape_of(batch)",
+        f"{TEST_BUCKETS} -k resuming",
+    ),
+    Mutation(
+        "an image that is kept at the size of another bucket",
+        PIPELINE,
+        "out[...] = self._kept[index, size]",
+        "out[...] = next(v for (i, _), v in self._kept.items() if i == index)",
+        f"{TEST_BUCKETS} -k next_good",
+    ),
+    Mutation(
+        "shapes of turned images as they are stored",
+        "unitok_jax/data/images/transforms.py",
+        "(height, width) if orientation(data) < 5 else (width, height)",
+        "(height, width)",
+        "tests/data/test_transforms.py -k Upright",
     ),
     Mutation(
         "areas from half of their range",

@@ -12,6 +12,7 @@ from unitok_jax.tokenizer.run import Run
 
 pytestmark = pytest.mark.slow
 
+PACKED = {"data.source": "array_record"}
 NAN = float("nan")
 
 
@@ -72,6 +73,16 @@ def test_the_configurations_that_come_with_it_pass():
             r"teacher_relation=1\.0 reads captions, and data\.text_features=t holds features",
         ),
         ({"data.image_size": (32, 64)}, r"loss\.perceptual=1\.0 needs images of at least 48 px"),
+        ({"data.bucket_ratio": 2.0}, r"data\.bucket_ratio=2\.0 needs .*source=photos .* data pack"),
+        (PACKED | {"data.bucket_ratio": 0.9}, r"data\.bucket_ratio=0\.9 is the longer side"),
+        (
+            PACKED | {"data.bucket_ratio": 2.0, "data.size_schedule": ((0, 48), (0.5, 64))},
+            r"data\.bucket_ratio=2\.0 has sizes of its own, .*data\.size_schedule=\(\(0, 48\),",
+        ),
+        (
+            PACKED | {"data.bucket_ratio": 4.0},
+            r"loss\.perceptual=1\.0 needs .* 48 px, but data\.bucket_ratio=4\.0; set",
+        ),
         (
             {"loss.contrastive_kind": "siglip"},
             r"loss\.contrastive_kind='siglip' is not one of softmax, sigmoid",

@@ -99,6 +99,14 @@ def test_every_program_of_a_run_is_planned():
     assert shares == pytest.approx([1 / 200, 199 / 200])
 
 
+def test_buckets_are_planned_at_the_most_pixels_of_any():
+    config = tiny.get_config()
+    config.data.source, config.data.bucket_ratio = "array_record", 2.0
+    (phase,) = plan(config, jax.devices()[:1]).phases
+    assert phase.name == "buckets of up to 64x64 px, before the adversary" and phase.share == 1
+    assert phase.batch["image"].shape == (16, 64, 64, 3)
+
+
 @pytest.mark.slow
 def test_every_phase_takes_every_size():
     """LPIPS, DINOv2, both players and the model's grids, without any arrays."""

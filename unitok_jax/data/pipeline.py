@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unitok_jax.data import order
+from unitok_jax.data.buckets import Buckets
 from unitok_jax.data.health import Health, Notes, SampleError
 from unitok_jax.data.images.crops import decode_random_crop
 from unitok_jax.data.images.transforms import check_size, decode_image, resize_center_crop
@@ -124,6 +125,7 @@ def train_batches(
     divisor: int = 1,
     text_features: TextFeatures | None = None,
     sizes: Sequence[tuple[int, tuple[int, int]]] = (),
+    buckets: Buckets | None = None,
 ) -> Batches:
     """Opens this process's rows of the global batches from `start_step` on, without end.
 
@@ -146,6 +148,8 @@ def train_batches(
         sizes: (first step, (height, width)) of the images, ascending from step 0; by default
             `data.image_size` throughout. The samples, their captions and, at one aspect ratio,
             their crops do not depend on it.
+        buckets: order of the samples, and size of the images of each batch; None: the order of
+            `order.order`, and `sizes`.
 
     Yields:
         {'image': uint8 (len(rows), H, W, 3), 'text': int32 (len(rows), L), or float32
@@ -170,7 +174,7 @@ def train_batches(
     read = functools.partial(
         _TrainingRows,
         source,
-        order.order(source, seed, data.window),
+        order.order(source, seed, data.window) if buckets is None else buckets,
         seed,
         TextTokenizer(data.context_length),
         text_features,
@@ -188,11 +192,16 @@ def train_batches(
             data,
             first_batch=max(first, start_step),
             batches=end - max(first, start_step),
+            shape_of=None if buckets is None else functools.partial(_shape_of, buckets),
         )
         for (first, size), end in zip(sizes, ends, strict=True)
         if start_step < end
     ]
     return Batches(streams, health)
+
+
+def _shape_of(buckets: Buckets, batch: int) -> tuple[int, int, int]:
+    return *buckets.size_of(batch), 3
 
 
 def eval_batches(
@@ -239,7 +248,7 @@ class _TrainingRows:
     def __init__(self, source, positions, seed, tokenizer, features, *, size, scale, ratio):
         self._source, self._order, self._seed = source, positions, seed
         self._tokenizer, self._features = tokenizer, features
-        self._size, self._scale, self._ratio = size, scale, ratio
+        self._scale, self._ratio = scale, ratio
         self.image_shape = (*size, 3)
         self._whole = scale == ratio == (1.0, 1.0)
         # Whole images of a small source are decoded once: one of 512 x 512 takes 7 ms, and the step
@@ -278,17 +287,16 @@ class _TrainingRows:
         return texts
 
     def _crop(self, index, data, name, rng, out):
+        size = out.shape[:2]
         if not self._whole:
-            decode_random_crop(data, name, self._size, rng, self._scale, self._ratio, out)
+            decode_random_crop(data, name, size, rng, self._scale, self._ratio, out)
         elif self._kept is None:
-            out[...] = self._centre(data, name)
+            out[...] = resize_center_crop(decode_image(data, name), size)
         else:
-            if index not in self._kept:
-                self._kept[index] = self._centre(data, name)
-            out[...] = self._kept[index]
-
-    def _centre(self, data, name):
-        return resize_center_crop(decode_image(data, name), self._size)
+            # In place of a bad one an image has the size of another bucket.
+            if (index, size) not in self._kept:
+                self._kept[index, size] = resize_center_crop(decode_image(data, name), size)
+            out[...] = self._kept[index, size]
 
 
 class _EvaluationRows:

@@ -26,6 +26,7 @@ def stream(
     *,
     first_batch: int = 0,
     batches: int = ENDLESS,
+    shape_of: Callable[[int], tuple[int, ...]] | None = None,
 ) -> BatchStream:
     """Reads this process's rows of global batches ahead, in order, in threads or worker processes.
 
@@ -36,6 +37,8 @@ def stream(
         rows: of every global batch, ascending.
         data: the `data` config; `num_threads` and `num_workers` are read.
         first_batch, batches: the first batch, and the number of batches from it on.
+        shape_of: shape of the images of a batch, by its number, at most as large as
+            `read.image_shape`; None: that one always.
 
     Yields:
         The results of `read` for all rows of a batch.
@@ -50,7 +53,7 @@ def stream(
             f"{data.num_workers} at least 0"
         )
     parallel = data.num_threads * max(1, data.num_workers)
-    chunks = _Chunks(read, batch_size, rows, first_batch, batches, parallel)
+    chunks = _Chunks(read, batch_size, rows, first_batch, batches, parallel, shape_of)
     # One batch is read ahead: memory holds about two, for any number of threads.
     ahead = -(-max(chunks.per_batch, 2 * parallel) // max(1, data.num_workers))
     read_options = grain.ReadOptions(data.num_threads, ahead)
@@ -78,8 +81,8 @@ class _Chunks:
     overhead is per element.
     """
 
-    def __init__(self, read: Callable, batch_size, rows, first_batch, batches, parts):
-        self._read, self._batch_size = read, batch_size
+    def __init__(self, read: Callable, batch_size, rows, first_batch, batches, parts, shape_of):
+        self._read, self._batch_size, self._shape_of = read, batch_size, shape_of
         self._first, self._batches = first_batch, batches
         size = min(CHUNK, -(-len(rows) // parts))
         self._parts = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -101,7 +104,10 @@ class _Chunks:
     def __getitem__(self, index: int) -> dict[str, Any]:
         batch, part = divmod(index, len(self._parts))
         begin = (self._first + batch) * self._batch_size
-        images = self._images.of_batch(batch, self._shape)
+        shape = self._shape
+        if self._shape_of is not None:
+            shape = shape[0], *self._shape_of(self._first + batch)
+        images = self._images.of_batch(batch, shape)
         images = images[part * self._size : (part + 1) * self._size]
         return self._read([begin + row for row in self._parts[part]], images)
 

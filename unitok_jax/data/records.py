@@ -21,7 +21,9 @@ class Source(Protocol):
 
     * `tally`, a `health.Tally` of the samples skipped when the source was opened;
     * `blocks`, int64 (n,), ascending: the ends of its n blocks, the last being its length. Reading
-      one record of a block reads the whole block, so a random order should stay local.
+      one record of a block reads the whole block, so a random order should stay local;
+    * `shapes()`, which returns int32 (n, 2): the height and width of every image, upright, zeros
+      where unknown, without reading one (`buckets`).
     """
 
     def __len__(self) -> int: ...

@@ -4,6 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
+from unitok_jax.data import buckets
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT
 from unitok_jax.models import limits
@@ -40,7 +41,10 @@ def check(config: ConfigDict) -> None:
     """
     check_size(config.data.image_size)
     at_least_one("steps", config.steps)  # the unit of the schedule of sizes
-    shortest = min(side for stage in stages(config.steps, config.data) for side in stage.size)
+    sizes = [stage.size for stage in stages(config.steps, config.data)]
+    if config.data.bucket_ratio:
+        sizes += _bucket_sizes(config.data)
+    shortest = min(side for size in sizes for side in size)
     limits.check(config.model.to_dict())
     metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
     config_checks.check(config, metrics)
@@ -75,6 +79,20 @@ def check(config: ConfigDict) -> None:
     codebooks.check(config)
 
 
+def _bucket_sizes(data):
+    if data.size_schedule:
+        raise ValueError(
+            f"{buckets.KEY}={data.bucket_ratio} has sizes of its own, beside data.size_schedule="
+            f"{tuple(data.size_schedule)}; set data.size_schedule=(), or {buckets.KEY}=0"
+        )
+    if data.source != "array_record":
+        raise ValueError(
+            f"{buckets.KEY}={data.bucket_ratio} needs the sizes of all images, which data.source="
+            f"{data.source} does not tell; {buckets.PACK}"
+        )
+    return buckets.bucket_sizes(data)
+
+
 def _check_losses(config, shortest):
     if config.loss.entropy and config.model.quantizer == "fsq":
         raise ValueError(
@@ -99,12 +117,13 @@ def _check_losses(config, shortest):
     if not any(config.loss[key] for key in tasks):
         *names, last = (f"loss.{key}" for key in tasks)
         raise ValueError(f"{', '.join(names)} and {last} are all 0: nothing to learn")
-    key = "size_schedule" if config.data.size_schedule else "image_size"
+    keys = ("size_schedule", "bucket_ratio")
+    key = next((key for key in keys if config.data[key]), "image_size")
     for name in NETWORK_TERMS:
         if config.loss[name] and shortest < MIN_PERCEPTUAL:
             raise ValueError(
                 f"loss.{name}={config.loss[name]} needs images of at least {MIN_PERCEPTUAL} px, "
-                f"but data.{key}={tuple(config.data[key])}; set loss.{name}=0"
+                f"but data.{key}={_plain(config.data[key])}; set loss.{name}=0"
             )
     if config.data.text_features and not config.loss.contrastive:
         raise ValueError(
@@ -217,6 +236,10 @@ def _check_optim(config):
             f"optim.frozen={tuple(optim.frozen)} would keep random weights as they are; set "
             "init.path to trained ones"
         )
+
+
+def _plain(value):
+    return value if isinstance(value, int | float) else tuple(value)
 
 
 def _crop_range(key, values, largest):

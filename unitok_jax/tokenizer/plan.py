@@ -26,6 +26,7 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
     """Plans the train step on devices that may be absent.
 
     `data.path` and `frozen.*` may be empty; of `data.text_features` only that it is set counts.
+    With `data.bucket_ratio` all batches are planned at `data.image_size`, the most pixels of any.
 
     Args:
       config: the whole configuration.
@@ -73,6 +74,8 @@ def _parts(config: ConfigDict, adversary: Adversary | None) -> Iterator[tuple]:
         name = _KINDS[start >= acts]
         if len(found) > 1:
             name = "{}x{} px, {}".format(*size, name)
+        if config.data.bucket_ratio:
+            name = "buckets of up to {}x{} px, {}".format(*size, name)
         yield name, start >= acts, (end - start) / steps, size
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
+from unitok_jax.data.buckets import open_buckets
 from unitok_jax.data.health import Health, SampleError, Tally
 from unitok_jax.data.identity import identity
 from unitok_jax.data.images.transforms import decode_image
@@ -70,6 +71,9 @@ class Run:
         self._divisor = self.steps.batch_divisor(self.mesh.size)
         self.samples, self.origin = len(self.source), config.data.source
         self.batch_size = effective_batch_size(config.data, self.samples, self._divisor)
+        self.buckets = None
+        if config.data.bucket_ratio:
+            self.buckets = open_buckets(self.source, config.data, config.seed, self.batch_size)
         for key in OF_PAIRS:
             if self.batch_size == 1 and config.loss[key]:
                 raise ValueError(
@@ -201,6 +205,8 @@ class Run:
         """Returns this process's rows of the batches from `start_step` on; close after use."""
         if len(self.stages) > 1:
             log.info("image sizes: %s", sizes.line(self.stages))
+        if self.buckets is not None:
+            log.info("images by the size of their bucket: %s", self.buckets.line())
         return train_batches(
             self.config.data,
             self.config.seed,
@@ -210,6 +216,7 @@ class Run:
             divisor=self._divisor,
             text_features=self.text_features,
             sizes=self.stages,
+            buckets=self.buckets,
         )
 
     @functools.cached_property
@@ -223,6 +230,8 @@ class Run:
         parts = getattr(self.source, "parts", (self.source,))
         if any(hasattr(part, "blocks") for part in parts):
             facts["data.window"] = self.config.data.window
+        if self.buckets is not None:
+            facts["images in the buckets"] = self.buckets.facts()
         return facts | identity(self.source) | self._learned_from
 
     @property

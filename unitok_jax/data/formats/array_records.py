@@ -22,8 +22,18 @@ VERSION = 1
 COMMAND = "unitok data pack"
 CLASS_KEYS = ("class_names", "class_templates")  # manifest keys for labelled sources
 SUFFIX = ".array_record"
+SHAPES = "shapes.int32"  # beside the manifest: (height, width) of every image, little-endian
 NAME_ERRORS = "surrogateescape"  # file names need not be UTF-8
 OPEN_FILES = 256  # open at once per process; each costs a file descriptor and 8 bytes per record
+
+
+class Slice(NamedTuple):
+    """Records `first` to `first + count - 1` of the `total` of a folder."""
+
+    folder: Path
+    first: int
+    count: int
+    total: int
 
 
 class Part(NamedTuple):
@@ -102,11 +112,13 @@ class PackedSource:
     Args:
         files: msgpack maps {'name': str, 'image': bytes, 'captions': [str], 'label': int or none}.
         require_captions: whether a record without a caption is a `SampleError`.
+        slices: where the records come from, in their order.
     """
 
-    def __init__(self, files: RecordFiles, require_captions: bool):
+    def __init__(self, files: RecordFiles, require_captions: bool, slices: Sequence[Slice] = ()):
         self._files = files
         self._require_captions = require_captions
+        self._slices = list(slices)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -128,6 +140,30 @@ class PackedSource:
             raise SampleError(f"{name} ({self._files.name(index)}) has no caption", "no_caption")
         return {"name": name, "image": image, "captions": captions}
 
+    def shapes(self) -> np.ndarray:
+        """Reads the (height, width) of every image, upright, without reading one: int32 (n, 2).
+
+        Zeros stand for an image whose header was damaged.
+
+        Raises:
+            ValueError: a folder was packed when shapes were not stored, or they are not its own.
+        """
+        found = []
+        for folder, first, count, total in self._slices:
+            file = folder / SHAPES
+            if not file.exists():
+                raise ValueError(
+                    f"data.path: {folder} has no {SHAPES}, as it was packed by an earlier version: "
+                    f"give its {COMMAND} command again, which keeps the records as they are"
+                )
+            if check_file(file, "data.path").st_size != 8 * total:
+                raise ValueError(
+                    f"data.path: {file} is not of the {total} records of {MANIFEST}; copy it "
+                    f"again, or give the {COMMAND} command again"
+                )
+            found.append(np.fromfile(file, "<i4", 2 * count, offset=8 * first))
+        return np.concatenate(found).reshape(-1, 2)
+
 
 class LabelledPackedSource(PackedSource):
     """A `PackedSource` packed from a labelled source."""
@@ -136,11 +172,12 @@ class LabelledPackedSource(PackedSource):
         self,
         files: RecordFiles,
         require_captions: bool,
+        slices: Sequence[Slice],
         labels: np.ndarray,  # int32 (len(files),)
         class_names: Sequence[str],
         class_templates: Sequence[str],
     ):
-        super().__init__(files, require_captions)
+        super().__init__(files, require_captions, slices)
         self._labels = labels
         self.class_names = tuple(class_names)
         self.class_templates = tuple(class_templates)
@@ -170,7 +207,7 @@ def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
         raise ValueError(
             "data.path is empty: set --config.data.path to a folder that unitok data pack wrote"
         )
-    shards, classes = [], None
+    shards, slices, classes = [], [], None
     for folder, wanted in _folders(path).items():
         manifest = _manifest(folder)
         here = [manifest.get(key) for key in CLASS_KEYS]
@@ -178,6 +215,7 @@ def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
             raise ValueError(f"data.path={path}: the classes of {folder} are not those before it")
         classes = here
         shards += _shards(folder, manifest, wanted)
+        slices += _slices(folder, manifest, wanted)
     parts = [
         Part(file, shard["count"], 0, shard["count"]) for file, shard in shards if shard["count"]
     ]
@@ -185,9 +223,9 @@ def packed_source(path: str, *, require_captions: bool = True) -> PackedSource:
         raise ValueError(f"data.path={path} holds no records")
     files = RecordFiles(parts, "it changed after it was packed; pack or copy it again")
     if classes[0] is None:
-        return PackedSource(files, require_captions)
+        return PackedSource(files, require_captions, slices)
     labels = np.concatenate([np.array(shard["labels"], np.int32) for _, shard in shards])
-    return LabelledPackedSource(files, require_captions, labels, *classes)
+    return LabelledPackedSource(files, require_captions, slices, labels, *classes)
 
 
 def _folders(path: str) -> dict[Path, set[str] | None]:
@@ -261,3 +299,17 @@ def _shards(
             )
         shards.append((str(folder / name), shard))
     return shards
+
+
+def _slices(folder: Path, manifest: dict[str, Any], wanted: set[str] | None) -> list[Slice]:
+    """Returns the requested shards as slices of the folder's records, in the order of `_shards`."""
+    counts = [shard["count"] for shard in manifest["shards"]]
+    total = sum(counts)
+    if wanted is None:
+        return [Slice(folder, 0, total, total)]
+    firsts = np.cumsum([0, *counts]).tolist()
+    return [
+        Slice(folder, first, shard["count"], total)
+        for shard, first in zip(manifest["shards"], firsts, strict=False)
+        if shard["file"] in wanted
+    ]

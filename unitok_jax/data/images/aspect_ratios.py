@@ -7,7 +7,11 @@ nearly as a short list allows: the aspect-ratio buckets of SDXL (arXiv 2307.0195
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from unitok_jax.data.images.transforms import check_size
+
+_BLOCK = 1 << 20  # images whose ratios are in memory at a time
 
 
 def aspect_sizes(
@@ -45,3 +49,22 @@ def nearest_size(shape: Sequence[int], sizes: Sequence[tuple[int, int]]) -> tupl
     """
     aspect = math.log(shape[0] / shape[1])
     return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - aspect))
+
+
+def nearest_buckets(shapes: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Selects the `nearest_size` of many images.
+
+    Args:
+        shapes: int (n, 2), height and width of each; an image without pixels counts as a square.
+        sizes: from the tallest to the widest, as `aspect_sizes` lists them, fewer than 65 536.
+
+    Returns:
+        uint16 (n,), positions in `sizes`.
+    """
+    aspects = np.log([width / height for height, width in sizes])
+    between = (aspects[1:] + aspects[:-1]) / 2
+    found = np.empty(len(shapes), np.uint16)
+    for start in range(0, len(shapes), _BLOCK):
+        height, width = np.maximum(shapes[start : start + _BLOCK], 1).T
+        found[start : start + _BLOCK] = np.searchsorted(between, np.log(width / height))
+    return found

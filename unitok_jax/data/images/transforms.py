@@ -139,6 +139,24 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
             return _upright(image, orientation(data), name)
 
 
+def upright_shape(data: bytes) -> tuple[int, int]:
+    """Returns the (height, width) that `decode_image` gives an image, from its header alone.
+
+    Args:
+        data: an encoded image, as for `decode_image`.
+
+    Returns:
+        (0, 0) if it has no header that can be read. What follows the header may be damaged.
+    """
+    try:
+        with decoding("an image"):
+            with Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS) as image:
+                width, height = image.size
+    except ImageError:
+        return 0, 0
+    return (height, width) if orientation(data) < 5 else (width, height)
+
+
 def resize_center_crop(image: np.ndarray, size: int | Sequence[int]) -> np.ndarray:
     """Scales an image to just cover `size`, keeping its aspect ratio, and crops the centre.
 

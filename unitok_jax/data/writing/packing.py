@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 from ftfy.fixes import fix_surrogates
 
 from unitok_jax.data import health
-from unitok_jax.data.formats.array_records import FORMAT, NAME_ERRORS, SUFFIX, VERSION
+from unitok_jax.data.formats.array_records import (
+    FORMAT,
+    NAME_ERRORS,
+    SHAPES,
+    SUFFIX,
+    VERSION,
+)
 from unitok_jax.data.health import SampleError, Tally
-from unitok_jax.data.images.transforms import decode_image
+from unitok_jax.data.images.transforms import decode_image, upright_shape
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.workers import end_with_parent
 from unitok_jax.data.writing.folders import (
@@ -22,6 +29,7 @@ from unitok_jax.data.writing.folders import (
     probes,
     seal,
     sweep,
+    write_bytes,
     write_json,
     writing,
     written_to,
@@ -59,7 +67,7 @@ def plan(data, source: Source, *, shard_size: int, check: bool, require_captions
 
 
 def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad: float) -> dict:
-    """Writes a source as shards and, once all are written, their manifest.
+    """Writes a source as shards and, once all are written, their images' shapes and manifest.
 
     Shard k holds samples k * shard_size and on, without those that are bad.
 
@@ -79,8 +87,16 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
     """
     size, samples = settings["--shard_size"], len(source)
     shards = range(-(-samples // size))
-    facts = {number: facts_if_whole(_path(output, number)) for number in shards}
-    missing = [number for number in shards if facts[number] is None]
+    facts, shapes = {}, {}
+
+    def take(number, found):
+        shapes[number] = np.array(found.pop("shapes"), "<i4").reshape(-1, 2)
+        facts[number] = found
+
+    for number in shards:
+        if found := _facts_if_whole(_path(output, number)):
+            take(number, found)
+    missing = [number for number in shards if number not in facts]
     there = samples - sum(min(size, samples - number * size) for number in missing)
     with Progress(samples, "sample", there) as progress:
         with concurrent.futures.ProcessPoolExecutor(
@@ -93,7 +109,7 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
             running = {executor.submit(_write_shard, number): number for number in missing}
             try:
                 for done in concurrent.futures.as_completed(running):
-                    facts[running[done]] = done.result()
+                    take(running[done], done.result())
                     progress.update(min(size, samples - running[done] * size))
             except KeyboardInterrupt:
                 for worker in set(multiprocessing.active_children()) - others:
@@ -119,6 +135,8 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
     for key in ("class_names", "class_templates"):
         if key in settings:
             manifest[key] = settings[key]
+    whole = np.concatenate([np.zeros((0, 2), "<i4"), *(shapes[number] for number in shards)])
+    write_bytes(output / SHAPES, whole.tobytes())
     write_json(output / MANIFEST, manifest)
     sweep(output)
     return manifest
@@ -141,7 +159,7 @@ def _write_shard(number: int) -> dict[str, Any]:
     labelled = "class_names" in settings
     first, size = number * settings["--shard_size"], settings["--shard_size"]
     final = _path(output, number)
-    left_out, labels, count = Tally(), [], 0
+    left_out, labels, shapes, count = Tally(), [], [], 0
     with writing(final) as path:
         # Images are compressed already: zstd would only cost time.
         writer = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
@@ -162,15 +180,22 @@ def _write_shard(number: int) -> dict[str, Any]:
             if labelled:
                 record["label"] = source.label(index)
                 labels.append(record["label"])
+            shapes.append(upright_shape(record["image"]))
             written_to(path, writer.write, msgpack.packb(record, unicode_errors=NAME_ERRORS))
             count += 1
         written_to(path, writer.close)
         sealed = seal(final)
-    facts = {**sealed, "count": count, "skipped": left_out.to_json()}
+    facts = {**sealed, "count": count, "skipped": left_out.to_json(), "shapes": shapes}
     if labelled:
         facts["labels"] = labels
     write_json(facts_of(final), facts)
     return facts
+
+
+def _facts_if_whole(path: Path) -> dict[str, Any] | None:
+    """Returns the facts of a shard; None too if they are of a version that noted no shapes."""
+    facts = facts_if_whole(path)
+    return facts if facts and len(facts.get("shapes", ())) == facts["count"] else None
 
 
 def _path(output: Path, number: int) -> Path:
