@@ -37,6 +37,22 @@ def install(monkeypatch, **sizes) -> None:
         monkeypatch.setitem(teachers.KINDS, f"small_{name}", row)
 
 
+def install_clip(monkeypatch, **sizes) -> None:
+    """As `install`, but `small_clip` reads the token ids of captions."""
+    text = TEXT._replace(vocab_size=49_408, context_length=77)
+    monkeypatch.setitem(SMALL, "clip", SMALL["clip"]._replace(text=text))
+    install(monkeypatch, **sizes)
+
+
+def clip_of_captions() -> dict[str, np.ndarray]:
+    """The file of a `small_clip` with a row for each token id and place of captions."""
+    arrays = clip_of_open_clip()
+    words, places = arrays["token_embedding.weight"], arrays["positional_embedding"]
+    arrays["token_embedding.weight"] = np.resize(words, (49_408, TEXT.width))
+    arrays["positional_embedding"] = np.resize(places, (77, TEXT.width))
+    return arrays
+
+
 def state(name: str) -> dict[str, np.ndarray]:
     """The seeded weights of a small teacher, in timm's names, CLIP's text tower in open_clip's."""
     kind, rng = SMALL[name], np.random.default_rng(7)

@@ -54,7 +54,9 @@ def test_parity_with_pytorch_from_a_file_of_the_layout(name, layout, tmp_path):
     def forward(params, images, text):
         model = merge(kind, params, relation)
         found, pooled = model.tokens(images, shallow=2)
-        return found | (model.relation(pooled, text) if relation else {})
+        if relation:
+            found |= {"image": model.image_vectors(pooled), "text": model.text_vectors(text)}
+        return found
 
     found = forward(params, images, text)
     outputs, last = theirs.outputs(images)

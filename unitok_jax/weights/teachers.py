@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from unitok_jax import trees
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.teachers import KINDS, Teacher
 from unitok_jax.models.pretrained.vit import Shape
@@ -189,6 +190,16 @@ def _own(kind: str, state: Mapping[str, np.ndarray], relation: bool) -> dict[str
             found[name] = found[name].reshape(1, -1, found[name].shape[-1])
     _check(kind, found, state, relation)
     return found
+
+
+def digests(params) -> dict[str, int]:
+    """Returns a checksum of each part of a teacher's parameters: heads depend on the first alone.
+
+    params: float32 NumPy arrays, as `load` returns them.
+    """
+    tokens, rest = trees.split(params, OF_TOKENS)
+    found = {"teacher": pretrained.digest(tokens)}
+    return found | ({"teacher, its joint space": pretrained.digest(rest)} if rest else {})
 
 
 def translate(name: str) -> str | None:

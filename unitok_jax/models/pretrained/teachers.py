@@ -111,19 +111,18 @@ class Teacher(nnx.Module):
         x = self.norm(x.astype(jnp.float32))
         return found | {"deep": x[:, self.first :]}, x[:, 0]
 
-    def relation(self, pooled: jax.Array, text: jax.Array) -> dict[str, jax.Array]:
-        """Computes float32 vectors (B, E) of images and texts; their products are CLIP's logits.
+    def image_vectors(self, pooled: jax.Array) -> jax.Array:
+        """Computes the images' side of CLIP's logits, float32 (B, E): unit vectors times its scale.
 
-        Args:
-          pooled: (B, D) class tokens, of `tokens`.
-          text: (B, L) token ids.
+        pooled: (B, D) class tokens, of `tokens`.
         """
         with jax.default_matmul_precision("highest"):
             image = layers.l2_normalize(pooled @ self.projection[...])
-        return {
-            "image": jnp.exp(self.logit_scale[...]) * image,
-            "text": layers.l2_normalize(self.text_encoder(text)),
-        }
+        return jnp.exp(self.logit_scale[...]) * image
+
+    def text_vectors(self, text: jax.Array) -> jax.Array:
+        """Computes the texts' side, float32 unit vectors (B, E), of token ids (B, L)."""
+        return layers.l2_normalize(self.text_encoder(text))
 
 
 def input_size(kind: Kind, grid: Sequence[int]) -> tuple[int, int]:
