@@ -160,4 +160,32 @@ MUTATIONS = [
         "return found, {}",
         f"{TEST_STORED_RUNS} -k resumes_exactly",
     ),
+    Mutation(
+        "register tokens in front of the class token",
+        VIT,
+        "before.append(self.register_tokens[...])",
+        "before.insert(0, self.register_tokens[...])",
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "rotary positions of rows and columns swapped",
+        VIT,
+        'np.meshgrid(*sides, indexing="ij"), -1)',
+        'np.meshgrid(*sides, indexing="ij")[::-1], -1)',
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "class and register tokens that turn",
+        VIT,
+        "angles = np.concatenate([np.zeros((before, width // 2)), angles])",
+        "angles = np.concatenate([np.ones((before, width // 2)), angles])",
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "an exact GELU in a text tower of quick ones",
+        TEACHERS,
+        "return Kind(shape, text._replace(gelu=gelu), files)",
+        "return Kind(shape, text, files)",
+        f"{TEST_FILES} -k both_towers",
+    ),
 ]
