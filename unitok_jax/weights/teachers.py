@@ -191,9 +191,10 @@ def _own(kind: str, state: Mapping[str, np.ndarray], relation: bool) -> dict[str
             parts.setdefault(target, {})[part] = array
         else:
             found[target] = array.T if part == "T" else array
+    rotary = not KINDS[kind].image.table
     for target, three in parts.items():
-        if three.keys() == {"q", "v"} and target.endswith(".bias"):  # DINOv3's keys have none
-            three["k"] = np.zeros_like(three["q"])
+        if rotary and target.endswith(".bias") and three.keys() == {"q", "v"}:
+            three["k"] = np.zeros_like(three["q"])  # DINOv3's keys have none
         if three.keys() == {"q", "k", "v"}:
             found[target] = np.concatenate([three[part] for part in "qkv"])
     for name in ("image.cls_token", "image.pos_embed"):
