@@ -7,6 +7,7 @@ import pytest
 
 from helpers import formats
 from helpers.formats import jpeg, take
+from unitok_jax.data import reading
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.sources import open_source
@@ -92,6 +93,20 @@ class TestTraining:
         (batch,) = take(train_batches(config(folder), 7, teacher_features=stored), 1)
         assert batch.keys() == {"image", "text", "teacher_deep"}
         assert stored.row_bytes == 4 * 3 * 2
+
+    def test_workers_need_shared_memory_for_them(self, folder, stored, monkeypatch):
+        asked = []
+
+        def refuse(needed):
+            asked.append(needed)
+            raise ValueError("too little")
+
+        monkeypatch.setattr(reading, "check_shared_memory", refuse)
+        for found in (None, stored):
+            with pytest.raises(ValueError, match="too little"):
+                train_batches(config(folder, num_workers=1), 7, teacher_features=found)
+        images = SIDE * SIDE * 3
+        assert asked[1] * images == asked[0] * (images + stored.row_bytes)
 
     def test_a_sample_that_was_bad_is_replaced(self, folder, tmp_path):
         (folder / "03.jpg").write_bytes(b"no image")
