@@ -127,9 +127,7 @@ def get_config() -> ConfigDict:
     config.frozen = ConfigDict()
     config.frozen.lpips = ""  # path of LPIPS with VGG16; for loss.perceptual or loss.gram > 0
     config.frozen.dinov2 = ""  # path of DINOv2 ViT-S/14; needed if gan.weight > 0
-    config.frozen.teacher = (
-        ""  # path of the teacher.kind; for loss.teacher_* > 0 without teacher.features
-    )
+    config.frozen.teacher = ""  # path of the teacher.kind; for loss.teacher_*, unless stored
     config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()
