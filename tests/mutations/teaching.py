@@ -72,8 +72,8 @@ MUTATIONS = [
     Mutation(
         "a teacher's logits without their scale",
         TEACHERS,
-        '"image": jnp.exp(self.logit_scale[...]) * image',
-        '"image": image',
+        "return jnp.exp(self.logit_scale[...]) * image",
+        "return image",
         f"{TEST_FILES} -k parity",
     ),
     Mutation(
