@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
     config.teacher = ConfigDict()
     config.teacher.kind = "siglip2_b16"  # a row of models/pretrained/teachers.py
     config.teacher.shallow = 0  # blocks before a second target of teacher_token; 0: none
+    config.teacher.features = ""  # folder of `unitok data teacher`, for whole images; empty: none
     config.teacher.temperature = 2.0  # of both distributions of teacher_relation, above 0
 
     # How the rows of the codebooks learn; codes and files are the same (docs/guides/recipes.md).
@@ -127,7 +128,7 @@ def get_config() -> ConfigDict:
     config.frozen = ConfigDict()
     config.frozen.lpips = ""  # path of LPIPS with VGG16; for loss.perceptual or loss.gram > 0
     config.frozen.dinov2 = ""  # path of DINOv2 ViT-S/14; needed if gan.weight > 0
-    config.frozen.teacher = ""  # path of the teacher.kind; needed if a loss.teacher_* is above 0
+    config.frozen.teacher = ""  # path of the teacher.kind; for loss.teacher_*, unless stored
     config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()

@@ -66,6 +66,13 @@ VARIANTS = {
     "teacher": {"teacher.kind": "siglip2_b16", "loss.teacher_token": 1.0},
     # The similarities of the batch follow those of a CLIP.
     "teacher_relation": {"teacher.kind": "clip_b16", "loss.teacher_relation": 1.0},
+    # The same from stored features, for which an image must always be the same.
+    "teacher_stored": {
+        "teacher.kind": "clip_b16",
+        "loss.teacher_relation": 1.0,
+        "data.crop_scale": (1.0, 1.0),
+        "data.crop_ratio": (1.0, 1.0),
+    },
     "curriculum": {"data.size_schedule": ((0.0, 128), (0.85, 256))},
     # Images keep their aspect ratio, crops too. Data packed by `unitok data pack` tell it.
     "aspect_buckets": {

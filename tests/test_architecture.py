@@ -157,6 +157,7 @@ HELP = {
     "data preview": ("jax", "flax", "grain", "orbax"),
     "data pack": ("jax", "flax", "grain", "orbax"),
     "data text": (),
+    "data teacher": (),
     "fit": ("jax", "numpy", "grain", "orbax"),
     "goodput": ("flax", "orbax", "grain"),
 }

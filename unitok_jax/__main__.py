@@ -26,6 +26,7 @@ COMMANDS = {
     "data preview": "what a run would train on, seen and measured",
     "data pack": "a few large files of any source",
     "data text": "the text features of a data set, on any number of hosts, resumable",
+    "data teacher": "a teacher's features of a data set, on any number of hosts, resumable",
     "fit": "whether a step fits machines that are not here, and what a run costs there",
     "goodput": "what part of a run's time was training",
 }

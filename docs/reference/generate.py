@@ -86,10 +86,10 @@ def commands_page() -> str:
         "keys of a configuration too, as `--config.KEY=VALUE`: [config.md](config.md).",
         "",
         "Ctrl-C ends a command with one line and the exit code 130; a second one does not wait for",
-        "what the first has left to do. `tokenize`, `detokenize`, `generate`, `data pack` and",
-        "`data text` go on where they were when the same command comes again. A command whose",
-        "output nobody reads any more (`| head`) ends without a word, with 141. Written by",
-        "`python docs/reference/generate.py`.",
+        "what the first has left to do. `tokenize`, `detokenize`, `generate`, `data pack`,",
+        "`data text` and `data teacher` go on where they were when the same command comes again. A",
+        "command whose output nobody reads any more (`| head`) ends without a word, with 141.",
+        "Written by `python docs/reference/generate.py`.",
     ]
     for name, (makes, text) in helps.items():
         page += ["", f"## `unitok {name}`", "", f"{makes[0].upper()}{makes[1:]}.", ""]

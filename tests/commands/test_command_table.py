@@ -26,6 +26,8 @@ FILES = [ROOT / "Makefile", ROOT / "README.md"] + [
     if path.is_file() and path.suffix in KINDS
 ]
 
+DATA = "data preview, data pack, data text, data teacher"
+
 
 def run(*arguments):
     """Exit code, what is printed, and errors, of a process that cannot load what takes long."""
@@ -56,8 +58,11 @@ class TestWithoutAnyImport:
         [
             ("tokenise", "there is no command 'tokenise'; did you mean tokenize or detokenize?"),
             ("evalute --checkpoint=x", "there is no command 'evalute'; did you mean evaluate?"),
-            ("data", "data wants one more word: data preview, data pack, data text"),
-            ("data pak", "data wants one more word: data preview, data pack, data text"),
+            ("data", f"data wants one more word: {DATA}"),
+            (
+                "data pak",
+                f"data wants one more word: {DATA}",
+            ),
             ("dta pack", "there is no command 'dta'; did you mean data pack?"),
             ("xyz", "there is no command 'xyz'; unitok --help lists all"),
             ("--config=a.py", "there is no command '--config=a.py'; unitok --help lists all"),

@@ -16,6 +16,7 @@ from unitok_jax.system import console
 
 NEEDED = {
     "classify": ("checkpoint", "data", "labels"),
+    "data_teacher": ("output",),
     "data_text": ("output",),
     "demo": ("checkpoint",),
     "detokenize": ("checkpoint", "codes", "output"),
@@ -28,6 +29,7 @@ NEEDED = {
 # every argument of a command that can name a path; labels and templates: see below
 PATHS = {
     "classify": ("checkpoint", "data", "output"),
+    "data_teacher": ("output",),
     "data_text": ("output",),
     "demo": ("checkpoint", "generator", "multimodal"),
     "detokenize": ("checkpoint", "codes", "output"),

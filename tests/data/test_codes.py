@@ -20,6 +20,7 @@ from unitok_jax.data.codes import files as code_files
 from unitok_jax.data.codes import shards
 from unitok_jax.data.health import Tally
 from unitok_jax.data.writing import folders as shard_files
+from unitok_jax.data.writing.facts import shards_of
 from unitok_jax.data.writing.folders import claim
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,7 @@ def write(output, storage, tokenizer="a" * 32, count=COUNT, bad=()):
     }
     claim(output, settings, "test")
     facts = []
-    for number in shards.shards_of(settings):
+    for number in shards_of(settings):
         indices = range(number * SIZE, min(count, (number + 1) * SIZE))
         samples = [
             {"reason": "empty", "message": str(i)}

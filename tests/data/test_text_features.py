@@ -13,8 +13,8 @@ from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import TextTokenizer
-from unitok_jax.data.text_features import COMMAND, digests, open_text_features, packed, unpacked
-from unitok_jax.data.writing import folders, packing, text_features
+from unitok_jax.data.text_features import KIND, digests, open_text_features, packed, unpacked
+from unitok_jax.data.writing import facts, features, packing, text_features
 from unitok_jax.data.writing.folders import PARTIAL, claim
 
 COUNT, WIDTH, LENGTH = 10, 6, 8
@@ -52,17 +52,18 @@ def config(folder, **values):
 
 
 def planned(data, source, shard_size=4, dtype="float32", tower="a"):
-    tower = {"tower": tower, "text": TEXT, "width": WIDTH}
-    given = dict(shard_size=shard_size, dtype=dtype, precision="float32", tower=tower)
-    return text_features.plan(data, source, **given)
+    more = {"--dtype": dtype, "tower": tower, "text": TEXT, "width": WIDTH}
+    given = dict(shard_size=shard_size, precision="float32", more=more)
+    return features.plan(KIND, data, source, **given)
 
 
 def store(data, output, encode=encode, where=(0, 1), **options):
     source = open_source(data)
     settings = planned(data, source, **options)
-    claim(output, settings, COMMAND)
+    claim(output, settings, KIND.command)
     job = dict(zip(("process", "processes"), where, strict=True))
-    text_features.write(source, settings, output, encode, threads=2, max_bad=data.max_bad, **job)
+    work = text_features.work(encode, LENGTH, settings["--dtype"])
+    features.write(source, settings, output, work, threads=2, max_bad=data.max_bad, **job)
     return open_text_features(str(output))
 
 
@@ -116,7 +117,7 @@ class TestWriting:
             waited.append(sorted(file.name for file in shared.glob("*.array_record")))
             store(config(folder), shared, where=(1, 2))
 
-        monkeypatch.setattr(folders.time, "sleep", sleep)
+        monkeypatch.setattr(facts.time, "sleep", sleep)
         store(config(folder), alone)
         store(config(folder), shared, where=(0, 2))
         assert waited == [["000000.array_record", "000002.array_record"]]
@@ -205,7 +206,7 @@ class TestOfOtherData:
     def test_another_caption(self, stored, folder):
         (folder / "04.txt").write_text("picture 4\nthe same for some")
         source = open_source(config(folder))
-        message = f"text_features=.*out has .* other captions for sample 4, 04.jpg.*{COMMAND}"
+        message = f"text_features=.*out has .* other captions for sample 4, 04.jpg.*{KIND.command}"
         with pytest.raises(ValueError, match=message):
             stored.check(source, MODEL)
         with pytest.raises(ValueError, match=message):
@@ -286,10 +287,10 @@ class TestTraining:
             take(train_batches(config(folder), 7, text_features=found, **options), 8)
             for found in (None, sent)
         ]
-        for tokens, features in zip(*both, strict=True):
-            np.testing.assert_array_equal(features["image"], tokens["image"])
-            np.testing.assert_array_equal(features["text"], encode(tokens["text"]))
-            assert features["text"].dtype == np.float32
+        for tokens, stands in zip(*both, strict=True):
+            np.testing.assert_array_equal(stands["image"], tokens["image"])
+            np.testing.assert_array_equal(stands["text"], encode(tokens["text"]))
+            assert stands["text"].dtype == np.float32
             drawn.update(map(bytes, tokens["text"]))
         if "rows" not in options:  # not the first ones of all samples alone
             assert len(drawn) > COUNT
@@ -319,11 +320,15 @@ class TestDamage:
         return tmp_path / "out"
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"is no folder; {COMMAND} --output=.*no makes"):
+        with pytest.raises(
+            FileNotFoundError, match=f"is no folder; {KIND.command} --output=.*no makes"
+        ):
             open_text_features(str(tmp_path / "no"))
 
     def test_a_folder_of_something_else(self, folder, output):
-        with pytest.raises(ValueError, match=f"in: it has no manifest.json, which {COMMAND} wri"):
+        with pytest.raises(
+            ValueError, match=f"in: it has no manifest.json, which {KIND.command} wri"
+        ):
             open_text_features(str(folder))
         (output / "manifest.json").write_text('{"format": "unitok_jax.codes", "version": 1}')
         with pytest.raises(ValueError, match="codes 1; this reads unitok_jax.text_features 1"):
@@ -351,7 +356,7 @@ class TestDamage:
         manifest = json.loads((output / "manifest.json").read_text())
         manifest["settings"] |= changes
         (output / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(ValueError, match=f"was not written by {COMMAND}: {told}"):
+        with pytest.raises(ValueError, match=f"was not written by {KIND.command}: {told}"):
             open_text_features(str(output))
 
     def test_records_of_others(self, folder, output, tmp_path):

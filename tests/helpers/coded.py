@@ -6,6 +6,7 @@ from unitok_jax.data.codes import files as code_files
 from unitok_jax.data.codes import shards
 from unitok_jax.data.codes.views import VIEWS
 from unitok_jax.data.health import Tally
+from unitok_jax.data.writing.facts import shards_of
 from unitok_jax.data.writing.folders import claim
 
 GRID, BOOKS, ENTRIES = (2, 3), 2, 16
@@ -36,7 +37,7 @@ def write(output, count=24, *, seed=0, names=None, captions=None, codes=None, **
     claim(output, settings, "test")
     rng, facts = np.random.default_rng(seed), []
     shape = VIEWS[settings["--views"]], settings["num_codebooks"], settings["tokens"]
-    for number in shards.shards_of(settings):
+    for number in shards_of(settings):
         first = number * settings["--shard_size"]
         numbers = range(first, min(count, first + settings["--shard_size"]))
         samples, found = [], []

@@ -7,6 +7,12 @@ TEACHING, STEP = "unitok_jax/tokenizer/teaching.py", "unitok_jax/tokenizer/step.
 TEACHERS, FILES = "unitok_jax/models/pretrained/teachers.py", "unitok_jax/weights/teachers.py"
 VIT, RUN = "unitok_jax/models/pretrained/vit.py", "unitok_jax/tokenizer/run.py"
 DIFFERENCES = "unitok_jax/checkpoints/differences.py"
+STORED, CHECKS = "unitok_jax/data/teacher_features.py", "unitok_jax/tokenizer/config_checks.py"
+PIPELINE = "unitok_jax/data/pipeline.py"
+TEST_STORED, TEST_STORED_RUNS = (
+    "tests/data/test_teacher_features.py",
+    "tests/tokenizer/test_stored_teacher.py",
+)
 TEST_TEACHING, TEST_OBJECTIVE = (
     "tests/tokenizer/test_teaching.py",
     "tests/tokenizer/test_objective.py",
@@ -66,8 +72,8 @@ MUTATIONS = [
     Mutation(
         "a teacher's logits without their scale",
         TEACHERS,
-        '"image": jnp.exp(self.logit_scale[...]) * image',
-        '"image": image',
+        "return jnp.exp(self.logit_scale[...]) * image",
+        "return image",
         f"{TEST_FILES} -k parity",
     ),
     Mutation(
@@ -118,5 +124,82 @@ MUTATIONS = [
         "if not trainable.keys() & set(parts):",
         "if not trainable:",
         f"{TEST_TEACHING} -k learn_alone",
+    ),
+    Mutation(
+        "features of images that are not compared",
+        STORED,
+        "if seen != image_digest(image):",
+        "if False:",
+        f"{TEST_STORED} -k another_image",
+    ),
+    Mutation(
+        "features of captions that are not compared with the teacher's",
+        STORED,
+        "not np.array_equal(read, digests(captions))",
+        "False",
+        f"{TEST_STORED} -k another_caption",
+    ),
+    Mutation(
+        "features of any file of a teacher",
+        STORED,
+        "if theirs[part] != teacher[part]:",
+        "if False:",
+        f"{TEST_STORED} -k another_teacher",
+    ),
+    Mutation(
+        "a teacher's features of the first caption",
+        PIPELINE,
+        "x[caption] if k in OF_CAPTIONS",
+        "x[0] if k in OF_CAPTIONS",
+        f"{TEST_STORED} -k says_of_it",
+    ),
+    Mutation(
+        "stored features of crops",
+        CHECKS,
+        "if tuple(config.data[key]) != (1, 1):",
+        "if False:",
+        f"{TEST_STORED_RUNS} -k by_a_run_and",
+    ),
+    Mutation(
+        "a teacher in the step beside its features",
+        TEACHING,
+        "if self.stored:",
+        "if False:",
+        f"{TEST_STORED_RUNS} -k computes_no_teacher",
+    ),
+    Mutation(
+        "heads of a teacher that nobody knows",
+        RUN,
+        'return found, found.settings["teacher"]',
+        "return found, {}",
+        f"{TEST_STORED_RUNS} -k resumes_exactly",
+    ),
+    Mutation(
+        "register tokens in front of the class token",
+        VIT,
+        "before.append(self.register_tokens[...])",
+        "before.insert(0, self.register_tokens[...])",
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "rotary positions of rows and columns swapped",
+        VIT,
+        'np.meshgrid(*sides, indexing="ij"), -1)',
+        'np.meshgrid(*sides, indexing="ij")[::-1], -1)',
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "class and register tokens that turn",
+        VIT,
+        "angles = np.concatenate([np.zeros((before, width // 2)), angles])",
+        "angles = np.concatenate([np.ones((before, width // 2)), angles])",
+        f"{TEST_FILES} -k parity",
+    ),
+    Mutation(
+        "an exact GELU in a text tower of quick ones",
+        TEACHERS,
+        "return Kind(shape, text._replace(gelu=gelu), files)",
+        "return Kind(shape, text, files)",
+        f"{TEST_FILES} -k both_towers",
     ),
 ]

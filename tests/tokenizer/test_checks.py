@@ -21,6 +21,15 @@ def test_the_configurations_that_come_with_it_pass():
     check(tiny_full.get_config())
 
 
+def test_a_teachers_stored_features_go_beside_those_of_the_text_tower():
+    """The teacher reads no caption then."""
+    config = tiny_full.get_config()
+    config.loss.teacher_relation, config.teacher.kind = 1.0, "clip_b16"
+    config.data.crop_scale = config.data.crop_ratio = (1.0, 1.0)
+    config.data.text_features = config.teacher.features = "some folder"
+    check(config)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

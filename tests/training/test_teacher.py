@@ -4,7 +4,6 @@ import json
 import shutil
 
 import jax
-import numpy as np
 import pytest
 
 from helpers import teacher_files
@@ -28,10 +27,7 @@ def small():
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
-    arrays = teacher_files.clip_of_open_clip()
-    # Captions have CLIP's token ids.
-    arrays["token_embedding.weight"] = np.resize(arrays["token_embedding.weight"], (49_408, 16))
-    arrays["positional_embedding"] = np.resize(arrays["positional_embedding"], (77, 16))
+    arrays = teacher_files.clip_of_captions()
     return teacher_files.write(folder / "model.safetensors", arrays)
 
 
@@ -53,13 +49,6 @@ def configuration(weights):
     return config
 
 
-def install_clip(patch):
-    """Makes `small_clip` the one of `weights`."""
-    text = teacher_files.TEXT._replace(vocab_size=49_408, context_length=77)
-    patch.setitem(teacher_files.SMALL, "clip", teacher_files.SMALL["clip"]._replace(text=text))
-    teacher_files.install(patch)
-
-
 class OneDevice(Run):
     def __init__(self, config):
         super().__init__(config, jax.devices()[:1])
@@ -70,7 +59,7 @@ def whole(weights, tmp_path_factory):
     """The workdir of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        install_clip(patch)
+        teacher_files.install_clip(patch)
         loop.train(OneDevice, configuration(weights), str(workdir))
         yield workdir
 
@@ -116,7 +105,7 @@ def test_another_file_of_the_teacher_is_refused(half, weights, tmp_path):
 
 def test_a_relation_comes_and_goes_beside_heads(weights, monkeypatch):
     """Facts are of the tokens' side of a file; all processes have the same of both sides."""
-    install_clip(monkeypatch)
+    teacher_files.install_clip(monkeypatch)
     facts, shared = [], []
     for weight in (0.5, 0.0):
         config = configuration(weights)

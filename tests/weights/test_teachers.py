@@ -35,8 +35,10 @@ def merge(kind, params, relation, dtype="float32"):
 
 
 def inputs(shape):
+    """Images of the trained size; of rotary positions, which have none, not square ones."""
     rng, side = np.random.default_rng(0), teacher_files.TABLE * shape.patch
-    images = rng.uniform(-1, 1, (2, side, side, 3)).astype(np.float32)
+    size = side, side if shape.table else side - shape.patch
+    images = rng.uniform(-1, 1, (2, *size, 3)).astype(np.float32)
     return images, rng.integers(1, teacher_files.TEXT.vocab_size, (2, 6)).astype(np.int32)
 
 
@@ -48,13 +50,15 @@ def test_parity_with_pytorch_from_a_file_of_the_layout(name, layout, tmp_path):
     path = teacher_files.write(tmp_path / "model.safetensors", layout())
     params = load(kind, path, relation)
     images, text = inputs(KINDS[kind].image)
-    first = int(KINDS[kind].image.class_token)
+    first = KINDS[kind].image.before
 
     @jax.jit
     def forward(params, images, text):
         model = merge(kind, params, relation)
         found, pooled = model.tokens(images, shallow=2)
-        return found | (model.relation(pooled, text) if relation else {})
+        if relation:
+            found |= {"image": model.image_vectors(pooled), "text": model.text_vectors(text)}
+        return found
 
     found = forward(params, images, text)
     outputs, last = theirs.outputs(images)
@@ -63,7 +67,7 @@ def test_parity_with_pytorch_from_a_file_of_the_layout(name, layout, tmp_path):
     shallow = (shallow - shallow.mean(-1, keepdims=True)) / shallow.std(-1, keepdims=True)
     np.testing.assert_allclose(found["shallow"], shallow, atol=5e-5, rtol=1e-4)
     if relation:
-        scale = np.exp(teacher_files.state("clip")["logit_scale"])
+        scale = np.exp(teacher_files.state(name)["logit_scale"])
         image, words = theirs.image_features(images), theirs.text_features(text)
         np.testing.assert_allclose(found["image"], scale * image, atol=1e-4)
         np.testing.assert_allclose(found["text"], words, atol=2e-5)
@@ -89,15 +93,25 @@ def test_a_position_table_is_resized_as_timm_does(rows, columns):
     np.testing.assert_allclose(ours, theirs.numpy().transpose(1, 2, 0), atol=2e-5)
 
 
-# Parameters without SigLIP 2's pooling head, CLIP's projection and DINOv2's mask token.
+# Parameters without SigLIP 2's pooling head, CLIP's projection and DINO's mask token; with zeros
+# for the biases of DINOv3's keys.
 COUNTS = {
     "dinov2_b14": 86_579_712,
     "dinov2_l14": 304_367_616,
+    "dinov2_b14_reg": 86_582_784,
+    "dinov2_l14_reg": 304_371_712,
+    "dinov3_s16": 21_600_768,
+    "dinov3_s16plus": 28_697_088,
+    "dinov3_b16": 85_668_864,
+    "dinov3_l16": 303_153_152,
+    "dinov3_h16plus": 840_632_320,
     "siglip2_b16": 85_843_200,
     "siglip2_l16": 303_361_024,
     "siglip2_so400m": 412_649_712,
     "clip_b16": 85_799_424,
     "clip_l14": 303_179_776,
+    "clip_b16_quick": 85_799_424,
+    "clip_l14_quick": 303_179_776,
 }
 
 
@@ -105,6 +119,13 @@ COUNTS = {
 def test_published_sizes(name):
     shapes = teachers.abstract(name, "bfloat16", "float32", False)[1]
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == COUNTS[name]
+
+
+def test_both_towers_of_a_clip_have_one_gelu():
+    rows = {name: row for name, row in KINDS.items() if row.text is not None}
+    assert {row.image.gelu for row in rows.values()} == {"exact", "quick"}
+    for name, row in rows.items():
+        assert row.text.gelu == row.image.gelu == ("quick" if "quick" in name else "exact")
 
 
 def test_random_weights_say_so(caplog):
@@ -147,6 +168,22 @@ class TestFilesThatDoNotFit:
             "small_dinov2", arrays, tmp_path, words, *wanted, "set teacher.kind=small_siglip2"
         )
 
+    @pytest.mark.parametrize(
+        "kind, layout, have, want",
+        [
+            ("dinov2", "dinov2_reg", "2 register tokens, LayerScale", "small_dinov2_reg"),
+            ("dinov2_reg", "dinov2", "a class token, LayerScale;", "small_dinov2"),
+            ("dinov3", "dinov3_gated", "rotary positions, .*gated MLPs", "small_dinov3_gated"),
+            ("siglip2", "clip_quick", "a norm before", "small_clip or small_clip_quick"),
+        ],
+    )
+    def test_another_of_the_family(self, tmp_path, kind, layout, have, want):
+        """Of CLIPs that differ in their GELU alone, both are named."""
+        path = tmp_path / "a.safetensors"
+        teacher_files.write(path, teacher_files.LAYOUTS[layout][0]())
+        with pytest.raises(ValueError, match=f"it is .*{have}.* set teacher.kind={want}$"):
+            load(f"small_{kind}", path)
+
     def test_another_width(self, tmp_path):
         arrays = teacher_files.dinov2_of_project()
         wanted = "expected teacher.kind=dinov2_b14, a vision transformer of width 768 and 12 blocks"
@@ -162,8 +199,8 @@ class TestFilesThatDoNotFit:
         del arrays["encoder.layer.1.attention.attention.key.bias"]
         missing = "missing: image.blocks.1.attn.qkv.bias"
         self.refuse("small_dinov2", arrays, tmp_path, missing)
-        arrays = teacher_files.dinov2_of_project() | {"register_tokens": np.zeros((1, 4, 32), "f")}
-        self.refuse("small_dinov2", arrays, tmp_path, "unknown: register_tokens")
+        arrays = teacher_files.dinov2_of_project() | {"fourth_tokens": np.zeros((1, 4, 32), "f")}
+        self.refuse("small_dinov2", arrays, tmp_path, "unknown: fourth_tokens")
 
     def test_a_clip_without_its_text_tower(self, tmp_path):
         arrays = {

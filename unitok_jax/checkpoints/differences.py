@@ -45,6 +45,7 @@ ADDED = {
     "loss.teacher_token": 0.0,
     "loss.teacher_relation": 0.0,
     "teacher.kind": "siglip2_b16",
+    "teacher.features": "",
     "teacher.shallow": 0,
     "teacher.temperature": 2.0,
     "data.size_schedule": [],

@@ -10,38 +10,20 @@ place of the tower.
 import argparse
 import functools
 import pathlib
-import sys
 
-from unitok_jax.commands import arguments
-from unitok_jax.data.health import Tally
-from unitok_jax.data.text_features import COMMAND, DTYPES
-from unitok_jax.models.precision import PRECISIONS
-from unitok_jax.system.paths import printable
+from unitok_jax.commands import arguments, storing
+from unitok_jax.data.text_features import DTYPES, KIND
 
 
 def main() -> None:
     """Runs the command; an error in its input ends as one line and exit code 2."""
-    parser = arguments.make_parser("data text", __doc__)
-    parser.add_argument(
-        "--output", required=True, type=arguments.path, help="folder for the features"
-    )
+    parser = storing.make_parser("data text", __doc__, rows="captions", shard_size=10_000)
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
         default="float32",
         help="of the stored numbers; default: float32",
     )
-    parser.add_argument(
-        "--precision",
-        choices=tuple(PRECISIONS),
-        default="float32",
-        help="of the tower's computation: docs/guides/use_from_python.md",
-    )
-    parser.add_argument(
-        "--batch_size", type=int, help="captions at once on all devices of a process"
-    )
-    parser.add_argument("--shard_size", type=int, default=10_000, help="samples per file")
-    arguments.add_cluster(parser)
     arguments.run(parser, _run, continues=True, config=True)
 
 
@@ -74,7 +56,7 @@ def store(
     import jax
 
     from unitok_jax.data.sources import open_source
-    from unitok_jax.data.writing import text_features
+    from unitok_jax.data.writing import features, text_features
     from unitok_jax.data.writing.folders import claim
     from unitok_jax.models.functions import TextTower
     from unitok_jax.tokenizer import config_checks
@@ -84,29 +66,24 @@ def store(
 
     if config.product != "tokenizer":
         raise ValueError(f"product={config.product}: text features are for training a tokenizer")
-    if shard_size < 1:
-        raise ValueError(f"--shard_size={shard_size} must be at least 1 sample")
     config_checks.check(config)
     model, data, devices = config.model.to_dict(), config.data, jax.local_devices()
     params = load_tower(config.init.path, model, config.init.include)
     functions = TextTower(model, precision, devices[0].platform)
     tower = CompiledModel(functions, params, Batcher(batch_size, devices))
     source = open_source(data)
-    settings = text_features.plan(
-        *(data, source),
+    more = {"tower": tower_hash(model, params), "text": model["text"], "width": model["embed_dim"]}
+    settings = features.plan(
+        *(KIND, data, source),
         shard_size=shard_size,
-        dtype=dtype,
         precision=precision,
-        tower={
-            "tower": tower_hash(model, params),
-            "text": model["text"],
-            "width": model["embed_dim"],
-        },
+        more={"--dtype": dtype, **more},
     )
-    claim(output, settings, COMMAND)
-    return text_features.write(
+    claim(output, settings, KIND.command)
+    encode = functools.partial(tower.run, "encode_text")
+    return features.write(
         *(source, settings, output),
-        functools.partial(tower.run, "encode_text"),
+        text_features.work(encode, model["text"]["context_length"], dtype),
         threads=data.num_threads,
         max_bad=data.max_bad,
         process=jax.process_index(),
@@ -123,8 +100,4 @@ def _run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         shard_size=args.shard_size,
     )
-    samples, files = manifest["settings"]["samples"], len(manifest["shards"])
-    print(f"text features of {samples} samples in {files} files in {printable(args.output)}")
-    left_out = Tally.from_json(manifest["skipped"])
-    if left_out.total:
-        print(f"{left_out.total} left out:\n{left_out}", file=sys.stderr)
+    storing.report(manifest, "text features", args.output)

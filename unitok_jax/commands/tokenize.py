@@ -23,7 +23,8 @@ from unitok_jax.data.codes.views import VIEWS
 from unitok_jax.data.health import Tally
 from unitok_jax.data.records import Source, subset
 from unitok_jax.data.sources import open_source
-from unitok_jax.data.writing.folders import all_facts, claim
+from unitok_jax.data.writing.facts import all_facts, shards_of
+from unitok_jax.data.writing.folders import claim
 from unitok_jax.system.paths import printable
 from unitok_jax.system.progress import Progress
 
@@ -61,7 +62,7 @@ def tokenize(
     def facts(number):
         return shards.shard_facts(output, settings, number)
 
-    every = shards.shards_of(settings)
+    every = shards_of(settings)
     own = {number: facts(number) for number in every[process::processes]}
     missing = [number for number, found in own.items() if found is None]
     reader = ShardedViews(

@@ -21,6 +21,7 @@ from unitok_jax.data.reading import ENDLESS, stream
 from unitok_jax.data.records import Source
 from unitok_jax.data.replacement import usable
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.teacher_features import OF_CAPTIONS, TeacherFeatures
 from unitok_jax.data.text import TextTokenizer
 from unitok_jax.data.text_features import TextFeatures
 from unitok_jax.data.workers import BatchStream
@@ -124,6 +125,7 @@ def train_batches(
     rows: Sequence[int] | None = None,
     divisor: int = 1,
     text_features: TextFeatures | None = None,
+    teacher_features: TeacherFeatures | None = None,
     sizes: Sequence[tuple[int, tuple[int, int]]] = (),
     buckets: Buckets | None = None,
 ) -> Batches:
@@ -145,6 +147,7 @@ def train_batches(
         rows: ascending rows of the global batch that this process reads; all if None.
         divisor: as in `effective_batch_size`, which returns the global batch size.
         text_features: stored features of the captions, which are read in place of their tokens.
+        teacher_features: stored features of a teacher, which are read beside the images.
         sizes: (first step, (height, width)) of the images, ascending from step 0; by default
             `data.image_size` throughout. The samples, their captions and, at one aspect ratio,
             their crops do not depend on it.
@@ -153,7 +156,8 @@ def train_batches(
 
     Yields:
         {'image': uint8 (len(rows), H, W, 3), 'text': int32 (len(rows), L), or float32
-        (len(rows), E) with `text_features`}.
+        (len(rows), E) with `text_features`}; with `teacher_features` also 'teacher_deep' and what
+        else they hold, (len(rows), ...) each.
 
     Raises:
         ValueError: a batch, rows, image size, crop or source that does not fit, or too many skipped
@@ -178,6 +182,7 @@ def train_batches(
         seed,
         TextTokenizer(data.context_length),
         text_features,
+        teacher_features,
         scale=_check_range(data.crop_scale, "data.crop_scale", 1.0),
         ratio=_check_range(data.crop_ratio, "data.crop_ratio", math.inf),
     )
@@ -245,11 +250,12 @@ def eval_batches(
 class _TrainingRows:
     """Reads the training examples at positions of the stream."""
 
-    def __init__(self, source, positions, seed, tokenizer, features, *, size, scale, ratio):
+    def __init__(self, source, positions, seed, tokenizer, features, taught, *, size, scale, ratio):
         self._source, self._order, self._seed = source, positions, seed
-        self._tokenizer, self._features = tokenizer, features
+        self._tokenizer, self._features, self._taught = tokenizer, features, taught
         self._scale, self._ratio = scale, ratio
         self.image_shape = (*size, 3)
+        self.row_bytes = math.prod(self.image_shape) + (taught.row_bytes if taught else 0)
         self._whole = scale == ratio == (1.0, 1.0)
         # Whole images of a small source are decoded once: one of 512 x 512 takes 7 ms, and the step
         # of a small model little more.
@@ -257,34 +263,43 @@ class _TrainingRows:
         self._kept = {} if self._whole and small else None
 
     def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, Any]:
-        chosen, notes = [], Notes()
+        chosen, taught, notes = [], [], Notes()
         for place, position in enumerate(positions):
             rng = order.generator(self._seed, position)
-            texts = self._example(self._order[position], rng, notes, images[place])
-            chosen.append(texts[rng.integers(len(texts))])
+            texts, features = self._example(self._order[position], rng, notes, images[place])
+            caption = rng.integers(len(texts))
+            chosen.append(texts[caption])
+            taught.append({k: x[caption] if k in OF_CAPTIONS else x for k, x in features.items()})
         text = self._tokenizer(chosen) if self._features is None else np.stack(chosen)
-        return {"image": images, "text": text, "notes": notes}
+        stored = {
+            f"teacher_{name}": np.stack([each[name] for each in taught]) for name in taught[0]
+        }
+        return {"image": images, "text": text, "notes": notes, **stored}
 
     def _example(self, index, rng, notes, out):
         """Writes the crop at `index`, or at a usable replacement.
 
-        Returns its captions, or their features (captions, E) if these are stored.
+        Returns its captions, or their features (captions, E) if these are stored; and the features
+        of a teacher, if these are.
         """
 
         def read(tried):
             record = self._source[tried]
             data, name, captions = record["image"], record["name"], record["captions"]
             self._crop(tried, data, name, rng, out)
-            if self._features is None:
-                return data, name, captions
-            return data, name, self._features.of(tried, name, captions)
+            texts, taught = captions, {}
+            if self._features is not None:
+                texts = self._features.of(tried, name, captions)
+            if self._taught is not None:
+                taught = self._taught.of(tried, name, data, captions)
+            return data, name, texts, taught
 
-        data, name, texts = usable(read, index, len(self._source), notes)
+        data, name, texts, taught = usable(read, index, len(self._source), notes)
         if not len(texts):
             raise ValueError(f"{name} has no caption; open the source with require_captions=True")
         notes.samples += 1
         notes.bytes += len(data)
-        return texts
+        return texts, taught
 
     def _crop(self, index, data, name, rng, out):
         size = out.shape[:2]

@@ -32,7 +32,8 @@ def stream(
 
     Args:
         read: (n positions, uint8 (n, *read.image_shape) to write the images to) -> arrays by name,
-            n rows each, and perhaps 'notes', a `Notes`. It is pickled for worker processes.
+            n rows each, and perhaps 'notes', a `Notes`. It is pickled for worker processes. Its
+            `row_bytes`, by default the bytes of an image, are those of a row.
         batch_size: rows of a global batch; row r of batch b is position b * batch_size + r.
         rows: of every global batch, ascending.
         data: the `data` config; `num_threads` and `num_workers` are read.
@@ -65,9 +66,7 @@ def stream(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         # Chunks ready or in progress in each worker, and the batch being joined.
-        check_shared_memory(
-            (data.num_workers * (ahead + 1) + chunks.per_batch) * chunks.images_bytes
-        )
+        check_shared_memory((data.num_workers * (ahead + 1) + chunks.per_batch) * chunks.bytes)
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=ahead)
         examples = examples.mp_prefetch(options, _begin_worker)
     batched = examples.batch(chunks.per_batch, drop_remainder=True, batch_fn=_join)
@@ -94,9 +93,9 @@ class _Chunks:
         return len(self._parts)
 
     @property
-    def images_bytes(self) -> int:
-        """Bytes of the images in one chunk."""
-        return self._size * math.prod(self._shape[1:])
+    def bytes(self) -> int:
+        """Bytes of the images in one chunk, and of what else `read` counts."""
+        return self._size * getattr(self._read, "row_bytes", math.prod(self._shape[1:]))
 
     def __len__(self) -> int:
         return self._batches * len(self._parts)

@@ -25,6 +25,7 @@ from unitok_jax.data.codes import files as code_files
 from unitok_jax.data.codes import shards
 from unitok_jax.data.codes.records import CodeRecords, open_codes, records_of
 from unitok_jax.data.health import Tally
+from unitok_jax.data.writing.facts import shards_of
 from unitok_jax.data.writing.folders import sweep, write_bytes
 from unitok_jax.data.writing.npz import Rows, write_npz
 from unitok_jax.evaluation import samples
@@ -106,7 +107,7 @@ class Folder:
         self.path, self.settings, self.kinds = path, settings, kinds
         self.process, self.processes = process, processes
         self.codes, self.coded = path / samples.CODES, codes_settings(settings)
-        self.shards = shards.shards_of(self.coded)
+        self.shards = shards_of(self.coded)
         self.count = self.coded["samples"]
         rows, columns = self.coded["grid"]
         self.size = (STRIDE * rows, STRIDE * columns)

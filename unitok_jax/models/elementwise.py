@@ -52,6 +52,18 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """Computes x * sigmoid(1.702 x), with which OpenAI trained its CLIPs."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+GELUS = {
+    "exact": gelu,
+    "tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick": quick_gelu,
+}
+
+
 @_activation
 def geglu(gate: jax.Array, x: jax.Array) -> jax.Array:
     """Computes tanh-GELU(gate) * x."""

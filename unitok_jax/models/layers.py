@@ -6,6 +6,7 @@ V entries of one codebook, C width of one codebook. Images are NHWC.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -73,10 +74,14 @@ class SelfAttention(nnx.Module):
         self.proj = linear(width, width, dtype, rngs, out_init)
         self.heads, self.causal = heads, causal
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, turn: Callable | None = None) -> jax.Array:
+        """Returns (B, N, D); `turn` is applied to queries and to keys (B, N, heads, D / heads)."""
         b, n, d = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)
-        out = attention.self_attention(*(qkv[:, :, i] for i in range(3)), self.causal)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        if turn is not None:
+            q, k = turn(q), turn(k)
+        out = attention.self_attention(q, k, v, self.causal)
         return self.proj(out.reshape(b, n, d))
 
 
@@ -125,8 +130,9 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """Stack of equal blocks, held as one block with a leading depth axis, run by a scan.
 
-    One block is compiled however deep the stack is. `block` is called as block(x, rate, key) and
-    returns the dtype of `x`: that of the residual stream, which the caller chooses.
+    One block is compiled however deep the stack is. `block` is called as block(x, rate, key) and,
+    if `shared` is given, with that as one more argument, the same for all blocks. It returns the
+    dtype of `x`: that of the residual stream, which the caller chooses.
     """
 
     def __init__(self, make_block, depth: int, *, rngs: nnx.Rngs, drop_path: float, remat: str):
@@ -140,22 +146,23 @@ class Stack(nnx.Module):
         self.block = nnx.merge(graph, init(keys))
         self.depth, self.drop_path, self.remat = depth, drop_path, remat
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, key: jax.Array | None = None, shared=None) -> jax.Array:
         """Returns the output of the last block."""
-        return self._scan(x, key, every=False)[0]
+        return self._scan(x, key, shared, every=False)[0]
 
-    def outputs(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def outputs(self, x: jax.Array, key: jax.Array | None = None, shared=None) -> jax.Array:
         """Returns the outputs of all blocks, on a new leading axis."""
-        return self._scan(x, key, every=True)[1]
+        return self._scan(x, key, shared, every=True)[1]
 
-    def _scan(self, x, key, every):
+    def _scan(self, x, key, shared, every):
         graph, params = nnx.split(self.block)
         rates = jnp.linspace(0.0, self.drop_path, self.depth)
         keys = None if key is None or self.drop_path == 0 else jax.random.split(key, self.depth)
+        more = () if shared is None else (shared,)
 
         def step(x, layer):
             params, rate, key = layer
-            x = nnx.merge(graph, params)(x, rate, key)
+            x = nnx.merge(graph, params)(x, rate, key, *more)
             return x, x if every else None
 
         return run_blocks(step, x, (nnx.to_pure_dict(params), rates, keys), self.remat)

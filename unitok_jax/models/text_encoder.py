@@ -11,21 +11,22 @@ from unitok_jax.models import elementwise, layers
 
 
 class TextMLP(nnx.Module):
-    """MLP of the text tower: linear to 4 D, exact GELU, linear to D."""
+    """MLP of the text tower: linear to 4 D, GELU, linear to D."""
 
-    def __init__(self, width: int, *, out_init, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, gelu: str, out_init, dtype, rngs: nnx.Rngs):
         init = nnx.initializers.normal((2 * width) ** -0.5)
         self.c_fc = layers.linear(width, 4 * width, dtype, rngs, init)
         self.c_proj = layers.linear(4 * width, width, dtype, rngs, out_init)
+        self.gelu = gelu
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.c_proj(elementwise.gelu(self.c_fc(x)))
+        return self.c_proj(elementwise.GELUS[self.gelu](self.c_fc(x)))
 
 
 class TextBlock(nnx.Module):
     """Pre-norm causal transformer block. The drop-path arguments of `Stack` are not used."""
 
-    def __init__(self, width: int, heads: int, depth: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, depth: int, *, gelu: str, dtype, rngs: nnx.Rngs):
         init = nnx.initializers.normal(width**-0.5)
         out_init = nnx.initializers.normal(width**-0.5 * (2 * depth) ** -0.5)
         self.ln_1 = layers.layer_norm(width, 1e-5, dtype, rngs)
@@ -33,7 +34,7 @@ class TextBlock(nnx.Module):
             width, heads, dtype=dtype, rngs=rngs, causal=True, qkv_init=init, out_init=out_init
         )
         self.ln_2 = layers.layer_norm(width, 1e-5, dtype, rngs)
-        self.mlp = TextMLP(width, out_init=out_init, dtype=dtype, rngs=rngs)
+        self.mlp = TextMLP(width, gelu=gelu, out_init=out_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, rate, key) -> jax.Array:
         x = x + self.attn(self.ln_1(x))
@@ -59,9 +60,11 @@ class TextEncoder(nnx.Module):
         dtype,
         stream,
         rngs: nnx.Rngs,
+        gelu: str = "exact",
     ):
         """Builds the tower.
 
+        gelu: a key of `elementwise.GELUS`.
         remat: one of `recomputation.BLOCKS`.
         stream: dtype of the residual stream, at least `dtype`.
         """
@@ -72,7 +75,7 @@ class TextEncoder(nnx.Module):
             return nnx.Param(nnx.initializers.normal(std)(rngs.params(), shape, jnp.float32))
 
         def block(rngs):
-            return TextBlock(width, heads, depth, dtype=dtype, rngs=rngs)
+            return TextBlock(width, heads, depth, gelu=gelu, dtype=dtype, rngs=rngs)
 
         self.token_embedding = table(0.02, vocab_size, width)
         self.positional_embedding = table(0.01, context_length, width)

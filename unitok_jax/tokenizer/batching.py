@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -55,21 +55,23 @@ class Batcher:
         return jax.device_put(padded, self._split)
 
 
-def fetch(started: Iterable[tuple[jax.Array, T]]) -> Iterator[tuple[np.ndarray, T]]:
-    """Yields results of programs on the host, in order, each with the value paired with it.
+def fetch(started: Iterable[tuple[Any, T]]) -> Iterator[tuple[Any, T]]:
+    """Yields results of programs, arrays or trees of these, on the host, in order, each with the
+    value paired with it.
 
     The next program is started before a result is waited for: while the devices compute, the host
     prepares and places the next piece. At most two pieces are on the devices.
     """
     waiting = collections.deque()
     for output, beside in started:
-        output.copy_to_host_async()
+        for array in jax.tree.leaves(output):
+            array.copy_to_host_async()
         waiting.append((output, beside))
         if len(waiting) == 2:
             output, beside = waiting.popleft()
-            yield np.asarray(output), beside
+            yield jax.tree.map(np.asarray, output), beside
     for output, beside in waiting:
-        yield np.asarray(output), beside
+        yield jax.tree.map(np.asarray, output), beside
 
 
 def by_shape(

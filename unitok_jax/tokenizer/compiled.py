@@ -5,7 +5,6 @@ import functools
 import jax
 import numpy as np
 
-from unitok_jax.models.functions import Functions
 from unitok_jax.models.images import to_float
 from unitok_jax.tokenizer.batching import Batcher, fetch
 
@@ -15,20 +14,22 @@ PROGRAMS = 64
 
 
 class CompiledModel:
-    """A UniTok with its weights on the devices of a `Batcher`."""
+    """A UniTok, or another network, with its weights on the devices of a `Batcher`."""
 
-    def __init__(self, functions: Functions, params, batcher: Batcher):
-        """Keeps the model's `functions` and its `params`, a nested dict of arrays."""
+    def __init__(self, functions, params, batcher: Batcher):
+        """Keeps functions of a network, such as `Functions`, and its parameters, a nested dict."""
         self.functions, self._batcher = functions, batcher
         self.params = jax.device_put(params, batcher.replicated)
         self._program = functools.lru_cache(maxsize=PROGRAMS)(self._make_program)
         self._to_float = jax.jit(to_float)
 
-    def run(self, method: str, rows: np.ndarray, grid=None) -> np.ndarray:
+    def run(self, method: str, rows: np.ndarray, grid=None):
         """Computes results of (B, ...) rows: whole pieces of the batch size, then the remainder.
 
+        A method may return a tree of arrays; so does this, in NumPy.
+
         Args:
-          method: one of `METHODS`.
+          method: one of `METHODS`, or another of the functions.
           rows: inputs of the method; images may be uint8 pixels.
           grid: the second argument of 'decode'.
 
@@ -40,7 +41,11 @@ class CompiledModel:
         size = self._batcher.batch_size
         pieces = (rows[start : start + size] for start in range(0, len(rows), size))
         started = ((self.start(method, piece, grid=grid), len(piece)) for piece in pieces)
-        return np.concatenate([output[:count] for output, count in fetch(started)])
+        whole = [
+            jax.tree.map(lambda x, count=count: x[:count], output)
+            for output, count in fetch(started)
+        ]
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *whole)
 
     def start(self, method: str, rows: np.ndarray, size: int | None = None, grid=None) -> jax.Array:
         """Starts the program of at most one batch of rows, padded as `Batcher.place` does."""

@@ -159,10 +159,11 @@ def _check_teacher(config):
             f"{teacher.kind} has no text tower that reads CLIP's tokens; set teacher.kind to one "
             f"of {able}, or loss.teacher_relation=0"
         )
-    if relation and config.data.text_features:
+    if relation and config.data.text_features and not teacher.features:
         raise ValueError(
             f"loss.teacher_relation={relation} reads captions, and data.text_features="
-            f"{config.data.text_features} holds features in their place; set one of them to 0 or ''"
+            f"{config.data.text_features} holds features in their place; set one of them to 0 or "
+            "'', or store the teacher's features too (teacher.features)"
         )
     length = config.data.context_length
     if relation and length > kind.text.context_length:
@@ -170,6 +171,36 @@ def _check_teacher(config):
             f"loss.teacher_relation={relation}: the text tower of teacher.kind={teacher.kind} "
             f"reads {kind.text.context_length} tokens, and captions have data.context_length="
             f"{length}; set model.text.context_length to {kind.text.context_length}"
+        )
+    if teacher.features:
+        check_stored_teacher(config, f"teacher.features={teacher.features}")
+
+
+def check_stored_teacher(config: ConfigDict, what: str) -> None:
+    """Checks that a teacher's features can be stored, or read, for a configuration.
+
+    Args:
+      config: the whole configuration, otherwise valid.
+      what: the key and folder of the features, or the command that stores them, for messages.
+
+    Raises:
+      ValueError: no loss takes them, or images are not always the same.
+    """
+    if not config.loss.teacher_token and not config.loss.teacher_relation:
+        raise ValueError(
+            f"{what}: no loss takes a teacher's features with loss.teacher_token=0 and "
+            "loss.teacher_relation=0; set one of the weights"
+        )
+    for key in ("crop_scale", "crop_ratio"):
+        if tuple(config.data[key]) != (1, 1):
+            raise ValueError(
+                f"{what} is of whole images, and data.{key}={tuple(config.data[key])} shows others "
+                f"at every epoch; set data.{key}=(1, 1)"
+            )
+    if config.data.size_schedule:
+        raise ValueError(
+            f"{what} is of images of one size, and data.size_schedule="
+            f"{tuple(config.data.size_schedule)} trains on several; set data.size_schedule=()"
         )
 
 

@@ -12,6 +12,7 @@ from unitok_jax.tokenizer.adversary import Adversary
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.sizes import stages
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps
+from unitok_jax.tokenizer.teaching import Teaching
 from unitok_jax.training.plan import Phase, Plan, place
 
 _IMAGES = 1.28e9  # image-text pairs of the published run
@@ -25,8 +26,9 @@ _ADVICE = (
 def plan(config: ConfigDict, devices: Sequence) -> Plan:
     """Plans the train step on devices that may be absent.
 
-    `data.path` and `frozen.*` may be empty; of `data.text_features` only that it is set counts.
-    With `data.bucket_ratio` all batches are planned at `data.image_size`, the most pixels of any.
+    `data.path` and `frozen.*` may be empty; of `data.text_features` and `teacher.features` only
+    that they are set counts. With `data.bucket_ratio` all batches are planned at
+    `data.image_size`, the most pixels of any.
 
     Args:
       config: the whole configuration.
@@ -55,7 +57,7 @@ def plan(config: ConfigDict, devices: Sequence) -> Plan:
     phases = [
         Phase(
             *(name, programs.phases[adversarial], share),
-            place(batch_shapes(config, size), where),
+            place(batch_shapes(config, size, steps.teaching), where),
             _KINDS[adversarial],
         )
         for name, adversarial, share, size in _parts(config, steps.adversary)
@@ -79,10 +81,15 @@ def _parts(config: ConfigDict, adversary: Adversary | None) -> Iterator[tuple]:
         yield name, start >= acts, (end - start) / steps, size
 
 
-def batch_shapes(config: ConfigDict, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(
+    config: ConfigDict, size: tuple[int, int], teaching: Teaching | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a global batch of images of a size, as `train_batches` reads it."""
     count, data = config.data.batch_size, config.data
     text = jax.ShapeDtypeStruct((count, data.context_length), jnp.int32)
     if data.text_features:
         text = jax.ShapeDtypeStruct((count, config.model.embed_dim), jnp.float32)
-    return {"image": jax.ShapeDtypeStruct((count, *size, 3), jnp.uint8), "text": text}
+    found = {"image": jax.ShapeDtypeStruct((count, *size, 3), jnp.uint8), "text": text}
+    if teaching is not None and teaching.stored:
+        found |= teaching.batch_shapes(count, size)
+    return found

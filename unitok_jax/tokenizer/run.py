@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.buckets import open_buckets
@@ -22,6 +21,7 @@ from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
 from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
+from unitok_jax.data.teacher_features import TeacherFeatures, open_teacher_features
 from unitok_jax.data.text_features import open_text_features
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.evaluator import Evaluator
@@ -68,6 +68,9 @@ class Run:
         if config.data.text_features:
             self.text_features = open_text_features(config.data.text_features)
             self.text_features.check(self.source, config.model.to_dict())
+        self.teacher_features, taught = None, {}
+        if config.teacher.features:
+            self.teacher_features, taught = self._open_teacher_features()
         self._divisor = self.steps.batch_divisor(self.mesh.size)
         self.samples, self.origin = len(self.source), config.data.source
         self.batch_size = effective_batch_size(config.data, self.samples, self._divisor)
@@ -84,17 +87,29 @@ class Run:
         self.eval_source = subset(evaluated, range(min(len(evaluated), config.eval.max_images)))
         self.programs = Programs(self.steps, self.mesh)
         networks = _load_frozen(self.steps.networks, config.frozen, config.model.dtype)
-        if self.steps.teaching is not None:
-            networks["teacher"] = _load_teacher(self.steps.teaching, config.frozen.teacher)
-        self._digests = {
-            f"digest of frozen.{part}": _digest(params) for part, params in _parts(networks).items()
-        }
+        digests = {kind: pretrained.digest(params) for kind, params in networks.items()} | taught
+        if self.steps.takes_teacher:
+            networks["teacher"] = load_teacher(self.steps.teaching, config.frozen.teacher)
+            digests |= teachers.digests(networks["teacher"])
+        self._digests = {f"digest of frozen.{part}": value for part, value in digests.items()}
         self.frozen = sharding.replicate(networks, self.mesh)
         self.evaluator = Evaluator(
             config.model.to_dict(),
             self.mesh,
             dict.fromkeys(networks.keys() & {"lpips", "inception"}, "float32"),
         )
+
+    def _open_teacher_features(self) -> tuple[TeacherFeatures, dict[str, int]]:
+        """Opens the features that the run learns from; returns them and their teacher's digests.
+
+        With `frozen.teacher`, which is not needed beside them, that file must be the same teacher.
+        """
+        config, teaching = self.config, self.steps.teaching
+        found = open_teacher_features(config.teacher.features)
+        found.check(self.source, teaching.settings(config.data), teaching.names)
+        if config.frozen.teacher:
+            found.check_teacher(teachers.digests(load_teacher(teaching, config.frozen.teacher)))
+        return found, found.settings["teacher"]
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
         """Runs update number `step`, from 0: `TokenizerSteps.train_step` of the step's phase."""
@@ -215,6 +230,7 @@ class Run:
             rows=sharding.local_rows(self.mesh, self.batch_size),
             divisor=self._divisor,
             text_features=self.text_features,
+            teacher_features=self.teacher_features,
             sizes=self.stages,
             buckets=self.buckets,
         )
@@ -237,12 +253,18 @@ class Run:
     @property
     def shared(self) -> dict[str, Any]:
         """Values that must be equal on all processes of a job: their data and frozen networks."""
-        stored = [] if self.text_features is None else self.text_features.sha256
+        stored = {
+            "data.text_features": self.text_features,
+            "teacher.features": self.teacher_features,
+        }
         return (
             differences.flat(self.facts)
             | self._digests
             | {"samples to evaluate": len(self.eval_source)}
-            | {"digest of data.text_features": zlib.crc32("".join(stored).encode())}
+            | {
+                f"digest of {key}": zlib.crc32("".join(found.sha256 if found else ()).encode())
+                for key, found in stored.items()
+            }
         )
 
     @property
@@ -362,8 +384,8 @@ def _load_frozen(networks: dict[str, list[str]], files: ConfigDict, dtype: str) 
     }
 
 
-def _load_teacher(teaching: Teaching, file: str) -> dict:
-    """Loads the parameters of a teacher."""
+def load_teacher(teaching: Teaching, file: str) -> dict:
+    """Loads the parameters of a teacher from `frozen.teacher`."""
     return teachers.load(
         teaching.kind,
         _expanded(file),
@@ -376,22 +398,6 @@ def _load_teacher(teaching: Teaching, file: str) -> dict:
 def _expanded(files: str) -> str:
     """Expands each `~` in one or several files, joined by commas."""
     return ",".join(str(paths.expand(file)) if file else "" for file in files.split(","))
-
-
-def _parts(networks: dict[str, Any]) -> dict[str, Any]:
-    """Splits a teacher's parameters: heads depend on those of its tokens alone."""
-    if "teacher" not in networks:
-        return networks
-    tokens, rest = trees.split(networks["teacher"], teachers.OF_TOKENS)
-    return networks | {"teacher": tokens, "teacher, its joint space": rest}
-
-
-def _digest(params) -> int:
-    """Computes a checksum of all arrays of a network, in their order."""
-    digest = 0
-    for leaf in jax.tree.leaves(params):
-        digest = zlib.crc32(np.ascontiguousarray(leaf), digest)
-    return digest
 
 
 def _open_eval_source(config: ConfigDict):

@@ -161,7 +161,12 @@ class TokenizerSteps:
         """Returns the shapes of the parameters of all frozen networks that a step takes."""
         dtype = self.model["dtype"]
         found = {kind: pretrained.abstract(kind, dtype)[1] for kind in self.networks}
-        return found if self.teaching is None else found | {"teacher": self.teaching.abstract}
+        return found | ({"teacher": self.teaching.abstract} if self.takes_teacher else {})
+
+    @property
+    def takes_teacher(self) -> bool:
+        """Whether a step computes a teacher: there is one, and its features are not stored."""
+        return self.teaching is not None and not self.teaching.stored
 
     def batch_divisor(self, devices: int) -> int:
         """Returns the divisor of a global batch: each device needs whole, equal micro-batches."""
@@ -213,9 +218,9 @@ class TokenizerSteps:
         Args:
           state: donated.
           frozen: parameters of the frozen networks `networks`, {'lpips': ..., 'dinov2': ...}, and
-            of the 'teacher' if there is one.
+            of the 'teacher' if the step computes one.
           batch: {'image': (B, H, W, 3) uint8 or float in [-1, 1], 'text': (B, L) int32, or
-            (B, E) float32 features of the text tower}.
+            (B, E) float32 features of the text tower}, and a teacher's stored features.
           adversarial: static; False computes nothing of the adversary.
           gather: replicates sharded parameters on every device.
 
@@ -225,10 +230,11 @@ class TokenizerSteps:
         """
         keys = jax.random.split(jax.random.fold_in(self._key("step"), state.step), 4)
         schedule = self.adversary.schedule(state.step, keys[0]) if adversarial else None
-        batches = {"image": to_float(batch["image"]), "text": batch["text"]}
+        batches = batch | {"image": to_float(batch["image"])}
         batches = {k: split_batch(x, self.accumulation) for k, x in batches.items()}
         if self.teaching is not None:
-            batches |= self.teaching.targets(frozen["teacher"], batches)
+            teacher = frozen["teacher"] if self.takes_teacher else None
+            batches |= self.teaching.targets(teacher, batches)
         fixed, trainable = self._split(state.generator.params)
         learned, taught = trainable, state.teacher_heads
         if taught is not None:

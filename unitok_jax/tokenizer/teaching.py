@@ -5,6 +5,7 @@ VFMTok (arXiv 2507.08441) and REPA (arXiv 2410.06940).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import nnx
 
 from unitok_jax import trees
 from unitok_jax.codes import STRIDE
+from unitok_jax.data.teacher_features import DTYPES
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.teachers import KINDS, input_size
 from unitok_jax.models.token_head import TokenHead
@@ -31,14 +33,14 @@ class Teaching:
         """Builds the functions.
 
         Args:
-          teacher: `config.teacher`.
+          teacher: `config.teacher`; of `features` only that it is set counts.
           loss: `config.loss`, of which `teacher_token` or `teacher_relation` is above 0.
           size: `model.size`, whose trunk makes the tokens.
           dtype: compute dtype of the teacher and of the heads.
           stream: dtype of the teacher's residual streams, unless `dtype` is wider.
         """
         self.kind, self.relation = teacher.kind, bool(loss.teacher_relation)
-        self.temperature = teacher.temperature
+        self.temperature, self.stored = teacher.temperature, bool(teacher.features)
         self._shallow = teacher.shallow if loss.teacher_token else 0
         stream = jnp.promote_types(dtype, stream)
         self._graph, self.abstract = teachers.abstract(self.kind, dtype, stream, self.relation)
@@ -48,6 +50,7 @@ class Teaching:
             widths = SIZES[size].width, KINDS[self.kind].image.width
             self._make = lambda rngs: _Heads(self._names, *widths, jnp.dtype(dtype), rngs)
             self._heads = nnx.graphdef(nnx.eval_shape(lambda: self._make(Keys(0))))
+        self.names = (*self._names, *(("image", "text") if self.relation else ()))
 
     def init(self, key: jax.Array, optimizer) -> optim.Trainable | None:
         """Initialises the heads and their optimiser; None without a loss of tokens."""
@@ -56,25 +59,68 @@ class Teaching:
         params = nnx.to_pure_dict(nnx.state(self._make(Keys(key))))
         return optim.Trainable(params, optimizer.init(params))
 
+    def arrays(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of the targets of one image of a size, and of one text, by name."""
+        kind, found = KINDS[self.kind], {}
+        tokens = (size[0] // STRIDE) * (size[1] // STRIDE)
+        found |= {name: (tokens, kind.image.width) for name in self._names}
+        if self.relation:
+            found |= dict.fromkeys(("image", "text"), (kind.text.embed_dim,))
+        return found
+
+    def batch_shapes(self, count: int, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of stored targets of `count` images of a size, by name in a batch."""
+        return {
+            f"teacher_{name}": jax.ShapeDtypeStruct((count, *shape), DTYPES[name])
+            for name, shape in self.arrays(size).items()
+        }
+
+    def settings(self, data) -> dict[str, Any]:
+        """Returns what stored features of a `data` config depend on, as JSON values by key."""
+        found = {"teacher.kind": self.kind, "data.image_size": list(data.image_size)}
+        if self._shallow:
+            found["teacher.shallow"] = self._shallow
+        if self.relation:
+            found["data.context_length"] = data.context_length
+        return found
+
     def targets(self, params, batches: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Computes what is to be learned from every micro-batch.
+        """Computes what is to be learned from every micro-batch; or takes it, where it is stored.
 
         Args:
-          params: parameters of the teacher.
-          batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}.
+          params: parameters of the teacher; not read where its features are stored.
+          batches: {'image': (M, b, H, W, 3) float32 in [-1, 1], 'text': (M, b, L) int32}, and
+            stored features.
 
         Returns:
           'teacher_deep' and 'teacher_shallow' (M, b, N, D), 'teacher_image' and 'teacher_text'
           (M, b, E), those of them that a loss takes; float32.
         """
+        if self.stored:
+            names = [f"teacher_{name}" for name in self.names]
+            return {name: batches[name].astype(jnp.float32) for name in names}
 
         def one(batch):
-            return self._targets(params, batch["image"], batch["text"])
+            found = self.of_images(params, batch["image"])
+            if self.relation:
+                found |= {"text": self.of_texts(params, batch["text"])}
+            return {f"teacher_{name}": x for name, x in found.items()}
 
         if len(batches["image"]) == 1:  # a loop on a CPU would run on one core
             first = one(jax.tree.map(lambda x: x[0], batches))
             return jax.tree.map(lambda x: x[None], first)
         return jax.lax.map(one, batches)
+
+    def of_images(self, params, images: jax.Array) -> dict[str, jax.Array]:
+        """Computes 'deep', 'shallow' and 'image' of images (b, H, W, 3), as `targets`."""
+        teacher = nnx.merge(self._graph, params)
+        found, pooled = teacher.tokens(self._resized(images), self._shallow)
+        found = {name: found[name] for name in self._names}
+        return found | ({"image": teacher.image_vectors(pooled)} if self.relation else {})
+
+    def of_texts(self, params, text: jax.Array) -> jax.Array:
+        """Computes 'text' of token ids (b, L), as `targets`."""
+        return nnx.merge(self._graph, params).text_vectors(text)
 
     def token_loss(self, heads, tokens: jax.Array, batch) -> jax.Array:
         """Computes the loss of the heads' predictions, a mean over the teacher's depths.
@@ -90,14 +136,6 @@ class Teaching:
             for name, x in predicted.items()
         ]
         return sum(found) / len(found)
-
-    def _targets(self, params, images, text):
-        teacher = nnx.merge(self._graph, params)
-        found, pooled = teacher.tokens(self._resized(images), self._shallow)
-        found = {name: found[name] for name in self._names}
-        if self.relation:
-            found |= teacher.relation(pooled, text)
-        return {f"teacher_{name}": x for name, x in found.items()}
 
     def _resized(self, images):
         grid = images.shape[1] // STRIDE, images.shape[2] // STRIDE

@@ -1,4 +1,4 @@
-"""Files of frozen teachers: the public layouts of DINOv2, SigLIP 2 and CLIP, and their loading."""
+"""Files of frozen teachers: the public layouts of DINO, SigLIP 2 and CLIP, and their loading."""
 
 import logging
 import math
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from unitok_jax import trees
 from unitok_jax.models.layers import Keys
 from unitok_jax.models.pretrained.teachers import KINDS, Teacher
 from unitok_jax.models.pretrained.vit import Shape
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # Parameters of a `Teacher` and their names here: (pattern, name, axis order), see torch_layout
 ROWS = (
-    (r"image\.(cls_token|pos_embed)", r"image.\1", "same"),
+    (r"image\.(cls_token|pos_embed|register_tokens)", r"image.\1", "same"),
     (r"image\.patch_embed\.proj\.kernel", r"image.patch_embed.proj.weight", "conv"),
     (r"image\.(patch_embed\.proj|norm_pre)\.bias", r"image.\1.bias", "same"),
     (r"image\.norm_pre\.scale", r"image.norm_pre.weight", "same"),
@@ -37,10 +38,10 @@ _TRUNK = r"(?:visual\.trunk\.)?"
 # transposed. The first row that matches decides.
 LAYOUTS = (
     # the projects of DINOv2 and of timm, whose towers open_clip calls visual.trunk
-    (_TRUNK + r"(cls_token|pos_embed|patch_embed\..*|blocks\..*)", r"image.\1"),
+    (_TRUNK + r"(cls_token|pos_embed|register_tokens|patch_embed\..*|blocks\..*)", r"image.\1"),
     (_TRUNK + r"(norm\..*)", r"\1"),
-    # transformers, DINOv2
-    (r"embeddings\.cls_token", r"image.cls_token"),
+    # transformers, DINOv2 and DINOv3
+    (r"embeddings\.(cls_token|register_tokens)", r"image.\1"),
     (r"embeddings\.position_embeddings", r"image.pos_embed"),
     (r"embeddings\.patch_embeddings\.projection\.(.*)", r"image.patch_embed.proj.\1"),
     (r"encoder\.layer\.(\d+\.(?:norm\d|mlp\.fc\d)\..*)", r"image.blocks.\1"),
@@ -51,6 +52,15 @@ LAYOUTS = (
     (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(.*)", r"image.blocks.\1.attn.proj.\2"),
     (r"encoder\.layer\.(\d+)\.layer_scale(\d)\.lambda1", r"image.blocks.\1.ls\2.gamma"),
     (r"layernorm\.(.*)", r"norm.\1"),
+    # transformers, DINOv3
+    (r"embeddings\.patch_embeddings\.(weight|bias)", r"image.patch_embed.proj.\1"),
+    (r"layer\.(\d+\.norm\d\..*)", r"image.blocks.\1"),
+    (r"layer\.(\d+)\.attention\.([qkv])_proj\.(.*)", r"image.blocks.\1.attn.qkv.\3#\2"),
+    (r"layer\.(\d+)\.attention\.o_proj\.(.*)", r"image.blocks.\1.attn.proj.\2"),
+    (r"layer\.(\d+)\.layer_scale(\d)\.lambda1", r"image.blocks.\1.ls\2.gamma"),
+    (r"layer\.(\d+)\.mlp\.up_proj\.(.*)", r"image.blocks.\1.mlp.fc1.\2"),
+    (r"layer\.(\d+)\.mlp\.gate_proj\.(.*)", r"image.blocks.\1.mlp.gate.\2"),
+    (r"layer\.(\d+)\.mlp\.down_proj\.(.*)", r"image.blocks.\1.mlp.fc2.\2"),
     # transformers, SigLIP 2 and CLIP
     (r"vision_model\.embeddings\.class_embedding", r"image.cls_token"),
     (r"vision_model\.embeddings\.position_embedding\.weight", r"image.pos_embed"),
@@ -181,7 +191,10 @@ def _own(kind: str, state: Mapping[str, np.ndarray], relation: bool) -> dict[str
             parts.setdefault(target, {})[part] = array
         else:
             found[target] = array.T if part == "T" else array
+    rotary = not KINDS[kind].image.table
     for target, three in parts.items():
+        if rotary and target.endswith(".bias") and three.keys() == {"q", "v"}:
+            three["k"] = np.zeros_like(three["q"])  # DINOv3's keys have none
         if three.keys() == {"q", "k", "v"}:
             found[target] = np.concatenate([three[part] for part in "qkv"])
     for name in ("image.cls_token", "image.pos_embed"):
@@ -189,6 +202,16 @@ def _own(kind: str, state: Mapping[str, np.ndarray], relation: bool) -> dict[str
             found[name] = found[name].reshape(1, -1, found[name].shape[-1])
     _check(kind, found, state, relation)
     return found
+
+
+def digests(params) -> dict[str, int]:
+    """Returns a checksum of each part of a teacher's parameters: heads depend on the first alone.
+
+    params: float32 NumPy arrays, as `load` returns them.
+    """
+    tokens, rest = trees.split(params, OF_TOKENS)
+    found = {"teacher": pretrained.digest(tokens)}
+    return found | ({"teacher, its joint space": pretrained.digest(rest)} if rest else {})
 
 
 def translate(name: str) -> str | None:
@@ -212,7 +235,7 @@ def _check(kind, found, state, relation):
         )
     if have != _sizes(wanted):
         others = [name for name, row in KINDS.items() if _sizes(row.image) == have]
-        hint = f"; set teacher.kind={others[0]}" if others else ""
+        hint = f"; set teacher.kind={' or '.join(others)}" if others else ""
         raise ValueError(
             f"it is {_words(have)}; expected teacher.kind={kind}, {_words(_sizes(wanted))}{hint}"
         )
@@ -225,33 +248,37 @@ def _check(kind, found, state, relation):
 def _describe(found) -> tuple | None:
     """Returns `_sizes` of the vision transformer in a file, None without one."""
     patches, table = found.get("image.patch_embed.proj.weight"), found.get("image.pos_embed")
-    if patches is None or table is None or patches.ndim != 4:
+    registers = found.get("image.register_tokens")
+    if patches is None or patches.ndim != 4 or (table is None and registers is None):
         return None
     blocks = {name.split(".")[2] for name in found if name.startswith("image.blocks.")}
     has_class = "image.cls_token" in found
     return (
         *(patches.shape[0], len(blocks), patches.shape[3]),
-        math.isqrt(table.shape[1] - has_class),
+        0 if table is None else math.isqrt(table.shape[1] - has_class),
         has_class,
+        0 if registers is None else registers.shape[1],
         "image.blocks.0.ls1.gamma" in found,
         "image.norm_pre.weight" in found,
+        "image.blocks.0.mlp.gate.weight" in found,
     )
 
 
 def _sizes(shape: Shape) -> tuple:
     return (
-        *(shape.width, shape.depth, shape.patch, shape.table),
-        *(shape.class_token, shape.layer_scale, shape.norm_before),
+        *(shape.width, shape.depth, shape.patch, shape.table, shape.class_token, shape.registers),
+        *(shape.layer_scale, shape.norm_before, shape.gelu == "swiglu"),
     )
 
 
 def _words(sizes) -> str:
-    width, depth, patch, table, has_class, scaled, norm_before = sizes
+    width, depth, patch, table, has_class, registers, scaled, norm_before, gated = sizes
     parts = [
         f"a vision transformer of width {width} and {depth} blocks",
         f"patches of {patch} px",
-        f"a position table of {table}x{table}",
+        f"a position table of {table}x{table}" if table else "rotary positions",
         "a class token" if has_class else "no class token",
     ]
-    parts += ["LayerScale"] * scaled + ["a norm before the blocks"] * norm_before
+    parts += [f"{registers} register tokens"] * bool(registers) + ["LayerScale"] * scaled
+    parts += ["a norm before the blocks"] * norm_before + ["gated MLPs"] * gated
     return ", ".join(parts)

@@ -25,7 +25,8 @@ from unitok_jax.data.formats.array_records import NAME_ERRORS, Part, RecordFiles
 from unitok_jax.data.formats.cache import Cache
 from unitok_jax.data.formats.parquet_groups import arrow_errors, read_group, texts_of
 from unitok_jax.data.formats.shard_names import check_file
-from unitok_jax.data.writing.folders import MANIFEST, SETTINGS, facts_of
+from unitok_jax.data.writing.facts import facts_of
+from unitok_jax.data.writing.folders import MANIFEST, SETTINGS
 from unitok_jax.data.writing.manifests import Whole, read_manifest
 from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import expand

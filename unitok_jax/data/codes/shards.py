@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from ftfy.fixes import fix_surrogates
 
-from unitok_jax.data import health
 from unitok_jax.data.codes.files import (
     FORMAT,
     KEYS,
@@ -23,17 +22,8 @@ from unitok_jax.data.codes.records import records_of
 from unitok_jax.data.codes.views import VIEWS
 from unitok_jax.data.health import Tally
 from unitok_jax.data.records import LabelledSource, Source
-from unitok_jax.data.writing.folders import (
-    MANIFEST,
-    facts_if_whole,
-    facts_of,
-    probes,
-    seal,
-    sweep,
-    write_bytes,
-    write_json,
-    writing,
-)
+from unitok_jax.data.writing import facts as shard_files
+from unitok_jax.data.writing.folders import MANIFEST, probes, seal, write_bytes, writing
 from unitok_jax.system.foreign_json import parse_object
 
 MADE_BY = ("tokenizer", "precision")  # settings repeated in every shard: sets never mix
@@ -91,24 +81,18 @@ def plan(
     return json.loads(json.dumps(settings))
 
 
-def shards_of(settings: dict[str, Any]) -> range:
-    """Returns the numbers of all shards."""
-    return range(-(-settings["samples"] // settings["--shard_size"]))
-
-
 def shard_path(output: Path, settings: dict[str, Any], number: int) -> Path:
     """Returns the path of shard `number`."""
-    return output / f"{number:06}{SUFFIXES[settings['--format']]}"
+    return shard_files.shard_path(output, number, SUFFIXES[settings["--format"]])
 
 
 def shard_facts(output: Path, settings: dict[str, Any], number: int) -> dict[str, Any] | None:
     """Returns the facts of a complete shard of this tokenizer and precision, else None."""
     path = shard_path(output, settings, number)
-    facts = facts_if_whole(path)
-    if facts is None or any(facts.get(key) != settings.get(key) for key in MADE_BY):
+    facts, keys = shard_files.facts_if_whole(path, _made_by(settings)), path.with_suffix(KEYS)
+    if facts is None or not keys.is_file() or keys.stat().st_size != 8 * facts["count"]:
         return None
-    keys = path.with_suffix(KEYS)
-    return facts if keys.is_file() and keys.stat().st_size == 8 * facts["count"] else None
+    return facts
 
 
 def write_shard(
@@ -144,14 +128,7 @@ def write_shard(
         digests = np.fromiter(map(digest, keys), np.uint64, len(keys))
         write_bytes(path.with_suffix(KEYS), digests.astype("<u8").tobytes())
         sealed = seal(path)
-    facts = {
-        **sealed,
-        "count": len(keys),
-        **{key: settings.get(key) for key in MADE_BY},
-        "skipped": left_out.to_json(),
-    }
-    write_json(facts_of(path), facts)
-    return facts
+    return shard_files.write_facts(path, sealed, len(keys), left_out, _made_by(settings))
 
 
 def finish(
@@ -172,32 +149,25 @@ def finish(
         "Give the same command with a larger --max_bad: what is written stays; or repair the "
         "source and tokenize it into another folder"
     )
-    bound = dict(key="--max_bad", remedy=remedy)
-    skipped = health.left_out(before, facts, settings["samples"], max_bad, **bound)
     _check_keys(output, settings, facts)
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "settings": settings,
-        "views": VIEWS[settings["--views"]],
-        "count": sum(shard["count"] for shard in facts),
-        "skipped": skipped.to_json(),
-        "shards": [{k: v for k, v in shard.items() if k != "skipped"} for shard in facts],
-    }
-    write_json(output / MANIFEST, manifest)
-    sweep(output)
-    return manifest
+    more = {"views": VIEWS[settings["--views"]]}
+    bound = dict(key="--max_bad", remedy=remedy, more=more)
+    return shard_files.finish(output, settings, facts, before, max_bad, **bound)
 
 
 def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     """Returns True if the manifest and its files exist and match these settings."""
     try:
         manifest = parse_object((output / MANIFEST).read_bytes(), MANIFEST)
-        told = manifest["settings"], [shard["sha256"] for shard in manifest["shards"]]
+        found = manifest["settings"], [shard["sha256"] for shard in manifest["shards"]]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False  # missing or damaged: the manifest is rewritten
-    facts = (shard_facts(output, settings, number) for number in shards_of(settings))
-    return told == (settings, [shard and shard["sha256"] for shard in facts])
+    facts = (shard_facts(output, settings, number) for number in shard_files.shards_of(settings))
+    return found == (settings, [shard and shard["sha256"] for shard in facts])
+
+
+def _made_by(settings):
+    return {key: settings.get(key) for key in MADE_BY}
 
 
 def _check_keys(output: Path, settings: dict[str, Any], facts: Sequence[dict]) -> None:

@@ -11,23 +11,20 @@ import hashlib
 import json
 import os
 import re
-import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unitok_jax.data.health import SampleError, Tally
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.records import Source
 from unitok_jax.system.foreign_json import parse_object
-from unitok_jax.system.paths import is_regular
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # settings of the folder, written first
 PARTIAL = ".partial"  # name suffix of a file being written
 PROBES = 16  # records that identify a source
-_POLL = 0.5  # seconds between checks of the other processes' files
 
 # Errors of disks without hard links, such as buckets mounted as folders.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -110,45 +107,6 @@ def seal(path: Path) -> dict[str, Any]:
         facts = _synced(path)
     _rename(partial(path), path)
     return {"file": path.name} | facts
-
-
-def facts_of(path: Path) -> Path:
-    """Returns the path of the JSON file that describes a shard."""
-    return path.with_suffix(".json")
-
-
-def facts_if_whole(path: Path) -> dict[str, Any] | None:
-    """Returns the facts of a shard; None if missing or damaged, or if the shard's size differs."""
-    if not (is_regular(path) and is_regular(facts_of(path))):
-        return None  # the shard is written again
-    try:
-        facts = parse_object(facts_of(path).read_bytes(), str(facts_of(path)))
-        Tally.from_json(facts["skipped"])
-        file, size, count = facts["file"], facts["bytes"], facts["count"]
-        whole = type(facts["sha256"]) is str and type(count) is int and count >= 0
-        return facts if whole and (file, size) == (path.name, path.stat().st_size) else None
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-
-
-def all_facts(
-    numbers: Iterable[int],
-    own: Mapping[int, dict[str, Any]],
-    find: Callable[[int], dict[str, Any] | None],
-) -> list[dict[str, Any]]:
-    """Returns the facts of all shards, in order; waits for those that other processes write.
-
-    Args:
-        numbers: of all shards.
-        own: the facts of this process's shards.
-        find: returns the facts of a shard, None while it is not whole.
-    """
-    found = []
-    for number in numbers:  # one check at a time: many processes share the disk
-        while (whole := own.get(number) or find(number)) is None:
-            time.sleep(_POLL)
-        found.append(whole)
-    return found
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

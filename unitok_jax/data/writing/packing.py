@@ -10,30 +10,20 @@ import msgpack
 import numpy as np
 from ftfy.fixes import fix_surrogates
 
-from unitok_jax.data import health
-from unitok_jax.data.formats.array_records import (
-    FORMAT,
-    NAME_ERRORS,
-    SHAPES,
-    SUFFIX,
-    VERSION,
-)
+from unitok_jax.data.formats.array_records import FORMAT, NAME_ERRORS, SHAPES, VERSION
 from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.images.transforms import decode_image, upright_shape
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.workers import end_with_parent
-from unitok_jax.data.writing.folders import (
-    MANIFEST,
+from unitok_jax.data.writing.facts import (
     facts_if_whole,
-    facts_of,
-    probes,
-    seal,
-    sweep,
-    write_bytes,
-    write_json,
-    writing,
-    written_to,
+    finish,
+    samples_of,
+    shard_path,
+    shards_of,
+    write_facts,
 )
+from unitok_jax.data.writing.folders import probes, seal, write_bytes, writing, written_to
 from unitok_jax.system.progress import Progress
 
 
@@ -85,20 +75,18 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
         TooManyBadSamples: lists the skipped samples; shards are kept, no manifest is written.
         OSError: writing failed.
     """
-    size, samples = settings["--shard_size"], len(source)
-    shards = range(-(-samples // size))
     facts, shapes = {}, {}
 
     def take(number, found):
         shapes[number] = np.array(found.pop("shapes"), "<i4").reshape(-1, 2)
         facts[number] = found
 
-    for number in shards:
-        if found := _facts_if_whole(_path(output, number)):
+    for number in shards_of(settings):
+        if found := _facts_if_whole(shard_path(output, number)):
             take(number, found)
-    missing = [number for number in shards if number not in facts]
-    there = samples - sum(min(size, samples - number * size) for number in missing)
-    with Progress(samples, "sample", there) as progress:
+    missing = [number for number in shards_of(settings) if number not in facts]
+    there = len(source) - sum(len(samples_of(settings, number)) for number in missing)
+    with Progress(len(source), "sample", there) as progress:
         with concurrent.futures.ProcessPoolExecutor(
             min(workers, max(1, len(missing))),
             multiprocessing.get_context("spawn"),
@@ -110,7 +98,7 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
             try:
                 for done in concurrent.futures.as_completed(running):
                     take(running[done], done.result())
-                    progress.update(min(size, samples - running[done] * size))
+                    progress.update(len(samples_of(settings, running[done])))
             except KeyboardInterrupt:
                 for worker in set(multiprocessing.active_children()) - others:
                     worker.terminate()  # unfinished shards are written again
@@ -122,24 +110,12 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
         "Repair the source and pack it into another folder, or give the same command with a "
         "larger --config.data.max_bad: what is written stays"
     )
-    bound = dict(key="data.max_bad", remedy=remedy)
-    left_out = health.left_out(before, facts.values(), samples, max_bad, **bound)
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "settings": settings,
-        "count": sum(shard["count"] for shard in facts.values()),
-        "skipped": left_out.to_json(),
-        "shards": [{k: v for k, v in facts[number].items() if k != "skipped"} for number in shards],
-    }
-    for key in ("class_names", "class_templates"):
-        if key in settings:
-            manifest[key] = settings[key]
-    whole = np.concatenate([np.zeros((0, 2), "<i4"), *(shapes[number] for number in shards)])
+    whole = np.concatenate([np.zeros((0, 2), "<i4"), *(shapes[n] for n in shards_of(settings))])
     write_bytes(output / SHAPES, whole.tobytes())
-    write_json(output / MANIFEST, manifest)
-    sweep(output)
-    return manifest
+    more = {key: settings[key] for key in ("class_names", "class_templates") if key in settings}
+    bound = dict(key="data.max_bad", remedy=remedy, more=more)
+    every = [facts[number] for number in shards_of(settings)]
+    return finish(output, settings, every, before, max_bad, **bound)
 
 
 _job: tuple[Source, dict, Path]  # the job of a worker process
@@ -157,13 +133,12 @@ def _write_shard(number: int) -> dict[str, Any]:
 
     source, settings, output = _job
     labelled = "class_names" in settings
-    first, size = number * settings["--shard_size"], settings["--shard_size"]
-    final = _path(output, number)
+    final = shard_path(output, number)
     left_out, labels, shapes, count = Tally(), [], [], 0
     with writing(final) as path:
         # Images are compressed already: zstd would only cost time.
         writer = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
-        for index in range(first, min(first + size, len(source))):
+        for index in samples_of(settings, number):
             try:
                 record = source[index]
                 if settings["--check"]:
@@ -185,18 +160,11 @@ def _write_shard(number: int) -> dict[str, Any]:
             count += 1
         written_to(path, writer.close)
         sealed = seal(final)
-    facts = {**sealed, "count": count, "skipped": left_out.to_json(), "shapes": shapes}
-    if labelled:
-        facts["labels"] = labels
-    write_json(facts_of(final), facts)
-    return facts
+    more = {"shapes": shapes} | ({"labels": labels} if labelled else {})
+    return write_facts(final, sealed, count, left_out, more)
 
 
 def _facts_if_whole(path: Path) -> dict[str, Any] | None:
     """Returns the facts of a shard; None too if they are of a version that noted no shapes."""
     facts = facts_if_whole(path)
     return facts if facts and len(facts.get("shapes", ())) == facts["count"] else None
-
-
-def _path(output: Path, number: int) -> Path:
-    return output / f"{number:06}{SUFFIX}"

@@ -15,10 +15,13 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def shape(width: int, depth: int, heads: int) -> Shape:
-    """Returns the shape of a DINOv2 of this width, without register tokens."""
+def shape(width: int, depth: int, heads: int, registers: int = 0) -> Shape:
+    """Returns the shape of a DINOv2 of this width; with register tokens its table resizes plain."""
     return Shape(
-        *(width, depth, heads, PATCH, TABLE, 4 * width, MEAN, STD), layer_scale=True, offset=0.1
+        *(width, depth, heads, PATCH, TABLE, 4 * width, MEAN, STD),
+        layer_scale=True,
+        offset=0.0 if registers else 0.1,
+        registers=registers,
     )
 
 
@@ -48,5 +51,5 @@ class DinoV2(ViT):
 
     def taps(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """As `__call__`, but the tokens as they are, class token first: (B, 1 + N, 384)."""
-        outputs = self.blocks.outputs(self.tokens(images))
+        outputs = self.outputs(images)
         return tuple(outputs[block].astype(jnp.float32) for block in TAPS)

@@ -1,5 +1,6 @@
-"""Plain vision transformer (arXiv 2010.11929) as DINOv2, SigLIP 2 and CLIP have it."""
+"""Plain vision transformer (arXiv 2010.11929) as DINOv2, DINOv3, SigLIP 2 and CLIP have it."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -9,11 +10,9 @@ from flax import nnx
 from jax import lax
 
 from unitok_jax.models import elementwise, layers
+from unitok_jax.models.transformer import rotate
 
-GELUS = {
-    "exact": elementwise.gelu,
-    "tanh": lambda x: jax.nn.gelu(x, approximate=True),
-}
+ROPE_BASE = 100.0  # DINOv3's
 
 
 class Shape(NamedTuple):
@@ -23,16 +22,22 @@ class Shape(NamedTuple):
     depth: int
     heads: int
     patch: int  # pixels of a patch's side
-    table: int  # side of the position table, in patches of the trained size
+    table: int  # side of the position table, in patches of the trained size; 0: rotary positions
     hidden: int  # width inside the MLPs
     mean: tuple[float, float, float]  # of images in [0, 1]
     std: tuple[float, float, float]
     class_token: bool = True
     layer_scale: bool = False
     norm_before: bool = False  # a norm before the first block; the patches then have no bias
-    gelu: str = "exact"  # a key of `GELUS`
+    gelu: str = "exact"  # a key of `elementwise.GELUS`, or swiglu
     epsilon: float = 1e-6  # of the norms
     offset: float = 0.0  # DINOv2's: added to the sides when the position table is resized
+    registers: int = 0  # tokens behind the class token that stand for no patch (arXiv 2309.16588)
+
+    @property
+    def before(self) -> int:
+        """Number of tokens before those of the patches."""
+        return self.class_token + self.registers
 
 
 class LayerScale(nnx.Module):
@@ -47,15 +52,19 @@ class LayerScale(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Linear to a hidden width, GELU, linear back."""
+    """Linear to a hidden width, GELU or a gate of a second linear layer, linear back."""
 
     def __init__(self, shape: Shape, *, dtype, rngs: nnx.Rngs):
         self.fc1 = layers.linear(shape.width, shape.hidden, dtype, rngs)
         self.fc2 = layers.linear(shape.hidden, shape.width, dtype, rngs)
         self.gelu = shape.gelu
+        if self.gelu == "swiglu":
+            self.gate = layers.linear(shape.width, shape.hidden, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(GELUS[self.gelu](self.fc1(x)))
+        if self.gelu == "swiglu":
+            return self.fc2(elementwise.swiglu(self.gate(x), self.fc1(x)))
+        return self.fc2(elementwise.GELUS[self.gelu](self.fc1(x)))
 
 
 class Block(nnx.Module):
@@ -71,8 +80,9 @@ class Block(nnx.Module):
         if self.scaled:
             self.ls1, self.ls2 = (LayerScale(width, stream=stream) for _ in range(2))
 
-    def __call__(self, x: jax.Array, rate=None, key=None) -> jax.Array:
-        attended = self.attn(self.norm1(x))
+    def __call__(self, x: jax.Array, rate=None, key=None, rope=None) -> jax.Array:
+        turn = None if rope is None else functools.partial(rotate, rope=rope, halves=True)
+        attended = self.attn(self.norm1(x), turn)
         x = x + (self.ls1(attended) if self.scaled else attended)
         passed = self.mlp(self.norm2(x))
         return x + (self.ls2(passed) if self.scaled else passed)
@@ -141,11 +151,22 @@ class ViT(nnx.Module):
         self.patch_embed = PatchEmbed(shape, dtype=dtype, rngs=rngs)
         if shape.class_token:
             self.cls_token = table(1, 1, width)
-        self.pos_embed = table(1, shape.class_token + shape.table**2, width)
+        if shape.registers:
+            self.register_tokens = table(1, shape.registers, width)
+        if shape.table:
+            self.pos_embed = table(1, shape.class_token + shape.table**2, width)
         if shape.norm_before:
             self.norm_pre = layers.layer_norm(width, shape.epsilon, stream, rngs)
         self.blocks = layers.Stack(block, shape.depth, rngs=rngs, drop_path=0.0, remat=remat)
         self.shape, self.stream = shape, stream
+
+    def last(self, images: jax.Array) -> jax.Array:
+        """Computes the output of the last block, as `tokens`."""
+        return self.blocks(self.tokens(images), shared=self._rope(images))
+
+    def outputs(self, images: jax.Array) -> jax.Array:
+        """Computes the outputs of all blocks, as `tokens`, on a new leading axis."""
+        return self.blocks.outputs(self.tokens(images), shared=self._rope(images))
 
     def tokens(self, images: jax.Array) -> jax.Array:
         """Computes the inputs of the first block, the class token first if there is one.
@@ -154,7 +175,7 @@ class ViT(nnx.Module):
           images: (B, H, W, 3) in [-1, 1], H and W multiples of the patch.
 
         Returns:
-          (B, [1 +] N, D) of dtype `stream`, N = H W / patch^2, row-major.
+          (B, [1 + registers +] N, D) of dtype `stream`, N = H W / patch^2, row-major.
 
         Raises:
           ValueError: sides that are not multiples of the patch.
@@ -169,15 +190,51 @@ class ViT(nnx.Module):
         x = (images.astype(jnp.float32) + 1) / 2
         x = self.patch_embed((x - np.float32(shape.mean)) / np.float32(shape.std))
         x = x.astype(jnp.float32).reshape(b, -1, shape.width)
-        first, table = jnp.split(self.pos_embed[...], [int(shape.class_token)], axis=1)
-        table = table.reshape(shape.table, shape.table, shape.width)
-        table = resample(table, h // shape.patch, w // shape.patch, shape.offset)
-        x = x + table.reshape(1, -1, shape.width)
+        before = []
         if shape.class_token:
-            first = jnp.broadcast_to(self.cls_token[...] + first, (b, 1, shape.width))
-            x = jnp.concatenate([first, x], axis=1)
-        x = x.astype(self.stream)
+            before.append(self.cls_token[...])
+        if shape.table:
+            first, table = jnp.split(self.pos_embed[...], [int(shape.class_token)], axis=1)
+            before = [token + first for token in before]
+            table = table.reshape(shape.table, shape.table, shape.width)
+            table = resample(table, h // shape.patch, w // shape.patch, shape.offset)
+            x = x + table.reshape(1, -1, shape.width)
+        if shape.registers:
+            before.append(self.register_tokens[...])
+        before = [jnp.broadcast_to(token, (b, *token.shape[1:])) for token in before]
+        x = jnp.concatenate([*before, x], axis=1).astype(self.stream)
         return self.norm_pre(x) if shape.norm_before else x
+
+    def _rope(self, images) -> jax.Array | None:
+        """Computes the angles of all tokens (T, d / 2, 2), as `rotate` takes them; None without."""
+        shape = self.shape
+        if shape.table:
+            return None
+        grid = images.shape[1] // shape.patch, images.shape[2] // shape.patch
+        return jnp.asarray(rope_table(*grid, shape.width // shape.heads, shape.before))
+
+
+@functools.cache
+def rope_table(rows: int, columns: int, width: int, before: int) -> np.ndarray:
+    """Returns DINOv3's rotary positions (arXiv 2508.10104) of a grid of patches.
+
+    Half of the pairs of channels turn by the height of a patch's centre, half by its place in the
+    row, both from -1 to 1 over the image whatever its size.
+
+    Args:
+      rows, columns: sides of the grid.
+      width: d, of a head; a multiple of 4.
+      before: number of tokens before those of the patches, which do not turn.
+
+    Returns:
+      (before + rows * columns, d / 2, 2) float32, cosine and sine.
+    """
+    sides = ((2 * np.arange(n) + 1) / n - 1 for n in (rows, columns))
+    places = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2, 1)
+    frequencies = ROPE_BASE ** -(np.arange(width // 4) * 4 / width)
+    angles = (2 * np.pi * places * frequencies).reshape(len(places), -1)
+    angles = np.concatenate([np.zeros((before, width // 2)), angles])
+    return np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
 
 
 def resample(table: jax.Array, rows: int, columns: int, offset: float) -> jax.Array:
