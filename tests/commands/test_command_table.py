@@ -63,7 +63,7 @@ class TestWithoutAnyImport:
                 "data pak",
                 f"data wants one more word: {DATA}",
             ),
-            ("dta pack", "there is no command 'dta'; did you mean data pack?"),
+            ("dta pack", "there is no command 'dta'; did you mean data pack or data teacher?"),
             ("xyz", "there is no command 'xyz'; unitok --help lists all"),
             ("--config=a.py", "there is no command '--config=a.py'; unitok --help lists all"),
             ("\x1b[2J", "there is no command '\\x1b[2J'; unitok --help lists all"),
@@ -75,7 +75,7 @@ class TestWithoutAnyImport:
 
 class TestModules:
     def test_each_command_has_one(self):
-        shared = {"__init__", "arguments", "config_flags"}
+        shared = {"__init__", "arguments", "config_flags", "storing"}
         there = {path.stem for path in (ROOT / "unitok_jax/commands").glob("*.py")} - shared
         assert there == {name.replace(" ", "_") for name in COMMANDS}
 

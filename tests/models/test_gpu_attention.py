@@ -40,7 +40,7 @@ def stack(dtype, remat="none", causal=False):
 
     def block(rngs):
         if causal:
-            return text_encoder.TextBlock(64, 4, 2, dtype=dtype, rngs=rngs)
+            return text_encoder.TextBlock(64, 4, 2, gelu="exact", dtype=dtype, rngs=rngs)
         return layers.Block(64, 4, dtype=dtype, stream=jnp.float32, rngs=rngs)
 
     def make(rngs):

@@ -23,7 +23,7 @@ def block(rngs):
 
 
 def text_block(rngs):
-    return text_encoder.TextBlock(D, 2, DEPTH, dtype=jnp.float32, rngs=rngs)
+    return text_encoder.TextBlock(D, 2, DEPTH, gelu="exact", dtype=jnp.float32, rngs=rngs)
 
 
 def stack(remat, make=block):

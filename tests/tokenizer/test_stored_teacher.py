@@ -137,6 +137,10 @@ class TestRefusals:
             ({"data__crop_ratio": (0.75, 1.0)}, r"data.crop_ratio=\(0.75, 1.0\) shows .*=\(1, 1\)"),
             ({"data__size_schedule": ((0, 16), (0.5, 32))}, "data.size_schedule=.*several; set"),
             (
+                {"data__source": "array_record", "data__bucket_ratio": 2.0},
+                "data.bucket_ratio=2.0 trains on several; set data.bucket_ratio=0",
+            ),
+            (
                 {"loss__teacher_token": 0.0, "loss__teacher_relation": 0.0},
                 "no loss takes a teacher's features .*set one of the weights",
             ),

@@ -197,11 +197,12 @@ def check_stored_teacher(config: ConfigDict, what: str) -> None:
                 f"{what} is of whole images, and data.{key}={tuple(config.data[key])} shows others "
                 f"at every epoch; set data.{key}=(1, 1)"
             )
-    if config.data.size_schedule:
-        raise ValueError(
-            f"{what} is of images of one size, and data.size_schedule="
-            f"{tuple(config.data.size_schedule)} trains on several; set data.size_schedule=()"
-        )
+    for key, none in (("size_schedule", ()), ("bucket_ratio", 0)):
+        if value := config.data[key]:
+            raise ValueError(
+                f"{what} is of images of one size, and data.{key}={value} trains on several; set "
+                f"data.{key}={none}"
+            )
 
 
 def _check_gan(config):
