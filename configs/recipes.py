@@ -84,11 +84,12 @@ VARIANTS = {
     "sigmoid": {"loss.contrastive_kind": "sigmoid"},
 }
 
-# Differences from `on_shapes`: does a CLIP's initialisation help at all?
+# Differences from configs/unified_tokenizer.py: does a CLIP's initialisation help at all?
 ON_SHAPES = {
     # The "CLIP": what `from_clip` takes of it has learnt from texts alone.
     "clip_pretraining": {
         **{f"loss.{name}": 0.0 for name in PIXEL_TERMS},
+        "loss.contrastive": 1.0,
         "checkpoint.best_metric": "eval/image_to_text",
     },
     "from_clip": {
@@ -99,18 +100,11 @@ ON_SHAPES = {
 }
 
 
-def on_shapes() -> ConfigDict:
-    """Returns the base of `ON_SHAPES`: both tasks at a size for two CPU cores."""
-    config = unified_tokenizer.get_config()
-    config.loss.contrastive = 1.0
-    return config
-
-
 def get_config(name: str = "") -> ConfigDict:
     """Returns the base recipe, or that on shapes, with the changes of one variant.
 
     Raises:
       ValueError: unknown variant; the message lists all.
     """
-    base = on_shapes() if name in ON_SHAPES else default.get_config()
+    base = (unified_tokenizer if name in ON_SHAPES else default).get_config()
     return default.variant(base, VARIANTS | ON_SHAPES, name, "recipes")

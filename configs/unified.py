@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     multimodal_shapes.set_mixtures(config, *folders)
     data.tokenizer = "unified/tokenizer"
     data.batch_size = 8  # rows of four samples
+    config.optim.kind = "muon"
     config.optim.learning_rate = 2e-3
     config.eval.every = 1000
     config.eval.max_rows = 64
