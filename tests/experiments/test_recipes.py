@@ -114,20 +114,20 @@ class TestRuns:
         assert experiment.ran == [
             "price base",
             "price linear",
-            "base 3 pictures 2000",
-            "linear 3 pictures 2000",
-            "linear 3 time 4000",
+            "base 3 pictures 1000",
+            "linear 3 pictures 1000",
+            "linear 3 time 2000",
         ]
 
     def test_what_a_cell_begins_from_comes_before(self, experiment):
         run_all(experiment, [0], ["clip"], ["shapes"])
-        assert experiment.ran[1:] == ["contrastive 0 pictures 2000", "clip 0 pictures 2000"]
+        assert experiment.ran[1:] == ["contrastive 0 pictures 1000", "clip 0 pictures 1000"]
 
     def test_what_is_there_is_not_run_again(self, experiment):
         run_all(experiment, [0], ["base", "16 x 256"], ["emoji"])
         experiment.ran.clear()
         run_all(experiment, [0, 1], ["base", "16 x 256"], ["emoji"])
-        assert experiment.ran == ["base 1 pictures 2000", "16 x 256 1 pictures 2000"]
+        assert experiment.ran == ["base 1 pictures 1000", "16 x 256 1 pictures 1000"]
 
 
 @pytest.mark.slow
