@@ -8,7 +8,7 @@ from configs import multimodal, multimodal_shapes, unified_tokenizer
 def get_config() -> ConfigDict:
     """Returns the configuration: 1.3 million parameters, on words instead of a language model."""
     config = multimodal_shapes.get_config()
-    config.steps = 3000
+    config.steps = 6000
     model = config.model
     multimodal.set_codes(model, unified_tokenizer.get_config())
     model.width, model.depth, model.hidden = 128, 4, 344
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     data.batch_size = 8  # rows of four samples
     config.optim.kind = "muon"
     config.optim.learning_rate = 2e-3
-    config.eval.every = 1000
+    config.eval.every = 2000
     config.eval.max_rows = 64
     config.eval.shapes = 32
     config.log.every = 100
