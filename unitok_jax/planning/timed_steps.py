@@ -89,7 +89,12 @@ _GENERATOR = {
 
 
 def _keys(recipe: dict, size: str, batch: int, remat: str, dtype: str) -> dict:
-    return recipe | dict(zip(_TOLD, (size, remat, dtype, batch), strict=False))
+    return recipe | {
+        "model.size": size,
+        "model.remat": remat,
+        "model.dtype": dtype,
+        "data.batch_size": batch,
+    }
 
 
 _EARLY, _LATE = "before the adversary", "with the adversary"
