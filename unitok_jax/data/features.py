@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import msgpack
 
 from unitok_jax.data.formats.array_records import Part, RecordFiles
-from unitok_jax.data.formats.shard_names import check_file
 from unitok_jax.data.health import REASONS, SampleError
 from unitok_jax.data.identity import probed
 from unitok_jax.data.records import Source
 from unitok_jax.data.writing.folders import MANIFEST, SETTINGS
-from unitok_jax.data.writing.manifests import Whole, read_manifest
+from unitok_jax.data.writing.manifests import Whole, check_shard, read_manifest
 from unitok_jax.system.paths import expand
 
 
@@ -153,11 +152,5 @@ def _manifest(kind: Kind, folder: Path, check) -> dict[str, Any]:
 
 
 def _part(path: Path, shard: Mapping[str, Any]) -> Part:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}, which {MANIFEST} names, is gone; copy it again")
-    size = check_file(path).st_size
-    if size != shard["bytes"]:
-        raise ValueError(
-            f"{path} has {size} bytes, not the {shard['bytes']} of {MANIFEST}; copy it again"
-        )
+    check_shard(path, shard)
     return Part(str(path), shard["count"], 0, shard["count"])

@@ -27,7 +27,7 @@ from unitok_jax.data.formats.parquet_groups import arrow_errors, read_group, tex
 from unitok_jax.data.formats.shard_names import check_file
 from unitok_jax.data.writing.facts import facts_of
 from unitok_jax.data.writing.folders import MANIFEST, SETTINGS
-from unitok_jax.data.writing.manifests import Whole, read_manifest
+from unitok_jax.data.writing.manifests import Whole, check_shard, read_manifest
 from unitok_jax.system.foreign_json import parse_object
 from unitok_jax.system.paths import expand
 
@@ -271,13 +271,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, shard: dict[str, Any], settings: dict[str, Any]) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}, which {MANIFEST} names, is gone; copy it again")
-    size = check_file(path).st_size
-    if size != shard["bytes"]:
-        raise ValueError(
-            f"{path} has {size} bytes, not the {shard['bytes']} of {MANIFEST}; copy it again"
-        )
+    check_shard(path, shard)
     if not facts_of(path).exists():
         return  # the records name their tokenizer, too
     check_file(facts_of(path))

@@ -1,10 +1,11 @@
 """Manifests of folders of shards: read, and validated before use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unitok_jax.data.formats.shard_names import check_file, inside
+from unitok_jax.data.writing.folders import MANIFEST
 from unitok_jax.system.foreign_json import parse_object
 
 MAX_COUNT = 2**48  # limit on records or bytes
@@ -76,3 +77,23 @@ class Whole:
         value = self.get(content, key, list)
         self.check(all(type(text) is str for text in value), f"{key!r} are not all texts")
         return value
+
+
+def check_shard(path: Path, shard: Mapping[str, Any]) -> None:
+    """Checks that a shard is there, with the size that its manifest tells.
+
+    Args:
+        path: the shard.
+        shard: its entry in the manifest.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it has another size, or is no regular file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}, which {MANIFEST} names, is gone; copy it again")
+    size = check_file(path).st_size
+    if size != shard["bytes"]:
+        raise ValueError(
+            f"{path} has {size} bytes, not the {shard['bytes']} of {MANIFEST}; copy it again"
+        )
