@@ -1,12 +1,14 @@
-"""Weights & Biases, by a stand-in: the same run goes on, nothing is sent twice."""
+"""Boards: TensorBoard without PyTorch; Weights & Biases, by a stand-in, sent nothing twice."""
 
 import importlib.util
+import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
 
+from helpers.pages import ROOT
 from unitok_jax.training import boards
 from unitok_jax.training.metrics import Writer
 
@@ -88,3 +90,26 @@ def test_no_package(monkeypatch):
     boards.check_wandb("")
     with pytest.raises(ValueError, match=r"log.wandb=shapes needs .*pip install -e '\.\[wandb\]'"):
         boards.check_wandb("shapes")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is missing")
+@pytest.mark.parametrize("before, after", [("", False), ("import torch", True)])
+def test_tensorboard_imports_no_pytorch(tmp_path, before, after):
+    """tensorboardX does if it is installed, for seconds; what a user imported stays."""
+    program = f"""
+import pathlib, sys
+import numpy as np
+{before}
+from unitok_jax.training.boards import TensorBoard
+board = TensorBoard(pathlib.Path({str(tmp_path)!r}), 0)
+board.scalars(1, {{"loss": 2.0}})
+board.image(1, "picture", np.zeros((4, 4, 3), np.uint8))
+board.close()
+assert ("torch" in sys.modules) == {after}
+import torch
+assert torch.ones(2).sum() == 2
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"picture" in events.read_bytes()

@@ -1,5 +1,6 @@
 """Boards that show curves and pictures of a run: TensorBoard files, Weights & Biases."""
 
+import contextlib
 import importlib.util
 import logging
 import sys
@@ -20,9 +21,8 @@ class TensorBoard:
 
     def __init__(self, folder: epath.Path, start_step: int):
         """Opens the files; hides records after `start_step` that an earlier process wrote."""
-        # TensorBoard imports PyTorch if installed, which takes seconds, also in commands that
-        # only draw pictures.
-        from tensorboardX import SummaryWriter
+        with _without("torch"):  # which it imports if installed: seconds, for a name it never needs
+            from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
@@ -38,6 +38,19 @@ class TensorBoard:
     def close(self) -> None:
         """Flushes and closes the files."""
         self._writer.close()
+
+
+@contextlib.contextmanager
+def _without(package: str):
+    """Hides a package that no one has imported yet from the imports inside."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 class WeightsAndBiases:
