@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from configs import tiny
 from helpers import mounts
 from helpers.jobs import free_port
 from helpers.saves import items, save
-from unitok_jax.checkpoints import differences, reader
+from unitok_jax.checkpoints import differences, manager, reader
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.runtime import processes, sharding, workdir
 from unitok_jax.tokenizer.config_checks import check
@@ -430,6 +432,21 @@ def test_other_meshes_read_the_same_bits(tmp_path, config):
             checkpoints.save(5, found, config, {})
 
 
+def test_a_save_on_many_devices_compiles_nothing(tmp_path, config, caplog, monkeypatch):
+    """What they all hold, one of them writes; slices would need a program for each shape."""
+    monkeypatch.setattr(manager, "_SHARED", 0)
+    items = large_items(2)
+    whole = NamedSharding(sharding.make_mesh(8, 1), P())
+    held = jax.device_put(items, whole)
+    with Checkpoints(tmp_path, create=True) as checkpoints, jax.log_compiles():
+        checkpoints.save(2, held, config, {})
+    assert [
+        record.getMessage() for record in caplog.records if "ompil" in record.getMessage()
+    ] == []
+    with Checkpoints(tmp_path) as checkpoints:
+        equal(checkpoints.restore(target(items), config), items)
+
+
 class TestFullDisk:
     """On a disk of 4 MB that holds two checkpoints of 1.2 MB, but no three."""
 
@@ -487,10 +504,16 @@ def test_digests_on_the_host_are_those_of_a_device(monkeypatch):
     }
     tree = {name: np.asarray(array) for name, array in tree.items()}
     placed = jax.tree.map(jnp.asarray, tree)
-    assert reader.named_digests(tree) == reader.named_digests(placed)
+    assert reader.named_digests(tree) == jax.device_get(reader.digests(placed))
+    assert reader.named_digests(placed) == reader.named_digests(tree)
     words = {name: array for name, array in tree.items() if name != "halves"}
     with jax.transfer_guard("disallow"):
         reader.named_digests(words)
+    whole = jnp.arange(16.0).reshape(8, 2)
+    mesh = sharding.make_mesh(4, 2)
+    for spec in (P(), P("fsdp"), P(("data", "fsdp"))):
+        split = {"whole": jax.device_put(whole, NamedSharding(mesh, spec))}
+        assert reader.named_digests(split) == jax.device_get(reader.digests(split))
 
 
 def test_binding_keys_exist():

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
@@ -29,6 +30,7 @@ from unitok_jax.runtime import processes, workdir
 
 log = logging.getLogger(__name__)
 
+_SHARED = 2**20  # bytes, the smallest part of a replicated array that a process writes alone
 _TEMPORARY = ".orbax-checkpoint-tmp"  # in the names of saves that a kill cut short
 
 
@@ -46,6 +48,23 @@ class _Manager(ocp.CheckpointManager):
         time of this save with those of the ones before, which were not read.
         """
         return False
+
+
+def _array_writers():
+    """Builds the writers of arrays: those of NumPy, and those of devices.
+
+    Each process of a job writes a part of what all of them hold, if that is large. By default the
+    devices of one process share the work too, by slices: a compiled program for each shape and
+    each device, a quarter of the time of a run of two steps on eight devices.
+    """
+    several = jax.process_count() > 1
+    of_devices = ocp.type_handlers.ArrayHandler(
+        use_replica_parallel=several, min_slice_bytes_for_replica_parallel=_SHARED
+    )
+    of_numpy = ocp.type_handlers.NumpyHandler()
+    return ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, of_numpy), (jax.Array, of_devices)
+    )
 
 
 class Checkpoints:
@@ -89,8 +108,10 @@ class Checkpoints:
             ),
             item_handlers={
                 **{
-                    item: ocp.StandardCheckpointHandler(
-                        save_concurrent_gb=IN_FLIGHT, multiprocessing_options=barriers
+                    item: ocp.PyTreeCheckpointHandler(
+                        save_concurrent_gb=IN_FLIGHT,
+                        multiprocessing_options=barriers,
+                        type_handler_registry=_array_writers(),
                     )
                     for item in ITEMS
                 },
@@ -167,7 +188,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 meta=ocp.args.JsonSave(meta),
-                **{name: ocp.args.StandardSave(item) for name, item in items.items()},
+                **{name: ocp.args.PyTreeSave(item) for name, item in items.items()},
             ),
         )
         if not saved:

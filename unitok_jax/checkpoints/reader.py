@@ -62,19 +62,25 @@ def digests(tree):
 
 
 def named_digests(tree) -> dict[str, int]:
-    """Returns the digests of a tree of arrays under dotted names; those of NumPy stay on the host.
+    """Returns the digests of a tree of arrays under dotted names; of what a host holds, there.
 
-    A device may not hold the float32 weights of a model that a mesh trains.
+    That is an array of NumPy, for which a device may have no room: the float32 weights of a model
+    that a mesh trains. Or of a CPU, where compiling `digests` takes longer than they do.
     """
     arrays = trees.flatten(tree)
-    on_host = {name: array for name, array in arrays.items() if _is_words(array)}
+    on_host = {name: array for name, array in arrays.items() if _is_at_hand(array)}
     rest = {name: array for name, array in arrays.items() if name not in on_host}
-    found = jax.device_get(digests(rest)) | {name: _digest(on_host[name]) for name in on_host}
+    found = jax.device_get(digests(rest)) if rest else {}
+    found |= {name: _digest(np.asarray(on_host[name])) for name in on_host}
     return {name: int(found[name]) for name in arrays}
 
 
-def _is_words(array) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.itemsize == 4
+def _is_at_hand(array) -> bool:
+    """Whether this host holds all of an array of 4-byte values."""
+    if array.dtype.itemsize != 4 or isinstance(array, np.ndarray):
+        return array.dtype.itemsize == 4
+    of_cpus = all(device.platform == "cpu" for device in array.sharding.device_set)
+    return of_cpus and array.is_fully_addressable
 
 
 def _digest(array: np.ndarray) -> int:
