@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 # PyTorch is for the tests of conversion; EXTRAS=test leaves it, and them, out.
 EXTRAS ?= test,torch
 
-.PHONY: demo unified test test-fast mutations lint clean
+.PHONY: demo unified test test-all test-fast mutations lint clean
 
 demo: $(VENV)/photos
 	$(RUN) -m unitok_jax train --config=configs/photos.py --workdir=demo
@@ -37,11 +37,15 @@ unified: $(VENV)/photos
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test: $(VENV)/test lint
+	$(PYTEST) -m "not thorough"
+
+# Also for other meshes, forms and mishaps; before a release, or after a change to what they repeat.
+test-all: $(VENV)/test lint
 	$(PYTEST)
 
 # What needs no compiled model and no process of its own: minutes instead of an hour.
 test-fast: $(VENV)/test lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not thorough"
 
 # Faults put into a copy of the code, one at a time: which of them does no test notice? Takes long.
 mutations: $(VENV)/test

@@ -22,6 +22,10 @@ POLL = 0.002  # seconds
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
 
+def _without_devices(flags: str) -> str:
+    return " ".join(f for f in flags.split() if "host_platform_device_count" not in f)
+
+
 class Victim:
     """Training run in one workdir, by one process after another."""
 
@@ -64,7 +68,7 @@ class Victim:
             **os.environ,
             "NOTES": str(self._notes),
             # One device: several would share its threads and change the order of sums.
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": _without_devices(os.environ.get("XLA_FLAGS", "")),
         }
         if self.cache is not None:
             environment["JAX_COMPILATION_CACHE_DIR"] = str(self.cache)

@@ -36,18 +36,21 @@ gc.set_threshold(100_000, 50, 100)
 
 # Files of minutes: they begin first, so that no worker is left with one when the others are done.
 LONGEST = (
-    "test_sharding",
-    "test_card",
     "test_step",
-    "test_full_run",
-    "test_train_steps",
-    "test_configs",
-    "test_resume",
-    "test_convert",
-    "test_train",
-    "test_generator_training",
-    "test_torture",
     "test_processes",
+    "test_card",
+    "test_configs",
+    "test_torture",
+    "test_full_run",
+    "test_sharding",
+    "test_train_steps",
+    "test_quantizers",
+    "test_multimodal_training",
+    "test_train",
+    "test_with_a_tokenizer",
+    "test_resume",
+    "test_price_list",
+    "test_generator_training",
 )
 
 
@@ -68,10 +71,11 @@ def strict_shapes():
 
 @pytest.fixture
 def tiny():
-    """A configuration of seconds: the tiny model, six steps of eight photographs."""
+    """A configuration of seconds: the smallest model, six steps of eight photographs."""
     from configs import tiny
 
     config = tiny.get_config()
+    config.model.size, config.model.quant_heads, config.model.text.layers = "nano", 2, 1
     config.steps = 6
     config.data.batch_size = 8
     config.data.num_threads = 1

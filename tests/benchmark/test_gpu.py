@@ -286,6 +286,7 @@ def test_a_worker_ends_with_its_parent():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_it_runs(tmp_path):
     """The sections in which a process measures one figure with what another has compiled."""
     output, sections = tmp_path / "gpu.jsonl", ("peaks", "parity", "encode", "kernels", "compile")

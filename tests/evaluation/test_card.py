@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from configs import tiny as tiny_config
-from helpers import in_process
+from helpers import in_process, one_device
 from helpers.jobs import environment, free_port
 from unitok_jax import load
 from unitok_jax.commands import evaluate
@@ -174,6 +174,7 @@ class TestCard:
         assert [shown["kind"] for shown in found["pictures"]][::3] == ["best", "median", "worst"]
         assert min(levels[:3]) > max(levels[3:6]) and min(levels[3:6]) > max(levels[6:])
 
+    @pytest.mark.thorough
     def test_eight_devices(self, whole, tmp_path, capsys, monkeypatch):
         home, arguments, _ = whole
         assert jax.device_count() == 8
@@ -200,11 +201,12 @@ def place(folder, checkpoint, tmp_path_factory):
     return home, [*arguments, "--inception=seeded", "--batch_size=8"]
 
 
+@pytest.mark.thorough
 def test_training_measures_what_the_card_does(tiny, tmp_path, capsys, monkeypatch):
     tiny.steps = tiny.eval.every = tiny.checkpoint.every = 2
     tiny.optim.ema_decay = 0.9
     tiny.frozen.inception = "seeded"
-    evaluated = train(Run, tiny, tmp_path / "run")
+    evaluated = train(one_device.of(Run), tiny, tmp_path / "run")
     code, _, error = run(
         *(capsys, monkeypatch, f"--checkpoint={tmp_path / 'run'}", "--data=photos"),
         *(f"--max_images={tiny.eval.max_images}", "--batch_size=8", "--inception=seeded"),

@@ -131,6 +131,7 @@ class TestRuns:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_recipe_is_trained_and_measured(tmp_path, monkeypatch):
     """Two steps of the smallest: a CLIP's parts are taken, all figures are there."""
     small = Budget(steps=2, timed=1, examined=32)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from helpers import arrays, coded
+from helpers import arrays, coded, one_device
 from helpers.jaxprs import equations
 from helpers.jobs import records
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
@@ -24,7 +24,7 @@ from unitok_jax.training import loop
 
 pytestmark = pytest.mark.slow
 
-one_device = functools.partial(Run, devices=jax.devices()[:1])
+OneDevice = one_device.of(Run)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def whole(folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     config = coded.config(folder)
     config.log.tensorboard = True
-    return workdir, loop.train(one_device, config, str(workdir))
+    return workdir, loop.train(OneDevice, config, str(workdir))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ class TestThroughTheLoop:
         found = []
         for size in (12, 8, 5):
             config.eval.batch_size = size
-            run = one_device(config)
+            run = OneDevice(config)
             with Checkpoints(whole[0]) as checkpoints:
                 state = run.state_from(checkpoints.restore(run.abstract.items()))
             found.append(run.evaluate(state)[0]["loss_per_codebook"])
@@ -118,7 +118,7 @@ class TestThroughTheLoop:
     def test_held_out_codes(self, whole, config, tmp_path):
         coded.write(tmp_path / "other", 5, seed=1)
         config.eval.path = str(tmp_path / "other")
-        run = one_device(config)
+        run = OneDevice(config)
         assert len(run.eval_records) == 5
         assert run.facts["samples in the data"] == 24
 
@@ -137,10 +137,10 @@ class TestThroughTheLoop:
     def test_held_out_codes_of_another_kind(self, config, tmp_path, changes, message):
         config.eval.path = str(coded.write(tmp_path / "other", 5, **changes))
         with pytest.raises(ValueError, match=message):
-            one_device(config)
+            OneDevice(config)
 
     def test_the_average_is_what_is_saved_as_params(self, whole, config):
-        run = one_device(config)
+        run = OneDevice(config)
         with Checkpoints(whole[0]) as checkpoints:
             items = checkpoints.restore(run.abstract.items())
         state = run.state_from(items)
@@ -151,7 +151,7 @@ class TestThroughTheLoop:
 
 class TestResume:
     def test_bit_for_bit(self, whole, half, config):
-        loop.train(one_device, config, str(half))
+        loop.train(OneDevice, config, str(half))
         assert records(half) == records(whole[0])
         digests = []
         for workdir in (whole[0], half):
@@ -161,7 +161,7 @@ class TestResume:
 
     def test_codes_that_moved(self, half, config, tmp_path):
         config.data.path = str(shutil.copytree(config.data.path, tmp_path / "moved"))
-        run = one_device(config)
+        run = OneDevice(config)
         with Checkpoints(half) as checkpoints:
             checkpoints.restore(run.abstract.items(), config, run.facts)
 
@@ -194,12 +194,12 @@ class TestResume:
         config.data.path = str(coded.write(tmp_path / "other", **settings))
         config.update_from_flattened_dict(keys)
         with pytest.raises(CheckpointError, match=message):
-            loop.train(one_device, config, str(half))
+            loop.train(OneDevice, config, str(half))
         assert not (half / "checkpoints" / "6").exists()
 
     def test_what_changes_no_meaning_of_weights_may_change(self, half, config):
         config.model.update(dropout=0.0, drop_path=0.1, remat="none", dtype="bfloat16")
-        run = one_device(config)
+        run = OneDevice(config)
         with Checkpoints(half) as checkpoints:
             checkpoints.restore(run.abstract.items(), config, run.facts)
 
@@ -211,7 +211,7 @@ class TestResume:
         path.write_text(json.dumps(meta))
         told = "checkpoints/4 was saved by the run of a tokenizer, and product=generator is to be"
         with pytest.raises(CheckpointError, match=told):
-            loop.train(one_device, config, str(half))
+            loop.train(OneDevice, config, str(half))
 
 
 class TestMeshes:
@@ -413,7 +413,7 @@ class TestWhatIsDropped:
         np.testing.assert_allclose(left[is_left], added[is_left] / 0.6, rtol=1e-3, atol=1e-5)
 
     def test_the_null_class_is_trained(self, whole, config):
-        run = one_device(config)
+        run = OneDevice(config)
         with Checkpoints(whole[0]) as checkpoints:
             trained = checkpoints.restore(run.abstract.items())["training"]["params"]
         before = run.initial_state().generator.params
@@ -433,10 +433,10 @@ class TestWhatIsDropped:
 def test_other_heads(tmp_path, changes, keys):
     config = coded.config(coded.write(tmp_path / "codes", **changes))
     config.update_from_flattened_dict(keys | {"steps": 2, "eval.every": 2})
-    loop.train(one_device, config, str(tmp_path / "run"))
+    loop.train(OneDevice, config, str(tmp_path / "run"))
     training = [r["loss"] for r in records(tmp_path / "run") if "loss" in r]
     assert training[1] < training[0]
-    assert loop.train(one_device, config, str(tmp_path / "run"))["eval/loss"] < math.log(16)
+    assert loop.train(OneDevice, config, str(tmp_path / "run"))["eval/loss"] < math.log(16)
 
 
 @pytest.mark.parametrize("prompt", ["class", "text"])
@@ -448,7 +448,7 @@ def test_the_plan_takes_the_batches_of_training(config, folder, tmp_path, prompt
         config.data.text_features = str(tmp_path)
         for number in range(24):
             np.save(tmp_path / f"{number:04}.png.npy", np.zeros((2, 3), np.float32))
-    with contextlib.closing(one_device(config).batches(0)) as batches:
+    with contextlib.closing(OneDevice(config).batches(0)) as batches:
         read = {key: (rows.shape, rows.dtype) for key, rows in next(batches).items()}
     config.data.path = ""
     (phase,) = Run.plan(config, jax.devices()[:1]).phases

@@ -12,7 +12,7 @@ from PIL import Image
 
 import unitok_jax
 from configs import tiny
-from helpers import coded
+from helpers import coded, one_device
 from helpers.jobs import records
 from unitok_jax.commands import tokenize
 from unitok_jax.data.images.transforms import to_uint8
@@ -84,12 +84,12 @@ def text_config(config):
     return config
 
 
-one_device = functools.partial(Run, devices=jax.devices()[:1])
+OneDevice = one_device.of(Run)
 
 
 def test_classes(config, tokenizer, tmp_path):
     """From pictures to codes, a generator, and pictures again."""
-    last = loop.train(one_device, config, str(tmp_path))
+    last = loop.train(OneDevice, config, str(tmp_path))
     training = [r["loss"] for r in records(tmp_path) if "loss" in r]
     assert training[-1] < training[0] and last["eval/gain"] > 0
     with Image.open(tmp_path / "images" / "drawn_00000003.png") as sheet:
@@ -124,7 +124,7 @@ def test_a_drawn_picture_is_a_function_of_its_number_and_prompt(config, text_con
 
 
 def test_pictures_are_the_tokenizers(config, tokenizer):
-    run = one_device(config)
+    run = OneDevice(config)
     codes = np.random.default_rng(0).integers(0, 64, (2, 4, 6), np.int32)
     theirs = unitok_jax.load(tokenizer).decode(codes, (2, 3))
     ours = run._pictures(codes)
@@ -132,6 +132,7 @@ def test_pictures_are_the_tokenizers(config, tokenizer):
     assert abs(ours - 127.5 * (theirs + 1)).max() < 0.51
 
 
+@pytest.mark.thorough
 def test_gfid_is_that_of_the_drawn_pictures(config, tokenizer, tmp_path):
     """Against moments of other pictures, beside the card's own function on the API's pictures."""
     from unitok_jax.evaluation import drawn
@@ -204,7 +205,7 @@ def test_gfid_needs_all_that_it_compares(config, keys, message):
 def test_labels_are_shown_beyond_the_records(config, text_config, monkeypatch, prompt, shown):
     """Each caption once; labels need no records."""
     config.eval.max_images, config.model.prompt = 4, prompt
-    run, titles = one_device(config), []
+    run, titles = OneDevice(config), []
     monkeypatch.setattr(
         run, "draw", lambda params, prompts, numbers, *_: np.zeros((len(numbers), 4, 6), np.int32)
     )
@@ -215,10 +216,10 @@ def test_labels_are_shown_beyond_the_records(config, text_config, monkeypatch, p
 
 def test_without_a_tokenizer_there_is_no_picture(config):
     config.data.tokenizer = ""
-    run = one_device(config)
+    run = OneDevice(config)
     assert run.preview(None) is None
     config.data.tokenizer, config.eval.preview = "not read", 0
-    assert one_device(config).preview(None) is None
+    assert OneDevice(config).preview(None) is None
 
 
 class TestTexts:
@@ -268,7 +269,7 @@ class TestTexts:
             TextStates(model | {"text": text}, ours)
 
     def test_training(self, text_config, tmp_path, caplog):
-        loop.train(one_device, text_config, str(tmp_path))
+        loop.train(OneDevice, text_config, str(tmp_path))
         training = [r["loss"] for r in records(tmp_path) if "loss" in r]
         assert training[-1] < training[0]
         assert (tmp_path / "images" / "drawn_00000003.png").exists()
@@ -290,7 +291,7 @@ class TestTexts:
                     file.parent.mkdir(exist_ok=True)
                     np.save(file, found["features"][0][found["valid"][0]])
                 config.data.tokenizer, config.data.text_features = "", str(tmp_path)
-            run = one_device(config)
+            run = OneDevice(config)
             kernel = np.random.default_rng(0).normal(0, 1, (64, 64)).astype(np.float32)
             state = run.initial_state()
             for params_of in (state.generator.params, state.ema):
@@ -310,7 +311,7 @@ class TestTexts:
         config.data.text_features = str(tmp_path)
         for number in range(24):
             np.save(tmp_path / f"{number:04}.png.npy", np.ones((2, 64), np.float32))
-        run, titles = one_device(config), []
+        run, titles = OneDevice(config), []
         monkeypatch.setattr(run, "draw", lambda *given: np.zeros((6, 4, 6), np.int32))
         monkeypatch.setattr(
             run_module, "contact_sheet", lambda images, texts, *_: titles.extend(texts)
@@ -320,7 +321,7 @@ class TestTexts:
 
     def test_a_text_is_listened_to(self, text_config, tmp_path):
         """The null prompt stands for an empty text; other texts change the logits."""
-        run = one_device(text_config)
+        run = OneDevice(text_config)
         pure, params = run.steps, run.initial_state().params
         model = nnx.merge(pure.graph, params)
         text = TextTokenizer(LENGTH)(["red dog", "blue bird", ""])
@@ -345,7 +346,7 @@ class TestAnotherTokenizer:
         config.data.tokenizer = str(tmp_path / "other.safetensors")
         told = "is tokenizer [0-9a-f]{32}, and the codes of data.path were made by [0-9a-f]{32}"
         with pytest.raises(ValueError, match=told):
-            one_device(config)
+            OneDevice(config)
 
     def test_a_file_that_is_none(self, config, tmp_path):
         (tmp_path / "x.safetensors").write_bytes(b"")
@@ -357,7 +358,7 @@ class TestAnotherTokenizer:
     def test_a_generator(self, tmp_path, config):
         config.data.tokenizer = ""
         config.steps = 1
-        loop.train(one_device, config, str(tmp_path / "run"))
+        loop.train(OneDevice, config, str(tmp_path / "run"))
         told = "data.tokenizer=.*run.* holds a generator, not a tokenizer"
         with pytest.raises(ValueError, match=told):
             load.read_maker(str(tmp_path / "run"), "", "data.path")

@@ -15,6 +15,7 @@ SETTINGS = [
     "--config.steps=8",
     "--config.model.size=nano",
     "--config.model.quant_heads=2",
+    "--config.model.text.layers=1",
     "--config.data.image_size=(48,48)",
     "--config.data.batch_size=8",
     "--config.data.num_threads=1",

@@ -1,7 +1,6 @@
 """Training of a multimodal model: through the loop, resumed, on any mesh, in several parts."""
 
 import contextlib
-import functools
 import json
 import shutil
 import types
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from helpers import arrays, language_folders, sequences
+from helpers import arrays, language_folders, one_device, sequences
 from helpers.jobs import Job, records
 from unitok_jax import trees
 from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
@@ -28,7 +27,7 @@ from unitok_jax.weights import load
 
 pytestmark = pytest.mark.slow
 
-one_device = functools.partial(Run, devices=jax.devices()[:1])
+OneDevice = one_device.of(Run)
 BOOKS, ENTRIES, GRID = 4, 64, (2, 3)
 
 
@@ -85,7 +84,7 @@ def config(tokenizer, folder):
 def whole(tokenizer, folder, tmp_path_factory):
     """An undisturbed run: its workdir, and its last evaluation."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, loop.train(one_device, configured(tokenizer, folder), str(workdir))
+    return workdir, loop.train(OneDevice, configured(tokenizer, folder), str(workdir))
 
 
 class TestThroughTheLoop:
@@ -133,7 +132,7 @@ class TestThroughTheLoop:
     def test_resumed_bit_for_bit(self, whole, config, tmp_path):
         workdir = shutil.copytree(whole[0], tmp_path / "half")
         shutil.rmtree(workdir / "checkpoints" / "6")
-        loop.train(one_device, config, str(workdir))
+        loop.train(OneDevice, config, str(workdir))
         assert records(workdir) == records(whole[0])
         digests = []
         for each in (whole[0], workdir):
@@ -146,7 +145,7 @@ class TestThroughTheLoop:
         shutil.rmtree(workdir / "checkpoints" / "6")
         config.data.group_samples = 9
         with pytest.raises(CheckpointError, match="packing"):
-            loop.train(one_device, config, str(workdir))
+            loop.train(OneDevice, config, str(workdir))
 
     @pytest.mark.parametrize(
         "changed, message",
@@ -169,25 +168,25 @@ class TestThroughTheLoop:
         config.init.path, config.data.tokenizer = str(whole[0]), ""
         config.data.text = str(tmp_path)
         with pytest.raises(ValueError, match=f"init.path=.*{message}"):
-            one_device(config).initial_params()
+            OneDevice(config).initial_params()
 
     def test_a_language_model_of_the_hub(self, config, tmp_path):
         folder = language_folders.save(tmp_path / "llama3")
         opened = trunk.open_folder(str(folder))
         config.init.language = config.data.text = str(folder)
         config.model.update(opened.keys)
-        found = one_device(config).initial_params()
+        found = OneDevice(config).initial_params()
         expected = trunk.read(opened, config.model.to_dict())
         jax.tree.map(np.testing.assert_array_equal, found["language"], expected)
         config.data.text = "shapes"
         config.model.vocabulary = max(shape_tokenizer().rows, config.model.vocabulary)
         with pytest.raises(ValueError, match="init.language=.*: its text has another tokenizer"):
-            one_device(config).initial_params()
+            OneDevice(config).initial_params()
 
     def test_another_model_or_tokenizer_of_codes(self, whole, config, tokenizer, tmp_path):
         path, theirs, params = tokenizer
         config.init.path, config.data.tokenizer = str(whole[0]), ""
-        run = one_device(config)
+        run = OneDevice(config)
         run._codes = run._codes._replace(tokenizer="f" * 32)
         with pytest.raises(ValueError, match="init.path=.* reads codes of tokenizer .* made by ff"):
             run.initial_params()
@@ -199,12 +198,12 @@ class TestThroughTheLoop:
             run.initial_params()
         config.model.hidden += 4
         with pytest.raises(ValueError, match=r"is another model: model.hidden=52 \(there: 48\)"):
-            one_device(config).initial_params()
+            OneDevice(config).initial_params()
 
     def test_a_run_begins_from_another(self, whole, config):
         config.init.path, config.data.tokenizer = str(whole[0]), ""
         config.optim.frozen = ("language.*",)
-        run = one_device(config)
+        run = OneDevice(config)
         state = run.initial_state()
         there = loading.read(whole[0]).params
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), there)
@@ -220,7 +219,7 @@ class TestThroughTheLoop:
 @pytest.mark.processes
 def test_text_alone_keeps_the_tokenizer_of_images(tokenizer, config, tmp_path):
     """Of the weights that it begins from: in its first checkpoint, and once it has resumed."""
-    run = one_device(config)
+    run = OneDevice(config)
     named = run.facts[loading.TOKENIZER]
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": "a red circle"}) + "\n" for _ in range(20)))
@@ -232,7 +231,7 @@ def test_text_alone_keeps_the_tokenizer_of_images(tokenizer, config, tmp_path):
     config.eval.max_rows = 8
     for steps in (1, 2):
         config.steps = steps
-        loop.train(one_device, config, str(tmp_path / "run"))
+        loop.train(OneDevice, config, str(tmp_path / "run"))
         with Checkpoints(tmp_path / "run") as checkpoints:
             assert checkpoints.meta(steps)["data"][loading.TOKENIZER] == named
         # What it began from is no longer needed.
@@ -240,6 +239,7 @@ def test_text_alone_keeps_the_tokenizer_of_images(tokenizer, config, tmp_path):
     assert loading.read(tmp_path / "run").tokenizer_hash == named
 
 
+@pytest.mark.thorough
 def test_two_processes_and_then_one(tokenizer, folder, tmp_path):
     """Records of other hosts are equal, through a resumption on another mesh."""
     config = configured(tokenizer, folder)
@@ -305,7 +305,7 @@ class TestMeshesAndParts:
             assert arrays.error(ours, moments) < 1e-4
 
     def test_a_step_that_is_not_finite_changes_counters_alone(self, config):
-        run = one_device(config)
+        run = OneDevice(config)
         state = run.initial_state()
         with contextlib.closing(run.batches(0)) as batches:
             batch = sharding.shard_batch(next(batches), run.mesh)
@@ -338,7 +338,7 @@ class TestMeshesAndParts:
 def test_what_does_not_fit(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises((ValueError, OSError), match=message):
-        one_device(config).initial_state()
+        OneDevice(config).initial_state()
 
 
 def test_a_chat_template_that_is_no_utf_8_is_kept_as_it_is_read():
@@ -351,13 +351,13 @@ def test_a_chat_template_that_is_no_utf_8_is_kept_as_it_is_read():
 def test_parts_may_be_lists(config, folder):
     """As of a configuration in JSON; the loss of each kind is told all the same."""
     config.data.mixture = ([0.5, "caption", str(folder)], [0.5, "draw", str(folder)])
-    assert one_device(config).steps.kinds == ["draw", "caption"]
+    assert OneDevice(config).steps.kinds == ["draw", "caption"]
 
 
 def test_a_probe_begins_with_the_tokenizers_features(config, folder, tokenizer):
     config.model.projection = "full"
     config.data.mixture = ((1.0, "caption", str(folder)),)
-    run = one_device(config)
+    run = OneDevice(config)
     assert not any(packed._rows.draws for packed in (run._packed, run._held_out))
     found = run.initial_params()["image"]
     assert sorted(found) == ["projection", "quantizer"]
@@ -365,7 +365,7 @@ def test_a_probe_begins_with_the_tokenizers_features(config, folder, tokenizer):
     jax.tree.map(np.testing.assert_array_equal, found["projection"], theirs)
     config.model.projection_heads = 2
     with pytest.raises(ValueError, match="model.projection_heads=2, and data.tokenizer=.* has 4"):
-        one_device(config).initial_params()
+        OneDevice(config).initial_params()
 
 
 @pytest.mark.parametrize(
@@ -381,4 +381,4 @@ def test_a_probe_begins_with_the_tokenizers_features(config, folder, tokenizer):
 def test_weights_that_do_not_fit(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises((ValueError, OSError), match=message):
-        one_device(config).initial_params()
+        OneDevice(config).initial_params()

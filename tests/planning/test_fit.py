@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from helpers.jobs import FAST
 from unitok_jax.planning import costs, fit, hlo, links, replica_groups
 from unitok_jax.planning import machines as topology
 from unitok_jax.runtime import sharding
@@ -47,7 +48,7 @@ def run(config, topology, *flags, settings=NANO):
             *flags,
         ],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=os.environ | {"XLA_FLAGS": FAST},
         capture_output=True,
         text=True,
         timeout=900,
@@ -64,6 +65,7 @@ def gibibytes(row):
     return float(re.match(r"([\d.]+) GiB", row)[1])
 
 
+@pytest.mark.thorough
 def test_both_phases_on_simulated_devices():
     settings = NANO | {"frozen.dinov2": "", "loss.perceptual": 0, "loss.contrastive": 0}
     settings |= {"gan.consistency": 0}  # half of the compile time

@@ -46,6 +46,7 @@ def test_causes_of_a_compiled_step(step):
     assert 4 * 64 <= step.reduced < 2 * 4 * 64
 
 
+@pytest.mark.thorough
 def test_what_grows_with_the_batch_and_with_micro_batches(step):
     larger = scaling.compile_step(configuration(128, accumulation=4), 8)
     assert larger.parameters == step.parameters

@@ -16,7 +16,7 @@ SETTINGS = [
     s.replace("tiny_full", "tiny").replace("steps=24", f"steps={STEPS}")
     for s in torture.SETTINGS
     if ".gan." not in s
-] + ["--config.optim.ema_decay=0.9"]
+] + ["--config.optim.ema_decay=0.9", "--config.model.text.layers=1"]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def undisturbed(tmp_path_factory):
     return target
 
 
+@pytest.mark.thorough
 def test_kills_change_nothing(undisturbed, tmp_path):
     target, chance = Victim(tmp_path / "run", SETTINGS), random.Random(0)
     lives = [
@@ -40,6 +41,7 @@ def test_kills_change_nothing(undisturbed, tmp_path):
     assert not torture.samples(lives, undisturbed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["disk", "preemption"])
 def test_mishaps_change_nothing(undisturbed, tmp_path, name):
     problems = mishaps.SCENARIOS[name](tmp_path / name, SETTINGS, undisturbed)

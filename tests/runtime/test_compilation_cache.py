@@ -260,6 +260,7 @@ def test_a_command_reads_what_it_compiled_before(environment, weights, tmp_path)
     assert pictures[0] == pictures[1]
 
 
+@pytest.mark.thorough
 def test_a_killed_run_goes_on_bit_for_bit_with_programs_from_the_disk(
     environment, tmp_path, monkeypatch
 ):

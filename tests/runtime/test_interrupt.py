@@ -62,6 +62,7 @@ def test_the_first_saves_and_the_second_ends_at_once(tmp_path):
     assert f"at step {stopped}" in output and Checkpoints(tmp_path).steps() == [stopped]
 
 
+@pytest.mark.thorough
 def test_all_processes_stop_with_the_one_that_is_interrupted(tmp_path):
     job = Job(tmp_path / "logs", tmp_path, 2, 1, *ENDLESS)
     job.wait_for_step(tmp_path, 1)

@@ -179,6 +179,7 @@ def test_the_public_layout_has_no_place_for_it():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_trains_saves_and_writes_it(tmp_path):
     config = configuration("sigmoid")
     config.steps = config.log.every = 1

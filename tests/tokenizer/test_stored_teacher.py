@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs import tiny
-from helpers import jaxprs, teacher_files
+from helpers import jaxprs, one_device, teacher_files
 from helpers.jobs import environment
 from helpers.tokenized import ROOT, hashes, kill_when, shards
 from unitok_jax.checkpoints.manager import Checkpoints
@@ -85,9 +85,7 @@ def stored(folder, **changes):
     return configuration(folder, **{**given, **changes})
 
 
-class OneDevice(Run):
-    def __init__(self, config):
-        super().__init__(config, jax.devices()[:1])
+OneDevice = one_device.of(Run)
 
 
 class TestStep:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from configs import tiny
-from helpers import jaxprs
+from helpers import jaxprs, one_device
 from unitok_jax import trees
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.commands import data_text
@@ -74,9 +74,7 @@ def stored(folder, **changes):
     return configuration(folder, data__text_features=str(folder / "features"), **changes)
 
 
-class OneDevice(Run):
-    def __init__(self, config):
-        super().__init__(config, jax.devices()[:1])
+OneDevice = one_device.of(Run)
 
 
 class TestStep:

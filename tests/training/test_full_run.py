@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import one_device
 from unitok_jax.checkpoints import manager
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
@@ -36,17 +37,10 @@ def configuration():
     return config
 
 
-class Recorded(Run):
-    """A Run on one device that a test can look at afterwards."""
-
-    made = []
-
-    def __init__(self, config):
-        super().__init__(config, jax.devices()[:1])
-        Recorded.made.append(self)
+OneDevice = one_device.of(Run)
 
 
-class Broken(Recorded):
+class Broken(OneDevice):
     """A Run whose perceptual loss is not a number from the sixth step on."""
 
     def train_step(self, step, state, batch):
@@ -63,12 +57,12 @@ def records(workdir):
 def finished(tmp_path_factory):
     """(workdir, Run, metrics of the last evaluation) of an undisturbed run on one device."""
     workdir = tmp_path_factory.mktemp("full")
-    metrics = loop.train(Recorded, configuration(), str(workdir))
-    return workdir, Recorded.made[-1], metrics
+    metrics = loop.train(OneDevice, configuration(), str(workdir))
+    return workdir, OneDevice.made[-1], metrics
 
 
 def saved(workdir, step):
-    run = Recorded.made[-1]
+    run = OneDevice.made[-1]
     with manager.Checkpoints(workdir) as checkpoints:
         return jax.device_get(checkpoints.restore(run.programs.abstract.items(), step=step))
 
@@ -95,7 +89,7 @@ def test_resuming_inside_the_adversarial_phase_changes_nothing(finished, tmp_pat
     workdir, _, _ = finished
     shutil.copytree(workdir, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "checkpoints" / str(STEPS))
-    loop.train(Recorded, configuration(), str(tmp_path / "copy"))
+    loop.train(OneDevice, configuration(), str(tmp_path / "copy"))
     again, whole = (saved(folder, STEPS) for folder in (tmp_path / "copy", workdir))
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -200,7 +194,7 @@ class TestResumingWithOtherKeys:
         room, leaf = key.split(".")
         config[room][leaf] = value
         with pytest.raises(ValueError) as error:
-            loop.train(Recorded, config, str(tmp_path / "copy"))
+            loop.train(OneDevice, config, str(tmp_path / "copy"))
         assert re.search(message, str(error.value), re.M), error.value
 
     def test_the_adversary_is_not_sent_back(self, finished, tmp_path):
@@ -208,7 +202,7 @@ class TestResumingWithOtherKeys:
         config = configuration()
         config.steps = 100
         with pytest.raises(ValueError, match="has acted by step 10, .* to at most 0.09"):
-            loop.train(Recorded, config, str(tmp_path / "copy"))
+            loop.train(OneDevice, config, str(tmp_path / "copy"))
 
 
 def test_a_source_of_one_sample_has_no_negatives(tmp_path):

@@ -1,6 +1,7 @@
 """Resuming where something changed since the checkpoint that decides nothing, and what does."""
 
 import json
+import logging
 import pathlib
 import shutil
 
@@ -8,19 +9,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.jobs import Job
-from unitok_jax.checkpoints.manager import Checkpoints
+from configs import tiny
+from helpers import one_device
+from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
+from unitok_jax.tokenizer.run import Run
+from unitok_jax.training import loop
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = [
-    "--config.steps=4",
-    "--config.loss.perceptual=0.0",
-    "--config.data.source=folder",
-    "--config.eval.max_images=8",
-    "--config.checkpoint.every=2",
-    "--config.log.tensorboard=False",
-]
+OneDevice = one_device.of(Run)
+
+
+def configuration(path):
+    """Four steps of the smallest model on a folder, without an adversary."""
+    config = tiny.get_config()
+    config.steps = 4
+    config.model.size, config.model.quant_heads, config.model.text.layers = "nano", 2, 1
+    config.data.source, config.data.path = "folder", str(path)
+    config.data.image_size = (48, 48)
+    config.data.batch_size, config.data.num_threads = 8, 1
+    config.eval.every, config.eval.batch_size, config.eval.max_images = 4, 8, 8
+    config.eval.grid_images = 2
+    config.checkpoint.every, config.log.every, config.log.tensorboard = 2, 1, False
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +46,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def train(workdir, path, logs, *more):
-    """(exit code, output) of a run."""
-    job = Job(logs, workdir, 1, 1, *SETTINGS, f"--config.data.path={path}", *more)
-    (code,) = job.wait()
-    return code, job.output()
-
-
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory):
     """An undisturbed run of four steps."""
     workdir = tmp_path_factory.mktemp("whole")
-    code, output = train(workdir, folder, workdir / "logs")
-    assert code == 0, output
+    loop.train(OneDevice, configuration(folder), str(workdir))
     return workdir
 
 
@@ -64,13 +67,19 @@ def digests(workdir):
         return checkpoints.meta(4)["digests"]
 
 
-def test_data_that_moved(folder, whole, half, tmp_path, monkeypatch):
+@pytest.fixture
+def told(caplog):
+    """What a run tells."""
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def test_data_that_moved(folder, whole, half, tmp_path, monkeypatch, told):
     """Bit for bit the run that it would have become; `~` is a home in every path."""
     shutil.copytree(folder, tmp_path / "second")
     monkeypatch.setenv("HOME", str(tmp_path))
-    code, output = train("~/half", "~/second", tmp_path / "logs")
-    assert code == 0, output
-    assert f"data.path: saved '{folder}', now '~/second'" in output
+    loop.train(OneDevice, configuration("~/second"), "~/half")
+    assert f"data.path: saved '{folder}', now '~/second'" in told.text
     assert (half / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     assert digests(half) == digests(whole)
     assert json.loads((half / "config.json").read_text())["data"]["path"] == "~/second"
@@ -80,31 +89,29 @@ def test_other_samples_are_refused(folder, half, tmp_path):
     other = pathlib.Path(shutil.copytree(folder, tmp_path / "other"))
     for suffix in (".png", ".txt"):
         (other / f"07{suffix}").rename(other / f"07b{suffix}")
-    code, output = train(half, other, tmp_path / "logs")
-    assert code == 2 and "Traceback" not in output
-    assert "samples of the data: sample 7: saved '07.png, image " in output
-    assert "now '07b.png, image " in output
-    assert "names of the data: digest: saved" in output
+    with pytest.raises(CheckpointError) as refused:
+        loop.train(OneDevice, configuration(other), str(half))
+    assert "samples of the data: sample 7: saved '07.png, image " in str(refused.value)
+    assert "now '07b.png, image " in str(refused.value)
+    assert "names of the data: digest: saved" in str(refused.value)
 
 
-def test_what_changes_no_meaning_of_weights_may_change(folder, half, tmp_path):
-    more = ["--config.model.remat=blocks", "--config.model.drop_path=0.2"]
-    more += ["--config.model.dtype=bfloat16"]
-    code, output = train(half, folder, tmp_path / "logs", *more)
-    assert code == 0, output
+def test_what_changes_no_meaning_of_weights_may_change(folder, half, told):
+    config = configuration(folder)
+    config.model.remat, config.model.drop_path, config.model.dtype = "blocks", 0.2, "bfloat16"
+    loop.train(OneDevice, config, str(half))
     for line in (
         "model.remat: saved 'none', now 'blocks'",
         "model.drop_path: saved 0.1, now 0.2",
         "model.dtype: saved 'float32', now 'bfloat16'",
     ):
-        assert f"the configuration changed since the checkpoint: {line}" in output
+        assert f"the configuration changed since the checkpoint: {line}" in told.text
 
 
-def test_a_checkpoint_that_does_not_tell_its_samples(folder, half, tmp_path):
+def test_a_checkpoint_that_does_not_tell_its_samples(folder, half, told):
     meta = half / "checkpoints" / "2" / "meta" / "metadata"
     content = json.loads(meta.read_text())
     content["data"] = {"samples in the data": 16, "batch size": 8}
     meta.write_text(json.dumps(content))
-    code, output = train(half, folder, tmp_path / "logs")
-    assert code == 0, output
-    assert "does not tell its samples of the data, which are not compared" in output
+    loop.train(OneDevice, configuration(folder), str(half))
+    assert "does not tell its samples of the data, which are not compared" in told.text

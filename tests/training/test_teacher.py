@@ -3,10 +3,9 @@
 import json
 import shutil
 
-import jax
 import pytest
 
-from helpers import teacher_files
+from helpers import one_device, teacher_files
 from unitok_jax.checkpoints import differences, manager
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
@@ -49,9 +48,7 @@ def configuration(weights):
     return config
 
 
-class OneDevice(Run):
-    def __init__(self, config):
-        super().__init__(config, jax.devices()[:1])
+OneDevice = one_device.of(Run)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ def finished_config():
     from configs import tiny
 
     config = tiny.get_config()
+    config.model.size, config.model.quant_heads, config.model.text.layers = "nano", 2, 1
     config.data.batch_size = 8
     return config
 
@@ -61,7 +62,7 @@ class TestWhatARunLeaves:
     def test_progress_lines(self, finished):
         _, log = finished
         assert "step 6/6  loss " in log and "images/s" in log and "left" in log
-        assert re.search(r"  encoder +[\d,]+ .*\n(.*\n)*  total +5,423,972 +21\.7 MB", log)
+        assert re.search(r"  encoder +[\d,]+ .*\n(.*\n)*  total +3,740,484 +15\.0 MB", log)
         assert "data: 18 samples of photos, batches of 8: 2.2 steps an epoch, 2.67 epochs" in log
         assert "compiling the first step ..." in log
 
@@ -103,7 +104,7 @@ class TestWhatARunLeaves:
 
     def test_configuration(self, finished):
         config = json.loads((finished[0] / "config.json").read_text())
-        assert config["model"]["size"] == "tiny" and config["steps"] == 6
+        assert config["model"]["size"] == "nano" and config["steps"] == 6
 
     def test_tokenizer_loads_from_the_workdir(self, finished):
         tokenizer = unitok_jax.load(finished[0])

@@ -141,7 +141,8 @@ class TestRelease:
         from benchmarks.torch_unitok import UniTok
         from unitok_jax.tokenizer.step import init_params
 
-        tiny.model.latent_width, tiny.model.quant_heads = 64, 2  # the trunk has 4
+        tiny.model.size, tiny.model.latent_width = "tiny", 64
+        tiny.model.quant_heads = 2  # the trunk has 4
         loading.write(
             tmp_path / "ours.pth", tiny, init_params(tiny.model.to_dict(), jax.random.key(0))
         )
