@@ -116,7 +116,7 @@ class TestFolder:
         assert command(target, back).returncode == 0
         assert back.read_bytes() == weights.read_bytes()
 
-    @pytest.mark.parametrize("change", [{"quantizer": "residual"}, {"quant_heads": 2}])
+    @pytest.mark.parametrize("change", [{"quantizer": "residual"}, {"quant_heads": 4}])
     def test_what_the_public_layout_cannot_hold(self, tiny, tmp_path, change):
         tiny.model.update(change)
         params = init_params(tiny.model.to_dict(), jax.random.key(0))
