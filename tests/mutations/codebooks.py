@@ -133,7 +133,7 @@ MUTATIONS = [
         "unitok_jax/tokenizer/objective.py",
         "Wrong(jax.random.fold_in(key, 2)",
         "Wrong(jax.random.key(id(self) % 2**31)",
-        "tests/training/test_recipe_runs.py -k wrong_codes",
+        "tests/training/test_recipe_runs.py -k changes_nothing[rotation",
     ),
     Mutation(
         "a causal projection that masks nothing",
