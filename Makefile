@@ -45,7 +45,7 @@ test-all: $(VENV)/test lint
 
 # What needs no compiled model and no process of its own: minutes instead of an hour.
 test-fast: $(VENV)/test lint
-	$(PYTEST) -m "not slow and not thorough"
+	$(PYTEST) -m "not slow"
 
 # Faults put into a copy of the code, one at a time: which of them does no test notice? Takes long.
 mutations: $(VENV)/test

@@ -16,19 +16,21 @@ def of(run):
 
     Runs of equal configurations, but for what is saved and written when, share what is compiled:
     one that resumes traces and compiles nothing again. (That a new process resumes alike is tested
-    with processes.) `made` lists all runs.
+    with processes.) `last` is the newest run.
     """
 
     class OneDevice(run):
-        made = []
+        last = None
+        _shared = []  # (what was compiled for, attributes): runs would keep their networks alive
 
         def __init__(self, config):
             super().__init__(config, jax.devices()[:1])
-            for other in self.made:
-                if _compiled(other.config) == _compiled(config):
-                    for name in COMPILED:
-                        if hasattr(other, name):
-                            setattr(self, name, getattr(other, name))
-            self.made.append(self)
+            OneDevice.last, key = self, _compiled(config)
+            for known, attributes in self._shared:
+                if known == key:
+                    vars(self).update(attributes)
+                    return
+            mine = {name: value for name, value in vars(self).items() if name in COMPILED}
+            self._shared.append((key, mine))
 
     return OneDevice

@@ -170,7 +170,8 @@ def on_one(meshes):
 
 
 @pytest.mark.parametrize(
-    "data, fsdp", [pytest.param(8, 1, marks=pytest.mark.thorough), (2, 4)], ids=str
+    "data, fsdp",
+    [(2, 4), *(pytest.param(*m, marks=pytest.mark.thorough) for m in ((8, 1), (4, 2), (1, 8)))],
 )
 def test_equal_on_every_mesh(meshes, on_one, data, fsdp):
     """Losses and gradients of both players, on one device and on eight: replicated, and split.

@@ -58,11 +58,11 @@ def finished(tmp_path_factory):
     """(workdir, Run, metrics of the last evaluation) of an undisturbed run on one device."""
     workdir = tmp_path_factory.mktemp("full")
     metrics = loop.train(OneDevice, configuration(), str(workdir))
-    return workdir, OneDevice.made[-1], metrics
+    return workdir, OneDevice.last, metrics
 
 
 def saved(workdir, step):
-    run = OneDevice.made[-1]
+    run = OneDevice.last
     with manager.Checkpoints(workdir) as checkpoints:
         return jax.device_get(checkpoints.restore(run.programs.abstract.items(), step=step))
 

@@ -32,7 +32,13 @@ RUNS = {
         "model.latent_width": 4 * 6,
         "model.quant_heads": 4,
     },
+    ("books16",): {
+        "model.vocab_size": 16 * 64,
+        "model.latent_width": 16 * 4,
+        "model.quant_heads": 1,
+    },
 }
+THOROUGH = ("gram", "books16")  # in the runs that `make test` leaves out
 
 
 def configuration(names):
@@ -65,14 +71,17 @@ def records(workdir):
 
 
 def saved(workdir):
-    items = OneDevice.made[-1].programs.abstract.items()
+    items = OneDevice.last.programs.abstract.items()
     with manager.Checkpoints(workdir) as checkpoints:
         return jax.tree.leaves(jax.device_get(checkpoints.restore(items, step=STEPS)))
 
 
 @pytest.mark.parametrize(
     "names",
-    [pytest.param(names, marks=pytest.mark.thorough if "gram" in names else ()) for names in RUNS],
+    [
+        pytest.param(names, marks=pytest.mark.thorough if {*names} & {*THOROUGH} else ())
+        for names in RUNS
+    ],
     ids=" ".join,
 )
 def test_resuming_changes_nothing(names, tmp_path):
@@ -99,7 +108,7 @@ def test_resuming_changes_nothing(names, tmp_path):
         assert record["skipped"] == 0
         if "wrong_codes" in names:  # also in the steps that were taken twice
             assert record["wrong_share"] == pytest.approx(0.9 * (1 - step / STEPS))
-    assert len(training) == STEPS
-    phases = OneDevice.made[-1].programs.phases.items()
+    assert len(training) == STEPS and ("loss/gram" in training[0]) == ("gram" in names)
+    phases = OneDevice.last.programs.phases.items()
     compiled = {phase: step._cache_size() for phase, step in phases}
     assert compiled == {False: not adversarial, True: adversarial}

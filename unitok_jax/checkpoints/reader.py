@@ -77,8 +77,10 @@ def named_digests(tree) -> dict[str, int]:
 
 def _is_at_hand(array) -> bool:
     """Whether this host holds all of an array of 4-byte values."""
-    if array.dtype.itemsize != 4 or isinstance(array, np.ndarray):
-        return array.dtype.itemsize == 4
+    if array.dtype.itemsize != 4:
+        return False
+    if isinstance(array, np.ndarray):
+        return True
     of_cpus = all(device.platform == "cpu" for device in array.sharding.device_set)
     return of_cpus and array.is_fully_addressable
 
