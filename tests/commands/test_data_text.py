@@ -96,7 +96,10 @@ def test_killed_and_continued(place, tmp_path):
         (["--config.init.path=/no/file"], "/no/file does not exist"),
         (["--config.init.include=('encoder.*',)"], "init.include leaves out all that fits"),
         (["--config.model.text.layers=3"], "no whole text tower: .* file have .*text.layers=2"),
-        (["--config.model.text.layers=1"], "has a deeper text tower: .* file have .*layers=2"),
+        (
+            ["--config.model.text.layers=1"],
+            "no whole text tower: it is deeper: .* file have .*layers=2",
+        ),
         (["--config.model.text.vocab_size=512"], "vocab_size=512 has no row for the token ids"),
         (["--config.data.path=/no/data"], "data.path=/no/data"),
         (["--shard_size=0"], "--shard_size=0 must be at least 1 sample"),

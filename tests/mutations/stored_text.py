@@ -52,6 +52,20 @@ MUTATIONS = [
         f"{TESTS} -k caption_drawn",
     ),
     Mutation(
+        "random weights that a run keeps as they are",
+        RUN,
+        "    if lacks:\n        notes",
+        "    if False:\n        notes",
+        f"{OF_RUNS} -k what_is_frozen",
+    ),
+    Mutation(
+        "a frozen tower that is cut off",
+        "unitok_jax/weights/report.py",
+        "        if deeper:",
+        "        if False:",
+        "tests/weights/test_initialize.py -k more_blocks",
+    ),
+    Mutation(
         "stored features of a tower that is trained",
         STEP,
         "if config.data.text_features:",

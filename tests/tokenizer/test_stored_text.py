@@ -181,6 +181,16 @@ class TestRefusals:
             run.state_from(items)
 
 
+def test_what_is_frozen_is_given_by_the_file(folder):
+    """Without stored features too, which tell a tower that is partly random."""
+    config = configuration(folder, init__include=("logit_scale",))
+    told = (
+        r"optim.frozen=\('text_.*does not give all of them: 17 of its arrays are missing, such as"
+    )
+    with pytest.raises(ValueError, match=told):
+        OneDevice(config).initial_state()
+
+
 class TestTower:
     def test_is_that_of_the_file(self, folder):
         config = configuration(folder)

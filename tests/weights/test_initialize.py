@@ -188,6 +188,8 @@ class TestClip:
         np.testing.assert_array_equal(params[name][0], expected[name][0])
         assert np.all(params[name][1] == -7) and found.fresh[name] == 1
         assert f"{name}, 1 of its blocks" in str(found)
+        assert found.lacks([name]) == f"1 of its arrays are missing, such as {name}"
+        assert found.lacks(["encoder.stem.conv1.kernel"]) == ""
 
     def test_more_blocks_than_the_model_are_told(self, tmp_path, abstract, model):
         state = vitamin_clip()
@@ -197,6 +199,9 @@ class TestClip:
         assert found.unused[f"text.{bias}"] == (
             f"no counterpart: the model has no text_encoder.{bias}"
         )
+        told = f"it is deeper: 1 of its arrays are left out, such as text.{bias}"
+        assert found.lacks(["text_encoder.ln_final.scale"]) == told
+        assert found.lacks(["logit_scale", "encoder.stem.conv1.kernel"]) == ""
 
     @pytest.mark.parametrize("rows", [(77, 512), (16, 600)])
     def test_another_tokenization(self, tmp_path, abstract, fresh, model, expected, rows):

@@ -5,6 +5,7 @@ import functools
 import logging
 import re
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.buckets import open_buckets
@@ -36,6 +38,7 @@ from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.tokenizer.teaching import HEADS, Teaching
 from unitok_jax.training.plan import memory
 from unitok_jax.weights import initialize, pretrained, teachers
+from unitok_jax.weights.report import Report
 from unitok_jax.weights.text_tower import tower_hash
 
 log = logging.getLogger(__name__)
@@ -159,7 +162,7 @@ class Run:
 
         Raises:
           ValueError, OSError: the weights do not fit; the message lists the differences. Or
-            `data.text_features` is of another text tower.
+            `data.text_features` is of another text tower, or the weights lack what is frozen.
         """
         return self._with_its_tower(self._initial_state())
 
@@ -181,6 +184,7 @@ class Run:
             include=init.include,
         )
         log.info("%s", report)
+        _check_kept(report, params, self.config.optim.frozen)
         return self.programs.start(params, fresh.discriminator)
 
     def _with_its_tower(self, state: TrainState) -> TrainState:
@@ -365,6 +369,23 @@ class Run:
     @functools.cached_property
     def _captions(self) -> suite.Captions:
         return suite.captions_of(self.eval_source, self.config.data.context_length)
+
+
+def _check_kept(report: Report, params, frozen: Sequence[str]) -> None:
+    """Checks that a file gives all that a run keeps as it is.
+
+    Raises:
+      ValueError: what it lacks would stay random, or what it has deeper would be cut off.
+    """
+    kept, _ = trees.split(params, frozen, "optim.frozen")
+    lacks = report.lacks(trees.flatten(kept))
+    if lacks:
+        notes = "".join(f"; {note}" for note in report.notes)
+        raise ValueError(
+            f"optim.frozen={tuple(frozen)} keeps weights as they are, and init.path={report.path}, "
+            f"{report.kind}, does not give all of them: {lacks}{notes}; set the keys of the model "
+            "to the file's, take them with init.include, or leave them out of optim.frozen"
+        )
 
 
 def _load_frozen(networks: dict[str, list[str]], files: ConfigDict, dtype: str) -> dict:

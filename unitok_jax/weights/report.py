@@ -70,6 +70,23 @@ class Report:
             lines.append(f"  {', '.join(sources)} -> {', '.join(targets)}")
         return lines
 
+    def lacks(self, names: Iterable[str]) -> str:
+        """Says what the file does not give of some parameters, or has deeper; empty if nothing.
+
+        Args:
+          names: dotted paths of the model.
+        """
+        names = list(names)
+        missing = [name for name in names if name in self.fresh]
+        if missing:
+            return f"{len(missing)} of its arrays are missing, such as {missing[0]}"
+        parts = {name.split(".")[0] for name in names}
+        ends = tuple(f"has no {part}." for part in parts)
+        deeper = [name for name, why in self.unused.items() if any(end in why for end in ends)]
+        if deeper:
+            return f"it is deeper: {len(deeper)} of its arrays are left out, such as {deeper[0]}"
+        return ""
+
     def unused_lines(self) -> list[str]:
         """Lists unused arrays with the reason: one line for a subtree, or for all blocks."""
         groups, every = {}, [*self.used, *self.unused]

@@ -31,17 +31,11 @@ def load_tower(path: str, model: Mapping[str, Any], include: Sequence[str]) -> d
         raise ValueError("init.path is empty; name the file with the text tower: a CLIP, a workdir")
     abstract = abstract_model(model)[1]
     taken, report = initialize.match(expand(path), abstract, model=model, include=include)
-    whole = {name for name, (_, rows) in taken.items() if rows is None or rows.all()}
     tower = {"text_encoder": abstract["text_encoder"]}
-    missing = [name for name in trees.flatten(tower) if name not in whole]
-    deeper = [name for name, why in report.unused.items() if "has no text_encoder." in why]
-    if missing or deeper:
-        what = f"gives no whole text tower: {len(missing)} of its arrays are missing"
-        if not missing:
-            what = f"has a deeper text tower: {len(deeper)} of its arrays would be left out"
+    if lacks := report.lacks(trees.flatten(tower)):
         notes = "".join(f"; {note}" for note in report.notes)
         raise ValueError(
-            f"init.path={path}, {report.kind}, {what}, such as {(missing or deeper)[0]}{notes}; "
+            f"init.path={path}, {report.kind}, gives no whole text tower: {lacks}{notes}; "
             "set model.text and model.embed_dim to the file's, and init.include so that "
             "'text_encoder.*' is taken"
         )
