@@ -189,10 +189,17 @@ MUTATIONS = [
         f"{TEST_AUGMENT} -k transform",
     ),
     Mutation(
+        "a blur by the height alone",
+        AUGMENT,
+        "math.sqrt(images.shape[1] * images.shape[2])",
+        "images.shape[1]",
+        f"{TEST_AUGMENT} -k tall_and_wide",
+    ),
+    Mutation(
         "a blur of half the width",
         AUGMENT,
-        "largest = math.sqrt(images.shape[1] / 2)",
-        "largest = math.sqrt(images.shape[1] / 8)",
+        "images.shape[2]) / 2)",
+        "images.shape[2]) / 8)",
         f"{TEST_AUGMENT} -k blur_equals",
     ),
     Mutation(

@@ -21,6 +21,13 @@ MUTATIONS = [
         f"{RULES} -k logit_scale",
     ),
     Mutation(
+        "best checkpoints by a figure that is not measured",
+        "unitok_jax/tokenizer/config_checks.py",
+        "if best in _OF_TEXTS and",
+        "if False and",
+        "tests/tokenizer/test_checks.py -k bad_values",
+    ),
+    Mutation(
         "a logit scale below 1",
         STEP,
         'params["logit_scale"], 0.0, MAX',

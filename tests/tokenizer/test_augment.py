@@ -52,6 +52,12 @@ def test_a_blur_keeps_a_constant_image_of_any_shape():
     np.testing.assert_allclose(augment.blur(image, jnp.float32(1.0)), image, rtol=1e-6)
 
 
+def test_tall_and_wide_images_blur_alike(images):
+    tall = images[:, :, : images.shape[2] // 2]
+    wide = augment.blur(tall.swapaxes(1, 2), jnp.float32(0.7)).swapaxes(1, 2)
+    np.testing.assert_allclose(augment.blur(tall, jnp.float32(0.7)), wide, atol=1e-6)
+
+
 def test_the_blur_does_not_recompile_while_it_fades(images):
     blur = jax.jit(augment.blur)
     for fade in np.linspace(1, 0, 7):

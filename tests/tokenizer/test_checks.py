@@ -43,6 +43,11 @@ def test_a_teachers_stored_features_go_beside_those_of_the_text_tower():
             {"loss.perceptual": 0.0, "loss.gram": 200.0, "data.image_size": (32, 64)},
             r"loss\.gram=200\.0 needs images of at least 48 px, .*=\(32, 64\); set loss\.gram=0",
         ),
+        (
+            {"loss.contrastive": 0.0, "checkpoint.best_metric": "eval/image_to_text"},
+            r"checkpoint\.best_metric=eval/image_to_text is not measured with loss\.contrastive=0 "
+            r"and loss\.teacher_relation=0; set it to eval/psnr",
+        ),
         ({"loss.perceptual": -1.0}, r"loss\.perceptual=-1\.0 must not be negative"),
         ({"gan.weight": -0.4}, r"gan\.weight=-0\.4 must not be negative"),
         ({"gan.consistency": -4.0}, r"gan\.consistency=-4\.0 must not be negative"),

@@ -105,7 +105,9 @@ def cutout(images: jax.Array, vertical: jax.Array, horizontal: jax.Array) -> jax
 
 
 def blur(images: jax.Array, fade: jax.Array) -> jax.Array:
-    """Blurs with a Gaussian of sigma = sqrt(H / 2) * fade pixels, reflecting at the border.
+    """Blurs with a Gaussian of sigma = sqrt(S / 2) * fade pixels, reflecting at the border.
+
+    S is the side of a square of the image's area, so that a tall image and a wide one blur alike.
 
     The kernel is 2 ** -(i / sigma)^2 up to |i| = floor(3 sigma); no blur when that is 0.
 
@@ -113,7 +115,7 @@ def blur(images: jax.Array, fade: jax.Array) -> jax.Array:
       images: (B, H, W, 3) float32.
       fade: scalar in [0, 1]; may be traced.
     """
-    largest = math.sqrt(images.shape[1] / 2)
+    largest = math.sqrt(math.sqrt(images.shape[1] * images.shape[2]) / 2)
     reach = math.floor(3 * largest)
     sigma = largest * fade
     offsets = jnp.arange(-reach, reach + 1)

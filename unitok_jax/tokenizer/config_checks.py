@@ -30,6 +30,7 @@ from unitok_jax.training.config_checks import (
     two_values,
 )
 
+_OF_TEXTS = ("eval/image_to_text", "eval/text_to_image")
 MIN_PERCEPTUAL = 48  # pixels of a side, below which the reference leaves LPIPS out
 
 
@@ -46,8 +47,7 @@ def check(config: ConfigDict) -> None:
         sizes += _bucket_sizes(config.data)
     shortest = min(side for size in sizes for side in size)
     limits.check(config.model.to_dict())
-    metrics = ("eval/psnr", "eval/image_to_text", "eval/text_to_image")
-    config_checks.check(config, metrics)
+    config_checks.check(config, ("eval/psnr", *_OF_TEXTS))
     for key, value in {
         "eval.grid_images": config.eval.grid_images,
         "data.window": config.data.window,
@@ -117,6 +117,12 @@ def _check_losses(config, shortest):
     if not any(config.loss[key] for key in tasks):
         *names, last = (f"loss.{key}" for key in tasks)
         raise ValueError(f"{', '.join(names)} and {last} are all 0: nothing to learn")
+    best = config.checkpoint.best_metric
+    if best in _OF_TEXTS and not any(config.loss[key] for key in OF_PAIRS):
+        raise ValueError(
+            f"checkpoint.best_metric={best} is not measured with "
+            f"{' and '.join(f'loss.{key}=0' for key in OF_PAIRS)}; set it to eval/psnr"
+        )
     keys = ("size_schedule", "bucket_ratio")
     key = next((key for key in keys if config.data[key]), "image_size")
     for name in NETWORK_TERMS:
