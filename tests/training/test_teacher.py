@@ -128,11 +128,13 @@ class TestWhatMustAgree:
         resumed, taken = self.changed(saved=0.0)
         assert resumed == taken == ["loss.teacher_token: saved 0.0, now 0.5"]
 
-    def test_the_shallow_block(self):
-        """A run that resumes tells teachers apart by their weights."""
+    def test_the_kind_and_the_shallow_block(self):
+        """The kind too: of two that differ in their GELU alone a file's digest is the same."""
         resumed, taken = self.changed(kind="dinov2_b14", shallow=3)
-        assert resumed == ["teacher.shallow: saved 0, now 3"]
-        assert taken == ["teacher.kind: saved 'small_clip', now 'dinov2_b14'", *resumed]
+        kind, shallow = "teacher.kind: saved 'small_clip', now 'dinov2_b14'", "teacher.shallow: "
+        assert resumed == taken == [kind, shallow + "saved 0, now 3"]
+        resumed, _ = self.changed(saved=0.0, kind="dinov2_b14")
+        assert resumed == ["loss.teacher_token: saved 0.0, now 0.5"]
 
     def test_a_shallow_block_without_heads_may_change(self):
         """Of a relation nothing depends on it; with heads from now on, they are what is told."""

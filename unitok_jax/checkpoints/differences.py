@@ -63,6 +63,9 @@ ADDED = {
 SWITCHES = ("gan.weight", "loss.teacher_token", "teacher.shallow", "optim.ema_decay")
 # Switches that add nothing while another is zero, which is compared by itself.
 PART_OF = {"teacher.shallow": "loss.teacher_token"}
+# Keys that bind while another is not zero, before and now. A teacher's weights do not tell its
+# GELU: one file may be of two kinds.
+BINDING_WITH = {"teacher.kind": "loss.teacher_token"}
 
 
 def product(keys: Mapping) -> str:
@@ -84,6 +87,8 @@ def config_differences(saved: dict, current: dict) -> list[str]:
             if key in SWITCHES and bool(saved.get(key)) != bool(current.get(key)):
                 whole = PART_OF.get(key)
                 bound |= whole is None or bool(saved.get(whole) and current.get(whole))
+            whole = BINDING_WITH.get(key)
+            bound |= whole is not None and bool(saved.get(whole) and current.get(whole))
             (binding if bound else free).append(line)
     for line in free:
         log.info("the configuration changed since the checkpoint: %s", line)
