@@ -28,6 +28,13 @@ MUTATIONS = [
         "tests/tokenizer/test_checks.py -k bad_values",
     ),
     Mutation(
+        "a text tower that decays where no loss reaches it",
+        STEP,
+        "for part in self.idle if part in params",
+        "for part in ()",
+        f"{RULES} -k no_loss_reaches",
+    ),
+    Mutation(
         "a logit scale below 1",
         STEP,
         'params["logit_scale"], 0.0, MAX',

@@ -44,13 +44,14 @@ class Sides:
         }
 
 
-def steps(frozen=()):
+def steps(frozen=(), **weights):
     config = tiny_full.get_config()
     config.model.size, config.model.quant_heads = "nano", 2
     config.loss.perceptual = 0.0
     config.optim.warmup_fraction = 0.0
     config.optim.ema_decay = 0.5
     config.optim.frozen = frozen
+    config.loss.update(weights)
     return TokenizerSteps(config)
 
 
@@ -151,6 +152,19 @@ def test_what_is_frozen_stays_bit_by_bit():
         assert equal(after.ema[name], before.ema[name])
     for params in (after.generator.params, after.ema):
         assert not equal(params["layer"], before.ema["layer"])
+
+
+def test_what_no_loss_reaches_does_not_decay(pure):
+    """As in PyTorch, whose optimisers leave out what has no gradient."""
+    assert pure.idle == ()
+    params = {part: {"kernel": jnp.ones(3)} for part in ("text_encoder", "projection", "encoder")}
+    alone = steps(contrastive=0.0)
+    assert set(alone.idle) == {"text_encoder", "projection", "fc_norm"}
+    params["logit_scale"] = jnp.float32(2.0)
+    after, _, _ = run(alone, alone.start(params, None), adversarial=False, gradient=0.0)
+    assert equal(after.generator.params["text_encoder"], params["text_encoder"])
+    assert equal(after.generator.params["projection"], params["projection"])
+    assert (after.generator.params["encoder"]["kernel"] < 1).all()
 
 
 def test_the_average_is_of_the_new_weights(pure, state):

@@ -1,6 +1,7 @@
 """The generator's objective: losses of the model's outputs, gradients over micro-batches."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,13 @@ from unitok_jax.models.quantizers.wrong_codes import Wrong
 from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.adversary import Adversary, AdversarySchedule
 from unitok_jax.tokenizer.teaching import HEADS, Teaching
+
+# Outputs of a model, with the parts whose parameters nothing else depends on.
+_ALONE = {
+    "reconstruction": ("decoder",),
+    "image_features": ("fc_norm", "projection"),
+    "text_features": ("text_encoder",),
+}
 
 
 class Assigned(NamedTuple):
@@ -65,6 +73,9 @@ class Objective:
         for name, term in table.items():
             outputs |= set(term.outputs) if weights[name] else set()
         self._outputs = sorted(outputs)
+        # Parts of the model that no loss reaches.
+        idle = (parts for output, parts in _ALONE.items() if output not in outputs)
+        self.idle = tuple(itertools.chain(*idle))
         self._terms = {
             name: term
             for name, term in table.items()

@@ -150,6 +150,7 @@ class TokenizerSteps:
             learning=Learning(config.codebook.gradient, means=self.means is not None),
             wrong_near=config.codebook.wrong_near,
         )
+        self.idle = self.objective.idle
         needed = {
             "lpips": [f"loss.{name}" for name in NETWORK_TERMS if config.loss[name]],
             "dinov2": ["gan.weight"] if config.gan.weight else [],
@@ -249,6 +250,8 @@ class TokenizerSteps:
         generator = Trainable(trainable, state.generator.opt_state)
         generator = optim.apply(self.optimizer, generator, grads, rate)
         params = trees.merge(generator.params, fixed)
+        # Their gradients are 0, and all that would move them is the decay.
+        params |= {part: state.generator.params[part] for part in self.idle if part in params}
         # The sigmoid loss needs no limit, and what is not trained stays as it is.
         if "logit_scale" in trainable and "logit_bias" not in params:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, MAX_LOG_SCALE)
