@@ -49,6 +49,13 @@ MUTATIONS = [
         f"{TEST_COMPILING} -k training_tells",
     ),
     Mutation(
+        "settings that are too large for the compiler, whose error is all that is told",
+        "unitok_jax/training/out_of_memory.py",
+        "        return math.inf\n",
+        "        raise\n",
+        "tests/training/test_out_of_memory.py -k compiler_refuses",
+    ),
+    Mutation(
         "a figure that is measured twice",
         f"{GPU}/lines.py",
         "            if name not in self.rows or",
