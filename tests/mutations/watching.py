@@ -49,6 +49,14 @@ MUTATIONS = [
         f"{TEST_COMPILING} -k training_tells",
     ),
     Mutation(
+        "a GPU that tunes anew at every start",
+        "unitok_jax/runtime/compilation_cache.py",
+        '    jax.config.update("jax_compilation_cache_dir", str(folder))\n',
+        '    jax.config.update("jax_compilation_cache_dir", str(folder))\n'
+        '    jax.config.update("jax_persistent_cache_enable_xla_caches", "")\n',
+        "tests/runtime/test_compilation_cache.py -k results_of_autotuning",
+    ),
+    Mutation(
         "settings that are too large for the compiler, whose error is all that is told",
         "unitok_jax/training/out_of_memory.py",
         "        return math.inf\n",
