@@ -64,6 +64,20 @@ MUTATIONS = [
         "tests/training/test_out_of_memory.py -k compiler_refuses",
     ),
     Mutation(
+        "kernels of a GPU that are taken for loops which hold others",
+        f"{GPU}/kernels.py",
+        "if devices or (operation and not _HOLDS_OTHERS.match(operation)):",
+        "if (devices or operation) and not _HOLDS_OTHERS.match(operation):",
+        f"{TEST_GPU} -k events_of_a_trace",
+    ),
+    Mutation(
+        "figures of a GPU with a recomputation that there is not",
+        f"{GPU}/__main__.py",
+        "        recomputation.find(remat, recomputation.TOKENIZER)",
+        "        recomputation.of_blocks(remat)",
+        f"{TEST_GPU} -k wrong_argument",
+    ),
+    Mutation(
         "a figure that is measured twice",
         f"{GPU}/lines.py",
         "            if name not in self.rows or",
