@@ -33,16 +33,21 @@ def lowered(function, *args) -> dict[str, str]:
         }
 
 
-def step_of(module, config: ConfigDict) -> dict[str, str]:
-    """Texts of the last phase's train step, of a plan on one device."""
-    found = module.plan(config, jax.devices()[:1])
+def step_of(module, config: ConfigDict, devices: int = 1) -> dict[str, str]:
+    """Texts of the last phase's train step, of a plan on some devices."""
+    found = module.plan(config, jax.devices()[:devices])
     return lowered(found.phases[-1].step, *found.arguments, found.phases[-1].batch)
+
+
+def called(text: str) -> set[str]:
+    """What a program calls by name."""
+    return set(re.findall(r"custom_call @([\w.$]+)", text))
 
 
 def check(texts: dict[str, str], attention: bool, trains: bool = False) -> None:
     """Attention is cuDNN's on the GPU alone, if it may be; no operation is that of a CPU."""
     for platform, text in texts.items():
-        names = set(re.findall(r"custom_call @([\w.$]+)", text))  # what it calls by name
+        names = called(text)
         cudnn = platform == "cuda" and attention
         assert (CUDNN in names, CUDNN + "Backward" in names) == (cudnn, cudnn and trains)
         assert not [name for name in names if "cpu" in name or "lapack" in name]
@@ -68,6 +73,15 @@ def test_the_generators_step(prompt):
         config.data.text_features = "stored"
     config.data.batch_size, config.loss.chunk = 4, 16
     check(step_of(generator_plan, config), attention=prompt == "class", trains=True)
+
+
+def test_the_generators_step_on_eight_devices():
+    """How cuDNN's attention is divided is asked of JAX when the program is compiled."""
+    config = generate.get_config()
+    config.model.update(generators.SMALL | dict(grid=(8, 8)))
+    config.data.batch_size, config.loss.chunk, config.mesh.fsdp = 8, 16, 2
+    names = {k: called(v) for k, v in step_of(generator_plan, config, devices=8).items()}
+    assert names["cuda"] - names["tpu"] == {"CustomSPMDPartitioning"}
 
 
 @pytest.mark.parametrize("completes", [False, True])
