@@ -1,7 +1,7 @@
 """Speed, memory and compile time of the train step, before and in the adversarial phase.
 
     python -m benchmarks.train_step [--config tiny_full] [--batch 8] [--steps 5]
-        [--remat none blocks everything] [--dtype float32] [--compile-only]
+        [--remat none products] [--dtype float32] [--compile-only]
 
 The two phases take turns, because on a shared machine only ratios of neighbouring measurements are
 meaningful. Peak is that of a large matrix product in the same run and dtype. Pictures, captions and
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import roofline, timing
+from unitok_jax.models import recomputation
 from unitok_jax.tokenizer.step import TokenizerSteps
 
 PHASES = {"first": False, "adversarial": True}
@@ -113,7 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="tiny_full", help="a name in configs/")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--remat", nargs="+", default=["none", "blocks", "everything"])
+    names = recomputation.TOKENIZER
+    parser.add_argument("--remat", nargs="+", choices=names, default=names)
     parser.add_argument("--dtype", help="instead of the configuration's")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile-only", action="store_true")

@@ -103,6 +103,7 @@ def work(args: argparse.Namespace) -> None:
     """Runs the command; errors of its input raise as in all commands."""
     from benchmarks import timing
     from benchmarks.gpu.figures import SECTIONS, Settings, figures
+    from unitok_jax.models import recomputation
 
     if args.measure:
         from benchmarks.gpu import worker
@@ -115,6 +116,8 @@ def work(args: argparse.Namespace) -> None:
         raise ValueError(f"--only={unknown[0]} is none of {', '.join(SECTIONS)}")
     if args.minutes <= 0 or min(args.batches) < 1 or min(args.inference_batches) < 1:
         raise ValueError("--minutes, --batches and --inference-batches must be above 0")
+    for remat in args.remat:
+        recomputation.find(remat, recomputation.TOKENIZER)
     if not args.output.absolute().parent.is_dir():
         raise ValueError(f"--output={args.output}: there is no folder {args.output.parent}")
     timing.configuration(args.config)

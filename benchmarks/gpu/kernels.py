@@ -92,5 +92,6 @@ def _events(folder):
                 continue
             for event in line.events:
                 operation = str(dict(event.stats).get("hlo_op", ""))
-                if (devices or operation) and not _HOLDS_OTHERS.match(operation):
+                # A stream has kernels alone; a thread has loops too, beside what runs in them.
+                if devices or (operation and not _HOLDS_OTHERS.match(operation)):
                     yield event.name, operation, event.duration_ns / 1e6

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import types
 from unittest import mock
 
 import jax
@@ -172,6 +173,47 @@ class TestKernels:
         assert list(found) == ["products", "copies"]
         assert found["copies"] == {"ms": 1.5, "share": 0.25, "launches": 1.0}
 
+    @pytest.mark.parametrize(
+        ("planes", "wanted"),
+        [
+            (("/host:CPU", "/device:GPU:0"), ["nvjet", "fusion_2"]),
+            (("/host:CPU",), ["dot.1"]),
+        ],
+        ids=["gpu", "cpu"],
+    )
+    def test_events_of_a_trace(self, monkeypatch, tmp_path, planes, wanted):
+        """Of a GPU what its streams ran; of a CPU its threads' operations, without loops."""
+
+        def line(name, *events):
+            made = [
+                types.SimpleNamespace(name=kernel, stats=stats.items(), duration_ns=2e6)
+                for kernel, stats in events
+            ]
+            return types.SimpleNamespace(name=name, events=made)
+
+        traced = {
+            "/host:CPU": [
+                line("python", ("train_step", {})),
+                line("worker", ("dot.1", {"hlo_op": "dot.1"}), ("w", {"hlo_op": "while.4"})),
+            ],
+            "/device:GPU:0": [
+                line("XLA Ops", ("fusion.2", {"hlo_op": "fusion.2"})),
+                line(
+                    "Stream #13(Compute)",
+                    ("nvjet", {"hlo_op": "call.3"}),
+                    ("fusion_2", {"hlo_op": "command_buffer_1"}),
+                ),
+            ],
+        }
+        data = types.SimpleNamespace(
+            planes=[types.SimpleNamespace(name=name, lines=traced[name]) for name in planes]
+        )
+        reader = types.SimpleNamespace(from_file=lambda path: data)
+        monkeypatch.setattr(kernels.jax.profiler, "ProfileData", reader)
+        (tmp_path / "one.xplane.pb").touch()
+        found = list(kernels._events(tmp_path))
+        assert [kernel for kernel, _, _ in found] == wanted and found[0][2] == 2.0
+
 
 def test_shares_are_of_the_time_after_the_first_step():
     records = [
@@ -262,6 +304,7 @@ def run(*arguments):
     [
         ("--config=b17", "--config=b17: there is no configs/b17.py"),
         ("--only=trains", "--only=trains is none of peaks, parity"),
+        ("--remat=True", "model.remat='True' is not one of none"),
         ("--minutes=0", "--minutes, --batches and --inference-batches must be above 0"),
         ("--output=nowhere/a", "there is no folder nowhere"),
     ],

@@ -18,7 +18,7 @@ CUDNN = "__cudnn$fmhaSoftmax"
 @pytest.fixture
 def hopper(monkeypatch):
     """As on a machine with an H100: what is traced may be lowered for CUDA."""
-    monkeypatch.setattr(gpu, "capability", lambda: gpu.HOPPER)
+    monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
     # JAX asks for the library when cuDNN's attention is traced.
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
 
@@ -132,26 +132,42 @@ def test_where_a_gpu_is_devices_of_other_kinds_compute_the_same(hopper, causal):
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "width", "tokens", "reason"),
+    ("capability", "version", "dtype", "width", "tokens", "reason"),
     [
-        ((7, 5), jnp.bfloat16, 64, 256, "compute capability 7.5 is older than Ampere"),
-        ((9, 0), jnp.float32, 64, 256, "no float32"),
-        ((9, 0), jnp.bfloat16, 60, 256, "heads of width 60"),
-        ((8, 0), jnp.bfloat16, 192, 256, "heads of width 192"),
-        ((9, 0), jnp.bfloat16, 64, 62, "62 tokens are fewer than 64"),
-        ((9, 0), jnp.bfloat16, 64, 77, "odd number of tokens, 77"),
-        ((9, 0), jnp.bfloat16, 192, 256, None),
-        ((8, 0), jnp.float16, 128, 64, None),
+        ((7, 5), 91000, jnp.bfloat16, 64, 256, "compute capability 7.5 is older than Ampere"),
+        ((9, 0), 91000, jnp.float32, 64, 256, "JAX refuses float32"),
+        ((9, 0), 91000, jnp.bfloat16, 60, 256, "heads of width 60"),
+        ((8, 0), 91000, jnp.bfloat16, 192, 256, "heads of width 192"),
+        ((9, 0), 91000, jnp.bfloat16, 64, 62, "62 tokens are fewer than 64"),
+        ((9, 0), 91000, jnp.bfloat16, 64, 77, "77 tokens"),
+        ((9, 0), 91000, jnp.bfloat16, 192, 256, None),
+        ((8, 0), 91000, jnp.float16, 128, 64, None),
+        ((9, 0), None, jnp.bfloat16, 64, 256, "cuDNN is not detected"),
+        ((10, 3), 91000, jnp.bfloat16, 64, 256, "requires cuDNN version"),
+        ((10, 3), 91100, jnp.bfloat16, 64, 256, None),
     ],
 )
 def test_what_cudnn_refuses_is_told_once(
-    monkeypatch, caplog, capability, dtype, width, tokens, reason
+    monkeypatch, caplog, capability, version, dtype, width, tokens, reason
 ):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(gpu, "capability", lambda: capability)
+
+    def number(text):
+        return tuple(map(int, text.split(".")))
+
+    library = fused_attention_stablehlo
+    if version:  # else as here, where cuDNN is not installed
+        monkeypatch.setattr(library, "check_cudnn_version", lambda: version)
+    for name, has in (
+        ("check_compute_capability", lambda least: capability >= number(least)),
+        ("is_cuda_compute_capability_equal", lambda other: capability == number(other)),
+    ):
+        monkeypatch.setattr(library, name, has)
     attention._log_once.cache_clear()
     q = jax.ShapeDtypeStruct((2, tokens, 4, width), dtype)
     assert attention.by_cudnn(q) == attention.by_cudnn(q) == (reason is None)
+    attention.by_cudnn(jax.ShapeDtypeStruct((3, tokens, 4, width), dtype))  # another batch
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (reason is not None) and all(reason in line for line in told)
 

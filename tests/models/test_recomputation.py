@@ -86,6 +86,21 @@ def test_gradients_of_convolutions_are_the_same(remat):
     assert arrays.error(gradients(remat), gradients("none")) < 1e-5
 
 
+def test_of_the_stem_the_first_convolution_alone_is_computed_again():
+    """It has three channels, and so few operations."""
+    stem = vitamin.Stem(D, dtype=jnp.float32, rngs=layers.Keys(0))
+    graph, params = nnx.split(stem)
+
+    def convolutions(remat):
+        def loss(params, images):
+            return jnp.sum(layers.call(nnx.merge(graph, params), images, remat) ** 2)
+
+        program = jax.make_jaxpr(jax.grad(loss))(nnx.to_pure_dict(params), jnp.ones((1, 8, 8, 3)))
+        return str(program).count("conv_general_dilated[")
+
+    assert convolutions("products") == convolutions("none") + 1 == 6
+
+
 def test_more_is_recomputed_from_name_to_name():
     def count(remat):
         graph, params = abstract_model(tiny.get_config().model.to_dict() | {"remat": remat})

@@ -11,6 +11,13 @@ BESIDE = "tests/generate/test_with_a_tokenizer.py"
 
 MUTATIONS = [
     Mutation(
+        "a mask of prompts that need none, which cuDNN's attention does not take",
+        "unitok_jax/generate/model.py",
+        "        if valid is None:\n            return None\n",
+        "        if valid is None:\n            return jnp.tri(length, dtype=bool)[None]\n",
+        "tests/planning/test_lowering.py -k generators_step",
+    ),
+    Mutation(
         "always the same view",
         DATA,
         'view = record["codes"][rng.integers(len(record["codes"]))]',

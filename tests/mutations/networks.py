@@ -352,9 +352,16 @@ MUTATIONS = [
     Mutation(
         "cuDNN's attention of an odd number of tokens, which has no gradient",
         ATTENTION,
-        "if tokens % 2:",
-        "if False:",
+        "jax.eval_shape(jax.grad(lambda x: jnp.sum(_cudnn(x, x, x), dtype=jnp.float32)), x)",
+        "jax.eval_shape(lambda x: jnp.sum(_cudnn(x, x, x), dtype=jnp.float32), x)",
         f"{TEST_FORMS} -k differentiated",
+    ),
+    Mutation(
+        "a GPU without cuDNN that ends the step in place of the plain form",
+        ATTENTION,
+        "except RuntimeError as error:  # NotImplementedError is one",
+        "except NotImplementedError as error:",
+        f"{TEST_FORMS} -k refuses",
     ),
     Mutation(
         "scores saved for a form that does not run",

@@ -49,6 +49,35 @@ MUTATIONS = [
         f"{TEST_COMPILING} -k training_tells",
     ),
     Mutation(
+        "a GPU that tunes anew at every start",
+        "unitok_jax/runtime/compilation_cache.py",
+        '    jax.config.update("jax_compilation_cache_dir", str(folder))\n',
+        '    jax.config.update("jax_compilation_cache_dir", str(folder))\n'
+        '    jax.config.update("jax_persistent_cache_enable_xla_caches", "")\n',
+        "tests/runtime/test_compilation_cache.py -k results_of_autotuning",
+    ),
+    Mutation(
+        "settings that are too large for the compiler, whose error is all that is told",
+        "unitok_jax/training/out_of_memory.py",
+        "        return math.inf\n",
+        "        raise\n",
+        "tests/training/test_out_of_memory.py -k compiler_refuses",
+    ),
+    Mutation(
+        "kernels of a GPU that are taken for loops which hold others",
+        f"{GPU}/kernels.py",
+        "if devices or (operation and not _HOLDS_OTHERS.match(operation)):",
+        "if (devices or operation) and not _HOLDS_OTHERS.match(operation):",
+        f"{TEST_GPU} -k events_of_a_trace",
+    ),
+    Mutation(
+        "figures of a GPU with a recomputation that there is not",
+        f"{GPU}/__main__.py",
+        "        recomputation.find(remat, recomputation.TOKENIZER)",
+        "        recomputation.of_blocks(remat)",
+        f"{TEST_GPU} -k wrong_argument",
+    ),
+    Mutation(
         "a figure that is measured twice",
         f"{GPU}/lines.py",
         "            if name not in self.rows or",

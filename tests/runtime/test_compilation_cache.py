@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -90,6 +91,35 @@ def test_settings_of_jax_go_first(environment, tmp_path, setting):
         assert folder == "None"
     assert not (tmp_path / "home").exists()
     assert bool(int(hits)) == bool(entries(tmp_path)) == mine
+
+
+# Prints the folder, and where XLA is asked to keep and read what it tunes on a GPU.
+TUNES = """
+from jax._src.compiler import get_compile_options
+from unitok_jax.runtime import compilation_cache
+folder = compilation_cache.enable()
+options = get_compile_options(num_replicas=1, num_partitions=1)
+build = options.executable_build_options
+debug = build.debug_options
+print(folder, debug.xla_gpu_per_fusion_autotune_cache_dir)
+print(debug.xla_gpu_experimental_autotune_cache_mode.name)
+"""
+
+
+def test_results_of_autotuning_are_kept_beside_the_programs(environment):
+    (folder, tuned, mode), _ = finish(start(environment, TUNES))
+    assert tuned == f"{folder}/xla_gpu_per_fusion_autotune_cache_dir" and mode == "UPDATE"
+    nothing = {"JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": ""}
+    assert finish(start(environment | nothing, TUNES))[0][:-1] == [folder]
+
+
+def test_xla_has_the_flags_that_the_pages_name(environment):
+    """A process ends where XLA_FLAGS has one that is not known."""
+    pages = [path.read_text() for path in (ROOT / "docs").rglob("*.md")]
+    names = {name for page in pages for name in re.findall(r"--(xla_\w+)", page)}
+    assert {"xla_gpu_autotune_level", "xla_gpu_deterministic_ops"} <= names
+    flags = {"XLA_FLAGS": " ".join(f"--{name}=1" for name in names)}
+    finish(start(environment | flags, "import jax; jax.devices()"))
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(environment, tmp_path):

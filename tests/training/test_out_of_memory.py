@@ -98,6 +98,31 @@ def test_a_device_that_tells_no_limit(monkeypatch):
     assert "--config.model.remat=products needs less" in found and "for JAX" not in found
 
 
+def test_settings_that_the_compiler_refuses(monkeypatch):
+    """As a TPU's does; then a program that is compiled at all fits."""
+
+    def memory(step, batch):
+        if step > 60 * GIB:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM.")
+        return {"temporaries": int(step * batch)}
+
+    monkeypatch.setattr(out_of_memory, "memory", memory)
+    config = config_of(tiny, model__remat="none", data__batch_size=32)
+    found = message(Run(config, of_remat(none=89, products=70, blocks=45)))
+    assert "optim.accumulation=1 needs more than there is on each device" in found
+    assert "--config.model.remat=blocks fits" in found and "needs 45.0 GiB" in found
+
+
+def test_other_errors_of_the_compiler_pass(monkeypatch):
+    def memory(step, batch):
+        raise jax.errors.JaxRuntimeError("INTERNAL: another bug")
+
+    monkeypatch.setattr(out_of_memory, "memory", memory)
+    run = Run(config_of(tiny, model__remat="none"), of_remat(none=89))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another bug"), explained(run):
+        raise jax.errors.JaxRuntimeError(REASON)
+
+
 def test_other_errors_pass():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explained(Run(None, None)):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 # cuDNN works on tiles of at least so many queries; the scores of shorter sequences are small.
 TILE = 64
 
+_cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask=None) -> jax.Array:
     """Computes softmax attention of (B, N, heads, head width), scaled by head width ** -0.5.
@@ -69,30 +71,28 @@ def fused(plain, q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.
       k, v: (B, N, G, head width), G a divisor of the heads.
       causal: as for `self_attention`.
     """
-    cudnn = functools.partial(
-        jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn"
-    )
     # All forms save the same arrays for the backward pass, so that the plain one must save no
     # scores; and from a loop over blocks JAX would hoist its mask, for all forms too, but for the
     # checkpoint.
     plain = recomputed(jax.checkpoint(plain))
+    cudnn = functools.partial(_cudnn, is_causal=causal)
     return lax.platform_dependent(q, k, v, cuda=cudnn, default=plain)
 
 
 def _refusal(q, capability):
     """Returns why cuDNN does not compute this attention, or None."""
-    tokens, width = q.shape[1], q.shape[-1]
-    widest = 256 if capability >= gpu.HOPPER else 128
+    tokens = q.shape[1]
     if capability < gpu.AMPERE:
         return f"a GPU of compute capability {'.'.join(map(str, capability))} is older than Ampere"
-    if q.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"it has no {q.dtype}"
-    if width % 8 or width > widest:
-        return f"heads of width {width} are no multiple of 8 up to {widest}"
-    if tokens % 2:
-        return f"JAX refuses the gradient of an odd number of tokens, {tokens}"
     if tokens < TILE:
         return f"{tokens} tokens are fewer than {TILE}"
+    # JAX knows what this GPU and its cuDNN take of dtypes, head widths and lengths, and whether
+    # there is a cuDNN. It asks only when attention is traced: so this traces one and its gradient.
+    x = jax.ShapeDtypeStruct(q.shape, q.dtype)
+    try:
+        jax.eval_shape(jax.grad(lambda x: jnp.sum(_cudnn(x, x, x), dtype=jnp.float32)), x)
+    except RuntimeError as error:  # NotImplementedError is one
+        return f"JAX refuses {q.dtype}, {tokens} tokens, heads of width {q.shape[-1]}: {error}"
     return None
 
 

@@ -6,7 +6,6 @@ import contextvars
 import jax
 
 AMPERE = (8, 0)  # bfloat16 and TF32 products
-HOPPER = (9, 0)
 
 _for_any = contextvars.ContextVar("for_any", default=False)
 

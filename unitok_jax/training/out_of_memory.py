@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,9 +34,13 @@ def explained(run: Run) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not _is_of_memory(error):
             raise
         raise OutOfMemoryError(_advice(run, str(error).splitlines()[0])) from error
+
+
+def _is_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _advice(run: Run, reason: str) -> str:
@@ -72,12 +77,21 @@ def available(device: jax.Device) -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def _needed(run: Run, config: ConfigDict, devices: list) -> int:
-    """Returns the bytes that the largest phase of a step needs on a device, by the compiler."""
+def _needed(run: Run, config: ConfigDict, devices: list) -> float:
+    """Returns the bytes that the largest phase of a step needs on a device, by the compiler.
+
+    Infinite: the compiler itself runs out of the device's memory. A TPU's refuses what does not
+    fit, and a GPU's tries kernels beside the arrays that are there.
+    """
     plan = run.plan(config, devices)
-    return max(
-        sum(memory(phase.step, *plan.arguments, phase.batch).values()) for phase in plan.phases
-    )
+    try:
+        return max(
+            sum(memory(phase.step, *plan.arguments, phase.batch).values()) for phase in plan.phases
+        )
+    except jax.errors.JaxRuntimeError as error:
+        if not _is_of_memory(error):
+            raise
+        return math.inf
 
 
 def _smaller(config: ConfigDict) -> Iterator[ConfigDict]:
@@ -110,5 +124,5 @@ def _settings(config: ConfigDict) -> str:
     return ", ".join(f"{key}={value}" for key, value in _values(config).items())
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+def _gib(size: float) -> str:
+    return "more than there is" if math.isinf(size) else f"{size / 2**30:.1f} GiB"
