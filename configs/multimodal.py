@@ -86,6 +86,7 @@ def get_config() -> ConfigDict:
     optim.final_fraction = 0.0  # learning rate after the last step, as a fraction of the peak
     optim.accumulation = 4  # parts of a batch whose gradients are added before an update
     optim.frozen = ()  # globs of parameters that are not trained, beside the codebooks
+    optim.lora_rank = 0  # of adapters trained beside the decoder's linear layers (LoRA); 0: none
     optim.max_skipped = 10  # consecutive skipped steps (not finite) that end the run
 
     # Devices along each axis. One of the two may be -1: all remaining devices.

@@ -2,7 +2,8 @@
 
 `--config=configs/multimodal_7b.py:align`, then `:pretrain` and `:finetune`, each with `init.path`
 naming the workdir of the stage before; `align` begins from `init.language`. Of the first stage
-neither data nor rate are published: they are LLaVA's (arXiv 2310.03744).
+neither data nor rate are published: they are LLaVA's (arXiv 2310.03744). `:lora`, in place of
+`finetune`, trains adapters of the rank and rate of LLaVA's.
 """
 
 from ml_collections import ConfigDict
@@ -24,6 +25,14 @@ VARIANTS = {
     "pretrain": {"steps": 40_000_000 // (1024 * _ROW)},
     # 1.5 M drawings and 1.5 M instructions.
     "finetune": {"steps": 3_000_000 // (1024 * _ROW), "optim.learning_rate": 2e-5},
+    # The same on one GPU of 80 GB, with a batch that is smaller.
+    "lora": {
+        "steps": 3_000_000 // (128 * _ROW),
+        "data.batch_size": 128,
+        "optim.accumulation": 64,
+        "optim.learning_rate": 2e-4,
+        "optim.lora_rank": 128,
+    },
 }
 
 

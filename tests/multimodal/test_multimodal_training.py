@@ -18,8 +18,9 @@ from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data import language_tokenizer
 from unitok_jax.data.language_tokenizer import TEMPLATE, LanguageTokenizer
-from unitok_jax.multimodal import loading, trunk
+from unitok_jax.multimodal import adapters, loading, trunk
 from unitok_jax.multimodal.run import Run
+from unitok_jax.multimodal.step import MultimodalSteps
 from unitok_jax.multimodal.words import shape_tokenizer
 from unitok_jax.runtime import sharding
 from unitok_jax.training import loop
@@ -85,6 +86,16 @@ def whole(tokenizer, folder, tmp_path_factory):
     """An undisturbed run: its workdir, and its last evaluation."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, loop.train(OneDevice, configured(tokenizer, folder), str(workdir))
+
+
+@pytest.fixture(scope="module")
+def adapted(whole, tokenizer, folder, tmp_path_factory):
+    """A run of adapters that begins from another: its workdir, and its configuration."""
+    config = configured(tokenizer, folder)
+    config.steps, config.optim.lora_rank, config.init.path = 4, 2, str(whole[0])
+    workdir = tmp_path_factory.mktemp("adapted")
+    loop.train(OneDevice, config, str(workdir))
+    return workdir, config
 
 
 class TestThroughTheLoop:
@@ -214,6 +225,68 @@ class TestThroughTheLoop:
             still = name.startswith(("language.", "image.quantizer."))
             assert np.array_equal(leaf, trees.flatten(there)[name]) == still, name
         assert json.loads((whole[0] / "config.json").read_text())["product"] == "multimodal"
+
+
+class TestAdapters:
+    """Runs with `optim.lora_rank`: what is saved, read, resumed and begun from."""
+
+    def raw(self, workdir, config):
+        """The parameters of the last checkpoint, with the adapters."""
+        shapes = MultimodalSteps(config).abstract_params
+        with load.open_run(workdir) as (checkpoints, step):
+            return load.restore_params(checkpoints, step, shapes, None)
+
+    def test_the_decoder_stays_and_is_read_with_them(self, whole, adapted):
+        workdir, config = adapted
+        before = trees.flatten(loading.read(whole[0]).params)
+        saved, found = self.raw(*adapted), loading.read(workdir)
+        flat = trees.flatten(saved)
+        for name, leaf in before.items():
+            still = name.startswith(("language.decoder.", "image.quantizer."))
+            assert np.array_equal(flat[name], leaf) == still, name
+        assert flat.keys() - before.keys() == set(adapters.NAMES)
+        assert all(np.abs(flat[name]).max() > 0 for name in adapters.NAMES)
+        told = [r["loss"] for r in records(workdir) if "loss" in r]
+        assert told[-1] < told[0]
+        # The same losses, by a model without adapters; without what they have learnt, others.
+        with contextlib.closing(OneDevice(config).batches(0)) as batches:
+            batch = dict(next(batches))
+        plain = config.copy_and_resolve_references()
+        plain.optim.lora_rank = 0
+        unchanged = found.params | {"language": loading.read(whole[0]).params["language"]}
+        losses = [
+            jax.device_get(jax.jit(MultimodalSteps(each).sums)(params, batch))
+            for each, params in ((config, saved), (plain, found.params), (plain, unchanged))
+        ]
+        np.testing.assert_allclose(losses[0].text, losses[1].text, rtol=1e-5)
+        np.testing.assert_allclose(losses[0].codes, losses[1].codes, rtol=1e-5)
+        assert abs(losses[0].text / losses[2].text - 1) > 1e-3
+
+    def test_resumed_bit_for_bit_and_not_with_another_rank(self, adapted, tmp_path):
+        workdir, config = adapted
+        half = shutil.copytree(workdir, tmp_path / "half")
+        shutil.rmtree(half / "checkpoints" / "4")
+        other = config.copy_and_resolve_references()
+        other.optim.lora_rank = 3
+        with pytest.raises(CheckpointError, match="optim.lora_rank: saved 2, now 3"):
+            loop.train(OneDevice, other, str(half))
+        loop.train(OneDevice, config, str(half))
+        assert records(half) == records(workdir)
+        digests = []
+        for each in (workdir, half):
+            with Checkpoints(each) as checkpoints:
+                digests.append(checkpoints.meta(4)["digests"])
+        assert digests[0] == digests[1]
+
+    def test_another_run_begins_from_it(self, adapted, config):
+        config.init.path, config.optim.lora_rank = str(adapted[0]), 2
+        params = jax.device_get(OneDevice(config).initial_state().params)
+        there = trees.flatten(loading.read(adapted[0]).params)
+        for name, leaf in trees.flatten(params).items():
+            if name in there:
+                np.testing.assert_array_equal(leaf, there[name])
+            else:
+                assert name.endswith("lora_a") or not leaf.any()
 
 
 @pytest.mark.processes

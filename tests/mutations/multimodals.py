@@ -10,12 +10,27 @@ LAYOUT = "unitok_jax/weights/llama_layout.py"
 API, ASKING = "unitok_jax/multimodal/api.py", "unitok_jax/multimodal/asking.py"
 LOADING = "unitok_jax/multimodal/loading.py"
 PADDING = "unitok_jax/data/images/padding.py"
+ADAPTERS = "unitok_jax/multimodal/adapters.py"
 TEST_API = "tests/multimodal/test_asking_and_drawing.py"
 TEST_OBJECTIVE = "tests/multimodal/test_token_losses.py"
 TEST_SAMPLING = "tests/multimodal/test_answers_and_drawings.py"
 PARITY = "tests/parity/test_multimodal.py"
 
 MUTATIONS = [
+    Mutation(
+        "adapters that are left out of what is read",
+        ADAPTERS,
+        'np.asarray(params["kernel"]) + a @ b',
+        'np.asarray(params["kernel"])',
+        "tests/multimodal/test_adapters.py -k narrow",
+    ),
+    Mutation(
+        "norms that are trained beside adapters",
+        ADAPTERS,
+        'leaves = ("kernel", "scale", ',
+        'leaves = ("kernel", ',
+        "tests/multimodal/test_adapters.py -k alone_are_trained",
+    ),
     Mutation(
         "a projection that sees the tokens behind",
         MODEL,

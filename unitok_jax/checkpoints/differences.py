@@ -20,6 +20,7 @@ BINDING = (
     "data.context_length",
     "optim.frozen",
     "optim.kind",
+    "optim.lora_rank",
     "codebook.learning",
 )
 # Model keys that change training or the precision, but not the meaning of weights and codes.
@@ -57,6 +58,7 @@ ADDED = {
     "model.quant_causal": False,
     "log.wandb": "",
     "optim.kind": "adamw",
+    "optim.lora_rank": 0,
     "loss.gram": 0.0,
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.

@@ -143,14 +143,15 @@ def check_keys(network: type, model: Mapping[str, Any], what: str) -> None:
     """Checks that a model has the keys that a network takes, each of them.
 
     Args:
-      network: a module; its keyword arguments but `rngs` are the keys.
+      network: a module; its keyword arguments without a default, but `rngs`, are the keys.
       model: `config.model`.
       what: name of the product in the message, with its article.
 
     Raises:
       ValueError: one line that names the missing and the unknown keys.
     """
-    known = inspect.signature(network.__init__).parameters.keys() - {"self", "rngs"}
+    arguments = inspect.signature(network.__init__).parameters.items()
+    known = {key for key, each in arguments if each.default is each.empty} - {"self", "rngs"}
     missing, unknown = known - model.keys(), model.keys() - known
     if missing or unknown:
         raise ValueError(

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 
 from unitok_jax.models import attention, elementwise, layers
-from unitok_jax.models.recomputation import run_blocks
+from unitok_jax.models.recomputation import product, run_blocks
 
 
 class Cache(NamedTuple):
@@ -48,6 +48,7 @@ class Sizes(NamedTuple):
     bias: bool = False  # of queries, keys and values, as Qwen2
     qk_norm: bool = False  # RMSNorm of each head's queries and keys, as Qwen3
     halves: bool = False  # rope turns channels c and c + d / 2, as Llama; else 2 c and 2 c + 1
+    lora_rank: int = 0  # of the adapters beside linear layers; 0: none
 
 
 class RMSNorm(nnx.Module):
@@ -65,10 +66,11 @@ class RMSNorm(nnx.Module):
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, width: int, hidden: int, *, dtype, rngs: nnx.Rngs):
-        self.gate = linear(width, hidden, dtype, rngs)
-        self.up = linear(width, hidden, dtype, rngs)
-        self.down = linear(hidden, width, dtype, rngs)
+    def __init__(self, sizes: Sizes, *, dtype, rngs: nnx.Rngs):
+        width, hidden, rank = sizes.width, sizes.hidden, sizes.lora_rank
+        self.gate = linear(width, hidden, dtype, rngs, rank=rank)
+        self.up = linear(width, hidden, dtype, rngs, rank=rank)
+        self.down = linear(hidden, width, dtype, rngs, rank=rank)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(elementwise.swiglu(self.gate(x), self.up(x)))
@@ -79,8 +81,9 @@ class Attention(nnx.Module):
 
     def __init__(self, sizes: Sizes, *, dtype, rngs: nnx.Rngs):
         width, heads, groups = sizes.head_width, sizes.heads, sizes.groups
-        self.qkv = linear(sizes.width, (heads + 2 * groups) * width, dtype, rngs, sizes.bias)
-        self.out = linear(heads * width, sizes.width, dtype, rngs)
+        outputs, rank = (heads + 2 * groups) * width, sizes.lora_rank
+        self.qkv = linear(sizes.width, outputs, dtype, rngs, sizes.bias, rank)
+        self.out = linear(heads * width, sizes.width, dtype, rngs, rank=rank)
         if sizes.qk_norm:
             self.q_norm = RMSNorm(width, sizes.epsilon, dtype)
             self.k_norm = RMSNorm(width, sizes.epsilon, dtype)
@@ -142,7 +145,7 @@ class Block(nnx.Module):
         self.norm1 = RMSNorm(width, sizes.epsilon, dtype)
         self.attention = Attention(sizes, dtype=dtype, rngs=rngs)
         self.norm2 = RMSNorm(width, sizes.epsilon, dtype)
-        self.mlp = SwiGLU(width, sizes.hidden, dtype=dtype, rngs=rngs)
+        self.mlp = SwiGLU(sizes, dtype=dtype, rngs=rngs)
 
     def __call__(self, x, rope, mask, drop):
         """Returns the output, and the keys and values; `drop` acts on what is added to `x`."""
@@ -289,11 +292,24 @@ class Decoder(nnx.Module):
         return tuple(lambda y, k=k: drop(y, self.dropout.residual, k) for k in keys)
 
 
-def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs, bias: bool = False) -> layers.Linear:
-    """Builds a linear layer, without bias unless told."""
-    return layers.Linear(
-        inputs, outputs, use_bias=bias, kernel_init=layers.linear_init, dtype=dtype, rngs=rngs
-    )
+class AdaptedLinear(nnx.LoRALinear):
+    """Linear layer with an adapter: x W + x A B of narrow A and B (LoRA, arXiv 2106.09685).
+
+    B begins as zero. The output is marked as a product: see `recomputation`.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return product(super().__call__(x))
+
+
+def linear(
+    inputs: int, outputs: int, dtype, rngs: nnx.Rngs, bias: bool = False, rank: int = 0
+) -> nnx.Linear:
+    """Builds a linear layer, without bias unless told, with an adapter if `rank` is not 0."""
+    settings = dict(use_bias=bias, kernel_init=layers.linear_init, dtype=dtype, rngs=rngs)
+    if rank:
+        return AdaptedLinear(inputs, outputs, lora_rank=rank, lora_dtype=dtype, **settings)
+    return layers.Linear(inputs, outputs, **settings)
 
 
 def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

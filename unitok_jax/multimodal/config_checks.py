@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from unitok_jax.multimodal import limits
+from unitok_jax.multimodal import adapters, limits
 from unitok_jax.multimodal.sources import check_entry
 from unitok_jax.training import config_checks
 from unitok_jax.training.config_checks import at_least_one, at_least_zero
@@ -31,6 +31,7 @@ def check(config: ConfigDict) -> None:
             f"optim.frozen={tuple(config.optim.frozen)} must hold globs of parameters: "
             '("language.*",)'
         )
+    adapters.check(config.optim.lora_rank, config.optim.frozen)
     if config.optim.schedule == "exponential" and not config.optim.final_fraction:
         raise ValueError(
             "optim.schedule=exponential never reaches optim.final_fraction=0; set it above 0"

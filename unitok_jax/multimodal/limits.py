@@ -18,6 +18,7 @@ from unitok_jax.models.limits import (
     show,
 )
 from unitok_jax.models.transformer import Scaling
+from unitok_jax.multimodal import adapters
 from unitok_jax.multimodal.model import Multimodal, abstract_model
 
 _COUNT, _WIDTH = Whole(1, 1024), Whole(1, 2**16)
@@ -88,8 +89,12 @@ def check(model: Mapping[str, Any]) -> None:
         )
 
 
-def abstract_params(model: Mapping[str, Any]) -> dict:
+def abstract_params(model: Mapping[str, Any], lora_rank: int = 0) -> dict:
     """Returns the shapes of the parameters of an untrusted model, without any arrays.
+
+    Args:
+      model: `config.model`.
+      lora_rank: `optim.lora_rank`, of a run.
 
     Raises:
       ValueError: keys are missing or unknown, a value is out of its bound or does not fit another,
@@ -97,6 +102,7 @@ def abstract_params(model: Mapping[str, Any]) -> dict:
     """
     check_keys(Multimodal, model, "a multimodal model")
     check(model)
-    params = abstract_model(dict(model))[1]
+    adapters.check(lora_rank, ())
+    params = abstract_model(dict(model), lora_rank)[1]
     check_parameters({name: leaf.shape for name, leaf in trees.flatten(params).items()})
     return params

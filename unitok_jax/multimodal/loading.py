@@ -19,7 +19,7 @@ from unitok_jax.data import language_tokenizer
 from unitok_jax.data.language_tokenizer import LanguageTokenizer
 from unitok_jax.models.layers import l2_normalize
 from unitok_jax.models.limits import show
-from unitok_jax.multimodal import limits, release, trunk
+from unitok_jax.multimodal import adapters, limits, release, trunk
 from unitok_jax.multimodal.prompt import TEMPLATES, Turn, conversation, template_of
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
@@ -111,8 +111,8 @@ def _read_run(path, weights, given):
         where = checkpoints.folder if step is None else checkpoints.folder / str(step)
         document.check_product(where, "multimodal", load.product_of(saved))
         model = _model(saved["model"])
-        shapes = _shapes(where, model)
-        params = load.restore_params(checkpoints, step, shapes, weights)
+        shapes = _shapes(where, model, saved.get("optim", {}).get("lora_rank", 0))
+        params = adapters.merge(load.restore_params(checkpoints, step, shapes, weights))
         beside = checkpoints.folder.parent / LANGUAGE
         text = language_tokenizer.read(given or beside, rows=model["vocabulary"])
         tokenizer = data.get(TOKENIZER) or None  # '' of a run on text alone
@@ -325,9 +325,9 @@ def facts(weights: Weights) -> dict[str, str]:
     }
 
 
-def _shapes(path, model):
+def _shapes(path, model, lora_rank=0):
     try:
-        return limits.abstract_params(model)
+        return limits.abstract_params(model, lora_rank)
     except ValueError as error:
         raise ConversionError(f"{printable(path)}: {error}") from error
 

@@ -103,7 +103,7 @@ class ImageInput(nnx.Module):
 
 
 class Multimodal(nnx.Module):
-    """Language model with images; the keyword arguments are exactly the keys of `config.model`."""
+    """Language model with images; `config.model` has the keyword arguments that must be given."""
 
     def __init__(
         self,
@@ -133,6 +133,7 @@ class Multimodal(nnx.Module):
         remat: str,
         dtype: str,
         rngs: nnx.Rngs,
+        lora_rank: int = 0,
     ):
         """Builds a model with random weights, whose logits of codes are zero.
 
@@ -164,6 +165,7 @@ class Multimodal(nnx.Module):
             `recomputation.BLOCKS`, or a bool of older files.
           dtype: compute dtype; parameters, stream and logits are float32, and so is the projection.
           rngs: the stream `params`.
+          lora_rank: rank of the adapters beside the decoder's linear layers; 0: none.
 
         Raises:
           ValueError: a value that is unknown or does not fit another.
@@ -197,6 +199,7 @@ class Multimodal(nnx.Module):
             bias=qkv_bias,
             qk_norm=qk_norm,
             halves=True,
+            lora_rank=lora_rank,
         )
         rope = Rope(rope_base, Scaling(**rope_scaling))
         self.language = LanguageModel(
@@ -263,12 +266,14 @@ class Multimodal(nnx.Module):
         )[0]
 
 
-def abstract_model(model: Mapping) -> tuple[nnx.GraphDef, dict]:
+def abstract_model(model: Mapping, lora_rank: int = 0) -> tuple[nnx.GraphDef, dict]:
     """Returns the graph of a model and the shapes of its parameters, without any arrays.
 
-    model: the keyword arguments of `Multimodal`.
+    Args:
+      model: `config.model`.
+      lora_rank: as for `Multimodal`.
     """
-    make = nnx.eval_shape(lambda: Multimodal(**model, rngs=layers.Keys(0)))
+    make = nnx.eval_shape(lambda: Multimodal(**model, rngs=layers.Keys(0), lora_rank=lora_rank))
     graph, params = nnx.split(make)
     return graph, nnx.to_pure_dict(params)
 
@@ -286,4 +291,4 @@ def _head_sizes(sizes: Sizes, depth: int, width: int) -> Sizes:
             f"model.{broken[0]}={getattr(sizes, broken[0])} cannot be divided so"
         )
     whole = {key: value // sizes.width for key, value in parts.items()}
-    return sizes._replace(width=width, depth=depth, **whole)
+    return sizes._replace(width=width, depth=depth, lora_rank=0, **whole)

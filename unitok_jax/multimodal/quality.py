@@ -13,6 +13,7 @@ from unitok_jax.evaluation.codec import Codec
 from unitok_jax.evaluation.shapes.exam import PAIRS, Exam, blind_answers
 from unitok_jax.evaluation.shapes.measure import Examined, examine
 from unitok_jax.evaluation.shapes.report import sheet
+from unitok_jax.multimodal import adapters
 from unitok_jax.multimodal.api import MultimodalModel
 from unitok_jax.multimodal.loading import Form, Weights
 from unitok_jax.runtime import sharding
@@ -58,7 +59,7 @@ class ShapeQuality:
           and `PAIRS/drawn_FIGURE`, the share of drawings that show what was asked for; and a uint8
           sheet (H, W, 3).
         """
-        params = jax.device_get(self._gather(params))
+        params = adapters.merge(jax.device_get(self._gather(params)))
         if self._model is None:
             form = Form(self._config.data.template, self._config.data.bare_images)
             weights = Weights(self._config, params, self._hash, self._text, form)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from unitok_jax import trees
 from unitok_jax.models.layers import Keys
-from unitok_jax.multimodal import objective
+from unitok_jax.multimodal import adapters, objective
 from unitok_jax.multimodal.model import FROZEN, Multimodal, abstract_model
 from unitok_jax.multimodal.rows import KINDS
 from unitok_jax.runtime import sharding
@@ -61,13 +61,14 @@ class MultimodalSteps:
 
     def __init__(self, config):
         """Builds the functions from the whole configuration."""
-        self.model = config.model.to_dict()
-        self.graph, self.abstract_params = abstract_model(self.model)
-        self.seed, self.chunk, self.z_weight = config.seed, config.loss.chunk, config.loss.z_weight
         settings = config.optim
+        self.model, self.lora_rank = config.model.to_dict(), settings.lora_rank
+        self.graph, self.abstract_params = abstract_model(self.model, self.lora_rank)
+        self.seed, self.chunk, self.z_weight = config.seed, config.loss.chunk, config.loss.z_weight
         named = [kind for part in config.data.mixture for kind in part[1:2]]
         self.kinds = [kind for kind in KINDS if kind in named]
-        self.frozen = (*FROZEN, *settings.frozen)
+        fixed = adapters.fixed(self.model) if self.lora_rank else ()
+        self.frozen = (*FROZEN, *fixed, *settings.frozen)
         self.accumulation = settings.accumulation
         self.max_learning_rate = settings.learning_rate
         self._schedule = dict(
@@ -82,7 +83,8 @@ class MultimodalSteps:
     def init(self) -> TrainState:
         """Initialises the state before the first step."""
         key = self._key("params")
-        return self.start(nnx.to_pure_dict(nnx.state(Multimodal(**self.model, rngs=Keys(key)))))
+        model = Multimodal(**self.model, rngs=Keys(key), lora_rank=self.lora_rank)
+        return self.start(nnx.to_pure_dict(nnx.state(model)))
 
     def start(self, params) -> TrainState:
         """Builds the state before the first step, of a model with `params`."""
