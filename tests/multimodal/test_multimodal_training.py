@@ -358,20 +358,30 @@ class TestMeshesAndParts:
         if fsdp > 1:
             kernel = params["language"]["decoder"]["blocks"]["mlp"]["gate"]["kernel"]
             assert "fsdp" in kernel.sharding.spec
-        # Fresh logits of codes are zero, and send no gradient to what lies before them.
-        kernel = params["head"]["kernel"]
-        values = np.random.default_rng(0).normal(0, 0.1, kernel.shape).astype(np.float32)
-        params["head"]["kernel"] = jax.device_put(values, kernel.sharding)
+        # Fresh logits of codes are zero, and send no gradient to what lies before them; so is half
+        # of an adapter.
+        rng = np.random.default_rng(0)
+        fresh = [(params["head"], "kernel")]
+        if config.optim.lora_rank:
+            mlp = params["language"]["decoder"]["blocks"]["mlp"]
+            fresh += [(mlp[name]["lora"], "lora_b") for name in ("gate", "up", "down")]
+        for part, name in fresh:
+            values = rng.normal(0, 0.1, part[name].shape).astype(np.float32)
+            part[name] = jax.device_put(values, part[name].sharding)
         with contextlib.closing(run.batches(3)) as batches:
             batch = sharding.shard_batch(next(batches), run.mesh)
         state, metrics = run.train_step(0, state, batch)
         # The first moments are the gradients, scaled; AdamW's update would make noise as large.
         return jax.device_get((metrics, state.network.opt_state[1].mu))
 
-    def test_equal_losses_and_gradients(self, config):
+    @pytest.mark.parametrize("lora_rank, others", [(0, [(1, 1, 4), (2, 2, 2)]), (2, [(2, 2, 2)])])
+    def test_equal_losses_and_gradients(self, config, lora_rank, others):
+        config.optim.lora_rank = lora_rank
         metrics, moments = self.step(config, 1, 1, 1)
-        assert all(map(np.any, jax.tree.leaves(moments)))
-        for data, fsdp, parts in ((1, 1, 4), (2, 2, 2)):
+        still = {name for name, value in trees.flatten(moments).items() if not np.any(value)}
+        attention = [name for name in adapters.NAMES if "attention" in name and "lora_a" in name]
+        assert still == (set(attention) if lora_rank else set())
+        for data, fsdp, parts in others:
             found, ours = self.step(config, data, fsdp, parts)
             for key, value in metrics.items():
                 np.testing.assert_allclose(found[key], value, rtol=1e-4, err_msg=key)
