@@ -60,7 +60,7 @@ class Budget:
     """Sizes of all runs: those of one folder of results."""
 
     pictures: int = 20_000  # whose codes are trained on
-    tokenizer_steps: int = 3_000
+    tokenizer_steps: int = 2_000
     model_steps: int = 3_000  # of a model that reads and draws
     examined: int = 512  # pictures of seen and of held-out pairs, and texts to draw
 

@@ -158,17 +158,19 @@ def plot(results: list[dict], output: Path) -> None:
         for kind in _ASKED
     }
     panels["colour and form drawn"] = lambda cell, pairs: drawn(results, cell, pairs, "both")
+    there = [name for name in CELLS if select(results, kind="model", cell=name)]
     heads = [HEADS[blocks] for blocks in sorted(HEADS)]
-    for file, names, ticks, line, turned in (
-        (PLOTS[0], list(CELLS), list(CELLS), "_", 60),
-        (PLOTS[1], heads, sorted(HEADS), "-", 0),
+    slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    for file, names, ticks, line, form in (
+        (PLOTS[0], there, there, "_", slanted),
+        (PLOTS[1], heads, sorted(HEADS), "-", {}),
     ):
         figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.6), constrained_layout=True)
         for axis, (title, found) in zip(axes, panels.items(), strict=True):
             for pairs in PAIRS:
                 _dots(axis, [found(cell, pairs) for cell in names], _TITLES[pairs], line)
             axis.set(title=title, ylim=(-0.03, 1.03))
-            axis.set_xticks(range(len(names)), ticks, rotation=turned)
+            axis.set_xticks(range(len(names)), ticks, **form)
             axis.grid(alpha=0.3)
         axes[0].legend()
         figure.savefig(output / file, dpi=80)
