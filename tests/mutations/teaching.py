@@ -114,15 +114,15 @@ MUTATIONS = [
     Mutation(
         "heads that go on with the teacher of another GELU",
         DIFFERENCES,
-        'BINDING_WITH = {"teacher.kind": "loss.teacher_token"}',
-        "BINDING_WITH = {}",
+        '"teacher.kind": "loss.teacher_token", ',
+        "",
         f"{TEST_RUNS} -k the_kind_and",
     ),
     Mutation(
         "a shallow block that binds where there are no heads",
         DIFFERENCES,
-        'PART_OF = {"teacher.shallow": "loss.teacher_token"}',
-        "PART_OF = {}",
+        ', "teacher.shallow": "loss.teacher_token"',
+        "",
         f"{TEST_RUNS} -k without_heads",
     ),
     Mutation(

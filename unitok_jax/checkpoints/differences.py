@@ -63,11 +63,9 @@ ADDED = {
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
 SWITCHES = ("gan.weight", "loss.teacher_token", "teacher.shallow", "optim.ema_decay")
-# Switches that add nothing while another is zero, which is compared by itself.
-PART_OF = {"teacher.shallow": "loss.teacher_token"}
-# Keys that bind while another is not zero, before and now. A teacher's weights do not tell its
-# GELU: one file may be of two kinds.
-BINDING_WITH = {"teacher.kind": "loss.teacher_token"}
+# Keys that bind while another is not zero, before and now, which is compared by itself. A
+# teacher's weights do not tell its GELU: one file may be of two kinds.
+BINDING_WITH = {"teacher.kind": "loss.teacher_token", "teacher.shallow": "loss.teacher_token"}
 
 
 def product(keys: Mapping) -> str:
@@ -86,11 +84,10 @@ def config_differences(saved: dict, current: dict) -> list[str]:
             line = f"{key}: saved {saved.get(key)!r}, now {current.get(key)!r}"
             bound = any(key == name or key.startswith(name + ".") for name in BINDING)
             bound &= key not in [f"model.{name}" for name in FREE_OF_MODEL]
-            if key in SWITCHES and bool(saved.get(key)) != bool(current.get(key)):
-                whole = PART_OF.get(key)
+            switched = bool(saved.get(key)) != bool(current.get(key))
+            if switched if key in SWITCHES else key in BINDING_WITH:
+                whole = BINDING_WITH.get(key)
                 bound |= whole is None or bool(saved.get(whole) and current.get(whole))
-            whole = BINDING_WITH.get(key)
-            bound |= whole is not None and bool(saved.get(whole) and current.get(whole))
             (binding if bound else free).append(line)
     for line in free:
         log.info("the configuration changed since the checkpoint: %s", line)
