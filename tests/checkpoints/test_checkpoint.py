@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from configs import tiny
+from configs import default, generate, multimodal, tiny
 from helpers import mounts
 from helpers.jobs import free_port
 from helpers.saves import items, save
@@ -29,6 +29,7 @@ from unitok_jax.weights import load
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
+PRODUCTS = (default, generate, multimodal)  # all keys of each
 
 
 @pytest.fixture
@@ -375,7 +376,7 @@ SECOND_NOTICE = """
 import os, pathlib, signal, sys, time
 import jax
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 1, 0)
-from configs import tiny
+from configs import default, generate, multimodal, tiny
 from helpers.saves import items, save
 from unitok_jax.runtime import processes
 from unitok_jax.checkpoints.manager import Checkpoints
@@ -517,21 +518,31 @@ def test_digests_on_the_host_are_those_of_a_device(monkeypatch):
 
 
 def test_binding_keys_exist():
-    flat = differences.flat(tiny.get_config().to_dict())
+    keys = {key for product in PRODUCTS for key in differences.flat(product.get_config().to_dict())}
     for name in differences.BINDING:
-        assert any(key == name or key.startswith(name + ".") for key in flat), name
+        assert any(key == name or key.startswith(name + ".") for key in keys), name
+    assert differences.ADDED.keys() <= keys
 
 
-def test_a_checkpoint_older_than_a_key_has_what_was_done_then(caplog):
-    """Its runs go on, and no difference is told, unless the key is set to something else."""
-    now = tiny.get_config()
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_checkpoint_older_than_a_key_has_what_was_done_then(product, caplog):
+    """Its runs go on, and no difference is told."""
+    now = product.get_config()
     before = now.to_dict()
-    for key in differences.ADDED:
+    for key in differences.ADDED.keys() & differences.flat(before).keys():
+        now.update_from_flattened_dict({key: differences.ADDED[key]})
         *room, leaf = key.split(".")
         del (before[room[0]] if room else before)[leaf]
+    assert before != now.to_dict()
     with caplog.at_level("INFO"):
         assert differences.config_differences(before, now.to_dict()) == []
     assert not caplog.text
+
+
+def test_a_key_that_an_older_checkpoint_lacks_is_told_when_set(caplog):
+    now = tiny.get_config()
+    before = now.to_dict()
+    del before["gan"]["adaptive"], before["gan"]["generator_loss"], before["loss"]["gram"]
     now.loss.gram, now.gan.adaptive, now.gan.generator_loss = 200.0, False, "non_saturating"
     with caplog.at_level("INFO"):
         assert differences.config_differences(before, now.to_dict()) == []
