@@ -54,15 +54,15 @@ MUTATIONS = [
     Mutation(
         "random weights that a run keeps as they are",
         RUN,
-        "    if lacks:\n        notes",
-        "    if False:\n        notes",
+        "    if lacks := report",
+        "    if False and report",
         f"{OF_RUNS} -k what_is_frozen",
     ),
     Mutation(
         "a frozen tower that is cut off",
         "unitok_jax/weights/report.py",
-        "        if deeper:",
-        "        if False:",
+        "        elif deeper:",
+        "        elif False:",
         "tests/weights/test_initialize.py -k more_blocks",
     ),
     Mutation(

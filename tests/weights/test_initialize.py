@@ -188,7 +188,8 @@ class TestClip:
         np.testing.assert_array_equal(params[name][0], expected[name][0])
         assert np.all(params[name][1] == -7) and found.fresh[name] == 1
         assert f"{name}, 1 of its blocks" in str(found)
-        assert found.lacks([name]) == f"1 of its arrays are missing, such as {name}"
+        told = f"1 of its arrays are missing, such as {name}"
+        assert found.lacks([name]) == "; ".join((told, *found.notes))
         assert found.lacks(["encoder.stem.conv1.kernel"]) == ""
 
     def test_more_blocks_than_the_model_are_told(self, tmp_path, abstract, model):
@@ -200,7 +201,7 @@ class TestClip:
             f"no counterpart: the model has no text_encoder.{bias}"
         )
         told = f"it is deeper: 1 of its arrays are left out, such as text.{bias}"
-        assert found.lacks(["text_encoder.ln_final.scale"]) == told
+        assert found.lacks(["text_encoder.ln_final.scale"]) == "; ".join((told, *found.notes))
         assert found.lacks(["logit_scale", "encoder.stem.conv1.kernel"]) == ""
 
     @pytest.mark.parametrize("rows", [(77, 512), (16, 600)])

@@ -1,6 +1,18 @@
 """The record of what a file gave."""
 
+import dataclasses
+
 from unitok_jax.weights.report import Report, Used, collapse, subtrees
+
+REPORT = Report(
+    path="file.pt",
+    kind="a network",
+    used={"blocks.0.w": Used("a.w", 0, 10), "blocks.1.w": Used("a.w", 1, 10)},
+    unused={"head.w": "too large", "head.b": "too large"},
+    sizes={"a.w": 30, "c.x": 20_000, "c.y": 1},
+    fresh={"a.w": 1, "c.x": None, "c.y": None},
+    notes=("a note",),
+)
 
 
 def test_blocks_are_one_line():
@@ -21,16 +33,7 @@ def test_whole_subtrees_are_one_name():
 
 
 def test_text():
-    report = Report(
-        path="file.pt",
-        kind="a network",
-        used={"blocks.0.w": Used("a.w", 0, 10), "blocks.1.w": Used("a.w", 1, 10)},
-        unused={"head.w": "too large", "head.b": "too large"},
-        sizes={"a.w": 30, "c.x": 20_000, "c.y": 1},
-        fresh={"a.w": 1, "c.x": None, "c.y": None},
-        notes=("a note",),
-    )
-    assert str(report).splitlines() == [
+    assert str(REPORT).splitlines() == [
         "file.pt: a network",
         "takes 20 of 0.02 M parameters:",
         "  a               20 of 30",
@@ -45,3 +48,16 @@ def test_text():
         "notes:",
         "  a note",
     ]
+
+
+def test_what_is_lacking_comes_with_the_notes():
+    missing = "1 of its arrays are missing, such as c.x"
+    assert REPORT.lacks(["c.x"]) == f"{missing}; a note"
+    without = dataclasses.replace(REPORT, fresh={}, notes=())
+    assert without.lacks(["c.x"]) == ""
+    deeper = dataclasses.replace(
+        REPORT, fresh={}, unused={"blocks.2.w": "no counterpart: the model has no a.2.w"}
+    )
+    told = "it is deeper: 1 of its arrays are left out, such as blocks.2.w"
+    assert deeper.lacks(["a.w"]) == f"{told}; a note"
+    assert deeper.lacks(["c.x"]) == ""

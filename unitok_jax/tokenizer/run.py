@@ -378,12 +378,10 @@ def _check_kept(report: Report, params, frozen: Sequence[str]) -> None:
       ValueError: what it lacks would stay random, or what it has deeper would be cut off.
     """
     kept, _ = trees.split(params, frozen, "optim.frozen")
-    lacks = report.lacks(trees.flatten(kept))
-    if lacks:
-        notes = "".join(f"; {note}" for note in report.notes)
+    if lacks := report.lacks(trees.flatten(kept)):
         raise ValueError(
             f"optim.frozen={tuple(frozen)} keeps weights as they are, and init.path={report.path}, "
-            f"{report.kind}, does not give all of them: {lacks}{notes}; set the keys of the model "
+            f"{report.kind}, does not give all of them: {lacks}; set the keys of the model "
             "to the file's, take them with init.include, or leave them out of optim.frozen"
         )
 

@@ -71,21 +71,26 @@ class Report:
         return lines
 
     def lacks(self, names: Iterable[str]) -> str:
-        """Says what the file does not give of some parameters, or has deeper; empty if nothing.
+        """Says what the file does not give of some parameters, or has deeper, and the notes.
 
         Args:
           names: dotted paths of the model.
+
+        Returns:
+          One line; empty if the file gives all of them.
         """
         names = list(names)
-        missing = [name for name in names if name in self.fresh]
-        if missing:
-            return f"{len(missing)} of its arrays are missing, such as {missing[0]}"
         parts = {name.split(".")[0] for name in names}
         ends = tuple(f"has no {part}." for part in parts)
+        missing = [name for name in names if name in self.fresh]
         deeper = [name for name, why in self.unused.items() if any(end in why for end in ends)]
-        if deeper:
-            return f"it is deeper: {len(deeper)} of its arrays are left out, such as {deeper[0]}"
-        return ""
+        if missing:
+            what = f"{len(missing)} of its arrays are missing, such as {missing[0]}"
+        elif deeper:
+            what = f"it is deeper: {len(deeper)} of its arrays are left out, such as {deeper[0]}"
+        else:
+            return ""
+        return "; ".join((what, *self.notes))
 
     def unused_lines(self) -> list[str]:
         """Lists unused arrays with the reason: one line for a subtree, or for all blocks."""

@@ -33,9 +33,8 @@ def load_tower(path: str, model: Mapping[str, Any], include: Sequence[str]) -> d
     taken, report = initialize.match(expand(path), abstract, model=model, include=include)
     tower = {"text_encoder": abstract["text_encoder"]}
     if lacks := report.lacks(trees.flatten(tower)):
-        notes = "".join(f"; {note}" for note in report.notes)
         raise ValueError(
-            f"init.path={path}, {report.kind}, gives no whole text tower: {lacks}{notes}; "
+            f"init.path={path}, {report.kind}, gives no whole text tower: {lacks}; "
             "set model.text and model.embed_dim to the file's, and init.include so that "
             "'text_encoder.*' is taken"
         )
