@@ -539,6 +539,18 @@ def test_a_checkpoint_older_than_a_key_has_what_was_done_then(product, caplog):
     assert not caplog.text
 
 
+def test_the_value_of_a_key_that_a_saved_configuration_may_lack():
+    """A file has no key of its day's future, and converted ones no room of training."""
+    saved = {"model": {"dtype": "float32"}, "optim": {"lora_rank": 4}}
+    assert differences.value(saved, "optim.lora_rank") == 4
+    assert differences.value({"optim": {}}, "optim.lora_rank") == 0
+    assert differences.value({"model": {}}, "optim.lora_rank") == 0
+    assert differences.value(saved, "product") == "tokenizer"
+    assert differences.value({"product": "generator"}, "product") == "generator"
+    with pytest.raises(KeyError, match="model.size"):
+        differences.value(saved, "model.size")
+
+
 def test_a_key_that_an_older_checkpoint_lacks_is_told_when_set(caplog):
     now = tiny.get_config()
     before = now.to_dict()

@@ -68,9 +68,22 @@ SWITCHES = ("gan.weight", "loss.teacher_token", "teacher.shallow", "optim.ema_de
 BINDING_WITH = {"teacher.kind": "loss.teacher_token", "teacher.shallow": "loss.teacher_token"}
 
 
-def product(keys: Mapping) -> str:
-    """Returns what a configuration trains."""
-    return keys.get("product", ADDED["product"])
+def value(saved: Mapping, key: str) -> Any:
+    """Returns the value of a key of a saved configuration, which may be older than the key.
+
+    Args:
+      saved: the configuration, nested; rooms without weights may be missing.
+      key: dotted.
+
+    Raises:
+      KeyError: it has no such key, and no file was ever without it.
+    """
+    found = saved
+    for name in key.split("."):
+        if name not in found:
+            return ADDED[key]
+        found = found[name]
+    return found
 
 
 def config_differences(saved: dict, current: dict) -> list[str]:

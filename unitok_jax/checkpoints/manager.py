@@ -302,14 +302,15 @@ class Checkpoints:
         try:
             if config is not None:
                 meta = saved.meta()
-                theirs, ours = map(differences.product, (meta["config"], config.to_dict()))
+                configs = meta["config"], config.to_dict()
+                theirs, ours = (differences.value(each, "product") for each in configs)
                 if theirs != ours:  # hardly a key is the same
                     raise CheckpointError(
                         f"{saved.path} was saved by the run of a {theirs}, and product={ours} is "
                         "to be trained: use another --workdir"
                     )
                 refuse(
-                    differences.config_differences(meta["config"], config.to_dict())
+                    differences.config_differences(*configs)
                     + differences.fact_differences(meta["data"], data or {}),
                     f"{saved.path} was saved with another configuration",
                     "use the saved values, or another --workdir to start anew",

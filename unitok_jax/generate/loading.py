@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax import trees
+from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.generate import limits, release
@@ -78,7 +79,7 @@ def _read_run(path, weights):
         meta = checkpoints.meta(step)
         saved, data = meta["config"], meta["data"]
         where = checkpoints.folder if step is None else checkpoints.folder / str(step)
-        document.check_product(where, "generator", load.product_of(saved))
+        document.check_product(where, "generator", differences.value(saved, "product"))
         model = _model(saved["model"])
         try:
             shapes = limits.abstract_params(model)

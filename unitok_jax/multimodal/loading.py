@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unitok_jax import trees
+from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data import language_tokenizer
@@ -109,9 +110,9 @@ def _read_run(path, weights, given):
         meta = checkpoints.meta(step)
         saved, data = meta["config"], meta["data"]
         where = checkpoints.folder if step is None else checkpoints.folder / str(step)
-        document.check_product(where, "multimodal", load.product_of(saved))
+        document.check_product(where, "multimodal", differences.value(saved, "product"))
         model = _model(saved["model"])
-        shapes = _shapes(where, model, saved.get("optim", {}).get("lora_rank", 0))
+        shapes = _shapes(where, model, differences.value(saved, "optim.lora_rank"))
         params = adapters.merge(load.restore_params(checkpoints, step, shapes, weights))
         beside = checkpoints.folder.parent / LANGUAGE
         text = language_tokenizer.read(given or beside, rows=model["vocabulary"])
@@ -148,7 +149,7 @@ def tokenizer_of(path) -> Named | None:
     with load.open_run(folder) as (checkpoints, step):
         meta = checkpoints.meta(step)
     named, made_by = meta["config"]["data"].get("tokenizer"), meta["data"].get(TOKENIZER)
-    if load.product_of(meta["config"]) != "multimodal" or not made_by:
+    if differences.value(meta["config"], "product") != "multimodal" or not made_by:
         return None
     if not named or not expand(named).exists():
         return None

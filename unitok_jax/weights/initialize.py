@@ -260,15 +260,13 @@ def training_differences(saved: Mapping, present: Mapping) -> list[str]:
     ]
     frozen = tuple(saved["optim"]["frozen"]), tuple(present["optim"]["frozen"])
     lines += _differences("optim.frozen", *frozen)
-    for room, key in (("optim", "kind"), ("codebook", "learning")):
-        older = differences.ADDED[f"{room}.{key}"]
-        kinds = (each.get(room, {}).get(key, older) for each in (saved, present))
-        lines += _differences(f"{room}.{key}", *kinds)
-    for room, key in (("gan", "weight"), ("loss", "teacher_token")):
-        weights = saved[room].get(key, 0.0), present[room][key]  # 0: older than the key
+    for key in ("optim.kind", "codebook.learning"):
+        lines += _differences(key, *(differences.value(each, key) for each in (saved, present)))
+    for key in ("gan.weight", "loss.teacher_token"):
+        weights = [differences.value(each, key) for each in (saved, present)]
         if bool(weights[0]) != bool(weights[1]):
-            lines += _differences(f"{room}.{key}", *weights)
-        elif key == "teacher_token" and weights[0]:
+            lines += _differences(key, *weights)
+        elif key == "loss.teacher_token" and weights[0]:
             lines += _differences(
                 "teacher", *(_heads_of(tree["teacher"]) for tree in (saved, present))
             )

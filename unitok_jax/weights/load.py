@@ -156,7 +156,7 @@ def _read_folder(path, weights, heads):
     with open_run(path) as (checkpoints, step):
         saved = checkpoints.meta(step)["config"]
         where = checkpoints.folder if step is None else checkpoints.folder / str(step)
-        document.check_product(where, "tokenizer", product_of(saved))
+        document.check_product(where, "tokenizer", differences.value(saved, "product"))
         try:
             abstract = abstract_model(saved["model"])[1]
             check_size(saved["data"].get("image_size"))
@@ -249,9 +249,4 @@ def product(path) -> str:
     if hub.is_folder(path):
         return hub.product_of(path)
     with open_run(path) as (checkpoints, step):
-        return product_of(checkpoints.meta(step)["config"])
-
-
-def product_of(saved: dict) -> str:
-    """Returns the product of a checkpoint's whole configuration; older ones do not name it."""
-    return {**differences.ADDED, **saved}["product"]
+        return differences.value(checkpoints.meta(step)["config"], "product")

@@ -201,13 +201,12 @@ def from_config(config: ConfigDict) -> dict:
             f"model.quantizer={model.quantizer!r}: the public layout holds multi_codebook models "
             "only; give a path without a suffix for a folder of ours"
         )
-    # Configurations of older files have no such key.
-    if "quant_causal" in differences.stated(model.to_dict()):
+    if differences.value(config, "model.quant_causal"):
         raise ConversionError(
             "model.quant_causal=True: the public layout has no place for it, its readers mask "
             "nothing; give a path without a suffix for a folder of ours"
         )
-    kind = model.get("contrastive_kind", differences.ADDED["model.contrastive_kind"])
+    kind = differences.value(config, "model.contrastive_kind")
     if kind != "softmax":
         raise ConversionError(
             f"model.contrastive_kind={kind!r}: the public layout has no place for its logit_bias; "
