@@ -1,5 +1,7 @@
 """Adapters of a language model: what they compute, what is trained with them, and bad ranks."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,8 @@ def test_a_layer_adds_the_product_of_two_narrow_matrices():
         "kernel": layer.kernel[...],
         "lora": {"lora_a": layer.lora.lora_a[...], "lora_b": layer.lora.lora_b[...]},
     }
-    merged = adapters.merge(jax.device_get(params))
+    merged = jax.device_get(params)
+    adapters.merge(merged)
     assert list(merged) == ["kernel"]
     assert np.abs(merged["kernel"] - params["kernel"]).max() > 0.1
     np.testing.assert_allclose(layer(x), x @ merged["kernel"], rtol=1e-5, atol=1e-6)
@@ -43,11 +46,36 @@ def test_stacked_blocks_are_merged_one_by_one():
     rng = np.random.default_rng(0)
     kernel, a, b = (rng.normal(size=(3, *shape)) for shape in ((4, 5), (4, 2), (2, 5)))
     tree = {"out": {"kernel": kernel, "lora": {"lora_a": a, "lora_b": b}}, "scale": a[0]}
-    merged = adapters.merge(tree)
+    adapters.merge(tree)
     for i in range(3):
-        np.testing.assert_allclose(merged["out"]["kernel"][i], kernel[i] + a[i] @ b[i])
-    assert np.array_equal(merged["scale"], a[0])
-    assert list(merged["out"]) == ["kernel"] and "lora" in tree["out"]
+        np.testing.assert_allclose(tree["out"]["kernel"][i], kernel[i] + a[i] @ b[i])
+    assert np.array_equal(tree["scale"], a[0])
+    assert list(tree["out"]) == ["kernel"]
+
+
+def test_layers_are_merged_one_by_one():
+    """As large models are in memory once, not twice."""
+    rng, side, layers = np.random.default_rng(0), 256, 8
+    tracemalloc.start()
+    try:
+        tree = {
+            str(n): {
+                "kernel": rng.random((side, side), np.float32),
+                "lora": {
+                    "lora_a": rng.random((side, 1), np.float32),
+                    "lora_b": rng.random((1, side), np.float32),
+                },
+            }
+            for n in range(layers)
+        }
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        adapters.merge(tree)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    layer = tree["0"]["kernel"].nbytes
+    assert layer <= peak - before < 1.5 * layer
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -67,7 +95,9 @@ def test_of_the_decoder_adapters_alone_are_trained(bias):
     assert trained["language.decoder.blocks.mlp.gate.lora.lora_a"].shape == (depth, width, 3)
     # A model that is read has none.
     names = trees.flatten(plain.abstract_params).keys()
-    assert trees.flatten(adapters.merge(jax.tree.map(zeros, pure.abstract_params))).keys() == names
+    read = jax.tree.map(zeros, pure.abstract_params)
+    adapters.merge(read)
+    assert trees.flatten(read).keys() == names
 
 
 def zeros(leaf):

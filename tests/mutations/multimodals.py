@@ -20,8 +20,8 @@ MUTATIONS = [
     Mutation(
         "adapters that are left out of what is read",
         ADAPTERS,
-        'np.asarray(params["kernel"]) + a @ b',
-        'np.asarray(params["kernel"])',
+        "kernel = a @ b",
+        "kernel = 0 * (a @ b)",
         "tests/multimodal/test_adapters.py -k narrow",
     ),
     Mutation(

@@ -48,17 +48,21 @@ def check(rank: int, frozen: Sequence[str]) -> None:
             )
 
 
-def merge(params: Mapping) -> dict:
-    """Adds each adapter to its linear layer, in float32, as NumPy arrays; other leaves stay.
+def merge(params: dict) -> None:
+    """Adds each adapter to its linear layer, in place: kernels become NumPy arrays of the sum.
 
-    params: nested dict of arrays on the host, with adapters or without.
+    One layer at a time, so that no second copy of a model is in memory, but of its largest layer.
+
+    Args:
+      params: nested dict of float32 arrays on the host, with adapters or without; those are
+        removed.
     """
-    merged = {
-        key: merge(value) if isinstance(value, Mapping) else value
-        for key, value in params.items()
-        if key != "lora"
-    }
+    for value in params.values():
+        if isinstance(value, dict):
+            merge(value)
     if "lora" in params:
         a, b = (np.asarray(params["lora"][name]) for name in ("lora_a", "lora_b"))
-        merged["kernel"] = np.asarray(params["kernel"]) + a @ b
-    return merged
+        kernel = a @ b
+        kernel += params["kernel"]  # not the other way: what a checkpoint gave is read-only
+        params["kernel"] = kernel
+        del params["lora"]

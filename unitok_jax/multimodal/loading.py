@@ -113,7 +113,8 @@ def _read_run(path, weights, given):
         document.check_product(where, "multimodal", differences.value(saved, "product"))
         model = _model(saved["model"])
         shapes = _shapes(where, model, differences.value(saved, "optim.lora_rank"))
-        params = adapters.merge(load.restore_params(checkpoints, step, shapes, weights))
+        params = load.restore_params(checkpoints, step, shapes, weights)
+        adapters.merge(params)
         beside = checkpoints.folder.parent / LANGUAGE
         text = language_tokenizer.read(given or beside, rows=model["vocabulary"])
         tokenizer = data.get(TOKENIZER) or None  # '' of a run on text alone

@@ -59,7 +59,8 @@ class ShapeQuality:
           and `PAIRS/drawn_FIGURE`, the share of drawings that show what was asked for; and a uint8
           sheet (H, W, 3).
         """
-        params = adapters.merge(jax.device_get(self._gather(params)))
+        params = jax.device_get(self._gather(params))
+        adapters.merge(params)
         if self._model is None:
             form = Form(self._config.data.template, self._config.data.bare_images)
             weights = Weights(self._config, params, self._hash, self._text, form)
