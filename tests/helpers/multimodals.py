@@ -38,11 +38,23 @@ TOKENS = 6
 BOI, EOI, EOS = 3, 4, 2
 
 
+def configured(**model):
+    """The configuration of a run of a small model with some other keys of `config.model`."""
+    config = multimodal.get_config()
+    config.model.update(SMALL | model)
+    return config
+
+
 def model_keys(**changes):
     """The keyword arguments of a small `Multimodal`."""
-    config = multimodal.get_config()
-    config.model.update(SMALL | changes)
-    return config.model.to_dict()
+    return configured(**changes).model.to_dict()
+
+
+def keys_of_shapes(codebook_shape=(2, 8)):
+    """Keys of a model of the words of shapes and of codes (K, V)."""
+    books, entries = codebook_shape
+    words = shape_tokenizer().rows
+    return {"vocabulary": words, "num_codebooks": books, "vocab_size": books * entries}
 
 
 def parameters(model, seed=0):
@@ -108,9 +120,8 @@ def saved(path, tokenizer=None, *, grid=(2, 3), template="plain", named=""):
     named: `data.tokenizer` of the run.
     """
     text = shape_tokenizer()
-    books, entries = tokenizer.codebook_shape if tokenizer else (2, 8)
-    changes = {"vocabulary": text.rows, "grid": grid, "num_codebooks": books}
-    model = model_keys(**changes, vocab_size=books * entries)
+    codes = (tokenizer.codebook_shape,) if tokenizer else ()
+    model = model_keys(**keys_of_shapes(*codes), grid=grid)
     config = ConfigDict({"model": model})
     hash = tokenizer.hash if tokenizer else None
     found = Weights(config, parameters(model), hash, text, Form(template))

@@ -17,8 +17,7 @@ from unitok_jax.multimodal.step import MultimodalSteps
 
 
 def configured(rank, **model):
-    config = multimodal.get_config()
-    config.model.update(multimodals.SMALL | model)
+    config = multimodals.configured(**model)
     config.optim.lora_rank = rank
     return config
 

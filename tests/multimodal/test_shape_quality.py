@@ -24,10 +24,8 @@ GRID, COUNT = (2, 3), 2
 
 
 def configured(path, tokenizer):
-    books, entries = tokenizer.codebook_shape
-    changes = {"vocabulary": shape_tokenizer().rows, "num_codebooks": books, "grid": GRID}
-    config = multimodal.get_config()
-    config.model.update(multimodals.SMALL | changes | {"vocab_size": books * entries})
+    codes = multimodals.keys_of_shapes(tokenizer.codebook_shape)
+    config = multimodals.configured(**codes, grid=GRID)
     config.data.tokenizer, config.data.template = str(path), "plain"
     config.eval.update(shapes=COUNT, scale=1.5)
     return config

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from benchmarks.saved import as_on_a_gpu
-from configs import generate, multimodal, tiny_full
+from configs import generate, tiny_full
 from helpers import generators, multimodals
 from unitok_jax.generate import plan as generator_plan
 from unitok_jax.generate.compiled import CompiledSampler, Settings
@@ -101,8 +101,7 @@ def test_sampling(completes):
 
 def test_the_multimodal_step():
     """Rows are packed: what their tokens see is a mask."""
-    config = multimodal.get_config()
-    config.model.update(multimodals.SMALL | dict(dtype="bfloat16"))
+    config = multimodals.configured(dtype="bfloat16")
     config.data.batch_size, config.data.length, config.optim.accumulation = 4, 64, 2
     check(step_of(multimodal_plan, config), attention=False)
 
