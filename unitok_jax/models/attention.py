@@ -42,9 +42,13 @@ def self_attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = Fals
     def plain(q, k, v):
         return attend(q, k, v, jnp.tri(q.shape[1], dtype=bool) if causal else None)
 
-    if not by_cudnn(q):
-        return plain(q, k, v)
-    return fused(plain, q, k, v, causal)
+    if by_cudnn(q):
+        return fused(plain, q, k, v, causal)
+    if gpu.capability() is not None:
+        # What cuDNN refuses saves no scores either. Blocks run in loops, where XLA finds nothing
+        # to merge; what recomputes a whole block may merge this with it.
+        plain = jax.checkpoint(plain, prevent_cse=False)
+    return plain(q, k, v)
 
 
 def by_cudnn(q: jax.Array) -> bool:
