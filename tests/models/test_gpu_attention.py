@@ -29,10 +29,10 @@ def lowered(function, *args, platform="cuda"):
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-def qkv():
-    """Queries, keys and values (2, 64, 2, 16)."""
+def qkv(tokens=64):
+    """Queries, keys and values (2, tokens, 2, 16)."""
     keys = jax.random.split(jax.random.key(0), 3)
-    return [jax.random.normal(key, (2, 64, 2, 16), jnp.bfloat16) for key in keys]
+    return [jax.random.normal(key, (2, tokens, 2, 16), jnp.bfloat16) for key in keys]
 
 
 def stack(dtype, remat="none", causal=False):
@@ -116,10 +116,24 @@ def test_what_is_not_refused_can_be_differentiated(hopper, causal, tokens):
     assert ("dot_product_attention" in str(jax.make_jaxpr(gradient)(x))) == (tokens % 2 == 0)
 
 
+def test_what_cudnn_refuses_saves_no_scores_on_a_gpu(monkeypatch, hopper):
+    """The text tower's 77 tokens and DINOv2's 325 of 252 px."""
+
+    def scores(causal, tokens):
+        x = jax.ShapeDtypeStruct((2, tokens, 2, 64), jnp.bfloat16)
+        arrays = saved(lambda *x: attention.self_attention(*x, causal), x, x, x)
+        return [a for a in arrays if a.shape == (2, 2, tokens, tokens)]
+
+    assert not scores(True, 77) and not scores(False, 325)
+    monkeypatch.undo()
+    assert scores(True, 77) and scores(False, 325)
+
+
+@pytest.mark.parametrize("tokens", [64, 65])
 @pytest.mark.parametrize("causal", [False, True])
-def test_where_a_gpu_is_devices_of_other_kinds_compute_the_same(hopper, causal):
-    args = qkv()
-    mask = jnp.tri(64, dtype=bool) if causal else None
+def test_where_a_gpu_is_devices_of_other_kinds_compute_the_same(hopper, causal, tokens):
+    args = qkv(tokens)
+    mask = jnp.tri(tokens, dtype=bool) if causal else None
 
     def run(form):
         out, pullback = jax.vjp(form, *args)

@@ -371,6 +371,13 @@ MUTATIONS = [
         f"{TEST_FORMS} -k scores",
     ),
     Mutation(
+        "scores of an odd number of tokens saved on a GPU",
+        ATTENTION,
+        "if gpu.capability() is not None:",
+        "if False:",
+        f"{TEST_FORMS} -k saves_no_scores",
+    ),
+    Mutation(
         "exported programs for the GPU of this machine",
         "unitok_jax/models/gpu.py",
         "if _for_any.get() or jax",

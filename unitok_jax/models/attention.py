@@ -36,15 +36,21 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask=None) -> jax.Array:
 def self_attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) -> jax.Array:
     """Computes `attend` of as many queries as keys, on GPUs by cuDNN where it takes them.
 
+    On GPUs the backward pass computes scores again, by cuDNN or not.
+
     causal: a query sees the keys up to its own.
     """
 
     def plain(q, k, v):
         return attend(q, k, v, jnp.tri(q.shape[1], dtype=bool) if causal else None)
 
-    if not by_cudnn(q):
-        return plain(q, k, v)
-    return fused(plain, q, k, v, causal)
+    if by_cudnn(q):
+        return fused(plain, q, k, v, causal)
+    if gpu.capability() is not None:
+        # XLA may merge this with what recomputes a whole block. It cannot merge both passes, which
+        # would save the scores: blocks run in loops, one a pass.
+        plain = jax.checkpoint(plain, prevent_cse=False)
+    return plain(q, k, v)
 
 
 def by_cudnn(q: jax.Array) -> bool:
