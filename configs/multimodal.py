@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
     config.eval.max_rows = 1_024  # rows whose loss is measured, at least 1
     config.eval.shapes = 0  # drawn shapes of seen and of held-out pairs, asked and drawn; 0: none
     config.eval.scale = 2.0  # of guidance, of what is drawn then; 1: none
+    config.eval.temperature = 1.0  # of what is drawn then; 0: the likeliest codes
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500  # steps between checkpoints; the last step is always saved

@@ -50,7 +50,7 @@ WORDS = {
     *("max_bad", "probe_method", "no_text", "cluster", "coordinator", "processes", "process"),
     *("connect_timeout", "port", "host", "keys", "limit", "view", "platforms", "format"),
     *("shard_size", "views", "crop_scale", "input", "vqa", "instruction", "shapes", "scales"),
-    "dtype",
+    *("dtype", "temperature"),
 }
 
 

@@ -82,7 +82,7 @@ class Model:
     hash = "11aa"
 
     def __init__(self):
-        self.tokenizer = Codec()
+        self.tokenizer, self.temperatures = Codec(), []
 
     def answers(self, images, questions, *, limit):
         assert limit >= 6 and all(codes.shape == (1, 1) for codes in images)
@@ -104,7 +104,8 @@ class Model:
                 return place_words(each.cell)
         return ""
 
-    def draw(self, texts, *, key, scale, released):
+    def draw(self, texts, *, key, scale, temperature, released):
+        self.temperatures.append(temperature)
         pictures = exam.render([self._drawn(text, released) for text in texts], SIZE)
         return self.tokenizer.encode(pictures)
 
@@ -117,7 +118,8 @@ class Model:
         count = next((n for n, word in enumerate(NUMBERS) if n and text.startswith(word)), 1)
         return scene(colour, form, [place] if place else CELLS[::2][:count])
 
-    def edits(self, images, instructions, *, key, scale):
+    def edits(self, images, instructions, *, key, scale, temperature):
+        self.temperatures.append(temperature)
         pairs = zip(images, instructions, strict=True)
         scenes = [self._edited(self.tokenizer.pictures[codes[0, 0]], text) for codes, text in pairs]
         return self.tokenizer.encode(exam.render(scenes, SIZE))
@@ -367,12 +369,14 @@ class TestCommand:
 
     @pytest.fixture
     def flags(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(evaluate, "_load_multimodal", lambda *args: Model())
+        self.model = Model()
+        monkeypatch.setattr(evaluate, "_load_multimodal", lambda *args: self.model)
         monkeypatch.setattr(exam, "LEARNT", 200)
         return self.FLAGS | {"output": tmp_path / "out"}
 
     def given(self, flags, **changed):
-        return [f"--{name}={value}" for name, value in (flags | changed).items() if value]
+        known = (flags | changed).items()
+        return [f"--{name}={value}" for name, value in known if value is not None]
 
     def test_writes_and_prints(self, flags, capsys, monkeypatch, tmp_path):
         code, printed, error = run(capsys, monkeypatch, *self.given(flags))
@@ -381,6 +385,14 @@ class TestCommand:
         assert printed.splitlines()[-1] == str(tmp_path / "out" / report.SHEET)
         found = json.loads((tmp_path / "out" / report.FIGURES).read_text())
         assert (found["model"], found["tokenizer"]) == ("11aa", "22bb")
+        # Texts and edits with the one scale, and texts the released way, of both examinations.
+        assert self.model.temperatures == [1.0] * 5 and found["temperature"] == 1.0
+
+    def test_a_temperature(self, flags, capsys, monkeypatch, tmp_path):
+        code, _, _ = run(capsys, monkeypatch, *self.given(flags, temperature=0))
+        assert code == 0 and self.model.temperatures == [0.0] * 5
+        found = json.loads((tmp_path / "out" / report.FIGURES).read_text())
+        assert found["temperature"] == 0 and "--temperature=0" in found["command"]
 
     @pytest.mark.parametrize(
         "changed, message",
@@ -388,10 +400,17 @@ class TestCommand:
             ({"tokenizer": None}, "--tokenizer is missing: --shapes needs it"),
             ({"scales": "1,x"}, "--scales=1,x must be numbers"),
             ({"scales": "-1"}, "--scales=-1 must be numbers"),
+            ({"scales": ""}, "--scales= must be numbers"),
+            ({"temperature": -0.5}, "--temperature=-0.5 must be a number of at least 0"),
+            ({"temperature": "nan"}, "--temperature=nan must be a number of at least 0"),
             ({"shapes": -1}, "--shapes=-1 must be at least 1 picture"),
             ({"vqa": "gqa"}, "--vqa means nothing with --shapes"),
             ({"data": "photos"}, "--data means nothing with --shapes"),
             ({"shapes": None}, "--scales means nothing without --shapes"),
+            (
+                {"shapes": None, "scales": None, "temperature": 0},
+                "--temperature means nothing without --shapes",
+            ),
             ({"shapes": None, "scales": None}, "--tokenizer means nothing without --vqa or"),
         ],
     )

@@ -70,6 +70,8 @@ def test_a_state_is_examined(weights, tokenizer, monkeypatch):
     assert len(built) == 1  # what is compiled serves all evaluations
     assert figures == again and not np.array_equal(sheet, other)
     np.testing.assert_array_equal(sheet, same)
+    config.eval.temperature = 0.0
+    assert not np.array_equal(quality(placed(0))[1], sheet)
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
     for pairs in exam.PAIRS:
         names = {f"{pairs}/{name}" for name in ("colour", "blind_colour", "count", "drawn_both")}
@@ -89,10 +91,11 @@ def test_what_the_command_measures(weights, tokenizer, monkeypatch):
     model = MultimodalModel(found, tokenizer, COUNT, jax.devices()[:1])
     for result in measure(model, tokenizer, COUNT, (1.0,)):
         assert result.figures["released"].keys() == result.figures["drawn"].keys() == {"1"}
-    edited = measure_edits(model, tokenizer, COUNT, tokenizer.image_size, (1.0,))
+    edited = measure_edits(model, tokenizer, COUNT, tokenizer.image_size, (1.0,), 0.5)
     assert edited.drawn.shape == edited.before.shape == (COUNT, 64, 64, 3)
     assert edited.figures["edited"]["1"].keys() == edited.figures["unedited"].keys()
-    expected = model.edits(edited.before, [edit.words for edit in edited.edits])
+    words = [edit.words for edit in edited.edits]
+    expected = model.edits(edited.before, words, temperature=0.5)
     np.testing.assert_array_equal(edited.drawn, to_uint8(tokenizer.decode(expected)))
 
 
@@ -107,6 +110,7 @@ def test_another_tokenizer_is_refused(weights, tokenizer):
     [
         ({"shapes": -1}, "eval.shapes=-1 must not be negative"),
         ({"scale": -1.0}, "eval.scale=-1.0 must not be negative"),
+        ({"temperature": -1.0}, "eval.temperature=-1.0 must not be negative"),
         ({"shapes": 4}, "eval.shapes=4 needs data.tokenizer"),
     ],
 )

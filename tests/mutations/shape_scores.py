@@ -62,10 +62,24 @@ MUTATIONS = [
         f"{TEST} -k released_way",
     ),
     Mutation(
+        "texts drawn the released way with another temperature",
+        MEASURE,
+        "how = scales[-1], temperature, key",
+        "how = scales[-1], 1.0, key",
+        f"{TEST} -k a_temperature",
+    ),
+    Mutation(
+        "edits with another temperature",
+        EDITS,
+        "key=key, scale=scale, temperature=temperature)",
+        "key=key, scale=scale, temperature=1.0)",
+        f"{TEST} -k a_temperature",
+    ),
+    Mutation(
         "drawings without the tokenizer's own zero-shot",
         MEASURE,
-        "blind, scales, key, read)",
-        "blind, scales, key)",
+        "blind, scales, temperature, key, read)",
+        "blind, scales, temperature, key)",
         f"{TEST} -k own_zero_shot",
     ),
     Mutation(

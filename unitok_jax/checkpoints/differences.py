@@ -60,6 +60,7 @@ ADDED = {
     "optim.kind": "adamw",
     "optim.lora_rank": 0,
     "loss.gram": 0.0,
+    "eval.temperature": 1.0,
 }
 # Keys for which only zero or nonzero matters: nonzero adds a part of the training state.
 SWITCHES = ("gan.weight", "loss.teacher_token", "teacher.shallow", "optim.ema_decay")

@@ -67,6 +67,7 @@ def main() -> None:
         "and as many edits",
     )
     add("--scales", help="of guidance, of what is drawn with --shapes; default: 1,2,4")
+    add("--temperature", type=float, help="of the same; 0: the likeliest codes; default: 1")
     add(
         "--instruction",
         default=INSTRUCTION,
@@ -128,8 +129,9 @@ def _run(args: argparse.Namespace) -> None:
     if args.shapes is not None:
         _run_shapes(args)
         return
-    if args.scales:
-        raise ValueError("--scales means nothing without --shapes; leave it out")
+    for name in ("scales", "temperature"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} means nothing without --shapes; leave it out")
     if args.vqa:
         _run_answers(args)
         return
@@ -236,14 +238,21 @@ def _run_shapes(args: argparse.Namespace) -> None:
     found = _check_multimodal(args, "shapes", unused=("vqa", *_OF_QUESTIONS))
     if args.shapes < 1:
         raise ValueError(f"--shapes={args.shapes} must be at least 1 picture")
-    scales = _scales(args.scales or "1,2,4")
+    scales = _scales("1,2,4" if args.scales is None else args.scales)
+    temperature = 1.0 if args.temperature is None else args.temperature
+    if not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"--temperature={temperature} must be a number of at least 0; 0: the likeliest codes"
+        )
     with outputs.new_folder(args.output, "--output") as folder:
         model = _load_multimodal(args, found)
         del found  # it may hold the weights in the host's memory
         tokenizer = model.tokenizer
-        results = measure_shapes(model, tokenizer, args.shapes, scales)
-        edited = measure_edits(model, tokenizer, args.shapes, tokenizer.image_size, scales)
-        facts = {"model": model.hash, "tokenizer": tokenizer.hash, "command": _command()}
+        results = measure_shapes(model, tokenizer, args.shapes, scales, temperature)
+        size = tokenizer.image_size
+        edited = measure_edits(model, tokenizer, args.shapes, size, scales, temperature)
+        facts = {"model": model.hash, "tokenizer": tokenizer.hash, "temperature": temperature}
+        facts["command"] = _command()
         print(shapes_report.write(folder, results, edited, facts))
     print(printable(args.output / shapes_report.SHEET))
 

@@ -19,7 +19,7 @@ def check(config: ConfigDict) -> None:
     at_least_one("loss.chunk", config.loss.chunk)
     at_least_zero("loss.z_weight", config.loss.z_weight)
     at_least_one("optim.accumulation", config.optim.accumulation)
-    for key in ("shapes", "scale"):
+    for key in ("shapes", "scale", "temperature"):
         at_least_zero(f"eval.{key}", config.eval[key])
     if config.eval.shapes and not config.data.tokenizer:
         raise ValueError(

@@ -67,8 +67,9 @@ class ShapeQuality:
             self._model = MultimodalModel(weights, devices=jax.local_devices()[:1])
         else:
             self._model = self._model.with_params(params)
-        (exams, blind), scales = self._exams, (self._config.eval.scale,)
-        results = [examine(self._model, self._codec, *exam, blind, scales) for exam in exams]
+        (exams, blind), settings = self._exams, self._config.eval
+        how = dict(scales=(settings.scale,), temperature=settings.temperature)
+        results = [examine(self._model, self._codec, *exam, blind, **how) for exam in exams]
         figures = {name: value for each in results for name, value in _named(each).items()}
         return figures, np.asarray(sheet(results))
 

@@ -24,7 +24,13 @@ class Model(Protocol):
     """Model that draws codes anew, by words."""
 
     def edits(
-        self, images: Sequence, instructions: Sequence[str], *, key: int, scale: float
+        self,
+        images: Sequence,
+        instructions: Sequence[str],
+        *,
+        key: int,
+        scale: float,
+        temperature: float,
     ) -> np.ndarray:
         """Draws codes (n, K, N) int32 from those of n images and an instruction for each."""
 
@@ -85,6 +91,7 @@ def measure_edits(
     count: int,
     size: tuple[int, int],
     scales: Sequence[float],
+    temperature: float = 1.0,
     key: int = 0,
 ) -> Edited:
     """Lets a model edit pictures.
@@ -95,6 +102,7 @@ def measure_edits(
       count: n, at least 1.
       size: (H, W) of the pictures.
       scales: of guidance, at least one.
+      temperature: of the drawings; 0: the likeliest codes.
       key: seed of the drawings.
 
     Returns:
@@ -110,7 +118,8 @@ def measure_edits(
         "edited": {},
     }
     for scale in scales:
-        drawn = to_uint8(codec.decode(model.edits(list(codes), words, key=key, scale=scale)))
+        edited = model.edits(list(codes), words, key=key, scale=scale, temperature=temperature)
+        drawn = to_uint8(codec.decode(edited))
         figures["edited"][f"{scale:g}"] = read(drawn, edits)
     return Edited(edits, before, drawn, figures)
 

@@ -43,6 +43,7 @@ def examine(
     codes,
     blind: Callable[[Question], str],
     scales: Sequence[float],
+    temperature: float = 1.0,
     key: int = 0,
     read: Callable[[Sequence[np.ndarray], Sequence[Wanted]], dict[str, float]] = scores.read,
 ) -> Examined:
@@ -55,6 +56,7 @@ def examine(
       codes: (n, K, N) of the pictures.
       blind: the baseline, of `blind_answers`.
       scales: of guidance, at least one.
+      temperature: of the drawings; 0: the likeliest codes.
       key: seed of the drawings.
       read: computes figures of pictures and of what they shall show.
 
@@ -63,7 +65,7 @@ def examine(
     """
     given, drawn = scores.answers(model, exam, codes), {}
     for scale in scales:
-        pictures = scores.drawings(model, codec, exam, scale, key)
+        pictures = scores.drawings(model, codec, exam, scale, temperature, key)
         drawn[f"{scale:g}"] = read(pictures, exam.wanted)
     kinds = scores.by_kind(exam, given, blind)
     figures = {"answers": {kind: score._asdict() for kind, score in kinds.items()}, "drawn": drawn}
@@ -71,7 +73,12 @@ def examine(
 
 
 def measure(
-    model: scores.Model, tokenizer: Tokenizer, count: int, scales: Sequence[float], key: int = 0
+    model: scores.Model,
+    tokenizer: Tokenizer,
+    count: int,
+    scales: Sequence[float],
+    temperature: float = 1.0,
+    key: int = 0,
 ) -> list[Examined]:
     """Examines a model on seen and on held-out pairs, and measures what bounds it.
 
@@ -79,7 +86,7 @@ def measure(
       model: answers and draws.
       tokenizer: of its codes.
       count: pictures of each, and texts to draw.
-      scales, key: as for `examine`.
+      scales, temperature, key: as for `examine`.
 
     Returns:
       results by the order of `PAIRS`. Their figures also have, of answers, `shuffled`: the share
@@ -94,12 +101,13 @@ def measure(
     results = []
     for exam in exams:
         codes = tokenizer.encode(exam.pictures)
-        result = examine(model, tokenizer, exam, codes, blind, scales, key, read)
+        result = examine(model, tokenizer, exam, codes, blind, scales, temperature, key, read)
         figures, wanted = result.figures, [shown(scene) for scene in exam.scenes]
         moved = scores.by_kind(exam, scores.answers(model, exam, codes, shuffled=True), blind)
         for kind, score in moved.items():
             figures["answers"][kind]["shuffled"] = score.right
-        released = scores.drawings(model, tokenizer, exam, scales[-1], key, released=True)
+        how = scales[-1], temperature, key
+        released = scores.drawings(model, tokenizer, exam, *how, released=True)
         figures["released"] = {f"{scales[-1]:g}": read(released, exam.wanted)}
         figures["probe"] = probed.get(exam.pairs, {})
         figures["originals"] = read(exam.pictures, wanted)

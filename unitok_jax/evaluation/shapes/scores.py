@@ -30,7 +30,9 @@ class Model(Protocol):
     def answers(self, images: Sequence, questions: Sequence[str], *, limit: int) -> list[str]:
         """Answers a question about each image, codes (K, N) int32."""
 
-    def draw(self, texts: Sequence[str], *, key: int, scale: float, released: bool) -> np.ndarray:
+    def draw(
+        self, texts: Sequence[str], *, key: int, scale: float, temperature: float, released: bool
+    ) -> np.ndarray:
         """Draws codes (n, K, N) int32 from texts, with guidance; 1 is none."""
 
 
@@ -129,14 +131,23 @@ def shares(found: Sequence[Mapping[str, bool]], names: Sequence[str]) -> dict[st
 
 
 def drawings(
-    model: Model, codec: Codec, exam: Exam, scale: float, key: int = 0, released: bool = False
+    model: Model,
+    codec: Codec,
+    exam: Exam,
+    scale: float,
+    temperature: float = 1.0,
+    key: int = 0,
+    released: bool = False,
 ) -> np.ndarray:
-    """Draws the texts of an examination with a scale of guidance, uint8 (n, H, W, 3).
+    """Draws the texts of an examination, uint8 (n, H, W, 3).
 
     Args:
+      scale: of guidance.
+      temperature: 0: the likeliest codes.
       released: the way of UniTok's release, which is not that of the training.
     """
-    codes = model.draw(exam.texts, key=key, scale=scale, released=released)
+    how = dict(key=key, scale=scale, temperature=temperature, released=released)
+    codes = model.draw(exam.texts, **how)
     return to_uint8(codec.decode(codes))
 
 
