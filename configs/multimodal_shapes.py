@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.mesh.data, config.mesh.fsdp = -1, 1
     config.eval.every = 500
     config.eval.batch_size, config.eval.max_rows = 32, 128
-    config.eval.shapes = 64
+    config.eval.shapes, config.eval.temperature = 64, 0.3
     return config
 
 
