@@ -18,6 +18,20 @@ PARITY = "tests/parity/test_multimodal.py"
 
 MUTATIONS = [
     Mutation(
+        "logits that the compiler of GPUs gathers on every device",
+        OBJECTIVE,
+        "jax.lax.switch(piece[-1].sum(), (lambda: start, lambda: part(*piece)))",
+        "jax.lax.cond(piece[-1].any(), lambda: part(*piece), lambda: start)",
+        "tests/planning/test_lowering.py -k multimodal_step",
+    ),
+    Mutation(
+        "logits of the pieces without any that are wanted alone",
+        OBJECTIVE,
+        "(lambda: start, lambda: part(*piece))",
+        "(lambda: part(*piece), lambda: start)",
+        TEST_OBJECTIVE,
+    ),
+    Mutation(
         "adapters that are left out of what is read",
         ADAPTERS,
         "kernel = a @ b",

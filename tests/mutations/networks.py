@@ -77,6 +77,20 @@ MUTATIONS = [
         f"{TEST_ADVERSARY} -k augmented",
     ),
     Mutation(
+        "augmentations that the compiler of GPUs gathers on every device",
+        AUGMENT,
+        "jnp.where(coin, transform(images), images)",
+        "jax.lax.cond(coin, transform, lambda x: x, images)",
+        "tests/planning/test_lowering.py -k tokenizers_step",
+    ),
+    Mutation(
+        "a transform whatever its coin",
+        AUGMENT,
+        "jnp.where(coin, transform(images), images)",
+        "transform(images)",
+        f"{TEST_AUGMENT} -k coins_decide",
+    ),
+    Mutation(
         "an update that grows with the micro-batches",
         ADVERSARY,
         "lambda x: x / len(real), total",

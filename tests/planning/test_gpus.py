@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from unitok_jax.multimodal import objective
 from unitok_jax.planning import gpus, machines
 from unitok_jax.runtime import sharding
+from unitok_jax.tokenizer import augment
 
 needs_compiler = pytest.mark.skipif(
     not gpus.has_compiler(), reason="JAX's plugin for CUDA, the extra gpu-compile, is missing"
@@ -74,3 +76,37 @@ def test_memory_of_a_program():
     found = compiled.memory_analysis()
     assert found.argument_size_in_bytes == 2**22
     assert 16 * 2**22 <= found.temp_size_in_bytes < 20 * 2**22
+
+
+@needs_compiler
+@pytest.mark.compiler
+@pytest.mark.parametrize("part", ["augmentation", "loss"])
+def test_what_is_chosen_for_a_batch_stays_on_its_device(part):
+    """Neither values nor gradients are gathered."""
+    mesh = sharding.make_mesh(2, 1, gpus.devices("h100", 1, 2))
+    where = NamedSharding(mesh, PartitionSpec("data"))
+
+    def shape(*sizes, dtype="float32"):
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=where)
+
+    def augmented(images, coins, uniform):
+        return jnp.sum(augment.diff_aug(images, augment.Draws(coins, uniform)) ** 2)
+
+    def predicted(hidden, wanted, kernel):
+        def part(hidden, wanted):
+            nats = jax.nn.logsumexp(hidden @ kernel, axis=-1)
+            return jnp.where(wanted, nats, 0.0).sum()
+
+        return objective._in_pieces(part, wanted, (hidden,), chunk=2, shards=2)
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    coins, uniform, kernel = (
+        jax.ShapeDtypeStruct(sizes, dtype, sharding=everywhere)
+        for sizes, dtype in (((3,), bool), ((7, 4), "float32"), ((16, 32), "float32"))
+    )
+    function, arguments = {
+        "augmentation": (augmented, (shape(4, 16, 16, 3), coins, uniform)),
+        "loss": (predicted, (shape(4, 8, 16), shape(4, 8, dtype=bool), kernel)),
+    }[part]
+    program = jax.jit(jax.value_and_grad(function)).lower(*arguments).compile(gpus.OPTIONS)
+    assert "all-reduce" in program.as_text() and "all-gather" not in program.as_text()

@@ -44,14 +44,29 @@ def called(text: str) -> set[str]:
     return set(re.findall(r"custom_call @([\w.$]+)", text))
 
 
+def by_booleans(text: str) -> list[str]:
+    """Conditionals that choose by a boolean, of all functions of a program."""
+    found = []
+    for function in text.split("func.func")[1:]:
+        numbers = re.findall(r"(%\w+) = stablehlo.convert %\w+ : \(tensor<i1>\)", function)
+        chosen_by = re.findall(r'"stablehlo.case"\((%\w+)\)', function)
+        found += [number for number in chosen_by if number in numbers]
+    return found
+
+
 def check(texts: dict[str, str], attention: bool, trains: bool = False) -> None:
-    """Attention is cuDNN's on the GPU alone, if it may be; no operation is that of a CPU."""
+    """Attention is cuDNN's on the GPU alone, if it may be; no operation is that of a CPU.
+
+    In training nothing is chosen by a boolean: what such a conditional takes and gives, the
+    compiler of GPUs gathers on every device.
+    """
     for platform, text in texts.items():
         names = called(text)
         cudnn = platform == "cuda" and attention
         assert (CUDNN in names, CUDNN + "Backward" in names) == (cudnn, cudnn and trains)
         assert not [name for name in names if "cpu" in name or "lapack" in name]
         assert "xf64>" not in text
+        assert not (trains and by_booleans(text))
 
 
 def test_the_tokenizers_step():
@@ -61,6 +76,22 @@ def test_the_tokenizers_step():
     config.model.text.layers = 1
     config.data.image_size, config.data.batch_size = (128, 128), 4
     check(step_of(tokenizer_plan, config), attention=True, trains=True)
+
+
+def test_a_conditional_by_a_boolean_is_found():
+    """As XLA finds it: by a number it is another."""
+    x, some = jax.ShapeDtypeStruct((8,), "float32"), jax.ShapeDtypeStruct((8,), bool)
+
+    def double(choose):
+        def loss(x, some):
+            return choose(some, lambda: jax.numpy.sum(x**2), lambda: 0.0)
+
+        text = jax.jit(jax.grad(loss)).lower(x, some).as_text()
+        return by_booleans(text), text.count("stablehlo.case")
+
+    assert double(lambda some, *branches: jax.lax.cond(some.any(), *branches))[0]
+    numbered = double(lambda some, *branches: jax.lax.switch(some.sum(), branches[::-1]))
+    assert numbered == ([], 2)
 
 
 @pytest.mark.parametrize("prompt", ["class", "text"])
@@ -103,7 +134,7 @@ def test_the_multimodal_step():
     """Rows are packed: what their tokens see is a mask."""
     config = multimodals.configured(dtype="bfloat16")
     config.data.batch_size, config.data.length, config.optim.accumulation = 4, 64, 2
-    check(step_of(multimodal_plan, config), attention=False)
+    check(step_of(multimodal_plan, config), attention=False, trains=True)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,36 @@ def test_every_transform_equals_the_reference(images, uniform, name, coins):
     check(augment.diff_aug(images, augment.Draws(jnp.array(coins), uniform)), name)
 
 
+@pytest.mark.parametrize("coins", [(False,) * 3, (True, False, True), (False, True, False)])
+def test_coins_decide_which_transforms_images_and_gradients_pass(images, uniform, coins):
+    """To the bit, as if the others were not there."""
+    u = uniform
+
+    def chosen(images):
+        images = augment.translate(images, u[0], u[1]) if coins[0] else images
+        images = augment.colour(images, u[2], u[3], u[4]) if coins[1] else images
+        return augment.cutout(images, u[5], u[6]) if coins[2] else images
+
+    def value_and_gradient(function):
+        out, back = jax.jit(lambda images: jax.vjp(function, images))(images)
+        return out, *back(jnp.cos(7 * images))
+
+    draws = augment.Draws(jnp.array(coins), uniform)
+    found = [value_and_gradient(f) for f in (lambda x: augment.diff_aug(x, draws), chosen)]
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_transform_that_is_not_chosen_spoils_nothing(images, uniform):
+    """Though it is computed: an image too large for the mean of its pixels stays as it is."""
+    draws = augment.Draws(jnp.array([True, False, True]), jnp.full_like(uniform, 0.5))
+    huge = jnp.full_like(images, 3e38)
+    assert not jnp.isfinite(augment.colour(huge, *draws.uniform[2:5])).any()
+    out, back = jax.vjp(lambda x: augment.diff_aug(x, draws), huge)
+    assert jnp.isfinite(out).all() and (out.max() == huge).any()
+    assert jnp.isfinite(back(jnp.ones_like(out))[0]).all()
+
+
 @pytest.mark.parametrize("fade", [1.0, 0.6, 0.2, 0.05])
 def test_the_blur_equals_the_reference(images, fade):
     check(augment.blur(images, jnp.float32(fade)), f"blur_{fade}")

@@ -189,7 +189,9 @@ def _in_pieces(part, wanted, arrays, *, chunk, shards):
 
     @jax.checkpoint
     def step(total, piece):
-        found = jax.lax.cond(piece[-1].any(), lambda: part(*piece), lambda: start)
+        # By a number, none or some: what a conditional by a boolean takes and gives, the compiler
+        # of GPUs gathers on every device.
+        found = jax.lax.switch(piece[-1].sum(), (lambda: start, lambda: part(*piece)))
         return jax.tree.map(jnp.add, total, found), None
 
     return jax.lax.scan(step, start, pieces)[0]

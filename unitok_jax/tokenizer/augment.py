@@ -41,7 +41,8 @@ def diff_aug(images: jax.Array, draws: Draws) -> jax.Array:
         ),
         strict=True,
     ):
-        images = jax.lax.cond(coin, transform, lambda x: x, images)
+        # Not `lax.cond`: the compiler of GPUs would gather its result on every device.
+        images = jnp.where(coin, transform(images), images)
     return images
 
 
