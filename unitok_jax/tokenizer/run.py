@@ -30,14 +30,14 @@ from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.system import paths
-from unitok_jax.tokenizer import sizes
+from unitok_jax.tokenizer import frozen_networks, sizes
 from unitok_jax.tokenizer.config_checks import check
 from unitok_jax.tokenizer.losses import OF_PAIRS
 from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
-from unitok_jax.tokenizer.teaching import HEADS, Teaching
+from unitok_jax.tokenizer.teaching import HEADS
 from unitok_jax.training.plan import memory
-from unitok_jax.weights import initialize, pretrained, teachers
+from unitok_jax.weights import initialize, teachers
 from unitok_jax.weights.report import Report
 from unitok_jax.weights.text_tower import tower_hash
 
@@ -89,11 +89,8 @@ class Run:
         evaluated = _open_eval_source(config) if config.eval.source else self.source
         self.eval_source = subset(evaluated, range(min(len(evaluated), config.eval.max_images)))
         self.programs = Programs(self.steps, self.mesh)
-        networks = _load_frozen(self.steps.networks, config.frozen, config.model.dtype)
-        digests = {kind: pretrained.digest(params) for kind, params in networks.items()} | taught
-        if self.steps.takes_teacher:
-            networks["teacher"] = load_teacher(self.steps.teaching, config.frozen.teacher)
-            digests |= teachers.digests(networks["teacher"])
+        networks = frozen_networks.load(self.steps, config.frozen, config.model.dtype)
+        digests = frozen_networks.digests(networks) | taught
         self._digests = {f"digest of frozen.{part}": value for part, value in digests.items()}
         self.frozen = sharding.replicate(networks, self.mesh)
         self.evaluator = Evaluator(
@@ -111,7 +108,8 @@ class Run:
         found = open_teacher_features(config.teacher.features)
         found.check(self.source, teaching.settings(config.data), teaching.names)
         if config.frozen.teacher:
-            found.check_teacher(teachers.digests(load_teacher(teaching, config.frozen.teacher)))
+            teacher = frozen_networks.load_teacher(teaching, config.frozen.teacher)
+            found.check_teacher(teachers.digests(teacher))
         return found, found.settings["teacher"]
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
@@ -384,39 +382,6 @@ def _check_kept(report: Report, params, frozen: Sequence[str]) -> None:
             f"{report.kind}, does not give all of them: {lacks}; set the keys of the model "
             "to the file's, take them with init.include, or leave them out of optim.frozen"
         )
-
-
-def _load_frozen(networks: dict[str, list[str]], files: ConfigDict, dtype: str) -> dict:
-    """Loads the parameters of the step's `networks`, and of Inception if `files` name it."""
-    wanted = {kind: " and ".join(f"{key}=0" for key in keys) for kind, keys in networks.items()}
-    if files.inception:
-        wanted["inception"] = "frozen.inception=''"
-    return {
-        kind: pretrained.load(
-            kind,
-            _expanded(files[kind]),
-            dtype,
-            key=f"frozen.{kind}",
-            turn_off=turn_off,
-        )[1]
-        for kind, turn_off in wanted.items()
-    }
-
-
-def load_teacher(teaching: Teaching, file: str) -> dict:
-    """Loads the parameters of a teacher from `frozen.teacher`."""
-    return teachers.load(
-        teaching.kind,
-        _expanded(file),
-        relation=teaching.relation,
-        key="frozen.teacher",
-        turn_off="loss.teacher_token=0 and loss.teacher_relation=0",
-    )
-
-
-def _expanded(files: str) -> str:
-    """Expands each `~` in one or several files, joined by commas."""
-    return ",".join(str(paths.expand(file)) if file else "" for file in files.split(","))
 
 
 def _open_eval_source(config: ConfigDict):
