@@ -116,7 +116,8 @@ def run_variant(variant: str, seeds: list[int], steps: int, batch: int):
     init = jax.jit(lambda key: run.steps.start(init_params(run.steps.model, key), None))
     graph, vgg = pretrained.load("lpips", pretrained.SEEDED, "float32", key="", turn_off="")
     distance = jax.jit(functools.partial(_distance, graph, run.steps.graph))
-    with contextlib.closing(eval_batches(run.eval_source, config.data, LPIPS_IMAGES)) as pictures:
+    source = run.eval_images.source
+    with contextlib.closing(eval_batches(source, config.data, LPIPS_IMAGES)) as pictures:
         pictures = next(pictures)["image"]
     for seed in seeds:
         state = init(jax.random.key(seed))

@@ -119,7 +119,7 @@ def test_a_run_reports_it_where_there_are_labels(tiny, source, path):
     tiny.eval.source, tiny.eval.path = source, path
     tiny.model.text.context_length = 24
     run = Run(tiny, jax.devices()[:1])
-    assert run.bad_evaluation_images() == []
+    assert run.eval_images.bad() == []
     metrics, picture = run.evaluate(run.programs.init())
     assert 0 <= metrics["image_to_text"] <= 1 and picture.dtype == np.uint8
     scores = {key: value for key, value in metrics.items() if key.startswith("zero_shot")}

@@ -8,6 +8,8 @@ BUCKETS, TEST_BUCKETS = "unitok_jax/data/buckets.py", "tests/data/test_buckets.p
 SHARDING = "unitok_jax/runtime/sharding.py"
 RANDOMNESS, TEST_ORDER = "tests/training/test_randomness.py", "tests/data/test_order.py"
 PIPELINE, TEST_PIPELINE = "unitok_jax/data/pipeline.py", "tests/data/test_pipeline.py"
+IMAGES = "unitok_jax/tokenizer/evaluation_images.py"
+TEST_IMAGES = "tests/tokenizer/test_evaluation_images.py"
 PLAN, TEST_SIZES = "unitok_jax/tokenizer/plan.py", "tests/tokenizer/test_sizes.py"
 TEST_SHARDING, TEST_CONFIGS = "tests/runtime/test_sharding.py", "tests/test_configs.py"
 
@@ -249,5 +251,12 @@ MUTATIONS = [
         "captions is not None and len(captions.tokens)",
         "captions is not None",
         "tests/evaluation/test_evaluation.py -k asked_for",
+    ),
+    Mutation(
+        "bad training images that come back on resuming",
+        IMAGES,
+        "if resumed and self._settings.source:",
+        "if resumed:",
+        f"{TEST_IMAGES} -k left_out_and_told",
     ),
 ]

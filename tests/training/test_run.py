@@ -1,20 +1,14 @@
-"""What a run evaluates: the first images that can be used, and no other."""
+"""What a run evaluates with, and what it compares with a checkpoint."""
 
-import errno
 import json
-import os
 
 import jax
-import numpy as np
 import pytest
-from PIL import Image
 
 from configs import default
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.reader import weights_hash
-from unitok_jax.data.formats import folders
 from unitok_jax.data.formats.shapes import shape_source
-from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.records import subset
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.weights import initialize
@@ -22,96 +16,10 @@ from unitok_jax.weights import initialize
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Twenty pictures, of which 03 and 12 are none."""
-    rng = np.random.default_rng(0)
-    for index in range(20):
-        pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{index:02}.png")
-        (tmp_path / f"{index:02}.txt").write_text(f"number {index}")
-    for name in ("03.png", "12.png"):
-        (tmp_path / name).write_bytes(b"no image")
-    return tmp_path
-
-
-@pytest.fixture
-def config(tiny, folder):
-    tiny.data.source, tiny.data.path, tiny.data.max_bad = "folder", str(folder), 0.1
-    tiny.data.image_size, tiny.model.size, tiny.model.quant_heads = (32, 32), "nano", 2
-    tiny.data.batch_size = tiny.eval.batch_size = 8
-    tiny.eval.max_images = 10
-    return tiny
-
-
-def test_networks_measure_in_float32_whatever_the_model_computes_in(config):
-    config.data.image_size = (48, 48)
-    config.model.dtype, config.loss.perceptual, config.frozen.lpips = "bfloat16", 1.0, "seeded"
-    assert Run(config, jax.devices()[:1]).evaluator.networks == {"lpips": "float32"}
-
-
-class TestTrainingImages:
-    def test_bad_ones_are_left_out_and_told(self, config, caplog):
-        run = Run(config, jax.devices()[:1])
-        bad = run.bad_evaluation_images()
-        ((index, reason, message),) = bad
-        assert (index, reason) == (3, "not_an_image") and message.startswith("03.png: not an")
-        run.leave_out(bad)
-        assert "1 of 10 images are not evaluated" in caplog.text and "03.png" in caplog.text
-        names = [run.eval_source[i]["name"] for i in range(len(run.eval_source))]
-        assert names == [f"{i:02}.png" for i in (0, 1, 2, 4, 5, 6, 7, 8, 9)]
-        # The last batch ends with the ninth: 12.png, in the rest of it, is not read.
-        metrics, _ = run.evaluate(run.programs.init())
-        assert np.isfinite(metrics["psnr"])
-
-    def test_too_many(self, config):
-        config.data.max_bad = 0.05
-        run = Run(config, jax.devices()[:1])
-        with pytest.raises(TooManyBadSamples, match="1 of 10 .*data.max_bad=0.05.*\n.*03.png"):
-            run.leave_out(run.bad_evaluation_images())
-
-    def test_file_that_has_gone_is_left_out(self, config, folder):
-        run = Run(config, jax.devices()[:1])
-        (folder / "05.png").unlink()
-        found = {index: reason for index, reason, _ in run.bad_evaluation_images()}
-        assert found == {3: "not_an_image", 5: "unreadable"}
-
-    def test_disk_that_does_not_answer_is_an_error(self, config, folder, monkeypatch):
-        run = Run(config, jax.devices()[:1])
-
-        def read(path, limit):
-            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-
-        monkeypatch.setattr(folders, "read_regular", read)
-        with pytest.raises(OSError, match="Input/output error"):
-            run.bad_evaluation_images()
-
-
-class TestEvaluationSource:
-    def test_bad_image_is_an_error(self, config, folder):
-        """A set for evaluation must not silently change."""
-        config.eval.source, config.eval.path = "folder", str(folder)
-        with pytest.raises(SampleError, match="03.png: not an image"):
-            Run(config, jax.devices()[:1]).bad_evaluation_images()
-
-    def test_is_not_read_again_on_resuming(self, config, folder):
-        config.eval.source, config.eval.path = "folder", str(folder)
-        run = Run(config, jax.devices()[:1])
-        run.prepare(resumed=True)
-        with pytest.raises(SampleError, match="03.png: not an image"):
-            run.prepare(resumed=False)
-
-    @pytest.mark.parametrize(
-        "source, path, message",
-        [
-            ("folder", "/data.none", "eval.path=/data.none: there is no such folder"),
-            ("mixture", "", "eval.source=mixture: weights mean nothing"),
-        ],
-    )
-    def test_errors_name_its_keys(self, config, source, path, message):
-        config.eval.source, config.eval.path = source, path
-        with pytest.raises((ValueError, OSError), match=message):
-            Run(config, jax.devices()[:1])
+def test_networks_measure_in_float32_whatever_the_model_computes_in(tiny):
+    tiny.data.image_size = (48, 48)
+    tiny.model.dtype, tiny.loss.perceptual, tiny.frozen.lpips = "bfloat16", 1.0, "seeded"
+    assert Run(tiny, jax.devices()[:1]).evaluator.networks == {"lpips": "float32"}
 
 
 def test_subset_keeps_labels():

@@ -53,7 +53,7 @@ def store(
     from unitok_jax.tokenizer import config_checks
     from unitok_jax.tokenizer.batching import Batcher
     from unitok_jax.tokenizer.compiled import CompiledModel
-    from unitok_jax.tokenizer.run import load_teacher
+    from unitok_jax.tokenizer.frozen_networks import load_teacher
     from unitok_jax.tokenizer.teaching import Teaching
     from unitok_jax.weights import teachers
 

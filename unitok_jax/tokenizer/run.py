@@ -1,9 +1,7 @@
 """Training run of a tokenizer: mesh, data, frozen networks and steps of one configuration."""
 
-import concurrent.futures
 import functools
 import logging
-import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -17,27 +15,26 @@ from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.data.buckets import open_buckets
-from unitok_jax.data.health import Health, SampleError, Tally
+from unitok_jax.data.health import Health
 from unitok_jax.data.identity import identity
-from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.pipeline import effective_batch_size, train_batches
-from unitok_jax.data.records import subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.teacher_features import TeacherFeatures, open_teacher_features
 from unitok_jax.data.text_features import open_text_features
 from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison
-from unitok_jax.runtime import processes, sharding
+from unitok_jax.runtime import sharding
 from unitok_jax.system import paths
-from unitok_jax.tokenizer import sizes
+from unitok_jax.tokenizer import frozen_networks, sizes
 from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.evaluation_images import EvaluationImages
 from unitok_jax.tokenizer.losses import OF_PAIRS
 from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
-from unitok_jax.tokenizer.teaching import HEADS, Teaching
+from unitok_jax.tokenizer.teaching import HEADS
 from unitok_jax.training.plan import memory
-from unitok_jax.weights import initialize, pretrained, teachers
+from unitok_jax.weights import initialize, teachers
 from unitok_jax.weights.report import Report
 from unitok_jax.weights.text_tower import tower_hash
 
@@ -86,14 +83,10 @@ class Run:
                     f"the data source holds {self.samples} samples: batches of 1 leave "
                     f"loss.{key}={config.loss[key]} no other pair; set it to 0"
                 )
-        evaluated = _open_eval_source(config) if config.eval.source else self.source
-        self.eval_source = subset(evaluated, range(min(len(evaluated), config.eval.max_images)))
+        self.eval_images = EvaluationImages(config.data, config.eval, self.source)
         self.programs = Programs(self.steps, self.mesh)
-        networks = _load_frozen(self.steps.networks, config.frozen, config.model.dtype)
-        digests = {kind: pretrained.digest(params) for kind, params in networks.items()} | taught
-        if self.steps.takes_teacher:
-            networks["teacher"] = load_teacher(self.steps.teaching, config.frozen.teacher)
-            digests |= teachers.digests(networks["teacher"])
+        networks = frozen_networks.load(self.steps, config.frozen, config.model.dtype)
+        digests = frozen_networks.digests(networks) | taught
         self._digests = {f"digest of frozen.{part}": value for part, value in digests.items()}
         self.frozen = sharding.replicate(networks, self.mesh)
         self.evaluator = Evaluator(
@@ -111,7 +104,8 @@ class Run:
         found = open_teacher_features(config.teacher.features)
         found.check(self.source, teaching.settings(config.data), teaching.names)
         if config.frozen.teacher:
-            found.check_teacher(teachers.digests(load_teacher(teaching, config.frozen.teacher)))
+            teacher = frozen_networks.load_teacher(teaching, config.frozen.teacher)
+            found.check_teacher(teachers.digests(teacher))
         return found, found.settings["teacher"]
 
     def train_step(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
@@ -264,7 +258,7 @@ class Run:
         return (
             differences.flat(self.facts)
             | self._digests
-            | {"samples to evaluate": len(self.eval_source)}
+            | {"samples to evaluate": len(self.eval_images.source)}
             | {
                 f"digest of {key}": zlib.crc32("".join(found.sha256 if found else ()).encode())
                 for key, found in stored.items()
@@ -283,63 +277,8 @@ class Run:
         return {}
 
     def prepare(self, resumed: bool) -> None:
-        """Decodes the evaluation images once. All processes call it, before the first evaluation.
-
-        A `resumed` run skips the images of `eval.source`, decoded when the run first started.
-
-        Raises:
-          SampleError: an image of `eval.source` cannot be used; the message names it.
-          TooManyBadSamples: more of the training images evaluated than `data.max_bad`.
-          OSError: one cannot be read.
-        """
-        if resumed and self.config.eval.source:
-            return
-        with processes.fail_together():
-            bad = self.bad_evaluation_images()
-        self.leave_out([found for share in processes.from_all(bad) for found in share])
-
-    def bad_evaluation_images(self) -> list[tuple[int, str, str]]:
-        """Decodes this process's share of the evaluation images once, at the start of a run.
-
-        Returns:
-          (position, reason, message) of each training image that cannot be used, if training
-          images are evaluated.
-
-        Raises:
-          SampleError: an image of `eval.source` cannot be used; the message names it.
-          OSError: one cannot be read.
-        """
-
-        def problem(index):
-            try:
-                record = self.eval_source[index]
-                decode_image(record["image"], record["name"])
-            except SampleError as error:
-                if self.config.eval.source:
-                    raise
-                return index, error.reason, str(error)
-            return None
-
-        share = range(jax.process_index(), len(self.eval_source), jax.process_count())
-        with concurrent.futures.ThreadPoolExecutor(self.config.data.num_threads) as pool:
-            return [found for found in pool.map(problem, share) if found]
-
-    def leave_out(self, bad: list[tuple[int, str, str]]) -> None:
-        """Leaves some training images, of all processes, out of later evaluations.
-
-        Raises:
-          TooManyBadSamples: `bad` is more than `data.max_bad` of the images evaluated.
-        """
-        if not bad:
-            return
-        count, tally = len(self.eval_source), Tally()
-        for _, reason, message in bad:
-            tally.add(reason, message)
-        Health(self.config.data.max_bad).check(tally, count)
-        log.warning("%d of %d images are not evaluated:\n%s", len(bad), count, tally)
-        left_out = {index for index, _, _ in bad}
-        good = [index for index in range(count) if index not in left_out]
-        self.eval_source = subset(self.eval_source, good)
+        """Decodes the evaluation images once: `EvaluationImages.prepare`."""
+        self.eval_images.prepare(resumed)
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, float | np.ndarray], np.ndarray]:
         """Runs one pass over the evaluation images, resized and centre-cropped.
@@ -348,27 +287,23 @@ class Run:
           Metrics (scalars, and (K,) vectors of the codebooks) and a uint8 picture of
           original | reconstruction | error.
         """
-        params = state.params
+        params, source = state.params, self.eval_images.source
         config, data = self.config.eval, self.config.data
-        batch_size = self.evaluator.batch_size(config.batch_size, len(self.eval_source))
+        batch_size = self.evaluator.batch_size(config.batch_size, len(source))
         result = self.evaluator.run(
-            params, self.frozen, self.eval_source, data, batch_size, show=config.grid_images
+            params, self.frozen, source, data, batch_size, show=config.grid_images
         )
         metrics = result.reconstruction.result() | result.codebooks.result() | suite.rfid(result)
         if any(self.config.loss[key] for key in OF_PAIRS):
             metrics |= suite.text_figures(
                 result.image_features,
-                self.eval_source,
+                source,
                 lambda tokens: self.evaluator.encode_text(params, tokens, config.batch_size),
                 data.context_length,
-                captions=self._captions,
-                labels=suite.label_set_of(self.eval_source),
+                captions=self.eval_images.captions,
+                labels=suite.label_set_of(source),
             )
         return metrics, comparison(result.samples.images, result.samples.reconstructions)
-
-    @functools.cached_property
-    def _captions(self) -> suite.Captions:
-        return suite.captions_of(self.eval_source, self.config.data.context_length)
 
 
 def _check_kept(report: Report, params, frozen: Sequence[str]) -> None:
@@ -384,50 +319,3 @@ def _check_kept(report: Report, params, frozen: Sequence[str]) -> None:
             f"{report.kind}, does not give all of them: {lacks}; set the keys of the model "
             "to the file's, take them with init.include, or leave them out of optim.frozen"
         )
-
-
-def _load_frozen(networks: dict[str, list[str]], files: ConfigDict, dtype: str) -> dict:
-    """Loads the parameters of the step's `networks`, and of Inception if `files` name it."""
-    wanted = {kind: " and ".join(f"{key}=0" for key in keys) for kind, keys in networks.items()}
-    if files.inception:
-        wanted["inception"] = "frozen.inception=''"
-    return {
-        kind: pretrained.load(
-            kind,
-            _expanded(files[kind]),
-            dtype,
-            key=f"frozen.{kind}",
-            turn_off=turn_off,
-        )[1]
-        for kind, turn_off in wanted.items()
-    }
-
-
-def load_teacher(teaching: Teaching, file: str) -> dict:
-    """Loads the parameters of a teacher from `frozen.teacher`."""
-    return teachers.load(
-        teaching.kind,
-        _expanded(file),
-        relation=teaching.relation,
-        key="frozen.teacher",
-        turn_off="loss.teacher_token=0 and loss.teacher_relation=0",
-    )
-
-
-def _expanded(files: str) -> str:
-    """Expands each `~` in one or several files, joined by commas."""
-    return ",".join(str(paths.expand(file)) if file else "" for file in files.split(","))
-
-
-def _open_eval_source(config: ConfigDict):
-    data = config.data.copy_and_resolve_references()
-    for key in ("source", "path", "captions"):
-        data[key] = config.eval[key]
-    if data.source == "mixture":
-        raise ValueError("eval.source=mixture: weights mean nothing to an evaluation; name one set")
-    try:
-        return open_source(data, require_captions=False)
-    except (ValueError, OSError) as error:
-        # Only the keys: a path may contain "data." too.
-        message = re.sub(r"\bdata\.(source|path|captions)\b(?=[ =])", r"eval.\1", str(error))
-        raise (OSError if isinstance(error, OSError) else ValueError)(message) from error
