@@ -29,8 +29,8 @@ unified: $(VENV)/photos
 	    --output=unified/codes/edits
 	$(RUN) -m unitok_jax train --config=configs/unified.py --workdir=unified/model
 	test -f unified/scores/sheet.png || $(RUN) -m unitok_jax evaluate --checkpoint=unified/model \
-	    --tokenizer=unified/tokenizer --shapes=128 --temperature=0.3 \
-	    --output=unified/scores
+	    --tokenizer=unified/tokenizer --shapes=128 --scales=1,2 \
+	    --temperature=0.3 --output=unified/scores
 	cp unified/scores/sheet.png unified.png
 	@echo "look at unified.png: questions with answers, texts with drawings, edits; what is wrong is red"
 
