@@ -376,7 +376,7 @@ SECOND_NOTICE = """
 import os, pathlib, signal, sys, time
 import jax
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 1, 0)
-from configs import default, generate, multimodal, tiny
+from configs import tiny
 from helpers.saves import items, save
 from unitok_jax.runtime import processes
 from unitok_jax.checkpoints.manager import Checkpoints

@@ -251,8 +251,12 @@ def _run_shapes(args: argparse.Namespace) -> None:
         results = measure_shapes(model, tokenizer, args.shapes, scales, temperature)
         size = tokenizer.image_size
         edited = measure_edits(model, tokenizer, args.shapes, size, scales, temperature)
-        facts = {"model": model.hash, "tokenizer": tokenizer.hash, "temperature": temperature}
-        facts["command"] = _command()
+        facts = {
+            "model": model.hash,
+            "tokenizer": tokenizer.hash,
+            "temperature": temperature,
+            "command": _command(),
+        }
         print(shapes_report.write(folder, results, edited, facts))
     print(printable(args.output / shapes_report.SHEET))
 

@@ -135,8 +135,8 @@ def drawings(
     codec: Codec,
     exam: Exam,
     scale: float,
-    temperature: float = 1.0,
-    key: int = 0,
+    temperature: float,
+    key: int,
     released: bool = False,
 ) -> np.ndarray:
     """Draws the texts of an examination, uint8 (n, H, W, 3).
@@ -144,10 +144,10 @@ def drawings(
     Args:
       scale: of guidance.
       temperature: 0: the likeliest codes.
+      key: seed of the drawings.
       released: the way of UniTok's release, which is not that of the training.
     """
-    how = dict(key=key, scale=scale, temperature=temperature, released=released)
-    codes = model.draw(exam.texts, **how)
+    codes = model.draw(exam.texts, key=key, scale=scale, temperature=temperature, released=released)
     return to_uint8(codec.decode(codes))
 
 
