@@ -32,6 +32,7 @@ from unitok_jax.evaluation.card.settings import CardSettings
 from unitok_jax.evaluation.shapes import report as shapes_report
 from unitok_jax.evaluation.shapes.edits import measure_edits
 from unitok_jax.evaluation.shapes.measure import measure as measure_shapes
+from unitok_jax.models import draw_settings
 from unitok_jax.runtime import processes
 from unitok_jax.system import outputs
 from unitok_jax.system.paths import printable
@@ -240,10 +241,7 @@ def _run_shapes(args: argparse.Namespace) -> None:
         raise ValueError(f"--shapes={args.shapes} must be at least 1 picture")
     scales = _scales("1,2,4" if args.scales is None else args.scales)
     temperature = 1.0 if args.temperature is None else args.temperature
-    if not 0 <= temperature < math.inf:
-        raise ValueError(
-            f"--temperature={temperature} must be a number of at least 0; 0: the likeliest codes"
-        )
+    draw_settings.check_temperature(temperature, "--temperature")
     with outputs.new_folder(args.output, "--output") as folder:
         model = _load_multimodal(args, found)
         del found  # it may hold the weights in the host's memory

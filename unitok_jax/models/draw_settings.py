@@ -10,17 +10,30 @@ from unitok_jax.models.sampling import Filters
 MAX_SEED = 2**32 - 1  # of a key, and of an index
 
 
+def check_temperature(temperature, name: str = "temperature") -> None:
+    """Checks a temperature.
+
+    Args:
+      temperature: that logits are divided by.
+      name: of it in the message, as its user writes it.
+
+    Raises:
+      ValueError: below 0, not finite or no number.
+    """
+    if not (_is(temperature, numbers.Real) and 0 <= temperature < float("inf")):
+        raise ValueError(
+            f"{name}={temperature} must be at least 0; 0 takes the largest logit, 1 draws as "
+            "the model was trained"
+        )
+
+
 def check_filters(temperature: float, top_k: int | None, top_p: float, entries: int) -> Filters:
     """Returns the filters of logits of V = `entries`.
 
     Raises:
       ValueError: a value out of its range; the message names it.
     """
-    if not (_is(temperature, numbers.Real) and 0 <= temperature < float("inf")):
-        raise ValueError(
-            f"temperature={temperature} must be at least 0; 0 takes the largest logit, 1 draws as "
-            "the model was trained"
-        )
+    check_temperature(temperature)
     if top_k is not None and not (_is(top_k, numbers.Integral) and 1 <= top_k <= entries):
         raise ValueError(
             f"top_k={top_k} must be in 1..{entries}, the entries of a codebook; leave it out to "
