@@ -77,7 +77,7 @@ MUTATIONS = [
         "unitok_jax/checkpoints/reader.py",
         "    model = differences.stated(model)\n",
         "",
-        "tests/training/test_run.py -k lacks_keys_of_the_model",
+        "tests/checkpoints/test_differences.py -k lacks_keys_of_the_model",
     ),
     Mutation(
         "wrong codes that may be the right ones",
