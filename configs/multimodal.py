@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     data.images = 0  # images that a row can hold; 0: as many as have room
     data.caption_ids = 1750  # ids of a caption, at most; the rest is cut
     data.unconditional = 0.1  # share of drawn images without their caption, in [0, 1]
+    data.questions = 1  # questions in turn about a picture of shapes, at most; kind questions
     data.bare_images = False  # True has no ids around images of conversations, as the release
     data.template = ""  # words of a conversation: vicuna, llama3, chatml, plain; empty: what fits
     data.group_rows = 8  # rows that are packed together

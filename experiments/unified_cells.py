@@ -111,6 +111,7 @@ def model_config(name: str, place: Path, budget: Budget) -> ConfigDict:
     config.data.mixture, config.eval.mixture = train, held_out
     config.data.tokenizer = str(place / "tokenizer")
     config.data.num_threads = 1
+    config.data.questions = 1  # as all results so far
     # So few that all find room: drawings are longer than questions, and fewer of 32 would.
     config.data.group_samples = 24
     config.eval.shapes = 0  # examined at the end

@@ -5,8 +5,15 @@ import collections
 import numpy as np
 import pytest
 
-from unitok_jax.data.formats.drawing import Scene, Shape
-from unitok_jax.data.formats.shape_questions import KINDS, WEIGHTS, ask, examine, questions
+from unitok_jax.data.formats.drawing import COLOURS, SHAPES, Scene, Shape
+from unitok_jax.data.formats.shape_questions import (
+    KINDS,
+    WEIGHTS,
+    ask,
+    ask_several,
+    examine,
+    questions,
+)
 from unitok_jax.data.formats.shapes import HELD_OUT, TRAINING, HeldOutShapes, TrainingShapes
 from unitok_jax.evaluation.metrics.blind import Blind
 
@@ -88,6 +95,46 @@ class TestAsking:
             found = ask(picture, rng)
             if found.kind == "pair" and found.answer == "no":
                 assert ("red" in found.question) != ("star" in found.question)
+
+
+class TestAskingSeveral:
+    def test_one_is_the_one_that_is_asked_alone(self):
+        for index in range(50):
+            picture = TrainingShapes().scene(index)
+            rngs = [np.random.default_rng(index) for _ in range(2)]
+            assert ask_several(picture, rngs[0], 1) == [ask(picture, rngs[1])]
+
+    def test_none_tells_the_answer_of_a_later_one(self):
+        rng, counts = np.random.default_rng(0), collections.Counter()
+        names = {*COLOURS, *SHAPES}
+        for index in range(2000):
+            found = ask_several(TrainingShapes().scene(index), rng, 4)
+            counts[len(found)] += 1
+            said = set()
+            for number, each in enumerate(found):
+                answer = set(each.answer.split()) & names
+                assert not answer & said and each not in found[:number]
+                assert number == 0 or each.kind != "pair"
+                said |= answer | (set(each.question[:-1].split()) & names)
+        assert set(counts) == {1, 2, 3, 4}
+        mean = sum(number * count for number, count in counts.items()) / 2000
+        assert mean > 2
+
+    def test_yes_is_as_likely_as_no(self):
+        """What was said names those that are there: a later pair would rather be absent."""
+        rng, counts = np.random.default_rng(0), collections.Counter()
+        for index in range(6000):
+            for each in ask_several(TrainingShapes().scene(index), rng, 4):
+                counts[each.answer] += each.kind == "pair"
+        total = counts["yes"] + counts["no"]
+        assert total > 250 and abs(counts["yes"] / total - 0.5) < 0.1
+
+    def test_every_kind_is_asked(self):
+        rng, counts = np.random.default_rng(0), collections.Counter()
+        for index in range(500):
+            found = ask_several(TrainingShapes().scene(index), rng, 4)
+            counts.update(each.kind for each in found)
+        assert set(counts) == set(KINDS) and counts["form"] > counts["count"] / 2
 
 
 def test_the_words_alone_are_worth_nothing_on_held_out_pairs():

@@ -8,6 +8,7 @@ import pytest
 from configs import multimodal
 from helpers import coded, sequences
 from helpers.sequences import CODES, TOKENS, codes_of, data
+from unitok_jax.data.formats.shape_questions import ask_several
 from unitok_jax.data.formats.shapes import HELD_OUT, EditedShapes, TrainingShapes
 from unitok_jax.data.health import SampleError
 from unitok_jax.multimodal.config_checks import check
@@ -99,6 +100,22 @@ class TestQuestions:
         opened = part("questions", folder)
         rng = np.random.default_rng(0)
         assert len({read(opened.sample(3, rng))[0][2] for _ in range(40)}) > 3
+
+    def test_several_in_turn_about_one_picture(self, folder):
+        """Each answer is learnt with its end, and no word of a question is."""
+        opened, numbers = part("questions", folder, questions=4), set()
+        for seed in range(30):
+            made = sample(opened, 4, seed)
+            scene = TrainingShapes().scene(4)
+            turns = ask_several(scene, np.random.default_rng(seed), 4)
+            (_, image, said), learnt = read(made)
+            assert image == "[image]" and len(made.codes) == 1
+            texts = [text for turn in turns for text in (turn.question, turn.answer)]
+            assert said == words(" ".join(texts))
+            assert learnt == words(" ".join(turn.answer for turn in turns))
+            assert np.sum(made.labels == TOKENIZER.special.eos) == len(turns)
+            numbers.add(len(turns))
+        assert numbers == {2, 3, 4}
 
     def test_other_pictures_are_refused(self, tmp_path):
         folder = coded.write(tmp_path / "codes", 4)

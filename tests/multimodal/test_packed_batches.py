@@ -207,6 +207,7 @@ class TestWhatCannotBeUsed:
         ({"group_rows": 0}, "data.group_rows=0 must be at least 1"),
         ({"group_samples": 0}, "data.group_samples=0 must be at least 1"),
         ({"caption_ids": 0}, "data.caption_ids=0 must be at least 1"),
+        ({"questions": 0}, "data.questions=0 must be at least 1"),
         ({"images": -1}, "data.images=-1 must be at least 1, or 0"),
         ({"unconditional": 1.5}, "data.unconditional=1.5 is a share"),
         ({"template": "alpaca"}, "data.template='alpaca' is not one of vicuna"),

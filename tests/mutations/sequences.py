@@ -132,6 +132,27 @@ MUTATIONS = [
         f"{TEST_KINDS} -k test_codes_of_two",
     ),
     Mutation(
+        "questions whose answers were said before",
+        QUESTIONS,
+        "if more.kind != \"pair\" and more not in found and not said & _names(more.answer):",
+        "if more.kind != \"pair\" and more not in found:",
+        f"{TEST_QUESTIONS} -k none_tells",
+    ),
+    Mutation(
+        "later questions of a pair that is rather absent",
+        QUESTIONS,
+        "if more.kind != \"pair\" and more not in found and not said & _names(more.answer):",
+        "if more not in found and not said & _names(more.question + \" \" + more.answer):",
+        f"{TEST_QUESTIONS} -k none_tells",
+    ),
+    Mutation(
+        "one question where several are wanted",
+        SOURCES,
+        "ask_several(split.scene(number), rng, self._most, split.pairs)",
+        "ask_several(split.scene(number), rng, 1, split.pairs)",
+        f"{TEST_KINDS} -k several_in_turn",
+    ),
+    Mutation(
         "questions of training about pairs that are held out",
         QUESTIONS,
         "absent = [pair for pair in pairs if pair not in there]",

@@ -106,7 +106,8 @@ def check(data, tokens: int) -> None:
     Raises:
         ValueError: the message names the key, its value and a remedy.
     """
-    for key in ("length", "caption_ids", "batch_size", "window", "group_rows", "group_samples"):
+    counts = "length", "caption_ids", "questions", "batch_size", "window"
+    for key in (*counts, "group_rows", "group_samples"):
         if data[key] < 1:
             raise ValueError(f"data.{key}={data[key]} must be at least 1")
     if data.images < 0:

@@ -13,7 +13,7 @@ from unitok_jax.data.codes.records import CodeRecords, open_codes
 from unitok_jax.data.codes.views import CENTRE
 from unitok_jax.data.formats.conversations import conversations
 from unitok_jax.data.formats.json_records import json_records
-from unitok_jax.data.formats.shape_questions import ask
+from unitok_jax.data.formats.shape_questions import ask_several
 from unitok_jax.data.formats.shapes import EditedShapes, split_of
 from unitok_jax.data.formats.texts import text_source
 from unitok_jax.data.health import SampleError
@@ -97,22 +97,24 @@ class ShapeQuestions:
         records: codes of pictures of shapes, whose names tell what is on them.
         rows: makes the samples.
         template: as in `prompt.conversation`.
+        most: questions about a picture, asked in turn.
     """
 
-    def __init__(self, records: CodeRecords, rows: Rows, template: str | None):
-        self.records, self._rows, self._template = records, rows, template
+    def __init__(self, records: CodeRecords, rows: Rows, template: str | None, most: int):
+        self.records, self._rows, self._template, self._most = records, rows, template, most
         split_of(records[0]["key"])
 
     def __len__(self) -> int:
         return len(self.records)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Makes the sample of a picture and one question."""
+        """Makes the sample of a picture and one or more questions."""
         record = self.records[index]
         split, number = split_of(record["key"])
-        asked = ask(split.scene(number), rng, split.pairs)
-        turn = prompt.Turn(f"{prompt.PLACEHOLDER}\n{asked.question}", asked.answer)
-        said = _encoded([turn], self._rows, self._template, None)
+        found = ask_several(split.scene(number), rng, self._most, split.pairs)
+        turns = [prompt.Turn(each.question, each.answer) for each in found]
+        turns[0] = turns[0]._replace(question=f"{prompt.PLACEHOLDER}\n{turns[0].question}")
+        said = _encoded(turns, self._rows, self._template, None)
         return self._rows.conversation(said, [centre(record)])
 
 
@@ -211,7 +213,7 @@ def open_mixture(data, rows: Rows, codes: ImageCodes, name: str = "data.mixture"
     codes, or codes of `--data=shapes:edits` alone.
 
     Args:
-        data: the `data` config; `mixture`, `unconditional`, `template` and `window` are read.
+        data: the `data` config: `mixture` and how its parts are read.
         rows: makes the samples.
         codes: what the model takes.
         name: of the key that lists them, for messages.
@@ -265,7 +267,7 @@ def _open_part(kind, path, folder, records, rows: Rows, data, key):
     if kind == "caption":
         return Captions(records, rows)
     if kind == "questions":
-        return ShapeQuestions(records, rows, template)
+        return ShapeQuestions(records, rows, template, data.questions)
     if kind == "chat":
         return Chats(path, records, rows, template, key)
     if kind == "edit":

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unitok_jax.data.formats.drawing import Scene, Shape
+from unitok_jax.data.formats.drawing import COLOURS, SHAPES, Scene, Shape
 from unitok_jax.data.formats.shapes import NUMBERS, TRAINING, place_words
 
 # How often each kind is asked, where the scene allows several: what is harder to see more often.
@@ -25,6 +25,7 @@ WEIGHTS = {
 }
 KINDS = tuple(WEIGHTS)
 YES, NO = "yes", "no"
+_NAMES = {*COLOURS, *SHAPES}
 
 # Words of a relation -> (axis of a cell, sign of the way from the one that is known).
 _RELATIONS = {
@@ -83,6 +84,36 @@ def ask(
     return found[rng.integers(len(found))]
 
 
+def ask_several(
+    scene: Scene,
+    rng: np.random.Generator,
+    most: int,
+    pairs: Sequence[tuple[str, str]] = TRAINING,
+) -> list[Question]:
+    """Asks questions in turn, of which none tells the answer to a later one.
+
+    Of `most` that are drawn as by `ask`, those are left out that were asked, whose answer names a
+    colour or a form that was said, and, but for the first, of `pair`: what was said tells of those
+    that are there alone, so that no would be likelier.
+
+    Args:
+        scene: what is seen.
+        rng: draws.
+        most: questions, at least 1.
+        pairs: as in `ask`.
+
+    Returns:
+        1 to `most` questions.
+    """
+    found = [ask(scene, rng, pairs)]
+    for _ in range(most - 1):
+        more = ask(scene, rng, pairs)
+        said = {word for each in found for word in _names(each.question, each.answer)}
+        if more.kind != "pair" and more not in found and not said & _names(more.answer):
+            found.append(more)
+    return found
+
+
 def examine(
     scene: Scene, number: int, pairs: Sequence[tuple[str, str]] = TRAINING
 ) -> tuple[Question, ...]:
@@ -107,6 +138,11 @@ def _pair(scene, rng, pairs) -> Question:
         near = [pair for pair in absent if (pair[0] == colour) != (pair[1] == form)]
         pair = (near or absent)[rng.integers(len(near or absent))]
     return Question("pair", f"is there a {pair[0]} {pair[1]}?", YES if is_there else NO)
+
+
+def _names(*texts: str) -> set[str]:
+    """Returns the names of colours and forms in texts."""
+    return {word.strip("?") for text in texts for word in text.split()} & _NAMES
 
 
 def _relations(known: Shape, shapes: Sequence[Shape]) -> list[Question]:
