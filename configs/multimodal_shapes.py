@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     data.template = "plain"  # the words of vicuna's system sentence are none of shapes
     data.tokenizer = "runs/shapes"
     data.length = 128
+    data.questions = 6  # three of a picture in the mean: an answer is a word, its picture 18 places
     data.group_rows, data.group_samples = 8, 32
     data.batch_size = 16  # rows of four samples
     data.num_threads = 2

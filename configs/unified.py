@@ -8,7 +8,7 @@ from configs import multimodal, multimodal_shapes, unified_tokenizer
 def get_config() -> ConfigDict:
     """Returns the configuration: 1.1 million parameters, on words instead of a language model."""
     config = multimodal_shapes.get_config()
-    config.steps = 6000
+    config.steps = 5000
     model = config.model
     multimodal.set_codes(model, unified_tokenizer.get_config())
     model.width, model.depth, model.hidden = 128, 4, 344

@@ -12,7 +12,7 @@ from configs import shapes
 def get_config():
     """Returns the configuration."""
     config = shapes.get_config()
-    config.steps = 4000
+    config.steps = 3000
     model = config.model
     model.size = "nano"
     model.vocab_size = 2048
