@@ -117,6 +117,14 @@ class TestThroughTheLoop:
             names = {name for name in record if name.startswith("loss/")}
             assert names == {f"loss/{kind}" for _, kind, *_ in config.data.mixture}
 
+    def test_speed_is_of_rows(self, whole, config):
+        """Each of them holds two samples here: an epoch is half as many steps as there are rows."""
+        timed = [json.loads(line) for line in (whole[0] / "timing.jsonl").read_text().splitlines()]
+        rates = [r["time/rows_per_second"] for r in timed if "time/step_p50" in r]
+        assert rates and all(rate > 0 for rate in rates)
+        assert not any("time/images_per_second" in r for r in timed)
+        assert Run(config, jax.devices()[:1]).samples_per_row == 2
+
     def test_evaluation(self, whole, config):
         evaluations = [r for r in records(whole[0]) if "eval/loss" in r]
         assert [r["step"] for r in evaluations] == [3, 6]

@@ -50,12 +50,12 @@ def test_pictures_are_files(tmp_path):
 
 
 def test_progress_in_a_log(caplog):
-    progress = Progress(start_step=0, steps=10, batch_size=4)
+    progress = Progress(start_step=0, steps=10, batch_size=4, unit="rows")
     with caplog.at_level(logging.INFO):
         progress.update(1, {"loss": 0.5}, None)
         progress.update(5, {"loss": 0.25}, 0.5)
     assert "step 1/10  loss 0.5  ? left" in caplog.text
-    assert "step 5/10  loss 0.25  0.5 images/s  0:00:40 left" in caplog.text
+    assert "step 5/10  loss 0.25  0.5 rows/s  0:00:40 left" in caplog.text
 
 
 def test_psnr():

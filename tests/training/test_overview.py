@@ -1,5 +1,7 @@
 """What a log says at the start of a run."""
 
+import types
+
 import jax
 import numpy as np
 
@@ -9,14 +11,26 @@ from unitok_jax.training import overview
 
 
 def test_size_of_a_run():
-    config = tiny.get_config()
-    mesh = sharding.make_mesh(2, 1, jax.devices()[:2])
-    lines = overview.run_lines(config, 100, "photos", 8, mesh, "/runs/a")
-    assert lines == [
-        "data: 100 samples of photos, batches of 8: 12.5 steps an epoch, 16.00 epochs in 200 steps",
+    run = types.SimpleNamespace(
+        config=tiny.get_config(),
+        mesh=sharding.make_mesh(2, 1, jax.devices()[:2]),
+        samples=100,
+        origin="photos",
+        batch_size=8,
+        unit="images",
+        samples_per_row=1,
+    )
+    assert overview.run_lines(run, "/runs/a") == [
+        "data: 100 samples of photos, batches of 8 images: "
+        "12.5 steps an epoch, 16.00 epochs in 200 steps",
         "devices: 2 x cpu, mesh data 2 x fsdp 1, processes: 1; model.dtype=float32",
         "workdir: /runs/a",
     ]
+    run.unit, run.samples_per_row = "rows", 2.5
+    assert overview.run_lines(run, "/runs/a")[0] == (
+        "data: 100 samples of photos, batches of 8 rows of 2.5 samples each: "
+        "5.0 steps an epoch, 40.00 epochs in 200 steps"
+    )
 
 
 def test_a_row_for_each_part():

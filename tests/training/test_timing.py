@@ -41,7 +41,7 @@ def opened(workdir, passing, step=0, lead=True):
     """A clock after the first step of a process: it began 2 s before, opened after 3, 5 more."""
     clock = Clock(workdir, 998.0, lead)
     passing(3)
-    clock.open(step, 9, 4, {"device": "cpu"})
+    clock.open(step, 9, 4, "images", {"device": "cpu"})
     with clock.during("input"):
         passing(1)
     passing(4)

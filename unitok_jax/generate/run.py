@@ -33,7 +33,8 @@ from unitok_jax.weights import load
 class Run:
     """Training run of a generator, from one configuration."""
 
-    picture = "drawn"
+    picture, unit = "drawn", "images"
+    samples_per_row = 1
     plan = staticmethod(plan)
 
     def __init__(self, config: ConfigDict, devices=None):

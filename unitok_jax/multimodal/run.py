@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Run:
     """Training run of a multimodal model, from one configuration."""
 
-    picture = "shapes"
+    picture, unit = "shapes", "rows"
     origin = "data.mixture"
     plan = staticmethod(plan)
 
@@ -52,6 +52,7 @@ class Run:
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.batch_size = config.data.batch_size
+        self.samples_per_row = config.data.group_samples / config.data.group_rows
         check_batch(config, self.mesh.size)
         self.text = data.open_text(config.data.text)
         if self.text.rows > config.model.vocabulary:

@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 class Run:
     """Training run of a tokenizer: mesh, compiled steps and data, from one configuration."""
 
-    picture = "reconstruction"
+    picture, unit = "reconstruction", "images"
+    samples_per_row = 1
     plan = staticmethod(plan)
 
     def __init__(self, config: ConfigDict, devices=None):

@@ -85,19 +85,23 @@ class Clock:
             self.record()
             self._file.close()
 
-    def open(self, step: int, goal: int, batch_size: int, facts: dict[str, Any]) -> None:
+    def open(
+        self, step: int, goal: int, batch_size: int, unit: str, facts: dict[str, Any]
+    ) -> None:
         """Writes the record of this start, once the state is loaded.
 
         Args:
           step: number of steps done before.
           goal: last step of the run.
           batch_size: global batch size.
+          unit: what a row of a batch is, `images` or `rows`.
           facts: further fields of the record.
 
         Raises:
           ValueError: the file is not a timing file.
         """
         self._step, self._batch_size, self._start = step, batch_size, 1
+        self._rate = f"time/{unit}_per_second"
         if self.lead:
             path = self.workdir / FILE
             if path.exists():
@@ -139,7 +143,8 @@ class Clock:
         Returns:
           `time/step_p50`, `time/step_p90`, `time/step_max` and `time/step_device`, in seconds;
           `time/input_share`, the fraction of the steps' time in which the device waited for a
-          batch; `time/images_per_second`, of all processes. Empty if there was no step.
+          batch; `time/images_per_second` or `time/rows_per_second`, of all processes. Empty if
+          there was no step.
         """
         self._book()
         values, count = {}, len(self._steps)
@@ -157,7 +162,7 @@ class Clock:
                 "time/step_max": max(self._steps),
                 "time/step_device": device_step,
                 "time/input_share": self._seconds["input"] / total,
-                "time/images_per_second": count * self._batch_size / total,
+                self._rate: count * self._batch_size / total,
             }
         self._write({key: float(f"{value:.6g}") for key, value in values.items()})
         return values

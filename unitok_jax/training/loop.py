@@ -117,12 +117,11 @@ def train(
             log.info("step %d of %d is done: nothing to train", start, config.steps)
             return _evaluation(run.evaluate(state)[0])
         checkpoints.check_space(state.items())
-        sizes = run.samples, run.origin, run.batch_size, run.mesh
-        for line in overview.run_lines(config, *sizes, folder):
+        for line in overview.run_lines(run, folder):
             log.info("%s", line)
         log.info("parameters:\n%s", _parameters(run, state))
         earlier = read(folder) if lead and (folder / FILE).exists() else []
-        clock.open(start, config.steps, run.batch_size, _facts())
+        clock.open(start, config.steps, run.batch_size, run.unit, _facts())
         tracer = Tracer(folder, config.log, start + 1, clock)
         stack.callback(tracer.close)
         writer = NoWriter()
@@ -134,7 +133,7 @@ def train(
             writer = Writer(folder, start, _boards(config, folder, start), reevaluate=unseen)
         stack.callback(writer.close)
         batches = stack.enter_context(contextlib.closing(run.batches(start)))
-        progress = Progress(start, config.steps, run.batch_size)
+        progress = Progress(start, config.steps, run.batch_size, run.unit)
         stack.callback(progress.close)
         tools = _Tools(
             folder, facts, lead, checkpoints, preemption, writer, progress, clock, tracer
@@ -184,12 +183,13 @@ def _loop(run: Run, state: State, start: int, batches: Batches, tools: _Tools):
             values, times = window.result(), clock.record()
             counts = processes.total(batches.health.new_counts())
             values |= {f"data/{name}": np.int64(count) for name, count in counts.items()}
+            rate = times.get(f"time/{run.unit}_per_second")
             if times:
-                per_image = counts["bytes"] / counts["samples"]
-                times["data/bytes_per_second"] = per_image * times["time/images_per_second"]
+                per_row = run.samples_per_row * counts["bytes"] / counts["samples"]
+                times["data/bytes_per_second"] = per_row * rate
             writer.scalars(step, values)
             writer.curves(step, times)
-            tools.progress.update(step, _headline(values), times.get("time/images_per_second"))
+            tools.progress.update(step, _headline(values), rate)
             tools.tracer.poll(step)
         if evaluates:
             evaluation = _evaluate(run, state, step, tools)

@@ -107,8 +107,8 @@ class NoWriter:
 class Progress:
     """Progress display: a bar on a terminal, plain lines in a log."""
 
-    def __init__(self, start_step: int, steps: int, batch_size: int):
-        self._steps, self._batch_size = steps, batch_size
+    def __init__(self, start_step: int, steps: int, batch_size: int, unit: str):
+        self._steps, self._batch_size, self._unit = steps, batch_size, unit
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(initial=start_step, total=steps, unit="step", dynamic_ncols=True)
@@ -119,11 +119,11 @@ class Progress:
         Args:
           step: number of steps done.
           values: values to show.
-          rate: images per second since the previous update; None if no step was timed.
+          rate: rows per second since the previous update; None if no step was timed.
         """
         text = "  ".join(f"{key} {float(value):.4g}" for key, value in values.items())
         if rate:
-            text += f"  {rate:.1f} images/s"
+            text += f"  {rate:.1f} {self._unit}/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
             self._bar.update(step - self._bar.n)

@@ -6,34 +6,21 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
-from ml_collections import ConfigDict
+
+from unitok_jax.training.run import Run
 
 
-def run_lines(
-    config: ConfigDict,
-    samples: int,
-    origin: str,
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
-    workdir,
-) -> list[str]:
-    """Formats the size of a run and its devices.
-
-    Args:
-      config: the whole configuration.
-      samples: number of training samples.
-      origin: name of what they come from.
-      batch_size: global batch size.
-      mesh: mesh of all devices.
-      workdir: the folder of the run.
-    """
-    epoch = samples / batch_size
+def run_lines(run: Run, workdir) -> list[str]:
+    """Formats the size of a run and its devices; `workdir` is its folder."""
+    config, mesh = run.config, run.mesh
+    epoch = run.samples / (run.batch_size * run.samples_per_row)
     epochs = config.steps / epoch
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     kind = mesh.devices.flat[0].device_kind
+    packed = f" of {run.samples_per_row:g} samples each" if run.samples_per_row != 1 else ""
     return [
-        f"data: {samples:,} samples of {origin}, batches of {batch_size:,}: "
-        f"{epoch:,.1f} steps an epoch, {epochs:,.2f} epochs in {config.steps:,} steps",
+        f"data: {run.samples:,} samples of {run.origin}, batches of {run.batch_size:,} {run.unit}"
+        f"{packed}: {epoch:,.1f} steps an epoch, {epochs:,.2f} epochs in {config.steps:,} steps",
         f"devices: {mesh.size} x {kind}, mesh {axes}, processes: {jax.process_count()}; "
         f"model.dtype={config.model.dtype}",
         f"workdir: {workdir}",

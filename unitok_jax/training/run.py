@@ -37,11 +37,13 @@ class Run(Protocol):
     """Training run of a product, from one configuration. All processes of a job build one."""
 
     picture: str  # name of the picture of an evaluation
+    unit: str  # what a row of a batch is: images, or rows into which samples are packed
     config: ConfigDict  # the whole configuration
     mesh: Mesh  # mesh of the training devices
     samples: int  # number of training samples
     origin: str  # name of what they come from, for people
-    batch_size: int  # global batch size
+    batch_size: int  # global batch size, in rows
+    samples_per_row: float  # training samples that are read for a row
     abstract: State  # shapes, dtypes and shardings of a state
 
     @staticmethod
