@@ -68,6 +68,7 @@ def get_config() -> ConfigDict:
     data.num_workers = 0  # data-worker processes that read, per process; 0: none
 
     config.loss = ConfigDict()
+    config.loss.text_weight = 1.0  # of an id, where a code of an image weighs 1
     config.loss.z_weight = 5e-5  # of the mean over the codes of the squared largest logit
     config.loss.chunk = 128  # positions for each row whose logits exist at a time
 

@@ -8,6 +8,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data import language_tokenizer
 from unitok_jax.data.language_tokenizer import TEMPLATE, LanguageTokenizer
-from unitok_jax.multimodal import adapters, loading, trunk
+from unitok_jax.multimodal import adapters, loading, objective, trunk
 from unitok_jax.multimodal.run import Run
 from unitok_jax.multimodal.step import MultimodalSteps
 from unitok_jax.multimodal.words import shape_tokenizer
@@ -116,6 +117,25 @@ class TestThroughTheLoop:
             assert record["loss"] == pytest.approx(parts / (ids + codes), rel=1e-5)
             names = {name for name in record if name.startswith("loss/")}
             assert names == {f"loss/{kind}" for _, kind, *_ in config.data.mixture}
+
+    def test_weighted_ids(self, config):
+        """The step descends the loss that it tells."""
+        config.loss.text_weight = 5.0
+        run = OneDevice(config)
+        state = run.initial_state()
+        with contextlib.closing(run.batches(0)) as batches:
+            batch = sharding.shard_batch(next(batches), run.mesh)
+
+        def loss(params):
+            return objective.losses(run.steps.sums(params, batch), run.steps.weights).total
+
+        grads = jax.jit(jax.grad(loss))(state.params)
+        expected = optax.tree.norm(run.steps._split(grads)[1])
+        metrics = run.train_step(0, state, batch)[1]
+        assert float(metrics["grad_norm"]) == pytest.approx(float(expected), rel=1e-4)
+        ids, codes = float(metrics["predicted_ids"]), BOOKS * float(metrics["drawn_tokens"])
+        total = 5 * ids * metrics["text_loss"] + codes * (metrics["image_loss"] + metrics["z_loss"])
+        assert float(metrics["loss"]) == pytest.approx(float(total) / (5 * ids + codes), rel=1e-5)
 
     def test_speed_is_of_rows(self, whole, config):
         """Each of them holds two samples here: an epoch is half as many steps as there are rows."""
@@ -421,6 +441,7 @@ class TestMeshesAndParts:
         ({"model.num_codebooks": 2}, "^data.mixture"),
         ({"eval.mixture": ((1.0, "draw", "none"),)}, r"^eval.mixture\[0\]=none"),
         ({"loss.chunk": 0}, "loss.chunk=0 must be at least 1"),
+        ({"loss.text_weight": -1.0}, "loss.text_weight=-1.0 must not be negative"),
         ({"model.groups": 3}, "model.groups=3 does not divide model.heads=4"),
         ({"model.depth_head_width": 8}, "depth_head_width=8 is 8/32 of model.width, and model.gr"),
     ],

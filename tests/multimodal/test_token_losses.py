@@ -27,7 +27,7 @@ def program(chunk=64, **changes):
     def run(params, batch):
         def loss(params):
             sums = objective.sums(nnx.merge(graph, params), batch, chunk)
-            losses = objective.losses(sums, 5e-5)
+            losses = objective.losses(sums, objective.Weights(5e-5))
             return losses.total, (sums, losses)
 
         grads, (sums, losses) = jax.grad(loss, has_aux=True)(params)
@@ -83,6 +83,16 @@ def test_every_id_and_every_code_weighs_the_same(params):
     assert sums.predictions == sums.ids + codes
     assert losses.total == pytest.approx(float(total), rel=1e-6)
     equal(losses.per_codebook, sums.codes / sums.image_tokens)
+
+
+def test_an_id_may_weigh_more_than_a_code(params):
+    sums, plain, *_ = program()(params, apart())
+    weights = objective.Weights(5e-5, text=3.0)
+    losses = objective.losses(sums, weights)
+    codes = 2 * sums.image_tokens
+    total = (3 * sums.text + sums.codes.sum() + 5e-5 * sums.square) / (3 * sums.ids + codes)
+    assert losses.total == pytest.approx(float(total), rel=1e-6) != plain.total
+    equal(losses._replace(total=plain.total), plain)  # what is told stays a mean of each
 
 
 def test_losses_of_kinds(params):

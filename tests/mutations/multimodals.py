@@ -88,6 +88,27 @@ MUTATIONS = [
         f"{TEST_OBJECTIVE} -k test_codes_that_are_read",
     ),
     Mutation(
+        "weighted ids that are divided by their number",
+        OBJECTIVE,
+        "return self.text * ids + codes",
+        "return ids + codes",
+        f"{TEST_OBJECTIVE} -k may_weigh_more",
+    ),
+    Mutation(
+        "a loss that is divided by visual tokens in place of codes",
+        OBJECTIVE,
+        "drawn = len(found.codes) * found.image_tokens",
+        "drawn = found.image_tokens",
+        f"{TEST_OBJECTIVE} -k weighs_the_same",
+    ),
+    Mutation(
+        "gradients of codes that weigh as ids",
+        "unitok_jax/multimodal/step.py",
+        "sums.total(self.weights) / jnp.maximum(count, 1)",
+        "sums.total(self.weights._replace(text=1.0)) / jnp.maximum(count, 1)",
+        "tests/multimodal/test_multimodal_training.py -k weighted_ids",
+    ),
+    Mutation(
         "a visual token that weighs as much as an id",
         OBJECTIVE,
         "self.ids + len(self.codes) * self.image_tokens",

@@ -134,15 +134,15 @@ MUTATIONS = [
     Mutation(
         "questions whose answers were said before",
         QUESTIONS,
-        "if more.kind != \"pair\" and more not in found and not said & _names(more.answer):",
-        "if more.kind != \"pair\" and more not in found:",
+        'if more.kind != "pair" and more not in found and not said & _names(more.answer):',
+        'if more.kind != "pair" and more not in found:',
         f"{TEST_QUESTIONS} -k none_tells",
     ),
     Mutation(
         "later questions of a pair that is rather absent",
         QUESTIONS,
-        "if more.kind != \"pair\" and more not in found and not said & _names(more.answer):",
-        "if more not in found and not said & _names(more.question + \" \" + more.answer):",
+        'if more.kind != "pair" and more not in found and not said & _names(more.answer):',
+        'if more not in found and not said & _names(more.question + " " + more.answer):',
         f"{TEST_QUESTIONS} -k none_tells",
     ),
     Mutation(

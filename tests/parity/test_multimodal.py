@@ -253,7 +253,7 @@ def step():
     @functools.partial(jax.grad, has_aux=True)
     def gradients(params):
         sums = objective.sums(nnx.merge(graph, params), given, chunk=5)
-        losses = objective.losses(sums, Z_WEIGHT)
+        losses = objective.losses(sums, objective.Weights(Z_WEIGHT))
         return losses.total, (sums, losses)
 
     grads, (sums, losses) = jax.device_get(gradients(params))
@@ -293,7 +293,7 @@ def test_losses_of_the_same_samples_packed():
     rows = [fill([samples[n] for n in each], **options) for each in packed]
     given = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     sums = jax.jit(lambda p: objective.sums(nnx.merge(graph, p), given, chunk=30))(params)
-    losses = jax.device_get(objective.losses(sums, Z_WEIGHT))
+    losses = jax.device_get(objective.losses(sums, objective.Weights(Z_WEIGHT)))
     assert sums.ids == golden["step.text_tokens"]
     for ours, name in ((losses.text, "text_loss"), (losses.total, "loss")):
         assert ours == pytest.approx(float(golden[f"step.{name}"]), rel=1e-4), name

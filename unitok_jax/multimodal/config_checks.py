@@ -17,7 +17,8 @@ def check(config: ConfigDict) -> None:
     config_checks.check(config, ("eval/gain",), "max_rows")
     limits.check(config.model.to_dict())
     at_least_one("loss.chunk", config.loss.chunk)
-    at_least_zero("loss.z_weight", config.loss.z_weight)
+    for key in ("z_weight", "text_weight"):
+        at_least_zero(f"loss.{key}", config.loss[key])
     at_least_one("optim.accumulation", config.optim.accumulation)
     for key in ("shapes", "scale", "temperature"):
         at_least_zero(f"eval.{key}", config.eval[key])

@@ -1,8 +1,8 @@
 """Losses of a multimodal model: cross-entropy of ids and of codes, a few positions at a time.
 
-Every predicted id and every predicted code weighs the same, over the whole batch on all devices:
-sums are made first, and divided once. arXiv 2502.20321, section 4, with the z-loss of UniTok's
-release.
+Every predicted id and every predicted code weighs the same, or an id `text` times as much, over the
+whole batch on all devices: sums are made first, and divided once. arXiv 2502.20321, section 4, with
+the z-loss of UniTok's release.
 """
 
 import functools
@@ -14,6 +14,17 @@ import optax
 
 from unitok_jax.multimodal.model import Multimodal
 from unitok_jax.multimodal.rows import KINDS, NO_LABEL
+
+
+class Weights(NamedTuple):
+    """Weights of the loss: what counts as one is a code."""
+
+    z: float  # of the mean over the codes of the squared largest logit
+    text: float = 1.0  # of an id
+
+    def predictions(self, ids, codes):
+        """Returns what numbers of ids and of codes count."""
+        return self.text * ids + codes
 
 
 class Sums(NamedTuple):
@@ -32,15 +43,15 @@ class Sums(NamedTuple):
         """Number of ids and codes."""
         return self.ids + len(self.codes) * self.image_tokens
 
-    def total(self, z_weight: float) -> jax.Array:
-        """Returns what is minimised, once divided by the number of predictions."""
-        return self.text + self.codes.sum() + z_weight * self.square
+    def total(self, weights: Weights) -> jax.Array:
+        """Returns what is minimised, once divided by what all predictions count."""
+        return weights.text * self.text + self.codes.sum() + weights.z * self.square
 
 
 class Losses(NamedTuple):
     """Losses in nats; 0 where nothing is predicted."""
 
-    total: jax.Array  # scalar: mean over ids and codes, the z-loss included
+    total: jax.Array  # scalar: weighted mean over ids and codes, the z-loss included
     text: jax.Array  # scalar, mean over the ids
     image: jax.Array  # scalar, mean over the codes
     z: jax.Array  # scalar, weight times the mean over the codes of the squared largest logit
@@ -78,14 +89,15 @@ INPUTS = ("ids", "image_at", "codes", "segments", "positions")
 """Keys of a batch that the model reads, in the order of `Multimodal.hidden`."""
 
 
-def losses(found: Sums, z_weight: float) -> Losses:
-    """Divides sums by the number of predictions; z_weight: of the squared largest logits."""
-    codes = jnp.maximum(len(found.codes) * found.image_tokens, 1)
+def losses(found: Sums, weights: Weights) -> Losses:
+    """Divides sums by the numbers of predictions."""
+    drawn = len(found.codes) * found.image_tokens
+    codes = jnp.maximum(drawn, 1)
     return Losses(
-        total=found.total(z_weight) / jnp.maximum(found.predictions, 1),
+        total=found.total(weights) / jnp.maximum(weights.predictions(found.ids, drawn), 1),
         text=found.text / jnp.maximum(found.ids, 1),
         image=found.codes.sum() / codes,
-        z=z_weight * found.square / codes,
+        z=weights.z * found.square / codes,
         per_codebook=found.codes / jnp.maximum(found.image_tokens, 1),
         per_kind=found.kinds / jnp.maximum(found.of_kinds, 1),
     )

@@ -248,7 +248,7 @@ class Run:
             sums = self.programs.evaluate(state.params, sharding.shard_batch(rows, self.mesh))
             sums = jax.device_get(sums)
             total = sums if total is None else jax.tree.map(np.add, total, sums)
-        losses = jax.device_get(objective.losses(total, self.config.loss.z_weight))
+        losses = jax.device_get(objective.losses(total, self.steps.weights))
         model = self.config.model
         codes = model.num_codebooks * float(total.image_tokens)
         guess = float(total.ids) * math.log(model.vocabulary)

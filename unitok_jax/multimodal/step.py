@@ -64,7 +64,8 @@ class MultimodalSteps:
         settings = config.optim
         self.model, self.lora_rank = config.model.to_dict(), settings.lora_rank
         self.graph, self.abstract_params = abstract_model(self.model, self.lora_rank)
-        self.seed, self.chunk, self.z_weight = config.seed, config.loss.chunk, config.loss.z_weight
+        self.seed, self.chunk = config.seed, config.loss.chunk
+        self.weights = objective.Weights(config.loss.z_weight, config.loss.text_weight)
         named = [kind for part in config.data.mixture for kind in part[1:2]]
         self.kinds = [kind for kind in KINDS if kind in named]
         fixed = adapters.fixed(self.model) if self.lora_rank else ()
@@ -126,7 +127,7 @@ class MultimodalSteps:
     ) -> tuple[TrainState, dict]:
         """Updates the model; a step that is not finite updates only the counters.
 
-        Every id and every code of the batch weighs the same, whatever part of it they are in.
+        Every id of the batch weighs the same, and every code, whatever part of it they are in.
 
         Args:
           state: donated.
@@ -140,14 +141,15 @@ class MultimodalSteps:
         """
         fixed, trained = self._split(state.network.params)
         books = self.model["num_codebooks"]
-        count = objective.predicted_ids(batch) + books * objective.drawn_tokens(batch)
+        codes = books * objective.drawn_tokens(batch)
+        count = self.weights.predictions(objective.predicted_ids(batch), codes)
 
         def loss(trained, part):
             sums = self.sums(trees.merge(trained, fixed), part, gather, shards)
-            return sums.total(self.z_weight) / jnp.maximum(count, 1), sums
+            return sums.total(self.weights) / jnp.maximum(count, 1), sums
 
         grads, sums = self._accumulate(jax.grad(loss, has_aux=True), trained, batch)
-        losses = objective.losses(sums, self.z_weight)
+        losses = objective.losses(sums, self.weights)
         rate = self.learning_rate(state.step)
         network = Trainable(trained, state.network.opt_state)
         network = optim.apply(self.optimizer, network, grads, rate)

@@ -85,9 +85,7 @@ class Clock:
             self.record()
             self._file.close()
 
-    def open(
-        self, step: int, goal: int, batch_size: int, unit: str, facts: dict[str, Any]
-    ) -> None:
+    def open(self, step: int, goal: int, batch_size: int, unit: str, facts: dict[str, Any]) -> None:
         """Writes the record of this start, once the state is loaded.
 
         Args:
