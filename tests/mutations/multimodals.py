@@ -118,8 +118,8 @@ MUTATIONS = [
     Mutation(
         "no label, no number",
         OBJECTIVE,
-        "jnp.maximum(found.predictions, 1)",
-        "found.predictions",
+        "jnp.maximum(weights.predictions(found.ids, drawn), 1)",
+        "weights.predictions(found.ids, drawn)",
         f"{TEST_OBJECTIVE} -k test_nothing",
     ),
     Mutation(
