@@ -7,7 +7,7 @@ import pytest
 
 from configs import default, tiny, tiny_full
 from unitok_jax.tokenizer import losses
-from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.config_checks import check, check_beginning
 from unitok_jax.tokenizer.run import Run
 
 pytestmark = pytest.mark.slow
@@ -147,7 +147,6 @@ def test_a_teachers_stored_features_go_beside_those_of_the_text_tower():
             {"init.training": True, "init.path": "a", "init.include": ("encoder.*",)},
             r"init\.training=True takes all of init\.path",
         ),
-        ({"optim.frozen": ("encoder.*",)}, r"optim\.frozen=.*would keep random weights"),
     ],
 )
 def test_bad_values(changes, message):
@@ -157,6 +156,17 @@ def test_bad_values(changes, message):
         config[room][leaf] = value
     with pytest.raises(ValueError, match=message):
         check(config)
+
+
+def test_what_is_not_trained_comes_from_somewhere():
+    """For a run: what a step costs is known without the file."""
+    config = tiny_full.get_config()
+    config.optim.frozen = ("encoder.*",)
+    check(config)
+    with pytest.raises(ValueError, match=r"optim\.frozen=.*would keep random weights.*init\.path"):
+        check_beginning(config)
+    config.init.path = "a"
+    check_beginning(config)
 
 
 def test_a_constant_weight_needs_no_losses_of_pixels():

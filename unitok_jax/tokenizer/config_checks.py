@@ -269,9 +269,17 @@ def _check_optim(config):
         raise ValueError(
             f"init.training=True takes all of init.path, not init.include={config.init.include}"
         )
-    if optim.frozen and not config.init.path:
+
+
+def check_beginning(config: ConfigDict) -> None:
+    """Checks that a run is told where what it does not train comes from.
+
+    Raises:
+      ValueError: `optim.frozen` without `init.path`.
+    """
+    if config.optim.frozen and not config.init.path:
         raise ValueError(
-            f"optim.frozen={tuple(optim.frozen)} would keep random weights as they are; set "
+            f"optim.frozen={tuple(config.optim.frozen)} would keep random weights as they are; set "
             "init.path to trained ones"
         )
 

@@ -27,7 +27,7 @@ from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import sharding
 from unitok_jax.system import paths
 from unitok_jax.tokenizer import frozen_networks, sizes
-from unitok_jax.tokenizer.config_checks import check
+from unitok_jax.tokenizer.config_checks import check, check_beginning
 from unitok_jax.tokenizer.evaluation_images import EvaluationImages
 from unitok_jax.tokenizer.losses import OF_PAIRS
 from unitok_jax.tokenizer.plan import plan
@@ -59,6 +59,7 @@ class Run:
           ValueError: a value of the configuration does not fit; the message names its key.
         """
         check(config)
+        check_beginning(config)
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
         self.stages = sizes.stages(config.steps, config.data)
