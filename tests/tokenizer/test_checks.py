@@ -142,7 +142,6 @@ def test_a_teachers_stored_features_go_beside_those_of_the_text_tower():
             {"log.profile_steps": (9, 7)},
             r"log\.profile_steps=\(9, 7\): .*profile_count=3 steps from 7 on is not over at 9",
         ),
-        ({"init.training": True}, r"init\.training=True needs init\.path"),
         (
             {"init.training": True, "init.path": "a", "init.include": ("encoder.*",)},
             r"init\.training=True takes all of init\.path",
@@ -158,12 +157,24 @@ def test_bad_values(changes, message):
         check(config)
 
 
-def test_what_is_not_trained_comes_from_somewhere():
+@pytest.mark.parametrize(
+    "room, key, value, message",
+    [
+        (
+            "optim",
+            "frozen",
+            ("encoder.*",),
+            r"optim\.frozen=.*would keep random weights.*init\.path",
+        ),
+        ("init", "training", True, r"init\.training=True needs init\.path"),
+    ],
+)
+def test_what_does_not_begin_anew_comes_from_somewhere(room, key, value, message):
     """For a run: what a step costs is known without the file."""
     config = tiny_full.get_config()
-    config.optim.frozen = ("encoder.*",)
+    config[room][key] = value
     check(config)
-    with pytest.raises(ValueError, match=r"optim\.frozen=.*would keep random weights.*init\.path"):
+    with pytest.raises(ValueError, match=message):
         check_beginning(config)
     config.init.path = "a"
     check_beginning(config)

@@ -263,8 +263,6 @@ def _check_optim(config):
     for key, globs in {"init.include": config.init.include, "optim.frozen": optim.frozen}.items():
         if not all(isinstance(glob, str) for glob in globs):
             raise ValueError(f"{key}={tuple(globs)} must hold globs of parameters: ('encoder.*',)")
-    if config.init.training and not config.init.path:
-        raise ValueError("init.training=True needs init.path, the workdir to take it from")
     if config.init.training and tuple(config.init.include) != ("*",):
         raise ValueError(
             f"init.training=True takes all of init.path, not init.include={config.init.include}"
@@ -272,11 +270,13 @@ def _check_optim(config):
 
 
 def check_beginning(config: ConfigDict) -> None:
-    """Checks that a run is told where what it does not train comes from.
+    """Checks that a run is told where what it does not begin anew comes from.
 
     Raises:
-      ValueError: `optim.frozen` without `init.path`.
+      ValueError: `init.training` or `optim.frozen` without `init.path`.
     """
+    if config.init.training and not config.init.path:
+        raise ValueError("init.training=True needs init.path, the workdir to take it from")
     if config.optim.frozen and not config.init.path:
         raise ValueError(
             f"optim.frozen={tuple(config.optim.frozen)} would keep random weights as they are; set "
