@@ -26,9 +26,9 @@ _ADVICE = (
 def plan(config: ConfigDict, devices: Sequence) -> Plan:
     """Plans the train step on devices that may be absent.
 
-    `data.path` and `frozen.*` may be empty; of `data.text_features` and `teacher.features` only
-    that they are set counts. With `data.bucket_ratio` all batches are planned at
-    `data.image_size`, the most pixels of any.
+    `data.path`, `init.path` and `frozen.*` may be empty; of `data.text_features` and
+    `teacher.features` only that they are set counts. With `data.bucket_ratio` all batches are
+    planned at `data.image_size`, the most pixels of any.
 
     Args:
       config: the whole configuration.
