@@ -95,13 +95,6 @@ MUTATIONS = [
         f"{TEST_OBJECTIVE} -k may_weigh_more",
     ),
     Mutation(
-        "a loss that is divided by visual tokens in place of codes",
-        OBJECTIVE,
-        "drawn = len(found.codes) * found.image_tokens",
-        "drawn = found.image_tokens",
-        f"{TEST_OBJECTIVE} -k weighs_the_same",
-    ),
-    Mutation(
         "gradients of codes that weigh as ids",
         "unitok_jax/multimodal/step.py",
         "sums.total(self.weights) / jnp.maximum(count, 1)",
@@ -111,15 +104,15 @@ MUTATIONS = [
     Mutation(
         "a visual token that weighs as much as an id",
         OBJECTIVE,
-        "self.ids + len(self.codes) * self.image_tokens",
-        "self.ids + self.image_tokens",
+        "return len(self.codes) * self.image_tokens",
+        "return self.image_tokens",
         f"{TEST_OBJECTIVE} -k test_every_id",
     ),
     Mutation(
         "no label, no number",
         OBJECTIVE,
-        "jnp.maximum(weights.predictions(found.ids, drawn), 1)",
-        "weights.predictions(found.ids, drawn)",
+        "found.total(weights) / jnp.maximum(count, 1)",
+        "found.total(weights) / count",
         f"{TEST_OBJECTIVE} -k test_nothing",
     ),
     Mutation(

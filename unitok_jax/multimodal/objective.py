@@ -39,9 +39,14 @@ class Sums(NamedTuple):
     of_kinds: jax.Array  # (P,), number of these ids and codes
 
     @property
+    def all_codes(self) -> jax.Array:
+        """Number of the codes of all codebooks."""
+        return len(self.codes) * self.image_tokens
+
+    @property
     def predictions(self) -> jax.Array:
         """Number of ids and codes."""
-        return self.ids + len(self.codes) * self.image_tokens
+        return self.ids + self.all_codes
 
     def total(self, weights: Weights) -> jax.Array:
         """Returns what is minimised, once divided by what all predictions count."""
@@ -91,10 +96,10 @@ INPUTS = ("ids", "image_at", "codes", "segments", "positions")
 
 def losses(found: Sums, weights: Weights) -> Losses:
     """Divides sums by the numbers of predictions."""
-    drawn = len(found.codes) * found.image_tokens
-    codes = jnp.maximum(drawn, 1)
+    codes = jnp.maximum(found.all_codes, 1)
+    count = weights.predictions(found.ids, found.all_codes)
     return Losses(
-        total=found.total(weights) / jnp.maximum(weights.predictions(found.ids, drawn), 1),
+        total=found.total(weights) / jnp.maximum(count, 1),
         text=found.text / jnp.maximum(found.ids, 1),
         image=found.codes.sum() / codes,
         z=weights.z * found.square / codes,

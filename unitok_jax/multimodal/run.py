@@ -250,7 +250,7 @@ class Run:
             total = sums if total is None else jax.tree.map(np.add, total, sums)
         losses = jax.device_get(objective.losses(total, self.steps.weights))
         model = self.config.model
-        codes = model.num_codebooks * float(total.image_tokens)
+        codes = float(total.all_codes)
         guess = float(total.ids) * math.log(model.vocabulary)
         guess += codes * math.log(model.vocab_size // model.num_codebooks)
         nats = float(total.text) + float(total.codes.sum())

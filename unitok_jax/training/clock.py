@@ -61,6 +61,9 @@ class Clock:
     compiled later, such as that of the adversarial phase, counts in the step that waits for it.
 
     Used as a context manager, the clock attributes the remaining time on exit.
+
+    Attributes:
+      rate: key of the rows a second among what `record` returns; set by `open`.
     """
 
     def __init__(self, workdir: epath.Path, began: float, lead: bool):
@@ -99,7 +102,7 @@ class Clock:
           ValueError: the file is not a timing file.
         """
         self._step, self._batch_size, self._start = step, batch_size, 1
-        self._rate = f"time/{unit}_per_second"
+        self.rate = f"time/{unit}_per_second"
         if self.lead:
             path = self.workdir / FILE
             if path.exists():
@@ -160,7 +163,7 @@ class Clock:
                 "time/step_max": max(self._steps),
                 "time/step_device": device_step,
                 "time/input_share": self._seconds["input"] / total,
-                self._rate: count * self._batch_size / total,
+                self.rate: count * self._batch_size / total,
             }
         self._write({key: float(f"{value:.6g}") for key, value in values.items()})
         return values

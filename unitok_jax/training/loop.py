@@ -183,7 +183,7 @@ def _loop(run: Run, state: State, start: int, batches: Batches, tools: _Tools):
             values, times = window.result(), clock.record()
             counts = processes.total(batches.health.new_counts())
             values |= {f"data/{name}": np.int64(count) for name, count in counts.items()}
-            rate = times.get(f"time/{run.unit}_per_second")
+            rate = times.get(clock.rate)
             if times:
                 per_row = run.samples_per_row * counts["bytes"] / counts["samples"]
                 times["data/bytes_per_second"] = per_row * rate
