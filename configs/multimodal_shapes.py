@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     data.length = 128
     data.questions = 6  # three of a picture in the mean: an answer is a word, its picture 18 places
     data.group_rows, data.group_samples = 8, 32
-    data.batch_size = 16  # rows of four samples
+    data.batch_size = 16  # rows, of three samples in the mean
     data.num_threads = 2
     config.loss.chunk = 12  # most positions have no label, and pieces without any cost nothing
     optim = config.optim

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     folders = (f"unified/codes/{split}" for split in ("train", "held_out", "edits"))
     multimodal_shapes.set_mixtures(config, *folders)
     data.tokenizer = "unified/tokenizer"
-    data.batch_size = 8  # rows of four samples
+    data.batch_size = 8  # rows, of three samples in the mean
     config.optim.kind = "muon"
     config.optim.learning_rate = 2e-3
     config.eval.every = 2000
