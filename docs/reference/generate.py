@@ -24,6 +24,7 @@ CONFIGS = {
     "generator_config.md": "configs/generate.py",
     "multimodal_config.md": "configs/multimodal.py",
 }
+PRODUCTS = {"multimodal": "multimodal model"}  # in a title, where the key's value says too little
 # Prints {command: its --help}, all in one process: only one import of what takes long.
 HELPS = """
 import contextlib, importlib, io, json, sys
@@ -58,7 +59,7 @@ def config_page(file: str) -> str:
             meaning = comments.get(node.end_lineno, "").replace("|", "\\|")
             rows[key.rpartition(".")[0]].append(f"| `{key}` | `{value}` | {meaning} |")
     page = [
-        f"# Keys of a configuration of a {defaults.product}",
+        f"# Keys of a configuration of a {PRODUCTS.get(defaults.product, defaults.product)}",
         "",
         f"Every key of [{file}](../../{file}), which others start from, with its",
         "default. Any can be set on the command line: `--config.optim.learning_rate=1e-3`.",
