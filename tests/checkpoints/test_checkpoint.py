@@ -365,6 +365,14 @@ class TestKept:
         save(tmp_path, config, [4])
         assert Checkpoints(tmp_path).steps() == [1, 4]
 
+    def test_several_best_are_kept_from_the_first_on(self, tmp_path, config):
+        config.checkpoint.keep_latest, config.checkpoint.keep_best = 1, 3
+        values = {1: 10.0, 2: 20.0, 3: 30.0, 4: 5.0, 5: 15.0, 6: 4.0}
+        save(tmp_path, config, list(values)[:5], values)
+        assert Checkpoints(tmp_path).steps() == [2, 3, 5]
+        save(tmp_path, config, [6], values)
+        assert Checkpoints(tmp_path).steps() == [2, 3, 5, 6]
+
     @pytest.mark.parametrize("key", ["keep_best", "keep_every"])
     def test_negative_values(self, config, key):
         config.checkpoint[key] = -1

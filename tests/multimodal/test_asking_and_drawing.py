@@ -128,6 +128,24 @@ class TestPictures:
         high = fitted(np.full((60, 20, 3), 255, np.uint8), (3, 3), "it")
         np.testing.assert_array_equal(high, found.swapaxes(0, 1))
 
+    @pytest.mark.parametrize("mode", ["LA", "P", "RGBA", "I;16", "I;16B", "I"])
+    def test_a_pillow_image_of_any_mode_is_read_as_its_file(self, mode, tmp_path):
+        levels = np.arange(0, 65536, 64).reshape(32, 32)
+        if mode.startswith("I"):
+            kind = {"I;16": "<u2", "I;16B": ">u2", "I": np.int32}[mode]
+            image = Image.fromarray(levels.astype(kind))
+        else:  # black, and seen through in the upper half
+            pixels = np.zeros((32, 32, 4), np.uint8)
+            pixels[16:, :, 3] = 255
+            image = Image.fromarray(pixels).convert(mode)
+        assert image.mode == mode
+        path = tmp_path / ("a.tif" if mode in ("I;16B", "I") else "a.png")
+        image.save(path)
+        found = fitted(image, (2, 2), "it")
+        np.testing.assert_array_equal(found, fitted(path, (2, 2), "it"))
+        assert found[:4].mean() > 250 if mode in ("LA", "P", "RGBA") else found[:4].mean() < 64
+        assert found[-4:].mean() < 5 if mode in ("LA", "P", "RGBA") else found[-4:].mean() > 192
+
     def test_a_strip_takes_little_memory(self):
         """Padded as it is it would have 10^12 pixels."""
         strip = np.full((2, 10**6, 3), 255, np.uint8)

@@ -137,6 +137,15 @@ class TestThroughTheLoop:
         total = 5 * ids * metrics["text_loss"] + codes * (metrics["image_loss"] + metrics["z_loss"])
         assert float(metrics["loss"]) == pytest.approx(float(total) / (5 * ids + codes), rel=1e-5)
 
+    def test_a_group_may_be_larger_than_a_batch(self, config, tmp_path):
+        """Its samples are counted with its first row, which every second step reads."""
+        config.steps, size = 2, config.data.batch_size
+        config.data.group_rows, config.data.group_samples = 2 * size, 4 * size
+        loop.train(OneDevice, config, str(tmp_path))
+        told = [record["data/samples"] for record in records(tmp_path) if "loss" in record]
+        assert told[0] > 0 and told[1] == 0
+        assert Checkpoints(tmp_path).latest_step() == 2
+
     def test_speed_is_of_rows(self, whole, config):
         """Each of them holds two samples here: an epoch is half as many steps as there are rows."""
         timed = [json.loads(line) for line in (whole[0] / "timing.jsonl").read_text().splitlines()]

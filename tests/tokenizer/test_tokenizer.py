@@ -502,21 +502,19 @@ class TestWhatUsersHave:
         for array in (half, np.asarray(half)):
             np.testing.assert_array_equal(tokenizer.encode(array), tokenizer.encode(wide))
 
-    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "I"])
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "I;16B", "I"])
     def test_pillow_modes_follow_the_rule_of_files(self, picture, mode):
         rng = np.random.default_rng(0)
         if mode.startswith("I"):
-            grey = rng.integers(0, 65536, (32, 48)).astype(
-                np.uint16 if mode == "I;16" else np.int32
-            )
-            image = Image.fromarray(grey)
+            kind = {"I;16": "<u2", "I;16B": ">u2", "I": np.int32}[mode]
+            image = Image.fromarray(rng.integers(0, 65536, (32, 48)).astype(kind))
         else:
             image = Image.fromarray(rng.integers(0, 256, (32, 48, 4), np.uint8), "RGBA").convert(
                 mode
             )
         assert image.mode == mode
         file = io.BytesIO()
-        image.save(file, "TIFF" if mode == "I" else "PNG")
+        image.save(file, "TIFF" if mode in ("I", "I;16B") else "PNG")
         np.testing.assert_array_equal(
             inputs.check_images(image)[0], decode_image(file.getvalue(), "file")
         )

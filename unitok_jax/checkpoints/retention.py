@@ -25,5 +25,5 @@ class Preservation:
             kept |= {step for step in steps if step % self._settings.keep_every == 0}
         values = [(self.metrics.get(step, {}).get(self.best_metric), step) for step in steps]
         best = sorted((value, step) for value, step in values if value is not None)
-        kept |= {step for _, step in best[len(best) - self._settings.keep_best :]}
+        kept |= {step for _, step in best[max(len(best) - self._settings.keep_best, 0) :]}
         return [step in kept for step in steps]

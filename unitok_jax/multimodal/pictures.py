@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from unitok_jax.codes import STRIDE
 from unitok_jax.data.images.padding import MEAN, Padding, pad_and_resize
+from unitok_jax.data.images.pillow_images import pillow_pixels
 from unitok_jax.data.images.transforms import decode_image
 
 
@@ -33,7 +34,7 @@ def _pixels(picture, name: str) -> np.ndarray:
         path = Path(picture).expanduser()
         return decode_image(path.read_bytes(), str(path))
     if isinstance(picture, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        return pillow_pixels(picture)
     pixels = np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise ValueError(

@@ -1,9 +1,7 @@
 """Checks of the inputs of a `Tokenizer`'s methods: images, codes and their grid."""
 
 import functools
-import io
 import math
-import struct
 import warnings
 
 import jax
@@ -12,11 +10,8 @@ import numpy as np
 from PIL import Image
 
 from unitok_jax.codes import STRIDE
-from unitok_jax.data.images.transforms import check_size, decode_image
-
-_ORIENTATION = 0x0112  # the EXIF tag
-_PNG = ("1", "L", "LA", "P", "I;16", "RGB", "RGBA")  # modes that a PNG holds as they are
-_WITH_ALPHA = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
+from unitok_jax.data.images.pillow_images import pillow_pixels
+from unitok_jax.data.images.transforms import check_size
 
 
 def check_images(images) -> np.ndarray:
@@ -88,7 +83,7 @@ def _array(images) -> np.ndarray:
     if isinstance(images, jax.core.Tracer):
         raise TypeError(_TRACED)
     if isinstance(images, Image.Image):
-        return _pixels(images)
+        return pillow_pixels(images)
     if not isinstance(images, list | tuple) or not images:
         return np.asarray(images)
     arrays = [_array(image) for image in images]
@@ -101,26 +96,6 @@ def _array(images) -> np.ndarray:
                 "encode_each"
             )
     return np.stack(arrays)
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """Converts a Pillow image of any mode to uint8 (H, W, 3), as files: upright, on white."""
-    image.load()  # Pillow turns a TIFF upright only here, and removes its tag
-    if image.mode not in (*_PNG, "I", "F"):
-        image = image.convert(_WITH_ALPHA.get(image.mode, "RGB"))
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        orientation = 1  # the default for a file without a legible tag
-    if image.mode == "RGB" and orientation == 1 and not image.has_transparency_data:
-        return np.asarray(image)
-    exif, file = Image.Exif(), io.BytesIO()
-    exif[_ORIENTATION] = orientation
-    if image.mode in _PNG:
-        image.save(file, "PNG", exif=exif, compress_level=0)
-    else:
-        image.save(file, "TIFF", tiffinfo={_ORIENTATION: orientation})
-    return decode_image(file.getvalue(), "the image")
 
 
 _TRACED = (

@@ -184,7 +184,8 @@ def _loop(run: Run, state: State, start: int, batches: Batches, tools: _Tools):
             counts = processes.total(batches.health.new_counts())
             values |= {f"data/{name}": np.int64(count) for name, count in counts.items()}
             rate = times.get(clock.rate)
-            if times:
+            # Packed samples are counted with the first row of their group, which may lie before.
+            if times and counts["samples"]:
                 per_row = run.samples_per_row * counts["bytes"] / counts["samples"]
                 times["data/bytes_per_second"] = per_row * rate
             writer.scalars(step, values)

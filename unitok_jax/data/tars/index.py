@@ -163,7 +163,7 @@ def _scan_all(shards: list[Shard], root: str, query: Query) -> Iterator[tuple[np
 
     if not shards:
         return
-    cpus = len(os.sched_getaffinity(0))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if is_remote(shards[0].path) or len(shards) < _FEW:
         count = 4 * cpus if is_remote(shards[0].path) else cpus
         pool = concurrent.futures.ThreadPoolExecutor(min(count, len(shards)))
