@@ -21,7 +21,7 @@ from unitok_jax import load
 from unitok_jax.commands import evaluate
 from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_uint8
 from unitok_jax.evaluation import evaluator
-from unitok_jax.evaluation.card import statistics
+from unitok_jax.evaluation.card import statistics, write
 from unitok_jax.evaluation.metrics.frechet import Moments
 from unitok_jax.system import progress
 from unitok_jax.tokenizer.run import Run
@@ -134,6 +134,10 @@ class TestCard:
         expected = np.mean(10 * np.log10(255**2 / np.array(errors)))
         np.testing.assert_allclose(found["metrics"]["psnr"], expected, rtol=1e-5)
         assert found["images"] == COUNT and found["provenance"]["tokenizer_hash"] == tokenizer.hash
+
+    def test_a_figure_that_is_not_a_number_is_named(self):
+        with pytest.raises(ValueError, match="ssim is not a number.*are its weights whole"):
+            write._number("ssim", np.float32(np.nan))
 
     def test_what_is_missing_is_told(self, whole):
         found = read(whole[0] / "card")

@@ -7,7 +7,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from unitok_jax.data.health import SampleError
 from unitok_jax.evaluation.card import statistics
 from unitok_jax.evaluation.metrics.frechet import Moments
 
@@ -45,6 +47,21 @@ def test_comes_back_from_a_home_folder(tmp_path, monkeypatch, narrow):
     np.testing.assert_array_equal(found.mean, moments().mean)
     assert found.count == 10 and facts == FACTS
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.npz"]
+
+
+def test_facts_of_a_source_with_bad_samples_and_odd_names():
+    class Records(list):
+        def __getitem__(self, index):
+            if index == 3:
+                raise SampleError("row 3 has no image", "not_an_image")
+            return {"name": f"caf\udce9{index}.png", "image": super().__getitem__(index)}
+
+    data = ConfigDict({"source": "folder", "path": "", "captions": ""})
+    images = [bytes([number]) for number in range(40)]
+    told = [statistics.source_facts(data, Records(images[:count])) for count in (4, 5, 4)]
+    assert told[0] == told[2] != told[1] and told[0]["samples"] == 4
+    changed = Records([b"x", *images[1:4]])
+    assert statistics.source_facts(data, changed)["probes"] != told[0]["probes"]
 
 
 def test_one_of_another_project_has_no_facts(tmp_path, narrow):

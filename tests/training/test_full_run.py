@@ -135,6 +135,7 @@ class TestStartingFromARun:
         workdir, _, _ = finished
         config = configuration()
         config.init.path, config.init.training = str(workdir), True
+        config.gan.start_fraction = 0.0
         config.optim.ema_decay = ema_decay
         state = jax.device_get(Run(config, jax.devices()[:1]).initial_state())
         training = saved(workdir, STEPS)["training"]
@@ -166,6 +167,15 @@ class TestStartingFromARun:
         room, leaf = key.split(".")
         config[room][leaf] = value
         with pytest.raises(ValueError, match=r"another configuration:\n  " + message):
+            Run(config, jax.devices()[:1]).initial_state()
+
+    def test_a_discriminator_that_has_acted_may_not_wait(self, finished):
+        """The run could be stopped in its first phase, and would not start again."""
+        workdir, _, _ = finished
+        config = configuration()
+        config.init.path, config.init.training = str(workdir), True
+        config.gan.start_fraction = 0.5
+        with pytest.raises(ValueError, match="has acted, but with gan.start_fraction=0.5.*after"):
             Run(config, jax.devices()[:1]).initial_state()
 
     def test_another_dinov2_behind_the_heads(self, finished):

@@ -248,6 +248,16 @@ class TestDifferences:
         ):
             assert line in str(error.value)
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_values_that_are_not_finite(self, tmp_path, value):
+        """Of them every code would be 0, without an error."""
+        state = dict(parity.state("tiny"))
+        state["fc_norm.weight"] = np.array(state["fc_norm.weight"])
+        state["fc_norm.weight"][7] = value
+        path = write_state(tmp_path / "x.safetensors", state, parity.manifest("tiny")["config"])
+        with pytest.raises(loading.ConversionError, match="x.safe.*fc_norm.weight holds.*finite"):
+            loading.read(path)
+
     def test_wrong_size(self, weights, tmp_path):
         state, metadata = read_state(weights)
         args = dict(json.loads(metadata["args"]), model="vitamin_base")

@@ -204,6 +204,13 @@ class TestClip:
         assert found.lacks(["text_encoder.ln_final.scale"]) == "; ".join((told, *found.notes))
         assert found.lacks(["logit_scale", "encoder.stem.conv1.kernel"]) == ""
 
+    def test_values_that_are_not_finite(self, tmp_path, abstract, model):
+        state = vitamin_clip()
+        name = next(name for name in state if name.endswith("ln_1.bias"))
+        state[name] = np.full(64, np.nan, np.float32)
+        with pytest.raises(ValueError, match=rf"x\.pt: {name} holds values that are not finite"):
+            initialize.match(write(tmp_path / "x.pt", state), abstract, model=model)
+
     @pytest.mark.parametrize("rows", [(77, 512), (16, 600)])
     def test_another_tokenization(self, tmp_path, abstract, fresh, model, expected, rows):
         state = vitamin_clip()

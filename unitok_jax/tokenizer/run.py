@@ -33,6 +33,7 @@ from unitok_jax.tokenizer.losses import OF_PAIRS
 from unitok_jax.tokenizer.plan import plan
 from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.tokenizer.teaching import HEADS
+from unitok_jax.training.optim import Trainable
 from unitok_jax.training.plan import memory
 from unitok_jax.weights import initialize, teachers
 from unitok_jax.weights.report import Report
@@ -130,7 +131,7 @@ class Run:
         adversary, step = self.steps.adversary, int(jax.device_get(state.step))
         if adversary is None or step >= self.config.steps or adversary.acts(step):
             return state
-        if jax.device_get(optax.tree.get(state.discriminator.opt_state, "count")):
+        if _has_acted(state.discriminator):
             raise ValueError(
                 f"the discriminator has acted by step {step}, but with steps={self.config.steps} "
                 f"and gan.start_fraction={self.config.gan.start_fraction} it begins after step "
@@ -206,6 +207,13 @@ class Run:
                 ema=self.programs.abstract.generator.params if averaged else None
             )
             state = TrainState.from_items(checkpoints.restore(target.items()))
+        adversary = self.steps.adversary
+        if adversary is not None and adversary.start and _has_acted(state.discriminator):
+            raise ValueError(
+                f"init.training=True: the discriminator of {path} has acted, but with "
+                f"gan.start_fraction={self.config.gan.start_fraction} it begins after step "
+                f"{adversary.start}: set gan.start_fraction=0, or leave out init.training"
+            )
         zero = jax.numpy.zeros_like(state.step)
         return state.replace(
             step=zero,
@@ -306,6 +314,11 @@ class Run:
                 labels=suite.label_set_of(source),
             )
         return metrics, comparison(result.samples.images, result.samples.reconstructions)
+
+
+def _has_acted(discriminator: Trainable) -> bool:
+    """Returns True if a discriminator was updated: its optimiser has counted."""
+    return bool(jax.device_get(optax.tree.get(discriminator.opt_state, "count")))
 
 
 def _check_kept(report: Report, params, frozen: Sequence[str]) -> None:

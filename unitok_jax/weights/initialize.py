@@ -169,7 +169,10 @@ def _match_clip(path, state, abstract, model, mask, key):
         if not mask[ours]:
             unused[name] = f"left out by {key}"
             continue
-        array = torch_layout.from_entry(entry, state[name])
+        try:
+            array = torch_layout.from_entry(name, entry, state[name])
+        except torch_layout.LayoutError as error:
+            raise ValueError(f"{path}: {error}") from error
         if Used(ours, entry.index, array.size) in used.values():
             raise ValueError(f"{path} has two arrays for {ours}; the second is {name}")
         used[name] = Used(ours, entry.index, array.size)

@@ -232,7 +232,7 @@ def from_torch(state: Mapping[str, np.ndarray], abstract, rows=ROWS, fixed=None)
 
     Raises:
       LayoutError: missing or unknown names, different shapes, nonzero fixed entries; the message
-        lists all.
+        lists all. Or an array with values that are not finite.
     """
     table = entries(abstract, rows)
     fixed = fixed_entries(abstract) if fixed is None else fixed
@@ -255,13 +255,23 @@ def from_torch(state: Mapping[str, np.ndarray], abstract, rows=ROWS, fixed=None)
         )
     out = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), abstract)
     for name, entry in table.items():
-        _get(out, entry.path)[entry.place] = from_entry(entry, state[name])
+        _get(out, entry.path)[entry.place] = from_entry(name, entry, state[name])
     return out
 
 
-def from_entry(entry: Entry, array) -> np.ndarray:
-    """Converts PyTorch's array of an entry to a float32 parameter, or one position of one."""
-    return _FROM_TORCH[entry.order](np.asarray(array, np.float32))
+def from_entry(name: str, entry: Entry, array) -> np.ndarray:
+    """Converts PyTorch's array of an entry to a float32 parameter, or one position of one.
+
+    Raises:
+      LayoutError: NaN or infinite values, of which a model would make outputs without an error.
+    """
+    array = np.asarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise LayoutError(
+            f"{name} holds values that are not finite: is the file whole, and did none overflow "
+            "where it was converted to another dtype?"
+        )
+    return _FROM_TORCH[entry.order](array)
 
 
 def _translate(path: str, rows) -> list[tuple[str, slice | None, str]]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unitok_jax.data.health import SampleError
 from unitok_jax.data.records import Source
 from unitok_jax.evaluation import npz
 from unitok_jax.evaluation.metrics.frechet import Moments
@@ -184,8 +185,12 @@ def source_facts(data, source: Source) -> dict[str, Any]:
     """
     count, probes = len(source), hashlib.sha256()
     for index in sorted({round(i * (count - 1) / (PROBES - 1)) for i in range(PROBES)}):
-        record = source[index]
-        probes.update(f"{record['name']}\0{zlib.crc32(record['image'])}\0".encode())
+        try:
+            record = source[index]
+            probe = f"{record['name']}\0{zlib.crc32(record['image'])}\0"
+        except SampleError as error:
+            probe = f"{error.reason}\0"
+        probes.update(probe.encode(errors="surrogatepass"))
     return {
         "source": data.source,
         "path": os.path.abspath(data.path) if data.path else "",

@@ -53,7 +53,7 @@ def write(folder: str | pathlib.Path, card: Card, command: str = "") -> dict[str
             )
             name = card.names[position]
             listed.append(
-                {"kind": kind, "name": name, "psnr": _number(psnr[position]), "file": file}
+                {"kind": kind, "name": name, "psnr": _number("psnr", psnr[position]), "file": file}
             )
     save("code_use", card_pictures.code_use(card.counts, card.codebooks))
     middle = card.order.index((card.chosen["median"] + card.chosen["worst"])[0])
@@ -64,7 +64,7 @@ def write(folder: str | pathlib.Path, card: Card, command: str = "") -> dict[str
         "title": f"UniTok: {card.provenance['checkpoint']}",
         "images": len(psnr),
         "data": card.provenance["data"],
-        "metrics": {key: _number(value) for key, value in card.metrics.items()},
+        "metrics": {key: _number(key, value) for key, value in card.metrics.items()},
         "codebooks": {key: np.asarray(v).tolist() for key, v in card.codebooks.items()},
         "warnings": card.warnings,
         "not_measured": card.not_measured,
@@ -86,7 +86,7 @@ def write_drawn(folder: str | pathlib.Path, card: DrawnCard, command: str = "") 
         "title": f"Drawn: {card.samples}",
         "images": card.images,
         "data": card.samples,
-        "metrics": {key: _number(value) for key, value in card.metrics.items()},
+        "metrics": {key: _number(key, value) for key, value in card.metrics.items()},
         "warnings": card.warnings,
         "not_measured": card.not_measured,
         "sheet": sheet,
@@ -116,8 +116,12 @@ def _escaped(value):
     return printable(value) if isinstance(value, str) else value
 
 
-def _number(value) -> float | str:
+def _number(name: str, value) -> float | str:
     value = float(value)
+    if np.isnan(value):
+        raise ValueError(
+            f"{name} is not a number: the model's outputs are not finite; are its weights whole?"
+        )
     if np.isinf(value):  # identical pictures; JSON has no infinity
         return "inf"
     return value
