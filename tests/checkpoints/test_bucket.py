@@ -15,8 +15,10 @@ from fsspec.registry import _registry
 from configs import tiny
 from helpers import bucket
 from unitok_jax.checkpoints.manager import Checkpoints
+from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import workdir
 from unitok_jax.training.metrics import Writer
+from unitok_jax.weights import initialize, load
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +86,37 @@ def test_checkpoints(run, caplog):
     with Checkpoints(run) as checkpoints:
         assert checkpoints.steps() == [1, 3, 4]
         equal(checkpoints.restore(target(), config), items(4))
+
+
+def test_a_model_is_read_from_a_workdir(run, weights):
+    config, params = load.read(weights)
+    with Checkpoints(run, create=True) as checkpoints:
+        for step in (1, 2):
+            one = jax.tree.map(lambda array, step=step: np.asarray(array * step), params)
+            checkpoints.save(step, {"params": one}, config, {})
+    assert load.is_folder("gs://bucket/run") and load.product("gs://bucket/run/") == "tokenizer"
+    for path, scale in ((str(run), 2), ("gs://bucket/run/checkpoints/1", 1)):
+        found, read = load.read(path)
+        assert found.model.to_dict() == config.model.to_dict()
+        equal(read, jax.tree.map(lambda array, scale=scale: array * scale, params))
+    model, abstract = config.model.to_dict(), abstract_model(config.model.to_dict())[1]
+    taken, _ = initialize.match("gs://bucket/run", abstract, model=model)
+    np.testing.assert_array_equal(taken["logit_scale"].array, 2 * params["logit_scale"])
+
+
+@pytest.mark.parametrize(
+    "path, error, words",
+    [
+        ("gs://bucket/other", FileNotFoundError, "^gs://bucket/other does not exist"),
+        ("gs://bucket/run/a.safetensors", ValueError, "gs://bucket/run/a.safetensors is no work"),
+        ("gs://bucket/run", ValueError, "no folder 'checkpoints': of a bucket only a run's ch"),
+        ("ab://bucket/run", ValueError, "ab://bucket/run: no path begins with .*use a folder or"),
+    ],
+)
+def test_what_is_no_workdir_of_a_bucket(run, path, error, words):
+    bucket.OBJECTS["bucket/run/a.safetensors"] = b"x"
+    with pytest.raises(error, match=words):
+        load.read(path)
 
 
 def test_metrics_and_pictures(run):

@@ -22,6 +22,8 @@ def test_paths_that_cannot_be_are_value_errors():
         paths.expand("~nobody_here/out")
     with pytest.raises(ValueError, match="NUL"):
         paths.expand("a\0b")
+    with pytest.raises(ValueError, match="^gs://b/x: only a path of this machine"):
+        paths.expand("gs://b/x")
 
 
 def test_names_print_on_one_line_of_any_console():

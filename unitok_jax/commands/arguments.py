@@ -69,7 +69,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, required: bool = True) -> No
         "--checkpoint",
         required=required,
         type=place,
-        help="workdir, folder, .pth, .safetensors or hf://owner/name",
+        help="workdir (gs:// too), folder, .pth, .safetensors or hf://owner/name",
     )
     parser.add_argument(
         "--precision",

@@ -25,7 +25,7 @@ def main() -> None:
         "--checkpoint",
         required=True,
         type=arguments.place,
-        help="of a multimodal model: workdir, folder or hf://owner/name",
+        help="of a multimodal model: workdir (gs:// too), folder or hf://owner/name",
     )
     arguments.add_tokenizer(parser, "of its codes, for images; default: its run's")
     parser.add_argument(

@@ -103,7 +103,7 @@ def convert(
         "classes": classes,
         "text_tokenizer": text_tokenizer,
     }
-    if source.startswith(hub.SCHEME) or expand(source).is_dir():
+    if load.is_folder(source):
         product = load.product(source)
         _check_unused(source, product, options, format)
         if product == "generator":

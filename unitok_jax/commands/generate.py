@@ -204,11 +204,10 @@ def load_generator(args):
 
     What the file of a generator lacks, and is assumed, is told.
     """
-    from unitok_jax.weights import hub, load
+    from unitok_jax.weights import load
 
     rest = {"precision": args.precision, "weights": args.weights}
-    is_folder = args.checkpoint.startswith(hub.SCHEME) or arguments.path(args.checkpoint).is_dir()
-    if is_folder and load.product(args.checkpoint) == "multimodal":
+    if load.is_folder(args.checkpoint) and load.product(args.checkpoint) == "multimodal":
         from unitok_jax.multimodal.api import load_multimodal
 
         model = load_multimodal(args.checkpoint, None, args.batch_size, **rest)

@@ -56,11 +56,10 @@ def _taken(file: str, values: flags.FlagValues):
 def _described(path: str) -> str:
     from unitok_jax.generate import loading
     from unitok_jax.multimodal import loading as multimodal
-    from unitok_jax.system.paths import expand
     from unitok_jax.weights import generator_layout, hub, load, pretrained
 
     content, notes = None, ()
-    if path.startswith(hub.SCHEME) or expand(path).is_dir():
+    if load.is_folder(path):
         product = load.product(path)
     else:
         content = pretrained.read_files(path)

@@ -24,7 +24,6 @@ from unitok_jax.multimodal.packing import fill, pack
 from unitok_jax.multimodal.rows import Rows, Sample
 from unitok_jax.multimodal.sources import ImageCodes, Opened, open_mixture
 from unitok_jax.multimodal.words import shape_tokenizer
-from unitok_jax.system.paths import expand
 
 _KEPT_GROUPS = 64  # packed groups kept in a process, for threads that read rows of one
 
@@ -64,10 +63,10 @@ def open_text(path: str) -> LanguageTokenizer:
         raise ValueError("data.text is empty: name a folder with a tokenizer.json, or shapes")
     # Data workers import this file, and need no weights.
     from unitok_jax.multimodal import trunk
-    from unitok_jax.weights import hub
+    from unitok_jax.weights import hub, load
 
-    folder = expand(path)
     try:
+        folder = load.local(path, trunk.FILES)
         if (folder / language_tokenizer.FILE).is_file() and not (folder / hub.CONFIG).is_file():
             return language_tokenizer.read(folder)
         return trunk.open_folder(path).tokenizer

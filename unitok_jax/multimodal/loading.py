@@ -144,7 +144,9 @@ def tokenizer_of(path) -> Named | None:
     Raises:
       ValueError: the folder is of no kind that holds weights.
     """
-    folder = expand(path)
+    if str(path).startswith(hub.SCHEME):
+        return None
+    folder = load.local(path)
     if not folder.is_dir() or hub.is_folder(folder):
         return None
     with load.open_run(folder) as (checkpoints, step):
@@ -152,7 +154,7 @@ def tokenizer_of(path) -> Named | None:
     named, made_by = meta["config"]["data"].get("tokenizer"), meta["data"].get(TOKENIZER)
     if differences.value(meta["config"], "product") != "multimodal" or not made_by:
         return None
-    if not named or not expand(named).exists():
+    if not named:
         return None
     try:
         return Named(named, *load.read_maker(named, made_by, "the run"), made_by)

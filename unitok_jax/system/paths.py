@@ -13,9 +13,12 @@ def expand(path: str | os.PathLike) -> Path:
     A shell leaves `~` alone behind `--output=`; every path that a user gives goes through here.
 
     Raises:
-      ValueError: a NUL in the path, or no such home folder.
+      ValueError: a NUL in the path, no such home folder, or a URL: `gs://bucket/x` would be the
+        folder `gs:` here.
     """
     text = os.fspath(path)
+    if "://" in text:
+        raise ValueError(f"{printable(text)}: only a path of this machine can be given here")
     if "\0" in text:
         raise ValueError(f"{printable(text)}: a path cannot hold a NUL character")
     try:

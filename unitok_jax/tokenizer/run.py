@@ -25,7 +25,6 @@ from unitok_jax.evaluation import suite
 from unitok_jax.evaluation.evaluator import Evaluator
 from unitok_jax.pictures.comparison import comparison
 from unitok_jax.runtime import sharding
-from unitok_jax.system import paths
 from unitok_jax.tokenizer import frozen_networks, sizes
 from unitok_jax.tokenizer.config_checks import check, check_beginning
 from unitok_jax.tokenizer.evaluation_images import EvaluationImages
@@ -35,7 +34,7 @@ from unitok_jax.tokenizer.step import Programs, TokenizerSteps, TrainState
 from unitok_jax.tokenizer.teaching import HEADS
 from unitok_jax.training.optim import Trainable
 from unitok_jax.training.plan import memory
-from unitok_jax.weights import initialize, teachers
+from unitok_jax.weights import initialize, load, teachers
 from unitok_jax.weights.report import Report
 from unitok_jax.weights.text_tower import tower_hash
 
@@ -167,8 +166,8 @@ class Run:
         init = self.config.init
         if not init.path:
             return self.programs.init()
-        path = paths.expand(init.path)
-        if "://" not in init.path and not path.exists():
+        path = load.local(init.path)
+        if not path.exists():
             raise FileNotFoundError(f"init.path={init.path}: there is no such file or folder")
         if init.training:
             return self._trained_state(init.path)

@@ -10,7 +10,7 @@ import numpy as np
 from unitok_jax import trees
 from unitok_jax.checkpoints import differences
 from unitok_jax.models.vitamin import SIZES
-from unitok_jax.system.paths import expand, printable
+from unitok_jax.system.paths import printable
 from unitok_jax.weights import clip_layout, document, files, generator_layout, load, torch_layout
 from unitok_jax.weights.report import Report, Used
 
@@ -98,7 +98,7 @@ def match(
         cause.
       OSError: the file does not exist.
     """
-    path = expand(path)
+    path = load.local(path)
     mask = trees.flatten(trees.name_mask(abstract, include, key))
     if not path.exists():
         raise FileNotFoundError(f"{printable(path)} does not exist")

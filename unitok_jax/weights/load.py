@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
@@ -13,6 +14,7 @@ from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data.images.transforms import check_size
 from unitok_jax.models.unitok import abstract_model
+from unitok_jax.runtime import workdir
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import expand, printable
@@ -32,8 +34,8 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
     """Reads configuration and parameters from `path`, of any kind.
 
     Args:
-      path: a workdir, a checkpoint folder, a folder for the Hugging Face hub, `hf://owner/name`, or
-        a .pth, .pt, .ckpt, .bin or .safetensors file.
+      path: a workdir or a checkpoint folder, which may lie in a bucket (gs://), a folder for the
+        Hugging Face hub, `hf://owner/name`, or a .pth, .pt, .ckpt, .bin or .safetensors file.
       weights: 'ema' or 'raw', for a run's checkpoint; see `tokenizer.load`.
       **heads: `heads`, `quant_heads`, `text_heads`: see `tokenizer.load`.
 
@@ -62,12 +64,36 @@ def read(path, weights: str | None = None, **heads: int) -> tuple[ConfigDict, di
     return from_state(path, args, state, heads)
 
 
-def local(path, patterns: Sequence[str] = hub.FILES) -> pathlib.Path:
-    """Returns the path of a file or folder on this machine.
+def local(path, patterns: Sequence[str] = hub.FILES) -> pathlib.Path | epath.Path:
+    """Returns the path of a file or folder on this machine, or of a workdir in a bucket.
 
     Of `hf://owner/name`, the files that `patterns` name are fetched.
+
+    Raises:
+      FileNotFoundError: there is no such folder in the bucket.
+      ValueError: the bucket cannot be read, or its folder is no workdir.
     """
-    return hub.fetch(path, patterns) if str(path).startswith(hub.SCHEME) else expand(path)
+    if str(path).startswith(hub.SCHEME):
+        return hub.fetch(path, patterns)
+    return _in_bucket(path) if "://" in str(path) else expand(path)
+
+
+def is_folder(path) -> bool:
+    """Returns True for a folder, on a disk or in a bucket, and for a model of the hub."""
+    return str(path).startswith(hub.SCHEME) or local(path).is_dir()
+
+
+def _in_bucket(path) -> epath.Path:
+    """Returns the path of a workdir in a bucket, or of what lies in its folder `checkpoints`."""
+    folder = workdir.open_folder(path)
+    if not folder.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if "checkpoints" not in folder.parts[-2:] and not (folder / "checkpoints").is_dir():
+        raise ConversionError(
+            f"{path} is no workdir, it has no folder 'checkpoints': of a bucket only a run's "
+            "checkpoints are read; copy other weights to a disk"
+        )
+    return folder
 
 
 def check_choice(path: pathlib.Path, weights: str | None) -> None:
@@ -180,9 +206,9 @@ def open_run(path: pathlib.Path) -> Iterator[tuple[Checkpoints, int | None]]:
     Raises:
       ConversionError: the folder is of another kind, which the message names.
     """
-    step = None
-    if path.resolve().parent.name == "checkpoints" and path.name.isdigit():
-        path, step = path.resolve().parent, int(path.name)
+    step, whole = None, path if "://" in str(path) else path.resolve()
+    if whole.parent.name == "checkpoints" and path.name.isdigit():
+        path, step = whole.parent, int(path.name)
     if path.name != "checkpoints" and not (path / "checkpoints").is_dir():
         raise ConversionError(
             f"{printable(path)} seems to be {describe(path)}. It is no workdir: it has no folder "

@@ -8,7 +8,6 @@ import jax
 from unitok_jax import trees
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.models.unitok import abstract_model
-from unitok_jax.system.paths import expand
 from unitok_jax.weights import initialize
 
 
@@ -30,7 +29,7 @@ def load_tower(path: str, model: Mapping[str, Any], include: Sequence[str]) -> d
     if not path:
         raise ValueError("init.path is empty; name the file with the text tower: a CLIP, a workdir")
     abstract = abstract_model(model)[1]
-    taken, report = initialize.match(expand(path), abstract, model=model, include=include)
+    taken, report = initialize.match(path, abstract, model=model, include=include)
     tower = {"text_encoder": abstract["text_encoder"]}
     if lacks := report.lacks(trees.flatten(tower)):
         raise ValueError(

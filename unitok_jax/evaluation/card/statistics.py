@@ -193,7 +193,7 @@ def source_facts(data, source: Source) -> dict[str, Any]:
         probes.update(probe.encode(errors="surrogatepass"))
     return {
         "source": data.source,
-        "path": os.path.abspath(data.path) if data.path else "",
+        "path": data.path and (data.path if "://" in data.path else os.path.abspath(data.path)),
         "captions": data.captions,
         "samples": count,
         "probes": probes.hexdigest()[:32],
