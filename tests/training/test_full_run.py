@@ -11,6 +11,7 @@ from PIL import Image
 
 from helpers import one_device
 from unitok_jax.checkpoints import manager
+from unitok_jax.data.health import SampleError
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
@@ -206,6 +207,17 @@ class TestResumingWithOtherKeys:
         with pytest.raises(ValueError) as error:
             loop.train(OneDevice, config, str(tmp_path / "copy"))
         assert re.search(message, str(error.value), re.M), error.value
+
+    def test_other_images_of_the_evaluation_are_looked_at(self, finished, tmp_path):
+        """At the start, and not when they are measured first."""
+        shutil.copytree(finished[0], tmp_path / "copy")
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / "a.png").write_bytes(b"no image")
+        config = configuration()
+        loop.train(OneDevice, config, str(tmp_path / "copy"))  # is done
+        config.eval.source, config.eval.path = "folder", str(tmp_path / "images")
+        with pytest.raises(SampleError, match="a.png: not an image"):
+            loop.train(OneDevice, config, str(tmp_path / "copy"))
 
     def test_the_adversary_is_not_sent_back(self, finished, tmp_path):
         shutil.copytree(finished[0], tmp_path / "copy")

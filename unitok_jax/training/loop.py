@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import json
 import logging
 import pathlib
 import time
@@ -100,7 +101,7 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         processes.agree(shared | {"checkpoints in --workdir": _settled(checkpoints)})
         resumed, unseen = checkpoints.latest_step() is not None, False
-        run.prepare(resumed)
+        run.prepare(resumed and _evaluated_alike(checkpoints.meta()["config"], config))
         if not resumed:
             state = run.initial_state()
         else:
@@ -257,6 +258,14 @@ class _Window:
     def result(self) -> dict[str, np.ndarray]:
         """Returns the means since the last result, and `skipped`, the total of skipped steps."""
         return self._means.result() | {"skipped": np.int64(self._skipped)}
+
+
+def _evaluated_alike(saved, config) -> bool:
+    """Returns True if the keys of the evaluation are those of a checkpoint's configuration."""
+    saved, present = (
+        json.dumps(keys["eval"], sort_keys=True) for keys in (saved, config.to_dict())
+    )
+    return saved == present
 
 
 def _evaluation(metrics):

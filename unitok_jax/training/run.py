@@ -73,7 +73,7 @@ class Run(Protocol):
         """Checks the evaluation data. All processes call it, once, before the state is built.
 
         Args:
-          resumed: True if the state will come from a checkpoint of the same run.
+          resumed: True if the state will come from a checkpoint of a run that evaluated the same.
 
         Raises:
           ValueError, OSError: the evaluation data cannot be used.
