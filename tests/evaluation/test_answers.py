@@ -8,15 +8,17 @@ import pytest
 from PIL import Image
 
 from helpers import in_process
-from unitok_jax.commands import evaluate
+from unitok_jax.commands import arguments, evaluate
 from unitok_jax.data.formats.question_files import Question
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.evaluation import answers
+from unitok_jax.models.batched import choose_batch_size
 from unitok_jax.multimodal import loading
 from unitok_jax.runtime.processes import TryAgainError
 from unitok_jax.system import locks
 
 run = functools.partial(in_process.run, evaluate)
+load = evaluate._load_multimodal
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -25,11 +27,12 @@ class Model:
 
     hash, tokenizer = "11aa", types.SimpleNamespace(hash="22bb")
 
-    def __init__(self, fails_after=100):
-        self.asked, self.at_once, self._left = [], [], fails_after
+    def __init__(self, fails_after=100, batch_size=64):
+        self.batch_size, self.asked, self.at_once = batch_size, [], []
+        self._left = fails_after
 
     def answers(self, images, questions, *, batch_size, on_batch):
-        assert len(images) == len(questions)
+        assert len(images) == len(questions) and batch_size == self.batch_size
         if self._left < len(questions):
             raise KeyboardInterrupt
         self._left -= len(questions)
@@ -59,6 +62,7 @@ def questions(count=5, people=10):
 
 def ask(model, folder, images, asked=None, batch_size=2):
     folder.mkdir(exist_ok=True)
+    model.batch_size = batch_size
     return answers.ask(model, asked or questions(), images, folder, batch_size)
 
 
@@ -245,6 +249,26 @@ class TestCommand:
         code, _, error = run(capsys, monkeypatch, *flags(given, tokenizer=None))
         assert (code, error) == (0, "--tokenizer=that of mm, as the run names it\n")
         assert taken == ["that of mm"]
+
+    @pytest.mark.parametrize("given_size, expected", [(None, 66), (2, 3), (3, 3)])
+    def test_batches_are_rounded_up_to_the_devices(
+        self, given, capsys, monkeypatch, given_size, expected
+    ):
+        """Also those of the default size."""
+        loaded = []
+
+        def load_multimodal(path, tokenizer, batch_size, **_):
+            assert (path, tokenizer) == ("mm", "t's")
+            loaded.append(Model(batch_size=choose_batch_size(batch_size, range(3))))
+            return loaded[0]
+
+        monkeypatch.setattr(evaluate, "_load_multimodal", load)
+        monkeypatch.setattr(evaluate, "load_multimodal", load_multimodal)
+        monkeypatch.setattr(evaluate.jax, "local_device_count", lambda: 3)
+        monkeypatch.setattr(arguments.FoundTokenizer, "load", lambda self, heads: f"{self.path}'s")
+        code, _, error = run(capsys, monkeypatch, *flags(given, batch_size=given_size))
+        assert (code, error) == (0, "")
+        assert loaded[0].batch_size == expected and len(loaded[0].asked) == 2
 
     def test_a_second_command_is_refused(self, given, tmp_path, capsys, monkeypatch):
         assert run(capsys, monkeypatch, *flags(given))[0] == 0

@@ -272,7 +272,7 @@ class Run:
         """Yields this process's part of `eval.max_rows` rows, in whole batches."""
         settings, most = self.config.data.copy_and_resolve_references(), self.config.eval.max_rows
         size = min(self.config.eval.batch_size, most)
-        settings.batch_size = -(-size // self.mesh.size) * self.mesh.size
+        settings.batch_size = sharding.rounded_up(size, self.mesh.size)
         rows = sharding.local_rows(self.mesh, settings.batch_size)
         opened = self._held_out.batches(settings, self.config.seed, rows=rows)
         with contextlib.closing(opened):
