@@ -3,6 +3,7 @@
 import functools
 import json
 import types
+from types import MappingProxyType
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from helpers import in_process
 from unitok_jax.commands import arguments, evaluate
 from unitok_jax.data.formats.question_files import Question
 from unitok_jax.data.images.transforms import decode_image
+from unitok_jax.data.writing.folders import SETTINGS
 from unitok_jax.evaluation import answers
 from unitok_jax.models.batched import choose_batch_size
 from unitok_jax.multimodal import loading
@@ -26,6 +28,7 @@ class Model:
     """Says 'Red.' to a picture that is red, and 'The blue' to others."""
 
     hash, tokenizer = "11aa", types.SimpleNamespace(hash="22bb")
+    question_facts = MappingProxyType({"template": "plain", "bare_images": False})
 
     def __init__(self, fails_after=100, batch_size=64):
         self.batch_size, self.asked, self.at_once = batch_size, [], []
@@ -287,6 +290,45 @@ class TestCommand:
         assert code == 2 and "model: '11aa' before, '33cc' now" in error
         code, _, error = run(capsys, monkeypatch, *flags(given, instruction="Be short."))
         assert code == 2 and "sha256 of the questions" in error
+
+    @pytest.mark.parametrize(
+        "place, name, value, message",
+        [
+            (evaluate.jax, "default_backend", lambda: "gpu", "platform: 'cpu' before, 'gpu' now"),
+            (evaluate.jax, "local_device_count", lambda: 4, "per device: 8 before, 16 now"),
+            (Model, "question_facts", {"template": "vicuna"}, "template: 'plain' before, 'vicuna'"),
+        ],
+        ids=["platform", "devices", "form"],
+    )
+    def test_what_answers_depend_on_beside_the_weights(
+        self, given, capsys, monkeypatch, place, name, value, message
+    ):
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        monkeypatch.setattr(place, name, value)
+        code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 2 and message in error
+
+    def test_batches_of_another_size_are_refused(self, given, capsys, monkeypatch):
+        """But the same for each of fewer devices go on."""
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        monkeypatch.setattr(evaluate, "_load_multimodal", lambda *args: Model(batch_size=32))
+        code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 2 and "questions per device: 8 before, 4 now" in error
+        monkeypatch.setattr(evaluate.jax, "local_device_count", lambda: 4)
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+
+    def test_a_folder_that_does_not_tell_all_of_it_is_refused(
+        self, given, tmp_path, capsys, monkeypatch
+    ):
+        """As one of an earlier version."""
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        path = tmp_path / "out" / SETTINGS
+        told = json.loads(path.read_text())
+        del told["platform"]
+        path.write_text(json.dumps(told))
+        code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 2 and "was begun with other settings" in error
+        assert "platform: None before, 'cpu' now" in error and "another folder" in error
 
     @pytest.mark.parametrize(
         "changed, message",

@@ -163,4 +163,32 @@ MUTATIONS = [
         "args.output, args.batch_size)",
         f"{TEST_ANSWERS} -k rounded_up_to_the_devices",
     ),
+    Mutation(
+        "answers of another form of questions that are mixed",
+        EVALUATE,
+        "        **model.question_facts,\n",
+        "",
+        f"{TEST_ANSWERS} -k beside_the_weights",
+    ),
+    Mutation(
+        "answers of another platform that are mixed",
+        EVALUATE,
+        '        "platform": jax.default_backend(),\n',
+        "",
+        f"{TEST_ANSWERS} -k beside_the_weights",
+    ),
+    Mutation(
+        "answers in batches of another size that are mixed",
+        EVALUATE,
+        '        "questions per device": model.batch_size // jax.local_device_count(),\n',
+        "",
+        f"{TEST_ANSWERS} -k batches_of_another_size",
+    ),
+    Mutation(
+        "batches of fewer devices whose answers are refused",
+        EVALUATE,
+        "model.batch_size // jax.local_device_count(),",
+        "model.batch_size,",
+        f"{TEST_ANSWERS} -k batches_of_another_size",
+    ),
 ]

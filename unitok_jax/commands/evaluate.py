@@ -228,13 +228,25 @@ def _run_answers(args: argparse.Namespace) -> None:
     answers.check_images(questions, args.images)
     model = _load_multimodal(args, found)
     del found  # it may hold the weights in the host's memory
-    facts = {"model": model.hash, "tokenizer": model.tokenizer.hash, "precision": args.precision}
-    settings = answers.settings_of(args.vqa, questions, facts)
+    settings = answers.settings_of(args.vqa, questions, _facts(model, args.precision))
     claim(args.output, settings, "unitok evaluate --vqa")
     given = answers.ask(model, questions, args.images, args.output, model.batch_size)
     for name, value in answers.write(args.output, settings, questions, given).items():
         print(f"{name:28} {value:.2f}")
     print(printable(args.output / answers.FIGURES))
+
+
+def _facts(model: MultimodalModel, precision: str) -> dict[str, str | int]:
+    """Returns what the answers to given questions depend on, as JSON values."""
+    return {
+        "model": model.hash,
+        "tokenizer": model.tokenizer.hash,
+        **model.question_facts,
+        "precision": precision,
+        # Both change the last bits of logits, and so occasionally an answer.
+        "platform": jax.default_backend(),
+        "questions per device": model.batch_size // jax.local_device_count(),
+    }
 
 
 def _run_shapes(args: argparse.Namespace) -> None:
