@@ -3,20 +3,24 @@
 import functools
 import json
 import types
+from types import MappingProxyType
 
 import pytest
 from PIL import Image
 
 from helpers import in_process
-from unitok_jax.commands import evaluate
+from unitok_jax.commands import arguments, evaluate
 from unitok_jax.data.formats.question_files import Question
 from unitok_jax.data.images.transforms import decode_image
+from unitok_jax.data.writing.folders import SETTINGS
 from unitok_jax.evaluation import answers
+from unitok_jax.models.batched import choose_batch_size
 from unitok_jax.multimodal import loading
 from unitok_jax.runtime.processes import TryAgainError
 from unitok_jax.system import locks
 
 run = functools.partial(in_process.run, evaluate)
+load = evaluate._load_multimodal
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -24,12 +28,14 @@ class Model:
     """Says 'Red.' to a picture that is red, and 'The blue' to others."""
 
     hash, tokenizer = "11aa", types.SimpleNamespace(hash="22bb")
+    question_facts = MappingProxyType({"template": "plain", "bare_images": False})
 
-    def __init__(self, fails_after=100):
-        self.asked, self.at_once, self._left = [], [], fails_after
+    def __init__(self, fails_after=100, batch_size=64):
+        self.batch_size, self.asked, self.at_once = batch_size, [], []
+        self._left = fails_after
 
     def answers(self, images, questions, *, batch_size, on_batch):
-        assert len(images) == len(questions)
+        assert len(images) == len(questions) and batch_size == self.batch_size
         if self._left < len(questions):
             raise KeyboardInterrupt
         self._left -= len(questions)
@@ -59,6 +65,7 @@ def questions(count=5, people=10):
 
 def ask(model, folder, images, asked=None, batch_size=2):
     folder.mkdir(exist_ok=True)
+    model.batch_size = batch_size
     return answers.ask(model, asked or questions(), images, folder, batch_size)
 
 
@@ -246,6 +253,26 @@ class TestCommand:
         assert (code, error) == (0, "--tokenizer=that of mm, as the run names it\n")
         assert taken == ["that of mm"]
 
+    @pytest.mark.parametrize("given_size, expected", [(None, 66), (2, 3), (3, 3)])
+    def test_batches_are_rounded_up_to_the_devices(
+        self, given, capsys, monkeypatch, given_size, expected
+    ):
+        """Also those of the default size."""
+        loaded = []
+
+        def load_multimodal(path, tokenizer, batch_size, **_):
+            assert (path, tokenizer) == ("mm", "t's")
+            loaded.append(Model(batch_size=choose_batch_size(batch_size, range(3))))
+            return loaded[0]
+
+        monkeypatch.setattr(evaluate, "_load_multimodal", load)
+        monkeypatch.setattr(evaluate, "load_multimodal", load_multimodal)
+        monkeypatch.setattr(evaluate.jax, "local_device_count", lambda: 3)
+        monkeypatch.setattr(arguments.FoundTokenizer, "load", lambda self, heads: f"{self.path}'s")
+        code, _, error = run(capsys, monkeypatch, *flags(given, batch_size=given_size))
+        assert (code, error) == (0, "")
+        assert loaded[0].batch_size == expected and len(loaded[0].asked) == 2
+
     def test_a_second_command_is_refused(self, given, tmp_path, capsys, monkeypatch):
         assert run(capsys, monkeypatch, *flags(given))[0] == 0
         with open(tmp_path / "out" / answers.ANSWERS, "a") as file:
@@ -263,6 +290,45 @@ class TestCommand:
         assert code == 2 and "model: '11aa' before, '33cc' now" in error
         code, _, error = run(capsys, monkeypatch, *flags(given, instruction="Be short."))
         assert code == 2 and "sha256 of the questions" in error
+
+    @pytest.mark.parametrize(
+        "place, name, value, message",
+        [
+            (evaluate.jax, "default_backend", lambda: "gpu", "platform: 'cpu' before, 'gpu' now"),
+            (evaluate.jax, "local_device_count", lambda: 4, "per device: 8 before, 16 now"),
+            (Model, "question_facts", {"template": "vicuna"}, "template: 'plain' before, 'vicuna'"),
+        ],
+        ids=["platform", "devices", "form"],
+    )
+    def test_what_answers_depend_on_beside_the_weights(
+        self, given, capsys, monkeypatch, place, name, value, message
+    ):
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        monkeypatch.setattr(place, name, value)
+        code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 2 and message in error
+
+    def test_batches_of_another_size_are_refused(self, given, capsys, monkeypatch):
+        """But the same for each of fewer devices go on."""
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        monkeypatch.setattr(evaluate, "_load_multimodal", lambda *args: Model(batch_size=32))
+        code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 2 and "questions per device: 8 before, 4 now" in error
+        monkeypatch.setattr(evaluate.jax, "local_device_count", lambda: 4)
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+
+    def test_a_folder_that_does_not_tell_all_of_it_is_refused(
+        self, given, tmp_path, capsys, monkeypatch
+    ):
+        """As one of an earlier version."""
+        assert run(capsys, monkeypatch, *flags(given))[0] == 0
+        path = tmp_path / "out" / SETTINGS
+        told = json.loads(path.read_text())
+        del told["platform"]
+        path.write_text(json.dumps(told))
+        code, _, error = run(capsys, monkeypatch, *flags(given))
+        assert code == 2 and "was begun with other settings" in error
+        assert "platform: None before, 'cpu' now" in error and "another folder" in error
 
     @pytest.mark.parametrize(
         "changed, message",

@@ -1,5 +1,6 @@
 """Use from Python: prompts, answers, drawings and edits of a small model, and bad input."""
 
+import json
 import shutil
 import types
 
@@ -9,11 +10,12 @@ import pytest
 from PIL import Image
 
 import unitok_jax
-from helpers import multimodals
+from helpers import language_tokenizers, multimodals
 from helpers.tokenized import other_weights
 from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.codes import Codes
 from unitok_jax.data.images.padding import MEAN
+from unitok_jax.data.language_tokenizer import SETTINGS, LanguageTokenizer
 from unitok_jax.multimodal import loading, rows
 from unitok_jax.multimodal.api import MultimodalModel, load_multimodal
 from unitok_jax.multimodal.asking import Asker, stacked
@@ -115,6 +117,28 @@ class TestPrompts:
     def test_bad_questions(self, asked, images, words):
         with pytest.raises((ValueError, TypeError), match=words):
             asker().question(asked, CODES[:images], LIMIT, None, "question 3")
+
+
+class TestFacts:
+    def test_what_a_question_s_ids_depend_on(self):
+        facts = asker().facts
+        assert facts == json.loads(json.dumps(facts))
+        assert facts == asker(length=64).facts
+        assert asker("vicuna").facts["template"] == "vicuna" and facts["template"] == "plain"
+        assert asker(bare_images=True).facts == facts | {"bare_images": True}
+        assert asker(None).facts == asker("vicuna").facts  # the one that fits these words
+        swapped = LanguageTokenizer(WORDS.files, boi=WORDS.special.eoi, eoi=WORDS.special.boi)
+        other = asker()._replace(tokenizer=swapped).facts
+        changed = {name for name in facts if other[name] != facts[name]}
+        assert changed == {"tokenizer of the text"}
+
+    def test_the_instruction_of_a_tokenizer_s_own_chatml(self):
+        """It is no part of the tokenizer's hash."""
+        own, said = language_tokenizers.chatml(), "You are a helpful assistant."
+        settings = json.loads(own[SETTINGS]) | {"chat_template": said}
+        files = own | {SETTINGS: json.dumps(settings).encode()}
+        one, two = (Asker(LanguageTokenizer(each), None, False, 128).facts for each in (own, files))
+        assert two == one | {"system": said} and one["system"] != said
 
 
 class TestPictures:

@@ -20,6 +20,7 @@ from unitok_jax.checkpoints.reader import weights_hash
 from unitok_jax.data import language_tokenizer
 from unitok_jax.data.language_tokenizer import TEMPLATE, LanguageTokenizer
 from unitok_jax.multimodal import adapters, loading, objective, trunk
+from unitok_jax.multimodal.rows import NO_LABEL
 from unitok_jax.multimodal.run import Run
 from unitok_jax.multimodal.step import MultimodalSteps
 from unitok_jax.multimodal.words import shape_tokenizer
@@ -264,6 +265,64 @@ class TestThroughTheLoop:
         assert json.loads((whole[0] / "config.json").read_text())["product"] == "multimodal"
 
 
+class TestHeldOutRows:
+    """`eval.max_rows` of them count, whatever the batches, the mesh and the hosts."""
+
+    def counted(self, config, devices, batch_size, most):
+        """Metrics, ids and visual tokens of an evaluation."""
+        config.mesh.data, config.data.batch_size = devices, 24
+        config.eval.update(batch_size=batch_size, max_rows=most)
+        run, sums = Run(config, jax.devices()[:devices]), []
+        evaluate = run.programs.evaluate
+
+        def told(*given):
+            sums.append(jax.device_get(evaluate(*given)))
+            return sums[-1]
+
+        run.programs.evaluate = told
+        metrics, _ = run.evaluate(run.initial_state())
+        return metrics, sum(each.ids for each in sums), sum(each.image_tokens for each in sums)
+
+    def test_the_same_on_any_mesh(self, config):
+        """The last batches have 2 of 8 rows and 4 of 6 that count."""
+        metrics, ids, tokens = self.counted(config, 1, 8, 10)
+        run = OneDevice(config)
+        with contextlib.closing(run._held_out.batches(config.data, config.seed)) as batches:
+            rows = {key: value[:10] for key, value in next(batches).items()}
+        assert ids == objective.predicted_ids(rows) and tokens == objective.drawn_tokens(rows)
+        ours, *counts = self.counted(config, 3, 5, 10)
+        assert counts == [ids, tokens]
+        assert ours.keys() == metrics.keys()
+        for key, value in metrics.items():
+            np.testing.assert_allclose(ours[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+
+    @pytest.mark.parametrize("most, batches", [(3, [3]), (8, [8]), (13, [8, 5]), (16, [8, 8])])
+    def test_those_past_them_have_nothing_to_predict(self, config, monkeypatch, most, batches):
+        """By their number in the whole batch, of which a host has a part."""
+        config.eval.update(batch_size=8, max_rows=most)
+        run = OneDevice(config)
+        whole = [*run._held_out_batches()]
+        config.eval.max_rows = 16
+        every = [*run._held_out_batches()]
+        size = len(whole[0]["ids"])
+        assert [len(each["ids"]) for each in whole] == [size] * len(batches)
+        for found, rows, count in zip(whole, every, batches, strict=False):
+            counts = (np.arange(size) < count)[:, None]
+            for key, value in rows.items():
+                expected = value[:size]
+                if key == "labels":
+                    expected = np.where(counts, expected, NO_LABEL)
+                if key == "drawn":
+                    expected = counts & expected
+                np.testing.assert_array_equal(found[key], expected)
+        config.eval.max_rows = most
+        second = size // 2  # the first row of the second of two hosts
+        monkeypatch.setattr(sharding, "local_rows", lambda mesh, rows: tuple(range(second, rows)))
+        for found, rows in zip(run._held_out_batches(), whole, strict=True):
+            for key, value in rows.items():
+                np.testing.assert_array_equal(found[key], value[second:])
+
+
 class TestAdapters:
     """Runs with `optim.lora_rank`: what is saved, read, resumed and begun from."""
 
@@ -355,6 +414,7 @@ def test_two_processes_and_then_one(tokenizer, folder, tmp_path):
     config = configured(tokenizer, folder)
     config.model.update(width=128, hidden=256)  # large enough to be sharded
     config.update_from_flattened_dict({"steps": 4, "checkpoint.every": 2, "eval.every": 2})
+    config.eval.max_rows = 13  # of the last batch, rows of one process do not count
     config.optim.learning_rate = 1e-3
     file = tmp_path / "config.py"
     file.write_text(

@@ -4,6 +4,7 @@ from . import Mutation
 
 VQA, FILES = "unitok_jax/evaluation/metrics/vqa.py", "unitok_jax/data/formats/question_files.py"
 ANSWERS = "unitok_jax/evaluation/answers.py"
+EVALUATE = "unitok_jax/commands/evaluate.py"
 TEST_VQA, TEST_FILES = "tests/evaluation/test_vqa.py", "tests/data/test_question_files.py"
 TEST_ANSWERS = "tests/evaluation/test_answers.py"
 
@@ -147,5 +148,47 @@ MUTATIONS = [
         "vqa.normalize(said)",
         "said",
         f"{TEST_ANSWERS} -k server",
+    ),
+    Mutation(
+        "batches of questions that are no multiple of the devices",
+        EVALUATE,
+        "sharding.rounded_up(args.batch_size, jax.local_device_count())",
+        "args.batch_size",
+        f"{TEST_ANSWERS} -k rounded_up_to_the_devices",
+    ),
+    Mutation(
+        "a model that is asked in batches of another size than it was loaded for",
+        EVALUATE,
+        "args.output, model.batch_size)",
+        "args.output, args.batch_size)",
+        f"{TEST_ANSWERS} -k rounded_up_to_the_devices",
+    ),
+    Mutation(
+        "answers of another form of questions that are mixed",
+        EVALUATE,
+        "        **model.question_facts,\n",
+        "",
+        f"{TEST_ANSWERS} -k beside_the_weights",
+    ),
+    Mutation(
+        "answers of another platform that are mixed",
+        EVALUATE,
+        '        "platform": jax.default_backend(),\n',
+        "",
+        f"{TEST_ANSWERS} -k beside_the_weights",
+    ),
+    Mutation(
+        "answers in batches of another size that are mixed",
+        EVALUATE,
+        '        "questions per device": model.batch_size // jax.local_device_count(),\n',
+        "",
+        f"{TEST_ANSWERS} -k batches_of_another_size",
+    ),
+    Mutation(
+        "batches of fewer devices whose answers are refused",
+        EVALUATE,
+        "model.batch_size // jax.local_device_count(),",
+        "model.batch_size,",
+        f"{TEST_ANSWERS} -k batches_of_another_size",
     ),
 ]

@@ -179,4 +179,11 @@ MUTATIONS = [
         "if True:\n        # Before",
         f"{TEST_COMMAND} -k of_other_pictures_at_once",
     ),
+    Mutation(
+        "programs that are kept whatever the number of their shapes",
+        "unitok_jax/models/batched.py",
+        "self._program(settings, len(rest), shapes)",
+        "self._program(settings, len(rest), None)",
+        "tests/models/test_batched.py -k long_unused",
+    ),
 ]

@@ -8,11 +8,12 @@ SAMPLING = "unitok_jax/multimodal/sampling.py"
 TRANSFORMER = "unitok_jax/models/transformer.py"
 LAYOUT = "unitok_jax/weights/llama_layout.py"
 API, ASKING = "unitok_jax/multimodal/api.py", "unitok_jax/multimodal/asking.py"
-LOADING = "unitok_jax/multimodal/loading.py"
+LOADING, RUN = "unitok_jax/multimodal/loading.py", "unitok_jax/multimodal/run.py"
 PADDING = "unitok_jax/data/images/padding.py"
 ADAPTERS = "unitok_jax/multimodal/adapters.py"
 TEST_API = "tests/multimodal/test_asking_and_drawing.py"
 TEST_OBJECTIVE = "tests/multimodal/test_token_losses.py"
+TEST_TRAINING = "tests/multimodal/test_multimodal_training.py"
 TEST_SAMPLING = "tests/multimodal/test_answers_and_drawings.py"
 PARITY = "tests/parity/test_multimodal.py"
 
@@ -205,5 +206,26 @@ MUTATIONS = [
         'facts = differences.completed(facts, checkpoints.meta(start)["data"])',
         "pass",
         "tests/multimodal/test_multimodal_training.py -k text_alone_keeps",
+    ),
+    Mutation(
+        "held-out rows that a host counts by their places in its own part",
+        RUN,
+        "begin + np.array(rows) < most",
+        "begin + np.arange(len(rows)) < most",
+        f"{TEST_TRAINING} -k nothing_to_predict",
+    ),
+    Mutation(
+        "held-out rows past the number that was asked for",
+        RUN,
+        "yield _blanked(next(opened), ~counts)",
+        "yield next(opened)",
+        f"{TEST_TRAINING} -k HeldOutRows",
+    ),
+    Mutation(
+        "held-out rows of whole batches alone",
+        RUN,
+        "range(0, most, settings.batch_size)",
+        "range(0, most // settings.batch_size * settings.batch_size or 1, settings.batch_size)",
+        f"{TEST_TRAINING} -k HeldOutRows",
     ),
 ]

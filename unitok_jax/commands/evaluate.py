@@ -19,6 +19,8 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
+import jax
+
 from unitok_jax.commands import arguments
 from unitok_jax.data.formats.question_files import BENCHMARKS, INSTRUCTION, read_questions
 from unitok_jax.data.sources import open_source
@@ -33,7 +35,8 @@ from unitok_jax.evaluation.shapes import report as shapes_report
 from unitok_jax.evaluation.shapes.edits import measure_edits
 from unitok_jax.evaluation.shapes.measure import measure as measure_shapes
 from unitok_jax.models import draw_settings
-from unitok_jax.runtime import processes
+from unitok_jax.multimodal.api import MultimodalModel, load_multimodal
+from unitok_jax.runtime import processes, sharding
 from unitok_jax.system import outputs
 from unitok_jax.system.paths import printable
 
@@ -91,7 +94,7 @@ def main() -> None:
         "--batch_size",
         type=int,
         default=CardSettings.batch_size,
-        help="of all devices, rounded up to a multiple; or questions at once",
+        help="images, questions or drawings at once, rounded up to a multiple of the devices",
     )
     add("--max_bad", type=float, default=0.0, help="share of images that may be left out")
     add(
@@ -225,13 +228,25 @@ def _run_answers(args: argparse.Namespace) -> None:
     answers.check_images(questions, args.images)
     model = _load_multimodal(args, found)
     del found  # it may hold the weights in the host's memory
-    facts = {"model": model.hash, "tokenizer": model.tokenizer.hash, "precision": args.precision}
-    settings = answers.settings_of(args.vqa, questions, facts)
+    settings = answers.settings_of(args.vqa, questions, _facts(model, args.precision))
     claim(args.output, settings, "unitok evaluate --vqa")
-    given = answers.ask(model, questions, args.images, args.output, args.batch_size)
+    given = answers.ask(model, questions, args.images, args.output, model.batch_size)
     for name, value in answers.write(args.output, settings, questions, given).items():
         print(f"{name:28} {value:.2f}")
     print(printable(args.output / answers.FIGURES))
+
+
+def _facts(model: MultimodalModel, precision: str) -> dict[str, str | int]:
+    """Returns what the answers to given questions depend on, as JSON values."""
+    return {
+        "model": model.hash,
+        "tokenizer": model.tokenizer.hash,
+        **model.question_facts,
+        "precision": precision,
+        # Both change the last bits of logits, and so occasionally an answer.
+        "platform": jax.default_backend(),
+        "questions per device": model.batch_size // jax.local_device_count(),
+    }
 
 
 def _run_shapes(args: argparse.Namespace) -> None:
@@ -293,14 +308,12 @@ def _check_multimodal(
     return found
 
 
-def _load_multimodal(args: argparse.Namespace, found: arguments.FoundTokenizer):
-    from unitok_jax.multimodal.api import load_multimodal  # --help does not wait for JAX
-
+def _load_multimodal(args: argparse.Namespace, found: arguments.FoundTokenizer) -> MultimodalModel:
     # In float32: other codes otherwise.
     return load_multimodal(
         args.checkpoint,
         found.load(arguments.heads(args)),
-        args.batch_size,
+        sharding.rounded_up(args.batch_size, jax.local_device_count()),
         precision=args.precision,
         weights=args.weights,
     )

@@ -51,7 +51,7 @@ def settings_of(
     Args:
         benchmark: a key of `question_files.BENCHMARKS`.
         questions: to answer. What is known of their answers is left out: it may be given later.
-        model: facts that its answers depend on, such as its hash.
+        model: facts that its answers depend on beside the questions, as JSON values.
     """
     asked = [(each.id, each.image, each.text) for each in questions]
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()

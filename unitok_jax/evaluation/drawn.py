@@ -45,7 +45,7 @@ class InceptionPass:
           batch_size: images at once, rounded up to a multiple of the devices.
         """
         self._mesh = mesh
-        self._size = -(-batch_size // mesh.size) * mesh.size
+        self._size = sharding.rounded_up(batch_size, mesh.size)
         self._params = sharding.replicate(params, mesh)
         graph = pretrained.abstract("inception", "float32")[0]
 

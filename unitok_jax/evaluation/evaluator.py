@@ -223,7 +223,7 @@ class Evaluator:
 
     def batch_size(self, wanted: int, count: int) -> int:
         """Returns a global batch size: a multiple of the devices, not much over `count` images."""
-        return -(-min(wanted, count) // self.mesh.size) * self.mesh.size
+        return sharding.rounded_up(min(wanted, count), self.mesh.size)
 
     def run(
         self,
@@ -331,7 +331,7 @@ class Evaluator:
 
     def encode_text(self, params, tokens: np.ndarray, batch_size: int) -> np.ndarray:
         """Encodes token ids (T, L) to unit vectors (T, E), in batches of one shape."""
-        size = -(-batch_size // self.mesh.size) * self.mesh.size
+        size = sharding.rounded_up(batch_size, self.mesh.size)
         padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
         chunks = [
             jax.device_get(self._text(params, sharding.shard_whole(chunk, self.mesh)))

@@ -189,7 +189,7 @@ class Run:
           decode with, on process 0.
         """
         count, size = len(self.eval_records), self.config.eval.batch_size
-        size = -(-min(size, count) // self.mesh.size) * self.mesh.size
+        size = sharding.rounded_up(min(size, count), self.mesh.size)
         total = np.zeros(self.config.model.num_codebooks)
         for begin in range(0, count, size):
             own = [begin + row for row in sharding.local_rows(self.mesh, size)]
@@ -280,7 +280,7 @@ class Run:
           scale: of guidance; 1: none.
         """
         count = len(numbers)
-        size = count + -count % self.mesh.size
+        size = sharding.rounded_up(count, self.mesh.size)
         # Rows past the end draw first samples again.
         own = [numbers[row % count] for row in sharding.local_rows(self.mesh, size)]
         rows = prompts(own) | {"numbers": np.array(own, np.int32)}

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-PROGRAMS = 16  # programs that are kept; beyond these the longest unused are dropped
+# Pairs of settings and shapes of rows that are kept; beyond these the longest unused are dropped.
+PROGRAMS = 64
 
 _WHOLE, _SPLIT = PartitionSpec(), PartitionSpec("batch")
 
@@ -47,7 +48,7 @@ class BatchedPrograms:
 
         Args:
           make: makes a function of (params, seed, rows, *rest) from settings, which is compiled
-            once for each of them.
+            once for each of them and each shape of rows.
           batch_size: rows at a time, a multiple of the number of devices.
           devices: devices of this process that share the rows.
           dtype: of the kernels.
@@ -59,7 +60,7 @@ class BatchedPrograms:
         # Kernels are used in the compute dtype alone: cast once, they are read as such at each use.
         cast = functools.partial(_cast_kernels, dtype=dtype, exact=exact)
         self._cast = jax.jit(cast, out_shardings=self._whole)
-        self._program = functools.lru_cache(maxsize=PROGRAMS)(self._compile)
+        self._program = functools.lru_cache(maxsize=PROGRAMS)(self._of_shapes)
 
     def place(self, params) -> Any:
         """Puts parameters, a nested dict of float32 arrays, on every device, kernels cast."""
@@ -77,8 +78,10 @@ class BatchedPrograms:
           rows: a tree of arrays, (B, ...) each.
           *rest: arrays that all rows share.
         """
-        program, size = self._program(settings, len(rest)), self._batch_size
-        count, before = len(jax.tree.leaves(rows)[0]), None
+        leaves, tree = jax.tree.flatten(rows)
+        shapes = tree, *[(x.shape[1:], x.dtype) for x in leaves]
+        program, size = self._program(settings, len(rest), shapes), self._batch_size
+        count, before = len(leaves[0]), None
         for start in range(0, count, size):
             batch = jax.tree.map(lambda x, start=start: self._split(x[start : start + size]), rows)
             found = program(params, np.uint32(seed), batch, *rest)
@@ -92,6 +95,10 @@ class BatchedPrograms:
         # The first row again: a prompt of padding alone has no last position.
         padded = np.concatenate([rows, rows[:1].repeat(self._batch_size - len(rows), axis=0)])
         return jax.device_put(padded, NamedSharding(self._mesh, _SPLIT))
+
+    def _of_shapes(self, settings: Hashable, shared: int, shapes: Hashable):
+        # The shapes only key the programs: each has its own jit, to be dropped alone.
+        return self._compile(settings, shared)
 
     def _compile(self, settings: Hashable, shared: int):
         specs = (_WHOLE, _WHOLE, _SPLIT, *[_WHOLE] * shared)

@@ -103,6 +103,11 @@ class MultimodalModel:
         model = self.config.model
         return model.num_codebooks, model.vocab_size // model.num_codebooks
 
+    @property
+    def question_facts(self) -> dict[str, str | bool]:
+        """Facts that answers depend on beside the weights: `Asker.facts`."""
+        return self._asker.facts
+
     def with_params(self, params) -> "MultimodalModel":
         """Returns the same model with other weights, which shares the compiled programs.
 

@@ -24,6 +24,17 @@ class Asker(NamedTuple):
     bare_images: bool  # no ids stand around images of conversations
     length: int  # ids and visual tokens of a prompt with what follows it, at most
 
+    @property
+    def facts(self) -> dict[str, str | bool]:
+        """Facts that the ids of a question depend on beside its words, as JSON values."""
+        template = self.template or prompt.template_of(self.tokenizer)
+        return {
+            "tokenizer of the text": self.tokenizer.hash,
+            "template": template,
+            "system": prompt.system_of(self.tokenizer, template),
+            "bare_images": self.bare_images,
+        }
+
     def question(
         self, asked, images: Sequence[np.ndarray], limit: int, system: str | None, name: str
     ) -> Sample:

@@ -79,7 +79,7 @@ def conversation(
         raise ValueError("a turn before the last has no answer")
     chosen = TEMPLATES[name]
     if system is None:
-        system = _own_system(tokenizer) if name == "chatml" else chosen.system
+        system = system_of(tokenizer, name)
     pieces = chosen.render(turns, system, chosen.end or tokenizer.end)
     for piece in pieces:
         if piece.is_token and tokenizer.id_of(piece.text) is None:
@@ -92,6 +92,11 @@ def template_of(tokenizer: LanguageTokenizer) -> str:
     marks = {"chatml": "<|im_start|>", "llama3": "<|start_header_id|>"}
     found = (name for name, mark in marks.items() if tokenizer.id_of(mark) is not None)
     return next(found, "vicuna")
+
+
+def system_of(tokenizer: LanguageTokenizer, template: str) -> str:
+    """Returns the instruction that comes first where none is given: of ChatML the tokenizer's."""
+    return _own_system(tokenizer) if template == "chatml" else TEMPLATES[template].system
 
 
 def end_of(tokenizer: LanguageTokenizer, template: str | None = None) -> int:

@@ -19,7 +19,7 @@ from unitok_jax.multimodal import data, loading, objective, trunk
 from unitok_jax.multimodal.config_checks import check, check_batch, check_beginning
 from unitok_jax.multimodal.plan import plan
 from unitok_jax.multimodal.quality import ShapeQuality
-from unitok_jax.multimodal.rows import KINDS
+from unitok_jax.multimodal.rows import KINDS, NO_LABEL
 from unitok_jax.multimodal.sources import ImageCodes
 from unitok_jax.multimodal.step import MultimodalSteps, Programs, TrainState
 from unitok_jax.runtime import sharding
@@ -269,15 +269,26 @@ class Run:
         return metrics | scores, picture
 
     def _held_out_batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's part of `eval.max_rows` rows, in whole batches."""
+        """Yields this process's part of `eval.max_rows` rows, in whole batches.
+
+        The rows of the last batch that are past them have nothing to predict: so the same rows
+        count on any mesh.
+        """
         settings, most = self.config.data.copy_and_resolve_references(), self.config.eval.max_rows
         size = min(self.config.eval.batch_size, most)
-        settings.batch_size = -(-size // self.mesh.size) * self.mesh.size
+        settings.batch_size = sharding.rounded_up(size, self.mesh.size)
         rows = sharding.local_rows(self.mesh, settings.batch_size)
         opened = self._held_out.batches(settings, self.config.seed, rows=rows)
         with contextlib.closing(opened):
-            for _ in range(max(most // settings.batch_size, 1)):
-                yield next(opened)
+            for begin in range(0, most, settings.batch_size):
+                counts = begin + np.array(rows) < most
+                yield _blanked(next(opened), ~counts)
+
+
+def _blanked(batch: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns a batch in which nothing is to be predicted in some rows, a mask (B,)."""
+    labels = np.where(rows[:, None], NO_LABEL, batch["labels"])
+    return dict(batch) | {"labels": labels, "drawn": batch["drawn"] & ~rows[:, None]}
 
 
 def _check_text(ours: LanguageTokenizer, theirs: LanguageTokenizer) -> None:

@@ -113,6 +113,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXES))
 
 
+def rounded_up(batch_size: int, devices: int) -> int:
+    """Returns the smallest batch of at least `batch_size` rows that devices share evenly."""
+    return -(-batch_size // devices) * devices
+
+
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
     """Returns the ascending rows of a global batch that this process's devices hold."""
     spans = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
