@@ -97,9 +97,10 @@ def test_files(exported, weights):
 
 
 def test_example_alone(exported, weights, tmp_path):
-    # lies on its side, as the orientation says
-    picture, exif = Image.new("RGB", (64, 48), "orange"), Image.Exif()
+    # lies on its side, as the orientation says, and a part is seen through
+    picture, exif = Image.new("RGBA", (64, 48), "orange"), Image.Exif()
     picture.paste("blue", (0, 0, 64, 24))
+    picture.paste((0, 0, 0, 0), (0, 0, 32, 48))
     exif[0x0112] = 6
     picture.rotate(90, expand=True).save(tmp_path / "in.png", exif=exif)
     code = ALONE + (
@@ -112,7 +113,7 @@ def test_example_alone(exported, weights, tmp_path):
     assert run.returncode == 0, run.stderr
     codes = np.load(tmp_path / "codes.npy")
     assert codes.dtype == np.int32
-    np.testing.assert_array_equal(codes, load(weights).encode(np.asarray(picture)[None]))
+    np.testing.assert_array_equal(codes, load(weights).encode(picture))
     with Image.open(tmp_path / "rebuilt.png") as image:
         assert image.size == (64, 48)
     run = subprocess.run([sys.executable, arguments[0]], capture_output=True, text=True)

@@ -32,8 +32,9 @@ def main():
     encode, decode = program("encode.jax"), program("decode.jax")
 
     with Image.open(sys.argv[1]) as file:
-        upright = ImageOps.exif_transpose(file).convert("RGB")
-        image = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
+        upright = ImageOps.exif_transpose(file).convert("RGBA")
+    on_white = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    image = ImageOps.fit(on_white.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
     images = np.stack([np.asarray(image)] * count)  # uint8 (B, H, W, 3)
     codes = np.asarray(encode(weights, images))  # int32 (B, K, N)
     rebuilt = np.asarray(decode(weights, codes))  # uint8 (B, H, W, 3)
