@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 
 import ml_collections
 import numpy as np
@@ -96,17 +99,43 @@ class TestEnds:
 
 
 def blocked(_, images):
-    """Whether the thread that reads was born deaf to SIGINT, as all of its process then were."""
-    return {"deaf": np.array([signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])])}
+    """Whether the thread that reads was born deaf to signals, as all of its process then were."""
+    deaf = {signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return {"deaf": np.array([deaf])}
 
 
 blocked.image_shape = (1, 1, 3)
 
 
-def test_workers_never_hear_ctrl_c():
-    """Not even while Python starts in them: whoever presses it sees no traceback of theirs."""
+def test_workers_never_hear_what_a_whole_job_is_sent():
+    """Not even while Python starts in them: whoever presses Ctrl-C sees no traceback of theirs."""
     data = ml_collections.ConfigDict({"num_threads": 1, "num_workers": 3})
     # One batch is fewer chunks than there are workers: the last starts with a later batch.
     with contextlib.closing(reading.stream(blocked, 1, [0], data, batches=6)) as found:
         assert [batch["deaf"].tolist() for batch in found] == [[True]] * 6
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    heard = {signal.SIGINT, signal.SIGTERM}
+    assert not heard & signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def wait_for_the_end(ready):
+    workers.end_with_parent()
+    ready.set()
+    time.sleep(100)
+
+
+def test_sigterm_counts_from_the_parent_alone():
+    """A scheduler sends it to the whole job, whose last step still needs batches."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    worker = context.Process(target=wait_for_the_end, args=(ready,), daemon=True)
+    with workers.starting():
+        worker.start()
+    assert ready.wait(60)
+    kill = "import os, signal, sys; os.kill(int(sys.argv[1]), signal.SIGTERM)"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", kill, str(worker.pid)], check=True)
+    worker.join(1)
+    assert worker.is_alive()
+    worker.terminate()  # as Python does with daemons at its end
+    worker.join(30)
+    assert worker.exitcode == 128 + signal.SIGTERM

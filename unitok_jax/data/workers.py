@@ -92,8 +92,8 @@ def _death(code: int) -> str:
 
 @contextlib.contextmanager
 def starting():
-    """Starts worker processes in the block. Ctrl-C goes to all processes of a terminal: a worker
-    not yet in `end_with_parent` keeps it pending, and prints no traceback."""
+    """Starts worker processes in the block. Ctrl-C goes to all processes of a terminal, and SIGTERM
+    to all of a job: a worker keeps them pending, in threads that libraries start too."""
     # The resource tracker starts here: a later start lifts the mask in Python 3.11. It removes
     # without warnings the shared memory of batches in flight, which Grain leaves at every end.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
@@ -101,7 +101,7 @@ def starting():
         resource_tracker.ensure_running()
     finally:
         sys.warnoptions.pop()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -109,14 +109,29 @@ def starting():
 
 
 def end_with_parent() -> None:
-    """Ends this worker with its parent and not before: the parent handles Ctrl-C.
+    """Ends this worker with its parent and not before: the parent handles Ctrl-C and SIGTERM.
 
-    Otherwise a worker whose parent is killed would wait forever and keep its memory.
+    Schedulers send SIGTERM to all processes of a job, and a step may still need this one's batches
+    before the run is saved. Otherwise a worker whose parent is killed would wait forever and keep
+    its memory.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watches = [_watch_parent]
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere than on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        watches.append(_watch_sigterm)
+    for watch in watches:
+        threading.Thread(target=watch, daemon=True).start()
 
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _watch_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _watch_sigterm() -> None:
+    """Ends the process at a SIGTERM of its parent, such as at Python's exit; ignores others."""
+    parent = os.getppid()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(128 + signal.SIGTERM)

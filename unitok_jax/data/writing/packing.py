@@ -14,7 +14,7 @@ from unitok_jax.data.formats.array_records import FORMAT, NAME_ERRORS, SHAPES, V
 from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.images.transforms import decode_image, upright_shape
 from unitok_jax.data.records import LabelledSource, Source
-from unitok_jax.data.workers import end_with_parent
+from unitok_jax.data.workers import end_with_parent, starting
 from unitok_jax.data.writing.facts import (
     facts_if_whole,
     finish,
@@ -94,7 +94,8 @@ def pack(source: Source, settings: dict, output: Path, *, workers: int, max_bad:
             initargs=(source, settings, output),
         ) as executor:
             others = set(multiprocessing.active_children())
-            running = {executor.submit(_write_shard, number): number for number in missing}
+            with starting():
+                running = {executor.submit(_write_shard, number): number for number in missing}
             try:
                 for done in concurrent.futures.as_completed(running):
                     take(running[done], done.result())
