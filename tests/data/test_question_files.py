@@ -165,6 +165,14 @@ class TestLlava:
         with pytest.raises(ValueError, match=r"--annotations=.*gqa.json has no answer .*'202'"):
             read_questions("gqa", path, gqa(tmp_path))
 
+    @pytest.mark.parametrize("again", [262148000, "262148000"])
+    def test_an_answer_that_comes_twice(self, tmp_path, again):
+        questions, path = vqav2(tmp_path)
+        records = json.loads(path.read_text())["annotations"]
+        document(path, {"annotations": [*records, records[0] | {"question_id": again}]})
+        with pytest.raises(ValueError, match=r"^--annotations=.* 3: .*262148000'? comes twice"):
+            read_questions("vqav2", questions, path)
+
     def test_bare_words(self):
         asked = f"What  brand?\nReference OCR token: A, B\n{INSTRUCTION}"
         assert bare(asked) == bare("what brand?") == "what brand?"
@@ -201,6 +209,7 @@ class TestBadFiles:
         [
             ("gqa", "[1]", "expected a JSON object, found list"),
             ("gqa", "{", "no JSON that can be read"),
+            ("gqa", '{"7": {}, "8": {}, "7": {}}', "q.json: the key '7' comes twice in an object"),
             ("gqa", '{"7": 1}', "q.json, question '7': expected a JSON object"),
             ("gqa", '{"7": {"imageId": "n"}}', "question '7' has no text 'question'"),
             ("vqav2", '{"data_subtype": "val2014"}', "q.json has no list 'questions'"),

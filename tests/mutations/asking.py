@@ -10,4 +10,18 @@ MUTATIONS = [
         "self.said = chat.ask(list(said), path, question)",
         "tests/demo/test_chat_tab.py -k begun_anew",
     ),
+    Mutation(
+        "keys of JSON of which the last value stands for all",
+        "unitok_jax/system/foreign_json.py",
+        "len(found) < len(pairs)",
+        "len(found) < 0",
+        "tests/system/test_paths.py -k repeats_a_key",
+    ),
+    Mutation(
+        "answers to a question of which the last stands for all",
+        "unitok_jax/data/formats/question_files.py",
+        "known.add(str(id))",
+        "known.add(id)",
+        "tests/data/test_question_files.py -k comes_twice",
+    ),
 ]

@@ -109,12 +109,17 @@ def _vqav2_questions(path: Path) -> Iterable[Question]:
 
 def _vqav2_answers(path: Path) -> Iterable[Question]:
     """Reads {'annotations': [{'question_id', 'answers': [{'answer'}, ...]}]}."""
+    known = set()
     for name, record in _items(_document(path), "annotations", path):
+        id = _id(record, "question_id", name)
+        if str(id) in known:
+            raise ValueError(f"{name}: question_id {id!r:.40} comes twice; keep one")
+        known.add(str(id))
         people = [
             each.get("answer") if isinstance(each, dict) else None
             for each in _list(record, "answers", name)
         ]
-        yield Question(_id(record, "question_id", name), "", "", _ten(people, name))
+        yield Question(id, "", "", _ten(people, name))
 
 
 def _gqa(path: Path) -> Iterable[Question]:
