@@ -147,6 +147,13 @@ class TestLlava:
         assert [(each.answers, each.part) for each in found] == [expected]
         assert found[0].text == record["text"]
 
+    def test_in_capitals(self, tmp_path):
+        path = lines(tmp_path / "Q.JSONL", {"question_id": 1, "image": "a.jpg", "text": "b"})
+        assert read_questions("llava", path) == [Question(1, "a.jpg", "b")]
+        record = {"question_id": 1, "image": "a.jpg", "text": "b", "label": "yes"}
+        path = lines(tmp_path / "coco_pope_random.JSON", record)
+        assert [each.part for each in read_questions("pope", path)] == ["random"]
+
     def test_finds_the_part_of_pope(self, tmp_path):
         record = {"question_id": 7, "image": "a.jpg", "text": "Is there a dog in the image?"}
         path = lines(

@@ -18,6 +18,20 @@ MUTATIONS = [
         "tests/system/test_paths.py -k repeats_a_key",
     ),
     Mutation(
+        "prompts of which the source of JSON is drawn as text",
+        "unitok_jax/commands/generate.py",
+        'file.suffix.lower() == ".json"',
+        'file.suffix == ".json"',
+        "tests/commands/test_generate.py -k by_id_whatever_the_case",
+    ),
+    Mutation(
+        "records whose source is taken for texts, a line each",
+        "unitok_jax/system/foreign_files.py",
+        "suffix.lower() in _RECORDS",
+        "suffix in _RECORDS[:0]",
+        "tests/commands/test_generate.py -k of_other_records",
+    ),
+    Mutation(
         "answers to a question of which the last stands for all",
         "unitok_jax/data/formats/question_files.py",
         "known.add(str(id))",

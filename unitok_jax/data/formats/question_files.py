@@ -50,7 +50,7 @@ def read_questions(
     """
     layout = BENCHMARKS[benchmark]
     path = Path(questions)
-    is_llava = path.suffix == ".jsonl" and not (benchmark == "pope" and _is_pope(path))
+    is_llava = path.suffix.lower() == ".jsonl" and not (benchmark == "pope" and _is_pope(path))
     if layout is None and not is_llava:
         raise ValueError(f"--questions={printable(path)}: give a .jsonl file of LLaVA's layout")
     asked = _named("questions", _llava if is_llava else layout.questions, path)
@@ -166,7 +166,7 @@ POPE = ("random", "popular", "adversarial")
 
 
 def _is_pope(path: Path) -> bool:
-    return path.stem.rpartition("_")[2] in POPE and path.suffix in (".json", ".jsonl")
+    return path.stem.rpartition("_")[2] in POPE and path.suffix.lower() in (".json", ".jsonl")
 
 
 def _mme(path: Path) -> Iterable[Question]:
