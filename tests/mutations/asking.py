@@ -32,6 +32,13 @@ MUTATIONS = [
         "tests/commands/test_generate.py -k of_other_records",
     ),
     Mutation(
+        "a page at a port that cannot be, told once all is loaded",
+        "unitok_jax/commands/demo.py",
+        "0 < args.port < 2**16",
+        "args",
+        "tests/demo/test_demo.py -k bad_arguments",
+    ),
+    Mutation(
         "answers to a question of which the last stands for all",
         "unitok_jax/data/formats/question_files.py",
         "known.add(str(id))",
