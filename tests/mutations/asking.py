@@ -39,6 +39,13 @@ MUTATIONS = [
         "tests/demo/test_demo.py -k bad_arguments",
     ),
     Mutation(
+        "a line of other bytes that ends a conversation",
+        "unitok_jax/commands/chat.py",
+        'reconfigure(errors="surrogateescape")',
+        'reconfigure(errors="strict")',
+        "tests/commands/test_chat.py -k no_utf_8",
+    ),
+    Mutation(
         "answers to a question of which the last stands for all",
         "unitok_jax/data/formats/question_files.py",
         "known.add(str(id))",
