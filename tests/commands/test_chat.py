@@ -53,7 +53,9 @@ def here(folder, weights, model, capsys, monkeypatch):
         given = [f"--checkpoint={folder}", *more]
         if tokenizer:
             given.append(f"--tokenizer={weights}")
-        if lines is not None:
+        if isinstance(lines, bytes):
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
+        elif lines is not None:
             monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{each}\n" for each in lines)))
         return in_process.run(chat, capsys, monkeypatch, *given)
 
@@ -88,6 +90,28 @@ def test_a_line_that_is_refused_ends_nothing(here, model, pictures):
     assert (code, error) == (0, "") and len(told) == 4
     assert "nowhere.png" in told[0] and "1 places <image> for 0 images" in told[1]
     assert told[2] == model.answer(None, QUESTION, **SETTINGS) and told[3].startswith("(")
+
+
+def test_a_line_that_is_no_utf_8_ends_nothing(here, model):
+    """It is asked with U+FFFD, and an image's path may have any bytes."""
+    lines = b"%s\ncaf\xe9 ?\n/image caf\xe9.png\n/new\n%s" % (QUESTION.encode(), SECOND.encode())
+    code, printed, error = here(*DRAWN, lines=lines)
+    told = printed.splitlines()
+    assert (code, error) == (0, "") and len(told) == 4 and "No such file" in told[2]
+    first = model.answer(None, QUESTION, **SETTINGS)
+    messages = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "caf\ufffd ?"},
+    ]
+    assert told[:2] == [first, model.answer(None, messages, **SETTINGS)]
+    assert told[3] == model.answer(None, SECOND, **SETTINGS)
+
+
+def test_no_input_at_all(here, monkeypatch):
+    """As a shell gives by <&-."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert here(*DRAWN) == (0, "", "")
 
 
 @pytest.mark.parametrize(

@@ -556,6 +556,38 @@ def test_prompts_of_a_benchmark_are_counted_not_their_lines(tmp_path, capsys):
     assert "1 of 2 texts" in (told := capsys.readouterr().err) and told.endswith(": prompt 2\n")
 
 
+@pytest.mark.parametrize("suffix", [".json", ".JSON", ".Json"])
+def test_prompts_by_id_whatever_the_case_of_the_suffix(tmp_path, suffix):
+    file = tmp_path / f"x{suffix}"
+    file.write_text('{"7": {"prompt": "a cat"}}\n')
+    assert generate.read_prompts(file) == (["a cat"], ["7.jpeg"])
+    with pytest.raises(ValueError, match="prompt 1, '&nbsp;', has no word"):
+        generate._lengths(file, ["&nbsp;"])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".JSONL", ".ndjson", ".csv", ".tsv", ".parquet"])
+def test_prompts_of_other_records_are_not_drawn_as_text(tmp_path, suffix):
+    file = tmp_path / f"x{suffix}"
+    file.write_text('{"prompt": "a cat"}\n')
+    with pytest.raises(ValueError) as caught:
+        generate.read_prompts(file)
+    read = "give a text a line, as .txt, or a .json by id"
+    assert str(caught.value) == f"--prompts={file}: a {suffix} file is not read here; {read}"
+
+
+def test_prompts_are_read_before_anything_is_loaded(capsys, monkeypatch, tmp_path):
+    (tmp_path / "x.csv").write_text("a cat\n")
+    given = ["--checkpoint=/none", f"--prompts={tmp_path}/x.csv", f"--output={tmp_path}/out"]
+    code, _, error = in_process.run(generate, capsys, monkeypatch, *given)
+    assert code == 2 and error.startswith(f"error: --prompts={tmp_path}/x.csv: a .csv file")
+
+
+@pytest.mark.parametrize("name", ["x", "x.txt", "x.prompts", "x.json.txt"])
+def test_prompts_of_any_other_name_are_lines(tmp_path, name):
+    (tmp_path / name).write_text("a cat\n")
+    assert generate.read_prompts(tmp_path / name) == (["a cat"], [])
+
+
 def test_files_of_other_bytes(tmp_path):
     (tmp_path / "labels").write_bytes(b"1 \x80")
     with pytest.raises(ValueError, match="--labels=.*labels: the file must hold a label a line"):

@@ -62,6 +62,15 @@ def test_files_that_are_wrong(tmp_path):
         label_set("a,b", str(tmp_path / "empty.txt"))
 
 
+@pytest.mark.parametrize("suffix", [".json", ".JSONL", ".csv"])
+def test_files_of_records_are_no_names(tmp_path, suffix):
+    path = tmp_path / f"names{suffix}"
+    path.write_text('[\n"cat {}",\n"dog {}"]\n')
+    for flag, arguments in (("labels", (str(path),)), ("templates", ("a,b", str(path)))):
+        with pytest.raises(ValueError, match=f"^--{flag}={path}: a {suffix} file is not read"):
+            label_set(*arguments)
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for arguments in ((str(tmp_path / "pipe"),), ("a,b", str(tmp_path / "pipe"))):

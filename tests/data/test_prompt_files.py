@@ -45,3 +45,9 @@ def test_bad_files(content, words):
 def test_no_json():
     with pytest.raises(ValueError, match=r"a\.json: no JSON that can be read"):
         read_prompts(b"{", "a.json")
+
+
+def test_an_id_that_comes_twice():
+    content = b'{"1": {"prompt": "a"}, "2": {"prompt": "b"}, "1": {"prompt": "c"}}'
+    with pytest.raises(ValueError, match=r"^a\.json: the key '1' comes twice"):
+        read_prompts(content, "a.json")

@@ -147,6 +147,13 @@ class TestLlava:
         assert [(each.answers, each.part) for each in found] == [expected]
         assert found[0].text == record["text"]
 
+    def test_in_capitals(self, tmp_path):
+        path = lines(tmp_path / "Q.JSONL", {"question_id": 1, "image": "a.jpg", "text": "b"})
+        assert read_questions("llava", path) == [Question(1, "a.jpg", "b")]
+        record = {"question_id": 1, "image": "a.jpg", "text": "b", "label": "yes"}
+        path = lines(tmp_path / "coco_pope_random.JSON", record)
+        assert [each.part for each in read_questions("pope", path)] == ["random"]
+
     def test_finds_the_part_of_pope(self, tmp_path):
         record = {"question_id": 7, "image": "a.jpg", "text": "Is there a dog in the image?"}
         path = lines(
@@ -164,6 +171,14 @@ class TestLlava:
         path = lines(tmp_path / "q.jsonl", record)
         with pytest.raises(ValueError, match=r"--annotations=.*gqa.json has no answer .*'202'"):
             read_questions("gqa", path, gqa(tmp_path))
+
+    @pytest.mark.parametrize("again", [262148000, "262148000"])
+    def test_an_answer_that_comes_twice(self, tmp_path, again):
+        questions, path = vqav2(tmp_path)
+        records = json.loads(path.read_text())["annotations"]
+        document(path, {"annotations": [*records, records[0] | {"question_id": again}]})
+        with pytest.raises(ValueError, match=r"^--annotations=.* 3: .*262148000'? comes twice"):
+            read_questions("vqav2", questions, path)
 
     def test_bare_words(self):
         asked = f"What  brand?\nReference OCR token: A, B\n{INSTRUCTION}"
@@ -201,6 +216,7 @@ class TestBadFiles:
         [
             ("gqa", "[1]", "expected a JSON object, found list"),
             ("gqa", "{", "no JSON that can be read"),
+            ("gqa", '{"7": {}, "8": {}, "7": {}}', "q.json: the key '7' comes twice in an object"),
             ("gqa", '{"7": 1}', "q.json, question '7': expected a JSON object"),
             ("gqa", '{"7": {"imageId": "n"}}', "question '7' has no text 'question'"),
             ("vqav2", '{"data_subtype": "val2014"}', "q.json has no list 'questions'"),

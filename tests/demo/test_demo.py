@@ -322,6 +322,10 @@ def test_in_a_browser(browser, server, tokenizer, pictures, bad):
         (["--checkpoint=nothing"], "nothing"),
         (["--checkpoint=,"], "--checkpoint=,"),
         (["--checkpoint=a,a"], "different paths"),
+        (["--checkpoint=nothing", "--port=0"], "--port=0 is not a port from 1 to 65535"),
+        (["--checkpoint=nothing", "--port=-1"], "--port=-1 is not a port"),
+        (["--checkpoint=nothing", "--port=65536"], "--port=65536 is not a port"),
+        (["--checkpoint=nothing", "--port=65535"], "nothing"),
     ],
 )
 def test_bad_arguments(capsys, monkeypatch, arguments, words):
@@ -330,6 +334,7 @@ def test_bad_arguments(capsys, monkeypatch, arguments, words):
         demo.main()
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: ") and words in error
+    assert error.count("\n") == 1
 
 
 def test_a_generator_of_other_codes_is_refused(checkpoint, folder, capsys, monkeypatch):

@@ -317,6 +317,12 @@ class TestClipScore:
         error = refused("--checkpoint=x", f"--captions={path}")
         assert words in error and str(path) in error
 
+    def test_captions_of_records(self, towers, refused, tmp_path):
+        path = tmp_path / "captions.jsonl"
+        path.write_text('{"caption": "1"}\n' * 12)
+        error = refused("--checkpoint=x", f"--captions={path}")
+        assert f"--captions={path}: a .jsonl file is not read here; give a text a line" in error
+
 
 @pytest.mark.parametrize(
     "more, words",

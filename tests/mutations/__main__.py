@@ -16,6 +16,7 @@ import tempfile
 from . import (
     Mutation,
     answers,
+    asking,
     codebooks,
     drawing,
     experiments,
@@ -50,6 +51,7 @@ LISTS = (
     shape_scores,
     language_files,
     answers,
+    asking,
     prices,
     codebooks,
     teaching,

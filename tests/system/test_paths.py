@@ -65,6 +65,27 @@ def test_json_that_can_be_read():
         foreign_json.parse_object("[]", "a")
 
 
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        ('{"a": 1, "b": 2, "a": 3}', "'a'"),
+        ('{"a": 1, "b": 2, "c": 2, "b": 2, "c": 1}', "'b'"),
+        ('[{"a": [{"b": {}, "\\u0062": {}}]}]', "'b'"),
+        (f'{{"{"long" * 99}": 1, "{"long" * 99}": 1}}', f"'{'long' * 24}lon"),
+    ],
+    ids=["at the top", "of two the first", "below and escaped", "long"],
+)
+def test_json_whose_object_repeats_a_key_is_refused(text, key):
+    """All but its last value would be lost."""
+    with pytest.raises(ValueError) as caught:
+        foreign_json.parse(text, "a.json")
+    assert str(caught.value) == f"a.json: the key {key} comes twice in an object; keep one"
+
+
+def test_the_same_key_in_different_objects_is_none_that_is_repeated():
+    assert foreign_json.parse('[{"a": {"a": 1}}, {"a": 1}]', "a") == [{"a": {"a": 1}}, {"a": 1}]
+
+
 def test_hints_name_extras_that_exist():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     for extra in project["project"]["optional-dependencies"]:

@@ -7,6 +7,7 @@ docs/guides/chat.md tells more.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -56,8 +57,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.question is not None:
         print(conversation.ask(args.question))
         return
-    mark = "> " if sys.stdin.isatty() else ""
-    for text in talk(conversation, _lines(mark)):
+    for text in talk(conversation, _lines()):
         print(text, flush=True)
 
 
@@ -147,8 +147,17 @@ def talk(conversation: Conversation, lines: Iterable[str]) -> Iterator[str]:
             yield f"({error})"
 
 
-def _lines(mark: str) -> Iterator[str]:
-    """Yields the lines of the input up to its end."""
+def _lines() -> Iterator[str]:
+    """Yields the lines of the input up to its end.
+
+    Bytes that are no text are kept, as in the names of files, and U+FFFD stands for them in a
+    question.
+    """
+    if sys.stdin is None:  # the process was started without an input
+        return
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    mark = "> " if sys.stdin.isatty() else ""
     while True:
         try:
             yield input(mark)

@@ -37,6 +37,8 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if not 0 < args.port < 2**16:
+        raise ValueError(f"--port={args.port} is not a port from 1 to 65535")
     if importlib.util.find_spec("gradio") is None:
         raise ImportError(f"the page needs gradio: {how_to_install('demo')}")
     paths = [path.strip() for path in args.checkpoint.split(",") if path.strip()]

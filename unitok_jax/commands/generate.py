@@ -19,6 +19,7 @@ import numpy as np
 
 from unitok_jax.commands import arguments
 from unitok_jax.models.precision import PRECISIONS
+from unitok_jax.system.foreign_files import check_lines
 from unitok_jax.system.paths import printable
 from unitok_jax.weights.torch_options import WEIGHTS
 
@@ -108,6 +109,7 @@ def _run(args: argparse.Namespace) -> None:
     drawing["scale"] = _scale(args.scale)
     _check(args)
     arguments.connect(args)
+    given = read_prompts(args.prompts) if args.prompts else None
     found = _find_tokenizer(args, kinds)
     sampler = load_generator(args)
     if args.released and not isinstance(sampler, TextSampler):
@@ -117,7 +119,6 @@ def _run(args: argparse.Namespace) -> None:
     del found  # it may hold the weights in the host's memory
     if tokenizer is not None:
         sampler.check(tokenizer)
-    given = read_prompts(args.prompts) if args.prompts else None
     prompts, count, told = _prompts(args, given, sampler, tokenizer)
     drawing |= {"released": True} if args.released else {}
     told |= {f"--{name}": value for name, value in drawing.items()}
@@ -288,13 +289,14 @@ def read_prompts(file: pathlib.Path):
     """Reads the `Prompts` of a file: a .json by id, or a text a line, whose pictures have no names.
 
     Raises:
-      ValueError: as of `read_texts` and of `prompt_files.read_prompts`.
+      ValueError: as of `read_texts` and of `prompt_files.read_prompts`, or a file of other records.
       OSError: the file cannot be read.
     """
     from unitok_jax.data.formats import prompt_files
 
-    if file.suffix == ".json":
+    if _is_by_id(file):
         return prompt_files.read_prompts(file.read_bytes(), f"--prompts={file}")
+    check_lines(file, f"--prompts={file}", "a text a line, as .txt, or a .json by id")
     return prompt_files.Prompts(read_texts(file), [])
 
 
@@ -341,7 +343,11 @@ def _tell_cuts(file: pathlib.Path, lengths: list[int], length: int) -> None:
 
 
 def _unit(file: pathlib.Path) -> str:
-    return "prompt" if file.suffix == ".json" else "line"
+    return "prompt" if _is_by_id(file) else "line"
+
+
+def _is_by_id(file: pathlib.Path) -> bool:
+    return file.suffix.lower() == ".json"
 
 
 def _kinds(text: str) -> list[str]:

@@ -22,7 +22,7 @@ def add(upload, chat: chatting.Chat) -> None:
     with gr.Tab("Chat"):
         gr.Markdown(CHAT.format(count=drawing.PICTURES))
         # What was said stays on the server: nobody can put words into the model's mouth.
-        said = gr.State([], time_to_live=KEPT)
+        conversation = gr.State(chatting.Conversation(), time_to_live=KEPT)
         shown = gr.Chatbot(
             label="Conversation",
             elem_id="said",
@@ -39,17 +39,26 @@ def add(upload, chat: chatting.Chat) -> None:
         drawn = draw_tab.gallery("chat_drawn")
         facts = gr.Markdown(elem_id="chat_facts")
 
-    def ask(said, first, words):
-        said = chat.ask([chatting.Said(*turn) for turn in said], first, words)
-        return said, chatting.messages_of(said)
+    # A running event has the conversation itself, no copy: it can be begun anew meanwhile.
+    def ask(conversation, first, words):
+        conversation.ask(chat, first, words)
+        return conversation, chatting.messages_of(conversation.said)
+
+    def begin(conversation):
+        conversation.begin()
+        return conversation, []
 
     def draw(words, *values):
         return chat.draw(words, drawing.Settings(*values))
 
     asking.click(
-        refusals.shown(ask), [said, upload, words], [said, shown], api_name="ask", **draw_tab.WORK
+        refusals.shown(ask),
+        [conversation, upload, words],
+        [conversation, shown],
+        api_name="ask",
+        **draw_tab.WORK,
     )
-    anew.click(lambda: ([], []), None, [said, shown], api_name="begin", **fields.WORK)
+    anew.click(begin, conversation, [conversation, shown], api_name="begin", **fields.WORK)
     button.click(
         refusals.shown(draw), [words, *settings], [drawn, facts], api_name="draw_words",
         **draw_tab.WORK,

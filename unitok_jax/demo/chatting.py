@@ -72,6 +72,22 @@ class Chat:
         return drawing.show(self.model.tokenizer, codes), facts
 
 
+class Conversation:
+    """What a visitor and the model said since it was begun."""
+
+    def __init__(self):
+        self.said: list[Said] = []
+
+    def begin(self) -> None:
+        """Forgets what was said, and drops the answer to a question that is being answered."""
+        self.said = []
+
+    def ask(self, chat: Chat, path: str | None, question: str | None) -> None:
+        """Asks the next question; arguments and errors are those of `Chat.ask`."""
+        said = self.said  # nobody looks at it any more once the conversation is begun anew
+        said[:] = chat.ask(list(said), path, question)
+
+
 def messages_of(said: list[Said]) -> list[dict[str, str]]:
     """Returns a conversation as messages in turn, {'role': 'user' or 'assistant', 'content'}."""
     return [

@@ -2,12 +2,14 @@
 
 import os
 import stat
+from pathlib import Path
 
 from unitok_jax.system.paths import kind, printable
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
 HEAD = 512
+_RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".yaml", ".yml")
 
 
 class ConversionError(ValueError):
@@ -45,3 +47,19 @@ def check_file(path: str | os.PathLike) -> bytes:
             "something, or had no such file"
         )
     return head
+
+
+def check_lines(path: str | os.PathLike, name: str, expected: str) -> None:
+    """Refuses a file that is called as one of records, where each line is taken for a text.
+
+    Args:
+      path: of the file.
+      name: of the file, for the message.
+      expected: what is read, for the message.
+
+    Raises:
+      ValueError: such a suffix, in letters of either case.
+    """
+    suffix = Path(path).suffix
+    if suffix.lower() in _RECORDS:
+        raise ValueError(f"{name}: a {suffix} file is not read here; give {expected}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unitok_jax.data.formats.folders import lines
+from unitok_jax.system.foreign_files import check_lines
 
 IMAGENET = "imagenet"
 CLASS_TEMPLATES = (
@@ -42,7 +43,7 @@ def label_set(labels: str, templates: str = "") -> LabelSet:
 
     Raises:
         ValueError: fewer than two names, an empty name, a repeated name; a template without
-            exactly one {}.
+            exactly one {}; a file of records, such as .json.
         ImportError: `imagenet` without the package.
         FileNotFoundError: the text file is missing.
     """
@@ -79,6 +80,7 @@ def _wrong(names: Sequence[str]) -> str:
 def _listed(text: str, flag: str, separator: str | None = None) -> Sequence[str]:
     path = Path(os.path.expanduser(text))  # keeps `~user` of an unknown user
     if text and os.path.exists(path) and not path.is_dir():
+        check_lines(path, f"{flag}={text}", "one a line, as .txt")
         return [line.strip() for line in lines(path) if line.strip()]
     if path.suffix == ".txt":
         raise FileNotFoundError(f"{flag}={text}: there is no such file")

@@ -50,7 +50,7 @@ def read_questions(
     """
     layout = BENCHMARKS[benchmark]
     path = Path(questions)
-    is_llava = path.suffix == ".jsonl" and not (benchmark == "pope" and _is_pope(path))
+    is_llava = path.suffix.lower() == ".jsonl" and not (benchmark == "pope" and _is_pope(path))
     if layout is None and not is_llava:
         raise ValueError(f"--questions={printable(path)}: give a .jsonl file of LLaVA's layout")
     asked = _named("questions", _llava if is_llava else layout.questions, path)
@@ -109,12 +109,17 @@ def _vqav2_questions(path: Path) -> Iterable[Question]:
 
 def _vqav2_answers(path: Path) -> Iterable[Question]:
     """Reads {'annotations': [{'question_id', 'answers': [{'answer'}, ...]}]}."""
+    known = set()
     for name, record in _items(_document(path), "annotations", path):
+        id = _id(record, "question_id", name)
+        if str(id) in known:
+            raise ValueError(f"{name}: question_id {id!r:.40} comes twice; keep one")
+        known.add(str(id))
         people = [
             each.get("answer") if isinstance(each, dict) else None
             for each in _list(record, "answers", name)
         ]
-        yield Question(_id(record, "question_id", name), "", "", _ten(people, name))
+        yield Question(id, "", "", _ten(people, name))
 
 
 def _gqa(path: Path) -> Iterable[Question]:
@@ -161,7 +166,7 @@ POPE = ("random", "popular", "adversarial")
 
 
 def _is_pope(path: Path) -> bool:
-    return path.stem.rpartition("_")[2] in POPE and path.suffix in (".json", ".jsonl")
+    return path.stem.rpartition("_")[2] in POPE and path.suffix.lower() in (".json", ".jsonl")
 
 
 def _mme(path: Path) -> Iterable[Question]:

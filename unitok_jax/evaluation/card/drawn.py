@@ -19,7 +19,7 @@ from unitok_jax.evaluation.evaluator import digest
 from unitok_jax.evaluation.metrics.clip_score import clip_score
 from unitok_jax.models.pretrained.inception import SIDE
 from unitok_jax.runtime import processes, sharding
-from unitok_jax.system.foreign_files import check_file
+from unitok_jax.system.foreign_files import check_file, check_lines
 from unitok_jax.system.paths import expand, printable
 from unitok_jax.system.progress import Progress
 from unitok_jax.weights import pretrained
@@ -382,7 +382,8 @@ def _captions(path: str, images: samples.DrawnImages) -> Sequence[str]:
     A line ends at a newline alone, and not at U+2028, say: as `unitok generate --prompts` reads it.
 
     Raises:
-      ValueError: no captions, not as many lines as samples, an empty one, or not UTF-8.
+      ValueError: no captions, not as many lines as samples, an empty one, a file of records, such
+        as .jsonl, or not UTF-8.
     """
     if not path and images.captions is None:
         raise ValueError(
@@ -393,6 +394,7 @@ def _captions(path: str, images: samples.DrawnImages) -> Sequence[str]:
         return images.captions
     file = expand(path)
     check_file(file)
+    check_lines(file, f"--captions={path}", "a text a line, as .txt")
     try:
         captions = file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
