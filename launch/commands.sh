@@ -37,6 +37,11 @@ need_number() {
   [[ ${!1} =~ ^[1-9][0-9]{0,8}$ ]] || die "$1=${!1} is no whole number above 0"
 }
 
+# need_switch VARIABLE: 1, or nothing.
+need_switch() {
+  [[ ${!1:-} =~ ^1?$ ]] || die "$1=${!1} is no switch: 1, or leave it out"
+}
+
 # need_name VARIABLE LENGTH: a DNS-1123 label that starts with a letter.
 need_name() {
   local value=${!1}

@@ -33,12 +33,17 @@ need_number STOP_TIMEOUT
 need_tool ps procps
 log=$LOG_DIR/$NAME.log pid_file=$LOG_DIR/$NAME.pid
 
-# The supervisor's process id, or nothing: a pid that another program has by now does not count.
+# The time at which a process started; nothing if there is none.
+started_at() {
+  LC_ALL=C ps -o lstart= -p "$1" || true
+}
+
+# The supervisor's process id, or nothing: a pid that another process has by now does not count.
 running() {
-  local pid
+  local pid started=''
   [[ -s $pid_file ]] || return 0
-  read -r pid <"$pid_file"
-  [[ $(ps -o args= -p "$pid" || true) != *supervise.sh* ]] || echo "$pid"
+  { read -r pid && read -r started; } <"$pid_file" || true
+  [[ -z $started || $(started_at "$pid") != "$started" ]] || echo "$pid"
 }
 
 start() {
@@ -53,7 +58,7 @@ start() {
   need_tool "${train[0]}" "Python 3.11 or later"
   mkdir -p "$LOG_DIR"
   nohup launch/supervise.sh "${train[@]}" >>"$log" 2>&1 </dev/null &
-  echo $! >"$pid_file"
+  printf '%s\n%s\n' $! "$(started_at $!)" >"$pid_file"
   say "started $NAME, process $!; log: $log"
 }
 

@@ -52,14 +52,25 @@ fi
 [[ -n ${SLURM_JOB_ID:-} ]] || die "not inside a Slurm job; submit it: sbatch --nodes=8 launch/slurm.sh ..."
 need_tool srun "Slurm quick start administrator guide"
 
+# Slurm's controller may not answer at once, when many jobs are preempted together.
+patiently() {
+  local try
+  for try in 1 2 3 4 5; do
+    "$@" && return
+    ((try == 5)) || sleep "${PAUSE:-10}"
+  done
+  say "$* failed $try times: preempted and saved, but not in the queue; scontrol requeue $SLURM_JOB_ID"
+  exit 75
+}
+
 forward_signals
 run_child "${step[@]}"
 if [[ $status == 75 ]]; then
-  job=$(scontrol show job "$SLURM_JOB_ID")
+  job=$(patiently scontrol show job "$SLURM_JOB_ID")
   # While Slurm itself ends the job (scancel, preemption) the job is no longer RUNNING.
   if [[ $job == *JobState=RUNNING* ]]; then
     say "preempted and saved: job $SLURM_JOB_ID goes into the queue again"
-    scontrol requeue "$SLURM_JOB_ID"
+    patiently scontrol requeue "$SLURM_JOB_ID"
   else
     say "preempted and saved: Slurm ends job $SLURM_JOB_ID itself, no requeue"
   fi

@@ -39,6 +39,8 @@ switches=(--queued=QUEUED --spot=SPOT)
 read_arguments "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON_VERSION=${PYTHON_VERSION:-3.12} POLL=${POLL:-60}
+need_switch QUEUED
+need_switch SPOT
 
 where=()
 tpu() { # GROUP VERB ARGUMENTS...

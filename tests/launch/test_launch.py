@@ -255,6 +255,8 @@ def test_the_exit_code_is_gclouds(cloud, action):
         (["resume"], {"WORKDIR": "runs/b16"}, "WORKDIR=runs/b16 lies on each worker alone"),
         (["run"], {"CONFIG": ""}, "CONFIG is not set"),
         (["resume"], {"POLL": "soon"}, "POLL=soon"),
+        (["create"], {"SPOT": "0"}, "SPOT=0 is no switch: 1, or leave it out"),
+        (["create"], {"QUEUED": "no"}, "QUEUED=no is no switch"),
         (["run", "--config=x"], {}, "behind --"),
         (["run", "stop"], {}, "one action"),
         (["launch"], {}, "unknown action launch"),

@@ -86,12 +86,23 @@ def test_slurm_gives_the_code_of_a_crash(cloud, slurm):
     assert ended(process)[0] == 9 and len(cloud.calls()) == 1
 
 
-def test_slurm_says_when_the_requeue_fails(cloud, slurm):
+@pytest.mark.parametrize("show, requeue", [(2, 2), (0, 5), (5, 0)])
+def test_slurm_asks_a_busy_controller_again(cloud, slurm, show, requeue):
+    """It may answer after some tries; what is left to do is told if it never does."""
     process = slurm("trap 'exit 75' TERM; echo >ready; while :; do sleep 0.02; done", "--x")
-    cloud.replies(("scontrol requeue", [(5, "")]), ("scontrol show", [(0, "JobState=RUNNING")]))
+    running = (0, "JobState=RUNNING")
+    cloud.replies(
+        ("scontrol requeue", [(5, "")] * requeue + [(0, "")]),
+        ("scontrol show", [(1, "")] * show + [running]),
+    )
     launchers.wait_for(cloud.root / "ready")
     process.terminate()
-    assert ended(process)[0] == 5
+    code, output = ended(process)
+    told = "failed 5 times: preempted and saved, but not in the queue; scontrol requeue 77"
+    assert code == 75 and (told in output) == (5 in (show, requeue)), output
+    tries = {2: 3, 0: 1, 5: 5}
+    expected = [SHOW] * tries[show] + [REQUEUE] * (tries[requeue] if show < 5 else 0)
+    assert cloud.calls()[1:] == expected
 
 
 @pytest.mark.parametrize(
