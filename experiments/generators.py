@@ -32,7 +32,7 @@ from experiments.cells import (
     tokenizer_config,
 )
 from experiments.pictures import COMMAND, PARTS, Pictures
-from experiments.running import Kept, psnr, trained, write_codes
+from experiments.running import Kept, is_saved, psnr, trained, write_codes
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.data.sources import open_source
 from unitok_jax.evaluation.metrics.codebook import CodebookUse
@@ -99,7 +99,7 @@ class Experiment(Kept):
 
         shared: parameters to start from by their part; the others are fresh.
         """
-        if not place.exists():
+        if not is_saved(place):
             model = run.config.model.to_dict()
 
             def start(key, shared):

@@ -30,7 +30,7 @@ from experiments.recipe_cells import (
     cell_config,
     steps_at_equal_time,
 )
-from experiments.running import Kept, trained
+from experiments.running import Kept, is_saved, trained
 from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.evaluation.shapes import scores
 from unitok_jax.evaluation.shapes.exam import Exam, shown
@@ -93,7 +93,7 @@ class Experiment(Kept):
         tokenizer = Tokenizer(run.config, jax.device_get(state.generator.params), batch_size=BATCH)
         if at == "pictures":
             place = self._place(data, name, seed)
-            if not place.exists():
+            if not is_saved(place):
                 tokenizer.save(place)
         figures = {key: float(metrics[key]) for key in COUNTED if key in metrics}
         usage = np.asarray(metrics["usage"])

@@ -73,6 +73,11 @@ def trained(run, start, seed: int, *arguments):
     return state
 
 
+def is_saved(place: Path) -> bool:
+    """Returns True if a tokenizer was saved there as a whole; a kill may leave a part of one."""
+    return (place / "checkpoints").is_dir()
+
+
 def write_codes(tokenizer, source, data, output: Path, command: str, shard_size: int) -> None:
     """Writes the codes of whole pictures to a folder.
 

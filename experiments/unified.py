@@ -16,7 +16,7 @@ import jax
 from flax import nnx
 
 from experiments import report, running, unified_report
-from experiments.running import Kept, psnr, trained, write_codes
+from experiments.running import Kept, is_saved, psnr, trained, write_codes
 from experiments.unified_cells import (
     CELLS,
     PARTS,
@@ -61,7 +61,7 @@ class Experiment(Kept):
     def tokenizer(self, name: str, seed: int) -> dict:
         """Trains a tokenizer, writes its codes, and measures reconstructions and features."""
         place = self._place(name, seed)
-        if not (place / "tokenizer").exists():
+        if not is_saved(place / "tokenizer"):
             run = TokenizerRun(tokenizer_config(name, self.budget))
             model = run.config.model.to_dict()
 
