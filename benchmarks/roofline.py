@@ -50,7 +50,7 @@ def compiled(jobs: Mapping[Hashable, Job], at_once: int = 1) -> dict[Hashable, t
         job, cost, memory = jobs[key], program.cost_analysis(), program.memory_analysis()
         work = {
             "dtype": job.dtype,
-            "flops": flops.of_jaxpr(traced[key].jaxpr.jaxpr, jax.default_backend()),
+            "flops": flops.of_jaxpr(traced[key].jaxpr.jaxpr, _platform()),
             "model_flops": model_flops(job.reference or job.function, *job.args),
             "bytes": float(hlo.traffic(program.as_text(), 1).bytes),
             "xla_flops": float(cost["flops"]),
@@ -61,6 +61,12 @@ def compiled(jobs: Mapping[Hashable, Job], at_once: int = 1) -> dict[Hashable, t
         }
         out[key] = program, work
     return out
+
+
+def _platform() -> str:
+    """Returns the platform of the devices as branches are named for it: 'cuda' of NVIDIA's GPUs."""
+    backend = jax.default_backend()
+    return "cuda" if backend == "gpu" else backend
 
 
 def _compile(traced):

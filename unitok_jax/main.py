@@ -52,7 +52,11 @@ TOPOLOGY = flags.DEFINE_string(
     "only the cost of the run on several machines.",
 )
 EFFICIENCY = flags.DEFINE_float(
-    "efficiency", 0.5, "Part of the roofline's speed that --mode=compile assumes."
+    "efficiency",
+    0.5,
+    "Part of the roofline's speed that --mode=compile assumes.",
+    lower_bound=0.01,
+    upper_bound=1.0,
 )
 PRICE = flags.DEFINE_float(
     "price", None, "US dollars an hour of one chip of --topology: what the run costs then."

@@ -11,6 +11,16 @@ def test_a_choice_of_the_top_k_compares_every_element():
     assert flops.count(lambda x: jax.lax.top_k(x, 4), jnp.zeros((3, 100))) == 300
 
 
+def test_a_kernel_that_tells_nothing_counts_as_the_form_of_other_platforms():
+    """As attention by cuDNN, which is one call."""
+
+    def by_platform(x):
+        return jax.lax.platform_dependent(x, cuda=jnp.sin, default=lambda x: x @ x)
+
+    x = jnp.zeros((8, 8))
+    assert flops.count(by_platform, x, platform="cuda") == 2 * 8**3
+
+
 def test_wrong_codes_cost_the_distances_of_all_rows_and_the_choice_of_the_nearest():
     """Although they are sought only in the steps that have wrong codes."""
     books, entries, width = 2, 64, 8

@@ -48,6 +48,10 @@ def test_the_memory_that_jax_takes(monkeypatch):
     assert h100.per_device.capacity == 60 * 2**30 and tpu.per_device.capacity == 16 * 2**30
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     assert h100.per_device.capacity == 72 * 2**30
+    for wrong in ("80", "0", "abc", "nan"):
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", wrong)
+        with pytest.raises(ValueError, match=f"MEM_FRACTION={wrong} in the environment must be ab"):
+            _ = h100.per_device
 
 
 def test_every_gpu_is_known_to_the_compiler():

@@ -1,12 +1,14 @@
 """GPUs to compile for without having one, by the compiler that JAX's plugin for CUDA holds."""
 
 import importlib.util
+import math
 import os
 from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
 
+_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 # Nothing can be timed here: no kernel is chosen by trying it, and products are cuBLAS's. What
 # turns the program into machine code is left out, as it never runs.
 OPTIONS = {
@@ -57,8 +59,19 @@ def has_compiler() -> bool:
 
 
 def share() -> float:
-    """Returns the part of a GPU's memory that JAX takes."""
-    return float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))
+    """Returns the part of a GPU's memory that JAX takes.
+
+    Raises:
+      ValueError: the environment says another than a share.
+    """
+    told = os.environ.get(_SHARE, "0.75")
+    try:
+        found = float(told)
+    except ValueError:
+        found = math.nan
+    if not 0 < found <= 1:
+        raise ValueError(f"{_SHARE}={told} in the environment must be above 0 and at most 1")
+    return found
 
 
 def devices(kind: str, nodes: int, of_a_node: int) -> list:
