@@ -87,6 +87,8 @@ def test_the_workdir_of_goodput(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     code, _, error = in_process.run(goodput, capsys, monkeypatch, "~/run")
     assert code == 2 and f"{tmp_path}/run" in error
+    code, _, error = in_process.run(goodput, capsys, monkeypatch, "foo://x")
+    assert code == 2 and "foo://x: no path begins with" in error
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,8 @@ beginning of the first process to the last record.
 """
 
 import argparse
-import os
 
-from etils import epath
-
+from unitok_jax.runtime import workdir
 from unitok_jax.system import console
 from unitok_jax.training import goodput
 
@@ -23,14 +21,10 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", type=_workdir, help="of a run that trains or has trained")
+    parser.add_argument("workdir", help="of a run that trains or has trained")
     args = parser.parse_args()
     try:
         with console.command():
-            print(goodput.measure(args.workdir).table())
+            print(goodput.measure(workdir.open_folder(args.workdir)).table())
     except (ValueError, OSError) as error:
         console.refuse(error)
-
-
-def _workdir(text: str) -> epath.Path:
-    return epath.Path(os.path.expanduser(text))
