@@ -23,8 +23,10 @@ class Buckets:
 
     A bucket has an endless order of its own, every image once in each pass over it. In an epoch
     each takes as many turns as it fills whole batches, and what is left over comes first in the
-    next one: no image is left out, and none is seen more often than another. The turns of an epoch
-    are shuffled anew. All follows from the position alone.
+    next one: no image is left out, and none is seen more often than another. A batch that begins
+    with the last images of a pass ends with others of the next one: in the contrastive loss an
+    image that comes twice would be its own negative. The turns of an epoch are shuffled anew. All
+    follows from the position alone.
 
     Picklable, and read by several threads.
 
@@ -39,7 +41,7 @@ class Buckets:
         """Takes the bucket of every image.
 
         Args:
-            sizes: of the buckets, each of which has a batch of images at least.
+            sizes: of the buckets, each of which has two batches of images at least.
             of: uint16 (n,), the bucket of each image of the source.
             seed: at least 0.
             batch_size: of the global batches.
@@ -53,8 +55,9 @@ class Buckets:
         self._orders = [
             order.order(range(count), seed + number, 1) for number, count in enumerate(self.counts)
         ]
-        # A pure function: a second thread that calls at the same time computes the same values.
+        # Pure functions: a second thread that calls at the same time computes the same values.
         self._turns = functools.lru_cache(maxsize=2)(self._turns)
+        self._first = functools.lru_cache(maxsize=2 * len(sizes))(self._first)
 
     def __reduce__(self):
         return type(self), (self.sizes, self._of, self._seed, self._batch_size)
@@ -62,7 +65,7 @@ class Buckets:
     def __getitem__(self, position: int) -> int:
         batch, row = divmod(position, self._batch_size)
         bucket, turn = self._turn(batch)
-        rank = int(self._orders[bucket][turn * self._batch_size + row])
+        rank = self._rank(bucket, turn * self._batch_size + row)
         ends = self._ends[bucket]
         block = int(np.searchsorted(ends, rank, side="right"))
         before = int(ends[block - 1]) if block else 0
@@ -81,6 +84,26 @@ class Buckets:
         """Formats the buckets for people."""
         shares = (f"{name} px {count / len(self._of):.1%}" for name, count in self.facts().items())
         return ", ".join(shares)
+
+    def _rank(self, bucket: int, position: int) -> int:
+        """Returns the place among a bucket's images of the one at a position of its order."""
+        number, place = divmod(position, self.counts[bucket])
+        if place < self._batch_size:
+            return int(self._first(bucket, number)[place])
+        return int(self._orders[bucket][position])
+
+    def _first(self, bucket: int, number: int) -> np.ndarray:
+        """Returns the first batch of a pass; images that its batch has already come at the end."""
+        size, start = self._batch_size, number * self.counts[bucket]
+        first, last = (
+            np.array([self._orders[bucket][each] for each in range(begin, end)], np.int64)
+            for begin, end in ((start, start + size), (start - start % size, start))
+        )
+        again = np.isin(first, last)
+        # Those behind the batch stay where they are; two batches have room for all of this.
+        end = int(np.flatnonzero(~again)[size - len(last) - 1]) + 1
+        head, again = first[:end], again[:end]
+        return np.concatenate([head[~again], head[again], first[end:]])
 
     def _turn(self, batch: int) -> tuple[int, int]:
         """Returns the bucket of a batch, and which of this bucket's batches it is, from 0."""
@@ -139,8 +162,8 @@ def bucket_sizes(data) -> list[tuple[int, int]]:
 def open_buckets(source: Source, data, seed: int, batch_size: int) -> Buckets:
     """Puts every image of a source into the bucket whose aspect ratio is nearest.
 
-    A bucket with less than a batch of images is given up, as a batch must not hold one twice, and
-    its images go to the nearest of the others.
+    A bucket with less than two batches of images is given up, as a batch must not hold one twice,
+    and its images go to the nearest of the others.
 
     Args:
         source: one with `shapes`.
@@ -149,8 +172,8 @@ def open_buckets(source: Source, data, seed: int, batch_size: int) -> Buckets:
         batch_size: of the global batches.
 
     Raises:
-        ValueError: a source that does not know its images' shapes, or without a batch of images in
-            any bucket; or as for `bucket_sizes`.
+        ValueError: a source that does not know its images' shapes, or without two batches of images
+            in any bucket; or as for `bucket_sizes`.
     """
     if not hasattr(source, "shapes"):
         raise ValueError(
@@ -160,16 +183,16 @@ def open_buckets(source: Source, data, seed: int, batch_size: int) -> Buckets:
     sizes, shapes = bucket_sizes(data), source.shapes()
     of = nearest_buckets(shapes, sizes)
     counts = np.bincount(of, minlength=len(sizes))
-    kept = [size for size, count in zip(sizes, counts, strict=True) if count >= batch_size]
+    kept = [size for size, count in zip(sizes, counts, strict=True) if count >= 2 * batch_size]
     if not kept:
         largest = int(counts.argmax())
         raise ValueError(
-            f"{KEY}={data.bucket_ratio}: no bucket has the images of a batch of {batch_size}; the "
-            f"largest, {_show(sizes[largest])} px, has {counts[largest]}: lower data.batch_size"
+            f"{KEY}={data.bucket_ratio}: no bucket has the images of two batches of {batch_size}; "
+            f"the largest, {_show(sizes[largest])} px, has {counts[largest]}: lower data.batch_size"
         )
     if len(kept) < len(sizes):
         few = ", ".join(_show(size) for size in sizes if size not in kept)
-        log.info("buckets with less than a batch of images, which others take: %s", few)
+        log.info("buckets with less than two batches of images, which others take: %s", few)
         of = nearest_buckets(shapes, kept)
     return Buckets(kept, of, seed, batch_size)
 
