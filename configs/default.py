@@ -132,7 +132,7 @@ def get_config() -> ConfigDict:
     config.frozen.inception = ""  # path of Inception, for eval/rfid; empty: not measured
 
     config.optim = optim = ConfigDict()
-    optim.kind = "adamw"  # adamw, or muon: matrices by Muon, all else by AdamW
+    optim.kind = "adamw"  # adamw, or muon: matrices by Muon, all else by NAdamW
     optim.schedule = "cosine"  # rate of both players: cosine, linear, exponential, constant
     optim.learning_rate = 5e-4  # peak rate of the generator, the release's; the paper's is 1e-3
     optim.betas = (0.9, 0.95)  # AdamW's decay rates of the two moments, each in [0, 1)

@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.loss.chunk = 16  # tokens of each image whose logits exist at a time; divides the tokens
 
     config.optim = optim = ConfigDict()
-    optim.kind = "adamw"  # adamw, or muon: matrices by Muon, all else by AdamW
+    optim.kind = "adamw"  # adamw, or muon: matrices by Muon, all else by NAdamW
     optim.schedule = "cosine"  # learning-rate schedule: cosine, linear, exponential, constant
     optim.learning_rate = 3e-4  # peak rate
     optim.betas = (0.9, 0.95)  # AdamW's decay rates of the two moments, each in [0, 1)

@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
     config.init.language = ""  # folder of Llama, Qwen2 or Qwen3, or hf://owner/name; empty: fresh
 
     config.optim = optim = ConfigDict()
-    optim.kind = "adamw"  # adamw, or muon: matrices by Muon, all else by AdamW
+    optim.kind = "adamw"  # adamw, or muon: matrices by Muon, all else by NAdamW
     optim.schedule = "cosine"  # learning-rate schedule: cosine, linear, exponential, constant
     optim.learning_rate = 5e-5  # peak rate
     optim.betas = (0.9, 0.999)  # AdamW's decay rates of the two moments, each in [0, 1)

@@ -23,18 +23,22 @@ def recomputed(function):
 
 
 def _activation(function):
-    """As `recomputed`, in bfloat16: the derivative is computed in float32 and rounded once.
+    """As `recomputed`, in bfloat16: value and derivative are computed in float32, rounded once.
 
-    In float32, the dtype of CPUs, JAX's derivative stays: there operations cost more than bytes.
+    Rounded within, 1 + erf(x) and 1 + tanh(x) would cancel for negative x. In float32, the dtype
+    of CPUs, JAX's derivative stays: there operations cost more than bytes.
     """
+
+    def forward(*args):
+        return function(*(x.astype(jnp.float32) for x in args)).astype(args[0].dtype)
 
     def backward(args, gradient):
         wide = (x.astype(jnp.float32) for x in args)
         gradients = jax.vjp(function, *wide)[1](gradient.astype(jnp.float32))
         return tuple(g.astype(x.dtype) for g, x in zip(gradients, args, strict=True))
 
-    narrow = jax.custom_vjp(function)
-    narrow.defvjp(lambda *args: (function(*args), args), backward)
+    narrow = jax.custom_vjp(forward)
+    narrow.defvjp(lambda *args: (forward(*args), args), backward)
 
     @functools.wraps(function)
     def chosen(*args):
@@ -52,16 +56,19 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
+@_activation
+def tanh_gelu(x: jax.Array) -> jax.Array:
+    """Computes GELU by its approximation with tanh."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+@_activation
 def quick_gelu(x: jax.Array) -> jax.Array:
     """Computes x * sigmoid(1.702 x), with which OpenAI trained its CLIPs."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-GELUS = {
-    "exact": gelu,
-    "tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "quick": quick_gelu,
-}
+GELUS = {"exact": gelu, "tanh": tanh_gelu, "quick": quick_gelu}
 
 
 @_activation

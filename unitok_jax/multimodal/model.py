@@ -17,7 +17,7 @@ from flax import nnx
 from unitok_jax.models import elementwise, layers, recomputation
 from unitok_jax.models.code_heads import DepthHead, IndependentHead
 from unitok_jax.models.language_model import LanguageModel
-from unitok_jax.models.projection import AttentionProjection, Past
+from unitok_jax.models.projection import Past, make_projection
 from unitok_jax.models.quantizers.multi_codebook import MultiCodebookQuantizer
 from unitok_jax.models.transformer import Dropout, Rope, Scaling, Sizes, segment_mask
 
@@ -62,12 +62,12 @@ class ImageInput(nnx.Module):
             vocab_size, num_codebooks, latent_width, commitment_weight=0.0, rngs=rngs
         )
         self.causal, self.full = projection == "causal", projection == "full"
-        if projection == "linear":
-            self.projection = layers.linear(latent_width, projection_width, jnp.float32, rngs)
-        else:
-            self.projection = AttentionProjection(
-                latent_width, projection_width, projection_heads, causal=self.causal, rngs=rngs
-            )
+        self.projection = make_projection(
+            "linear" if projection == "linear" else "attention",
+            *(latent_width, projection_width, projection_heads),
+            causal=self.causal,
+            rngs=rngs,
+        )
         self.mlp = Connector(projection_width, width, normed=not self.full, dtype=dtype, rngs=rngs)
 
     def quantized(self, codes: jax.Array) -> jax.Array:

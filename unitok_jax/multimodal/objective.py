@@ -99,7 +99,7 @@ def losses(found: Sums, weights: Weights) -> Losses:
     codes = jnp.maximum(found.all_codes, 1)
     count = weights.predictions(found.ids, found.all_codes)
     return Losses(
-        total=found.total(weights) / jnp.maximum(count, 1),
+        total=found.total(weights) / jnp.where(count > 0, count, 1),  # weighted: may be below 1
         text=found.text / jnp.maximum(found.ids, 1),
         image=found.codes.sum() / codes,
         z=weights.z * found.square / codes,

@@ -146,7 +146,7 @@ class MultimodalSteps:
 
         def loss(trained, part):
             sums = self.sums(trees.merge(trained, fixed), part, gather, shards)
-            return sums.total(self.weights) / jnp.maximum(count, 1), sums
+            return sums.total(self.weights) / jnp.where(count > 0, count, 1), sums
 
         grads, sums = self._accumulate(jax.grad(loss, has_aux=True), trained, batch)
         losses = objective.losses(sums, self.weights)

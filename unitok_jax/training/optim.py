@@ -91,7 +91,7 @@ def adamw(
 def muon(
     *, betas: tuple[float, float], eps: float, weight_decay: float, clip_norm: float
 ) -> optax.GradientTransformation:
-    """Builds Muon for the matrices and AdamW for all else, after clipping, without the rate.
+    """Builds Muon for the matrices and NAdamW for all else, after clipping, without the rate.
 
     The momentum of a matrix, 0.95 with Nesterov's step, is made nearly orthogonal (Jordan et al.
     2024, "Muon") and scaled to the size of AdamW's updates, a root mean square of 0.2
