@@ -94,9 +94,16 @@ MUTATIONS = [
     Mutation(
         "a bucket that cannot fill a batch",
         BUCKETS,
-        "if count >= batch_size]",
+        "if count >= 2 * batch_size]",
         "if count]",
         f"{TEST_BUCKETS} -k leaves_its_images",
+    ),
+    Mutation(
+        "a batch of the ends of two passes, with an image twice",
+        BUCKETS,
+        "again = np.isin(first, last)",
+        "again = np.isin(first, last[:0])",
+        f"{TEST_BUCKETS} -k holds_an_image_twice",
     ),
     Mutation(
         "image sizes that begin with a start's first batch",

@@ -48,8 +48,8 @@ MUTATIONS = [
     Mutation(
         "a kernel that counts as no work",
         "unitok_jax/planning/flops.py",
-        "if found := of_jaxpr(next(chosen).jaxpr, platform):\n                return found",
-        "if True:\n                return of_jaxpr(next(chosen).jaxpr, platform)",
-        "tests/planning/test_flops.py -k kernel",
+        "if not _is_opaque(branch):",
+        "if True:",
+        "tests/planning/test_flops.py -k cudnn",
     ),
 ]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 
 from unitok_jax.models.quantizers.wrong_codes import Wrong, replace_codes
 from unitok_jax.planning import flops
@@ -11,14 +12,19 @@ def test_a_choice_of_the_top_k_compares_every_element():
     assert flops.count(lambda x: jax.lax.top_k(x, 4), jnp.zeros((3, 100))) == 300
 
 
-def test_a_kernel_that_tells_nothing_counts_as_the_form_of_other_platforms():
-    """As attention by cuDNN, which is one call."""
-
-    def by_platform(x):
-        return jax.lax.platform_dependent(x, cuda=jnp.sin, default=lambda x: x @ x)
-
+def test_attention_by_cudnn_counts_as_the_form_of_other_platforms():
+    """It is one call, which only a machine with cuDNN traces; a form without products is none."""
+    kernel = Primitive("dot_product_attention_fwd_wrapper")
+    kernel.def_abstract_eval(lambda x: x)
+    forms = {"default": lambda x: x @ x, "tpu": jnp.sin, "cuda": jax.jit(kernel.bind)}
     x = jnp.zeros((8, 8))
-    assert flops.count(by_platform, x, platform="cuda") == 2 * 8**3
+    found = {
+        platform: flops.count(
+            lambda x: jax.lax.platform_dependent(x, **forms), x, platform=platform
+        )
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    assert found == {"cpu": 2 * 8**3, "tpu": 0, "cuda": 2 * 8**3}
 
 
 def test_wrong_codes_cost_the_distances_of_all_rows_and_the_choice_of_the_nearest():

@@ -10,8 +10,9 @@ def count(function, *args, platform: str | None = None) -> float:
 
     Scans count every iteration and recomputation counts again, which XLA's own analysis does not
     tell. Of two branches the larger counts, and of the forms for several platforms that for
-    `platform` ('cpu', 'cuda', 'tpu'), if it is given and has any. A top k compares every element
-    once, which is the least of its work. Elementwise work is not counted.
+    `platform` ('cpu', 'cuda', 'tpu'), if it is given; cuDNN's attention counts as the plain one.
+    A top k compares every element once, which is the least of its work. Elementwise work is not
+    counted.
     """
     return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr, platform)
 
@@ -42,11 +43,21 @@ def _of_equation(equation, platform):
         if platform and params.get("branches_platforms"):
             names = params["branches_platforms"]  # None: all that stand in no other
             chosen = (b for b, n in zip(branches, names, strict=True) if n is None or platform in n)
-            if found := of_jaxpr(next(chosen).jaxpr, platform):
-                return found  # otherwise a kernel of which nothing is known, such as cuDNN's
+            branch = next(chosen).jaxpr
+            if not _is_opaque(branch):
+                return of_jaxpr(branch, platform)
         return max(of_jaxpr(branch.jaxpr, platform) for branch in branches)
     factor = params["length"] if name == "scan" else 1
     return factor * sum(of_jaxpr(inner, platform) for inner in _inner(params))
+
+
+def _is_opaque(jaxpr) -> bool:
+    """Returns True if cuDNN computes attention in a function: a call of which nothing is told."""
+    return any(
+        equation.primitive.name.startswith("dot_product_attention")
+        or any(map(_is_opaque, _inner(equation.params)))
+        for equation in jaxpr.eqns
+    )
 
 
 def _inner(params):
