@@ -41,7 +41,7 @@ MUTATIONS = [
     Mutation(
         "an URL that becomes a folder",
         "unitok_jax/system/paths.py",
-        'if "://" in text:',
+        "if is_remote(text):",
         "if False:",
         "tests/system/test_paths.py",
     ),

@@ -11,7 +11,7 @@ from etils import epath
 from tokenizers import Tokenizer
 
 from unitok_jax.system.foreign_json import parse_object
-from unitok_jax.system.paths import printable, read_regular
+from unitok_jax.system.paths import is_remote, printable, read_regular
 
 FILE, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 NAMED = "special_ids.json"
@@ -235,7 +235,7 @@ def write(folder: str | os.PathLike, tokenizer: LanguageTokenizer) -> None:
 
 
 def _read(path, most) -> bytes:
-    return path.read_bytes() if "://" in str(path) else read_regular(path, most)
+    return path.read_bytes() if is_remote(path) else read_regular(path, most)
 
 
 def _rebuild(files, rows, name):

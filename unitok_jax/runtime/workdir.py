@@ -34,7 +34,7 @@ def open_folder(path) -> epath.Path:
         folder = epath.Path(path)
     except KeyError as error:
         raise ValueError(f"{path}: no path begins with {error}; use a folder or gs://") from error
-    if is_local(folder):
+    if not paths.is_remote(folder):
         return epath.Path(os.path.abspath(paths.expand(folder)))
     try:
         folder.exists()
@@ -65,14 +65,9 @@ def make(path) -> epath.Path:
     return folder
 
 
-def is_local(path: epath.Path) -> bool:
-    """Returns True for a path on a file system of this machine, False for one in a bucket."""
-    return "://" not in str(path)
-
-
 def write(path: epath.Path, text: str) -> None:
     """Writes a file whole or not at all: a kill leaves the old file."""
-    if not is_local(path):  # objects appear whole
+    if paths.is_remote(path):  # objects appear whole
         path.write_text(text)
         return
     new = path.with_name(path.name + ".new")
@@ -82,7 +77,7 @@ def write(path: epath.Path, text: str) -> None:
 
 def move(folder: epath.Path, target: epath.Path) -> None:
     """Moves a folder; in a bucket, which has no folders, every object in it."""
-    if is_local(folder):
+    if not paths.is_remote(folder):
         target.parent.mkdir(exist_ok=True)
         folder.rename(target)
         return
@@ -115,7 +110,7 @@ class Lines:
         self._lines = _read(path).splitlines() if path.exists() else []
         self._lines = [line for line in self._lines if keep(line)]
         self._rewrite()
-        if is_local(path):
+        if not paths.is_remote(path):
             self._file = open(path, "a")
 
     def append(self, line: str) -> None:
@@ -154,7 +149,7 @@ def lock(folder: epath.Path):
     Raises:
       BusyError: a run that is alive holds it.
     """
-    if not is_local(folder) or not processes.is_lead():
+    if paths.is_remote(folder) or not processes.is_lead():
         yield
         return
     with open(folder / ".lock", "a") as file:
@@ -170,7 +165,7 @@ def lock(folder: epath.Path):
 
 def free_bytes(folder: epath.Path) -> float:
     """Returns the free bytes on the disk of a folder; infinite in a bucket."""
-    return shutil.disk_usage(folder).free if is_local(folder) else float("inf")
+    return float("inf") if paths.is_remote(folder) else shutil.disk_usage(folder).free
 
 
 def is_full(error: BaseException) -> bool:

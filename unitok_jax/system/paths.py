@@ -17,7 +17,7 @@ def expand(path: str | os.PathLike) -> Path:
         folder `gs:` here.
     """
     text = os.fspath(path)
-    if "://" in text:
+    if is_remote(text):
         raise ValueError(f"{printable(text)}: only a path of this machine can be given here")
     if "\0" in text:
         raise ValueError(f"{printable(text)}: a path cannot hold a NUL character")
@@ -25,6 +25,11 @@ def expand(path: str | os.PathLike) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:  # what pathlib raises for a user that does not exist
         raise ValueError(f"{printable(text)}: {error}") from error
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Returns True for a URL, such as a path in a bucket, False for a path of this machine."""
+    return "://" in os.fspath(path)
 
 
 def printable(name: str | os.PathLike) -> str:

@@ -10,6 +10,7 @@ from etils import epath
 
 from unitok_jax.runtime import workdir
 from unitok_jax.system.extras import how_to_install
+from unitok_jax.system.paths import is_remote
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class WeightsAndBiases:
                 resume="allow" if known else None,
                 name=folder.name,
                 config=config,
-                dir=str(folder) if workdir.is_local(folder) else None,
+                dir=None if is_remote(folder) else str(folder),
             )
         except wandb.Error as error:
             raise ValueError(

@@ -17,7 +17,7 @@ from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import workdir
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
-from unitok_jax.system.paths import expand, printable
+from unitok_jax.system.paths import expand, is_remote, printable
 from unitok_jax.weights import (
     document,
     files,
@@ -75,7 +75,7 @@ def local(path, patterns: Sequence[str] = hub.FILES) -> pathlib.Path | epath.Pat
     """
     if str(path).startswith(hub.SCHEME):
         return hub.fetch(path, patterns)
-    return _in_bucket(path) if "://" in str(path) else expand(path)
+    return _in_bucket(path) if is_remote(path) else expand(path)
 
 
 def is_folder(path) -> bool:
@@ -206,7 +206,7 @@ def open_run(path: pathlib.Path) -> Iterator[tuple[Checkpoints, int | None]]:
     Raises:
       ConversionError: the folder is of another kind, which the message names.
     """
-    step, whole = None, path if "://" in str(path) else path.resolve()
+    step, whole = None, path if is_remote(path) else path.resolve()
     if whole.parent.name == "checkpoints" and path.name.isdigit():
         path, step = whole.parent, int(path.name)
     if path.name != "checkpoints" and not (path / "checkpoints").is_dir():

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unitok_jax.data.formats.recognise import other_format
-from unitok_jax.data.tars.cloud import is_remote
 from unitok_jax.system.foreign_json import parse, parse_object
-from unitok_jax.system.paths import is_regular
+from unitok_jax.system.paths import is_regular, is_remote
 
 DATA_DIR = "TFDS_DATA_DIR"  # tensorflow-datasets' own environment variable
 _MAX_CLASSES = 10**6  # limit on the stated number of classes, whose names are made

@@ -3,11 +3,6 @@
 from unitok_jax.system.extras import how_to_install
 
 
-def is_remote(path: str) -> bool:
-    """Returns True for a path in a bucket, False for a path on this machine."""
-    return "://" in path
-
-
 def open_files(pattern: str, where: str):
     """Opens the fsspec file system of a gs:// path or pattern; `where` begins messages.
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from unitok_jax.data.health import Tally
 from unitok_jax.data.tars import index_files
-from unitok_jax.data.tars.cloud import is_remote
 from unitok_jax.data.tars.scan import CaptionRule, scan
 from unitok_jax.data.tars.shards import Reader, Shard
 from unitok_jax.data.workers import end_with_parent, starting
@@ -43,7 +42,7 @@ class Query(NamedTuple):
     def name(self, shards: Iterable[Shard] = ()) -> str:
         """Returns a name for the index of this query, or of one state of its shards."""
         pattern = self.pattern
-        if not is_remote(pattern):
+        if not paths.is_remote(pattern):
             pattern = os.path.abspath(paths.expand(pattern))
         parts = [index_files.VERSION, pattern, self.rule, self.require_captions, *shards]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -105,13 +104,13 @@ def open_index(
 
 
 def _places(folder: str, shards: list[Shard]) -> list[Path]:
-    if is_remote(folder):
+    if paths.is_remote(folder):
         raise ValueError(f"data.index={folder}: indexes are mapped into memory; use a local folder")
     if folder:
         return [paths.expand(folder).absolute()]
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     places = [Path(cache).expanduser() / "unitok_jax" / "index"]
-    if not is_remote(shards[0].path):
+    if not paths.is_remote(shards[0].path):
         places.insert(0, Path(index_files.common_folder(shards) or "/") / BESIDE)
     return places
 
@@ -164,8 +163,8 @@ def _scan_all(shards: list[Shard], root: str, query: Query) -> Iterator[tuple[np
     if not shards:
         return
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if is_remote(shards[0].path) or len(shards) < _FEW:
-        count = 4 * cpus if is_remote(shards[0].path) else cpus
+    if paths.is_remote(shards[0].path) or len(shards) < _FEW:
+        count = 4 * cpus if paths.is_remote(shards[0].path) else cpus
         pool = concurrent.futures.ThreadPoolExecutor(min(count, len(shards)))
     else:
         pool = concurrent.futures.ProcessPoolExecutor(

@@ -7,8 +7,8 @@ import numpy as np
 from unitok_jax.data.formats.folders import IMAGE_SUFFIXES
 from unitok_jax.data.formats.recognise import other_format
 from unitok_jax.data.health import Tally
-from unitok_jax.data.tars.cloud import is_remote
 from unitok_jax.data.tars.members import BLOCK, CutError, Member, NoEndError, Read, members, split
+from unitok_jax.system.paths import is_remote
 
 NO_CAPTION, TEXT, JSON = range(3)
 # Position of a sample in its shard. `head_blocks` blocks of headers come before the image.

@@ -54,8 +54,8 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
             "'/data/{00000..00127}.tar'"
         )
     where = f"{key}={pattern}"
-    storage = _Bucket(pattern, where) if cloud.is_remote(pattern) else _Disk(key)
-    literal = not cloud.is_remote(pattern) and os.path.lexists(paths.expand(pattern))
+    storage = _Bucket(pattern, where) if paths.is_remote(pattern) else _Disk(key)
+    literal = not paths.is_remote(pattern) and os.path.lexists(paths.expand(pattern))
     names = [pattern] if literal else _braces(pattern, where)
     shards, missing = [], []
     for name in names:
@@ -254,7 +254,7 @@ class Reader:
             OSError: the range cannot be read, or the shard ends before it does; the message names
                 the shard and the bytes.
         """
-        remote = cloud.is_remote(path)
+        remote = paths.is_remote(path)
         read = self._read_remote if remote else self._read_local
         errors = cloud.errors() if remote else (OSError,)
         for wait in _waits():

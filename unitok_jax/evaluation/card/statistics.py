@@ -26,7 +26,7 @@ from unitok_jax.models.pretrained.inception import SPATIAL
 from unitok_jax.system import foreign_json
 from unitok_jax.system.foreign_files import check_file
 from unitok_jax.system.outputs import replacing
-from unitok_jax.system.paths import expand, printable
+from unitok_jax.system.paths import expand, is_remote, printable
 
 WIDTH = 2048  # of Inception's pool3
 ROWS = 10_000  # images at most whose features are kept, as many as ADM's reference has
@@ -193,7 +193,7 @@ def source_facts(data, source: Source) -> dict[str, Any]:
         probes.update(probe.encode(errors="surrogatepass"))
     return {
         "source": data.source,
-        "path": data.path and (data.path if "://" in data.path else os.path.abspath(data.path)),
+        "path": data.path and (data.path if is_remote(data.path) else os.path.abspath(data.path)),
         "captions": data.captions,
         "samples": count,
         "probes": probes.hexdigest()[:32],

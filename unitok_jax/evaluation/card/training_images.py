@@ -5,6 +5,7 @@ import os
 from ml_collections import ConfigDict
 
 from unitok_jax.data.formats import emoji
+from unitok_jax.system.paths import is_remote
 
 _SAME = {"shapes": "train"}  # source -> the path that an empty one stands for
 
@@ -50,7 +51,7 @@ def _place(source: str, path: str) -> tuple[str, str]:
         return "", "emoji:all" if split == "all" else f"emoji:all/{split}"
     if source in ("photos", "shapes", "tfds"):
         return source, path or _SAME.get(source, "")
-    return "", path if "://" in path else os.path.realpath(os.path.expanduser(path))
+    return "", path if is_remote(path) else os.path.realpath(os.path.expanduser(path))
 
 
 def _holds(outer: tuple[str, str], inner: tuple[str, str]) -> bool:
