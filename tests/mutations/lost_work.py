@@ -11,6 +11,13 @@ MUTATIONS = [
         "tests/checkpoints/test_checkpoint.py -k several_best",
     ),
     Mutation(
+        "an evaluation after a stop that no choice of the best knows",
+        "unitok_jax/training/loop.py",
+        "checkpoints.add_evaluation(start, _evaluate(run, state, start, tools))",
+        "_evaluate(run, state, start, tools)",
+        "tests/training/test_resume.py -k made_up",
+    ),
+    Mutation(
         "a worker that ends with SIGTERM to the whole job",
         "unitok_jax/data/workers.py",
         ".si_pid != parent:",

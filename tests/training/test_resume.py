@@ -108,6 +108,21 @@ def test_what_changes_no_meaning_of_weights_may_change(folder, half, told):
         assert f"the configuration changed since the checkpoint: {line}" in told.text
 
 
+def test_an_evaluation_that_is_made_up_for_counts_for_the_best(folder, half):
+    """The half run was stopped before the evaluation of its second step."""
+    config = configuration(folder)
+    config.eval.every = config.checkpoint.keep_best = 2
+    config.checkpoint.keep_latest = 1
+    loop.train(OneDevice, config, str(half))
+    records = map(json.loads, (half / "metrics.jsonl").read_text().splitlines())
+    measured = {record["step"]: record["eval/psnr"] for record in records if "eval/psnr" in record}
+    with Checkpoints(half) as checkpoints:
+        assert checkpoints.steps() == [2, 4] == list(measured)
+        for step, psnr in measured.items():
+            meta = checkpoints.meta(step)
+            assert meta["evaluated"] and meta["metrics"] == {"eval/psnr": psnr}
+
+
 def test_a_checkpoint_that_does_not_tell_its_samples(folder, half, told):
     meta = half / "checkpoints" / "2" / "meta" / "metadata"
     content = json.loads(meta.read_text())

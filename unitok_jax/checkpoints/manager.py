@@ -5,6 +5,7 @@ A workdir holds `checkpoints/<step>/` with three items: `params` (the generator'
 model reads `params` and `meta` only; a converted model has no `training`.
 """
 
+import json
 import logging
 import math
 from typing import Any
@@ -167,11 +168,7 @@ class Checkpoints:
         """
         self.wait()
         self.check_space(items)
-        best = {
-            name: float(metrics[name])
-            for name in (self._kept.best_metric,)
-            if name in metrics and math.isfinite(metrics[name])
-        }
+        best = self._best(metrics)
         meta = {
             "config": config.to_dict(),
             "step": step,
@@ -196,6 +193,27 @@ class Checkpoints:
                 f"step {step} was not saved: {self.folder} already holds step "
                 f"{self.latest_step()}; is another run writing to this workdir?"
             )
+
+    def add_evaluation(self, step: int, metrics: dict[str, Any]) -> None:
+        """Stores the evaluation of a checkpoint that was saved without one, and counts it for best.
+
+        All processes must call it.
+
+        Args:
+          step: of a complete checkpoint.
+          metrics: results of an evaluation of exactly its weights.
+        """
+        best = self._kept.metrics[step] = self._best(metrics)
+        if processes.is_lead():
+            saved = self._saved_step(step)
+            meta = saved.meta() | {"metrics": best, "evaluated": True}
+            workdir.write(saved.meta_file, json.dumps(meta))
+
+    def _best(self, metrics):
+        """Returns the metric that decides which checkpoints are best, if it is a number."""
+        name = self._kept.best_metric
+        value = float(metrics.get(name, math.nan))
+        return {name: value} if math.isfinite(value) else {}
 
     def wait(self) -> None:
         """Waits for the save that is being written, if there is one.

@@ -109,6 +109,7 @@ class SavedStep:
     def __init__(self, folder: epath.Path, step: int):
         """Takes the folder of all checkpoints, and the number of one step."""
         self.path, self.step = folder / str(step), step
+        self.meta_file = self.path / "meta" / "metadata"
 
     def meta(self) -> dict[str, Any]:
         """Reads the JSON item: `config step data_position data digests metrics evaluated`.
@@ -117,7 +118,7 @@ class SavedStep:
           DamagedError: the item is missing or not JSON.
           RuntimeError: the disk does not answer.
         """
-        path = self.path / "meta" / "metadata"
+        path = self.meta_file
         try:
             meta = foreign_json.parse_object(path.read_bytes(), str(path))
         except _DAMAGE as error:

@@ -140,7 +140,7 @@ def train(
             folder, facts, lead, checkpoints, preemption, writer, progress, clock, tracer
         )
         if unseen:
-            _evaluate(run, state, start, tools)
+            checkpoints.add_evaluation(start, _evaluate(run, state, start, tools))
         if preemption.requested():
             raise Preempted(preemption, f"at step {start}")
         log.info("%s", overview.waiting_line(earlier, _facts()))
