@@ -8,6 +8,7 @@ import pytest
 
 from configs import tiny
 from helpers import browsing, in_process, multimodals, pages
+from helpers.jobs import free_port
 from unitok_jax.commands import demo
 from unitok_jax.demo import actions, chatting, drawing, page
 from unitok_jax.multimodal.api import load_multimodal
@@ -216,6 +217,6 @@ def test_a_model_of_other_codes_is_refused(checkpoint, tmp_path, capsys, monkeyp
         (checkpoint, "tokenizer"),
         ("nothing", "nothing"),
     ):
-        given = (f"--checkpoint={checkpoint}", f"--multimodal={path}")
+        given = f"--checkpoint={checkpoint}", f"--multimodal={path}", f"--port={free_port()}"
         code, _, error = in_process.run(demo, capsys, monkeypatch, *given)
         assert code == 2 and words in error and len(error.strip().splitlines()) == 1

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from helpers import browsing, generators, in_process, pages
+from helpers.jobs import free_port
 from unitok_jax.commands import demo
 from unitok_jax.data.formats.labels import CLASS_TEMPLATES
 from unitok_jax.data.images.transforms import resize_center_crop, to_uint8
@@ -329,7 +330,7 @@ def test_in_a_browser(browser, server, tokenizer, pictures, bad):
     ],
 )
 def test_bad_arguments(capsys, monkeypatch, arguments, words):
-    monkeypatch.setattr(sys, "argv", ["demo", *arguments])
+    monkeypatch.setattr(sys, "argv", ["demo", f"--port={free_port()}", *arguments])
     with pytest.raises(SystemExit) as stop:
         demo.main()
     error = capsys.readouterr().err
@@ -345,23 +346,28 @@ def test_a_generator_of_other_codes_is_refused(checkpoint, folder, capsys, monke
         (checkpoint, "tokenizer"),
         ("nothing", "nothing"),
     ):
-        code, _, error = in_process.run(
-            demo, capsys, monkeypatch, f"--checkpoint={checkpoint}", f"--generator={path}"
-        )
+        given = f"--checkpoint={checkpoint}", f"--generator={path}", f"--port={free_port()}"
+        code, _, error = in_process.run(demo, capsys, monkeypatch, *given)
         assert code == 2 and words in error and len(error.strip().splitlines()) == 1
 
 
-def test_a_port_in_use_is_named(checkpoint, capsys, monkeypatch):
+def test_a_port_in_use_is_named(capsys, monkeypatch):
+    """Before anything is loaded: here, a tokenizer that is not there."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(sys, "argv", ["demo", f"--checkpoint={checkpoint}", f"--port={port}"])
+        monkeypatch.setattr(sys, "argv", ["demo", "--checkpoint=nothing", f"--port={port}"])
         with pytest.raises(SystemExit) as stop:
             demo.main()
-    assert (
-        stop.value.code == 2 and f"error: --host=127.0.0.1 --port={port}" in capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and f"error: --host=127.0.0.1 --port={port} cannot be" in error
+
+
+def test_a_host_of_another_machine_is_named(capsys, monkeypatch):
+    given = "--checkpoint=nothing", "--host=192.0.2.1", f"--port={free_port()}"
+    code, _, error = in_process.run(demo, capsys, monkeypatch, *given)
+    assert code == 2 and "error: --host=192.0.2.1 --port=" in error and "cannot be" in error
 
 
 def test_without_gradio(tmp_path):

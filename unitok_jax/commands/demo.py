@@ -44,6 +44,7 @@ def _run(args: argparse.Namespace) -> None:
     paths = [path.strip() for path in args.checkpoint.split(",") if path.strip()]
     if not paths or len(set(paths)) != len(paths):
         raise ValueError(f"--checkpoint={args.checkpoint}: give different paths, as A,B")
+    server.check_address(args.host, args.port)
 
     def load(path):
         return arguments.load_tokenizer(argparse.Namespace(**{**vars(args), "checkpoint": path}))

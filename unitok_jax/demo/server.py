@@ -1,6 +1,7 @@
 """Server of the demo's page, without requests to the network."""
 
 import signal
+import socket
 import threading
 
 from unitok_jax.demo import visitors
@@ -15,6 +16,19 @@ CSS = """
 [data-testid="status-tracker"]:has(> .error) {display: none !important}
 #maps img {image-rendering: pixelated}
 """
+
+
+def check_address(host: str, port: int) -> None:
+    """Tests that the page could listen there, before minutes of loading.
+
+    Raises:
+      OSError: the port cannot be opened.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise OSError(_closed(host, port, error)) from error
 
 
 def serve(blocks, folder: str, host: str, port: int) -> None:
@@ -55,7 +69,7 @@ def serve(blocks, folder: str, host: str, port: int) -> None:
             footer_links=[],
         )
     except OSError as error:
-        raise OSError(f"--host={host} --port={port} cannot be opened: {error}") from error
+        raise OSError(_closed(host, port, error)) from error
     print(f"open {blocks.local_url} (end with Ctrl-C)", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is deleted
     try:
@@ -64,6 +78,10 @@ def serve(blocks, folder: str, host: str, port: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one leaves at once
         print("closing the page", flush=True)
         blocks.close(verbose=False)
+
+
+def _closed(host, port, error):
+    return f"--host={host} --port={port} cannot be opened: {error}"
 
 
 def _no_event(request, error):
