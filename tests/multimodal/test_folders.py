@@ -101,7 +101,7 @@ class TestRelease:
     def test_what_is_written_is_what_the_releases_code_is_configured_by(self, kinds):
         config = json.loads((kinds / "hub/config.json").read_text())
         theirs = multimodal_folders.config()
-        same = theirs.keys() - {"max_position_embeddings", "mm_projector_type", "pretraining_tp"}
+        same = theirs.keys() - {"mm_projector_type", "pretraining_tp"}
         assert {key: config[key] for key in same} == {key: theirs[key] for key in same}
         # without our own keys it is read as the release's
         (kinds / "again").mkdir()
@@ -354,6 +354,12 @@ class TestCommands:
         assert loading.read(target).tokenizer_hash == hash
         message = refused(convert.convert, str(released), str(tmp_path / "y"), **given)
         assert f"--tokenizer={weights} has other codebooks than the multimodal model" in message
+
+    def test_the_longest_row_of_training_is_kept(self, kinds, tmp_path):
+        convert.convert(str(kinds / "hub"), str(tmp_path / "language"), format="language")
+        told = json.loads((tmp_path / "language/config.json").read_text())
+        theirs = multimodal_folders.config()["max_position_embeddings"]
+        assert told["max_position_embeddings"] == theirs != loading.POSITIONS
 
     def test_the_language_model_alone(self, kinds, tmp_path, model):
         target = tmp_path / "language"

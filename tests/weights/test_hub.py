@@ -137,6 +137,25 @@ class TestFolder:
 
 
 class TestWrongFolders:
+    def test_values_that_are_not_finite_under_names_of_ours(self, tiny, tmp_path):
+        """Those of the public layout: `test_convert`."""
+        tiny.model.quantizer = "residual"
+        params = init_params(tiny.model.to_dict(), jax.random.key(0))
+        params["encoder"]["norm"]["scale"] *= np.nan
+        config = ConfigDict({"model": tiny.model, "data": {"image_size": (64, 64)}})
+        hub.write(tmp_path / "folder", config, params)
+        with pytest.raises(load.ConversionError, match="encoder.norm.scale holds.*not finite"):
+            load.read(tmp_path / "folder")
+
+    def test_a_language_models_pickles(self, folder, tmp_path):
+        """They cannot be converted alone."""
+        path = copy(folder, tmp_path, without=["model.safetensors"])
+        (path / "pytorch_model-00001-of-00002.bin").write_bytes(b"never opened")
+        (path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+        with pytest.raises(load.ConversionError, match="save_pretrained") as error:
+            unitok_jax.load(path)
+        assert "unitok convert" not in str(error.value)
+
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "unitok.pth", "last.ckpt"])
     def test_pickle_only(self, folder, tmp_path, name):
         path = copy(folder, tmp_path, without=["model.safetensors"])

@@ -172,7 +172,7 @@ def _write_multimodal(found, source, target, format, tokenizer, heads) -> str:
     params = found.params
     if format == "language":
         params, model = params["language"], found.config.model.to_dict()
-        trunk.write(target, model, params, found.text, multimodal.POSITIONS, "float32")
+        trunk.write(target, model, params, found.text, found.positions, "float32")
         lines = []
     else:
         (multimodal.write_hub if format else multimodal.write)(target, found)

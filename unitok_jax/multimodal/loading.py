@@ -26,7 +26,7 @@ from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
 from unitok_jax.system.paths import expand, printable
 from unitok_jax.weights import document, hub, llama_layout, load, shards, torch_layout
-from unitok_jax.weights.llama_options import Options, of_release
+from unitok_jax.weights.llama_options import Options, of_release, positions_of
 
 TOKENIZER = "tokenizer of the codes"
 """Fact of a run's data: the hash of the tokenizer of images."""
@@ -35,7 +35,7 @@ LANGUAGE = "language"
 """Folder with the tokenizer of text, beside `checkpoints`."""
 
 POSITIONS = 2048
-"""Longest row of the release's training, which config.json of transformers tells."""
+"""Longest row of the release's training."""
 
 
 class Form(NamedTuple):
@@ -56,6 +56,7 @@ class Weights(NamedTuple):
     text: LanguageTokenizer
     form: Form = Form()
     notes: tuple[str, ...] = ()  # what the folder lacks or left to choose, a line each
+    positions: int = POSITIONS  # longest row that it was trained on, as far as the folder tells
 
 
 def read(
@@ -119,7 +120,9 @@ def _read_run(path, weights, given):
         text = language_tokenizer.read(given or beside, rows=model["vocabulary"])
         tokenizer = data.get(TOKENIZER) or None  # '' of a run on text alone
         form = _form(where, saved["data"], text)
-        return Weights(_config(model), params, tokenizer, text, form)
+        # A short row of ours does not shorten what the language model was trained on before.
+        positions = max(POSITIONS, saved["data"].get("length", POSITIONS))
+        return Weights(_config(model), params, tokenizer, text, form, positions=positions)
 
 
 class Named(NamedTuple):
@@ -169,7 +172,8 @@ def _read_ours(path, config, text):
     tokenizer = language_tokenizer.read(text, rows=model["vocabulary"])
     params = _arrays(path, model, shapes, config["layout"])
     form = _form(path / hub.CONFIG, config, tokenizer)
-    return Weights(_config(model), params, config["tokenizer"], tokenizer, form)
+    model, told = _config(model), positions_of(config)
+    return Weights(model, params, config["tokenizer"], tokenizer, form, positions=told)
 
 
 def _read_release(path, config, text, grid):
@@ -189,7 +193,8 @@ def _read_release(path, config, text, grid):
         )
     params = _arrays(path, model, _shapes(path, model), "public")
     notes += ("its codebooks are a tokenizer's, which is not named: --tokenizer=PATH binds it",)
-    return Weights(_config(model), params, None, tokenizer, Form("vicuna", True), notes)
+    form = Form("vicuna", True)
+    return Weights(_config(model), params, None, tokenizer, form, notes, options.positions)
 
 
 def _arrays(path, model, shapes, layout):
@@ -227,7 +232,7 @@ def write(path, weights: Weights) -> None:
             checkpoints.save(0, {"params": weights.params}, ConfigDict(config), {}, facts)
 
 
-def write_hub(path, weights: Weights, positions: int = POSITIONS) -> None:
+def write_hub(path, weights: Weights) -> None:
     """Writes a folder for the hub atomically, which must be new or empty.
 
     A model that the release's code can build is written so that this code reads it too: with its
@@ -236,7 +241,6 @@ def write_hub(path, weights: Weights, positions: int = POSITIONS) -> None:
     Args:
       path: of the folder.
       weights: the model.
-      positions: longest row that it was trained on.
 
     Raises:
       ConversionError: the folder is not empty.
@@ -249,7 +253,7 @@ def write_hub(path, weights: Weights, positions: int = POSITIONS) -> None:
         state = torch_layout.views(params, rows, llama_layout.fixed_entries(params))
         special = weights.text.special._asdict()
         ids = {key: special[key] for key in ("bos", "eos", "pad") if special[key] is not None}
-        keys = of_release(Options(model, positions, ids), "float32")
+        keys = of_release(Options(model, weights.positions, ids), "float32")
     else:
         layout = "unitok_jax"
         state = trees.flatten(params)

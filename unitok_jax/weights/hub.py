@@ -110,13 +110,14 @@ def arrays(layout: str, state: Mapping, abstract, **of_layout) -> dict:
       **of_layout: as for `torch_layout.from_torch`.
 
     Raises:
-      ValueError: the arrays do not fit the model; the message lists every difference.
+      ValueError: the arrays do not fit the model; the message lists every difference. Or one
+        holds values that are not finite.
     """
     if layout == "public":
         return torch_layout.from_torch(state, abstract, **of_layout)
     named = trees.flatten(abstract)
     reader.refuse(trees.differences(state, named), "the arrays do not fit the model")
-    leaves = [np.asarray(state[name], np.float32) for name in named]
+    leaves = [torch_layout.finite(name, state[name]) for name in named]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
@@ -179,7 +180,7 @@ def product_of(folder: pathlib.Path) -> str:
         config = read_config(path)
         if llama_options.is_release(config) or document.product_of(config) == "multimodal":
             return "multimodal"  # in one or several files
-        if "architectures" in config and "library_name" not in config:
+        if _is_of_transformers(config):
             return "language"
     _check_files(folder)
     return document.product_of(_read_config(path))
@@ -194,6 +195,13 @@ def _check_files(folder):
             "with the library that wrote them and save them as one file"
         )
     pickles = _pickles(folder)
+    config = folder / CONFIG
+    if pickles and config.is_file() and _is_of_transformers(read_config(config)):
+        raise ConversionError(
+            f"{folder} holds a language model as {', '.join(pickles[:2])}: a pickle can run code "
+            "when it is opened, so none is read. If you trust its origin, load it with "
+            "transformers and save it anew: save_pretrained(NEW_FOLDER) writes .safetensors"
+        )
     if pickles:
         raise ConversionError(
             f"{folder} holds no {WEIGHTS}, only {', '.join(pickles)}: a pickle can run code when "
@@ -236,6 +244,10 @@ def read_config(path: pathlib.Path) -> dict:
         return foreign_json.parse_object(content, printable(path))
     except ValueError as error:
         raise ConversionError(str(error)) from error
+
+
+def _is_of_transformers(config: dict) -> bool:
+    return "architectures" in config and "library_name" not in config
 
 
 def _pickles(folder):

@@ -97,8 +97,7 @@ def to_options(config: Mapping[str, Any]) -> Options:
     trunk |= _rope(config)
     trunk |= {"qkv_bias": found.qkv_bias, "qk_norm": found.qk_norm}
     trunk["tied"] = _flag(config, "tie_word_embeddings")
-    positions = _number(config, "max_position_embeddings", Whole(1, 2**30), _POSITIONS)
-    return Options(trunk, positions, _ids(config, trunk["vocabulary"]))
+    return Options(trunk, positions_of(config), _ids(config, trunk["vocabulary"]))
 
 
 def from_options(options: Options, dtype: str) -> dict[str, Any]:
@@ -142,6 +141,15 @@ def from_options(options: Options, dtype: str) -> dict[str, Any]:
 def is_release(config: Mapping[str, Any]) -> bool:
     """Recognises the config.json of a multimodal model of UniTok's release."""
     return "architectures" in config and config["architectures"] == [RELEASE]
+
+
+def positions_of(config: Mapping[str, Any]) -> int:
+    """Returns the longest row of pretraining that a config.json tells, or transformers' default.
+
+    Raises:
+      ConversionError: it is no number of positions.
+    """
+    return _number(config, "max_position_embeddings", Whole(1, 2**30), _POSITIONS)
 
 
 def of_release(options: Options, dtype: str) -> dict[str, Any]:

@@ -263,6 +263,15 @@ def from_entry(name: str, entry: Entry, array) -> np.ndarray:
     """Converts PyTorch's array of an entry to a float32 parameter, or one position of one.
 
     Raises:
+      LayoutError: as of `finite`.
+    """
+    return _FROM_TORCH[entry.order](finite(name, array))
+
+
+def finite(name: str, array) -> np.ndarray:
+    """Returns the array of a file as float32.
+
+    Raises:
       LayoutError: NaN or infinite values, of which a model would make outputs without an error.
     """
     array = np.asarray(array, np.float32)
@@ -271,7 +280,7 @@ def from_entry(name: str, entry: Entry, array) -> np.ndarray:
             f"{name} holds values that are not finite: is the file whole, and did none overflow "
             "where it was converted to another dtype?"
         )
-    return _FROM_TORCH[entry.order](array)
+    return array
 
 
 def _translate(path: str, rows) -> list[tuple[str, slice | None, str]]:
