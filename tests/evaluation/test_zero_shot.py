@@ -32,6 +32,8 @@ class TestClassFeatures:
             calls.append(texts)
             return np.array([table[text] for text in texts])
 
+        with pytest.raises(ValueError, match="one text, 'cat': give a list"):
+            class_features(encode, "cat", ["a {}"])
         features = class_features(encode, ["x", "y"], ["a {}", "the {}"])
         assert features.dtype == np.float32 and len(calls) == 1
         np.testing.assert_allclose(features, [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], rtol=1e-6)

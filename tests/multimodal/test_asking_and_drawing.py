@@ -233,7 +233,9 @@ class TestAnswers:
         [
             ({"limit": 0}, "limit=0"),
             ({"temperature": -1}, "temperature=-1"),
-            ({"top_k": 10_000}, "top_k=10000"),
+            ({"top_k": 10_000}, r"top_k=10000 must be in 1..\d+, the ids of the text"),
+            ({"limit": 2.0}, "limit=2.0 must be an integer"),
+            ({"limit": True}, "limit=True must be an integer"),
             ({"key": -1}, "key=-1"),
             ({"batch_size": 0}, "batch_size=0"),
             ({"limit": 250}, "with 250 that follow"),
@@ -242,6 +244,13 @@ class TestAnswers:
     def test_bad_settings(self, mm, settings, words):
         with pytest.raises(ValueError, match=words):
             mm.answer(None, QUESTION, **settings)
+
+    def test_arrays_of_any_kind(self, mm):
+        """Codes of NumPy, JAX and PyTorch, and integers of NumPy."""
+        torch = pytest.importorskip("torch")
+        codes = np.asarray(CODES[0], np.int32)
+        given = codes, jax.numpy.asarray(codes), torch.tensor(codes)
+        assert len({mm.answer(each, QUESTION, limit=np.int64(LIMIT)) for each in given}) == 1
 
     def test_bad_images(self, mm, images):
         for wrong, words in [

@@ -272,6 +272,31 @@ class TestPixels:
         assert checked.dtype == np.float32 and checked.dtype.isnative
         np.testing.assert_array_equal(checked, images.astype(np.float32))
 
+    @pytest.mark.parametrize("form", ["bfloat16", "learnt", "negative", "bytes", "listed"])
+    def test_tensors_of_pytorch(self, form):
+        torch = pytest.importorskip("torch")
+        images = torch.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3)
+        expected = images.numpy()
+        given = {
+            "bfloat16": images.bfloat16(),
+            "learnt": torch.nn.Parameter(images),
+            "negative": torch.conj(torch.complex(images, -images)).imag,  # a view
+            "bytes": (images * 127).byte(),
+            "listed": [images[0].bfloat16()],
+        }[form]
+        if form in ("bfloat16", "listed"):
+            expected = images.bfloat16().float().numpy()
+        if form == "bytes":
+            expected = given.numpy()
+        checked = inputs.check_images(given)
+        assert checked.dtype == expected.dtype
+        np.testing.assert_array_equal(checked, expected)
+
+    def test_codes_of_pytorch(self):
+        torch = pytest.importorskip("torch")
+        codes = torch.arange(8).reshape(1, 2, 4)
+        np.testing.assert_array_equal(inputs.check_codes(codes, 2, 8), codes.numpy())
+
     def test_go_to_the_devices_as_bytes(self, tokenizer, images, monkeypatch):
         placed = []
         put = jax.device_put

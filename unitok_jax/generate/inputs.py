@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unitok_jax.system.arrays import as_numpy
+
 
 def check_labels(labels, classes: int) -> np.ndarray:
     """Returns labels int32 (B,) of classes, from one or several.
@@ -11,7 +13,7 @@ def check_labels(labels, classes: int) -> np.ndarray:
     Raises:
       ValueError, TypeError: no integers, or one that is no class.
     """
-    labels = np.atleast_1d(np.asarray(labels))
+    labels = np.atleast_1d(as_numpy(labels))
     if labels.ndim != 1 or not len(labels):
         raise ValueError(f"labels of shape {labels.shape}: expected (B,), at least one")
     if not np.issubdtype(labels.dtype, np.integer):
@@ -53,7 +55,7 @@ def check_features(features, valid, tokens: int, width: int) -> tuple[np.ndarray
       ValueError: another shape, values that are not finite, or a text without tokens or with
         padding behind them.
     """
-    features = np.asarray(features, np.float32)
+    features = as_numpy(features).astype(np.float32)
     features = features[None] if features.ndim == 2 else features
     if features.ndim != 3 or not len(features) or features.shape[1:] != (tokens, width):
         raise ValueError(
@@ -64,7 +66,7 @@ def check_features(features, valid, tokens: int, width: int) -> tuple[np.ndarray
         raise ValueError("features hold nan or inf")
     if valid is None:
         return features, np.ones(features.shape[:2], bool)
-    valid = np.atleast_2d(np.asarray(valid)).astype(bool)
+    valid = np.atleast_2d(as_numpy(valid)).astype(bool)
     if valid.shape != features.shape[:2]:
         raise ValueError(f"valid of shape {valid.shape}: expected {features.shape[:2]}")
     if not valid.any(axis=1).all():
@@ -91,7 +93,7 @@ def check_given(
     theirs = getattr(given, "grid", None)
     if theirs is not None and tuple(theirs) != grid:
         raise ValueError(f"the given codes have the grid {theirs}, and this generator's {grid}")
-    codes = np.asarray(given)
+    codes = as_numpy(given)
     codes = codes[None] if codes.ndim == 2 else codes
     if not np.issubdtype(codes.dtype, np.integer):
         raise TypeError(f"the given codes have dtype {codes.dtype}; they are integers")
@@ -116,7 +118,7 @@ def check_known(known, grid: tuple[int, int]) -> np.ndarray:
     Raises:
       ValueError: another shape.
     """
-    known = np.asarray(known)
+    known = as_numpy(known)
     if known.shape not in (grid, (grid[0] * grid[1],)) or known.dtype != bool:
         raise ValueError(
             f"known has the dtype {known.dtype} and the shape {known.shape}: expected bool {grid}, "

@@ -6,6 +6,7 @@ import numpy as np
 
 from unitok_jax.models.limits import show
 from unitok_jax.models.sampling import Filters
+from unitok_jax.system.arrays import as_numpy
 
 MAX_SEED = 2**32 - 1  # of a key, and of an index
 
@@ -27,8 +28,24 @@ def check_temperature(temperature, name: str = "temperature") -> None:
         )
 
 
-def check_filters(temperature: float, top_k: int | None, top_p: float, entries: int) -> Filters:
-    """Returns the filters of logits of V = `entries`.
+def check_limit(limit) -> None:
+    """Checks the number of ids of an answer, at most.
+
+    Raises:
+      ValueError: no integer of at least 1.
+    """
+    if not (_is(limit, numbers.Integral) and limit >= 1):
+        raise ValueError(f"limit={show(limit)} must be an integer of at least 1")
+
+
+def check_filters(
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    entries: int,
+    what: str = "entries of a codebook",
+) -> Filters:
+    """Returns the filters of logits of V = `entries`; `what` they are, for the message.
 
     Raises:
       ValueError: a value out of its range; the message names it.
@@ -36,8 +53,7 @@ def check_filters(temperature: float, top_k: int | None, top_p: float, entries: 
     check_temperature(temperature)
     if top_k is not None and not (_is(top_k, numbers.Integral) and 1 <= top_k <= entries):
         raise ValueError(
-            f"top_k={top_k} must be in 1..{entries}, the entries of a codebook; leave it out to "
-            "keep all"
+            f"top_k={top_k} must be in 1..{entries}, the {what}; leave it out to keep all"
         )
     if not (_is(top_p, numbers.Real) and 0 < top_p <= 1):
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1; 1 keeps all entries")
@@ -64,10 +80,14 @@ def check_scale(
         f"expected a number, ({books},) for the codebooks, ({tokens}, 1) for the tokens, or "
         f"({tokens}, {books})"
     )
+    refusal = f"scale={show(scale)} is no array of numbers: {expected}"
     try:
-        array = np.asarray(scale, np.float32)
-    except (ValueError, TypeError) as error:  # rows of several lengths, words
-        raise ValueError(f"scale={show(scale)} is no array of numbers: {expected}") from error
+        array = as_numpy(scale)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(refusal) from error
+    if array.dtype.kind not in "iufb":  # words, even such as '2', and objects
+        raise ValueError(refusal)
+    array = array.astype(np.float32)
     try:
         table = np.array(np.broadcast_to(array, (tokens, books)))
     except ValueError as error:
@@ -88,7 +108,7 @@ def check_index(index, count: int) -> np.ndarray:
     Raises:
       ValueError, TypeError: another number of them, or one out of range.
     """
-    index = np.arange(count) if index is None else np.atleast_1d(np.asarray(index))
+    index = np.arange(count) if index is None else np.atleast_1d(as_numpy(index))
     if not np.issubdtype(index.dtype, np.integer):
         raise TypeError(f"index has the dtype {index.dtype}; it numbers samples")
     if index.shape != (count,):

@@ -19,6 +19,7 @@ from unitok_jax.multimodal.compiled import STEP, Answering, CompiledModel, Drawi
 from unitok_jax.multimodal.pictures import fitted
 from unitok_jax.multimodal.prompt import end_of
 from unitok_jax.multimodal.rows import Sample
+from unitok_jax.system.arrays import as_numpy
 
 LIMIT = 128
 """Ids of an answer, at most, where nothing else is asked for."""
@@ -217,10 +218,10 @@ class MultimodalModel:
         images = [None] * len(questions) if images is None else list(images)
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} images for {len(questions)} questions: one for each")
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ValueError(f"limit={limit} must be an integer of at least 1")
+        draw_settings.check_limit(limit)
         self._set_batch_size(batch_size)
-        filters = self._filters(temperature, top_k, top_p, self.config.model.vocabulary)
+        rows, what = self.config.model.vocabulary, "ids of the text"
+        filters = draw_settings.check_filters(temperature, top_k, top_p, rows, what)
         seed = draw_settings.check_seed(key)
         lists = [_listed(each) for each in images]
         codes = iter(self.encode(itertools.chain(*lists)))
@@ -328,7 +329,7 @@ class MultimodalModel:
         books, entries = self.codebook_shape
         tokens = self.grid[0] * self.grid[1]
         table, guided = draw_settings.check_scale(scale, guided_tokens, tokens, books)
-        filters = self._filters(temperature, top_k, top_p, entries)
+        filters = draw_settings.check_filters(temperature, top_k, top_p, entries)
         return draw_settings.check_seed(key), filters, table, guided
 
     def _draw(self, rows: list[Sample], *, index=None, released=False, **settings) -> Codes:
@@ -353,13 +354,10 @@ class MultimodalModel:
         tokens = self.grid[0] * self.grid[1]
         return stacked(rows, self.codebook_shape[0], tokens, images)
 
-    def _filters(self, temperature, top_k, top_p, entries):
-        return draw_settings.check_filters(temperature, top_k, top_p, entries)
-
     def _check_codes(self, image, name: str) -> np.ndarray:
         """Returns the codes (K, N) of an image, given as those or (1, K, N)."""
         books, entries = self.codebook_shape
-        grid, codes = getattr(image, "grid", None), np.asarray(image)
+        grid, codes = getattr(image, "grid", None), as_numpy(image)
         codes = codes[0] if codes.ndim == 3 and len(codes) == 1 else codes
         expected = books, self.grid[0] * self.grid[1]
         if codes.shape != expected or grid not in (None, self.grid):
@@ -424,8 +422,10 @@ def _is_codes(image) -> bool:
     """Returns True for an array of integers that is no picture: those are uint8 (H, W, 3)."""
     if isinstance(image, Codes):
         return True
-    array = image if isinstance(image, np.ndarray) else None
-    return array is not None and array.dtype != np.uint8 and array.dtype.kind in "iu"
+    if not hasattr(image, "dtype"):  # a path, or a Pillow image
+        return False
+    dtype = as_numpy(image).dtype
+    return dtype != np.uint8 and dtype.kind in "iu"
 
 
 def _listed(images) -> list:

@@ -10,6 +10,7 @@ from unitok_jax.codes import STRIDE
 from unitok_jax.data.images.padding import MEAN, Padding, pad_and_resize
 from unitok_jax.data.images.pillow_images import pillow_pixels
 from unitok_jax.data.images.transforms import decode_image
+from unitok_jax.system.arrays import as_numpy
 
 
 def fitted(picture, grid: tuple[int, int], name: str, padding: Padding = MEAN) -> np.ndarray:
@@ -35,7 +36,7 @@ def _pixels(picture, name: str) -> np.ndarray:
         return decode_image(path.read_bytes(), str(path))
     if isinstance(picture, Image.Image):
         return pillow_pixels(picture)
-    pixels = np.asarray(picture)
+    pixels = as_numpy(picture)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise ValueError(
             f"{name} is {pixels.dtype} of shape {pixels.shape}: expected pixels, uint8 (H, W, 3), "

@@ -16,6 +16,7 @@ from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.text import END_OF_TEXT, TextTokenizer
 from unitok_jax.evaluation.metrics import zero_shot
 from unitok_jax.models.functions import Functions
+from unitok_jax.system.arrays import as_numpy
 from unitok_jax.tokenizer import inputs
 from unitok_jax.tokenizer.batching import Batcher, by_shape, fetch, in_order
 from unitok_jax.tokenizer.compiled import METHODS, PROGRAMS, CompiledModel
@@ -243,7 +244,7 @@ class Tokenizer:
         Images are as for `encode`; see `classify`.
         """
         scale = float(np.exp(np.asarray(self.params["logit_scale"], np.float64)))
-        return zero_shot.probabilities(self.encode_image(images), class_features, scale)
+        return zero_shot.probabilities(self.encode_image(images), as_numpy(class_features), scale)
 
     def classify(
         self, images, labels: Sequence[str], templates: Sequence[str] = CLASS_TEMPLATES

@@ -12,6 +12,7 @@ from PIL import Image
 from unitok_jax.codes import STRIDE
 from unitok_jax.data.images.pillow_images import pillow_pixels
 from unitok_jax.data.images.transforms import check_size
+from unitok_jax.system.arrays import as_numpy
 
 
 def check_images(images) -> np.ndarray:
@@ -85,7 +86,7 @@ def _array(images) -> np.ndarray:
     if isinstance(images, Image.Image):
         return pillow_pixels(images)
     if not isinstance(images, list | tuple) or not images:
-        return np.asarray(images)
+        return as_numpy(images)
     arrays = [_array(image) for image in images]
     first = arrays[0]
     for number, array in enumerate(arrays):
@@ -118,7 +119,7 @@ def check_codes(codes, books: int, rows: int) -> np.ndarray:
     """
     if isinstance(codes, jax.core.Tracer):
         raise TypeError(_TRACED)
-    codes = np.asarray(codes)
+    codes = as_numpy(codes)
     if codes.ndim == 2:
         codes = codes[None]
     if not np.issubdtype(codes.dtype, np.integer):

@@ -26,6 +26,8 @@ def class_features(
     Raises:
       ValueError: no names, a name that comes twice, no templates, or one that is not as above.
     """
+    if isinstance(class_names, str):
+        raise ValueError(f"class names are one text, {class_names!r}: give a list of names")
     if not class_names or len(set(class_names)) != len(class_names):
         raise ValueError(f"class names must be different and at least one: {list(class_names)}")
     bad = [template for template in templates if template.count("{}") != 1]
