@@ -130,6 +130,13 @@ def test_bad_input(here, given, words):
     assert (code, printed) == (2, "") and words in error and error.count("\n") == 1
 
 
+def test_head_counts_of_a_bare_tokenizer(folder, weights, capsys, monkeypatch):
+    """They are given where a file does not tell them, and compared where it does."""
+    given = f"--checkpoint={folder}", f"--tokenizer={weights}", "--text_heads=3", QUESTION
+    code, _, error = in_process.run(chat, capsys, monkeypatch, *given)
+    assert code == 2 and "text_heads=3" in error
+
+
 def test_an_image_without_a_tokenizer(here, pictures):
     code, _, error = here(f"--image={pictures[0]}", QUESTION, tokenizer=False)
     assert code == 2 and "--image needs --tokenizer" in error

@@ -15,6 +15,7 @@ from unitok_jax.data.images.transforms import to_uint8
 from unitok_jax.multimodal.api import MultimodalModel
 from unitok_jax.tokenizer import api
 from unitok_jax.weights import load
+from unitok_jax.weights.torch_options import HEADS
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +107,8 @@ def test_the_tokenizer_of_the_run_is_read_and_hashed_once(folder, tokenizer, mon
     count(load, "read")
     count(load, "weights_hash")
     count(api, "weights_hash")
-    args = argparse.Namespace(checkpoint=str(folder), precision="float32", tokenizer=None)
+    given = dict(checkpoint=str(folder), precision="float32", tokenizer=None)
+    args = argparse.Namespace(**given, **dict.fromkeys(HEADS))
     found = arguments.find_tokenizer(args)
     opened = generate.load_tokenizer(args, found)
     assert opened.hash == tokenizer.hash and opened.batch_size == jax.local_device_count()
@@ -151,7 +153,25 @@ def test_pictures_by_the_names_of_a_scorer(here, tmp_path):
     assert code == 2 and "digest of the prompts" in error
 
 
+def test_codes_alone_need_no_tokenizer(folder, tokenizer, tmp_path, capsys, monkeypatch):
+    """Nor does the run have to name one: here, one that has moved."""
+    moved = tmp_path / "moved"
+    multimodals.saved(moved, tokenizer, named=tmp_path / "gone.safetensors")
+    (tmp_path / "texts.txt").write_text("a red circle")
+    given = [f"--checkpoint={moved}", f"--prompts={tmp_path / 'texts.txt'}", "--key=2"]
+    given.append(f"--output={tmp_path / 'out'}")
+    code, _, error = in_process.run(generate, capsys, monkeypatch, *given, "--write=codes")
+    assert code == 0, error
+    (record,) = unitok_jax.open_codes(tmp_path / "out" / "codes")
+    expected = unitok_jax.load_multimodal(folder).draw(["a red circle"], key=2)
+    np.testing.assert_array_equal(record["codes"], expected)
+    code, _, error = in_process.run(generate, capsys, monkeypatch, *given[:-1], "--output=o")
+    assert code == 2 and "needs --tokenizer" in error
+
+
 def test_bad_input(here, tmp_path):
+    code, _, error = here(tmp_path / "out", "--text_heads=3")
+    assert code == 2 and "text_heads=3" in error
     code, _, error = here(tmp_path / "out", "--labels=1", prompts=None)
     assert code == 2 and "this generator's prompts are texts" in error
     long = tmp_path / "long.txt"

@@ -145,6 +145,13 @@ class TestNothingIsOverwritten:
             assert code == 0, error
         settings = tmp_path / "out" / "settings.json"
         assert json.loads(settings.read_text())["--data"] == str(folder)
+        code, _, error = run(capsys, monkeypatch, *given, "--data=in", "--precision=bfloat16")
+        assert code == 2 and "precision: 'float32' before, 'bfloat16' now" in error
+        for data in ("in", f"labelled:{folder}"):  # its own pictures would be rebuilt the next time
+            inside = f"--output={folder / 'below' / 'out'}"
+            code, _, error = run(capsys, monkeypatch, *given, f"--data={data}", inside)
+            assert code == 2 and f"is in --data={data.split(':')[-1]}, where the pictures" in error
+            assert not (folder / "below" / "out").exists()
 
     def test_an_older_folder_is_refused(self, folder, tmp_path):
         (tmp_path / "out").mkdir()

@@ -15,7 +15,7 @@ from unitok_jax.data.formats.folders import IMAGE_SUFFIXES, MAX_LINE_BYTES, fold
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.pipeline import train_batches
-from unitok_jax.data.sources import SOURCES, open_source
+from unitok_jax.data.sources import SOURCES, check_outside, check_outside_data, open_source
 from unitok_jax.data.text import TextTokenizer
 
 
@@ -25,6 +25,37 @@ def config(**values):
 
 def records(source):
     return {source[i]["name"]: source[i]["captions"] for i in range(len(source))}
+
+
+class TestOutputsAmongImages:
+    @pytest.mark.parametrize("source", ["", "folder", "labelled"])
+    def test_are_refused(self, tmp_path, source):
+        (tmp_path / "link").symlink_to(tmp_path)
+        for output in (tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "link" / "a"):
+            with pytest.raises(ValueError, match=f"--output=.* is in --data={tmp_path}, where"):
+                check_outside(output, "--output", [("--data", source, str(tmp_path))])
+
+    def test_others_are_not(self, tmp_path):
+        (tmp_path / "a.png").touch()
+        inside, beside = tmp_path / "a" / "out", tmp_path / "b"
+        for output, source, path in (
+            (beside, "folder", tmp_path / "a"),
+            (inside, "tar", tmp_path / "{00..01}.tar"),
+            (inside, "", tmp_path / "a.png"),
+            (inside, "photos", ""),
+            (tmp_path / ".hidden" / "out", "folder", tmp_path),
+            ("gs://bucket/run", "folder", tmp_path),
+            (inside, "folder", "gs://bucket/images"),
+        ):
+            check_outside(output, "--output", [("--data", source, str(path))])
+
+    def test_parts_of_a_mixture(self, tmp_path):
+        data = config(source="mixture", mixture=(3, (1.0, "photos", ""), (1.0, "folder", "")))
+        keys = ml_collections.ConfigDict({"data": data, "eval": {"every": 1}})
+        check_outside_data(tmp_path / "run", "--workdir", keys)
+        data.mixture = (*data.mixture[:2], (1.0, "folder", str(tmp_path)))
+        with pytest.raises(ValueError, match=r"--workdir=.* is in data.mixture\[2\]="):
+            check_outside_data(tmp_path / "run", "--workdir", keys)
 
 
 class TestFolder:

@@ -347,6 +347,14 @@ def test_from_python_as_the_docs_say(checkpoint, folder, tmp_path, monkeypatch):
 
 
 class TestLimits:
+    @pytest.mark.parametrize("flag", ["data", "probe"])
+    def test_a_card_among_the_images(self, fast, folder, capsys, monkeypatch, flag):
+        inside = f"--output={folder / 'cat' / 'card'}"
+        given = [*fast, inside, "--data=photos", f"--{flag}=labelled:{folder}"]
+        code, _, error = run(capsys, monkeypatch, *given)
+        assert code == 2 and f"--output={folder / 'cat' / 'card'} is in --{flag}={folder}" in error
+        assert not (folder / "cat" / "card").exists()
+
     def test_one_image_has_no_fid(self, fast, tmp_path, capsys, monkeypatch):
         given = [*fast, "--max_images=1", "--inception=seeded", "--no_text"]
         code, _, error = run(capsys, monkeypatch, *given)

@@ -262,7 +262,20 @@ def test_rows_of_much_data_are_spread_evenly(places, measured, monkeypatch):
         assert found["metrics"][key] == pytest.approx(expected[key])
 
 
+def test_sizes_that_are_no_multiples_of_a_token(places, measured, refused, tmp_path):
+    """Inception takes all; the towers of a tokenizer do not."""
+    np.savez(tmp_path / "odd.npz", pictures(0, size=24))
+    samples = f"--samples={tmp_path / 'odd.npz'}"
+    found, _ = measured(samples, f"--data=folder:{places / 'data'}")
+    assert found["provenance"]["size"] == "24x24" and "gfid" in found["metrics"]
+
+
 class TestClipScore:
+    def test_sizes_that_the_towers_do_not_take(self, towers, refused, tmp_path):
+        np.savez(tmp_path / "odd.npz", pictures(0, size=24))
+        error = refused(f"--samples={tmp_path / 'odd.npz'}", "--checkpoint=x")
+        assert f"--samples={tmp_path / 'odd.npz'} have 24x24 pixels" in error
+
     @pytest.fixture
     def towers(self, monkeypatch):
         """A tokenizer whose images and texts meet where brightness is the number in the text."""
@@ -287,6 +300,11 @@ class TestClipScore:
         expected = 100 * np.maximum(np.cos(angles), 0).mean()
         assert found["metrics"]["clip_score"] == pytest.approx(expected, rel=1e-6)
         assert found["provenance"]["clip_towers"] == "x, tokenizer hash 33cc"
+        with (tmp_path / "captions.txt").open("a") as file:
+            file.write("\n\n")  # as `unitok generate --prompts` reads them
+        captions = f"--captions={tmp_path / 'captions.txt'}"
+        again, _ = measured("--checkpoint=x", captions, name="again")
+        assert again["metrics"] == found["metrics"]
 
     def test_captions_of_the_codes(self, towers, measured, places, monkeypatch, refused):
         assert "has no captions: give --captions=FILE" in refused("--checkpoint=x")
@@ -307,7 +325,7 @@ class TestClipScore:
         "content, words",
         [
             (b"1\n2\n", "has 2 lines, and there are 12 samples"),
-            (b"1\n" * 11 + b" \n", "line 12 is empty"),
+            (b"1\n" * 5 + b" \n" + b"1\n" * 6, "line 6 is empty"),
             (b"\xff\n" * 12, "is no UTF-8 text"),
         ],
     )

@@ -135,6 +135,12 @@ class TestFolder:
         found = np.concatenate(list(open_samples(tmp_path).batches(3)))
         np.testing.assert_array_equal(found, drawn(3)[[2, 1, 0]])
 
+    def test_suffixes_in_capitals_and_other_images(self, tmp_path):
+        pngs(tmp_path, drawn(2), ["1.PNG", "0.png"])
+        assert open_samples(tmp_path).count == 2
+        Image.fromarray(drawn(1)[0]).save(tmp_path / "2.jpg")
+        assert "holds 2.jpg beside 2 .png" in refused(tmp_path)
+
     def test_samples_of_two_sizes(self, tmp_path):
         pngs(tmp_path, [*drawn(3), *drawn(1, (32, 16))])
         assert "3.png has 32x16 pixels, and 0.png has 16x32" in refused(tmp_path)

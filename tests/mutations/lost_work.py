@@ -59,4 +59,18 @@ MUTATIONS = [
         "if True:",
         "tests/planning/test_flops.py -k cudnn",
     ),
+    Mutation(
+        "weights of ours that are not finite",
+        "unitok_jax/weights/hub.py",
+        "torch_layout.finite(name, state[name])",
+        "np.asarray(state[name], np.float32)",
+        "tests/weights/test_hub.py -k not_finite",
+    ),
+    Mutation(
+        "pictures that become images of the next run",
+        "unitok_jax/data/sources.py",
+        "inside = real.is_relative_to(folder) and folder.is_dir()",
+        "inside = real == folder",
+        "tests/data/test_data_sources.py -k OutputsAmongImages",
+    ),
 ]

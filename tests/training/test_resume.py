@@ -108,6 +108,18 @@ def test_what_changes_no_meaning_of_weights_may_change(folder, half, told):
         assert f"the configuration changed since the checkpoint: {line}" in told.text
 
 
+def test_a_workdir_among_the_images(folder):
+    """Pictures of its evaluations would be samples of the next start."""
+    for key in ("data", "eval"):
+        config = configuration(folder)
+        config.data.source = "photos"
+        config.data.path = ""
+        config[key].source, config[key].path = "folder", str(folder)
+        with pytest.raises(ValueError, match=f"--workdir=.* is in {key}.path={folder}, where"):
+            loop.train(OneDevice, config, str(folder / "run"))
+    shutil.rmtree(folder / "run")
+
+
 def test_an_evaluation_that_is_made_up_for_counts_for_the_best(folder, half):
     """The half run was stopped before the evaluation of its second step."""
     config = configuration(folder)

@@ -48,12 +48,17 @@ def place(text: str) -> str:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments for weights, and for head counts, which some bare files do not record."""
+    """Adds the arguments for weights, and for head counts."""
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
         help="of a run with optim.ema_decay: the average, or those trained; default: as evaluated",
     )
+    add_heads(parser)
+
+
+def add_heads(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments for head counts of a tokenizer, which some bare files do not record."""
     for name in HEADS:
         parser.add_argument(f"--{name}", type=int, help="for a file without a configuration")
 

@@ -29,6 +29,7 @@ def main() -> None:
         help="of a multimodal model: workdir (gs:// too), folder or hf://owner/name",
     )
     arguments.add_tokenizer(parser, "of its codes, for images; default: its run's")
+    arguments.add_heads(parser)
     parser.add_argument(
         "--image", action="append", default=[], type=arguments.path, help="again for several"
     )
@@ -79,7 +80,7 @@ def load_model(args: argparse.Namespace, found: arguments.FoundTokenizer | None)
 
     return load_multimodal(
         args.checkpoint,
-        found.load() if found else None,
+        found.load(arguments.heads(args)) if found else None,
         1,
         precision=args.precision,
         devices=jax.local_devices()[:1],

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from unitok_jax.commands.config_flags import parse_or_exit
 from unitok_jax.data.preview.samples import preview
+from unitok_jax.data.sources import check_outside_data
 from unitok_jax.system import console, paths
 
 _IMAGES = 32  # on the sheet; or rows
@@ -64,6 +65,7 @@ def main() -> None:
     try:
         with console.command():
             output = paths.expand(values.output)
+            check_outside_data(output, "--output", values.config)
             options = {
                 "start_step": values.start_step,
                 "font": values.font and str(paths.expand(values.font)),

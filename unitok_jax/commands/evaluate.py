@@ -23,8 +23,8 @@ import jax
 
 from unitok_jax.commands import arguments
 from unitok_jax.data.formats.question_files import BENCHMARKS, INSTRUCTION, read_questions
-from unitok_jax.data.sources import open_source
-from unitok_jax.data.specs import data_config
+from unitok_jax.data.sources import check_outside, open_source
+from unitok_jax.data.specs import data_config, split
 from unitok_jax.data.writing.folders import claim
 from unitok_jax.evaluation import answers
 from unitok_jax.evaluation.card import pages, statistics, write
@@ -153,6 +153,9 @@ def _run(args: argparse.Namespace) -> None:
                 f"--{name} is missing: give --checkpoint and --data, or --samples to measure drawn "
                 "images"
             )
+    named = [(name, getattr(args, name)) for name in ("data", "probe")]
+    places = [(f"--{name}", *split(value)) for name, value in named if value]
+    check_outside(args.output, "--output", places)
     settings = _settings(args)
     with _new_card(args, caches=bool(args.inception)) as folder:
         size = arguments.image_size(args.size) if args.size else None

@@ -41,8 +41,10 @@ def main() -> None:
     )
     arguments.add_tokenizer(
         parser,
-        "of its codes; not needed for --write=codes; default: that of a multimodal run",
+        "of its codes; --write=codes needs it for texts of a generator alone; default: that of a "
+        "multimodal run",
     )
+    arguments.add_heads(parser)
     parser.add_argument(
         "--labels",
         help="such as 207 or 0-9,207; balanced: all in turn; random; or a file, one a line",
@@ -147,13 +149,20 @@ def _check(args: argparse.Namespace) -> None:
 
 def _find_tokenizer(args: argparse.Namespace, kinds: list[str]) -> arguments.FoundTokenizer | None:
     """Returns the tokenizer of the codes, None if it is neither given nor needed."""
-    if not args.tokenizer and not args.prompts and kinds == ["codes"]:
+    reads = args.prompts and not _is_multimodal(args.checkpoint)  # by the tokenizer's tower of text
+    if not args.tokenizer and not reads and kinds == ["codes"]:
         return None
     found = arguments.find_tokenizer(args)
     if found is None:
         what = f"--prompts={args.prompts}" if args.prompts else f"--write={args.write}"
         raise ValueError(f"{what} needs --tokenizer, that of the generator's codes")
     return found
+
+
+def _is_multimodal(checkpoint: str) -> bool:
+    from unitok_jax.weights import load
+
+    return load.is_folder(checkpoint) and load.product(checkpoint) == "multimodal"
 
 
 def _prompts(args, given, sampler, tokenizer):
@@ -205,10 +214,8 @@ def load_generator(args):
 
     What the file of a generator lacks, and is assumed, is told.
     """
-    from unitok_jax.weights import load
-
     rest = {"precision": args.precision, "weights": args.weights}
-    if load.is_folder(args.checkpoint) and load.product(args.checkpoint) == "multimodal":
+    if _is_multimodal(args.checkpoint):
         from unitok_jax.multimodal.api import load_multimodal
 
         model = load_multimodal(args.checkpoint, None, args.batch_size, **rest)
@@ -231,7 +238,8 @@ def load_tokenizer(args: argparse.Namespace, found: arguments.FoundTokenizer):
     """Loads the `Tokenizer` that was found, on all devices of this process."""
     import jax
 
-    return found.load(precision=args.precision, devices=jax.local_devices())
+    heads = arguments.heads(args)
+    return found.load(heads, precision=args.precision, devices=jax.local_devices())
 
 
 def labels_of(text: str, count: int | None, classes: int, seed: int) -> np.ndarray:

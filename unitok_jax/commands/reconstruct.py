@@ -16,6 +16,8 @@ from unitok_jax.codes import STRIDE
 from unitok_jax.commands import arguments
 from unitok_jax.data.images.transforms import decode_image, resize_center_crop, to_float, to_uint8
 from unitok_jax.data.inputs import Inputs
+from unitok_jax.data.sources import check_outside
+from unitok_jax.data.specs import split
 from unitok_jax.data.writing.folders import SETTINGS, claim, sweep, write_bytes
 from unitok_jax.evaluation.metrics.reconstruction import psnr
 from unitok_jax.pictures import captioned
@@ -128,13 +130,14 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     native = args.size == "native"
     size = arguments.image_size(args.size) if args.size and not native else None
+    check_outside(args.output, "--output", [("--data", *split(args.data))])
     inputs = Inputs(args.data)
     tokenizer = arguments.load_tokenizer(args)
     size = None if native else size or tokenizer.image_size
     facts = {
         "--data": printable(inputs.place),
         "tokenizer": tokenizer.hash,
-        "dtype": tokenizer.config.model.dtype,
+        "precision": tokenizer.precision,
     }
     ratios, sheet = reconstruct(tokenizer, inputs, args.output, size, facts)
     print(f"mean  {np.mean(list(ratios.values())):.2f} dB  {printable(sheet)}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unitok_jax.codes import STRIDE
 from unitok_jax.data import order
 from unitok_jax.data.buckets import Buckets
 from unitok_jax.data.health import Health, Notes, SampleError
@@ -215,6 +216,7 @@ def eval_batches(
     batch_size: int,
     rows: Sequence[int] | None = None,
     leave_out: bool = False,
+    stride: int = STRIDE,
 ) -> BatchStream:
     """Opens this process's rows of one pass over a source, in order, without randomness.
 
@@ -229,6 +231,7 @@ def eval_batches(
         rows: as in `train_batches`.
         leave_out: whether an unusable image becomes a row with `mask` False, counted in
             'notes', a `Notes`, instead of an error.
+        stride: what the sides of the images must be multiples of.
 
     Yields:
         {'image': uint8 (b, H, W, 3), the scaled centre; 'text': int32 (b, L), the first caption,
@@ -241,7 +244,7 @@ def eval_batches(
     """
     if batch_size <= 0:
         raise ValueError(f"batch_size={batch_size} must be positive")
-    size = check_size(data.image_size)
+    size = check_size(data.image_size, stride)
     read = _EvaluationRows(source, TextTokenizer(data.context_length), size, leave_out)
     rows = _check_rows(rows, batch_size)
     return stream(read, batch_size, rows, data, batches=-(-len(source) // batch_size))

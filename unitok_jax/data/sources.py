@@ -2,7 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from unitok_jax.data.formats.array_records import packed_source
@@ -15,6 +17,7 @@ from unitok_jax.data.formats.tfds_records import tfds_source
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.records import Source
 from unitok_jax.data.tars.source import tar_source
+from unitok_jax.system.paths import expand, is_remote, printable
 
 
 def open_source(data, *, require_captions: bool = True) -> Source:
@@ -37,6 +40,50 @@ def open_source(data, *, require_captions: bool = True) -> Source:
         hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"data.source={data.source!r} is not one of {', '.join(SOURCES)}{hint}")
     return SOURCES[data.source](data, require_captions)
+
+
+def check_outside(output, flag: str, places: Iterable[tuple[str, str, str]]) -> None:
+    """Refuses an output below a folder of images, where its pictures would be read as images.
+
+    Args:
+        output: the folder to be written, as `flag` gives it.
+        flag: for the message.
+        places: (name for the message, source, path) of what is read; a source of '' is unknown.
+
+    Raises:
+        ValueError: the message names both.
+    """
+    if is_remote(output):
+        return
+    real = Path(os.path.realpath(expand(output)))
+    for name, source, path in places:
+        if source not in ("", "folder", "labelled") or not path or is_remote(path):
+            continue
+        folder = Path(os.path.realpath(expand(path)))
+        inside = real.is_relative_to(folder) and folder.is_dir()
+        hidden = inside and any(part.startswith(".") for part in real.relative_to(folder).parts)
+        if inside and not hidden:  # what is hidden is not read
+            raise ValueError(
+                f"{flag}={printable(output)} is in {name}={printable(path)}, where the pictures "
+                "that it will hold would be read as images: give a folder beside it"
+            )
+
+
+def check_outside_data(output, flag: str, config) -> None:
+    """Refuses an output below a folder of images that the run of a configuration reads.
+
+    Raises:
+        ValueError: as of `check_outside`.
+    """
+    rooms = {"data": config.data, "eval": config.eval}
+    read = {room: keys for room, keys in rooms.items() if "source" in keys}
+    places = [(f"{room}.path", keys.source, keys.path) for room, keys in read.items()]
+    if any(keys.source == "mixture" for keys in read.values()):
+        for number, entry in enumerate(config.data.mixture):
+            match entry:  # one of another form is refused where it is opened
+                case [_, str(source), str(path), *_]:
+                    places.append((f"data.mixture[{number}]", source, path))
+    check_outside(output, flag, places)
 
 
 def near_source(name: str) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from unitok_jax.data.codes.records import open_codes
+from unitok_jax.data.formats.folders import IMAGE_SUFFIXES
 from unitok_jax.data.images.transforms import decode_image, to_uint8
 from unitok_jax.data.writing.folders import write_json
 from unitok_jax.evaluation import npz
@@ -259,9 +260,16 @@ def _labels(archive, count):
 
 
 def _open_folder(path: Path, flag: str) -> DrawnImages:
-    files = sorted(path.glob("*.png"), key=_by_number) if path.is_dir() else []
+    names = list(path.iterdir()) if path.is_dir() else []
+    files = sorted((p for p in names if p.suffix.lower() == ".png"), key=_by_number)
     if not files:
         raise ValueError(f"{flag}={printable(path)} holds no .png")
+    others = sorted(p.name for p in names if p.suffix.lower() in set(IMAGE_SUFFIXES) - {".png"})
+    if others:
+        raise ValueError(
+            f"{flag}={printable(path)} holds {printable(others[0])} beside {len(files)} .png: "
+            "samples are PNGs; move other images out, or save them as such"
+        )
     size = _decode(files[0]).shape[:2]
 
     def read(batch_size):

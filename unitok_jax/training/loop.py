@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from unitok_jax.checkpoints import differences
 from unitok_jax.checkpoints.manager import Checkpoints
+from unitok_jax.data.sources import check_outside_data
 from unitok_jax.runtime import processes, sharding
 from unitok_jax.runtime.workdir import lock, make, write
 from unitok_jax.training import goodput, overview
@@ -95,6 +96,7 @@ def train(
             folder = make(workdir)
             stack.enter_context(lock(folder))
             run = make_run(config)
+            check_outside_data(folder, "--workdir", config)
             shared = run.shared  # reads some samples
         lead = processes.is_lead()
         clock = stack.enter_context(Clock(folder, began, lead))

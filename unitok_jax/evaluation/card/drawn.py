@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unitok_jax.codes import STRIDE
 from unitok_jax.data.pipeline import eval_batches
 from unitok_jax.data.records import Source
 from unitok_jax.evaluation import drawn, samples
@@ -130,7 +131,10 @@ def measure_drawn(
     with processes.fail_together():
         images = samples.open_samples(settings.samples)
         count = min(images.count, settings.max_images or images.count)
-        captions = _captions(settings.captions, images)[:count] if tokenizer else None
+        captions = None
+        if tokenizer:
+            _check_towers(settings.samples, images.size)
+            captions = _captions(settings.captions, images)[:count]
         job = _Job(settings, images, count, notes) if settings.inception else None
         source, data = open_data(images.size) if open_data else (None, None)
     processes.agree({"samples": count, "weights of inception": job.weights if job else ""})
@@ -257,7 +261,7 @@ class _Job:
         if count < 2:
             raise ValueError(f"--data={settings.data}: statistics need at least 2 images")
         kept = min(count, statistics.ROWS)
-        batches = eval_batches(source, data, settings.batch_size)
+        batches = eval_batches(source, data, settings.batch_size, stride=1)
         with contextlib.closing(batches):
             images = (batch["image"][batch["mask"]] for batch in batches)
             found = self._pass(
@@ -396,7 +400,7 @@ def _captions(path: str, images: samples.DrawnImages) -> Sequence[str]:
     check_file(file)
     check_lines(file, f"--captions={path}", "a text a line, as .txt")
     try:
-        captions = file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+        captions = file.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"--captions={path} is no UTF-8 text: {error}") from error
     if len(captions) != images.count:
@@ -408,6 +412,16 @@ def _captions(path: str, images: samples.DrawnImages) -> Sequence[str]:
     if empty:
         raise ValueError(f"--captions={path}: line {empty} is empty")
     return captions
+
+
+def _check_towers(name: str, size: tuple[int, int]) -> None:
+    """Refuses samples of a size that the towers of the CLIP score cannot take."""
+    if any(side % STRIDE for side in size):
+        raise ValueError(
+            f"--samples={name} have {size[0]}x{size[1]} pixels, and the towers of --checkpoint "
+            f"take multiples of {STRIDE}: draw them at such a size, or leave out --checkpoint and "
+            "with it the CLIP score"
+        )
 
 
 def _clip_score(tokenizer, images: samples.DrawnImages, captions: Sequence[str]) -> float:
