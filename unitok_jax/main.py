@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from unitok_jax.commands.config_flags import parse_or_exit
-from unitok_jax.system import console
+from unitok_jax.system import console, passing
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file with get_config(), such as configs/b16.py; --config.a.b=... sets a key."
@@ -81,14 +81,16 @@ def main(_: list[str]) -> None:
     # After the flags: --help must not wait for JAX.
     from unitok_jax.runtime import compiling, processes
 
-    with processes.ExitTogether():
+    # What `Preempted` tells, it tells all.
+    joint = 0, processes.EXIT_PREEMPTED, processes.EXIT_INTERRUPTED
+    with processes.ExitTogether(joint):
         try:
             # Not absl's logger, which is quiet.
             with compiling.notices(standard_logging.getLogger(__name__).info):
                 _compile() if MODE.value == "compile" else _train()
         except (*processes.REFUSALS, ArithmeticError) as error:
             logging.debug("traceback", exc_info=True)
-            console.refuse(f"{error}\n(--v=1 shows where)", 1 if processes.may_pass(error) else 2)
+            console.refuse(f"{error}\n(--v=1 shows where)", 1 if passing.may_pass(error) else 2)
 
 
 def _compile() -> None:
@@ -141,7 +143,9 @@ def _train() -> None:
     make_run = _product()
     compilation_cache.enable()
     processes.connect(
-        CLUSTER.value, COORDINATOR.value, PROCESSES.value, PROCESS.value, CONNECT_TIMEOUT.value
+        *(CLUSTER.value, COORDINATOR.value, PROCESSES.value, PROCESS.value),
+        CONNECT_TIMEOUT.value,
+        notices=True,
     )
     if not processes.is_lead():
         logging.set_verbosity(logging.WARNING)

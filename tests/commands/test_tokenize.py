@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import unitok_jax
-from helpers import in_process
+from helpers import disks, in_process
 from helpers.jobs import free_port
 from helpers.tokenized import (
     command,
@@ -302,6 +302,25 @@ class TestBadInput:
         codes = unitok_jax.open_codes(output)
         assert [record["key"][:4] for record in codes] == [f"{i:04}" for i in (0, 1, 3, 4, 6, 7)]
         assert codes.manifest["skipped"]["empty"]["count"] == 1
+
+    def test_a_disk_that_is_away_for_long(
+        self, weights, sixty, undisturbed, tmp_path, capsys, monkeypatch
+    ):
+        """Nothing that it hides is written as bad: the same command finishes it later."""
+        output = tmp_path / "out"
+        call = (capsys, monkeypatch, weights, sixty, output, "--shard_size=3", "--max_bad=0.5")
+        with monkeypatch.context() as patch:
+            disks.stumble(patch, "0031.png", disks.NEVER)
+            code, _, error = here(*call)
+        assert code == 1 and "0031.png" in error and "Input/output error" in error
+        assert len(list(output.glob("0*.json"))) < 20
+        code, _, error = here(*call)
+        assert code == 0, error
+        assert hashes(output) == undisturbed
+        with monkeypatch.context() as patch:  # of another source, a probe of the settings
+            disks.stumble(patch, "0000.png", disks.NEVER)
+            code, _, error = here(*call)
+            assert code == 1 and "0000.png" in error and "before" not in error
 
     @pytest.mark.parametrize("size", [2, 20])
     def test_a_key_twice(self, weights, tmp_path, capsys, monkeypatch, size):

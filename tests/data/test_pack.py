@@ -13,10 +13,12 @@ import time
 
 import pytest
 
+from helpers import disks
 from helpers.formats import config, jpeg
 from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import TextTokenizer
+from unitok_jax.data.writing import packing
 from unitok_jax.data.writing.folders import PARTIAL
 
 pytestmark = pytest.mark.slow
@@ -216,6 +218,20 @@ def test_unreadable_file_is_counted(tmp_path):
     (folder / "0003.jpg").symlink_to("nowhere.jpg")
     code, _, told = run(*command(folder, tmp_path / "out", "--config.data.max_bad=0.5"))
     assert code == 0 and "1 unreadable: " in told and "0003.jpg: No such file" in told
+
+
+def test_a_disk_that_is_away_for_long(tmp_path, monkeypatch):
+    """Nothing that it hides is written as bad."""
+    source = open_source(config("folder", make_images(tmp_path / "in", 8)))
+    settings = {"--shard_size": 8, "--check": True, "samples": 8}
+    monkeypatch.setattr(packing, "_job", (source, settings, tmp_path), raising=False)
+    with monkeypatch.context() as patch:
+        disks.stumble(patch, "0003.jpg", disks.NEVER)
+        with pytest.raises(OSError, match="0003.jpg"):
+            packing._write_shard(0)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+    disks.stumble(monkeypatch, "0003.jpg", 2)
+    assert packing._write_shard(0)["count"] == 8
 
 
 def test_names_that_are_not_utf8(tmp_path):

@@ -1,6 +1,7 @@
 """Batches: determinism, epochs, resuming, shares of processes, bad images, evaluation."""
 
 import contextlib
+import errno
 import logging
 import math
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import formats
+from helpers import disks, formats
 from helpers.formats import take
 from unitok_jax.data import health, pipeline, replacement
 from unitok_jax.data.health import SampleError, Tally, TooManyBadSamples
@@ -17,6 +18,7 @@ from unitok_jax.data.images.transforms import ImageError, decode_image, resize_c
 from unitok_jax.data.pipeline import effective_batch_size, eval_batches, train_batches
 from unitok_jax.data.sources import open_source
 from unitok_jax.data.text import TextTokenizer
+from unitok_jax.system.passing import AwayError
 
 pytestmark = pytest.mark.slow
 
@@ -463,6 +465,18 @@ class TestBadImages:
         (tmp_path / "set" / "06.png").unlink()
         seen = sum((identities(batch) for batch in first(3, data, source=source)), [])
         assert sorted(seen) == [0, 1, 2, 3, 4, 5, 7, 7, 8, 9, 10, 11]
+
+    def test_a_disk_that_stumbles_changes_nothing(self, folder, monkeypatch):
+        """The samples, captions and crops are those of another start; nothing is skipped."""
+        expected = first(3, config(folder))
+        failed = disks.stumble(monkeypatch, "06.png", 2)
+        assert_same(first(3, config(folder, max_bad=0.0)), expected)
+        assert len(failed) == 2
+
+    def test_a_disk_that_is_away(self, folder, monkeypatch):
+        disks.stumble(monkeypatch, ".png", disks.NEVER, errno.ESTALE)
+        with pytest.raises(AwayError, match="12 samples in a row cannot be used"):
+            first(1, config(folder))
 
     def test_nothing_but_bad_images_is_an_error(self, tmp_path):
         folder = make_set(tmp_path / "set", 4)

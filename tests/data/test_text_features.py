@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import formats
+from helpers import disks, formats
 from helpers.formats import jpeg, take
 from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.pipeline import train_batches
@@ -164,6 +164,21 @@ class TestContinuing:
             open_text_features(str(output))
         store(config(folder), output)
         store(config(folder), tmp_path / "whole")
+        assert content(output) == content(tmp_path / "whole")
+
+    def test_a_disk_that_is_away_for_long(self, folder, tmp_path, monkeypatch):
+        """Nothing that it hides is written as bad."""
+        data, output = config(folder, max_bad=0.5), tmp_path / "out"
+        source = open_source(data)
+        settings = planned(data, source)
+        claim(output, settings, KIND.command)
+        work = text_features.work(encode, LENGTH, "float32")
+        with monkeypatch.context() as patch:
+            disks.stumble(patch, "05.jpg", disks.NEVER)
+            with pytest.raises(OSError, match="05.jpg"):
+                features.write(source, settings, output, work, threads=2, max_bad=0.5)
+        store(data, output)
+        store(data, tmp_path / "whole")
         assert content(output) == content(tmp_path / "whole")
 
     @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from unitok_jax.data.writing.folders import SETTINGS
 from unitok_jax.evaluation import answers
 from unitok_jax.models.batched import choose_batch_size
 from unitok_jax.multimodal import loading
-from unitok_jax.runtime.processes import TryAgainError
 from unitok_jax.system import locks
+from unitok_jax.system.passing import TryAgainError
 
 run = functools.partial(in_process.run, evaluate)
 load = evaluate._load_multimodal

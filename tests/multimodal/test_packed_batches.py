@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyarrow import parquet
 from helpers import language_tokenizers, sequences
 from helpers.sequences import CODES, TOKENS, codes_of, data
 from unitok_jax.checkpoints import differences
+from unitok_jax.data import patience
 from unitok_jax.data.formats.shapes import TrainingShapes
 from unitok_jax.data.health import SampleError, TooManyBadSamples
 from unitok_jax.data.identity import order_facts
@@ -240,6 +242,27 @@ def test_the_tokenizer_of_the_text(tmp_path):
             multimodal_data.open_text(path)
 
 
+def test_a_disk_that_stumbles_changes_nothing(section, monkeypatch):
+    """Not even if each sample fails once after its draws."""
+    expected, _ = batches(section, 2)
+    monkeypatch.setattr(patience, "PAUSES", (0.0,))
+    parts, failed = multimodal_data.open_data(section, TOKENIZER, CODES).mixture.parts, set()
+    for kind in {type(part) for part in parts}:
+
+        def stumbling(self, index, rng, kind=kind, sample=kind.sample):
+            found = sample(self, index, rng)
+            if (kind, index) not in failed:
+                failed.add((kind, index))
+                raise OSError(errno.ESTALE, "stale")
+            return found
+
+        monkeypatch.setattr(kind, "sample", stumbling)
+    found, counts = batches(section, 2)
+    for batch, undisturbed in zip(found, expected, strict=True):
+        same(batch, undisturbed)
+    assert len(failed) > 12 and not [name for name in counts if name.startswith("skipped")]
+
+
 def test_facts_change_with_what_the_position_means(section, tmp_path):
     def facts(**keys):
         section.update(keys)
@@ -289,3 +312,17 @@ def test_facts_change_with_the_texts(tmp_path):
         found.append(facts(1.0, "text", str(tmp_path / "a.parquet")))
     assert found[0].pop("order of the data") != found[1].pop("order of the data")
     assert found[0] == found[1]
+
+
+def test_another_window_is_another_order_of_row_groups(tmp_path):
+    table = pyarrow.table({"text": ["a red circle"] * 20})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=5)
+    entry = 1.0, "text", str(tmp_path / "a.parquet")
+    one, two = (
+        multimodal_data.open_data(data(entry, window=window), TOKENIZER, CODES).facts
+        for window in (1, 2)
+    )
+    (line,) = differences.fact_differences(one, two)
+    assert line == "order of the data: data.window: saved 1, now 2"
+    del one["order of the data"]["data.window"]  # as checkpoints were before it was told
+    assert differences.fact_differences(one, two) == []

@@ -106,8 +106,8 @@ MUTATIONS = [
     Mutation(
         "samples that are the same at every reading",
         DATA,
-        "order.generator(seed, position)",
-        "order.generator(seed, 0)",
+        "functools.partial(order.generator, seed, position)",
+        "functools.partial(order.generator, seed, 0)",
         f"{TEST_BATCHES} -k test_no_two_readings",
     ),
     Mutation(

@@ -3,8 +3,10 @@
 import errno
 import signal
 
+import jax
 import pytest
 
+from helpers.jobs import free_port
 from unitok_jax.runtime import discovery, processes
 from unitok_jax.runtime.discovery import ClusterError, Member
 
@@ -165,6 +167,18 @@ def test_one_process_agrees_with_itself():
 )
 def test_what_may_pass_is_worth_another_try(error, passes):
     assert processes.may_pass(error) is passes
+
+
+@pytest.mark.parametrize("notices", [False, True])
+def test_how_a_job_is_joined(monkeypatch, notices):
+    """At their end the others wait for process 0, however long it measures and writes; and SIGTERM
+    is taken from a process by a training alone, which asks whether it came."""
+    joined, updated = {}, {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **named: joined.update(named))
+    monkeypatch.setattr(jax.config, "update", updated.__setitem__)
+    processes.connect("none", f"127.0.0.1:{free_port()}", 1, 0, 60, notices)
+    assert joined["shutdown_timeout_seconds"] >= 3600 > joined["heartbeat_timeout_seconds"]
+    assert updated == {"jax_enable_preemption_service": notices}
 
 
 def test_one_process_fails_by_its_own_error():

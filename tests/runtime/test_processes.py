@@ -186,11 +186,13 @@ class TestDisagreement:
 
     def test_an_image_that_one_process_cannot_read(self, tmp_path):
         """The processes share the images of the evaluation; a bad one ends all of them alike."""
+        images = tmp_path / "images"
+        images.mkdir()
         for index in range(4):
-            Image.new("RGB", (48, 48), (60 * index, 0, 0)).save(tmp_path / f"{index}.png")
-            (tmp_path / f"{index}.txt").write_text(f"number {index}")
-        (tmp_path / "1.png").write_bytes(b"no image")
-        more = ["--config.eval.source=folder", f"--config.eval.path={tmp_path}"]
+            Image.new("RGB", (48, 48), (60 * index, 0, 0)).save(images / f"{index}.png")
+            (images / f"{index}.txt").write_text(f"number {index}")
+        (images / "1.png").write_bytes(b"no image")
+        more = ["--config.eval.source=folder", f"--config.eval.path={images}"]
         job = Job(tmp_path / "logs", tmp_path / "run", 2, 1, *more)
         assert job.wait(200) == [2, 2], job.output()
         assert "process 1: " in job.output(0) and "1.png" in job.output(0)

@@ -7,6 +7,7 @@ import numpy as np
 
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.mixture import Mixture
+from unitok_jax.data.patience import read_patiently
 from unitok_jax.data.records import Source
 
 PROBES = 16  # samples read
@@ -58,7 +59,7 @@ def order_facts(source) -> dict[str, Any]:
 def _probe(source: Source, index: int) -> str:
     """Returns a short text that identifies a sample; '' if a disk error hides it now."""
     try:
-        record = source[index]
+        record = read_patiently(source.__getitem__, index)
     except SampleError as error:
         return error.reason
     except OSError:

@@ -289,12 +289,12 @@ class _TrainingRows:
         def read(tried):
             record = self._source[tried]
             data, name, captions = record["image"], record["name"], record["captions"]
-            self._crop(tried, data, name, rng, out)
             texts, taught = captions, {}
             if self._features is not None:
                 texts = self._features.of(tried, name, captions)
             if self._taught is not None:
                 taught = self._taught.of(tried, name, data, captions)
+            self._crop(tried, data, name, rng, out)  # last: no try to read takes draws from `rng`
             return data, name, texts, taught
 
         data, name, texts, taught = usable(read, index, len(self._source), notes)

@@ -17,6 +17,7 @@ from unitok_jax.data.formats.tfds_records import tfds_source
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.records import Source
 from unitok_jax.data.tars.source import tar_source
+from unitok_jax.system.passing import AwayError, may_pass
 from unitok_jax.system.paths import expand, is_remote, printable
 
 
@@ -123,7 +124,8 @@ def mixture_source(data, require_captions: bool = True) -> Mixture:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{where}: {error}") from error
         except OSError as error:
-            raise OSError(f"{where}: {error}") from error
+            kind = AwayError if may_pass(error) else OSError
+            raise kind(f"{where}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         weights.append(float(weight))

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from unitok_jax.data.formats.question_files import Question
 from unitok_jax.data.writing.folders import write_json
 from unitok_jax.evaluation.metrics import vqa
-from unitok_jax.runtime.processes import TryAgainError
 from unitok_jax.system import locks
 from unitok_jax.system.foreign_json import parse_object
+from unitok_jax.system.passing import TryAgainError
 from unitok_jax.system.paths import printable, read_regular
 from unitok_jax.system.progress import Progress
 

@@ -5,8 +5,9 @@ g * samples on, so each row is a function of (seed, its position in the stream),
 processes and for any step that a run resumes at.
 """
 
+import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -149,11 +150,11 @@ class Packed:
     @property
     def facts(self) -> dict[str, Any]:
         """Facts that the meaning of the position in the data depends on, as short JSON values."""
+        blocks = [order_facts(part)["blocks"] for part in self.mixture.parts]
+        window = {"data.window": self._window} if any(blocks) else {}
         return {
             "parts of the data": [[type(part).__name__, len(part)] for part in self.mixture.parts],
-            "order of the data": {
-                "blocks of the parts": [order_facts(part)["blocks"] for part in self.mixture.parts]
-            },
+            "order of the data": {"blocks of the parts": blocks} | window,
             "samples of the parts": list(map(_digest, self.mixture.parts)),
             "weights of the parts": list(self.mixture.weights),
             "digest of the codes": self._digest,
@@ -201,7 +202,8 @@ class Packed:
         notes, samples, parts = Notes(), [], []
         first = number * self._group_samples
         for position in range(first, first + self._group_samples):
-            part, sample = self._sample(positions[position], order.generator(seed, position), notes)
+            draws = functools.partial(order.generator, seed, position)
+            part, sample = self._sample(positions[position], draws, notes)
             samples.append(sample)
             parts.append(part)
         length, shape = self._rows.length, self.codes.shape
@@ -226,10 +228,11 @@ class Packed:
         notes.counts["places"] += self.group_rows * length
         return filled, notes
 
-    def _sample(self, index: int, rng, notes: Notes) -> tuple[int, Sample]:
+    def _sample(self, index: int, draws: Callable, notes: Notes) -> tuple[int, Sample]:
+        """Reads a sample; each try begins the draws that `draws` returns anew."""
         number, place = self.mixture.place(index)
         part = self.mixture.parts[number]
-        sample = usable(lambda tried: part.sample(tried, rng), place, len(part), notes)
+        sample = usable(lambda tried: part.sample(tried, draws()), place, len(part), notes)
         return number, sample._replace(kind=self._kinds[number])
 
 

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -11,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from jax.experimental import multihost_utils
 from unitok_jax.runtime import discovery
 from unitok_jax.runtime.discovery import ClusterError
 from unitok_jax.system import signals
+from unitok_jax.system.passing import TryAgainError, may_pass
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,9 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL: rerun the same command to continue
 EXIT_INTERRUPTED = 130  # what shells make of SIGINT: a person ended it, nobody starts it again
 HEARTBEAT_SECONDS = 30  # without a sign of life, after which the other processes give up
 _LAST_WORDS_SECONDS = 5  # that process 0, with which all others end, leaves them to tell theirs
-_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EHOSTUNREACH)
-
-
-class TryAgainError(Exception):
-    """A temporary error: the same command may work later."""
-
+# The others wait at their end for process 0, which may still compute what it alone tells. One that
+# dies is noticed by its heartbeat.
+_SHUTDOWN_SECONDS = 24 * 3600
 
 # Errors that a process raises for its input or its disk, including a package its input needs.
 REFUSALS = (ValueError, OSError, ImportError, TryAgainError)
@@ -49,6 +46,7 @@ def connect(
     processes: int | None,
     process: int | None,
     timeout: int,
+    notices: bool = False,
 ) -> None:
     """Joins the job, before any other use of JAX. Afterwards `jax.devices()` are all the job's.
 
@@ -59,6 +57,8 @@ def connect(
       process: which of them this is, from 0. Each of these three may be None, which takes the
         environment's: see `discovery.find`.
       timeout: seconds that the other processes may take to appear.
+      notices: whether SIGTERM is a notice, which `Preemption` asks for; otherwise it ends the
+        process.
 
     Raises:
       ClusterError: the job cannot be found, or the coordinator's port is taken.
@@ -71,6 +71,8 @@ def connect(
         return
     if member.coordinator is not None:
         _check_coordinator(member, timeout)
+    # Its service takes SIGTERM from the process.
+    jax.config.update("jax_enable_preemption_service", notices)
     # JAX aborts at its own timeout, with a stack trace in place of a message.
     alarm = threading.Timer(timeout, _give_up, (member, timeout))
     alarm.daemon = True
@@ -83,6 +85,7 @@ def connect(
         cluster_detection_method=None if member.coordinator is None else "deactivate",
         initialization_timeout=timeout + 60,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
     alarm.cancel()
     if jax.process_count() > 1 and (
@@ -133,13 +136,6 @@ def total(counts: Mapping[str, int]) -> dict[str, int]:
     for each in from_all(counts):
         sums.update(each)
     return dict(sums)
-
-
-def may_pass(error: BaseException) -> bool:
-    """Returns True for an error of a disk, a bucket or a network that may be temporary."""
-    if isinstance(error, (TryAgainError, ConnectionError, TimeoutError)):
-        return True
-    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 @contextlib.contextmanager
@@ -196,6 +192,10 @@ class ExitTogether:
     with an error of their own after HEARTBEAT_SECONDS.
     """
 
+    def __init__(self, joint: Sequence[int] = (0,)):
+        """Begins a command; `joint` are the exit codes with which all processes leave."""
+        self._joint = joint
+
     def __enter__(self):
         return self
 
@@ -207,7 +207,7 @@ class ExitTogether:
             code = error.code
         else:
             sys.excepthook(kind, error, traceback)
-        if code not in (0, EXIT_PREEMPTED, EXIT_INTERRUPTED):  # in which all leave together
+        if code not in self._joint:
             if is_lead():
                 time.sleep(_LAST_WORDS_SECONDS)
             logging.shutdown()

@@ -13,13 +13,14 @@ from etils import epath
 from unitok_jax.runtime import processes
 from unitok_jax.system import locks, paths
 from unitok_jax.system.extras import how_to_install
+from unitok_jax.system.passing import TryAgainError
 
 log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class BusyError(processes.TryAgainError):
+class BusyError(TryAgainError):
     """Another run writes to the workdir."""
 
 

@@ -13,6 +13,7 @@ from unitok_jax.data.formats.recognise import other_format
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.records import first_names
 from unitok_jax.system.foreign_json import parse_object
+from unitok_jax.system.passing import may_pass
 from unitok_jax.system.paths import expand, is_regular, open_regular, printable, read_regular
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -284,6 +285,8 @@ def _read_text_file(path: Path) -> tuple[str, ...] | SampleError:
     except FileNotFoundError:
         return ()
     except (OSError, ValueError) as error:
+        if may_pass(error):
+            raise
         return SampleError(printable(str(error)), "bad_caption")
 
 

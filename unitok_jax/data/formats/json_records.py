@@ -10,6 +10,7 @@ from unitok_jax.data.formats.folders import MAX_LINE_BYTES
 from unitok_jax.data.health import SampleError
 from unitok_jax.system.foreign_files import check_file
 from unitok_jax.system.foreign_json import parse, parse_object
+from unitok_jax.system.passing import with_text
 from unitok_jax.system.paths import expand, open_regular, printable
 
 LIST_BYTES = 1 << 33  # size limit of a .json file, which is read as a whole
@@ -83,7 +84,7 @@ def json_records(path: str, key: str) -> JsonRecords:
         read = _lines if file.suffix.lower() == ".jsonl" else _list
         spans, content = read(file)
     except (ValueError, OSError) as error:
-        raise type(error)(f"{key}={path}: {error}") from error
+        raise with_text(error, f"{key}={path}: {error}") from error
     if not len(spans):
         raise ValueError(f"{key}={path} holds no records")
     return JsonRecords(str(file), spans, content)

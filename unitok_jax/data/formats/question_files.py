@@ -12,6 +12,7 @@ from unitok_jax.data.formats.folders import IMAGE_SUFFIXES
 from unitok_jax.data.formats.json_records import LIST_BYTES
 from unitok_jax.system.foreign_files import check_file
 from unitok_jax.system.foreign_json import parse_object
+from unitok_jax.system.passing import with_text
 from unitok_jax.system.paths import printable, read_regular
 
 INSTRUCTION = "Answer the question using a single word or phrase."
@@ -84,7 +85,7 @@ def _named(flag: str, read: Callable, path: str | Path) -> list[Question]:
     try:
         found = list(read(Path(path)))
     except (ValueError, OSError) as error:
-        raise type(error)(f"--{flag}={printable(path)}: {error}") from error
+        raise with_text(error, f"--{flag}={printable(path)}: {error}") from error
     if not found:
         raise ValueError(f"--{flag}={printable(path)} holds no questions")
     return found

@@ -9,6 +9,7 @@ from unitok_jax.data.formats.json_records import JsonRecords, json_records
 from unitok_jax.data.formats.parquet import KEPT_WINDOWS, file_end, find_files
 from unitok_jax.data.formats.parquet_groups import read_group, texts_of
 from unitok_jax.data.health import SampleError
+from unitok_jax.system.passing import with_text
 
 TEXT_KEYS = ("text", "content")
 
@@ -90,7 +91,7 @@ def text_source(path: str, key: str, window: int) -> JsonTexts | ParquetTexts:
         ends = [file_end(file) for file in files]
         columns = [_column(file, schema) for file, (schema, _) in zip(files, ends, strict=True)]
     except (ValueError, OSError) as error:
-        raise type(error)(f"{key}={path}: {error}") from error
+        raise with_text(error, f"{key}={path}: {error}") from error
     groups = [
         (number, group, rows)
         for number, (_, counts) in enumerate(ends)

@@ -17,6 +17,7 @@ from unitok_jax.data.formats.shard_names import check_file, in_folder, is_shard
 from unitok_jax.data.records import first_names
 from unitok_jax.data.tars import cloud
 from unitok_jax.system import paths
+from unitok_jax.system.passing import AwayError
 
 SUFFIX = ".tar"
 MAX_NAMES = 10**6  # limit on the names of a pattern
@@ -213,7 +214,7 @@ class _Bucket:
                 "run `gcloud auth application-default login`, or let "
                 "GOOGLE_APPLICATION_CREDENTIALS name a key file of an account that may read it"
             )
-        return OSError(f"{self._where} cannot be listed: {error}")
+        return AwayError(f"{self._where} cannot be listed: {error}")
 
 
 class Descriptor:
@@ -251,6 +252,7 @@ class Reader:
         A temporary error, such as a network timeout, is retried, up to `TRIES` tries.
 
         Raises:
+            AwayError: the disk or bucket did not answer.
             OSError: the range cannot be read, or the shard ends before it does; the message names
                 the shard and the bytes.
         """
@@ -263,8 +265,10 @@ class Reader:
                 break
             except errors as error:
                 self._forget(path)
-                if wait is None or not _may_pass(error):
-                    raise OSError(
+                passes = _may_pass(error)
+                if wait is None or not passes:
+                    kind = AwayError if passes else OSError
+                    raise kind(
                         f"{path}, bytes {offset} to {offset + size}: cannot be read: {error}"
                     ) from error
                 time.sleep(wait)

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from unitok_jax.data.health import SampleError
+from unitok_jax.data.patience import read_patiently
 from unitok_jax.data.records import Source
 from unitok_jax.system.foreign_json import parse_object
+from unitok_jax.system.passing import may_pass
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # settings of the folder, written first
@@ -214,9 +216,11 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 def _probe(source: Source, index: int) -> str:
     try:
-        record = source[index]
+        record = read_patiently(source.__getitem__, index)
     except SampleError as error:
         return error.reason
-    except OSError:
+    except OSError as error:
+        if may_pass(error):  # the same folder would be of another source later
+            raise
         return "unreadable"
     return f"{record['name']} {zlib.crc32(record['image']):08x} {' | '.join(record['captions'])}"
