@@ -281,12 +281,13 @@ class Checkpoints:
         data: dict[str, int] | None = None,
         step: int | None = None,
         partial: bool = False,
+        alone: bool = False,
     ) -> dict[str, Any]:
         """Reads items of `step`, or of the newest checkpoint that is not damaged.
 
-        All processes must call it, and read the same step. Damaged checkpoints that are newer are
-        named in a warning; a run that writes moves them to `checkpoints/damaged`, so that their
-        steps can be saved again.
+        All processes must call it, and read the same step, unless `alone`. Damaged checkpoints that
+        are newer are named in a warning; a run that writes moves them to `checkpoints/damaged`, so
+        that their steps can be saved again.
 
         Args:
           targets: item name -> tree of ShapeDtypeStructs with shardings.
@@ -294,6 +295,8 @@ class Checkpoints:
           data: as in `save`, of the run that resumes.
           step: the checkpoint's step; no other is used in its place.
           partial: as for `SavedStep.read`.
+          alone: whether this process reads for itself, into its own devices: others may fail, or
+            read elsewhere.
 
         Raises:
           CheckpointError: there is none, it was saved for another model or other data, or its
@@ -303,7 +306,7 @@ class Checkpoints:
         for candidate in [step] if step is not None else reversed(self.steps()):
             saved = self._saved_step(candidate)
             try:
-                items = self._read(saved, targets, config, data, partial)
+                items = self._read(saved, targets, config, data, partial, alone)
             except DamagedError as error:
                 if step is not None:
                     raise
@@ -315,7 +318,7 @@ class Checkpoints:
             return items
         raise self._none(damaged)
 
-    def _read(self, saved, targets, config, data, partial):
+    def _read(self, saved, targets, config, data, partial, alone):
         items, damage = None, None
         try:
             if config is not None:
@@ -336,8 +339,8 @@ class Checkpoints:
             items = saved.read(targets, partial)
         except DamagedError as error:
             damage = error
-        # All processes read on, or none: the digests are computed jointly.
-        if processes.everyone(damage is None):
+        # All processes read on, or none: the digests of what they share are computed jointly.
+        if damage is None if alone else processes.everyone(damage is None):
             saved.verify(items)
             return items
         raise damage or DamagedError(f"{saved.path}: another process cannot read it")

@@ -103,7 +103,8 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint, create=True))
         processes.agree(shared | {"checkpoints in --workdir": _settled(checkpoints)})
         resumed, unseen = checkpoints.latest_step() is not None, False
-        run.prepare(resumed and _evaluated_alike(checkpoints.meta()["config"], config))
+        alike = resumed and lead and _evaluated_alike(checkpoints.meta()["config"], config)
+        run.prepare(processes.from_lead(alike))
         if not resumed:
             state = run.initial_state()
         else:

@@ -248,9 +248,9 @@ def restore_params(checkpoints: Checkpoints, step: int | None, abstract, weights
         )
     if weights == "raw" and averaged:
         targets = {"training": {"params": params}}
-        restored = checkpoints.restore(targets, step=step, partial=True)["training"]
+        restored = checkpoints.restore(targets, step=step, partial=True, alone=True)["training"]
     else:
-        restored = checkpoints.restore({"params": params}, step=step)
+        restored = checkpoints.restore({"params": params}, step=step, alone=True)
     return jax.device_get(restored["params"])
 
 
