@@ -18,6 +18,7 @@ from unitok_jax.data.specs import data_config
 from unitok_jax.models.precision import PRECISIONS
 from unitok_jax.runtime import discovery
 from unitok_jax.system import console, passing, paths
+from unitok_jax.system.passing import with_text
 from unitok_jax.weights.torch_options import HEADS, WEIGHTS
 
 
@@ -222,7 +223,7 @@ def check_writable(path: pathlib.Path, flag: str) -> None:
         with tempfile.TemporaryFile(dir=path.absolute().parent):
             pass
     except OSError as error:
-        raise type(error)(f"--{flag}={path} cannot be written: {error}") from error
+        raise with_text(error, f"--{flag}={path} cannot be written: {error}") from error
 
 
 def write_new(path: pathlib.Path, content: bytes, flag: str) -> None:
@@ -240,7 +241,7 @@ def write_new(path: pathlib.Path, content: bytes, flag: str) -> None:
                 path.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise type(error)(f"--{flag}={path} cannot be written: {error}") from error
+        raise with_text(error, f"--{flag}={path} cannot be written: {error}") from error
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:

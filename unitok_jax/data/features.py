@@ -12,6 +12,7 @@ from unitok_jax.data.identity import probed
 from unitok_jax.data.records import Source
 from unitok_jax.data.writing.folders import MANIFEST, SETTINGS
 from unitok_jax.data.writing.manifests import Whole, check_shard, read_manifest
+from unitok_jax.system.passing import with_text
 from unitok_jax.system.paths import expand
 
 
@@ -133,7 +134,7 @@ def open_folder(kind: Kind, path: str, check: Callable[[Whole, dict], Any]) -> t
         manifest = _manifest(kind, folder, check)
         parts = [_part(folder / shard["file"], shard) for shard in manifest["shards"]]
     except (ValueError, OSError) as error:
-        raise type(error)(f"{kind.key}={path}: {error}") from error
+        raise with_text(error, f"{kind.key}={path}: {error}") from error
     return kind, path, manifest, RecordFiles(parts, "copy it again")
 
 

@@ -16,6 +16,7 @@ from unitok_jax.data.codes.views import CENTRE
 from unitok_jax.data.health import Health, Notes
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.data.reading import stream
+from unitok_jax.system.passing import with_text
 
 
 def open_records(path: str, key: str, model) -> CodeRecords:
@@ -37,7 +38,7 @@ def open_records(path: str, key: str, model) -> CodeRecords:
     try:
         records = open_codes(path)
     except (ValueError, OSError) as error:
-        raise type(error)(f"{key}={path}: {error}") from error
+        raise with_text(error, f"{key}={path}: {error}") from error
     if not len(records):
         raise ValueError(f"{key}={path} holds no codes")
     books, rows = records.codebook_shape

@@ -10,6 +10,7 @@ from unitok_jax.codes import STRIDE
 from unitok_jax.evaluation.card import statistics
 from unitok_jax.evaluation.drawn import InceptionPass, gfid
 from unitok_jax.evaluation.evaluator import digest
+from unitok_jax.system.passing import with_text
 from unitok_jax.weights import pretrained
 
 
@@ -35,7 +36,7 @@ class DrawnQuality:
         try:
             given = statistics.read_all(config.eval.reference)
         except (ValueError, OSError) as error:
-            raise type(error)(f"{told}: {error}") from error
+            raise with_text(error, f"{told}: {error}") from error
         height, width = (STRIDE * side for side in config.model.grid)
         if given.images and given.images[1:] != (height, width):
             raise ValueError(

@@ -25,6 +25,7 @@ from unitok_jax.multimodal.packing import fill, pack
 from unitok_jax.multimodal.rows import Rows, Sample
 from unitok_jax.multimodal.sources import ImageCodes, Opened, open_mixture
 from unitok_jax.multimodal.words import shape_tokenizer
+from unitok_jax.system.passing import with_text
 
 _KEPT_GROUPS = 64  # packed groups kept in a process, for threads that read rows of one
 
@@ -72,7 +73,7 @@ def open_text(path: str) -> LanguageTokenizer:
             return language_tokenizer.read(folder)
         return trunk.open_folder(path).tokenizer
     except (ValueError, OSError) as error:
-        raise type(error)(f"data.text={path}: {error}") from error
+        raise with_text(error, f"data.text={path}: {error}") from error
 
 
 def open_data(

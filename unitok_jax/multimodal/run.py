@@ -23,6 +23,7 @@ from unitok_jax.multimodal.rows import KINDS, NO_LABEL
 from unitok_jax.multimodal.sources import ImageCodes
 from unitok_jax.multimodal.step import MultimodalSteps, Programs, TrainState
 from unitok_jax.runtime import sharding
+from unitok_jax.system.passing import with_text
 from unitok_jax.training.plan import memory
 from unitok_jax.weights import load
 
@@ -149,7 +150,7 @@ class Run:
                 found["language"] = trunk.read(folder, model)
             except (ValueError, OSError) as error:
                 where = f"init.language={config.init.language}"
-                raise type(error)(f"{where}: {error}") from error
+                raise with_text(error, f"{where}: {error}") from error
         return found
 
     def _check_codebooks(self, codebook) -> None:
@@ -319,7 +320,7 @@ def _whole(
                 f"its special ids are {found.text.special}, and those of data.text {text.special}"
             )
     except (ValueError, OSError) as error:
-        raise type(error)(f"init.path={path}: {error}") from error
+        raise with_text(error, f"init.path={path}: {error}") from error
     theirs = found.config.model.to_dict()
     wrong = [
         f"model.{key}={value!r} (there: {theirs[key]!r})"

@@ -20,6 +20,7 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.multimodal import prompt
 from unitok_jax.multimodal.rows import KINDS, Rows, Sample, pick_caption
+from unitok_jax.system.passing import with_text
 
 FIELDS = ("image", "instruction", "edited")  # of a line of edits
 
@@ -243,7 +244,7 @@ def open_mixture(data, rows: Rows, codes: ImageCodes, name: str = "data.mixture"
         except FileNotFoundError as error:
             raise FileNotFoundError(_with_key(error, key, path)) from error
         except OSError as error:
-            raise OSError(_with_key(error, key, path)) from error
+            raise with_text(error, _with_key(error, key, path)) from error
         except ValueError as error:
             raise ValueError(_with_key(error, key, path)) from error
         weights.append(float(weight))

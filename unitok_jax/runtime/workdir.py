@@ -13,7 +13,7 @@ from etils import epath
 from unitok_jax.runtime import processes
 from unitok_jax.system import locks, paths
 from unitok_jax.system.extras import how_to_install
-from unitok_jax.system.passing import TryAgainError
+from unitok_jax.system.passing import TryAgainError, with_text
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def make(path) -> epath.Path:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise OSError(f"--workdir={path} cannot be written: {error}") from error
+        raise with_text(error, f"--workdir={path} cannot be written: {error}") from error
     return folder
 
 
@@ -128,7 +128,7 @@ class Lines:
             self._file.write(line + "\n")
             self._file.flush()
         except OSError as error:
-            raise OSError(f"{self._path} cannot be written: {error}") from error
+            raise with_text(error, f"{self._path} cannot be written: {error}") from error
 
     def close(self) -> None:
         """Closes the file."""

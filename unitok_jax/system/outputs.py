@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 
 from unitok_jax.system.foreign_files import ConversionError
+from unitok_jax.system.passing import with_text
 from unitok_jax.system.paths import printable
 
 
@@ -67,7 +68,7 @@ def new_folder(path: str | os.PathLike, flag: str = "") -> Iterator[pathlib.Path
     try:
         aside.mkdir(parents=True)
     except OSError as error:
-        raise type(error)(f"{name} cannot be written: {error}") from error
+        raise with_text(error, f"{name} cannot be written: {error}") from error
     try:
         yield aside
         strange = sorted(entry.name for entry in path.iterdir() if _is_strange(entry))

@@ -17,6 +17,7 @@ from unitok_jax.models.unitok import abstract_model
 from unitok_jax.runtime import workdir
 from unitok_jax.system.foreign_files import ConversionError
 from unitok_jax.system.outputs import new_folder
+from unitok_jax.system.passing import with_text
 from unitok_jax.system.paths import expand, is_remote, printable
 from unitok_jax.weights import (
     document,
@@ -126,7 +127,7 @@ def read_maker(path, wanted: str, codes: str) -> tuple[ConfigDict, dict]:
     try:
         config, params = read(path)
     except (ValueError, OSError) as error:
-        raise type(error)(f"data.tokenizer={path}: {error}") from error
+        raise with_text(error, f"data.tokenizer={path}: {error}") from error
     found = weights_hash(config.model.to_dict(), params)
     if wanted and found != wanted:
         raise ValueError(

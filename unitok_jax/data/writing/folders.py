@@ -21,7 +21,7 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.patience import read_patiently
 from unitok_jax.data.records import Source
 from unitok_jax.system.foreign_json import parse_object
-from unitok_jax.system.passing import may_pass
+from unitok_jax.system.passing import may_pass, with_text
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # settings of the folder, written first
@@ -53,7 +53,7 @@ def claim(output: Path, settings: dict[str, Any], command: str) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise type(error)(f"--output={output} cannot be made: {error.strerror}") from error
+        raise with_text(error, f"--output={output} cannot be made: {error.strerror}") from error
     file = output / SETTINGS
     strangers = sorted(
         entry.name
