@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 # PyTorch is for the tests of conversion; EXTRAS=test leaves it, and them, out.
 EXTRAS ?= test,torch
 
-.PHONY: demo unified test test-all test-fast mutations lint clean
+.PHONY: demo unified test test-long test-all test-fast mutations lint clean
 
 demo: $(VENV)/photos
 	$(RUN) -m unitok_jax train --config=configs/photos.py --workdir=demo
@@ -38,7 +38,11 @@ unified: $(VENV)/photos
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test: $(VENV)/test lint
-	$(PYTEST) -m "not thorough"
+	$(PYTEST) -m "not long and not thorough"
+
+# Whole runs, kills, jobs of several processes, pages: what must hold too before a change lands.
+test-long: $(VENV)/test
+	$(PYTEST) -m "long and not thorough"
 
 # Also for other meshes, forms and mishaps; before a release, or after a change to what they repeat.
 test-all: $(VENV)/test lint

@@ -192,7 +192,10 @@ def test_the_probe_keeps_the_tower():
     assert sum(sizes) == pytest.approx(13.02e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] * (":" in name)) for name in TOKENIZERS],
+)
 class TestEveryTokenizer:
     def test_one_step_and_one_evaluation_build(self, name):
         """Of a variant: with another model the evaluation alone, with other losses the step."""

@@ -14,7 +14,7 @@ from unitok_jax.multimodal.compiled import Answering, CompiledModel
 from unitok_jax.weights import llama_layout
 from unitok_jax.weights.torch_layout import to_torch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.mark.parametrize("kind", [{}, {"qkv_bias": True, "tied": True}], ids=["llama", "qwen2"])

@@ -12,7 +12,7 @@ from unitok_jax.generate.step import abstract_model
 from unitok_jax.weights.generator_layout import ROWS
 from unitok_jax.weights.torch_layout import to_torch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 # The release's names -> those of the benchmark's PyTorch.
 NAMES = [
     (r"^cls_embedding.embedding_table", "prompt"),

@@ -46,6 +46,7 @@ def test_each_figure_says_what_it_is():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("run", price_list.RUNS, ids=lambda run: run.config)
 def test_rows_are_what_the_steps_say(run):
     """A step that got more to compute costs more: the page must say so."""

@@ -17,7 +17,7 @@ from helpers.jobs import FAST
 from unitok_jax.models.convolutions import UpsampleConv
 from unitok_jax.models.unitok import abstract_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 ROOT = pathlib.Path(__file__).parents[2]
 PEAKS = {"float32": 100.0, "bfloat16": 200.0, "bytes": 10.0}

@@ -74,6 +74,7 @@ def test_features_are_those_of_encode_text(place, tmp_path, capsys, monkeypatch)
     assert code == 2 and "--dtype: 'float32' before, 'bfloat16' now" in error
 
 
+@pytest.mark.long
 def test_killed_and_continued(place, tmp_path):
     """Bit for bit the folder of a command that nobody killed."""
     output, whole = tmp_path / "out", tmp_path / "whole"

@@ -94,6 +94,7 @@ def test_only_what_was_left_half_written_is_removed(tmp_path):
     assert not left.exists() and all(path.is_file() for path in others)
 
 
+@pytest.mark.long
 def test_killed_and_continued(weights, made, tmp_path):
     output = tmp_path / "out"
     arguments = [

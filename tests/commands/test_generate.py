@@ -195,6 +195,7 @@ class TestWhatIsWritten:
 
 
 class TestContinuing:
+    @pytest.mark.long
     def test_killed_four_times(self, generator, weights, whole, tmp_path):
         """Random moments: of the start, of drawing, of the pictures, of the archive."""
         rng, output, killed = random.Random(0), tmp_path / "out", 0

@@ -198,6 +198,7 @@ def undisturbed(weights, sixty, tmp_path_factory):
     return hashes(output)
 
 
+@pytest.mark.long
 def test_killed_three_times(weights, sixty, undisturbed, tmp_path, capsys, monkeypatch):
     """Random moments of the writing: before the first shard, between two, within the last."""
     rng, output, killed = random.Random(0), tmp_path / "out", 0
@@ -220,6 +221,7 @@ def test_killed_three_times(weights, sixty, undisturbed, tmp_path, capsys, monke
     assert (code, printed) == (0, f"{output} is finished: nothing to do\n")
 
 
+@pytest.mark.long
 def test_interrupted_and_continued(weights, sixty, undisturbed, tmp_path):
     """By Ctrl-C, which a terminal sends to the worker processes as well."""
     output = tmp_path / "out"
@@ -239,6 +241,7 @@ def test_interrupted_and_continued(weights, sixty, undisturbed, tmp_path):
     assert all((output / name).stat().st_mtime_ns == then for name, then in before.items())
 
 
+@pytest.mark.long
 def test_two_processes_share_the_work(weights, sixty, undisturbed, tmp_path):
     output, port = tmp_path / "out", free_port()
     job = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]

@@ -119,6 +119,7 @@ def test_shards_that_are_not_whole_are_written_again(tmp_path):
     assert hashes(output) == before
 
 
+@pytest.mark.long
 def test_killed_and_continued(tmp_path):
     folder, output = make_images(tmp_path / "in", 400), tmp_path / "out"
     arguments = command(folder, output, "--shard_size=1", "--check")
@@ -145,6 +146,7 @@ def test_killed_and_continued(tmp_path):
     assert records(packed(output)) == records(open_source(config("folder", folder)))
 
 
+@pytest.mark.long
 def test_interrupted_and_continued(tmp_path):
     folder, output = make_images(tmp_path / "in", 400), tmp_path / "out"
     arguments = command(folder, output, "--shard_size=1", "--check")

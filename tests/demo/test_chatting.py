@@ -16,7 +16,7 @@ from unitok_jax.tokenizer.api import load as load_tokenizer
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 QUESTION, SECOND = "what colour is the circle ?", "how many shapes are there ?"
 PLAIN = drawing.Settings(scale=2, temperature=1.0, top_k="all", seed=3)

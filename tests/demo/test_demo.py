@@ -22,7 +22,7 @@ from unitok_jax.tokenizer.api import load
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load as loading
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 ROOT = pathlib.Path(__file__).parents[2]
 

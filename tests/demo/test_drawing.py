@@ -14,7 +14,7 @@ from unitok_jax.tokenizer.api import load as load_tokenizer
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PLAIN = drawing.Settings(scale=1, temperature=1.0, top_k="all", seed=0)
 LENGTH = 8  # tokens of a text

@@ -16,7 +16,7 @@ from unitok_jax.tokenizer.api import load as load_tokenizer
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 META = {"_type": "gradio.FileData"}
 FOREIGN = "only a picture that was uploaded to this page can be used"

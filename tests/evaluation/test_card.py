@@ -29,7 +29,7 @@ from unitok_jax.tokenizer.step import init_params
 from unitok_jax.training.loop import train
 from unitok_jax.weights import load as loading
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 COUNT = 20
 

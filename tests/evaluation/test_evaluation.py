@@ -20,7 +20,7 @@ from unitok_jax.tokenizer.api import Tokenizer
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import pretrained
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 COUNT = 11  # no multiple of the devices or of a batch
 

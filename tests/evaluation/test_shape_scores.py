@@ -269,6 +269,7 @@ class TestEdits:
         assert {name for name, right in found.items() if right} == expected
 
 
+@pytest.mark.long
 class TestMeasured:
     def test_a_model_that_sees(self, results):
         for each in results:

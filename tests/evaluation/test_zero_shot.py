@@ -114,6 +114,7 @@ def test_a_model_that_reads_the_picture_classifies_held_out_shapes():
     assert figures(np.roll(images, 1, axis=0))["zero_shot_top1"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source, path", [("shapes", "held_out"), ("photos", "")])
 def test_a_run_reports_it_where_there_are_labels(tiny, source, path):
     from unitok_jax.tokenizer.run import Run

@@ -235,6 +235,7 @@ class TestMeshes:
         # The first moments are the gradients, scaled; AdamW's update would make noise as large.
         return jax.device_get((metrics, state.generator.opt_state[1].mu))
 
+    @pytest.mark.long
     def test_equal_losses_and_gradients(self, config):
         metrics, moments = self.step(config, 1, 1)
         assert all(map(np.any, jax.tree.leaves(moments)))

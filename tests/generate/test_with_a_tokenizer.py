@@ -26,7 +26,7 @@ from unitok_jax.tokenizer.step import init_params
 from unitok_jax.training import loop
 from unitok_jax.weights import load
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 LENGTH = 8  # tokens of a text
 

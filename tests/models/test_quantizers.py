@@ -239,6 +239,7 @@ def norms(tree):
     return [float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(tree)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_reaches_the_encoder(kind):
     config = tiny_config(kind)
@@ -261,6 +262,7 @@ def test_contrastive_only_leaves_the_decoder_alone():
     assert np.isfinite(norms(grads)).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS[1:])
 class TestFiles:
     def test_folder_and_tokenizer(self, kind, tmp_path):

@@ -119,6 +119,7 @@ class TestThroughTheLoop:
             names = {name for name in record if name.startswith("loss/")}
             assert names == {f"loss/{kind}" for _, kind, *_ in config.data.mixture}
 
+    @pytest.mark.long
     def test_weighted_ids(self, config):
         """The step descends the loss that it tells."""
         config.loss.text_weight = 5.0
@@ -138,6 +139,7 @@ class TestThroughTheLoop:
         total = 5 * ids * metrics["text_loss"] + codes * (metrics["image_loss"] + metrics["z_loss"])
         assert float(metrics["loss"]) == pytest.approx(float(total) / (5 * ids + codes), rel=1e-5)
 
+    @pytest.mark.long
     def test_a_group_may_be_larger_than_a_batch(self, config, tmp_path):
         """Its samples are counted with its first row, which every second step reads."""
         config.steps, size = 2, config.data.batch_size
@@ -249,6 +251,7 @@ class TestThroughTheLoop:
         with pytest.raises(ValueError, match=r"is another model: model.hidden=52 \(there: 48\)"):
             OneDevice(config).initial_params()
 
+    @pytest.mark.long
     def test_a_run_begins_from_another(self, whole, config):
         config.init.path, config.data.tokenizer = str(whole[0]), ""
         config.optim.frozen = ("language.*",)
@@ -323,6 +326,7 @@ class TestHeldOutRows:
                 np.testing.assert_array_equal(found[key], value[second:])
 
 
+@pytest.mark.long
 class TestAdapters:
     """Runs with `optim.lora_rank`: what is saved, read, resumed and begun from."""
 
@@ -471,6 +475,7 @@ class TestMeshesAndParts:
         # The first moments are the gradients, scaled; AdamW's update would make noise as large.
         return jax.device_get((metrics, state.network.opt_state[1].mu))
 
+    @pytest.mark.long
     @pytest.mark.parametrize("lora_rank, others", [(0, [(1, 1, 4), (2, 2, 2)]), (2, [(2, 2, 2)])])
     def test_equal_losses_and_gradients(self, config, lora_rank, others):
         config.optim.lora_rank = lora_rank

@@ -80,6 +80,7 @@ def test_a_state_is_examined(weights, tokenizer, monkeypatch):
     assert all(0 <= value <= 1 for value in figures.values())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_the_command_measures(weights, tokenizer, monkeypatch):
     """Examinations and edits ask for what a real model and a real tokenizer have."""

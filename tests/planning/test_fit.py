@@ -19,7 +19,7 @@ from unitok_jax.planning import machines as topology
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import TokenizerSteps
 
-pytestmark = [pytest.mark.slow, pytest.mark.compiler]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.compiler]
 
 ROOT = pathlib.Path(__file__).parents[2]
 NANO = {

@@ -12,7 +12,7 @@ from unitok_jax.planning import machines
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.step import TokenizerSteps
 
-pytestmark = [pytest.mark.slow, pytest.mark.compiler]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.compiler]
 
 
 def configuration(batch, accumulation):

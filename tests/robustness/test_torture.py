@@ -8,7 +8,7 @@ import pytest
 from benchmarks import mishaps, numbered, torture
 from benchmarks.victim import Victim, alive, arrays, compare
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.processes]
 
 STEPS = 16
 # Without LPIPS and the adversary, which take most of a start; with an average, for its own arrays.

@@ -13,7 +13,7 @@ from benchmarks.victim import compare
 from helpers.jobs import Job
 from unitok_jax.runtime import compilation_cache
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Prints the folder, how many programs were read from it, and a result to the last bit.

@@ -100,6 +100,7 @@ def test_a_process_ends_at_once(way):
             process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_training_tells_of_its_step(tmp_path):
     """The command itself, whose first line about a program comes at once."""

@@ -14,7 +14,7 @@ from helpers.jobs import Job, environment, free_port, records
 from unitok_jax.checkpoints.manager import Checkpoints
 from unitok_jax.runtime import processes as cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.processes]
 
 ENDLESS = [
     "--config.steps=100000",

@@ -14,7 +14,7 @@ from PIL import Image
 from helpers.jobs import SETTINGS, Job, environment, free_port, records
 from unitok_jax.runtime import processes as cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.processes]
 
 
 @pytest.fixture(scope="module")

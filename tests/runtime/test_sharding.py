@@ -15,7 +15,7 @@ from unitok_jax.planning import hlo
 from unitok_jax.runtime import sharding
 from unitok_jax.tokenizer.run import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 class TestMesh:

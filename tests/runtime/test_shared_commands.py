@@ -12,7 +12,7 @@ from helpers.jobs import environment, free_port
 from helpers.tokenized import ROOT, make_images
 from unitok_jax.weights import load
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.processes]
 
 
 class Shared:

@@ -19,7 +19,7 @@ from unitok_jax.tokenizer.export import programs
 from unitok_jax.tokenizer.step import init_params
 from unitok_jax.weights import load as loading
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
 

@@ -139,6 +139,7 @@ class TestStepsThatAreNotFinite:
         assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 0)
         assert np.isfinite(metrics["loss"]) and not equal(good.generator, state.generator)
 
+    @pytest.mark.long
     def test_one_gradient_is_enough(self, networks, batch, steps):
         pure = TokenizerSteps(configuration(**NO_PIXELS))
         broken = copy.copy(pure)
@@ -180,6 +181,7 @@ class TestAverage:
         assert TrainState.from_items(state.items()) == state
 
 
+@pytest.mark.long
 def test_micro_batches_share_one_contrastive_loss_and_one_weight(networks, batch, steps):
     """Gradients and losses of 2 x 2 images are those of 4, with every loss."""
     state = steps[1].replace(step=jnp.int32(10))
@@ -278,6 +280,7 @@ def test_the_perceptual_loss_is_float32_whatever_the_model_is(networks, batch):
     assert text.count("conv_general_dilated") >= 26 and "bf16" not in text  # 13 for each image
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes, adversarial, tolerance",
     [
@@ -300,6 +303,7 @@ def test_other_ways_to_compute_the_same_step(
         np.testing.assert_allclose(metrics[key], expected[key], rtol=tolerance, err_msg=key)
 
 
+@pytest.mark.long
 def test_a_part_of_the_batch_is_decoded(networks, batch, steps):
     """Every second image: its pixels alone are compared, and all of them are encoded."""
     pure, (_, state) = TokenizerSteps(configuration(data__decode_fraction=0.5)), steps

@@ -20,7 +20,7 @@ from unitok_jax.tokenizer.run import Run
 from unitok_jax.tokenizer.step import TokenizerSteps
 from unitok_jax.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # `unitok data teacher` that knows a teacher smaller than the public ones
 SMALL_COMMAND = """

@@ -25,7 +25,7 @@ from unitok_jax.training import loop
 from unitok_jax.weights import load
 from unitok_jax.weights.text_tower import load_tower, tower_hash
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 WIDTH = 40  # of the text tower: no other part has arrays of this size
 

@@ -137,6 +137,7 @@ def step():
 
 
 class TestStep:
+    @pytest.mark.long
     def test_heads_and_model_learn(self, step):
         before, after, metrics = step(1.0)
         names = {"l1": 0.2, "l2": 1.0, "vq": 1.0, "contrastive": 1.0}

@@ -150,6 +150,7 @@ class TestSizesOfBatches:
 
 
 class TestCompile:
+    @pytest.mark.long
     def test_nothing_is_left_to_compile(self, weights, images):
         tokenizer = unitok_jax.load(weights, batch_size=4)
         tokenizer.compile([64, (32, 48)], ["encode", "decode", "encode_image"])

@@ -18,7 +18,7 @@ from unitok_jax.data.images.transforms import upright_shape
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STEPS, BATCH = 6, 4
 SIZES = {"64x32": 8, "48x48": 9, "32x64": 8}

@@ -12,7 +12,7 @@ from unitok_jax.checkpoints import manager
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STEPS, SWITCH = 5, 3
 

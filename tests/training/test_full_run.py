@@ -15,7 +15,7 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STEPS = 10
 

@@ -14,7 +14,7 @@ from unitok_jax.tokenizer import losses
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STEPS = 4
 # Recipes whose keys one run takes together, and then values that fit the smallest model.

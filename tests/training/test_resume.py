@@ -15,7 +15,7 @@ from unitok_jax.checkpoints.manager import CheckpointError, Checkpoints
 from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 OneDevice = one_device.of(Run)
 

@@ -11,7 +11,7 @@ from unitok_jax.tokenizer.run import Run
 from unitok_jax.training import loop
 from unitok_jax.weights import initialize
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STEPS = 4
 

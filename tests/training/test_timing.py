@@ -21,7 +21,7 @@ from unitok_jax.training import clock as timing
 from unitok_jax.training import goodput, loop
 from unitok_jax.training.clock import Clock
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture

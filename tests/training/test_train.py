@@ -121,6 +121,7 @@ class TestWhatARunLeaves:
 
 
 class TestResume:
+    @pytest.mark.long
     def test_killed_run_continues_bit_identically(self, finished, tmp_path):
         process = subprocess.Popen(
             command(tmp_path), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -453,6 +453,7 @@ class TestClip:
             convert.convert(str(source), str(tmp_path / "folder"))
 
 
+@pytest.mark.long
 class TestWeightsOfARun:
     """A checkpoint as a run with, or without, an average saves it."""
 
