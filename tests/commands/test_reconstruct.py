@@ -150,7 +150,7 @@ class TestNothingIsOverwritten:
         for data in ("in", f"labelled:{folder}"):  # its own pictures would be rebuilt the next time
             inside = f"--output={folder / 'below' / 'out'}"
             code, _, error = run(capsys, monkeypatch, *given, f"--data={data}", inside)
-            assert code == 2 and f"is in --data={data.split(':')[-1]}, where the pictures" in error
+            assert code == 2 and f"is in --data={data.split(':')[-1]}, where the files" in error
             assert not (folder / "below" / "out").exists()
 
     def test_an_older_folder_is_refused(self, folder, tmp_path):

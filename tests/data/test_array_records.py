@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import msgpack
@@ -19,6 +20,7 @@ from unitok_jax.data.health import SampleError
 from unitok_jax.data.pipeline import train_batches
 from unitok_jax.data.records import LabelledSource
 from unitok_jax.data.sources import open_source
+from unitok_jax.system.passing import may_pass
 
 
 def write(path, records):
@@ -161,6 +163,42 @@ def test_source_survives_pickling_after_reading(folder):
     assert names(pickle.loads(pickle.dumps(source))) == names(source)
 
 
+class TestDiskThatIsAway:
+    """ArrayRecord tells it as a RuntimeError, as damage."""
+
+    @pytest.mark.parametrize("text", ["pread() failed: Input/output error", "Stale file handle"])
+    def test_of_a_record(self, folder, monkeypatch, text):
+        failed = []
+
+        def read(positions):
+            if not failed:
+                failed.append(positions)
+                raise RuntimeError(f"INTERNAL: {text} reading x")
+            return [msgpack.packb(record(positions[0]))]
+
+        reader = types.SimpleNamespace(read=read)
+        monkeypatch.setattr(array_records.RecordFiles, "_open", lambda self, part: reader)
+        source = opened(folder)
+        with pytest.raises(OSError, match=text.rpartition(": ")[2]) as error:
+            source[0]
+        assert may_pass(error.value) and not isinstance(error.value, SampleError)
+        assert source[0]["name"] == record(0)["name"]
+
+    def test_of_a_file(self, folder, monkeypatch):
+        """The first reader of it was opened while it was away: the second is right."""
+        from array_record.python import array_record_module
+
+        real, opens = array_record_module.ArrayRecordReader, []
+
+        def reader(*arguments, **named):
+            opens.append(arguments)
+            found = real(*arguments, **named)
+            return types.SimpleNamespace(ok=lambda: False) if len(opens) == 1 else found
+
+        monkeypatch.setattr(array_record_module, "ArrayRecordReader", reader)
+        assert opened(folder)[0]["name"] == record(0)["name"] and len(opens) == 2
+
+
 class TestBadInput:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(ValueError, match="data.path is empty"):
@@ -261,6 +299,12 @@ class TestBadInput:
         os.mkfifo(folder / "000000.array_record")
         with pytest.raises(ValueError, match="000000.array_record is a pipe, a device or a socket"):
             opened(folder)
+
+    def test_a_pattern_of_all_that_is_packed(self, tmp_path):
+        """With what the manifest does not name: shapes, settings."""
+        make(tmp_path / "out", [record(0), record(1)])
+        (tmp_path / "out" / array_records.SHAPES).write_bytes(b"")
+        assert len(opened(tmp_path / "out" / "*")) == 2
 
     def test_hidden_files_beside_the_shards(self, folder):
         (folder / "._000000.array_record").write_bytes(b"x")

@@ -34,3 +34,9 @@ def test_digests_that_are_not_those_of_the_shard(tmp_path):
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(ValueError, match="copy it again"):
         CodesByName(open_codes(folder))
+
+
+def test_half_a_character_names_nothing(records):
+    """As JSON may hold, and no file's name."""
+    with pytest.raises(KeyError):
+        CodesByName(records)["\ud83d.png"]

@@ -15,7 +15,13 @@ from unitok_jax.data.formats.folders import IMAGE_SUFFIXES, MAX_LINE_BYTES, fold
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.images.transforms import decode_image
 from unitok_jax.data.pipeline import train_batches
-from unitok_jax.data.sources import SOURCES, check_outside, check_outside_data, open_source
+from unitok_jax.data.sources import (
+    SOURCES,
+    check_no_class,
+    check_outside,
+    check_outside_data,
+    open_source,
+)
 from unitok_jax.data.text import TextTokenizer
 
 
@@ -48,6 +54,13 @@ class TestOutputsAmongImages:
             (inside, "folder", "gs://bucket/images"),
         ):
             check_outside(output, "--output", [("--data", source, str(path))])
+
+    def test_a_folder_beside_classes_would_be_one(self, tmp_path):
+        data = config(source="labelled", path=str(tmp_path))
+        with pytest.raises(ValueError, match=f"--output=.* is in data.path={tmp_path}, where"):
+            check_no_class(tmp_path / "packed", "--output", data)
+        data.source = "folder"  # shards are no images
+        check_no_class(tmp_path / "packed", "--output", data)
 
     def test_parts_of_a_mixture(self, tmp_path):
         data = config(source="mixture", mixture=(3, (1.0, "photos", ""), (1.0, "folder", "")))

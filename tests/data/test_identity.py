@@ -56,7 +56,7 @@ def test_tars_that_moved(tmp_path):
     assert opened("tar", moved(tmp_path / "a", tmp_path)) == before
 
 
-def test_parquet_that_moved(tmp_path):
+def test_parquet_that_moved(tmp_path, monkeypatch):
     """Its names begin with the path; its row groups decide the order."""
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -67,6 +67,8 @@ def test_parquet_that_moved(tmp_path):
         file = tmp_path / name / "x.parquet"
         parquet.write_table(pyarrow.table(rows), file, row_group_size=size)
     before, other = opened("parquet", tmp_path / "a"), opened("parquet", tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    assert opened("parquet", "a") == opened("parquet", "a/x.parquet") == before
     assert opened("parquet", moved(tmp_path / "a", tmp_path)) == before
     first, *_ = fact_differences(before, other)
     assert first.startswith("order of the data: blocks: saved '3, digest ")

@@ -337,6 +337,7 @@ class TestBadInput:
             (["--config.dta.source=x"], "no key 'dta.source'; near: data.source"),
             (["--config.seed=many"], "--config.seed=many: expected a value of type int"),
             (["--shard_size=0"], "flag --shard_size=0"),
+            (["--config.data.max_bad=-1"], "data.max_bad=-1.0 is a share of the samples"),
             (["--workers=0"], "flag --workers=0"),
             (["more"], "unexpected arguments: more"),
             (["--config=configs/none.py"], "configs/none.py"),
@@ -350,6 +351,13 @@ class TestBadInput:
         code, printed, error = run(*command(folder, tmp_path / "out", *more))
         assert (code, printed) == (2, "") and message in error and "Traceback" not in error
         assert not (tmp_path / "out").exists()
+
+    def test_another_product(self, tmp_path):
+        for command in ("pack", "preview"):
+            output = f"--output={tmp_path / 'out'}"
+            given = [sys.executable, "-m", "unitok_jax", "data", command, output]
+            code, _, error = run(*given, "--config=configs/generate.py")
+            assert code == 2 and error.startswith("error: product=generator: ")
 
     def test_no_config(self, tmp_path):
         code, _, error = run(

@@ -1,14 +1,20 @@
 """Disks that are away for moments: what is tried again, what is given up, and how it is told."""
 
 import errno
+import os
 import pickle
 
 import pytest
 
+from helpers import disks
 from unitok_jax.data import patience
+from unitok_jax.data.formats import parquet, shard_names
+from unitok_jax.data.formats.folders import image_names
 from unitok_jax.data.health import Notes, SampleError
 from unitok_jax.data.replacement import TRIES, usable
+from unitok_jax.data.tars import shards
 from unitok_jax.system.passing import AwayError, TryAgainError, may_pass, with_text
+from unitok_jax.system.paths import is_there
 
 
 @pytest.fixture
@@ -87,6 +93,51 @@ class TestReplacement:
         read, _ = failing(*[SampleError("damaged", "damaged") for _ in range(999)])
         with pytest.raises(SampleError):
             usable(read, 3, 100, Notes())
+
+
+class TestFolders:
+    @pytest.fixture
+    def nested(self, tmp_path):
+        (tmp_path / "in" / "below").mkdir(parents=True)
+        for name in ("in/a.png", "in/a.parquet", "in/below/b.png", "in/below/b.parquet"):
+            (tmp_path / name).touch()
+        return tmp_path / "in"
+
+    def lists(self, folder):
+        return [
+            lambda: list(image_names(folder)),
+            lambda: shard_names.in_folder(folder, ".parquet", "data.path", below=True),
+        ]
+
+    def test_one_that_is_away_is_no_empty_one(self, nested, monkeypatch):
+        disks.hide(monkeypatch, nested / "below")
+        for listed in self.lists(nested):
+            with pytest.raises(OSError) as error:
+                listed()
+            assert may_pass(error.value)
+
+    def test_one_without_permission_is_told(self, nested, monkeypatch, caplog):
+        disks.hide(monkeypatch, nested / "below", errno.EACCES)
+        for number, listed in enumerate(self.lists(nested), 1):
+            assert len(listed()) == 1
+            assert caplog.text.count("below is left out: Permission denied") == number
+
+    def test_a_path_that_nothing_tells_of(self, tmp_path, monkeypatch):
+        assert not is_there(tmp_path / "a" / "b") and is_there(tmp_path)
+        (tmp_path / "link").symlink_to("nowhere")
+        (tmp_path / "file").touch()
+        assert is_there(tmp_path / "link") and not is_there(tmp_path / "file" / "below")
+
+        def away(path):
+            raise stale()
+
+        monkeypatch.setattr(os, "lstat", away)
+        for find in (
+            lambda: shards.expand(str(tmp_path / "a.tar")),
+            lambda: parquet.find_files(str(tmp_path / "a.parquet")),
+        ):
+            with pytest.raises(OSError, match="stale"):
+                find()
 
 
 class TestTexts:

@@ -338,6 +338,10 @@ class TestMixture:
         with pytest.raises(ValueError, match=message):
             open_source(config("", source="mixture", mixture=mixture))
 
+    def test_a_path_that_nothing_reads(self, folder):
+        with pytest.raises(ValueError, match="data.path=.* has no meaning for data.source=mixture"):
+            open_source(config(folder, source="mixture", mixture=((1.0, "photos", ""),)))
+
     def test_part_that_is_not_there(self):
         data = config("", source="mixture", mixture=((1.0, "folder", "/none"),))
         with pytest.raises(FileNotFoundError, match=r"data.mixture\[0\]=.*: data.path=/none"):
@@ -548,6 +552,27 @@ class TestEvaluation:
         (folder / "02.png").write_bytes(b"")
         with pytest.raises(ImageError, match=r"02\.png: the file is empty"):
             self.evaluate(folder, 2)
+
+    def test_a_disk_that_stumbles(self, folder, monkeypatch):
+        expected = self.evaluate(folder, 4)
+        failed = disks.stumble(monkeypatch, "06.png", 2)
+        assert_same(self.evaluate(folder, 4), expected)
+        assert len(failed) == 2
+
+    @pytest.mark.parametrize("code, left_out", [(errno.EACCES, True), (errno.EIO, False)])
+    def test_a_file_that_cannot_be_read(self, folder, monkeypatch, code, left_out):
+        """It is left out as other bad ones, if they are; not so what a disk hides."""
+        disks.stumble(monkeypatch, "06.png", disks.NEVER, code)
+        monkeypatch.setattr("unitok_jax.data.formats.folders.is_regular", lambda path: True)
+        data = config(folder)
+        batches = eval_batches(open_source(data), data, 12, leave_out=True)
+        with contextlib.closing(batches):
+            if not left_out:
+                with pytest.raises(OSError, match="06.png"):
+                    next(batches)
+                return
+            (mask,) = [batch["mask"] for batch in batches]
+        assert mask.tolist() == [index != 6 for index in range(12)]
 
     def test_empty_batches(self, folder):
         with pytest.raises(ValueError, match="batch_size=0 must be positive"):

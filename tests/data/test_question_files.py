@@ -106,7 +106,9 @@ class TestOwnFiles:
         assert one == [found[2]]
 
     def test_mme(self, tmp_path):
-        found = read_questions("mme", mme(tmp_path))
+        root = mme(tmp_path)
+        (root / "count" / "._1.txt").write_bytes(b"\xff of macOS")
+        found = read_questions("mme", root)
         assert [each.image for each in found] == ["artwork/images/1.jpg"] * 2 + ["count/1.jpg"] * 2
         assert [each.part for each in found] == ["artwork"] * 2 + ["count"] * 2
         assert [each.answers for each in found] == [("yes",), ("no",)] * 2

@@ -122,6 +122,13 @@ def test_folder_of_a_version(data_dir):
     assert captions(opened(f"{folder}@validation")).keys() == {20, 21, 22}
 
 
+def test_a_folder_with_the_mark_of_a_split(data_dir, tmp_path):
+    folder = tmp_path / "ann@home" / "1.0.0"
+    shutil.copytree(data_dir / "tiny_nested" / "1.0.0", folder)
+    assert captions(opened(folder)).keys() == set(range(9))
+    assert captions(opened(f"{folder}@validation")).keys() == {20, 21, 22}
+
+
 def test_splits():
     whole = opened("tiny_nested")
     names = [whole[i]["name"] for i in range(9)]

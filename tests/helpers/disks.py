@@ -9,6 +9,18 @@ from unitok_jax.data.formats import folders
 NEVER = 10**9
 
 
+def hide(monkeypatch, folder, code=errno.ESTALE):
+    """A folder cannot be listed."""
+    scan = os.scandir
+
+    def hiding(path="."):
+        if str(path) == str(folder):
+            raise OSError(code, os.strerror(code), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", hiding)
+
+
 def stumble(monkeypatch, name, times, code=errno.EIO):
     """So many tries to read the images whose path ends with `name` fail; nobody waits between.
 
@@ -23,5 +35,9 @@ def stumble(monkeypatch, name, times, code=errno.EIO):
             raise OSError(code, os.strerror(code), path)
         return read(path, limit)
 
+    regular = folders.is_regular
     monkeypatch.setattr(folders, "read_regular", stumbling)
+    monkeypatch.setattr(
+        folders, "is_regular", lambda path: not str(path).endswith(name) and regular(path)
+    )
     return failed

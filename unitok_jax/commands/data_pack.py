@@ -12,8 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from unitok_jax.commands.config_flags import parse_or_exit
-from unitok_jax.data.health import Tally, TooManyBadSamples
-from unitok_jax.data.sources import open_source
+from unitok_jax.data.health import Health, Tally, TooManyBadSamples
+from unitok_jax.data.sources import check_no_class, open_source
 from unitok_jax.data.writing.folders import claim
 from unitok_jax.data.writing.packing import pack, plan
 from unitok_jax.system import console, paths
@@ -63,7 +63,12 @@ def _parse(argv: list[str]) -> flags.FlagValues:
 
 def _run(values: flags.FlagValues) -> None:
     try:
-        data, output = values.config.data, paths.expand(values.output)
+        product, output = values.config.product, paths.expand(values.output)
+        if product != "tokenizer":
+            raise ValueError(f"product={product}: images are packed for training a tokenizer")
+        data = values.config.data
+        Health(data.max_bad)  # refuses a share that is none
+        check_no_class(output, "--output", data)
         source = open_source(data, require_captions=values.require_captions)
         settings = plan(
             data,

@@ -70,7 +70,10 @@ def main() -> None:
                 "start_step": values.start_step,
                 "font": values.font and str(paths.expand(values.font)),
             }
-            if values.config.product == "multimodal":
+            product = values.config.product
+            if product not in ("tokenizer", "multimodal"):
+                raise ValueError(f"product={product}: a preview is of images, or of packed rows")
+            if product == "multimodal":
                 _rows(values.config, output, values.images, options)
             else:
                 preview(

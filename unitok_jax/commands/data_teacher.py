@@ -46,7 +46,7 @@ def store(
     """
     import jax
 
-    from unitok_jax.data.sources import open_source
+    from unitok_jax.data.sources import check_no_class, open_source
     from unitok_jax.data.writing import features, teacher_features
     from unitok_jax.data.writing.folders import claim
     from unitok_jax.models.precision import find
@@ -82,6 +82,7 @@ def store(
             "teacher": digests,
         },
     )
+    check_no_class(output, "--output", data)
     claim(output, settings, KIND.command)
 
     def run(method, rows):

@@ -55,7 +55,7 @@ def store(
     """
     import jax
 
-    from unitok_jax.data.sources import open_source
+    from unitok_jax.data.sources import check_no_class, open_source
     from unitok_jax.data.writing import features, text_features
     from unitok_jax.data.writing.folders import claim
     from unitok_jax.models.functions import TextTower
@@ -79,6 +79,7 @@ def store(
         precision=precision,
         more={"--dtype": dtype, **more},
     )
+    check_no_class(output, "--output", data)
     claim(output, settings, KIND.command)
     encode = functools.partial(tower.run, "encode_text")
     return features.write(

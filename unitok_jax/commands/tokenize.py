@@ -22,7 +22,7 @@ from unitok_jax.data.codes.batches import ShardedViews, of_shards
 from unitok_jax.data.codes.views import VIEWS
 from unitok_jax.data.health import Tally
 from unitok_jax.data.records import Source, subset
-from unitok_jax.data.sources import open_source
+from unitok_jax.data.sources import check_no_class, open_source
 from unitok_jax.data.writing.facts import all_facts, shards_of
 from unitok_jax.data.writing.folders import claim
 from unitok_jax.system.paths import printable
@@ -201,6 +201,7 @@ def _run(args: argparse.Namespace) -> None:
         crop_scale=args.crop_scale,
     )
     output = args.output
+    check_no_class(output, "--output", data)
     claim(output, settings, code_files.COMMAND)
     if shards.is_finished(output, settings):
         print(f"{printable(output)} is finished: nothing to do")

@@ -1,5 +1,6 @@
 """Identity of a source: facts about its samples and their order, independent of location."""
 
+import re
 import zlib
 from typing import Any
 
@@ -36,6 +37,10 @@ def identity(source: Source) -> dict[str, dict[str, Any]]:
     return facts
 
 
+# Rows of files are named by the path of the file, as it was given.
+_ROW = re.compile(r", (group|record) \d")
+
+
 def probed(count: int) -> list[int]:
     """Returns the places of the samples that are read, of so many."""
     return sorted({number * count // PROBES for number in range(PROBES)})
@@ -65,7 +70,7 @@ def _probe(source: Source, index: int) -> str:
     except OSError:
         return ""
     name = record["name"]
-    if name.startswith("/") or "://" in name:
+    if name.startswith("/") or "://" in name or _ROW.search(name):
         name = name.rpartition("/")[2]
     captions = "\0".join(record["captions"]).encode(errors="surrogatepass")
     return f"{name}, image {zlib.crc32(record['image']):08x}, captions {zlib.crc32(captions):08x}"

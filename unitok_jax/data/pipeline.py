@@ -18,6 +18,7 @@ from unitok_jax.data.health import Health, Notes, SampleError
 from unitok_jax.data.images.crops import decode_random_crop
 from unitok_jax.data.images.transforms import check_size, decode_image, resize_center_crop
 from unitok_jax.data.mixture import Mixture
+from unitok_jax.data.patience import read_patiently
 from unitok_jax.data.reading import ENDLESS, stream
 from unitok_jax.data.records import Source
 from unitok_jax.data.replacement import usable
@@ -26,6 +27,7 @@ from unitok_jax.data.teacher_features import OF_CAPTIONS, TeacherFeatures
 from unitok_jax.data.text import TextTokenizer
 from unitok_jax.data.text_features import TextFeatures
 from unitok_jax.data.workers import BatchStream
+from unitok_jax.system.passing import may_pass
 
 KEPT_BYTES = 1 << 26  # maximum size of all images of a source that are kept in memory
 
@@ -332,12 +334,12 @@ class _EvaluationRows:
         mask, notes = index < len(self._source), Notes()
         for place in np.flatnonzero(mask):
             try:
-                record = self._source[positions[place]]
+                record = read_patiently(self._source.__getitem__, positions[place])
                 image = decode_image(record["image"], record["name"])
-            except SampleError as error:
-                if not self._leave_out:
+            except (SampleError, OSError) as error:
+                if not self._leave_out or may_pass(error):
                     raise
-                notes.skipped.add(error.reason, str(error))
+                notes.skipped.add(getattr(error, "reason", "unreadable"), str(error))
                 mask[place] = False
                 continue
             images[place] = resize_center_crop(image, self._size)

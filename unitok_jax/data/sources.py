@@ -65,9 +65,19 @@ def check_outside(output, flag: str, places: Iterable[tuple[str, str, str]]) -> 
         hidden = inside and any(part.startswith(".") for part in real.relative_to(folder).parts)
         if inside and not hidden:  # what is hidden is not read
             raise ValueError(
-                f"{flag}={printable(output)} is in {name}={printable(path)}, where the pictures "
-                "that it will hold would be read as images: give a folder beside it"
+                f"{flag}={printable(output)} is in {name}={printable(path)}, where the files that "
+                "it will hold would be read as images or classes: give a folder beside it"
             )
+
+
+def check_no_class(output, flag: str, data) -> None:
+    """Refuses an output beside the class folders that `data` reads: it would become a class.
+
+    Raises:
+        ValueError: as of `check_outside`.
+    """
+    if data.source == "labelled":
+        check_outside(output, flag, [("data.path", data.source, data.path)])
 
 
 def check_outside_data(output, flag: str, config) -> None:
@@ -105,6 +115,7 @@ def mixture_source(data, require_captions: bool = True) -> Mixture:
             "data.source=mixture needs data.mixture: (weight, source, path) of each part, as "
             '((3.0, "tar", "/data/web/{00000..00099}.tar"), (1.0, "folder", "/data/mine"))'
         )
+    _unread(data, "path", "captions")
     parts, weights = [], []
     for number, entry in enumerate(data.mixture):
         where = f"data.mixture[{number}]={entry!r}"

@@ -14,6 +14,7 @@ from unitok_jax.data import order
 from unitok_jax.data.codes.records import CodeRecords, open_codes
 from unitok_jax.data.codes.views import CENTRE
 from unitok_jax.data.health import Health, Notes
+from unitok_jax.data.patience import read_patiently
 from unitok_jax.data.pipeline import Batches
 from unitok_jax.data.reading import stream
 from unitok_jax.system.passing import with_text
@@ -116,7 +117,7 @@ class _Rows:
     def __call__(self, positions: Sequence[int], images: np.ndarray) -> dict[str, Any]:
         rows, notes = [], Notes()
         for position in positions:
-            record = self._records[self._order[position]]
+            record = read_patiently(self._records.__getitem__, self._order[position])
             rng = order.generator(self._seed, position)
             view = record["codes"][rng.integers(len(record["codes"]))]
             rows.append({"codes": view} | self._prompts(record, rng))

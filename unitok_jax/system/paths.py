@@ -6,6 +6,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from unitok_jax.system.passing import may_pass
+
 
 def expand(path: str | os.PathLike) -> Path:
     """Replaces a leading `~` or `~user` by that home folder.
@@ -45,6 +47,21 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def is_there(path: str | os.PathLike) -> bool:
+    """Returns True if a path exists, or is a broken link.
+
+    Raises:
+      OSError: nothing tells: the disk does not answer.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if may_pass(error):
+            raise
+        return False
+    return True
 
 
 def is_regular(path: str | os.PathLike) -> bool:

@@ -10,10 +10,12 @@ from ml_collections import ConfigDict
 
 from unitok_jax.data.health import Health, SampleError, Tally
 from unitok_jax.data.images.transforms import decode_image
+from unitok_jax.data.patience import read_patiently
 from unitok_jax.data.records import Source, subset
 from unitok_jax.data.sources import open_source
 from unitok_jax.evaluation import suite
 from unitok_jax.runtime import processes
+from unitok_jax.system.passing import may_pass
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +72,12 @@ class EvaluationImages:
 
         def problem(index):
             try:
-                record = self.source[index]
+                record = read_patiently(self.source.__getitem__, index)
                 decode_image(record["image"], record["name"])
-            except SampleError as error:
-                if self._settings.source:
+            except (SampleError, OSError) as error:
+                if self._settings.source or may_pass(error):
                     raise
-                return index, error.reason, str(error)
+                return index, getattr(error, "reason", "unreadable"), str(error)
             return None
 
         share = range(jax.process_index(), len(self.source), jax.process_count())

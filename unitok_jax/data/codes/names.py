@@ -33,7 +33,10 @@ class CodesByName:
             KeyError: no record has this key.
             ValueError: the shard differs from its manifest entry.
         """
-        wanted = np.uint64(digest(key))
+        try:
+            wanted = np.uint64(digest(key))
+        except UnicodeEncodeError as error:  # half a character, which no file's name holds
+            raise KeyError(key) from error
         start, end = (np.searchsorted(self._keys, wanted, side) for side in ("left", "right"))
         for place in self._order[start:end]:  # digests may collide
             record = self.records[int(place)]

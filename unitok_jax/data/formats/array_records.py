@@ -15,6 +15,7 @@ from unitok_jax.data.formats.shard_names import check_file, is_hidden
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.writing.folders import MANIFEST, SETTINGS
 from unitok_jax.data.writing.manifests import Whole, read_manifest
+from unitok_jax.system.passing import as_os_error
 from unitok_jax.system.paths import expand
 
 FORMAT = "unitok_jax.array_record"
@@ -24,6 +25,7 @@ CLASS_KEYS = ("class_names", "class_templates")  # manifest keys for labelled so
 SUFFIX = ".array_record"
 SHAPES = "shapes.int32"  # beside the manifest: (height, width) of every image, little-endian
 NAME_ERRORS = "surrogateescape"  # file names need not be UTF-8
+_TAIL = 65_536  # bytes at the end of a file, where its index is
 OPEN_FILES = 256  # open at once per process; each costs a file descriptor and 8 bytes per record
 
 
@@ -70,7 +72,8 @@ class RecordFiles:
         try:
             return reader.read([position])[0]
         except RuntimeError as error:
-            raise SampleError(f"{self.name(index)}: {error}", "unreadable") from error
+            damaged = SampleError(f"{self.name(index)}: {error}", "unreadable")
+            raise as_os_error(error, part.path) or damaged from error
 
     def name(self, index: int) -> str:
         """Returns the name of record `index` in error messages."""
@@ -88,11 +91,16 @@ class RecordFiles:
         from array_record.python.array_record_module import ArrayRecordReader
 
         check_file(part.path)
-        with open(part.path, "rb"):  # an unreadable file raises OSError here, but not below
-            pass
-        reader = ArrayRecordReader(
-            part.path, options="readahead_buffer_size:0", file_reader_buffer_size=32_768
-        )
+        reader = None
+        for _ in range(2):  # a disk that was away when the first was opened
+            # An unreadable file raises OSError here, but not below.
+            with open(part.path, "rb") as file:
+                file.seek(-min(_TAIL, os.path.getsize(part.path)), os.SEEK_END)
+                file.read()
+            if reader is None or not reader.ok():
+                reader = ArrayRecordReader(
+                    part.path, options="readahead_buffer_size:0", file_reader_buffer_size=32_768
+                )
         if not reader.ok():
             raise SampleError(
                 f"{part.path}: not an ArrayRecord file, or damaged at its end; {self._remedy}",
@@ -245,7 +253,8 @@ def _folders(path: str) -> dict[Path, set[str] | None]:
 
 def _glob(pattern: str) -> list[str]:
     found = sorted(glob.glob(pattern, recursive=True))
-    return [p for p in found if not (p.endswith(".json") or is_hidden(os.path.basename(p)))]
+    beside = (".json", SHAPES)  # what `COMMAND` writes beside its shards
+    return [p for p in found if not (p.endswith(beside) or is_hidden(os.path.basename(p)))]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def read_image(root: str | os.PathLike, name: str) -> bytes:
     except ValueError as error:
         raise SampleError(str(error), "too_large") from error
     except OSError as error:
-        if is_regular(path):
+        if may_pass(error) or is_regular(path):
             raise
         raise SampleError(f"{printable(path)}: {error.strerror}", "unreadable") from error
 
@@ -154,7 +154,7 @@ def image_names(root: Path) -> Iterator[str]:
     """Yields paths of the images below a folder, relative to it, with "/" as separator.
 
     Tests names alone: an entry named like an image may be a pipe or a broken link. A folder
-    that cannot be searched gives a warning, the first one an OSError.
+    that cannot be searched gives a warning; the first one, and a disk that is away, an OSError.
     """
     seen, waiting = set(), [os.fspath(root)]
     while waiting:
@@ -167,7 +167,7 @@ def image_names(root: Path) -> Iterator[str]:
             with os.scandir(folder) as entries:
                 here = [(entry.name, _is_folder(entry)) for entry in entries]
         except OSError as error:
-            if len(seen) == 1:
+            if len(seen) == 1 or may_pass(error):
                 raise
             _log.warning("%s is left out: %s", printable(folder), error.strerror)
             continue
@@ -181,8 +181,10 @@ def image_names(root: Path) -> Iterator[str]:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a cycle of links, or no permission
-        return False
+    except OSError as error:
+        if may_pass(error):
+            raise
+        return False  # a cycle of links, or no permission
 
 
 def hint(path: str, source: str) -> str:

@@ -15,7 +15,7 @@ from unitok_jax.data.formats.parquet_groups import arrow_errors, check_group, re
 from unitok_jax.data.formats.recognise import other_format
 from unitok_jax.data.formats.shard_names import check_file, in_folder, is_hidden
 from unitok_jax.data.health import SampleError
-from unitok_jax.system.paths import expand
+from unitok_jax.system.paths import expand, is_there
 
 SUFFIX = ".parquet"
 KEY = "data.path"
@@ -155,7 +155,7 @@ def find_files(path: str) -> list[str]:
     if not path:
         raise ValueError("data.path is empty: set --config.data.path to .parquet files")
     expanded = expand(path)
-    if os.path.lexists(expanded):
+    if is_there(expanded):
         found = [str(expanded)]
     else:
         found = sorted(glob.glob(str(expanded), recursive=True))

@@ -180,7 +180,7 @@ def _mme(path: Path) -> Iterable[Question]:
         texts, images = task / "questions_answers_YN", task / "images"
         texts, images = (each if each.is_dir() else task for each in (texts, images))
         names = {each.stem: each for each in sorted(images.iterdir()) if _is_image(each)}
-        for file in sorted(texts.glob("*.txt")):
+        for file in sorted(texts.glob("[!.]*.txt")):  # macOS leaves ._NAME.txt
             if file.stem not in names:
                 raise ValueError(f"{printable(file)}: no image of this name is in {images}")
             image = str(names[file.stem].relative_to(path))

@@ -1,9 +1,15 @@
 """Shard files: the shards in a folder, and the shards that a file beside them names."""
 
+import logging
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from unitok_jax.system.passing import may_pass
+from unitok_jax.system.paths import printable
+
+_log = logging.getLogger(__name__)
 
 
 def is_hidden(name: str) -> bool:
@@ -30,6 +36,7 @@ def in_folder(folder: Path, suffix: str, key: str, *, below: bool = False) -> li
 
     Raises:
         ValueError: an entry with a shard's name is neither a file nor a folder.
+        OSError: the disk does not answer. A folder without permission gives a warning.
     """
     found = []
     for home, names in _walk(folder, below):
@@ -47,7 +54,7 @@ def _walk(folder: Path, below: bool) -> Iterator[tuple[str, list[str]]]:
         yield str(folder), os.listdir(folder)
         return
     seen = set()
-    for home, folders, names in os.walk(folder, followlinks=True):
+    for home, folders, names in os.walk(folder, followlinks=True, onerror=_tell):
         real = os.path.realpath(home)
         if real in seen:  # a link to a parent folder would loop forever
             folders.clear()
@@ -55,6 +62,12 @@ def _walk(folder: Path, below: bool) -> Iterator[tuple[str, list[str]]]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield home, names
+
+
+def _tell(error: OSError) -> None:
+    if may_pass(error):
+        raise error
+    _log.warning("%s is left out: %s", printable(error.filename), error.strerror)
 
 
 def check_file(path: str | os.PathLike, key: str = "") -> os.stat_result:

@@ -8,7 +8,7 @@ from typing import Any
 
 from unitok_jax.data.formats.recognise import other_format
 from unitok_jax.system.foreign_json import parse, parse_object
-from unitok_jax.system.paths import is_regular, is_remote
+from unitok_jax.system.paths import is_regular, is_remote, is_there
 
 DATA_DIR = "TFDS_DATA_DIR"  # tensorflow-datasets' own environment variable
 _MAX_CLASSES = 10**6  # limit on the stated number of classes, whose names are made
@@ -58,7 +58,7 @@ def open_builder(name: str):
 def _of_folder(folder: Path, name: str):
     import tensorflow_datasets as tfds
 
-    if not is_regular(folder / _FILES[0]):
+    if not (is_there(folder / _FILES[0]) and is_regular(folder / _FILES[0])):
         other = other_format(folder, "tfds")
         raise FileNotFoundError(
             f"data.path={name}: no prepared dataset is there (no {_FILES[0]}); give the folder of "

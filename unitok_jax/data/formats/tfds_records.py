@@ -120,7 +120,11 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
     """
     import tensorflow_datasets as tfds
 
-    name, _, split = path.partition("@")
+    name, _, split = path.rpartition("@")
+    if (
+        "@" not in path or "/" in split or os.path.isdir(os.path.expanduser(path))
+    ):  # an @ of the folder's
+        name, split = path, ""
     split = split or "train"
     if not name:
         raise ValueError(

@@ -56,7 +56,7 @@ def expand(pattern: str, key: str = "data.path") -> list[Shard]:
         )
     where = f"{key}={pattern}"
     storage = _Bucket(pattern, where) if paths.is_remote(pattern) else _Disk(key)
-    literal = not paths.is_remote(pattern) and os.path.lexists(paths.expand(pattern))
+    literal = not paths.is_remote(pattern) and paths.is_there(paths.expand(pattern))
     names = [pattern] if literal else _braces(pattern, where)
     shards, missing = [], []
     for name in names:
@@ -143,7 +143,7 @@ class _Disk:
     def find(self, name: str) -> list[Shard] | None:
         """Returns the shards of one name, folder or glob; None if it does not exist."""
         path = os.path.abspath(paths.expand(name))
-        if os.path.lexists(path):
+        if paths.is_there(path):
             found = in_folder(path, SUFFIX, self._key) if os.path.isdir(path) else [path]
         else:
             found = [
