@@ -54,7 +54,7 @@ def environment(devices: int) -> dict[str, str]:
 
 
 class Job:
-    """`main` in one or several processes, whose output goes to files."""
+    """A program in one or several processes, whose output goes to files; by default, `main`."""
 
     def __init__(
         self,
@@ -65,15 +65,18 @@ class Job:
         *more,
         settings=SETTINGS,
         each=(),
+        program="unitok_jax.main",
         **options,
     ):
         """Starts the processes.
 
-        settings, more: arguments of all; each: further ones of every process, in their order;
-        options: of `Popen`.
+        workdir: of `main`; None of another program. settings, more: arguments of all; each: further
+        ones of every process, in their order; options: of `Popen`.
         """
         logs.mkdir(parents=True, exist_ok=True)
         self.logs = [logs / f"{process}.log" for process in range(processes)]
+        if workdir is not None:
+            settings = [f"--workdir={workdir}", *settings]
         where = [()]
         if processes > 1:
             to = f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}"
@@ -84,8 +87,7 @@ class Job:
             with self.logs[process].open("w") as log:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "unitok_jax.main", f"--workdir={workdir}"]
-                        + [*settings, *arguments],
+                        [sys.executable, "-m", program, *settings, *arguments],
                         env=environment(devices),
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -109,15 +111,21 @@ class Job:
             process.kill()
             process.wait()
 
-    def wait_for_step(self, workdir: pathlib.Path, step: int, timeout: float = 400) -> None:
-        """Until a record of `step` is there."""
+    def wait_until(self, happens, what: str, timeout: float = 400) -> None:
+        """Until `happens()`; no process may end before."""
         deadline = time.monotonic() + timeout
-        while not any(r["step"] >= step for r in records(workdir)):
+        while not happens():
             ended = [p.poll() for p in self.processes]
             if any(code is not None for code in ended) or time.monotonic() > deadline:
                 self.kill()
-                raise AssertionError(f"no step {step}; exit codes {ended}\n{self.output()}")
+                raise AssertionError(f"no {what}; exit codes {ended}\n{self.output()}")
             time.sleep(0.02)
+
+    def wait_for_step(self, workdir: pathlib.Path, step: int, timeout: float = 400) -> None:
+        """Until a record of `step` is there."""
+        self.wait_until(
+            lambda: any(r["step"] >= step for r in records(workdir)), f"step {step}", timeout
+        )
 
     def wait_for_line(self, words: str, timeout: float = 400) -> None:
         """Until process 0 has printed `words`."""
