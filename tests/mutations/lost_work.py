@@ -75,9 +75,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a disk's moment that becomes a bad sample for good",
-        "unitok_jax/data/codes/batches.py",
-        "if may_pass(error):",
-        "if False:",
+        "unitok_jax/data/patience.py",
+        "        if may_pass(error):\n            raise\n        raise SampleError",
+        "        raise SampleError",
         "tests/commands/test_tokenize.py -k away",
     ),
     Mutation(
@@ -111,8 +111,8 @@ MUTATIONS = [
     Mutation(
         "one that cannot read a model, and meets the others elsewhere",
         "unitok_jax/checkpoints/manager.py",
-        "damage is None if alone else processes.everyone(damage is None)",
-        "processes.everyone(damage is None)",
+        "bool if alone else processes.everyone",
+        "processes.everyone",
         "tests/runtime/test_shared_commands.py -k one_cannot_read",
     ),
     Mutation(

@@ -340,7 +340,8 @@ class Checkpoints:
         except DamagedError as error:
             damage = error
         # All processes read on, or none: the digests of what they share are computed jointly.
-        if damage is None if alone else processes.everyone(damage is None):
+        everyone = bool if alone else processes.everyone
+        if everyone(damage is None):
             saved.verify(items)
             return items
         raise damage or DamagedError(f"{saved.path}: another process cannot read it")

@@ -17,8 +17,8 @@ from unitok_jax.data.images.transforms import check_size
 from unitok_jax.data.specs import data_config
 from unitok_jax.models.precision import PRECISIONS
 from unitok_jax.runtime import discovery
-from unitok_jax.system import console, passing, paths
-from unitok_jax.system.passing import with_text
+from unitok_jax.system import console, paths
+from unitok_jax.system.passing import TryAgainError, may_pass, with_text
 from unitok_jax.weights.torch_options import HEADS, WEIGHTS
 
 
@@ -295,8 +295,8 @@ def run(
             with console.command(continues), compiling.notices(tell):
                 compilation_cache.enable()
                 work(args)
-        except (ValueError, OSError, ImportError, passing.TryAgainError) as error:
-            console.refuse(error, 1 if passing.may_pass(error) else 2)
+        except (ValueError, OSError, ImportError, TryAgainError) as error:
+            console.refuse(error, 1 if may_pass(error) else 2)
         except (MemoryError, RuntimeError) as error:
             # XLA reports an out-of-memory error of a device only in the message text.
             if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):

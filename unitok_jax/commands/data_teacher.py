@@ -60,6 +60,7 @@ def store(
     if config.product != "tokenizer":
         raise ValueError(f"product={config.product}: teachers are for training a tokenizer")
     config_checks.check(config)
+    check_no_class(output, "--output", config.data)
     config_checks.check_stored_teacher(config, f"--output={output}")
     data, devices = config.data, jax.local_devices()
     found = find(precision, devices[0].platform)
@@ -82,7 +83,6 @@ def store(
             "teacher": digests,
         },
     )
-    check_no_class(output, "--output", data)
     claim(output, settings, KIND.command)
 
     def run(method, rows):

@@ -67,6 +67,7 @@ def store(
     if config.product != "tokenizer":
         raise ValueError(f"product={config.product}: text features are for training a tokenizer")
     config_checks.check(config)
+    check_no_class(output, "--output", config.data)
     model, data, devices = config.model.to_dict(), config.data, jax.local_devices()
     params = load_tower(config.init.path, model, config.init.include)
     functions = TextTower(model, precision, devices[0].platform)
@@ -79,7 +80,6 @@ def store(
         precision=precision,
         more={"--dtype": dtype, **more},
     )
-    check_no_class(output, "--output", data)
     claim(output, settings, KIND.command)
     encode = functools.partial(tower.run, "encode_text")
     return features.write(

@@ -149,9 +149,10 @@ def _check(args: argparse.Namespace) -> None:
 
 def _find_tokenizer(args: argparse.Namespace, kinds: list[str]) -> arguments.FoundTokenizer | None:
     """Returns the tokenizer of the codes, None if it is neither given nor needed."""
-    reads = args.prompts and not _is_multimodal(args.checkpoint)  # by the tokenizer's tower of text
-    if not args.tokenizer and not reads and kinds == ["codes"]:
-        return None
+    if not args.tokenizer and kinds == ["codes"]:
+        # Texts for a generator are read by the tokenizer's tower.
+        if not args.prompts or _is_multimodal(args.checkpoint):
+            return None
     found = arguments.find_tokenizer(args)
     if found is None:
         what = f"--prompts={args.prompts}" if args.prompts else f"--write={args.write}"

@@ -190,6 +190,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     size = arguments.image_size(args.size) if args.size else tokenizer.image_size
     data = arguments.data(args, tokenizer, size)
+    check_no_class(args.output, "--output", data)
     source = open_source(data, require_captions=False)
     if args.limit is not None:
         source = subset(source, range(min(args.limit, len(source))))
@@ -201,7 +202,6 @@ def _run(args: argparse.Namespace) -> None:
         crop_scale=args.crop_scale,
     )
     output = args.output
-    check_no_class(output, "--output", data)
     claim(output, settings, code_files.COMMAND)
     if shards.is_finished(output, settings):
         print(f"{printable(output)} is finished: nothing to do")

@@ -13,6 +13,9 @@ from unitok_jax.data.records import Source
 
 PROBES = 16  # samples read
 
+# Rows of files are named by the path of the file, as it was given.
+_ROW = re.compile(r", (group|record) \d")
+
 
 def identity(source: Source) -> dict[str, dict[str, Any]]:
     """Returns facts that distinguish two sources, as short JSON values.
@@ -35,10 +38,6 @@ def identity(source: Source) -> dict[str, dict[str, Any]]:
         digest = zlib.crc32("\0".join(names).encode(errors="surrogatepass"))
         facts["names of the data"] = {"digest": f"{digest:08x}"}
     return facts
-
-
-# Rows of files are named by the path of the file, as it was given.
-_ROW = re.compile(r", (group|record) \d")
 
 
 def probed(count: int) -> list[int]:

@@ -17,7 +17,7 @@ from unitok_jax.data.formats.tfds_records import tfds_source
 from unitok_jax.data.mixture import Mixture
 from unitok_jax.data.records import Source
 from unitok_jax.data.tars.source import tar_source
-from unitok_jax.system.passing import AwayError, may_pass
+from unitok_jax.system.passing import with_text
 from unitok_jax.system.paths import expand, is_remote, printable
 
 
@@ -132,11 +132,8 @@ def mixture_source(data, require_captions: bool = True) -> Mixture:
         part.source, part.path, part.captions = source, path, captions
         try:
             parts.append(open_source(part, require_captions=require_captions))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{where}: {error}") from error
         except OSError as error:
-            kind = AwayError if may_pass(error) else OSError
-            raise kind(f"{where}: {error}") from error
+            raise with_text(error, f"{where}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         weights.append(float(weight))

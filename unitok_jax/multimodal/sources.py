@@ -241,8 +241,6 @@ def open_mixture(data, rows: Rows, codes: ImageCodes, name: str = "data.mixture"
                 codes = codes._replace(tokenizer=opened[folder].tokenizer_hash)
             records = opened[folder] if folder else None
             parts.append(_open_part(kind, path, folder, records, rows, data, key))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(_with_key(error, key, path)) from error
         except OSError as error:
             raise with_text(error, _with_key(error, key, path)) from error
         except ValueError as error:

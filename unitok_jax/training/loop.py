@@ -93,10 +93,10 @@ def train(
         preemption = stack.enter_context(contextlib.closing(processes.Preemption()))
         with processes.fail_together():
             check_wandb(config.log.wandb)
+            check_outside_data(workdir, "--workdir", config)
             folder = make(workdir)
             stack.enter_context(lock(folder))
             run = make_run(config)
-            check_outside_data(folder, "--workdir", config)
             shared = run.shared  # reads some samples
         lead = processes.is_lead()
         clock = stack.enter_context(Clock(folder, began, lead))

@@ -8,11 +8,10 @@ import numpy as np
 from unitok_jax.data.codes.views import VIEWS, views
 from unitok_jax.data.health import SampleError
 from unitok_jax.data.images.transforms import decode_image
-from unitok_jax.data.patience import read_patiently
+from unitok_jax.data.patience import read_for_good
 from unitok_jax.data.reading import stream
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.workers import BatchStream
-from unitok_jax.system.passing import may_pass
 
 
 class ShardedViews:
@@ -76,14 +75,10 @@ class ShardedViews:
 
     def _read(self, index: int, out: np.ndarray) -> dict[str, Any]:
         try:
-            record = read_patiently(self._source.__getitem__, index)
+            record = read_for_good(self._source, index)
             image = decode_image(record["image"], record["name"])
         except SampleError as error:
             return {"reason": error.reason, "message": str(error)}
-        except OSError as error:
-            if may_pass(error):  # what is written is not read again
-                raise
-            return {"reason": "unreadable", "message": str(error)}
         out[...] = views(image, self._size, self._kind, self._crop_scale)
         facts = {"name": record["name"], "captions": record["captions"]}
         if self._labelled:

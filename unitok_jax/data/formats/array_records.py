@@ -1,5 +1,6 @@
 """ArrayRecord files: reading by position, and the shards written by `unitok data pack`."""
 
+import functools
 import glob
 import os
 from collections.abc import Sequence
@@ -91,16 +92,17 @@ class RecordFiles:
         from array_record.python.array_record_module import ArrayRecordReader
 
         check_file(part.path)
-        reader = None
-        for _ in range(2):  # a disk that was away when the first was opened
-            # An unreadable file raises OSError here, but not below.
-            with open(part.path, "rb") as file:
+        read = functools.partial(
+            *(ArrayRecordReader, part.path),
+            options="readahead_buffer_size:0",
+            file_reader_buffer_size=32_768,
+        )
+        with open(part.path, "rb") as file:  # an unreadable file raises OSError here, but not below
+            reader = read()
+            if not reader.ok():  # nor does a disk that was away, for a moment or still
                 file.seek(-min(_TAIL, os.path.getsize(part.path)), os.SEEK_END)
                 file.read()
-            if reader is None or not reader.ok():
-                reader = ArrayRecordReader(
-                    part.path, options="readahead_buffer_size:0", file_reader_buffer_size=32_768
-                )
+                reader = read()
         if not reader.ok():
             raise SampleError(
                 f"{part.path}: not an ArrayRecord file, or damaged at its end; {self._remedy}",

@@ -114,9 +114,9 @@ def _column(file: str, schema) -> tuple[str, str]:
             f"{file}: needs exactly one column of {', '.join(TEXT_KEYS)} with texts; its columns "
             f"are {', '.join(schema.names)}"
         )
-    kind, kinds = schema.field(found[0]).type, (types.is_string, types.is_large_string)
-    kinds += (types.is_string_view,)
-    if not (any(is_kind(kind) for is_kind in kinds)):
+    kind = schema.field(found[0]).type
+    texts = types.is_string, types.is_large_string, types.is_string_view
+    if not any(is_text(kind) for is_text in texts):
         raise ValueError(f"{file}: column {found[0]!r} is {kind}; texts are strings")
     return found[0], str(kind)
 

@@ -121,9 +121,8 @@ def tfds_source(path: str, captions: str = "", *, require_captions: bool = True)
     import tensorflow_datasets as tfds
 
     name, _, split = path.rpartition("@")
-    if (
-        "@" not in path or "/" in split or os.path.isdir(os.path.expanduser(path))
-    ):  # an @ of the folder's
+    # An @ may be of the folder's name, too.
+    if "@" not in path or "/" in split or os.path.isdir(os.path.expanduser(path)):
         name, split = path, ""
     split = split or "train"
     if not name:

@@ -13,7 +13,7 @@ import numpy as np
 
 from unitok_jax.data.features import Kind
 from unitok_jax.data.health import SampleError, Tally
-from unitok_jax.data.patience import read_patiently
+from unitok_jax.data.patience import read_for_good
 from unitok_jax.data.records import Source
 from unitok_jax.data.writing.facts import (
     all_facts,
@@ -25,7 +25,6 @@ from unitok_jax.data.writing.facts import (
     write_facts,
 )
 from unitok_jax.data.writing.folders import probes, seal, writing, written_to
-from unitok_jax.system.passing import may_pass
 from unitok_jax.system.progress import Progress
 
 
@@ -164,13 +163,9 @@ def _ahead(pool, read: Callable, pieces: Sequence[range]) -> Iterator[list]:
 def _read(source: Source, read: Callable, index: int) -> tuple[str, str] | tuple[None, Any]:
     """Reads the sample at a position: (None, what was read), or (reason, message) of a bad one."""
     try:
-        return None, read(read_patiently(source.__getitem__, index))
+        return None, read(read_for_good(source, index))
     except SampleError as error:
         return error.reason, str(error)
-    except OSError as error:
-        if may_pass(error):  # what is written is not read again
-            raise
-        return "unreadable", str(error)
 
 
 def _write_shard(path: Path, made_by, count: int, reading: Iterator, work: Work, progress) -> dict:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from unitok_jax.data.health import SampleError
-from unitok_jax.data.patience import read_patiently
+from unitok_jax.data.patience import read_for_good
 from unitok_jax.data.records import Source
 from unitok_jax.system.foreign_json import parse_object
-from unitok_jax.system.passing import may_pass, with_text
+from unitok_jax.system.passing import with_text
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # settings of the folder, written first
@@ -216,11 +216,7 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 def _probe(source: Source, index: int) -> str:
     try:
-        record = read_patiently(source.__getitem__, index)
+        record = read_for_good(source, index)
     except SampleError as error:
         return error.reason
-    except OSError as error:
-        if may_pass(error):  # the same folder would be of another source later
-            raise
-        return "unreadable"
     return f"{record['name']} {zlib.crc32(record['image']):08x} {' | '.join(record['captions'])}"

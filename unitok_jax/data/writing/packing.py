@@ -13,7 +13,7 @@ from ftfy.fixes import fix_surrogates
 from unitok_jax.data.formats.array_records import FORMAT, NAME_ERRORS, SHAPES, VERSION
 from unitok_jax.data.health import SampleError, Tally
 from unitok_jax.data.images.transforms import decode_image, upright_shape
-from unitok_jax.data.patience import read_patiently
+from unitok_jax.data.patience import read_for_good
 from unitok_jax.data.records import LabelledSource, Source
 from unitok_jax.data.workers import end_with_parent, starting
 from unitok_jax.data.writing.facts import (
@@ -25,7 +25,6 @@ from unitok_jax.data.writing.facts import (
     write_facts,
 )
 from unitok_jax.data.writing.folders import probes, seal, write_bytes, writing, written_to
-from unitok_jax.system.passing import may_pass
 from unitok_jax.system.progress import Progress
 
 
@@ -143,16 +142,11 @@ def _write_shard(number: int) -> dict[str, Any]:
         writer = written_to(path, ArrayRecordWriter, str(path), "group_size:1,uncompressed")
         for index in samples_of(settings, number):
             try:
-                record = read_patiently(source.__getitem__, index)
+                record = read_for_good(source, index)
                 if settings["--check"]:
                     decode_image(record["image"], record["name"])
             except SampleError as error:
                 left_out.add(error.reason, str(error))
-                continue
-            except OSError as error:
-                if may_pass(error):  # what is written is not read again
-                    raise
-                left_out.add("unreadable", str(error))
                 continue
             record = {key: record[key] for key in ("name", "image", "captions")}
             # JSON may hold a lone surrogate, which UTF-8 cannot encode: U+FFFD, as the tokenizer.
